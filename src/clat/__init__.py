@@ -1,0 +1,1 @@
+"""clat: Criticality-Leveraged Adversarial Training."""

@@ -1,0 +1,26 @@
+"""The one exception for everything that a user can mend, and the nearest-name helper behind its messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClatError(ValueError):
+    """Bad input. Its message is one line: what is wrong, where, and what to do.
+
+    The command line prints the message and leaves with exit code 2; nothing already written is lost.
+    """
+
+
+def unknown(kind: str, name: object, valid: Iterable[str]) -> ClatError:
+    """The error for a name that does not exist: names the nearest valid one, or lists all of them.
+
+    >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
+    "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
+    return ClatError(f"unknown {kind} '{name}'; {hint}Valid: {', '.join(shown)}")
