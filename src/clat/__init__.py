@@ -1,1 +1,47 @@
-"""clat: Criticality-Leveraged Adversarial Training."""
+"""clat: Criticality-Leveraged Adversarial Training.
+
+    report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers are robustness-critical
+    result = clat.train("cifar10-clat", "runs/first")               # fine-tune just those
+    clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
+"""
+
+from clat import attacks, objectives
+from clat.config import Recipe
+from clat.criticality import measure_criticality
+from clat.criticality_report import CriticalityReport
+from clat.data import ImageSet, load_split
+from clat.errors import ClatError
+from clat.evaluation import Accuracy, Evaluation, evaluate
+from clat.features import read_features
+from clat.layers import Layer, enumerate_layers
+from clat.models import Normalized, load_model, load_weights, save_weights
+from clat.recipe import read_recipe
+from clat.selection import Selection, select
+from clat.training.run import Result, resume, train
+
+__all__ = [
+    "Accuracy",
+    "ClatError",
+    "CriticalityReport",
+    "Evaluation",
+    "ImageSet",
+    "Layer",
+    "Normalized",
+    "Recipe",
+    "Result",
+    "Selection",
+    "attacks",
+    "enumerate_layers",
+    "evaluate",
+    "load_model",
+    "load_split",
+    "load_weights",
+    "measure_criticality",
+    "objectives",
+    "read_features",
+    "read_recipe",
+    "resume",
+    "save_weights",
+    "select",
+    "train",
+]

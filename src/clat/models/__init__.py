@@ -1,0 +1,15 @@
+"""The papers' networks with the parameter names of public checkpoints, normalisation, and weight files."""
+
+from clat.models.files import load_weights, read_state, save_weights
+from clat.models.normalize import Normalize, Normalized
+from clat.models.registry import load_model, model_names
+
+__all__ = [
+    "Normalize",
+    "Normalized",
+    "load_model",
+    "load_weights",
+    "model_names",
+    "read_state",
+    "save_weights",
+]

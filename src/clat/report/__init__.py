@@ -1,0 +1,1 @@
+"""The page and the plots of a run: `page.write_report`, `plots.criticality_bars`, `plots.save_figure`."""

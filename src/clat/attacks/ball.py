@@ -1,0 +1,80 @@
+"""The set an adversarial example must lie in: the eps-ball around x, cut with the image range [0, 1]."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from clat.errors import unknown
+
+NORMS = ("linf", "l2")
+
+
+class Ball:
+    """The points within `eps` of `x` in `norm` and within [0, 1].
+
+    `x`: (N, ...) float32 in [0, 1]; `eps` in the same units. Every point that `project` returns is inside
+    exactly, not up to rounding: the l-inf bounds are rounded towards x, and an l2 perturbation that rounding
+    left too long is shortened.
+    """
+
+    def __init__(self, x: Tensor, eps: float, norm: str = "linf") -> None:
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        self.x, self.eps, self.norm = x, eps, norm
+        if norm == "linf":
+            self.low, self.high = _inward(x, -eps), _inward(x, eps)
+
+    def project(self, point: Tensor) -> Tensor:
+        """The nearest point of the ball (l-inf), or the one towards x (l2)."""
+        if self.norm == "linf":
+            return torch.clamp(point, self.low, self.high)
+        delta = (point - self.x).flatten(1)
+        length = delta.norm(dim=1, keepdim=True)
+        delta = delta * (self.eps / length.clamp_min(1e-30)).clamp_max(1.0)
+        inside = torch.clamp(self.x + delta.view_as(self.x), 0, 1)
+        return self._shorten(inside)
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        """A uniform point of the ball around x, then clipped to the image range."""
+        if self.norm == "linf":
+            noise = torch.rand(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+            return self.project(self.x + (2 * noise - 1) * self.eps)
+        direction = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+        dimension = math.prod(self.x.shape[1:])
+        radius = torch.rand(len(self.x), generator=generator, device=self.x.device, dtype=self.x.dtype)
+        step = self.unit(direction) * (self.eps * _column(radius ** (1 / dimension), self.x))
+        return self.project(self.x + step)
+
+    def unit(self, gradient: Tensor) -> Tensor:
+        """The steepest direction of unit length in this norm; zero where the gradient is zero."""
+        if self.norm == "linf":
+            return gradient.sign()
+        length = gradient.flatten(1).norm(dim=1)
+        return gradient / _column(length.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+
+    def _shorten(self, point: Tensor) -> Tensor:
+        """Undo the last bits by which rounding pushed an l2 perturbation out of the ball."""
+        for _ in range(4):
+            delta = (point.double() - self.x.double()).flatten(1)
+            length = delta.norm(dim=1)
+            too_long = length > self.eps
+            if not too_long.any():
+                return point
+            scale = torch.where(too_long, self.eps * (1 - 1e-6) / length.clamp_min(1e-300), 1.0)
+            point = (self.x.double() + (delta * scale[:, None]).view_as(self.x)).to(point.dtype)
+        return point
+
+
+def _column(per_sample: Tensor, like: Tensor) -> Tensor:
+    return per_sample.view(-1, *([1] * (like.dim() - 1)))
+
+
+def _inward(x: Tensor, step: float) -> Tensor:
+    """x + step in x's precision, rounded towards x, within [0, 1]."""
+    exact = x.double() + step
+    bound = exact.to(x.dtype)
+    beyond = bound.double() > exact if step > 0 else bound.double() < exact
+    return torch.where(beyond, torch.nextafter(bound, x), bound).clamp(0, 1)

@@ -1,0 +1,41 @@
+"""The one-step attack with a random start of Fast-AT (Wong et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from clat.attacks.pgd import pgd
+from clat.attacks.settings import Attack
+from clat.units import Size, parse_size
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size,
+    alpha: Size | None = None,
+    norm: str = "linf",
+    random_start: bool = True,
+    seed: int | None = None,
+) -> Tensor:
+    """One signed-gradient step of length `alpha` (None: 1.25 * eps, or eps without a random start), projected
+    back into the ball. Arguments, result and errors as for `pgd`."""
+    attack = Attack(eps=eps, alpha=alpha, steps=1, norm=norm, random_start=random_start)
+    attack = one_step_alpha(attack, given=alpha is not None)
+    return pgd(
+        model, x, y, eps=eps, alpha=attack.alpha, steps=1, norm=norm, random_start=random_start, seed=seed
+    )
+
+
+def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
+    """The attack with the customary step of a single-step attack, 1.25 * eps (10/255 at 8/255) from a random
+    start and eps from x itself, unless a step was given."""
+    if given:
+        return attack
+    eps = parse_size(attack.eps, norm=attack.norm)
+    alpha = eps * 5 / 4 if attack.random_start else eps
+    return replace(attack, alpha=min(alpha, 1) if attack.norm == "linf" else alpha)

@@ -1,0 +1,70 @@
+"""Projected gradient descent (Madry et al. 2018), the attack that most adversarial training stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import ascend, generator_for
+from clat.attacks.ball import Ball
+from clat.attacks.settings import Attack
+from clat.data.checks import check_images, check_labels
+from clat.errors import ClatError
+from clat.units import Size
+
+LogitLoss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples."""
+
+
+def summed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy summed over the batch, in float32: every sample's gradient is independent of the rest."""
+    return F.cross_entropy(logits.float(), y, reduction="sum")
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size,
+    alpha: Size | None = None,
+    steps: int = 10,
+    norm: str = "linf",
+    random_start: bool = True,
+    seed: int | None = None,
+) -> Tensor:
+    """Untargeted PGD on the cross-entropy of the model's output.
+
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or
+    fractions such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin
+    at a uniform point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns
+    x_adv, same shape and type, within eps of x and within [0, 1] exactly. The model is used in evaluation mode
+    and left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    """
+    check_images(x)
+    check_labels(y, None, len(x))
+    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
+    with modes.for_attack(model):
+        found = run_pgd(model, x, y, attack, seed=seed)
+    if not torch.isfinite(found).all():
+        raise ClatError("the attack's gradient is not finite: the model returns NaN or infinite logits")
+    return found
+
+
+def run_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    seed: int | None,
+    loss: LogitLoss = summed_cross_entropy,
+) -> Tensor:
+    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`)."""
+    ball = Ball(x, attack.eps_value, attack.norm)
+    start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
+    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.alpha_value, steps=attack.steps)

@@ -1,0 +1,136 @@
+"""The command line: parsing at the edge, one clear line for bad input, exit codes.
+
+Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C (143 by a termination signal).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from clat.errors import ClatError, unknown
+
+COMMANDS = ("criticality", "train", "evaluate", "report", "demo")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and which suggests the nearest command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ClatError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; errors that the user can mend are one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except ClatError as error:
+        print(f"clat: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"clat: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and options.command != "train":
+        raise ClatError(f"unexpected argument '{rest[0]}' (see clat {options.command} --help)")
+    options.overrides = rest
+    if options.command is None:
+        parser.print_help()
+        return 0
+    # Each command imports what it needs: `clat --help` should not wait for torch.
+    from clat import commands
+
+    return int(getattr(commands, options.command)(options))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="clat", description="Criticality-Leveraged Adversarial Training.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    one = commands.add_parser("criticality", help="rank the layers of a network by criticality")
+    _model_options(one)
+    one.add_argument("--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name")
+    one.add_argument("--split", default="train", help="split to take the images from (default: train)")
+    one.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
+    one.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
+    one.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
+    one.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
+    one.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    one.add_argument("--normaliser", default="numel", help="numel (paper), sqrt, relative")
+    one.add_argument("--tap", default="output", help="output (paper), norm, activation")
+    one.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
+    one.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches")
+    one.add_argument("--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches")
+    one.add_argument("--top", type=int, default=5, help="layers to mark in the table (default: 5)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    one.add_argument("--out", metavar="FILE", help="write the report as JSON")
+    one.add_argument("--plot", metavar="FILE", help="draw the report (.svg or .png)")
+
+    two = commands.add_parser(
+        "train",
+        help="run a recipe",
+        epilog="Any field of the recipe can be given: --stages.clat.epochs 5 --data.train_size 2000 --seed 1",
+    )
+    two.add_argument("recipe", nargs="?", help="a recipe file, or the name of a built-in recipe (see --list)")
+    two.add_argument("--out", metavar="DIR", help="a new folder for the run")
+    two.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
+    two.add_argument("--reuse", metavar="DIR", help="take over the stages that the run in DIR has in common")
+    two.add_argument("--device", help="cpu, cuda, auto: short for --engine.device")
+    two.add_argument("--devices", help="processes, one a device: short for --engine.devices")
+    two.add_argument("--precision", help="32 or bf16-mixed: short for --engine.precision")
+    two.add_argument("--list", action="store_true", help="list the built-in recipes")
+
+    three = commands.add_parser("evaluate", help="clean and robust accuracy under a protocol")
+    _model_options(three)
+    three.add_argument("--data", default="digits", help="data set, as for criticality")
+    three.add_argument("--split", default="test", help="split (default: test)")
+    three.add_argument("--protocol", default="pgd-20", help="pgd-10, pgd-20, pgd-50, pgd-100, fgsm (default: pgd-20)")
+    three.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
+    three.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    three.add_argument("--num-samples", type=int, help="the first so many images (default: all)")
+    three.add_argument("--batch-size", type=int, default=250)
+    three.add_argument("--seed", type=int, default=0)
+    three.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    three.add_argument("--out", metavar="FILE", help="write the result as JSON")
+
+    four = commands.add_parser("report", help="draw a run's page, DIR/report.html")
+    four.add_argument("run", metavar="DIR", help="the folder of a run")
+    four.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs to compare with")
+
+    five = commands.add_parser("demo", help="CLAT on handwritten digits, end to end, in about a minute")
+    five.add_argument("--out", default="demo", metavar="DIR", help="a new folder (default: demo)")
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a built-in network, or package.module:factory")
+    parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
+    parser.add_argument("--width", type=int, help="base channels of a built-in network")
+    parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")
+    parser.add_argument("--image-size", type=int, help="resize and centre-crop the images")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"clat {version('clat')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

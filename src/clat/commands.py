@@ -1,0 +1,188 @@
+"""What each command of the command line does, with its options already parsed."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from clat.criticality import measure_criticality
+from clat.data import ImageSet, Loader, load_split
+from clat.errors import ClatError, unknown
+from clat.evaluation import evaluate_batches, find_protocol
+from clat.files import claim_output
+from clat.layers import enumerate_layers
+from clat.models import load_model
+from clat.recipe import built_in_recipes, read_recipe
+from clat.seeds import permutation
+from clat.training.interrupt import Interrupted
+from clat.training.run import Result
+from clat.training.run import resume as resume_run
+from clat.training.run import train as start_run
+from clat.units import parse_size
+
+console = Console(highlight=False)
+
+
+def criticality(options: Namespace) -> int:
+    """`clat criticality`: the table on screen, JSON and plot on request."""
+    outputs = [claim_output(path) for path in (options.out, options.plot) if path is not None]
+    parse_size(options.eps, norm=options.norm)
+    device = _device(options.device)
+    images = load_split(options.data, options.split, image_size=options.image_size)
+    model = _model(options, images, device)
+    if not 1 <= options.num_samples <= len(images):
+        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
+    x, y = next(iter(Loader(chosen, len(chosen), device=device).epoch()))
+    report = measure_criticality(
+        model,
+        x,
+        y,
+        eps=options.eps,
+        alpha=options.alpha,
+        steps=options.steps,
+        norm=options.norm,
+        normaliser=options.normaliser,
+        tap=options.tap,
+        metric=options.metric,
+        seed=options.seed,
+        layers=enumerate_layers(model, x, include=options.include, exclude=options.exclude),
+    )
+    top = min(options.top, len(report.rows))
+    console.print(report.table(top=top))
+    if top > 0:
+        console.print(f"most critical: {', '.join(report.top(top))}")
+    if options.out is not None:
+        report.to_json(options.out)
+    if options.plot is not None:
+        from clat.report.plots import criticality_bars, save_figure
+
+        save_figure(criticality_bars(report.to_dict(), report.top(top) if top else []), Path(options.plot))
+    for path in outputs:
+        console.print(f"wrote {path}")
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    """`clat evaluate`: accuracies with intervals on screen, JSON on request."""
+    if options.out is not None:
+        claim_output(options.out)
+    protocol = find_protocol(options.protocol)
+    parse_size(options.eps, norm=options.norm)
+    device = _device(options.device)
+    images = load_split(options.data, options.split, image_size=options.image_size)
+    model = _model(options, images, device)
+    if options.num_samples is not None:
+        images = images.take(options.num_samples)
+    loader = Loader(images, options.batch_size, device=device)
+    result = evaluate_batches(
+        model,
+        loader.epoch(),
+        protocol=protocol,
+        eps=options.eps,
+        norm=options.norm,
+        seed=options.seed,
+        about={
+            "model": options.model,
+            "weights": options.weights,
+            "data": {"name": images.name, "split": images.split, "n": len(images)},
+        },
+    )
+    console.print(f"clean accuracy   {result.clean_accuracy}")
+    console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
+    console.print(
+        f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "
+        f"{result.cost.seconds:.1f} s; protocol hash {protocol.hash}"
+    )
+    if options.out is not None:
+        result.to_json(options.out)
+        console.print(f"wrote {options.out}")
+    return 0
+
+
+def train(options: Namespace) -> int:
+    """`clat train`: run or resume a recipe, then draw its page."""
+    if options.list:
+        for name, path in built_in_recipes().items():
+            console.print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
+        return 0
+    if options.resume is not None:
+        if options.recipe or options.out or options.reuse or options.overrides:
+            raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
+        return _finish(lambda: resume_run(options.resume))
+    if options.recipe is None or options.out is None:
+        raise ClatError("name a recipe and a new folder: clat train RECIPE.toml --out DIR (or --resume DIR)")
+    short = {name: getattr(options, name) for name in ("device", "devices", "precision")}
+    overrides = [
+        word
+        for name, value in short.items()
+        if value is not None
+        for word in (f"--engine.{name}", f'"{value}"' if name == "precision" else value)
+    ]
+    recipe = read_recipe(options.recipe, [*options.overrides, *overrides])
+    return _finish(lambda: start_run(recipe, options.out, reuse=options.reuse))
+
+
+def report(options: Namespace) -> int:
+    """`clat report`: the page of a run."""
+    from clat.report.page import write_report
+
+    path = write_report(Path(options.run), against=[Path(other) for other in options.against])
+    console.print(f"wrote {path}")
+    return 0
+
+
+def demo(options: Namespace) -> int:
+    """`clat demo`: digits, PGD-AT then CLAT, against PGD-AT alone with the same budget."""
+    from clat.report.page import write_report
+
+    out = Path(options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ClatError(f"{out} exists already: name a new folder with --out, or remove it")
+    runs = []
+    for name in ("demo", "demo-pgd-at"):
+        console.print(f"\n[bold]recipe {name}[/bold]")
+        reuse = runs[0] if runs else None
+        start_run(read_recipe(name), out / name, reuse=reuse)
+        runs.append(out / name)
+    path = write_report(runs[0], against=runs[1:])
+    console.print(f"\nopen {path} in a browser")
+    return 0
+
+
+def _finish(run: object) -> int:
+    """Run to the end and draw the page; a stopped run returns its exit code."""
+    try:
+        result = run()  # type: ignore[operator]
+    except Interrupted as stopped:
+        return stopped.exit_code
+    assert isinstance(result, Result)
+    if not result.evaluations:
+        return 0
+    from clat.report.page import write_report
+
+    console.print(f"wrote {write_report(result.out)}")
+    return 0
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ClatError("--device cuda: torch sees no CUDA device, use cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
+    model = load_model(
+        options.model,
+        num_classes=images.num_classes,
+        width=options.width,
+        normalize=options.normalize,
+        weights=options.weights,
+    )
+    return model.to(device).eval()

@@ -1,0 +1,191 @@
+"""A run's settings: plain dataclasses, one a concern, checked where they are built.
+
+A recipe file (TOML) has the same shape; `clat.recipe` reads and writes it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clat.attacks.ball import NORMS
+from clat.errors import ClatError, unknown
+from clat.objectives import AnyObjective
+from clat.selection import Selection
+from clat.training.schedules import Schedule
+from clat.units import Size, parse_size, size_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "resnet18"
+    """A built-in network, or "package.module:factory" for one of your own."""
+    width: int | None = None
+    """Base channels of a built-in network; None: as published."""
+    normalize: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
+    weights: str | None = None
+    """A weight file to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images. The held-out part of train decides everything that is decided; test is for the end."""
+
+    name: str = "digits"
+    """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
+    train_size: int | None = None
+    """Train on this many images only; None: all that are not held out."""
+    heldout: int = 1000
+    """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
+    split_seed: int = 0
+    """The seed of that cut, so that runs of several seeds share it."""
+    image_size: int | None = None
+    """Resize and centre-crop to this many pixels."""
+    pad: int = 4
+    """Random crop after padding by this many pixels; 0: none."""
+    flip: bool = True
+    """Random horizontal flip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD."""
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _within("optimizer.momentum", self.momentum, 0, 1)
+        _within("optimizer.weight_decay", self.weight_decay, 0, float("inf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One part of a run: an objective, the parameters it moves, and for how long."""
+
+    name: str
+    """Shown in the log and the report."""
+    epochs: int
+    objective: AnyObjective
+    """What one batch costs: {name = "pgd-at", ...}."""
+    selection: Selection | None = None
+    """Which layers move; None: the whole network."""
+    batch_norm: Literal["frozen", "update", "update-selected"] | None = None
+    """BatchNorm statistics: see `clat.modes.BN_POLICIES`. None: `frozen` with a selection, else `update`."""
+    schedule: Schedule | None = None
+    """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
+    optimizer: OptimizerConfig | None = None
+    """None: the run's."""
+
+    def __post_init__(self) -> None:
+        _at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
+        if self.selection is None and self.objective.name.startswith("clat"):
+            raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+
+    @property
+    def bn_policy(self) -> str:
+        return self.batch_norm or ("update" if self.selection is None else "frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """The robust accuracy on held-out images after each epoch, which also picks the best checkpoint."""
+
+    steps: int = 10
+    """PGD steps of 2.5 * eps / steps, from a random start that is the same each epoch."""
+    num_samples: int = 500
+    every: int = 1
+    """Epochs between two checks; the last epoch is always checked."""
+
+    def __post_init__(self) -> None:
+        for what in ("steps", "num_samples", "every"):
+            _at_least(f"monitor.{what}", getattr(self, what), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The final evaluation on the test split: of each stage's end, the best and the last checkpoint."""
+
+    protocol: str = "pgd-20"
+    num_samples: int | None = None
+    """Test images, from the first; None: all."""
+    batch_size: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where and how the numbers are computed."""
+
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    devices: int = 1
+    """Processes, one a device; each takes its part of every batch."""
+    precision: Literal["32", "bf16-mixed"] = "32"
+    """bf16-mixed: the network runs in bfloat16; perturbations, losses and weights stay float32."""
+    channels_last: bool = True
+    """Memory layout; faster for convolutions on CPU and GPU."""
+    checkpoint_seconds: float = 60.0
+    """Save the state of a running epoch after this many seconds, for --resume."""
+
+    def __post_init__(self) -> None:
+        _at_least("engine.devices", self.devices, 1)
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise unknown("device", self.device, ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    stages: tuple[StageConfig, ...]
+    name: str = "run"
+    seed: int = 0
+    eps: Size = "8/255"
+    """The threat model's radius: of training, selection, monitoring and evaluation alike."""
+    norm: str = "linf"
+    batch_size: int = 128
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    """The learning rate over all epochs of all stages that have none of their own."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ClatError("a recipe needs at least one stage: [[stages]] with name, epochs and objective")
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if name in ("best", "last") or not re.fullmatch(r"[\w.+-]+", name):
+                raise ClatError(f"a stage cannot be called '{name}': use letters, digits, '-', other than best, last")
+            if names.count(name) > 1:
+                raise ClatError(f"two stages are called '{name}': give each its own name")
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
+        _at_least("batch_size", self.batch_size, 1)
+        object.__setattr__(self, "eps", size_text(parse_size(self.eps, norm=self.norm)))
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    def first_epoch(self, stage: int) -> int:
+        """The number, from 0, of a stage's first epoch within the run."""
+        return sum(earlier.epochs for earlier in self.stages[:stage])
+
+
+def _at_least(what: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ClatError(f"{what} is {value}: expected at least {least}")
+
+
+def _within(what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ClatError(f"{what} is {value}: expected a value from {low} to {high}")

@@ -1,0 +1,128 @@
+"""`load_split`: any image data set by its name, as an `ImageSet`."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clat.data import cache as copies
+from clat.data.decode import LazyImages, default_workers, to_array
+from clat.data.imageset import ImageSet
+from clat.data.sources import locate, open_table
+from clat.errors import ClatError, unknown
+from clat.seeds import permutation
+
+GIB = 2**30
+DIGITS_TRAIN = 1297
+"""Images of ``digits/train``; the other 500 are ``digits/test``."""
+
+_FEW = 4096  # images that one process decodes sooner than worker processes start
+
+
+def load_split(
+    name: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    resident_limit: int = 2 * GIB,
+    label_column: str | None = None,
+    cache: bool = True,
+    workers: int | None = None,
+) -> ImageSet:
+    """Reads one split of an image data set.
+
+    Args:
+        name: one of
+            ``digits``: scikit-learn's 8x8 handwritten digits, which need no files;
+            a known name such as ``cifar10``: the folder of that name in ``CLAT_DATA_DIR`` (default:
+            ``clat/data`` in the user cache);
+            a folder: parquet files in the Hugging Face layout, or images in one sub-folder a class, with
+            or without ``train`` and ``test`` folders above them;
+            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub.
+        split: ``train`` or ``test``, or any other split that is there. Where there is no ``test``,
+            ``validation`` stands in for it, and the set's description says so.
+        image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
+            Without it all images must have one size.
+        resident_limit: bytes. A set whose pixels need no more is decoded into memory now, a larger one stays
+            lazy.
+        label_column: the column to predict; by default ``label``, ``fine_label``, then any ClassLabel column.
+        cache: keep the decoded pixels of a resident set under ``CLAT_CACHE_DIR`` (default: the user cache),
+            found again as long as no source file changes. Those files may be deleted at any time.
+        workers: decoding processes; by default one a core for more than a few thousand images.
+
+    Returns:
+        RGB images, uint8, in the files' order (grey repeated over the channels).
+
+    Raises:
+        ClatError: no such data set, split or column; no labels; an unreadable image, named by its row.
+    """
+    text = os.fspath(name)
+    if image_size is not None and image_size < 1:
+        raise ClatError(f"image_size is {image_size}, expected at least 1 pixel")
+    if text == "digits":
+        return _digits(split, image_size)
+
+    folder = locate(text)
+    shown = text if folder is None else folder.resolve().name
+    key = (split, image_size, label_column)
+    path = None
+    if (
+        cache and folder is not None
+    ):  # asked for before `datasets` is imported: that makes the second start quick
+        path = copies.copy_path(shown, *key, copies.folder_fingerprint(folder))
+        copy = copies.read_copy(path)
+        if copy is not None and copy.nbytes <= resident_limit:
+            return copy
+
+    table = open_table(text, folder, split, label_column)
+    origin = f"from {'the Hugging Face hub' if folder is None else folder}"
+    image_set = ImageSet(
+        name=shown,
+        split=split,
+        class_names=table.class_names,
+        images=LazyImages(table.rows, table.image_column, where=f"{shown}/{split}", size=image_size),
+        labels=table.labels,
+        description="; ".join((origin, *table.notes)),
+    )
+    if image_set.nbytes > resident_limit:
+        return image_set
+    if cache and folder is None:
+        path = copies.copy_path(shown, *key, table.fingerprint)
+        copy = copies.read_copy(path)
+        if copy is not None:
+            return copy
+    if workers is None:
+        workers = default_workers() if len(image_set) > _FEW else 0
+    image_set = image_set.load(workers)
+    if path is not None:
+        copies.write_copy(path, image_set)
+    return image_set
+
+
+def _digits(split: str, image_size: int | None) -> ImageSet:
+    """scikit-learn's 1,797 digits (Alpaydin and Kaynak, 1998): 8x8, 17 grey levels, uint8 = round(v * 255 /
+    16).
+
+    They are stored writer by writer and published without a split here, so one fixed permutation
+    (``permutation(1797, "digits")``) gives its first 1,297 to train and its last 500 to test.
+    """
+    from sklearn.datasets import load_digits  # half a second to import
+
+    if split not in ("train", "test"):
+        raise unknown("split of digits", split, ("train", "test"))
+    bunch = load_digits()
+    grey = np.rint(bunch.images * 255 / 16).astype(np.uint8)
+    pixels = np.stack([to_array(Image.fromarray(image), image_size) for image in grey])
+    order = permutation(len(grey), "digits")
+    chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    return ImageSet(
+        name="digits",
+        split=split,
+        class_names=tuple(str(digit) for digit in range(10)),
+        images=torch.from_numpy(pixels)[chosen],
+        labels=torch.from_numpy(bunch.target.astype(np.int64))[chosen],
+        description="scikit-learn's digits, fixed random split of 1,297 to 500",
+    )

@@ -1,0 +1,120 @@
+"""A labelled set of images: what every reader returns and every loader takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from clat.data.decode import LazyImages, decoded_batches
+from clat.errors import ClatError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one size with one class each, in memory (resident) or decoded when asked for (lazy).
+
+    It can also be built from plain tensors: ``ImageSet("mine", "train", ("cat", "dog"), images, labels)``.
+
+    Raises:
+        ClatError: images or labels of the wrong type or shape, or a label outside the classes.
+    """
+
+    name: str
+    """The data set: a known name, a folder's name or a hub name."""
+    split: str
+    """The part that was asked for, ``train`` or ``test``."""
+    class_names: tuple[str, ...]
+    """One name a class; label k means ``class_names[k]``."""
+    images: torch.Tensor | LazyImages
+    """uint8, shape (N, C, H, W), values 0 to 255; or its lazy stand-in."""
+    labels: torch.Tensor
+    """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
+    description: str = ""
+    """One line on where the images come from and what is unusual (a stand-in split, missing files)."""
+
+    def __post_init__(self) -> None:
+        images, labels, here = self.images, self.labels, f"image set '{self.name}/{self.split}'"
+        if isinstance(images, torch.Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
+            raise ClatError(
+                f"{here}: images are {images.dtype} of shape {tuple(images.shape)},"
+                " expected torch.uint8 of shape (N, C, H, W)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != (len(images),):
+            raise ClatError(
+                f"{here}: labels are {labels.dtype} of shape {tuple(labels.shape)},"
+                f" expected torch.int64 of shape ({len(images)},)"
+            )
+        outside = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+        if len(outside):
+            row = int(outside[0])
+            raise ClatError(
+                f"{here}: row {row} has label {int(labels[row])}, expected 0 to {self.num_classes - 1}"
+                " (-1 often marks a split published without labels: use another split)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[-3:]
+        return channels, height, width
+
+    @property
+    def resident(self) -> bool:
+        """True when the pixels are in memory."""
+        return isinstance(self.images, torch.Tensor)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the pixels take, or would take, in memory."""
+        channels, height, width = self.shape
+        return len(self) * channels * height * width
+
+    def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
+        """The images at `indices` (each in [0, N)), in that order. Resident pixels are copied.
+
+        Raises:
+            ClatError: an index outside the set.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(self)):
+            raise ClatError(
+                f"indices {int(chosen.min())} to {int(chosen.max())} reach outside '{self.name}/{self.split}'"
+                f" with its {len(self)} images"
+            )
+        images = self.images.subset(chosen) if isinstance(self.images, LazyImages) else self.images[chosen]
+        return replace(self, images=images, labels=self.labels[chosen])
+
+    def take(self, n: int) -> ImageSet:
+        """The first n images.
+
+        Raises:
+            ClatError: n is negative or larger than the set.
+        """
+        if not 0 <= n <= len(self):
+            raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
+        return self.subset(torch.arange(n))
+
+    def load(self, workers: int = 0, batch_size: int = 512) -> ImageSet:
+        """The same set with its pixels in memory, decoded by `workers` processes.
+
+        Raises:
+            ClatError: an image that cannot be read or has another size; its row is named.
+        """
+        if isinstance(self.images, torch.Tensor):
+            return self
+        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        batches = torch.arange(len(self)).split(batch_size)
+        done = 0
+        for batch in decoded_batches(self.images, batches, workers=workers):
+            pixels[done : done + len(batch)] = batch
+            done += len(batch)
+        return replace(self, images=pixels)

@@ -1,0 +1,131 @@
+"""Batches for training and evaluation, as a pure function of (seed, epoch, batch index).
+
+There is no random stream to save or to fall out of step: order and augmentation of a batch follow from its
+place. So a run that is killed and resumed in the middle of an epoch sees bit-identical batches, whatever else
+draws random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from clat.data.augment import BatchAugment
+from clat.data.decode import LazyImages, decoded_batches, default_workers
+from clat.data.imageset import ImageSet
+from clat.errors import ClatError
+from clat.seeds import generator, permutation
+
+
+class Loader:
+    """Serves an `ImageSet` in batches.
+
+    A resident set is moved to the device as uint8 once and gathered, augmented and converted there. A lazy
+    set is decoded by worker processes, and augmented and converted on the device by the same code.
+
+    Args:
+        image_set: at least one image.
+        batch_size: images a step, over all processes together.
+        device: where batches are wanted.
+        seed: decides order and augmentation, together with the epoch.
+        shuffle: a new order each epoch; otherwise the set's own order.
+        augment: applied to uint8 batches; see `BatchAugment`.
+        drop_last: leave out the last batch when it is not full. It is kept by default; with several processes
+            its shares may then differ by one image, or be empty.
+        rank, world_size: this process and their number. Each gets a contiguous share of each batch; together,
+            in order of rank, they get bit for bit what one process would.
+        workers: decoding processes of a lazy set; by default one a core, at most 8.
+
+    Raises:
+        ClatError: an empty set, or numbers that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: BatchAugment | None = None,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int | None = None,
+    ) -> None:
+        here = f"'{image_set.name}/{image_set.split}'"
+        if len(image_set) == 0:
+            raise ClatError(f"no images in {here} to make batches of")
+        if batch_size < 1:
+            raise ClatError(f"batch_size is {batch_size}, expected at least 1")
+        if not 0 <= rank < world_size:
+            raise ClatError(f"rank is {rank}, expected 0 to world_size - 1 = {world_size - 1}")
+        if batch_size % world_size:
+            raise ClatError(
+                f"batch_size {batch_size} cannot be shared by {world_size} processes: give a multiple"
+            )
+        if drop_last and len(image_set) < batch_size:
+            raise ClatError(
+                f"batch_size {batch_size} is larger than the {len(image_set)} images of {here}: lower it"
+            )
+        self.image_set, self.batch_size, self.device = image_set, batch_size, torch.device(device)
+        self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.workers = default_workers() if workers is None else workers
+        images = image_set.images
+        self._images = images if isinstance(images, LazyImages) else images.to(self.device)
+        self._labels = image_set.labels.to(self.device)
+        # A tensor on the device, since CUDA multiplies by 1/255 when it is given a plain number: not the same
+        # bits.
+        self._white = torch.tensor(255.0, device=self.device)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch, the same for every rank."""
+        full, rest = divmod(len(self.image_set), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one epoch from `start_batch` on.
+
+        Yields:
+            (x, y) on the device: x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,).
+
+        Raises:
+            ClatError: a batch that this epoch does not have; later, an unreadable image of a lazy set.
+        """
+        if not 0 <= start_batch <= self.num_batches:
+            raise ClatError(f"start_batch is {start_batch}, expected 0 to {self.num_batches} batches")
+        return self._epoch(epoch, start_batch)
+
+    def _epoch(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        total = len(self.image_set)
+        order = permutation(total, self.seed, "order", epoch) if self.shuffle else torch.arange(total)
+        batches = order.split(self.batch_size)[start : self.num_batches]
+        shares = [self._share(batch) for batch in batches]
+        for offset, (images, labels) in enumerate(self._gather(shares)):
+            if self.augment is not None:
+                # Drawn on the CPU, for the whole batch: the same for every device and number of processes.
+                draw = generator(self.seed, "augment", epoch, start + offset)
+                images = self.augment(images, self._share(self.augment.draw(len(batches[offset]), draw)))
+            yield images.to(torch.float32).div_(self._white), labels
+
+    def _share(self, batch: torch.Tensor) -> torch.Tensor:
+        """This rank's rows of something that has one row a sample of the global batch."""
+        first, last = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return batch[first:last]
+
+    def _gather(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """uint8 images and labels, on the device, at each index tensor of `batches`."""
+        if isinstance(self._images, torch.Tensor):
+            for indices in batches:
+                here = indices.to(self.device, non_blocking=True)
+                yield self._images[here], self._labels[here]
+            return
+        decoded = decoded_batches(
+            self._images, batches, workers=self.workers, pin_memory=self.device.type == "cuda"
+        )
+        for indices, images in zip(batches, decoded, strict=True):
+            yield images.to(self.device, non_blocking=True), self._labels[indices.to(self.device)]

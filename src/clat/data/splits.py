@@ -1,0 +1,46 @@
+"""Cutting a held-out part off the training set: what decides things, so that the test set need not."""
+
+from __future__ import annotations
+
+from clat.data.imageset import ImageSet
+from clat.errors import ClatError
+from clat.seeds import permutation
+
+
+def hold_out(
+    image_set: ImageSet, n: int, seed: int, train_size: int | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Splits off n random images.
+
+    The first n of ``permutation(N, seed, "hold_out")`` are held out and the following `train_size` (default:
+    all) are trained on, so with one seed a smaller training set is part of every larger one and the held-out
+    part stays the same. Both keep the files' order. The cut is the same on every machine.
+
+    Args:
+        n: images to hold out, 0 or more.
+        seed: decides which.
+        train_size: images to train on, at least 1.
+
+    Returns:
+        (train, held out); they share no image.
+
+    Raises:
+        ClatError: n is negative, or there are not n + train_size images, or none is left for training.
+    """
+    total, here = len(image_set), f"'{image_set.name}/{image_set.split}'"
+    if n < 0:
+        raise ClatError(f"cannot hold out {n} images of {here}: give 0 or more")
+    if n >= total:
+        raise ClatError(
+            f"cannot hold out {n} of the {total} images of {here}: at least one must be left to train on"
+        )
+    left = total - n
+    if train_size is None:
+        train_size = left
+    if not 1 <= train_size <= left:
+        raise ClatError(
+            f"cannot train on {train_size} images of {here}: with {n} of {total} held out, give 1 to {left}"
+        )
+    order = permutation(total, seed, "hold_out")
+    train = image_set.subset(order[n : n + train_size].sort().values)
+    return train, image_set.subset(order[:n].sort().values)

@@ -1,0 +1,97 @@
+"""WideResNet-34-10 and WideResNet-70-16 as the TRADES code has them (ReLU, no dropout, projection by 1x1).
+
+Source: Zagoruyko and Komodakis 2016, arXiv 1605.07146; names and shapes of the TRADES, MART and AWP
+checkpoints (block1..3.layer, convShortcut, fc).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat.models.normalize import Normalize
+from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, stage
+
+STEM_CHANNELS = 16
+
+
+class WideBlock(nn.Module):
+    """BatchNorm, ReLU, 3x3 convolution, twice, beside a shortcut.
+
+    Where the channels change, the shortcut is a 1x1 convolution of the activated input; else it is the raw
+    input.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        projects = stride != 1 or inputs != outputs
+        self.convShortcut = conv1x1(inputs, outputs, stride) if projects else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        out = self.conv1(active)
+        out = self.conv2(F.relu(self.bn2(out)))
+        return out + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class Group(nn.Module):
+    """Blocks of one width under the name `layer`, the nesting that the checkpoints have."""
+
+    def __init__(self, inputs: int, outputs: int, count: int, stride: int) -> None:
+        super().__init__()
+        self.layer = stage(WideBlock, inputs, outputs, count, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """Three groups of (depth - 4) / 6 blocks with width, 2 and 4 times width channels, then a linear head.
+
+    `width` counts the channels of the first group, 16 times the widening factor: 160 in WRN-34-10. Input
+    (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the
+    map.
+
+    Some published checkpoints carry a second copy of the first group, `sub_block1`, which no forward ever
+    used. Entries of that name are dropped when a state dict is loaded (see `unused_entries`) rather than
+    built.
+    """
+
+    unused_entries = ("sub_block1.",)
+    """Prefixes of state-dict names that mean nothing to this network and are skipped on loading."""
+
+    def __init__(self, depth: int, *, num_classes: int = 10, width: int = 160, in_channels: int = 3) -> None:
+        super().__init__()
+        count = (depth - 4) // 6
+        self.normalize = Normalize()
+        self.conv1 = conv3x3(in_channels, STEM_CHANNELS)
+        self.block1 = Group(STEM_CHANNELS, width, count, stride=1)
+        self.block2 = Group(width, 2 * width, count, stride=2)
+        self.block3 = Group(2 * width, 4 * width, count, stride=2)
+        self.bn1 = nn.BatchNorm2d(4 * width)
+        self.fc = nn.Linear(4 * width, num_classes)
+        init_convolutions(self)
+        self.register_load_state_dict_pre_hook(_drop_unused)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.normalize(x))
+        out = self.block3(self.block2(self.block1(out)))
+        return self.fc(global_mean(F.relu(self.bn1(out))))
+
+
+def _drop_unused(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Loading hook: forget unused entries. `state` is torch's own shallow copy, never the caller's dict."""
+    unused = tuple(prefix + name for name in WideResNet.unused_entries)
+    for name in [name for name in state if name.startswith(unused)]:
+        del state[name]
+
+
+wrn_34_10 = partial(WideResNet, 34)
+wrn_70_16 = partial(WideResNet, 70, width=256)

@@ -1,0 +1,87 @@
+"""What every training objective shares: the step it is given, the loss it returns, its inner attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat.attacks.settings import Attack
+from clat.layers import Layer
+from clat.units import Size
+
+
+class Loss(NamedTuple):
+    """`total`: the scalar to minimise; `parts`: its named terms, detached, for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network
+    moves); `seed`: for this step's attacks; `eps`, `norm`: the run's threat model; `state`: what `begin`
+    returned for this stage."""
+
+    layers: tuple[Layer, ...] = ()
+    seed: int = 0
+    eps: Size = "8/255"
+    norm: str = "linf"
+    state: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Base of the objectives, which are plain settings plus `loss`. The training loop sets the model's modes
+    and calls `loss(model, x, y, step)` with x (N, C, H, W) in [0, 1] and y (N,); attacks inside leave no trace.
+    """
+
+    one_step = False
+    """Whether training examples come from a single gradient step, so that catastrophic overfitting threatens."""
+
+    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
+        """Called when a stage starts, with a held-out batch; what it returns is the stage's `step.state`."""
+        return {}
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerAttack(Objective):
+    """The settings of an objective with an iterative inner attack."""
+
+    eps: Size | None = None
+    """Largest perturbation of the training examples; None: the run's eps."""
+    alpha: Size | None = None
+    """Step size; None: 2.5 * eps / steps."""
+    steps: int = 10
+    """Gradient steps of the attack."""
+    attack_bn: Literal["eval", "train"] = "eval"
+    """BatchNorm while attacking: the stored statistics, or those of the batch (stored ones stay untouched)."""
+
+    def __post_init__(self) -> None:
+        self.attack(Step())
+
+    def attack(self, step: Step, *, random_start: bool = True) -> Attack:
+        """The attack's numbers for this step."""
+        eps = step.eps if self.eps is None else self.eps
+        return Attack(eps=eps, alpha=self.alpha, steps=self.steps, norm=step.norm, random_start=random_start)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy in float32, whatever precision the network ran in."""
+    return F.cross_entropy(logits.float(), y)
+
+
+def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)), summed over the batch, in float32."""
+    return F.kl_div(
+        F.log_softmax(logits.float(), dim=1),
+        F.log_softmax(reference.float(), dim=1),
+        reduction="sum",
+        log_target=True,
+    )

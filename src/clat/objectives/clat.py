@@ -1,0 +1,141 @@
+"""CLAT's fine-tuning objective (paper v1 Eq. 8 and 9, v2 Eq. 5 and 6).
+
+    min over the selected layers S of   CE(F(x), y) + lambda * L_C
+    L_C = mean over x of max over delta of  sum over i in S of ||F_i(x + delta) - F_i(x)||_2
+
+The defaults are the paper's where it speaks. It leaves open lambda, the BatchNorm mode, where a feature is read
+and whether F_i(x) passes a gradient; each is a setting here. Known trap: the plain L_C has no scale of its own,
+so it can be lowered by shrinking the layer's response instead of making it robust; `relative=True` cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.feature import feature_change, run_feature_attack
+from clat.attacks.fgsm import one_step_alpha
+from clat.attacks.pgd import run_pgd
+from clat.attacks.settings import Attack
+from clat.errors import ClatError, unknown
+from clat.features import TAPS, read_features
+from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clat(InnerAttack):
+    """Cross-entropy plus lambda times the feature change of the selected layers."""
+
+    name: Literal["clat"] = "clat"
+    lambda_: Annotated[float | None, Field(alias="lambda")] = None
+    """The weight of L_C, given directly (`lambda` in a recipe)."""
+    ratio: float | None = None
+    """Or: the value of lambda * L_C / CE at the start of the stage, from which lambda follows. L_C is a sum of
+    norms whose size depends on the layer, so a ratio carries over between networks where a lambda does not.
+    Default, if neither is given: 0.1."""
+    calibrate: Literal["stage", "selection"] = "stage"
+    """With `ratio`: set lambda once at the start of the stage, or again whenever layers are re-selected."""
+    ce_input: Literal["clean", "feature", "pgd"] = "clean"
+    """What the cross-entropy is taken on: x (the paper), the feature attack's example, or an example of PGD on
+    the output."""
+    tap: Literal["output", "norm", "activation"] = "output"
+    """Where F_i is read: see `clat.features.TAPS`."""
+    relative: bool = False
+    """Divide each layer's change by ||F_i(x)||_2, in the attack and in the loss."""
+    detach_clean: bool = False
+    """Treat F_i(x) as a constant in L_C, so that only F_i(x + delta) is pulled towards it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lambda_ is not None and self.ratio is not None:
+            raise ClatError("CLAT takes lambda or ratio, not both")
+        for what, value in (("lambda", self.lambda_), ("ratio", self.ratio)):
+            if value is not None and not value >= 0:
+                raise ClatError(f"{what} is {value}: CLAT expects a weight of at least 0")
+        if self.tap not in TAPS:
+            raise unknown("feature tap", self.tap, TAPS)
+
+    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
+        """Lambda for the stage: as given, or from `ratio` and the two terms on this held-out batch."""
+        if self.lambda_ is not None:
+            return {"lambda": float(self.lambda_)}
+        ratio = 0.1 if self.ratio is None else self.ratio
+        if ratio == 0:
+            return {"lambda": 0.0}
+        with modes.statistics_kept(model), torch.no_grad():
+            parts = self._terms(model, x, y, step, weight=1.0)
+        change = parts["feature_change"].item()
+        if not change > 0:
+            raise ClatError("the feature attack moves no feature of the selected layers: lambda is undefined")
+        return {"lambda": ratio * parts["cross_entropy"].item() / change}
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        weight = step.state.get("lambda", self.lambda_)
+        if weight is None:
+            raise ClatError("CLAT's lambda is not set: give lambda, or call begin() once for the stage")
+        terms = self._terms(model, x, y, step, weight=weight)
+        total = terms["cross_entropy"]
+        if weight > 0:
+            total = total + weight * terms["feature_change"]
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+    def _terms(
+        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float
+    ) -> dict[str, Tensor]:
+        """CE and, unless its weight is zero, L_C. One of the passes that L_C needs also gives the logits where
+        the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
+        BatchNorm statistics alone, which follow the cross-entropy's input only."""
+        if not step.layers:
+            raise ClatError("CLAT needs selected layers: give the stage a selection")
+        layers = step.layers
+        x_feature = x_output = x
+        with modes.for_attack(model, self.attack_bn):
+            attack = self.attack(step)
+            if weight > 0 or self.ce_input == "feature":
+                x_feature = run_feature_attack(
+                    model, x, layers, attack, tap=self.tap, relative=self.relative, seed=step.seed
+                )
+            if self.ce_input == "pgd":
+                x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
+        if weight == 0:
+            source = {"clean": x, "feature": x_feature, "pgd": x_output}[self.ce_input]
+            return {"cross_entropy": cross_entropy(model(source), y)}
+
+        def features(source: Tensor, *, whole: bool, constant: bool) -> tuple[Sequence[Tensor], Tensor | None]:
+            quiet = nullcontext() if whole else modes.statistics_kept(model)
+            with quiet, torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+                found = read_features(model, source, layers, tap=self.tap, stop=not whole)
+            return found.values, found.logits
+
+        clean_whole = self.ce_input == "clean"
+        clean, logits = features(x, whole=clean_whole, constant=self.detach_clean and not clean_whole)
+        if self.detach_clean:
+            clean = [feature.detach() for feature in clean]
+        moved, moved_logits = features(x_feature, whole=self.ce_input == "feature", constant=False)
+        if self.ce_input == "feature":
+            logits = moved_logits
+        elif self.ce_input == "pgd":
+            logits = model(x_output)
+        assert logits is not None
+        change = feature_change(moved, clean, relative=self.relative).mean()
+        return {"cross_entropy": cross_entropy(logits, y), "feature_change": change}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClatFast(Clat):
+    """CLAT (Fast): the inner maximisation is one step of 1.25 * eps from a uniform start, as in Fast-AT."""
+
+    one_step = True
+
+    name: Literal["clat-fast"] = "clat-fast"  # type: ignore[assignment]
+    steps: int = 1
+
+    def attack(self, step: Step, *, random_start: bool = True) -> Attack:
+        return one_step_alpha(super().attack(step, random_start=random_start), given=self.alpha is not None)

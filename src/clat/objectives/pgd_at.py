@@ -1,0 +1,25 @@
+"""PGD adversarial training (Madry et al. 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.pgd import run_pgd
+from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class PgdAT(InnerAttack):
+    """min CE(F(x'), y), x' by PGD on the cross-entropy from a uniform start."""
+
+    name: Literal["pgd-at"] = "pgd-at"
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        with modes.for_attack(model, self.attack_bn):
+            x_adv = run_pgd(model, x, y, self.attack(step), seed=step.seed)
+        total = cross_entropy(model(x_adv), y)
+        return Loss(total, {"cross_entropy": total.detach()})

@@ -1,0 +1,21 @@
+"""Standard training: cross-entropy on clean images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from clat.objectives.base import Loss, Objective, Step, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Objective):
+    """min CE(F(x), y)."""
+
+    name: Literal["standard"] = "standard"
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        total = cross_entropy(model(x), y)
+        return Loss(total, {"cross_entropy": total.detach()})

@@ -1,0 +1,57 @@
+"""TRADES (Zhang et al. 2019): clean cross-entropy plus a divergence between clean and attacked outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import ascend, generator_for
+from clat.attacks.ball import Ball
+from clat.errors import ClatError
+from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy, kl_divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trades(InnerAttack):
+    """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL from x + 0.001 * N(0, 1).
+
+    The gradient of the KL flows into both outputs. The clean output of the inner attack is computed once.
+    """
+
+    name: Literal["trades"] = "trades"
+    beta: float = 6.0
+    """Weight of the divergence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta >= 0:
+            raise ClatError(f"beta is {self.beta}: TRADES expects a weight of at least 0")
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        with modes.for_attack(model, self.attack_bn):
+            x_adv = self._perturb(model, x, step)
+        logits = model(x)
+        natural = cross_entropy(logits, y)
+        divergence = kl_divergence(model(x_adv), logits) / len(x)
+        total = natural + self.beta * divergence
+        return Loss(total, {"cross_entropy": natural.detach(), "divergence": divergence.detach()})
+
+    def _perturb(self, model: nn.Module, x: Tensor, step: Step) -> Tensor:
+        attack = self.attack(step)
+        with torch.no_grad():
+            reference = model(x)
+        ball = Ball(x, attack.eps_value, attack.norm)
+        noise = torch.randn(
+            x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype
+        )
+        return ascend(
+            lambda z: kl_divergence(model(z), reference),
+            ball.project(x + 0.001 * noise),
+            ball,
+            alpha=attack.alpha_value,
+            steps=attack.steps,
+        )

@@ -1,0 +1,193 @@
+"""Recipe files: TOML in, a checked `Recipe` out, and back again."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import typing
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from clat.config import Recipe
+from clat.errors import ClatError, unknown
+
+
+def built_in_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with clat."""
+    folder = Path(str(files("clat") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, or the built-in one of that name, with overrides applied.
+
+    `overrides`: command-line pairs such as ["--stages.clat.epochs", "5", "--data.name=cifar10"]; stages are
+    addressed by name or by number from 0. Raises ClatError for a missing file, broken TOML, unknown fields
+    (with the nearest valid name) and values that do not fit.
+    """
+    path = Path(source)
+    if not path.is_file():
+        if path.suffix == ".toml" or len(path.parts) > 1:
+            raise ClatError(f"recipe file {path} not found")
+        recipes = built_in_recipes()
+        if str(source) not in recipes:
+            raise unknown("recipe", source, recipes)
+        path = recipes[str(source)]
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ClatError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise ClatError(f"cannot read {path}: {error.strerror}") from None
+    for key, value in _pairs(overrides):
+        _set(data, key.split("."), value, key)
+    return build_recipe(data)
+
+
+def build_recipe(data: dict[str, Any]) -> Recipe:
+    """A `Recipe` from plain nested data, every field checked."""
+    try:
+        return TypeAdapter(_strict(Recipe)).validate_python(data)
+    except ValidationError as error:
+        raise ClatError(_one_line(error)) from None
+
+
+def recipe_data(recipe: Recipe) -> dict[str, Any]:
+    """Plain nested data, fully resolved; unset optional fields are left out, as TOML has no null."""
+    dumped = TypeAdapter(_strict(Recipe)).dump_python(recipe, mode="json", by_alias=True, exclude_none=True)
+    return typing.cast(dict[str, Any], dumped)
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML; reading it gives an equal recipe."""
+    return tomli_w.dumps(recipe_data(recipe))
+
+
+def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
+    """A short hash of everything that decides the weights after the first `stages` stages (None: all).
+
+    The name, the later stages, the evaluation and the checkpoint interval do not enter.
+    """
+    data = recipe_data(recipe)
+    for outside in ("name", "evaluation"):
+        data.pop(outside)
+    data["engine"].pop("checkpoint_seconds")
+    if stages is not None:
+        data["stages"] = data["stages"][:stages]
+        if data["schedule"]["kind"] != "constant":
+            data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """["--a.b", "1", "--c=x"] -> [("a.b", 1), ("c", "x")]; values are read as TOML, else taken as text."""
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ClatError(f"unexpected argument '{word}': overrides look like --data.train_size 2000")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ClatError(f"override --{key} has no value: write --{key} VALUE")
+            text = rest.pop(0)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        pairs.append((key.replace("-", "_"), value))
+    return pairs
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
+    """Set data[keys[0]][keys[1]]... = value, making tables as needed; lists go by number or `name`."""
+    *parents, last = keys
+    place: Any = data
+    for key in parents:
+        place = _item(place, key, whole) if isinstance(place, list) else place.setdefault(key, {})
+        if not isinstance(place, dict | list):
+            raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
+    if isinstance(place, list):
+        raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
+    place[last] = value
+
+
+def _item(items: list[Any], key: str, whole: str) -> Any:
+    if key.isdigit() and int(key) < len(items):
+        return items[int(key)]
+    names = {str(item.get("name", "")).replace("-", "_"): item for item in items}
+    if key in names:
+        return names[key]
+    raise unknown(f"stage in --{whole}", key, names)
+
+
+def _strict(cls: type) -> type:
+    """Mark a dataclass and all dataclasses below it as refusing unknown fields."""
+    for config in _dataclasses(cls):
+        config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True)  # type: ignore[attr-defined]
+    return cls
+
+
+def _dataclasses(annotation: Any, seen: dict[str, type] | None = None) -> list[Any]:
+    """Every dataclass that a type annotation reaches."""
+    seen = {} if seen is None else seen
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        if annotation.__qualname__ not in seen:
+            seen[annotation.__qualname__] = annotation
+            for hint in typing.get_type_hints(annotation).values():
+                _dataclasses(hint, seen)
+    for argument in typing.get_args(annotation):
+        _dataclasses(argument, seen)
+    return list(seen.values())
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first problem of a validation error: where, what, and the nearest valid name."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        key = str(problem["loc"][-1])
+        near = difflib.get_close_matches(key, _field_names(problem["loc"][:-1]), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"recipe: unknown field '{where}'{hint}"
+    if problem["type"] == "union_tag_invalid":
+        return f"recipe: {where}: {unknown('name', problem['ctx']['tag'], _tags(problem['ctx']['expected_tags']))}"
+    if problem["type"] == "value_error":
+        return f"recipe: {where + ': ' if where else ''}{problem['ctx']['error']}"
+    if problem["type"] == "missing":
+        return f"recipe: {where} is missing"
+    return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
+
+
+def _tags(expected: str) -> list[str]:
+    return [tag.strip(" '") for tag in expected.split(",")]
+
+
+def _field_names(where: tuple[int | str, ...]) -> list[str]:
+    """The valid fields at a place of the recipe: walks the annotations along the error's location."""
+    here: list[Any] = [Recipe]
+    for part in where:
+        if isinstance(part, int):
+            continue
+        hints = [typing.get_type_hints(cls)[part] for cls in here if part in typing.get_type_hints(cls)]
+        if hints:
+            here = _direct(hints[0])
+        else:  # the tag that told a union's members apart
+            here = [cls for cls in here if getattr(cls, "name", None) == part] or here
+    return [entry.name.rstrip("_") for cls in here for entry in dataclasses.fields(cls)]
+
+
+def _direct(annotation: Any) -> list[Any]:
+    """The dataclasses named in an annotation itself, not those of their fields."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return [annotation]
+    return [cls for argument in typing.get_args(annotation) for cls in _direct(argument)]

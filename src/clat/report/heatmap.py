@@ -1,0 +1,94 @@
+"""How the criticality of every layer changed from one selection to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from clat.report.formatting import number
+from clat.report.plots import ORANGE, WIDTH, label_layers, plain_log_ticks, row_height, styled
+
+
+@styled()
+def criticality_map(
+    reports: Mapping[int, Mapping[str, Any]], selected: Mapping[int, Sequence[str]]
+) -> Figure:
+    """Layers down, selections (by their epoch) across, log colour; what was selected is outlined."""
+    epochs = sorted(reports)
+    rows = reports[epochs[0]]["rows"]
+    place = {row.get("name"): i for i, row in enumerate(rows)}
+    chosen = {(place[name], j) for j, e in enumerate(epochs) for name in selected.get(e, ()) if name in place}
+    height = row_height(len(rows))
+    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    axes.patch.set(facecolor="white", edgecolor="#c9d1d9", hatch="/////")  # shows where there is no number
+    mesh = _draw_cells(axes, _grid(reports, epochs, place))
+    _outline(axes, chosen)
+    label_layers(axes, rows, {row for row, _ in chosen}, height)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    step = math.ceil(len(epochs) / 14)
+    axes.set_xticks(range(0, len(epochs), step), [str(epoch) for epoch in epochs[::step]])
+    axes.set_xlabel("epoch of the selection")
+    axes.spines[:].set_visible(False)
+    _add_scale(figure, axes, mesh, share=3.5 / (height * len(rows)))
+    return figure
+
+
+def _grid(
+    reports: Mapping[int, Mapping[str, Any]], epochs: Sequence[int], place: Mapping[Any, int]
+) -> np.ndarray:
+    """Criticality by layer and selection; NaN where it was not measured or a logarithm cannot show it."""
+    grid = np.full((len(place), len(epochs)), np.nan)
+    for column, epoch in enumerate(epochs):
+        for row in reports[epoch]["rows"]:
+            value = number(row.get("criticality"))
+            if row.get("name") in place and value is not None and value > 0:
+                grid[place[row["name"]], column] = value
+    grid[0] = np.nan  # on another scale: see criticality_bars
+    return grid
+
+
+def _draw_cells(axes: Axes, grid: np.ndarray) -> ScalarMappable:
+    known = grid[np.isfinite(grid)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
+    rows, columns = grid.shape
+    shades = matplotlib.colormaps["Blues"](np.linspace(0.12, 1, 64))  # without the near-white end
+    return axes.pcolormesh(
+        np.arange(columns + 1) - 0.5,
+        np.arange(rows + 1) - 0.5,
+        np.ma.masked_invalid(grid),
+        norm=LogNorm(low, high if high > low else low * 1.01),
+        cmap=LinearSegmentedColormap.from_list("blues", shades, N=64),
+        edgecolors="white",
+        linewidth=0.4 if columns <= 20 else 0.1,
+    )
+
+
+def _outline(axes: Axes, chosen: Iterable[tuple[int, int]]) -> None:
+    """One frame around the neighbouring selections that kept a layer, so that frames do not hide colours."""
+    ordered = enumerate(sorted(chosen))
+    for _, group in groupby(ordered, key=lambda item: (item[1][0], item[1][1] - item[0])):
+        run = [cell for _, cell in group]
+        row, column = run[0]
+        corner = (column - 0.5, row - 0.5)
+        frame = Rectangle(corner, len(run), 1, fill=False, edgecolor=ORANGE, linewidth=1.5, clip_on=False)
+        axes.add_patch(frame)
+
+
+def _add_scale(figure: Figure, axes: Axes, mesh: ScalarMappable, share: float) -> None:
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=35, anchor=(0, 1), shrink=min(1.0, share))
+    plain_log_ticks(bar.ax.yaxis, (1.0, 2.0, 5.0))
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set(rasterized=False, edgecolor="face")  # else it is an image within the SVG
+    bar.set_label("criticality, logarithmic")

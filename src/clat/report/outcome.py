@@ -1,0 +1,147 @@
+"""The page's one sentence, computed from the numbers and careful to claim no more than they carry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clat.report.formatting import SPACE, count, interval, number, percent, points
+from clat.report.reading import Accuracy, Evaluation, Run, moment, part, text
+
+
+def outcome(run: Run, others: Sequence[Run] = ()) -> str:
+    """What the run brought: against other runs if there are any, else against the start of its last stage."""
+    last = run.evaluation("last")
+    if last is None or last.robust is None:
+        return _heldout(run)
+    measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
+    if others:
+        clauses = "; ".join(_against(run, last, other) for other in others)
+        return f"Under {measured} on the test split, {run.name} ends with {_both(last)}; {clauses}."
+    before = evaluation_before(run)
+    if before is None or before.robust is None:
+        return (
+            f"Under {measured} on the test split, this run ends with robust accuracy "
+            f"{_with_interval(last.robust)}{_clean_alone(last)}; nothing was measured to compare it with."
+        )
+    if before.yardstick != last.yardstick:
+        return (
+            f"Robust accuracy is {percent(last.robust.value)} at the end ({measured}) and was "
+            f"{percent(before.robust.value)} before, but measured differently: the two do not compare."
+        )
+    return (
+        f"{_trained(run)} robust accuracy went from {percent(before.robust.value)} to "
+        f"{percent(last.robust.value)} ({measured}: {_verdict(last.robust, before.robust)})"
+        f"{_clean_change(before, last)}."
+    )
+
+
+def evaluation_before(run: Run) -> Evaluation | None:
+    """The test result from where the last stage began.
+
+    'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
+    """
+    numbers = [int(one.label[6:]) for one in run.evaluations if re.fullmatch(r"stage-\d+", one.label)]
+    planned = run.recipe.get("stages")
+    total = max(len(run.stages), len(planned) if isinstance(planned, list) else 0)
+    earlier = [k for k in numbers if k < total] if total else numbers
+    return run.evaluation(f"stage-{max(earlier)}") if earlier else None
+
+
+def _trained(run: Run) -> str:
+    if not run.stages:
+        return "With this run"
+    stage = run.stages[-1]
+    epochs = stage.last - stage.first + 1
+    return f"With {epochs} epoch{'s' if epochs != 1 else ''} of {stage.name},"
+
+
+def _against(run: Run, last: Evaluation, other: Run) -> str:
+    """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
+    theirs = other.evaluation("last")
+    if last.robust is None or theirs is None or theirs.robust is None:
+        return f"{other.name} has no final test result to compare with"
+    if theirs.yardstick != last.yardstick:
+        return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
+    verdict = _verdict(last.robust, theirs.robust)
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({verdict})"
+
+
+def _budget(run: Run, other: Run) -> str:
+    """Equal numbers of epochs are called the same budget, and unequal gradient work is said beside it."""
+    ours, theirs = (one.epochs[-1]["epoch"] if one.epochs else None for one in (run, other))
+    if ours is None or theirs is None:
+        return "at a budget that is not known,"
+    here, there = (number(part(one.summary, "cost").get("backwards")) for one in (run, other))
+    passes = ""
+    if here and there and not 0.95 < there / here < 1.05:
+        passes = f" and {there / here:.2f} times the backward passes"
+    if ours == theirs:
+        return f"at the same budget of {ours} epochs{passes}"
+    return f"at a different budget ({theirs} epochs, {ours} here){passes}"
+
+
+def _verdict(after: Accuracy, before: Accuracy) -> str:
+    """The difference, and whether intervals of this width can tell it from chance."""
+    change = points(after.value - before.value)
+    sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
+    match after.overlaps(before):
+        case None:
+            return f"{change}{sample}, no intervals recorded"
+        case True:
+            return f"{change}{sample}, but the 95{SPACE}% intervals overlap: not settled"
+        case _:
+            return f"{change}{sample}, and the 95{SPACE}% intervals do not overlap"
+
+
+def _with_interval(accuracy: Accuracy) -> str:
+    if accuracy.low is None:
+        return percent(accuracy.value)
+    bounds = interval(accuracy.low, accuracy.high)
+    sample = f", n{SPACE}={SPACE}{count(accuracy.n)}" if accuracy.n else ""
+    return f"{percent(accuracy.value)} (95{SPACE}% interval {bounds}{sample})"
+
+
+def _both(end: Evaluation) -> str:
+    robust = percent(end.robust.value if end.robust else None)
+    return (
+        f"{robust} robust and {percent(end.clean.value)} clean accuracy"
+        if end.clean
+        else f"{robust} robust accuracy"
+    )
+
+
+def _clean_alone(last: Evaluation) -> str:
+    return f" and clean accuracy {percent(last.clean.value)}" if last.clean else ""
+
+
+def _clean_change(before: Evaluation, last: Evaluation) -> str:
+    if before.clean is None or last.clean is None:
+        return ""
+    return f", and clean accuracy from {percent(before.clean.value)} to {percent(last.clean.value)}"
+
+
+def overfitting(run: Run) -> str | None:
+    """Best and last held-out robust accuracy and the gap between them, in words."""
+    best, last = moment(run, "best"), moment(run, "last")
+    top, end = number(best.get("heldout_robust")), number(last.get("heldout_robust"))
+    if top is None or end is None:
+        return None
+    gap = number(run.summary.get("robust_overfitting"))
+    lost = 100 * (top - end if gap is None else gap)
+    return (
+        f"Held-out robust accuracy was best after epoch {text(best, 'epoch')} with {percent(top)} and ended "
+        f"at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
+    )
+
+
+def _heldout(run: Run) -> str:
+    """Without a test result only the held-out part of the training set can speak."""
+    last, best = moment(run, "last"), moment(run, "best")
+    if number(last.get("heldout_robust")) is None:
+        return "This run has recorded no accuracy yet."
+    return (
+        f"There is no final test result; on the held-out part of the training data robust accuracy stands at "
+        f"{percent(last.get('heldout_robust'))} after epoch {text(last, 'epoch')} "
+        f"(best {percent(best.get('heldout_robust'))}, epoch {text(best, 'epoch')})."
+    )

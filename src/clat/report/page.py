@@ -1,0 +1,184 @@
+"""One run as one HTML file that opens anywhere: no script, no request, every plot inside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from clat.errors import ClatError
+from clat.report import curves, formatting, heatmap, plots
+from clat.report.outcome import outcome, overfitting
+from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
+
+FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
+
+
+def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | None = None) -> Path:
+    """Writes the page of a run, beside it or to `out`, and returns its path.
+
+    `against` are run folders to compare with. The page depends on the folders' contents alone: written twice,
+    it is the same to the bit. It replaces an older page only once it is complete.
+    """
+    target = Path(out) if out is not None else Path(run_dir) / "report.html"
+    page = render(read_run(Path(run_dir)), [read_run(Path(other)) for other in against])
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        raise ClatError(
+            f"cannot write the page '{target}' ({error.strerror}); choose another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def render(run: Run, others: Sequence[Run] = ()) -> str:
+    """The page as text."""
+    runs = [run, *others]
+    _tell_apart(runs)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clat", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
+    style = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("page.html").render(
+        run=run,
+        others=others,
+        style=style,
+        outcome=outcome(run, others),
+        facts=_facts(run),
+        gaps=[(one, overfitting(one)) for one in runs],
+        evaluations=[
+            (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
+        ],
+        costs=[(one, _cost_rows(one)) for one in runs],
+        protocols=_protocols(runs),
+        notices=[(one, notice) for one in runs for notice in one.notices],
+        selections=_selection_rows(run),
+        plots=_plots(run, others),
+        text=text,
+        dump=lambda value: json.dumps(value, ensure_ascii=False),
+    )
+
+
+def _tell_apart(runs: Sequence[Run]) -> None:
+    """Runs of one recipe share its name; then each is called by its folder as well, and numbered at worst."""
+    names = [run.name for run in runs]
+    full = [f"{run.name} ({run.path.resolve().name})" for run in runs]
+    for i, run in enumerate(runs):
+        if names.count(names[i]) > 1:
+            unique = full.count(full[i]) == 1
+            run.recipe = {**run.recipe, "name": full[i] if unique else f"{full[i]} #{i + 1}"}
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What was trained on what, in a line under the title."""
+    parameters = part(run.info, "model").get("parameters")
+    total = parameters or (run.stages[-1].raw.get("total_parameters") if run.stages else None)
+    trained = run.stages[-1].raw.get("trainable_parameters") if run.stages else None
+    share = f"{formatting.count(trained)} of {formatting.count(total)}" if trained and total else None
+    seed = text(run.info, "seed") or text(run.recipe, "seed")
+    known = {
+        "Model": text(run.recipe, "model", "name") or text(run.info, "model", "name"),
+        "Data": text(run.recipe, "data", "name"),
+        "eps": text(run.recipe, "eps"),
+        "Epochs": str(run.epochs[-1]["epoch"]) if run.epochs else None,
+        "Trained in the last stage": share,
+        "Seed": seed,
+        "Status": run.status,
+    }
+    return [(name, value) for name, value in known.items() if value]
+
+
+def _moment_name(run: Run, evaluation: Evaluation) -> str:
+    """'stage-1' -> 'after stage 1 (pgd-at)'; 'best' and 'last' with their epoch; other labels as they are."""
+    label = evaluation.label
+    kind, _, index = label.partition("-")
+    if kind == "stage" and index.isdigit():
+        stage = next((stage for stage in run.stages if stage.number == int(index)), None)
+        return f"after stage {index}{f' ({stage.name})' if stage else ''}" if int(index) else "at the start"
+    epoch = text(run.summary, label, "epoch") if label in ("best", "last") else None
+    return f"{label} (epoch {epoch})" if epoch else label
+
+
+def _cost_rows(run: Run) -> list[tuple[str, Json]]:
+    """Stages, their total, and what the tests cost; columns that nobody recorded stay empty."""
+    rows: list[tuple[str, Json]] = [(f"{stage.number} · {stage.name}", stage.raw) for stage in run.stages]
+    whole = part(run.summary, "cost")
+    if rows:
+        seconds = [formatting.number(raw.get("seconds")) or 0.0 for _, raw in rows]
+        epochs = sum(stage.last - stage.first + 1 for stage in run.stages)
+        rows.append(("training in all", {"seconds": sum(seconds) or None, **whole, "epochs": epochs}))
+    return rows + [
+        (f"test: {e.label}", e.raw["cost"]) for e in run.evaluations if isinstance(e.raw.get("cost"), dict)
+    ]
+
+
+def _protocols(runs: Sequence[Run]) -> list[Json]:
+    """Each measurement protocol once, with the hash that says two results were measured alike."""
+    found: dict[tuple[str | None, ...], Json] = {}
+    for one in (evaluation for run in runs for evaluation in run.evaluations):
+        found.setdefault(
+            (one.protocol, one.hash, one.eps),
+            {**part(one.raw, "protocol"), "name": one.protocol, "eps": one.eps},
+        )
+    return list(found.values())
+
+
+def _selection_rows(run: Run) -> list[tuple[int, Json, list[str]]]:
+    return [
+        (epoch, one, [str(name) for name in one.get("layers") or []]) for epoch, one in run.selections.items()
+    ]
+
+
+def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
+    """The plots that the run's records allow, each as (SVG, caption data)."""
+    found: dict[str, Any] = {}
+    tested = [(one, evaluation) for one in [run, *others] for evaluation in one.evaluations]
+    if tested:
+        rows = [
+            (
+                f"{formatting.shorten(one.name, 18)}, {_moment_name(one, e)}"
+                if others
+                else _moment_name(one, e),
+                one is run,
+                e,
+            )
+            for one, e in tested
+        ]
+        found["accuracy"] = plots.inline_svg(
+            curves.accuracy_intervals(rows), "accuracy", "Clean and robust accuracy with their intervals"
+        )
+    if run.criticality:
+        first = min(run.criticality)
+        chosen = {epoch: _layers_at(run, epoch) for epoch in run.criticality}
+        figure = plots.criticality_bars(run.criticality[first], chosen[first])
+        found["bars"] = plots.inline_svg(figure, "bars", f"Criticality of each layer at epoch {first}")
+        found["first_report"] = (first, run.criticality[first], len(chosen[first]))
+        if len(run.criticality) > 1:
+            figure = heatmap.criticality_map(run.criticality, chosen)
+            found["map"] = plots.inline_svg(figure, "map", "Criticality of each layer at each selection")
+    if series(run.epochs, "heldout_robust")[0] or series(run.epochs, "heldout_clean")[0]:
+        figure = curves.training_curves(run, others)
+        found["curves"] = plots.inline_svg(figure, "curves", "Held-out clean and robust accuracy per epoch")
+    if series(run.epochs, "loss")[0]:
+        found["loss"] = plots.inline_svg(
+            curves.loss_curves(run), "loss", "Training loss and its parts per epoch"
+        )
+    return found
+
+
+def _layers_at(run: Run, epoch: int) -> list[str]:
+    return [str(name) for name in run.selections.get(epoch, {}).get("layers") or []]

@@ -1,0 +1,220 @@
+"""The plots' common style, how they are written, and the bars a layer.
+
+Figures are built directly, without pyplot: no global state, no display, nothing to close.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from clat.errors import ClatError
+from clat.report.formatting import number, power_of_ten, shorten, significant
+
+WIDTH = 5.6  # inches; small enough that a phone shows a whole plot with its text still readable
+# Okabe and Ito's palette, which the common forms of colour blindness can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+INK, MUTED, FAINT, PLAIN = "#1f2933", "#66717d", "#e4e8ec", "#b7c4d1"
+
+STYLE: Any = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": "#aab4be",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # a name may hold dollars
+    "svg.hashsalt": "clat",  # else the ids inside the file change from run to run
+}
+
+
+def styled() -> Any:
+    """The style as a decorator; matplotlib's settings are as before when the function returns."""
+    return matplotlib.rc_context(STYLE)
+
+
+def _render(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
+    dateless = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    metadata = dateless if file_format == "svg" else {"Software": None}
+    with matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype}), warnings.catch_warnings():
+        # A name in a script that matplotlib's font lacks still shows right in a browser.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(target, format=file_format, metadata=metadata, dpi=200, facecolor="white")
+
+
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Writes a figure as .svg or .png, whole or not at all; the same figure gives the same bytes."""
+    path = Path(path)
+    file_format = path.suffix.lower().lstrip(".")
+    if file_format not in ("svg", "png"):
+        raise ClatError(f"cannot write a plot to '{path}': its name must end in .svg or .png")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _render(figure, partial, file_format)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ClatError(f"cannot write the plot '{path}' ({error.strerror}); choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> Markup:
+    """A figure as an <svg> element for a page.
+
+    Text stays text (selectable, in the page's own font) and every id gets `name` in front, since the clip
+    paths of several plots in one document would otherwise be mistaken for one another.
+    """
+    buffer = io.StringIO()
+    _render(figure, buffer, "svg", fonttype="none")
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(
+        r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL
+    )  # would reach the whole page
+    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    label = Markup.escape(description)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+
+
+def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
+    """Which of `total` rows to label when labels need `gap` rows each: the important first, then every nth.
+
+    >>> label_rows(9, [4], gap=3)
+    [0, 4, 7]
+    """
+    chosen: list[int] = []
+    for row in [*sorted(important), *range(0, total, gap), *range(total)]:
+        if all(abs(row - other) >= gap for other in chosen):
+            chosen.append(row)
+    return sorted(chosen)
+
+
+def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names that fit beside a plot: where they are long, without the modules that all layers share."""
+    names = [str(row.get("name", "?")) for row in rows]
+    if max(map(len, names)) > 30:
+        paths = [name.split(".") for name in names]
+        shared = len([*itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))])
+        names = [".".join(path[shared:]) or path[-1] for path in paths]
+    return [shorten(name, 32) for name in names]
+
+
+def row_height(layers: int) -> float:
+    """Inches a layer: roomy for twenty layers, and a hundred and twenty still fit a page."""
+    return min(0.21, max(0.085, 9.0 / layers))
+
+
+def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int], height: float) -> None:
+    """Layer names down the left side, first layer on top, the selected ones in bold and in colour."""
+    size = 8.5 if height > 0.15 else 7.0
+    shown = label_rows(len(rows), chosen, gap=math.ceil(size * 1.15 / 72 / height))
+    names = layer_names(rows)
+    labels = [f"{rows[i].get('index', i + 1)} · {names[i]}" for i in shown]
+    axes.set_yticks(shown, labels, fontsize=size)
+    axes.tick_params(axis="y", length=0 if height > 0.15 else 2)
+    for row, tick in zip(shown, axes.get_yticklabels(), strict=True):
+        if row in chosen:
+            tick.set(color=ORANGE, fontweight="bold")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+@styled()
+def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
+    """A bar a layer, selected layers in colour.
+
+    The first layer has no predecessor to be divided by: its criticality is its weakness, on another scale, so
+    it is hatched, carries its number, and does not stretch the axis.
+    """
+    rows = report["rows"]
+    values = [number(row.get("criticality")) for row in rows]
+    ratios = [value for value in values[1:] if value is not None] or [1.0]
+    positive = [value for value in ratios if value > 0]
+    # Bars from zero are the plainest, but they hide most layers once one is far above the rest.
+    logarithmic = len(positive) == len(ratios) and max(ratios) > 30 * float(np.median(ratios))
+    base = 1.0 if logarithmic else 0.0
+    chosen = {i for i, row in enumerate(rows) if row.get("name") in set(selected)}
+    height = row_height(len(rows))
+    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
+    axes = figure.subplots()
+    for i, value in enumerate(values[1:], start=1):
+        if value is not None:
+            axes.barh(i, value - base, left=base, height=0.72, color=ORANGE if i in chosen else PLAIN)
+    low, high = (
+        (min(ratios) / 1.3, max(ratios) * 1.5) if logarithmic else (min(0, *ratios), max(ratios) * 1.1)
+    )
+    if logarithmic:
+        axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis, (1.0, 3.0))
+    axes.set_xlim(low, max(high, 1.05))
+    axes.plot([1, 1], [0.5, len(rows) - 0.4], color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
+    _mark_first(axes, values[0], hue=ORANGE if 0 in chosen else MUTED, size=8.5 if height > 0.15 else 7)
+    if height > 0.15:
+        _write_values(axes, values, base)
+    label_layers(axes, rows, chosen, height)
+    axes.grid(axis="x")
+    axes.set_xlabel(
+        f"criticality{', logarithmic' if logarithmic else ''}  (dashed: 1, as weak as the layer before)"
+    )
+    return figure
+
+
+def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
+    """A hatched stub of fixed length with the first layer's value beside it."""
+    share = axes.get_yaxis_transform()  # x in shares of the width, y in rows
+    axes.barh(
+        0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6
+    )
+    written = f"W = {significant(value)}: its own scale, no layer before it"
+    axes.text(0.035, 0, written, transform=share, va="center", fontsize=size - 1, color=hue)
+
+
+def _write_values(axes: Axes, values: Sequence[float | None], base: float) -> None:
+    for i, value in enumerate(values[1:], start=1):
+        end = base if value is None else max(value, base)
+        axes.annotate(
+            "not measured" if value is None else significant(value),
+            (end, i),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color=MUTED,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+
+
+def plain_log_ticks(axis: Axis, subs: tuple[float, ...]) -> None:
+    """Ticks at these multiples of the powers of ten, in plain characters instead of typeset mathematics."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axis.set_minor_formatter(NullFormatter())

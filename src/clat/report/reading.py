@@ -1,0 +1,278 @@
+"""A run folder read into plain records, tolerantly: what is absent or torn becomes a notice, no failure."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clat.errors import ClatError
+from clat.report.formatting import number
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of n images with its confidence interval; the bounds are None where none was written."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+
+    def overlaps(self, other: Accuracy) -> bool | None:
+        """Whether the two intervals share a point; None where one of them is not known."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return None
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One file of evaluations/: accuracies on the test split at one moment of training."""
+
+    label: str
+    clean: Accuracy | None
+    robust: Accuracy | None
+    raw: Json
+
+    @property
+    def protocol(self) -> str:
+        return text(self.raw, "protocol", "name") or "unnamed protocol"
+
+    @property
+    def hash(self) -> str | None:
+        return text(self.raw, "protocol", "hash")
+
+    @property
+    def eps(self) -> str | None:
+        return text(self.raw, "eps", "text") or text(self.raw, "eps")
+
+    @property
+    def yardstick(self) -> tuple[str | None, ...]:
+        """Two robust accuracies may be compared where all of this agrees."""
+        data = (text(self.raw, "data", "name"), text(self.raw, "data", "split"), text(self.raw, "data", "n"))
+        return (self.protocol, self.hash, self.eps, *data)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of epochs with one objective and one selection."""
+
+    number: int  # from 1, as people count
+    name: str
+    first: int
+    last: int
+    raw: Json
+
+
+@dataclass
+class Run:
+    """All that a run folder says. `notices` holds one sentence for each thing that is missing or damaged."""
+
+    path: Path
+    recipe_text: str | None = None
+    recipe: Json = field(default_factory=dict)
+    info: Json = field(default_factory=dict)
+    summary: Json = field(default_factory=dict)
+    epochs: list[Json] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    selections: dict[int, Json] = field(default_factory=dict)
+    criticality: dict[int, Json] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    warnings: list[Json] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return text(self.recipe, "name") or self.path.resolve().name
+
+    @property
+    def status(self) -> str:
+        return text(self.info, "status") or "unknown"
+
+    def evaluation(self, label: str) -> Evaluation | None:
+        return next((one for one in self.evaluations if one.label == label), None)
+
+
+def text(record: Any, *keys: str) -> str | None:
+    """The value at a path of keys as text, or None where the path ends early or at a container."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return None if record is None or isinstance(record, dict | list) else str(record)
+
+
+def part(record: Json, key: str) -> Json:
+    """The object under a key, or an empty one where there is none."""
+    inner = record.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
+    """Epoch numbers and a recorded quantity, with the epochs left out at which it was not measured."""
+    pairs = [(record["epoch"], number(record.get(key))) for record in epochs]
+    known = [(epoch, value) for epoch, value in pairs if value is not None]
+    return [epoch for epoch, _ in known], [value for _, value in known]
+
+
+def moment(run: Run, which: str) -> Json:
+    """The summary's `best` or `last` epoch; an interrupted run has no summary, so its epochs are asked."""
+    written = part(run.summary, which)
+    if isinstance(written.get("epoch"), int):
+        return written
+    measured = [one for one in run.epochs if number(one.get("heldout_robust")) is not None]
+    if not measured:
+        return {}
+    return measured[-1] if which == "last" else max(measured, key=lambda one: one["heldout_robust"])
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run folder. A ClatError only where the folder is no run at all."""
+    if not path.is_dir():
+        raise ClatError(f"no run folder at '{path}'; give the folder that `clat train` wrote")
+    if not any((path / name).is_file() for name in ("run.json", "metrics.jsonl")):
+        raise ClatError(
+            f"'{path}' is no run: it holds neither run.json nor metrics.jsonl; "
+            "give the folder that `clat train` wrote"
+        )
+    run = Run(path)
+    _read_recipe(run)
+    run.info = _read_json(run, "run.json", "so status, environment and command are not known")
+    run.summary = _read_json(run, "summary.json", "so costs and best epoch are taken from metrics.jsonl")
+    _sort_events(run, _read_lines(run))
+    _read_criticality(run)
+    _read_evaluations(run)
+    return run
+
+
+def _read_recipe(run: Run) -> None:
+    try:
+        run.recipe_text = (run.path / "recipe.toml").read_text(encoding="utf-8")
+        run.recipe = tomllib.loads(run.recipe_text)
+    except FileNotFoundError:
+        run.notices.append("recipe.toml is missing, so the recipe cannot be shown.")
+    except (OSError, ValueError) as error:
+        run.notices.append(f"recipe.toml could not be read ({error}).")
+
+
+def _read_json(run: Run, name: str, consequence: str = "so it is left out") -> Json:
+    try:
+        record = json.loads((run.path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        run.notices.append(f"{name} is missing, {consequence}.")
+        return {}
+    except (OSError, ValueError) as error:
+        run.notices.append(f"{name} could not be read ({error}), {consequence}.")
+        return {}
+    if not isinstance(record, dict):
+        run.notices.append(f"{name} does not hold a JSON object, {consequence}.")
+        return {}
+    return record
+
+
+def _read_lines(run: Run) -> list[Json]:
+    """The records of metrics.jsonl. A run killed while writing leaves a torn line: skipped, and said."""
+    try:
+        lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        run.notices.append("metrics.jsonl is missing, so there are no training curves.")
+        return []
+    records, torn = [], []
+    for position, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line) if line.strip() else None
+        except ValueError:
+            torn.append(position)
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    if torn:
+        run.notices.append(f"metrics.jsonl: unreadable and skipped line {', '.join(map(str, torn))}.")
+    return records
+
+
+def _sort_events(run: Run, records: list[Json]) -> None:
+    """Sorts events by kind. A resumed run repeats the epochs it redid: the later record counts."""
+    epochs: dict[int, Json] = {}
+    stages: dict[int, Json] = {}
+    for record in records:
+        event, epoch, stage = record.get("event"), record.get("epoch"), record.get("stage")
+        if event == "epoch" and isinstance(epoch, int):
+            epochs[epoch] = record
+        elif event == "stage" and isinstance(stage, int):
+            stages[stage] = record
+        elif event == "selection" and isinstance(epoch, int):
+            run.selections[epoch] = record
+        elif event == "warning" and record not in run.warnings:
+            run.warnings.append(record)
+    for extra in run.summary.get("warnings") or []:
+        warning = extra if isinstance(extra, dict) else {"message": str(extra)}
+        if all(warning.get("message") != known.get("message") for known in run.warnings):
+            run.warnings.append(warning)
+    run.epochs = [epochs[epoch] for epoch in sorted(epochs)]
+    run.selections = dict(sorted(run.selections.items()))
+    run.stages = _stages(run.epochs, stages, run.summary.get("stages") or [])
+
+
+def _stages(epochs: list[Json], events: dict[int, Json], summaries: list[Json]) -> list[Stage]:
+    """The stages that trained at least one epoch, each with all that events and summary say of it."""
+    spans: dict[int, list[Json]] = {}
+    for record in epochs:
+        spans.setdefault(record["stage"] if isinstance(record.get("stage"), int) else 0, []).append(record)
+    stages = []
+    for index, span in sorted(spans.items()):
+        speeds = series(span, "images_per_second")[1]
+        counted: Json = {
+            "epochs": len(span),
+            "seconds": sum(series(span, "train_seconds")[1]) or None,
+            "images_per_second": sum(speeds) / len(speeds) if speeds else None,
+        }
+        summary = summaries[index] if index < len(summaries) else {}
+        raw = {**counted, **events.get(index, {}), **summary, "epochs": len(span)}
+        name = text(raw, "name") or text(span[0], "stage_name") or f"stage {index + 1}"
+        stages.append(Stage(index + 1, name, span[0]["epoch"], span[-1]["epoch"], raw))
+    return stages
+
+
+def _read_criticality(run: Run) -> None:
+    for path in sorted((run.path / "criticality").glob("epoch-*.json")):
+        epoch = re.fullmatch(r"epoch-(\d+)", path.stem)
+        report = _read_json(run, f"criticality/{path.name}") if epoch else {}
+        if epoch and isinstance(report.get("rows"), list) and report["rows"]:
+            run.criticality[int(epoch[1])] = report
+
+
+def _read_evaluations(run: Run) -> None:
+    found = []
+    for path in sorted((run.path / "evaluations").glob("*.json")):
+        raw = _read_json(run, f"evaluations/{path.name}")
+        if raw.get("what", "evaluation") != "evaluation" or not raw:
+            continue
+        clean, robust = _accuracy(raw.get("clean_accuracy")), _accuracy(raw.get("robust_accuracy"))
+        found.append(Evaluation(text(raw, "label") or path.stem, clean, robust, raw))
+    if not found:
+        run.notices.append("evaluations/ holds no result, so there is no accuracy on the test split.")
+    run.evaluations = sorted(found, key=lambda one: _evaluation_order(one.label))
+
+
+def _evaluation_order(label: str) -> tuple[int, int, str]:
+    """In the order of training: after each stage, then best, last, and what else was measured."""
+    stage = re.fullmatch(r"stage-(\d+)", label)
+    if stage:
+        return (0, int(stage[1]), label)
+    return ({"best": 1, "last": 2}.get(label, 3), 0, label)
+
+
+def _accuracy(record: Any) -> Accuracy | None:
+    value = number(record.get("value")) if isinstance(record, dict) else None
+    if value is None:
+        return None
+    n = number(record.get("n"))
+    return Accuracy(
+        value, number(record.get("low")), number(record.get("high")), None if n is None else int(n)
+    )

@@ -1,0 +1,120 @@
+"""Which layers a stage may move, and the rule that decides it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clat.criticality import METRICS, NORMALISERS
+from clat.criticality_report import CriticalityReport
+from clat.errors import ClatError, unknown
+from clat.features import TAPS
+from clat.layers import Layer, find_layers
+from clat.modes import BN_POLICIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The rule of a stage. Without a selection a stage moves the whole network, classifier included."""
+
+    rule: Literal["critical", "least-critical", "random", "all", "named"] = "critical"
+    """`critical`: the k largest C. `least-critical`: the k smallest, layer 1 aside (its C is no ratio).
+    `random`: k layers drawn anew at each selection. `all`: every layer. `named`: those in `layers`."""
+    k: int = 1
+    """How many layers (paper: about 5 % of them; 1 for ResNet-18, 3 for ResNet-50, 5 for DenseNet-121)."""
+    every: int = 10
+    """Select again after this many epochs of the stage (paper: 10); 0: decide once, the fixed selection."""
+    layers: tuple[str, ...] = ()
+    """For `named`: layer names, or numbers as the criticality table shows them."""
+    include: tuple[str, ...] = ()
+    """Only layers whose name matches one of these patterns take part ("layer3.*")."""
+    exclude: tuple[str, ...] = ()
+    """Layers whose name matches one of these patterns do not take part."""
+    num_samples: int = 100
+    """Held-out images on which criticality is measured (paper: one batch; 10 suffice)."""
+    steps: int = 10
+    """Steps of the PGD attack on the output for this measurement."""
+    normaliser: Literal["numel", "sqrt", "relative"] = "numel"
+    """See `clat.criticality.NORMALISERS`; numel is the paper's."""
+    tap: Literal["output", "norm", "activation"] = "output"
+    """See `clat.features.TAPS`; the paper says the output of the layer."""
+    metric: Literal["weakness", "curvature"] = "weakness"
+    """See `clat.criticality.METRICS`."""
+
+    def __post_init__(self) -> None:
+        for kind, name, valid in (
+            ("normaliser", self.normaliser, NORMALISERS),
+            ("feature tap", self.tap, TAPS),
+            ("metric", self.metric, METRICS),
+        ):
+            if name not in valid:
+                raise unknown(kind, name, valid)
+        for what, number, least in (
+            ("k", self.k, 1),
+            ("every", self.every, 0),
+            ("num_samples", self.num_samples, 1),
+            ("steps", self.steps, 1),
+        ):
+            if number < least:
+                raise ClatError(f"selection.{what} is {number}: expected at least {least}")
+        if (self.rule == "named") != bool(self.layers):
+            raise ClatError("selection.layers names the layers of the rule 'named', and only of that rule")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the rule needs a criticality report."""
+        return self.rule in ("critical", "least-critical")
+
+
+def select(
+    rule: Selection, layers: Sequence[Layer], report: CriticalityReport | None, seed: int
+) -> tuple[Layer, ...]:
+    """The layers that move until the next selection, in forward order.
+
+    `layers`: the candidates; `report`: their criticality, needed by the ranking rules; `seed`: for `random`.
+    Raises ClatError if k exceeds the number of candidates or a named layer does not exist.
+    """
+    if rule.rule == "all":
+        return tuple(layers)
+    if rule.rule == "named":
+        return tuple(find_layers(layers, rule.layers))
+    if rule.k > len(layers):
+        raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
+    if rule.rule == "random":
+        return tuple(find_layers(layers, [layer.name for layer in random.Random(seed).sample(list(layers), rule.k)]))
+    if report is None:
+        raise ClatError(f"the rule '{rule.rule}' needs a criticality report")
+    if rule.rule == "critical":
+        return tuple(find_layers(layers, report.top(rule.k)))
+    ratios = [row.name for row in report.ranked() if row.index != report.rows[0].index]
+    if rule.k > len(ratios):
+        raise ClatError(f"selection.k is {rule.k}, but only {len(ratios)} layers have a ratio to rank by")
+    return tuple(find_layers(layers, ratios[-rule.k :]))
+
+
+def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> dict[str, nn.Parameter]:
+    """Name -> parameter of what moves: the weight and bias of the selected layers, or everything (None)."""
+    named = dict(model.named_parameters())
+    if layers is None:
+        return named
+    wanted = {id(p) for layer in layers for p in model.get_submodule(layer.name).parameters()}
+    return {name: parameter for name, parameter in named.items() if id(parameter) in wanted}
+
+
+def updating_batch_norms(
+    model: nn.Module, layers: Sequence[Layer], policy: str
+) -> set[_BatchNorm] | None:
+    """The BatchNorm modules whose statistics a stage updates under `policy`; None means all of them."""
+    if policy not in BN_POLICIES:
+        raise unknown("BatchNorm policy", policy, BN_POLICIES)
+    if policy == "update":
+        return None
+    if policy == "frozen":
+        return set()
+    followers = (model.get_submodule(layer.norm_name) for layer in layers if layer.norm_name)
+    return {module for module in followers if isinstance(module, _BatchNorm)}

@@ -1,0 +1,1 @@
+"""Training: stages, schedules, the loop, checkpoints."""

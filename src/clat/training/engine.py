@@ -1,0 +1,100 @@
+"""Device, precision and processes: a thin layer over Lightning Fabric.
+
+Fabric launches the processes, picks the device, casts under autocast and carries the collectives. Gradients
+are averaged here, after the backward pass, rather than by DistributedDataParallel: CLAT moves a few percent of
+the parameters, another set after each selection, and its loss passes leave the network early, none of which DDP's
+fixed buckets allow without wrapping anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from clat.config import EngineConfig
+from clat.errors import ClatError
+
+
+class Engine:
+    """One process's view of the run. `rank` of `world` processes; `device` is its own."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        wanted = config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ClatError("engine.device is cuda, but torch sees no CUDA device: use cpu or auto")
+        cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+        if cuda and config.devices > torch.cuda.device_count():
+            raise ClatError(f"engine.devices is {config.devices}, but there are {torch.cuda.device_count()} GPUs")
+        self.fabric = Fabric(
+            accelerator="cuda" if cuda else "cpu",
+            devices=config.devices,
+            strategy="ddp" if config.devices > 1 else "auto",
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+        )
+        self.channels_last = config.channels_last
+
+    def launch(self) -> None:
+        """Start the other processes, if any."""
+        self.fabric.launch()
+
+    @property
+    def rank(self) -> int:
+        return int(self.fabric.global_rank)
+
+    @property
+    def world(self) -> int:
+        return int(self.fabric.world_size)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.fabric.device)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on this process's device, in the memory layout asked for."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload,no-any-return]
+
+    def images(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.fabric.autocast()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean over the processes of each gradient, in one message."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.world > 1 and gradients:
+            self._average(gradients)
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """BatchNorm statistics, which each process updates on its own share, become their mean."""
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        if self.world > 1 and buffers:
+            self._average(buffers)
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        with torch.no_grad():
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum of `counts` over the processes."""
+        return self.fabric.all_reduce(counts, reduce_op="sum") if self.world > 1 else counts
+
+    def from_first(self, value: Any) -> Any:
+        """What process 0 decided."""
+        return self.fabric.broadcast(value, src=0) if self.world > 1 else value
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether it is so in any process, so that all stop at the same step."""
+        return bool(self.total(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+
+    def wait(self) -> None:
+        self.fabric.barrier()

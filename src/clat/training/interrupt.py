@@ -1,0 +1,47 @@
+"""Stopping on Ctrl-C or a termination signal at the next safe point instead of in the middle of a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state. `exit_code`: 128 plus the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.exit_code = 128 + number
+
+
+class StopFlag:
+    """`number`: the first signal received, 0 while there is none. A second one stops at once."""
+
+    number = 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Inside, SIGINT and SIGTERM only raise a flag. Signals belong to the main thread: elsewhere nothing is
+    caught."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        flag.number = number
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,34 @@
+"""The cheap check after each epoch: clean and PGD accuracy on held-out training images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.pgd import run_pgd
+from clat.attacks.settings import Attack
+from clat.seeds import derive_seed
+
+
+def heldout_correct(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
+) -> Tensor:
+    """How many of `x` (N, C, H, W), `y` (N,) are right on the clean image and under `attack`: (2,) int64.
+
+    The same seed gives the same start each time, so that epochs are compared on equal terms.
+    """
+    totals = torch.zeros(2, dtype=torch.int64, device=x.device)
+    with modes.for_attack(model):
+        for number, (part, labels) in enumerate(zip(x.split(batch_size), y.split(batch_size), strict=True)):
+            x_adv = run_pgd(model, part, labels, attack, seed=derive_seed(seed, "monitor", number))
+            with torch.no_grad():
+                clean, moved = (model(images).argmax(1) == labels for images in (part, x_adv))
+            totals += torch.stack([clean.sum(), (clean & moved).sum()])
+    return totals
+
+
+def overfitted_catastrophically(clean: float, robust: float, best_robust: float) -> bool:
+    """Catastrophic overfitting of one-step training (Wong et al. 2020): accuracy under multi-step PGD
+    collapses, here below half of its best, while the clean accuracy does not."""
+    return best_robust >= 0.1 and robust < 0.5 * best_robust and clean > best_robust

@@ -1,0 +1,337 @@
+"""A whole run in its folder: set up, train, evaluate on the test split, summarise.
+
+    recipe.toml      the resolved recipe; `clat train recipe.toml` repeats the run
+    run.json         what ran where, and how it ended
+    metrics.jsonl    a record an event: stage, selection, epoch, warning
+    criticality/     the criticality report of each selection
+    weights/         best, and the end of each stage; the last stage's end is the result
+    states/          the state after each stage, for recipes that begin alike (`reuse`)
+    state.safetensors  where the run stands, for resuming
+    evaluations/     test-split results of the weights
+    summary.json     best against last, cost
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.config import Recipe
+from clat.data import Augment, ImageSet, hold_out, load_split
+from clat.data.loader import Loader
+from clat.environment import describe_environment
+from clat.errors import ClatError
+from clat.evaluation.evaluate import evaluate_batches
+from clat.evaluation.protocols import find_protocol
+from clat.files import write_json, write_text
+from clat.models import load_model, load_weights
+from clat.recipe import read_recipe, recipe_hash, recipe_toml
+from clat.seeds import derive_seed
+from clat.training.engine import Engine
+from clat.training.interrupt import Interrupted, stop_on_signals
+from clat.training.log import RunLog
+from clat.training.state import Progress, load_state, save_state, state_hash
+from clat.training.trainer import Trainer
+
+Data = tuple[ImageSet, ImageSet]
+"""(train, test). The held-out part is cut from train."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """`model`: the network at the end, in evaluation mode; `summary`: best, last, cost; `evaluations`: by
+    label, as in the files; `out`: the run's folder."""
+
+    model: nn.Module
+    summary: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+    out: Path
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    reuse: str | Path | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Run a recipe into the new folder `out`.
+
+    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of
+    the recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`:
+    the folder of another run: if it began with the same stages, data and seed, they are not run again.
+    Raises ClatError for anything wrong in the input, and if `out` holds something already.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    engine = Engine(recipe.engine)
+    engine.launch()
+    out = Path(out)
+    if engine.rank == 0:
+        _claim_folder(out)
+        write_text(out / "recipe.toml", recipe_toml(recipe))
+    engine.wait()
+    return _run(recipe, out, engine, model, data, reuse=None if reuse is None else Path(reuse), quiet=quiet)
+
+
+def resume(
+    out: str | Path, *, model: nn.Module | None = None, data: Data | None = None, quiet: bool = False
+) -> Result:
+    """Go on with a run that was stopped, from its last saved state; `model` and `data` as for `train`.
+
+    On one CPU configuration the weights end up bit-identical to those of a run that was never stopped.
+    """
+    out = Path(out)
+    if not (out / "recipe.toml").is_file():
+        raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
+    recipe = read_recipe(out / "recipe.toml")
+    engine = Engine(recipe.engine)
+    engine.launch()
+    return _run(recipe, out, engine, model, data, reuse=None, quiet=quiet)
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    model: nn.Module | None,
+    data: Data | None,
+    *,
+    reuse: Path | None,
+    quiet: bool,
+) -> Result:
+    find_protocol(recipe.evaluation.protocol)
+    train_set, heldout, test = _data(recipe, data)
+    model = engine.place(_model(recipe, train_set.num_classes) if model is None else model)
+    loader = _train_loader(recipe, train_set, engine)
+    progress, momentum = _start(recipe, out, model, reuse, engine)
+    log = RunLog(
+        out / "metrics.jsonl" if engine.rank == 0 else None,
+        keep_bytes=progress.metrics_bytes,
+        epoch=progress.epoch,
+        quiet=quiet or engine.rank > 0,
+    )
+    about = _about(recipe, model, engine)
+    finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    finish("running")
+    try:
+        with stop_on_signals() as stop:
+            pixels, labels = _tensors(heldout, engine)
+            Trainer(
+                recipe, model, loader, (pixels, labels), engine, log, out, stop, progress, momentum
+            ).run()
+        summary = _summary(progress)
+        if engine.rank == 0:
+            write_json(out / "summary.json", summary)
+        evaluations = _evaluate(recipe, out, model, test, engine, log)
+    except (Interrupted, KeyboardInterrupt):
+        finish("interrupted")
+        log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        raise
+    except BaseException:
+        finish("failed")
+        raise
+    finally:
+        log.close()
+    finish("finished")
+    return Result(model.eval(), summary, evaluations, out)
+
+
+def _claim_folder(out: Path) -> None:
+    """Make the run's folder, refusing one that holds anything."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "another run" if (out / "recipe.toml").exists() else "something"
+        raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
+    try:
+        for folder in ("weights", "criticality", "evaluations", "states"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
+    config = recipe.data
+    if data is None:
+        train_set, test = (
+            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
+        )
+    else:
+        train_set, test = data
+    if config.heldout < 1:
+        raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
+    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
+    return train_set, heldout, test
+
+
+def _model(recipe: Recipe, num_classes: int) -> nn.Module:
+    config = recipe.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "init"))
+        return load_model(
+            config.name,
+            num_classes=num_classes,
+            width=config.width,
+            normalize=config.normalize,
+            weights=config.weights,
+        )
+
+
+def _train_loader(recipe: Recipe, train_set: ImageSet, engine: Engine) -> Loader:
+    config = recipe.data
+    return Loader(
+        train_set,
+        min(recipe.batch_size, len(train_set)),
+        device=engine.device,
+        seed=recipe.seed,
+        shuffle=True,
+        augment=Augment(pad=config.pad, flip=config.flip) if config.pad or config.flip else None,
+        drop_last=True,
+        rank=engine.rank,
+        world_size=engine.world,
+    )
+
+
+def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
+    """The whole set as one batch on the device."""
+    return next(iter(Loader(images, len(images), device=engine.device).epoch()))
+
+
+def _start(
+    recipe: Recipe, out: Path, model: nn.Module, reuse: Path | None, engine: Engine
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Fresh, from the run's own state, or from the longest common beginning with the run in `reuse`."""
+    if reuse is not None and engine.rank == 0:
+        _copy_beginning(recipe, out, model, reuse)
+    engine.wait()
+    state = out / "state.safetensors"
+    if state.exists():
+        return load_state(state, model, recipe_hash(recipe))
+    return Progress(), {}
+
+
+def _copy_beginning(recipe: Recipe, out: Path, model: nn.Module, reuse: Path) -> None:
+    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
+    if not (reuse / "recipe.toml").is_file():
+        raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
+    for number in range(len(recipe.stages) - 1, 0, -1):
+        name = recipe.stages[number - 1].name
+        file = reuse / "states" / f"{name}.safetensors"
+        if not file.is_file() or state_hash(file) != recipe_hash(recipe, number):
+            continue
+        progress, momentum = load_state(file, model, recipe_hash(recipe, number))
+        with (reuse / "metrics.jsonl").open("rb") as metrics:
+            (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
+        for stage in recipe.stages[:number]:
+            shutil.copy(reuse / "weights" / f"{stage.name}.safetensors", out / "weights")
+            for kept in (reuse / "states").glob(f"{stage.name}.*"):
+                shutil.copy(kept, out / "states")
+        shutil.copy(reuse / "states" / f"{name}.best.safetensors", out / "weights" / "best.safetensors")
+        for report in (reuse / "criticality").glob("epoch-*.json"):
+            if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
+                shutil.copy(report, out / "criticality")
+        save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))
+        return
+    raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
+
+
+def _about(recipe: Recipe, model: nn.Module, engine: Engine) -> dict[str, Any]:
+    return {
+        "clat": version("clat"),
+        "command": sys.argv,
+        "started": _now(),
+        "finished": None,
+        "environment": {
+            **describe_environment(engine.device.type),
+            "precision": recipe.engine.precision,
+            "processes": engine.world,
+        },
+        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in model.parameters())},
+        "seed": recipe.seed,
+        "recipe_hash": recipe_hash(recipe),
+    }
+
+
+def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
+    """Writes run.json with the given status; a resumed run keeps when it first started."""
+    file = out / "run.json"
+    if file.exists():
+        about["started"] = json.loads(file.read_text()).get("started", about["started"])
+
+    def record(status: str) -> None:
+        finished = None if status == "running" else _now()
+        write_json(file, {**about, "status": status, "finished": finished})
+
+    return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _summary(progress: Progress) -> dict[str, Any]:
+    assert progress.best is not None and progress.last is not None
+    return {
+        "best": progress.best,
+        "last": progress.last,
+        "robust_overfitting": progress.best["heldout_robust"] - progress.last["heldout_robust"],
+        "cost": asdict(progress.cost),
+        "stages": progress.stages,
+        "warnings": progress.warnings,
+    }
+
+
+def _evaluate(
+    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog
+) -> dict[str, dict[str, Any]]:
+    """The test split's only use: each stage's end, the best and the last weights, under the protocol.
+
+    Results already on disk are kept, so that an interrupted run need not repeat them. The model ends with
+    the last weights.
+    """
+    if engine.rank > 0:
+        return {}
+    config = recipe.evaluation
+    test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
+    loader = Loader(test, config.batch_size, device=engine.device)
+    results = {}
+    for label in [*(stage.name for stage in recipe.stages[:-1]), "best", "last"]:
+        weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
+        load_weights(model, weights)
+        if not file.exists():
+            result = evaluate_batches(
+                model,
+                ((engine.images(x), y) for x, y in loader.epoch()),
+                protocol=config.protocol,
+                eps=recipe.eps,
+                norm=recipe.norm,
+                seed=derive_seed(recipe.seed, "evaluation"),
+                about={
+                    "label": label,
+                    "model": recipe.model.name,
+                    "weights": str(weights.relative_to(out)),
+                    "data": {"name": test.name, "split": test.split, "n": len(test)},
+                },
+            )
+            result.to_json(file)
+        results[label] = json.loads(file.read_text())
+        clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
+        log.say(
+            f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
+            style="green",
+        )
+    return results
+
+
+def _shown(accuracy: dict[str, Any]) -> str:
+    return f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"

@@ -1,0 +1,106 @@
+"""The state of a run in one file: everything that resuming needs, and nothing that could be executed.
+
+Tensors (weights, buffers, momentum) and a JSON record share one safetensors file, replaced in one step, so a
+run killed at any moment finds a whole state, of this step or of an earlier one. There is no random state to
+keep: every random number of a run is derived from the seed and its place (see `clat.seeds`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clat.errors import ClatError
+from clat.evaluation.cost import Cost
+from clat.files import replace_file
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it remembers. Epochs count from 0 over the whole run; `stage`, `epoch` and
+    `step` name the next batch to train on."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    selected: list[str] | None = None
+    """Names of the layers that move; None: the whole network, or not yet decided."""
+    objective_state: dict[str, float] = field(default_factory=dict)
+    stage_begun: bool = False
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums over the epoch's steps so far of the loss and its parts."""
+    epoch_seconds: float = 0.0
+    stage_seconds: float = 0.0
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    best_robust_in_stage: float = 0.0
+    cost: Cost = field(default_factory=Cost)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """What the finished stages took."""
+    warnings: list[str] = field(default_factory=list)
+    metrics_bytes: int = 0
+    """How long metrics.jsonl was when this state was saved; resuming cuts off what came later."""
+
+
+def save_state(
+    path: Path, model: nn.Module, momentum: dict[str, Tensor], progress: Progress, recipe_hash: str
+) -> None:
+    """Write the state. `momentum`: the optimizer's buffer of each moving parameter, by parameter name."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"momentum.{name}": value for name, value in momentum.items()}
+    # One copy each: safetensors refuses views and shared storage, and the caller goes on training.
+    copies = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    record = {"progress": json.dumps(asdict(progress)), "recipe_hash": recipe_hash}
+    replace_file(path, lambda temporary: _write(copies, temporary, record))
+
+
+def _write(tensors: dict[str, Tensor], path: Path, record: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, record)
+    except SafetensorError as error:  # its only causes here are of the file system: no space, no permission
+        raise OSError(str(error)) from None
+
+
+def state_hash(path: Path) -> str | None:
+    """The recipe hash that a state was saved under; None if the file cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("recipe_hash")
+    except (OSError, SafetensorError):
+        return None
+
+
+def load_state(path: Path, model: nn.Module, recipe_hash: str) -> tuple[Progress, dict[str, Tensor]]:
+    """Put the weights of a saved state into `model`; returns the progress and the momentum buffers.
+
+    Raises ClatError if the file is damaged or belongs to a run of another recipe.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        data = json.loads(record["progress"])
+        progress = Progress(**data | {"cost": Cost(**data["cost"])})
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ClatError(f"{path} is not a usable run state: {str(error).splitlines()[0]}") from None
+    if record.get("recipe_hash") != recipe_hash:
+        raise ClatError(f"{path} belongs to a run of another recipe: resume with the recipe in its folder")
+    weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ClatError(f"{path} does not fit the model: {' '.join(str(error).split())[:200]}") from None
+    momentum = {
+        name.removeprefix("momentum."): v for name, v in tensors.items() if name.startswith("momentum.")
+    }
+    return progress, momentum

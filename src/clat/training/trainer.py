@@ -1,0 +1,372 @@
+"""The training loop: stages, selections, epochs, steps, and the checks and checkpoints between them.
+
+Everything random is derived from the seed and the place in the run, so a state (`clat.training.state`) plus the
+recipe is the whole truth about where a run stands: a killed and resumed run does the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.settings import Attack
+from clat.config import Recipe, StageConfig
+from clat.criticality import measure_criticality
+from clat.data.loader import Loader
+from clat.errors import ClatError
+from clat.evaluation.cost import Cost, metered
+from clat.layers import Layer, enumerate_layers, find_layers
+from clat.models.files import save_weights
+from clat.objectives import Loss, Step
+from clat.recipe import recipe_hash
+from clat.seeds import derive_seed
+from clat.selection import Selection, select, trainable_parameters, updating_batch_norms
+from clat.training.engine import Engine
+from clat.training.interrupt import Interrupted, StopFlag
+from clat.training.log import RunLog
+from clat.training.monitor import heldout_correct, overfitted_catastrophically
+from clat.training.optimizer import build_optimizer, momentum_of
+from clat.training.schedules import learning_rate
+from clat.training.state import Progress, save_state
+
+
+class Diverged(ClatError):
+    """The loss or a weight is not finite. The last state and the best checkpoint stay as they were."""
+
+
+class Trainer:
+    """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
+    `out`: the run's folder; `progress` and `momentum`: from a saved state, or fresh ones."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        loader: Loader,
+        heldout: tuple[Tensor, Tensor],
+        engine: Engine,
+        log: RunLog,
+        out: Path,
+        stop: StopFlag,
+        progress: Progress,
+        momentum: dict[str, Tensor],
+    ) -> None:
+        self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
+        self.engine, self.log, self.out, self.stop = engine, log, out, stop
+        self.progress, self.momentum = progress, momentum
+        self.hash = recipe_hash(recipe)
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.optimizer: torch.optim.SGD
+        self.step = Step(eps=recipe.eps, norm=recipe.norm)
+        self._spent: Callable[[], Cost] = lambda: progress.cost
+
+    def run(self) -> None:
+        """Train from where `progress` stands to the end of the last stage."""
+        earlier, start = self.progress.cost, time.perf_counter()
+        devices = [self.engine.device] if self.engine.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), metered(self.model) as live:
+            self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
+            while self.progress.stage < len(self.recipe.stages):
+                with modes.remembered(self.model):
+                    self._stage(self.recipe.stages[self.progress.stage])
+                self._finish_stage()
+        self.progress.cost = earlier + live
+
+    def _stage(self, stage: StageConfig) -> None:
+        first = self.recipe.first_epoch(self.progress.stage)
+        candidates = self._candidates(stage)
+        if self.progress.epoch == first and self.progress.step == 0:
+            self.log.say(f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
+            self.progress.best_robust_in_stage = self.progress.stage_seconds = 0.0
+            if stage.selection is not None:
+                self.momentum = {}  # newly selected layers start without momentum
+        self._adopt(stage, candidates)
+        while self.progress.epoch < first + stage.epochs:
+            done = self.progress.epoch - first
+            if self.progress.step == 0 and self._selection_due(stage, done):
+                self._select(stage, candidates)
+            if not self.progress.stage_begun:
+                self._begin(stage, first)
+            self._epoch(stage)
+            self._close_epoch(stage, last=self.progress.epoch + 1 == first + stage.epochs)
+
+    def _candidates(self, stage: StageConfig) -> list[Layer]:
+        if stage.selection is None:
+            return []
+        rule = stage.selection
+        x = self.heldout[0][:1]
+        return enumerate_layers(self.model, x, include=rule.include, exclude=rule.exclude)
+
+    def _selection_due(self, stage: StageConfig, done: int) -> bool:
+        if stage.selection is None:
+            return False
+        return done == 0 or (stage.selection.every > 0 and done % stage.selection.every == 0)
+
+    def _select(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
+        """Decide which layers move from here on, on held-out images, and say so."""
+        assert stage.selection is not None
+        start = time.perf_counter()
+        names, file = None, None
+        if self.engine.rank == 0:
+            names, file = self._choose(stage.selection, candidates)
+        self.progress.selected = self.engine.from_first(names)
+        self._adopt(stage, candidates)
+        chosen = self.step.layers
+        moving = sum(parameter.numel() for parameter in self.parameters.values())
+        self.log.record(
+            "selection",
+            stage=self.progress.stage,
+            epoch=self.progress.epoch + 1,
+            rule=stage.selection.rule,
+            layers=[layer.name for layer in chosen],
+            indices=[layer.index for layer in chosen],
+            trainable_parameters=moving,
+            report=file,
+            seconds=time.perf_counter() - start,
+        )
+        listed = ", ".join(f"{layer.index} {layer.name}" for layer in chosen)
+        self.log.say(f"  selected ({stage.selection.rule}): {listed}; {moving:,} parameters move", style="cyan")
+        if getattr(stage.objective, "calibrate", "stage") == "selection":
+            self.progress.stage_begun = False
+
+    def _choose(self, rule: Selection, candidates: Sequence[Layer]) -> tuple[list[str], str | None]:
+        epoch, report, file = self.progress.epoch + 1, None, None
+        if rule.ranks:
+            x, y = (part[: rule.num_samples] for part in self.heldout)
+            report = measure_criticality(
+                self.model,
+                x,
+                y,
+                eps=self.recipe.eps,
+                steps=rule.steps,
+                norm=self.recipe.norm,
+                normaliser=rule.normaliser,
+                tap=rule.tap,
+                metric=rule.metric,
+                seed=derive_seed(self.recipe.seed, "selection", epoch),
+                layers=candidates,
+            )
+            file = f"criticality/epoch-{epoch:04d}.json"
+            report.to_json(self.out / file)
+        seed = derive_seed(self.recipe.seed, "random layers", epoch)
+        return [layer.name for layer in select(rule, candidates, report, seed)], file
+
+    def _adopt(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
+        """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
+        if stage.selection is not None and self.progress.selected is None:
+            return
+        layers = tuple(find_layers(candidates, self.progress.selected or ()))
+        self.step = Step(
+            layers, eps=self.recipe.eps, norm=self.recipe.norm, state=self.progress.objective_state
+        )
+        self.model.requires_grad_(False)
+        self.parameters = trainable_parameters(self.model, layers if stage.selection is not None else None)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
+        self.optimizer = build_optimizer(self.parameters, stage.optimizer or self.recipe.optimizer, self.momentum)
+
+    def _begin(self, stage: StageConfig, first: int) -> None:
+        """The objective's own start (CLAT sets lambda), on held-out images."""
+        x, y = (part[: self.recipe.batch_size] for part in self.heldout)
+        seed = derive_seed(self.recipe.seed, "begin", self.progress.epoch)
+        state: dict[str, float] | None = None
+        if self.engine.rank == 0:
+            with self.engine.autocast():
+                state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
+        self.progress.objective_state = self.engine.from_first(state)
+        self.step = replace(self.step, state=self.progress.objective_state)
+        self.progress.stage_begun = True
+        if self.progress.epoch > first:
+            return
+        self.log.record(
+            "stage",
+            stage=self.progress.stage,
+            name=stage.name,
+            epochs=stage.epochs,
+            first_epoch=first + 1,
+            trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            batch_norm=stage.bn_policy,
+            objective_state=self.progress.objective_state,
+        )
+
+    def _seeded(self, seed: int) -> Step:
+        return replace(self.step, seed=seed)
+
+    def _epoch(self, stage: StageConfig) -> None:
+        progress, seed = self.progress, self.recipe.seed
+        batches = self.loader.num_batches
+        label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
+        saved = start = time.perf_counter()
+        with self.log.bar(label, batches, progress.step) as advance:
+            for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
+                rate = self._learning_rate(stage)
+                # Dropout and the like draw from the global stream: seeded by place, like everything else.
+                torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
+                loss = self._train_step(stage, self.engine.images(x), y, rate)
+                for name, value in {"loss": loss.total, **loss.parts}.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
+                progress.step += 1
+                spent = time.perf_counter() - start
+                progress.epoch_seconds += spent
+                progress.stage_seconds += spent
+                advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
+                if self.engine.any_of(bool(self.stop.number)):
+                    self.save()
+                    raise Interrupted(self.stop.number)
+                start = time.perf_counter()
+                if start - saved > self.recipe.engine.checkpoint_seconds and progress.step < batches:
+                    self.save()
+                    saved = start = time.perf_counter()
+
+    def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
+        progress = self.progress
+        seed = derive_seed(self.recipe.seed, "attack", progress.epoch, progress.step, self.engine.rank)
+        with self.engine.autocast():
+            loss = stage.objective.loss(self.model, x, y, self._seeded(seed))
+        if not torch.isfinite(loss.total):
+            raise self._diverged("the loss")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.engine.average_gradients(self.parameters.values())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return Loss(loss.total.detach(), loss.parts)
+
+    def _diverged(self, what: str) -> Diverged:
+        place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
+        return Diverged(
+            f"{what} is not finite ({place}, step {self.progress.step + 1}): lower the learning rate; "
+            f"the last good state and the best checkpoint are in {self.out}"
+        )
+
+    def _learning_rate(self, stage: StageConfig) -> float:
+        done = self.progress.epoch + self.progress.step / self.loader.num_batches
+        if stage.schedule is not None:
+            first = self.recipe.first_epoch(self.progress.stage)
+            return learning_rate(stage.schedule, done - first, stage.epochs)
+        return learning_rate(self.recipe.schedule, done, self.recipe.total_epochs)
+
+    def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
+        """Check on held-out images, keep the best, record, save."""
+        progress = self.progress
+        steps = self.loader.num_batches
+        means = {name: total / steps for name, total in progress.sums.items()}
+        rate = self._learning_rate(stage)
+        progress.epoch += 1
+        self.momentum = momentum_of(self.optimizer, self.parameters)
+        self.engine.average_buffers(self.model)
+        values: dict[str, Any] = {
+            "stage": progress.stage,
+            "stage_name": stage.name,
+            "epoch": progress.epoch,
+            "lr": rate,
+            "loss": means.pop("loss"),
+            "parts": means,
+            "train_seconds": progress.epoch_seconds,
+            "images_per_second": steps * self.loader.batch_size / progress.epoch_seconds,
+            "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+        }
+        line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
+        if last or progress.epoch % self.recipe.monitor.every == 0:
+            check = self._check()
+            better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
+            progress.last = {"epoch": progress.epoch, **check}
+            if better:
+                progress.best = progress.last
+                self._save_weights("best")
+            values |= {**check, "best": better}
+            line += (
+                f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}"
+                + (" *" if better else "")
+            )
+            self._watch(stage, check)
+        line += f"  {values['images_per_second']:.0f} images/s"
+        self.log.record("epoch", **values)
+        self.log.say(line)
+        progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
+        if not last:
+            self.save()
+
+    def _check(self) -> dict[str, Any]:
+        """Clean and robust accuracy on the held-out images, each process taking its share."""
+        count = min(self.recipe.monitor.num_samples, len(self.heldout[0]))
+        mine = slice(self.engine.rank, count, self.engine.world)
+        x, y = (part[mine] for part in self.heldout)
+        attack = Attack(eps=self.recipe.eps, steps=self.recipe.monitor.steps, norm=self.recipe.norm)
+        seed = derive_seed(self.recipe.seed, "heldout")
+        with self.engine.autocast():
+            totals = heldout_correct(
+                self.model, self.engine.images(x), y, attack, batch_size=self.recipe.batch_size, seed=seed
+            )
+        clean, robust = (self.engine.total(totals).double() / count).tolist()
+        return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": count}
+
+    def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
+        """Report catastrophic overfitting of one-step training, once an event."""
+        progress, robust = self.progress, check["heldout_robust"]
+        if stage.objective.one_step and overfitted_catastrophically(
+            check["heldout_clean"], robust, progress.best_robust_in_stage
+        ):
+            message = (
+                f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from "
+                f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; use a smaller alpha, fewer epochs, or more steps"
+            )
+            progress.warnings.append(message)
+            self.log.record(
+                "warning", epoch=progress.epoch, kind="catastrophic-overfitting", message=message
+            )
+            self.log.say(f"  warning: {message}", style="yellow")
+            progress.best_robust_in_stage = robust
+        progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
+
+    def _finish_stage(self) -> None:
+        progress, stage = self.progress, self.recipe.stages[self.progress.stage]
+        self._save_weights("last" if stage is self.recipe.stages[-1] else stage.name)
+        images = stage.epochs * self.loader.num_batches * self.loader.batch_size
+        progress.stages.append(
+            {
+                "name": stage.name,
+                "epochs": stage.epochs,
+                "seconds": progress.stage_seconds,
+                "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+                "images_per_second": images / progress.stage_seconds,
+            }
+        )
+        progress.stage += 1
+        progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
+        self.save()
+        if progress.stage < len(self.recipe.stages) and self.engine.rank == 0:
+            self._keep_for_reuse(stage.name)
+
+    def _keep_for_reuse(self, name: str) -> None:
+        """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
+        start from here (`--reuse`)."""
+        file = self.out / "states" / f"{name}.safetensors"
+        save_state(file, self.model, self.momentum, self.progress, recipe_hash(self.recipe, self.progress.stage))
+        best = self.out / "weights" / "best.safetensors"
+        (self.out / "states" / f"{name}.best.safetensors").write_bytes(best.read_bytes())
+
+    def _save_weights(self, name: str) -> None:
+        if self.engine.rank == 0:
+            about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.epoch)}
+            save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about)
+
+    def save(self) -> None:
+        """Save the state, unless a weight has become useless."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values()):
+            raise self._diverged("a weight")
+        if self.engine.rank == 0:
+            momentum = momentum_of(self.optimizer, self.parameters)
+            self.progress.metrics_bytes = self.log.size
+            self.progress.cost = self._spent()
+            save_state(self.out / "state.safetensors", self.model, momentum, self.progress, self.hash)

@@ -1,0 +1,70 @@
+"""Small data sets made on the fly, and caches that stay out of the home."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clat.data import ImageSet
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+        patch.setenv("CLAT_CACHE_DIR", str(tmp_path_factory.mktemp("clat")))
+        yield
+
+
+@pytest.fixture
+def ramp() -> ImageSet:
+    """26 images, 3x6x5, in which every pixel of every image differs from its neighbours in a known way."""
+    image = torch.arange(90).reshape(1, 3, 6, 5)
+    images = (image + torch.arange(26).reshape(-1, 1, 1, 1)).to(torch.uint8)
+    return ImageSet("ramp", "train", tuple("abcdefghijklmnopqrstuvwxyz"), images, torch.arange(26))
+
+
+def picture(seed: int, width: int = 12, height: int = 10) -> np.ndarray:
+    """Random pixels, uint8, shape (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+WriteParquet = Callable[..., Path]
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> WriteParquet:
+    """Writes ``<folder>/<split>-00000-of-00001.parquet`` in the Hugging Face layout; gives the folder."""
+
+    def write(
+        images: list[bytes | None],
+        split: str = "train",
+        folder: str = "set",
+        shard: str = "00000-of-00001",
+        **columns: tuple[list, object],
+    ) -> Path:
+        two = datasets.ClassLabel(names=["a", "b"])
+        columns = columns or {"label": ([k % 2 for k in range(len(images))], two)}
+        features = {"img": datasets.Image()} | {name: feature for name, (_, feature) in columns.items()}
+        rows: dict[str, list] = {"img": [image and {"bytes": image, "path": None} for image in images]}
+        rows |= {name: values for name, (values, _) in columns.items()}
+        target = tmp_path / folder
+        target.mkdir(exist_ok=True)
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        made.to_parquet(target / f"{split}-{shard}.parquet")
+        return target
+
+    return write

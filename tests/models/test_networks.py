@@ -1,0 +1,198 @@
+"""The networks: sizes and names of public checkpoints, outputs on small images, what blocks compute."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clat.models import load_model, model_names
+from clat.models.densenet import DenseLayer, Transition
+from clat.models.preact_resnet import PreActBlock
+from clat.models.wide_resnet import WideBlock
+
+NARROW = {name: 2 if name.startswith("densenet") else 4 for name in model_names()}
+
+
+def on_meta(name: str, **options: object) -> nn.Module:
+    """A full-size network without memory: names and shapes are real, values do not exist."""
+    with torch.device("meta"):
+        return load_model(name, **options)
+
+
+def narrow(name: str, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return load_model(name, width=NARROW[name], **options).eval()
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def wide_resnet_size(depth: int, width: int, classes: int) -> int:
+    """The parameter count of a WideResNet from its definition, by arithmetic alone."""
+    count, total, inputs = (depth - 4) // 6, 3 * 16 * 9, 16
+    for outputs in (width, 2 * width, 4 * width):
+        first = 2 * inputs + 9 * inputs * outputs + 2 * outputs + 9 * outputs**2 + inputs * outputs
+        total += first + (count - 1) * (4 * outputs + 18 * outputs**2)
+        inputs = outputs
+    return total + 2 * inputs + (inputs + 1) * classes
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "count"),
+    [
+        ("resnet18", 10, 11_173_962),
+        ("resnet50", 10, 23_520_842),
+        ("resnet50", 100, 23_705_252),  # the paper's 23.7 M
+        ("preact-resnet18", 10, 11_171_146),
+        ("densenet121", 10, 6_956_298),  # the paper's 6.96 M
+        ("wrn-34-10", 10, 46_160_474),
+        ("wrn-70-16", 10, 266_796_506),
+        ("vgg19", 100, 39_327_652),  # the paper's 39.3 M
+        ("vgg19-linear", 10, 20_040_522),
+    ],
+)
+def test_parameter_counts(name: str, classes: int, count: int) -> None:
+    assert parameters(on_meta(name, num_classes=classes)) == count
+
+
+def test_counts_of_wide_resnets_follow_from_their_definition() -> None:
+    assert wide_resnet_size(34, 160, 10) == 46_160_474
+    assert wide_resnet_size(70, 256, 10) == 266_796_506
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "preact-resnet18", "wrn-34-10", "densenet121", "vgg19-linear"]
+)
+def test_names_and_shapes_are_those_of_public_checkpoints(name: str, shared_file) -> None:
+    manifest = json.loads(shared_file(f"manifests/{name}.json").read_text())
+    ours = [(k, list(v.shape)) for k, v in on_meta(name).state_dict().items()]
+    assert ours == list(manifest["state_dict"].items())
+
+
+def test_names_and_shapes_of_vgg19_with_100_classes(shared_file) -> None:
+    manifest = json.loads(shared_file("manifests/vgg19.json").read_text())
+    ours = [(k, list(v.shape)) for k, v in on_meta("vgg19", num_classes=100).state_dict().items()]
+    assert ours == list(manifest["state_dict"].items())
+
+
+def test_the_manifest_with_sub_block1_is_ours_plus_unused_entries(shared_file) -> None:
+    manifest = json.loads(shared_file("manifests/wrn-34-10-sub_block1.json").read_text())["state_dict"]
+    model = on_meta("wrn-34-10")
+    used = [(k, v) for k, v in manifest.items() if not k.startswith(model.unused_entries)]
+    assert len(used) < len(manifest)
+    assert used == [(k, list(v.shape)) for k, v in model.state_dict().items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "weights"),
+    [
+        ("resnet18", [11], 589_824),
+        ("resnet50", [3, 34, 41], 36_864 + 262_144 + 524_288),
+        ("vgg19", [3, 5, 9, 13], 64 * 128 * 9 + 128 * 256 * 9 + 256 * 512 * 9 + 512 * 512 * 9),
+        ("densenet121", [14, 39, 88], 256 * 128 + 512 * 256 + 1024 * 512),
+    ],
+)
+def test_convolutions_in_order_hit_the_papers_anchors(name: str, layers: list[int], weights: int) -> None:
+    convolutions = [
+        m
+        for n, m in on_meta(name).named_modules()
+        if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()
+    ]
+    assert sum(convolutions[layer - 1].weight.numel() for layer in layers) == weights
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (32, 32), (9, 14)])
+def test_logits_at_any_size(name: str, size: tuple[int, int]) -> None:
+    model = narrow(name, num_classes=7)
+    with torch.no_grad():
+        logits = model(torch.rand(2, 3, *size))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_one_channel_trains_and_every_parameter_gets_a_gradient(name: str) -> None:
+    model = narrow(name, in_channels=1).train()
+    model(torch.rand(4, 1, 16, 16)).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_captured_features_are_not_changed_afterwards(name: str) -> None:
+    model = narrow(name)
+    captured: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            module.register_forward_hook(lambda _m, _i, out: captured.append((out, out.clone())))
+    with torch.no_grad():
+        model(torch.rand(1, 3, 8, 8))
+    assert captured
+    assert all(torch.equal(now, then) for now, then in captured)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_forward_order_is_registration_order(name: str) -> None:
+    """Layers are numbered in forward order; in these networks the file's order says the same."""
+    model, seen = narrow(name), []
+    layers = {
+        m: n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()
+    }
+    for layer in layers:
+        layer.register_forward_hook(lambda m, _i, _o: seen.append(layers[m]))
+    with torch.no_grad():
+        model(torch.rand(1, 3, 8, 8))
+    assert seen == list(layers.values())
+
+
+def test_convolutions_start_kaiming_normal_in_fan_out_mode() -> None:
+    torch.manual_seed(0)
+    weight = load_model("resnet18", width=48).layer2[0].conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 96)) ** 0.5, rel=0.02)
+
+
+def randomised(block: nn.Module) -> nn.Module:
+    """BatchNorms with statistics and scales of their own, so that order and omission show."""
+    generator = torch.Generator().manual_seed(1)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+    return block.eval()
+
+
+@pytest.mark.parametrize(("block", "shortcut"), [(PreActBlock, "shortcut.0"), (WideBlock, "convShortcut")])
+def test_pre_activation_projects_the_activated_input_but_adds_the_raw_one(block: type, shortcut: str) -> None:
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        plain = randomised(block(4, 4, 1))
+        main = plain.conv2(F.relu(plain.bn2(plain.conv1(F.relu(plain.bn1(x))))))
+        torch.testing.assert_close(plain(x), x + main)
+        wider = randomised(block(4, 8, 2))
+        active = F.relu(wider.bn1(x))
+        main = wider.conv2(F.relu(wider.bn2(wider.conv1(active))))
+        torch.testing.assert_close(wider(x), main + wider.get_submodule(shortcut)(active))
+
+
+def test_a_dense_layer_puts_new_channels_first() -> None:
+    x = torch.randn(2, 5, 4, 4)
+    with torch.no_grad():
+        out = randomised(DenseLayer(5, 3))(x)
+    assert out.shape == (2, 8, 4, 4)
+    assert torch.equal(out[:, 3:], x)
+
+
+def test_a_transition_averages_the_pixels_that_exist() -> None:
+    layer = randomised(Transition(2))
+    x = torch.randn(1, 2, 3, 4)
+    with torch.no_grad():
+        full = layer.conv(F.relu(layer.bn(x)))
+        out = layer(x)
+    torch.testing.assert_close(out[0, 0, 0, 0], full[0, 0, :2, :2].mean())
+    torch.testing.assert_close(out[0, 0, 1, 1], full[0, 0, 2, 2:].mean())

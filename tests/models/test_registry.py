@@ -1,0 +1,148 @@
+"""load_model: names, sizes, the user's own factories, and weights with their normalisation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clat.errors import ClatError
+from clat.models import Normalized, load_model, model_names, save_weights
+from clat.models.normalize import STATISTICS, statistics_of
+
+FACTORIES = """
+from torch import nn
+
+BROKEN = 3
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+
+def sized(num_classes, width=4, in_channels=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(4 * in_channels, width), nn.Linear(width, num_classes))
+
+def keywords(**options):
+    assert list(options) == ["num_classes"], options
+    return sized(**options)
+
+class Holder:
+    make = staticmethod(plain)
+
+def failing():
+    raise RuntimeError("no luck")
+
+def wrong():
+    return "a string"
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A module `my_nets` in the current directory, forgotten afterwards."""
+    (tmp_path / "my_nets.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("my_nets", None)
+
+
+def out_features(model: torch.nn.Module, channels: int = 3) -> int:
+    return model(torch.rand(1, channels, 2, 2)).shape[1]
+
+
+def test_the_names() -> None:
+    assert {"resnet18", "resnet50", "wrn-34-10", "wrn-70-16", "densenet121", "vgg19"} <= set(model_names())
+
+
+def test_width_scales_and_classes_count() -> None:
+    model = load_model("wrn-34-10", width=6, num_classes=3)
+    assert model.block3.layer[0].conv1.weight.shape == (24, 12, 3, 3)
+    assert model.fc.out_features == 3
+    assert load_model("vgg19", width=1).classifier[0].out_features == 64
+
+
+def test_same_seed_same_weights() -> None:
+    first, second = (
+        torch.manual_seed(3) and load_model("preact-resnet18", width=2).state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "resnet81"}, "did you mean 'resnet18'"),
+        ({"name": "resnet18", "width": 0}, "width=0"),
+        ({"name": "resnet18", "num_classes": 1.5}, "num_classes=1.5"),
+        ({"name": "resnet18", "in_channels": True}, "in_channels=True"),
+        ({"name": "resnet18", "normalize": "nowhere"}, "unknown normalisation"),
+        ({"name": "resnet18", "weights": "/nowhere/at/all.pt"}, "no such file"),
+        ({"name": "no_such_package_here:make"}, "importing 'no_such_package_here' failed"),
+        ({"name": ":make"}, "write package.module:factory"),
+    ],
+)
+def test_what_is_refused(options: dict, says: str) -> None:
+    with pytest.raises(ClatError, match=says) as caught:
+        load_model(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("factories")
+def test_factories_from_the_current_directory() -> None:
+    before = list(sys.path)
+    assert out_features(load_model("my_nets:plain", num_classes=9)) == 5
+    assert out_features(load_model("my_nets:sized", num_classes=9)) == 9
+    assert out_features(load_model("my_nets:sized", in_channels=1, width=2), channels=1) == 10
+    assert out_features(load_model("my_nets:keywords", num_classes=9)) == 9
+    assert out_features(load_model("my_nets:Holder.make")) == 5
+    assert sys.path == before
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_factory_is_wrapped_when_normalised() -> None:
+    model = load_model("my_nets:plain", normalize="cifar10")
+    assert isinstance(model, Normalized)
+    assert statistics_of(model) == STATISTICS["cifar10"]
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("my_nets:absent", "check the name after the colon"),
+        ("my_nets:", "check the name after the colon"),
+        ("my_nets:BROKEN", "cannot be called"),
+        ("my_nets:failing", "RuntimeError: no luck"),
+        ("my_nets:wrong", "must return an nn.Module"),
+    ],
+)
+def test_what_a_factory_may_get_wrong(name: str, says: str) -> None:
+    with pytest.raises(ClatError, match=says) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_width_that_the_factory_does_not_take() -> None:
+    with pytest.raises(ClatError, match="takes no width"):
+        load_model("my_nets:plain", width=3)
+
+
+def test_weights_bring_their_normalisation_unless_another_is_asked_for(tmp_path: Path) -> None:
+    trained = load_model("resnet18", width=2, normalize="cifar100").eval()
+    path = save_weights(trained, tmp_path / "net.safetensors")
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_model("resnet18", width=2, weights=path).eval()(x), trained(x))
+    for asked in ("cifar10", "identity"):
+        model = load_model("resnet18", width=2, weights=path, normalize=asked)
+        assert statistics_of(model) == STATISTICS[asked]
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_foreign_network_gets_its_recorded_normalisation_back(tmp_path: Path) -> None:
+    trained = load_model("my_nets:plain", normalize=(0.3, 0.7))
+    path = save_weights(trained, tmp_path / "net.safetensors")
+    x = torch.rand(2, 3, 2, 2)
+    assert torch.equal(load_model("my_nets:plain", weights=path)(x), trained(x))

@@ -1,0 +1,218 @@
+"""The page: parses, fetches nothing, holds the numbers, escapes names, and is the same each time."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from clat.errors import ClatError
+from clat.report.formatting import SPACE
+from clat.report.page import write_report
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects tags, ids, attributes that could fetch, and the visible text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self._note(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._note(attrs)
+
+    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "xlink:href", "srcset", "action", "data") or name.startswith("on"):
+                self.links.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words).replace(SPACE, " "))
+
+
+def page_of(run_dir: Path, *against: Path) -> Page:
+    return Page(write_report(run_dir, against=against).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("layers", [18, 120])
+def test_the_page_is_well_formed_and_fetches_nothing(fake: ModuleType, tmp_path: Path, layers: int) -> None:
+    path = write_report(fake.write_run(tmp_path / "run", layers=layers))
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+    assert path == tmp_path / "run" / "report.html"
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith("#") for link in page.links)
+    assert page.tags.count("svg") == 5
+    assert len(set(page.ids)) == len(page.ids)
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", source)
+    assert not re.search(r"https?://|@import|url\((?!#)", without_namespaces)
+
+
+def test_the_numbers_are_on_the_page(run_dir: Path) -> None:
+    words = page_of(run_dir).text
+    for expected in (
+        "pgd-at + clat",
+        "robust accuracy went from 34.1 % to 35.0 %",
+        "after stage 1 (pgd-at)",
+        "last (epoch 30)",
+        "32.0 to 38.0 %",
+        "1,000",
+        "589,824 of 11,173,962",
+        "1,234,567",
+        "1,100,000",
+        "3.0 GiB",
+        "6 min 03 s",
+        "catastrophic-overfitting",
+        "held-out robust accuracy fell",
+        "ab12cd34",
+        "0f1e2d3c",
+        "W = 0.00012",
+        "10 · layer3.0.conv1",
+        "robust overfitting of",
+        'selection = { rule = "critical", k = 0.05, every = 5 }',
+        "How to read this.",
+    ):
+        assert expected in words, expected
+    assert "Missing from this page" not in words
+
+
+def test_sections_come_in_the_order_of_a_readers_questions(run_dir: Path) -> None:
+    source = write_report(run_dir).read_text(encoding="utf-8")
+    headings = re.findall(r"<h2>(.*?)</h2>", source)
+    assert headings == [
+        "Accuracy on the test split",
+        "Criticality of the layers",
+        "Training",
+        "Cost",
+        "Warnings",
+        "How this was made",
+    ]
+
+
+def test_names_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
+    evil = "<b>&\"'$x_1$ 層"
+    folder = fake.write_run(tmp_path / "run", name=evil)
+    for path in folder.rglob("*.json*"):
+        quoted = json.dumps(evil)[1:-1]
+        text = path.read_text(encoding="utf-8")
+        for plain in ('"clat"', '"fc"', '"pgd-20"', '"cross_entropy"', '"catastrophic-overfitting"', '"cpu"'):
+            text = (
+                text.replace(plain + ":", "KEEP:").replace(plain, f'"{quoted}"').replace("KEEP:", plain + ":")
+            )
+        path.write_text(text.replace('"cross_entropy"', f'"{quoted}"'), encoding="utf-8")
+    other = fake.write_run(tmp_path / "other", name=evil)
+    source = write_report(folder, against=[other]).read_text(encoding="utf-8")
+    headers = source.count("<b>")
+    plain = write_report(fake.write_run(tmp_path / "plain"), against=[other]).read_text(encoding="utf-8")
+    assert headers == plain.count("<b>")
+    assert evil not in source
+    assert html.escape("<b>&") in source
+    assert evil in Page(source).text
+
+
+def test_twice_written_is_the_same_to_the_bit(fake: ModuleType, tmp_path: Path) -> None:
+    run, other = fake.write_run(tmp_path / "a"), fake.write_run(tmp_path / "b", name="other", lift=-0.03)
+    first = write_report(run, against=[other]).read_bytes()
+    assert write_report(run, against=[other], out=tmp_path / "again.html").read_bytes() == first
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_an_interrupted_run_has_a_page_that_says_what_is_missing(fake: ModuleType, tmp_path: Path) -> None:
+    words = page_of(fake.write_interrupted(tmp_path / "run")).text
+    assert "This run is interrupted" in words
+    assert "summary.json is missing" in words
+    assert "No test result has been written yet." in words
+    assert "No criticality was measured" in words
+    assert "after epoch 3" in words
+
+
+def test_any_one_file_may_be_missing(fake: ModuleType, tmp_path: Path) -> None:
+    names = [path.relative_to(tmp_path / "0") for path in fake.write_run(tmp_path / "0").rglob("*.*")]
+    for i, name in enumerate(name for name in names if "criticality" not in name.parts[:1]):
+        folder = fake.write_run(tmp_path / f"without-{i}")
+        (folder / name).unlink()
+        page_of(folder)
+
+
+def test_a_run_before_its_first_epoch_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    words = page_of(tmp_path).text
+    assert "This run has recorded no accuracy yet." in words
+    assert "Nothing has been recorded yet." in words
+
+
+def test_broken_values_do_not_break_the_page(run_dir: Path) -> None:
+    records = [
+        {
+            "event": "epoch",
+            "epoch": 31,
+            "stage": 1,
+            "loss": float("nan"),
+            "parts": None,
+            "heldout_robust": None,
+        },
+        {"event": "selection", "epoch": 31, "rule": "random"},
+        {"event": "warning"},
+        {"event": "something newer"},
+    ]
+    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+    (run_dir / "summary.json").write_text('{"best": null, "cost": null, "stages": null}', encoding="utf-8")
+    result = {"label": "last", "clean_accuracy": None, "robust_accuracy": {"value": 0.3}, "per_attack": None}
+    (run_dir / "evaluations" / "last.json").write_text(json.dumps(result), encoding="utf-8")
+    assert "30.0 %" in page_of(run_dir).text
+
+
+def test_compared_runs_of_one_name_are_told_apart(fake: ModuleType, tmp_path: Path) -> None:
+    runs = [
+        fake.write_run(tmp_path / name, lift=lift) for name, lift in (("a", 0.0), ("b", -0.03), ("c", -0.06))
+    ]
+    words = page_of(*runs).text
+    assert "pgd-at + clat (a)" in words
+    assert "the same, pgd-at + clat (c)" in words
+    assert "at the same budget of 30 epochs pgd-at + clat (b) ends with" in words
+
+
+def test_a_folder_that_is_no_run_is_refused_and_nothing_is_written(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ClatError, match="is no run"):
+        write_report(tmp_path / "empty")
+    with pytest.raises(ClatError, match="is no run"):
+        write_report(run_dir, against=[tmp_path / "empty"])
+    assert not list(tmp_path.rglob("report.html"))
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClatError, match=r"cannot write the page .*absent.*choose another place"):
+        write_report(run_dir, out=tmp_path / "absent" / "page.html")
