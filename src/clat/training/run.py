@@ -4,7 +4,7 @@
     run.json         what ran where, and how it ended
     metrics.jsonl    a record an event: stage, selection, epoch, warning
     criticality/     the criticality report of each selection
-    weights/         best, and the end of each stage; the last stage's end is the result
+    weights/         best, last, the end of each earlier stage (stage-1, ...), a given start (stage-0)
     states/          the state after each stage, for recipes that begin alike (`reuse`)
     state.safetensors  where the run stands, for resuming
     evaluations/     test-split results of the weights
@@ -34,7 +34,7 @@ from clat.errors import ClatError
 from clat.evaluation.evaluate import evaluate_batches
 from clat.evaluation.protocols import find_protocol
 from clat.files import write_json, write_text
-from clat.models import load_model, load_weights
+from clat.models import load_model, load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
 from clat.training.engine import Engine
@@ -113,9 +113,12 @@ def _run(
 ) -> Result:
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
+    given = model is not None
     model = engine.place(_model(recipe, train_set.num_classes) if model is None else model)
     loader = _train_loader(recipe, train_set, engine)
     progress, momentum = _start(recipe, out, model, reuse, engine)
+    if (given or recipe.model.weights is not None) and progress == Progress() and engine.rank == 0:
+        save_weights(model, out / "weights" / "stage-0.safetensors")
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=progress.metrics_bytes,
@@ -225,18 +228,17 @@ def _copy_beginning(recipe: Recipe, out: Path, model: nn.Module, reuse: Path) ->
     if not (reuse / "recipe.toml").is_file():
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
     for number in range(len(recipe.stages) - 1, 0, -1):
-        name = recipe.stages[number - 1].name
-        file = reuse / "states" / f"{name}.safetensors"
+        file = reuse / "states" / f"stage-{number}.safetensors"
         if not file.is_file() or state_hash(file) != recipe_hash(recipe, number):
             continue
         progress, momentum = load_state(file, model, recipe_hash(recipe, number))
         with (reuse / "metrics.jsonl").open("rb") as metrics:
             (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
-        for stage in recipe.stages[:number]:
-            shutil.copy(reuse / "weights" / f"{stage.name}.safetensors", out / "weights")
-            for kept in (reuse / "states").glob(f"{stage.name}.*"):
+        for done in range(1, number + 1):
+            shutil.copy(reuse / "weights" / f"stage-{done}.safetensors", out / "weights")
+            for kept in (reuse / "states").glob(f"stage-{done}.*"):
                 shutil.copy(kept, out / "states")
-        shutil.copy(reuse / "states" / f"{name}.best.safetensors", out / "weights" / "best.safetensors")
+        shutil.copy(reuse / "states" / f"stage-{number}.best.safetensors", out / "weights" / "best.safetensors")
         for report in (reuse / "criticality").glob("epoch-*.json"):
             if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
                 shutil.copy(report, out / "criticality")
@@ -305,7 +307,9 @@ def _evaluate(
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
     loader = Loader(test, config.batch_size, device=engine.device)
     results = {}
-    for label in [*(stage.name for stage in recipe.stages[:-1]), "best", "last"]:
+    given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
+    stages = [f"stage-{number}" for number in range(1, len(recipe.stages))]
+    for label in [*given, *stages, "best", "last"]:
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
         if not file.exists():

@@ -331,22 +331,26 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
-        self._save_weights("last" if stage is self.recipe.stages[-1] else stage.name)
         images = stage.epochs * self.loader.num_batches * self.loader.batch_size
+        spent, before = self._spent(), progress.stages
         progress.stages.append(
             {
                 "name": stage.name,
                 "epochs": stage.epochs,
                 "seconds": progress.stage_seconds,
+                "forwards": spent.forwards - sum(earlier["forwards"] for earlier in before),
+                "backwards": spent.backwards - sum(earlier["backwards"] for earlier in before),
                 "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
                 "images_per_second": images / progress.stage_seconds,
             }
         )
         progress.stage += 1
         progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
+        final = progress.stage == len(self.recipe.stages)
+        self._save_weights("last" if final else f"stage-{progress.stage}")
         self.save()
-        if progress.stage < len(self.recipe.stages) and self.engine.rank == 0:
-            self._keep_for_reuse(stage.name)
+        if not final and self.engine.rank == 0:
+            self._keep_for_reuse(f"stage-{progress.stage}")
 
     def _keep_for_reuse(self, name: str) -> None:
         """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
