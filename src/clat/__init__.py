@@ -1,8 +1,8 @@
 """clat: Criticality-Leveraged Adversarial Training.
 
-    report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers are robustness-critical
-    result = clat.train("cifar10-clat", "runs/first")               # fine-tune just those
-    clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
+report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers are robustness-critical
+result = clat.train("cifar10-clat", "runs/first")               # fine-tune just those
+clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
 """
 
 from clat import attacks, objectives

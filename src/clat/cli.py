@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from clat.errors import ClatError, unknown
@@ -64,7 +63,9 @@ def _parser() -> _Parser:
 
     one = commands.add_parser("criticality", help="rank the layers of a network by criticality")
     _model_options(one)
-    one.add_argument("--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name")
+    one.add_argument(
+        "--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name"
+    )
     one.add_argument("--split", default="train", help="split to take the images from (default: train)")
     one.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
     one.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
@@ -75,7 +76,9 @@ def _parser() -> _Parser:
     one.add_argument("--tap", default="output", help="output (paper), norm, activation")
     one.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
     one.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches")
-    one.add_argument("--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches")
+    one.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches"
+    )
     one.add_argument("--top", type=int, default=5, help="layers to mark in the table (default: 5)")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--device", default="auto", help="cpu, cuda, auto")
@@ -100,7 +103,9 @@ def _parser() -> _Parser:
     _model_options(three)
     three.add_argument("--data", default="digits", help="data set, as for criticality")
     three.add_argument("--split", default="test", help="split (default: test)")
-    three.add_argument("--protocol", default="pgd-20", help="pgd-10, pgd-20, pgd-50, pgd-100, fgsm (default: pgd-20)")
+    three.add_argument(
+        "--protocol", default="pgd-20", help="pgd-10, pgd-20, pgd-50, pgd-100, fgsm (default: pgd-20)"
+    )
     three.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
     three.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     three.add_argument("--num-samples", type=int, help="the first so many images (default: all)")

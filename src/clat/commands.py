@@ -143,7 +143,7 @@ def demo(options: Namespace) -> int:
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ClatError(f"{out} exists already: name a new folder with --out, or remove it")
-    runs = []
+    runs: list[Path] = []
     for name in ("demo", "demo-pgd-at"):
         console.print(f"\n[bold]recipe {name}[/bold]")
         reuse = runs[0] if runs else None

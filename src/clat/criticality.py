@@ -164,7 +164,8 @@ def _curvatures(
     point = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
         moved, moved_logits = read_features(model, point, layers, tap=tap)
-    assert logits is not None and moved_logits is not None
+    assert logits is not None
+    assert moved_logits is not None
     length = (x_adv - x).flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
     result = []
     for i, (after, before) in enumerate(zip(moved, clean, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,11 @@ TAPS = ("output", "norm", "activation")
 this output, or after the first nonlinearity that follows (residual additions in between included). A layer
 without the wanted tap falls back to the one before it."""
 
-T = TypeVar("T")
 
-
-class Features(NamedTuple, Generic[T]):
+class Features(NamedTuple):
     """`values`: one entry a layer, in the order asked for; `logits`: None if the forward pass stopped early."""
 
-    values: list[T]
+    values: list[Tensor]
     logits: Tensor | None
 
 
@@ -38,8 +36,8 @@ def read_features(
     *,
     tap: str = "output",
     stop: bool = False,
-    reduce: Callable[[Tensor, Layer], T] | None = None,
-) -> Features[T]:
+    reduce: Callable[[Tensor, Layer], Tensor] | None = None,
+) -> Features:
     """Run `model` on `x` (N, C, H, W) and return the features of `layers`, each flattened to (N, N_i).
 
     `stop=True` leaves the forward pass at the deepest wanted layer: the logits are then None and nothing above
@@ -48,7 +46,7 @@ def read_features(
     """
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
-    values: dict[int, T] = {}
+    values: dict[int, Tensor] = {}
     size = x.shape[0]
 
     def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
@@ -57,7 +55,7 @@ def read_features(
         if where in layer.overwritten:
             feature = feature.clone()
         flat = feature.movedim(layer.batch_axis, 0).reshape(size, -1)
-        values[position] = reduce(flat, layer) if reduce is not None else flat  # type: ignore[assignment]
+        values[position] = reduce(flat, layer) if reduce is not None else flat
         if stop and len(values) == len(layers):
             raise _Enough
 

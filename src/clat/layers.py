@@ -33,10 +33,13 @@ _SHORTCUT = re.compile(r"shortcut|downsample|skip", re.IGNORECASE)
 
 # Functions through which nn modules and functional code alike apply a normalisation or a nonlinearity.
 NORMALISATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-ACTIVATIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish softplus hardswish hardtanh "
-    "hardsigmoid prelu rrelu sigmoid sigmoid_ tanh tanh_ glu logsigmoid threshold".split()
-)
+# fmt: off
+ACTIVATIONS = frozenset({
+    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu", "gelu", "silu", "mish",
+    "softplus", "hardswish", "hardtanh", "hardsigmoid", "prelu", "rrelu", "sigmoid", "sigmoid_", "tanh", "tanh_",
+    "glu", "logsigmoid", "threshold",
+})
+# fmt: on
 
 
 @dataclass(frozen=True)

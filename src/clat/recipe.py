@@ -9,6 +9,7 @@ import json
 import tomllib
 import typing
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,14 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def build_recipe(data: dict[str, Any]) -> Recipe:
     """A `Recipe` from plain nested data, every field checked."""
     try:
-        return TypeAdapter(_strict(Recipe)).validate_python(data)
+        return _adapter().validate_python(data)
     except ValidationError as error:
         raise ClatError(_one_line(error)) from None
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
     """Plain nested data, fully resolved; unset optional fields are left out, as TOML has no null."""
-    dumped = TypeAdapter(_strict(Recipe)).dump_python(recipe, mode="json", by_alias=True, exclude_none=True)
+    dumped = _adapter().dump_python(recipe, mode="json", by_alias=True, exclude_none=True)
     return typing.cast(dict[str, Any], dumped)
 
 
@@ -130,21 +131,22 @@ def _item(items: list[Any], key: str, whole: str) -> Any:
     raise unknown(f"stage in --{whole}", key, names)
 
 
-def _strict(cls: type) -> type:
-    """Mark a dataclass and all dataclasses below it as refusing unknown fields."""
-    for config in _dataclasses(cls):
-        config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True)  # type: ignore[attr-defined]
-    return cls
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    """The checker of recipes. Every dataclass below `Recipe` is marked as refusing unknown fields."""
+    for config in _dataclasses(Recipe):
+        config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True)
+    return TypeAdapter(Recipe)
 
 
 def _dataclasses(annotation: Any, seen: dict[str, type] | None = None) -> list[Any]:
     """Every dataclass that a type annotation reaches."""
     seen = {} if seen is None else seen
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        if annotation.__qualname__ not in seen:
-            seen[annotation.__qualname__] = annotation
-            for hint in typing.get_type_hints(annotation).values():
-                _dataclasses(hint, seen)
+    name = getattr(annotation, "__qualname__", "")
+    if dataclasses.is_dataclass(annotation) and name not in seen:
+        seen[name] = typing.cast(type, annotation)
+        for hint in typing.get_type_hints(annotation).values():
+            _dataclasses(hint, seen)
     for argument in typing.get_args(annotation):
         _dataclasses(argument, seen)
     return list(seen.values())
@@ -160,16 +162,13 @@ def _one_line(error: ValidationError) -> str:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"recipe: unknown field '{where}'{hint}"
     if problem["type"] == "union_tag_invalid":
-        return f"recipe: {where}: {unknown('name', problem['ctx']['tag'], _tags(problem['ctx']['expected_tags']))}"
+        valid = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
+        return f"recipe: {where}: {unknown('name', problem['ctx']['tag'], valid)}"
     if problem["type"] == "value_error":
         return f"recipe: {where + ': ' if where else ''}{problem['ctx']['error']}"
     if problem["type"] == "missing":
         return f"recipe: {where} is missing"
     return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
-
-
-def _tags(expected: str) -> list[str]:
-    return [tag.strip(" '") for tag in expected.split(",")]
 
 
 def _field_names(where: tuple[int | str, ...]) -> list[str]:
@@ -179,10 +178,8 @@ def _field_names(where: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, int):
             continue
         hints = [typing.get_type_hints(cls)[part] for cls in here if part in typing.get_type_hints(cls)]
-        if hints:
-            here = _direct(hints[0])
-        else:  # the tag that told a union's members apart
-            here = [cls for cls in here if getattr(cls, "name", None) == part] or here
+        tagged = [cls for cls in here if getattr(cls, "name", None) == part]  # a union's member, told by its tag
+        here = _direct(hints[0]) if hints else tagged or here
     return [entry.name.rstrip("_") for cls in here for entry in dataclasses.fields(cls)]
 
 

@@ -86,7 +86,9 @@ def select(
     if rule.k > len(layers):
         raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
     if rule.rule == "random":
-        return tuple(find_layers(layers, [layer.name for layer in random.Random(seed).sample(list(layers), rule.k)]))
+        return tuple(
+            find_layers(layers, [layer.name for layer in random.Random(seed).sample(list(layers), rule.k)])
+        )
     if report is None:
         raise ClatError(f"the rule '{rule.rule}' needs a criticality report")
     if rule.rule == "critical":
@@ -106,9 +108,7 @@ def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> di
     return {name: parameter for name, parameter in named.items() if id(parameter) in wanted}
 
 
-def updating_batch_norms(
-    model: nn.Module, layers: Sequence[Layer], policy: str
-) -> set[_BatchNorm] | None:
+def updating_batch_norms(model: nn.Module, layers: Sequence[Layer], policy: str) -> set[_BatchNorm] | None:
     """The BatchNorm modules whose statistics a stage updates under `policy`; None means all of them."""
     if policy not in BN_POLICIES:
         raise unknown("BatchNorm policy", policy, BN_POLICIES)

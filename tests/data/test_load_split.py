@@ -129,9 +129,7 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_split("digits", image_size=0)
 
 
-def test_a_known_name_is_a_folder_of_the_data_root(
-    parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_known_name_is_a_folder_of_the_data_root(parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = parquet([encoded(picture(0))])
     monkeypatch.setenv("CLAT_DATA_DIR", str(folder.parent))
     assert load_split("set").name == "set"

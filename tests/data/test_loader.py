@@ -58,9 +58,7 @@ def test_drop_last_leaves_out_the_partial_batch(ramp: ImageSet) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_restart_in_mid_epoch_gives_the_tail(served: tuple[ImageSet, int], drop_last: bool) -> None:
     image_set, workers = served
-    loader = Loader(
-        image_set, 8, shuffle=True, seed=1, augment=Augment(), drop_last=drop_last, workers=workers
-    )
+    loader = Loader(image_set, 8, shuffle=True, seed=1, augment=Augment(), drop_last=drop_last, workers=workers)
     whole = list(loader.epoch(5))
     for start in (0, 1, 3, loader.num_batches):
         assert same(list(loader.epoch(5, start)), whole[start:])
@@ -84,9 +82,7 @@ def test_ranks_together_see_what_one_process_sees(served: tuple[ImageSet, int], 
         list(Loader(image_set, 8, rank=rank, world_size=world_size, **options).epoch(2))
         for rank in range(world_size)
     ]
-    joined = [
-        tuple(torch.cat(parts) for parts in zip(*shares, strict=True)) for shares in zip(*ranks, strict=True)
-    ]
+    joined = [tuple(torch.cat(parts) for parts in zip(*shares, strict=True)) for shares in zip(*ranks, strict=True)]
     assert same(joined, one)
 
 

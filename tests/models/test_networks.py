@@ -99,9 +99,7 @@ def test_the_manifest_with_sub_block1_is_ours_plus_unused_entries(shared_file) -
 )
 def test_convolutions_in_order_hit_the_papers_anchors(name: str, layers: list[int], weights: int) -> None:
     convolutions = [
-        m
-        for n, m in on_meta(name).named_modules()
-        if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()
+        m for n, m in on_meta(name).named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()
     ]
     assert sum(convolutions[layer - 1].weight.numel() for layer in layers) == weights
 
@@ -141,9 +139,7 @@ def test_captured_features_are_not_changed_afterwards(name: str) -> None:
 def test_forward_order_is_registration_order(name: str) -> None:
     """Layers are numbered in forward order; in these networks the file's order says the same."""
     model, seen = narrow(name), []
-    layers = {
-        m: n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()
-    }
+    layers = {m: n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n.lower()}
     for layer in layers:
         layer.register_forward_hook(lambda m, _i, _o: seen.append(layers[m]))
     with torch.no_grad():

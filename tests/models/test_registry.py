@@ -63,9 +63,7 @@ def test_width_scales_and_classes_count() -> None:
 
 
 def test_same_seed_same_weights() -> None:
-    first, second = (
-        torch.manual_seed(3) and load_model("preact-resnet18", width=2).state_dict() for _ in range(2)
-    )
+    first, second = (torch.manual_seed(3) and load_model("preact-resnet18", width=2).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

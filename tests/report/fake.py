@@ -7,9 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-LAYERS_18 = (
-    ["conv1"] + [f"layer{s}.{b}.conv{c}" for s in range(1, 5) for b in range(2) for c in (1, 2)] + ["fc"]
-)
+LAYERS_18 = ["conv1"] + [f"layer{s}.{b}.conv{c}" for s in range(1, 5) for b in range(2) for c in (1, 2)] + ["fc"]
 EPOCHS, FIRST_CLAT, SELECTIONS = 30, 16, (16, 21, 26)
 
 

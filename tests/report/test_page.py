@@ -127,9 +127,7 @@ def test_names_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
         quoted = json.dumps(evil)[1:-1]
         text = path.read_text(encoding="utf-8")
         for plain in ('"clat"', '"fc"', '"pgd-20"', '"cross_entropy"', '"catastrophic-overfitting"', '"cpu"'):
-            text = (
-                text.replace(plain + ":", "KEEP:").replace(plain, f'"{quoted}"').replace("KEEP:", plain + ":")
-            )
+            text = text.replace(plain + ":", "KEEP:").replace(plain, f'"{quoted}"').replace("KEEP:", plain + ":")
         path.write_text(text.replace('"cross_entropy"', f'"{quoted}"'), encoding="utf-8")
     other = fake.write_run(tmp_path / "other", name=evil)
     source = write_report(folder, against=[other]).read_text(encoding="utf-8")
@@ -195,9 +193,7 @@ def test_broken_values_do_not_break_the_page(run_dir: Path) -> None:
 
 
 def test_compared_runs_of_one_name_are_told_apart(fake: ModuleType, tmp_path: Path) -> None:
-    runs = [
-        fake.write_run(tmp_path / name, lift=lift) for name, lift in (("a", 0.0), ("b", -0.03), ("c", -0.06))
-    ]
+    runs = [fake.write_run(tmp_path / name, lift=lift) for name, lift in (("a", 0.0), ("b", -0.03), ("c", -0.06))]
     words = page_of(*runs).text
     assert "pgd-at + clat (a)" in words
     assert "the same, pgd-at + clat (c)" in words

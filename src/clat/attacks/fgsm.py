@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 from torch import Tensor, nn
 
@@ -26,9 +27,7 @@ def fgsm(
     back into the ball. Arguments, result and errors as for `pgd`."""
     attack = Attack(eps=eps, alpha=alpha, steps=1, norm=norm, random_start=random_start)
     attack = one_step_alpha(attack, given=alpha is not None)
-    return pgd(
-        model, x, y, eps=eps, alpha=attack.alpha, steps=1, norm=norm, random_start=random_start, seed=seed
-    )
+    return pgd(model, x, y, eps=eps, alpha=attack.alpha, steps=1, norm=norm, random_start=random_start, seed=seed)
 
 
 def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
@@ -38,4 +37,4 @@ def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
         return attack
     eps = parse_size(attack.eps, norm=attack.norm)
     alpha = eps * 5 / 4 if attack.random_start else eps
-    return replace(attack, alpha=min(alpha, 1) if attack.norm == "linf" else alpha)
+    return replace(attack, alpha=min(alpha, Fraction(1)) if attack.norm == "linf" else alpha)

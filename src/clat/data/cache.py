@@ -53,9 +53,7 @@ def folder_fingerprint(folder: Path) -> str:
             path = os.path.join(parent, file)
             with contextlib.suppress(FileNotFoundError):  # a dangling link is nothing that can be read either
                 stat = os.stat(path)
-                digest.update(
-                    f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape")
-                )
+                digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -57,9 +57,7 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         )
     shape = tuple(y.shape)
     if y.ndim == 2 and len(y) == n and shape[1] == (num_classes or shape[1]) > 1:
-        raise ClatError(
-            f"labels have shape {shape}, expected ({n},): give class numbers, for one-hot y.argmax(1)"
-        )
+        raise ClatError(f"labels have shape {shape}, expected ({n},): give class numbers, for one-hot y.argmax(1)")
     if y.ndim != 1:
         raise ClatError(f"labels have shape {shape}, expected ({n},): one class number an image")
     if y.dtype != torch.int64:
@@ -73,6 +71,5 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         num_classes = max(high + 1, 1)
     if low < 0 or high >= num_classes:
         raise ClatError(
-            f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model"
-            " have all the classes?"
+            f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model have all the classes?"
         )

@@ -69,9 +69,7 @@ def load_split(
     shown = text if folder is None else folder.resolve().name
     key = (split, image_size, label_column)
     path = None
-    if (
-        cache and folder is not None
-    ):  # asked for before `datasets` is imported: that makes the second start quick
+    if cache and folder is not None:  # asked for before `datasets` is imported: that makes the second start quick
         path = copies.copy_path(shown, *key, copies.folder_fingerprint(folder))
         copy = copies.read_copy(path)
         if copy is not None and copy.nbytes <= resident_limit:

@@ -96,8 +96,7 @@ class LazyImages:
             if array.shape != self.shape:
                 sizes = [f"{shape[2]}x{shape[1]}" for shape in (array.shape, self.shape)]
                 raise ClatError(
-                    f"row {row} of {self.where} is {sizes[0]} pixels, the first image {sizes[1]}:"
-                    " give image_size"
+                    f"row {row} of {self.where} is {sizes[0]} pixels, the first image {sizes[1]}: give image_size"
                 )
             place[...] = array
         return torch.from_numpy(batch)
@@ -111,9 +110,7 @@ class LazyImages:
                 return to_array(image, self.size)
         except _UNREADABLE as error:
             named = f" ({path})" if path else ""
-            reason = (
-                "not an image file" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
-            )
+            reason = "not an image file" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
             raise ClatError(
                 f"cannot read the image in row {row} of {self.where}{named}: {reason}; remove or replace it"
             ) from error

@@ -63,9 +63,7 @@ class Loader:
         if not 0 <= rank < world_size:
             raise ClatError(f"rank is {rank}, expected 0 to world_size - 1 = {world_size - 1}")
         if batch_size % world_size:
-            raise ClatError(
-                f"batch_size {batch_size} cannot be shared by {world_size} processes: give a multiple"
-            )
+            raise ClatError(f"batch_size {batch_size} cannot be shared by {world_size} processes: give a multiple")
         if drop_last and len(image_set) < batch_size:
             raise ClatError(
                 f"batch_size {batch_size} is larger than the {len(image_set)} images of {here}: lower it"

@@ -55,9 +55,7 @@ def locate(name: str) -> Path | None:
         ClatError: nothing there; it says which folder was looked in and what to put there.
     """
     if not name.strip():
-        raise ClatError(
-            "data set name is empty: give a known name such as cifar10, a folder or a hub owner/name"
-        )
+        raise ClatError("data set name is empty: give a known name such as cifar10, a folder or a hub owner/name")
     path = Path(name).expanduser()
     if re.fullmatch(r"\w[\w.-]*", name):
         known = data_root() / name
@@ -123,9 +121,7 @@ def _open_hub(datasets: Any, name: str) -> Any:
         try:
             huggingface_hub.HfApi().dataset_info(path, timeout=_HUB_TIMEOUT)
         except huggingface_hub.errors.RepositoryNotFoundError as error:
-            raise ClatError(
-                f"data set '{path}' is neither a folder here nor on the Hugging Face hub"
-            ) from error
+            raise ClatError(f"data set '{path}' is neither a folder here nor on the Hugging Face hub") from error
         except Exception as error:  # the HTTP library's own exceptions, whichever library the hub client uses
             raise ClatError(
                 f"cannot reach the Hugging Face hub for data set '{path}' ({first_line(error)}): check the"
@@ -160,9 +156,7 @@ def _image_column(datasets: Any, rows: Any, name: str) -> str:
     return found[0]
 
 
-def _read_labels(
-    datasets: Any, rows: Any, name: str, wanted: str | None
-) -> tuple[torch.Tensor, tuple[str, ...]]:
+def _read_labels(datasets: Any, rows: Any, name: str, wanted: str | None) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Labels and class names of the wanted column; by default the usual names, then any ClassLabel column."""
     features = rows.features
     if wanted is not None and wanted not in features:
@@ -177,9 +171,7 @@ def _read_labels(
         )
     values = rows.data.column(column)
     if values.null_count or not np.issubdtype(values.to_numpy().dtype, np.integer):
-        raise ClatError(
-            f"label column '{column}' of data set '{name}' is not made of whole numbers without gaps"
-        )
+        raise ClatError(f"label column '{column}' of data set '{name}' is not made of whole numbers without gaps")
     labels = torch.from_numpy(values.to_numpy().astype(np.int64))
     feature = features[column]
     names = feature.names if isinstance(feature, datasets.ClassLabel) else range(int(labels.max()) + 1)

@@ -7,9 +7,7 @@ from clat.errors import ClatError
 from clat.seeds import permutation
 
 
-def hold_out(
-    image_set: ImageSet, n: int, seed: int, train_size: int | None = None
-) -> tuple[ImageSet, ImageSet]:
+def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = None) -> tuple[ImageSet, ImageSet]:
     """Splits off n random images.
 
     The first n of ``permutation(N, seed, "hold_out")`` are held out and the following `train_size` (default:

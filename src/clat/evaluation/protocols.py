@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 from clat.attacks.settings import Attack
 from clat.errors import unknown
@@ -28,7 +29,7 @@ class PgdSpec:
         """The attack at this eps: 2/255 a step at 8/255."""
         radius = parse_size(eps, norm=norm)
         alpha = radius * parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2")
-        alpha = min(alpha, 1) if norm == "linf" else alpha
+        alpha = min(alpha, Fraction(1)) if norm == "linf" else alpha
         return Attack(eps=size_text(radius), alpha=size_text(alpha) if alpha else None, steps=self.steps, norm=norm)
 
 

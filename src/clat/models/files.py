@@ -150,9 +150,7 @@ def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statisti
         record = json.loads(metadata[NORMALIZE_KEY])
         return parse_normalize((record["mean"], record["std"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ClatError(
-            f"weights {source}: damaged record of the normalisation; save the model again"
-        ) from error
+        raise ClatError(f"weights {source}: damaged record of the normalisation; save the model again") from error
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -180,9 +178,7 @@ def _unwrap(content: Any, path: Path) -> State:
         content = content[key]
     keys = list(content) if isinstance(content, Mapping) else []
     state = {
-        key: content[key].detach()
-        for key in keys
-        if isinstance(key, str) and isinstance(content[key], Tensor)
+        key: content[key].detach() for key in keys if isinstance(key, str) and isinstance(content[key], Tensor)
     }
     if not state:
         held = f"the entries {', '.join(map(str, keys[:5]))}" if keys else f"a {type(content).__name__}"
@@ -218,9 +214,7 @@ def _unreadable(path: Path, error: Exception) -> ClatError:
     """The one line for a file that could not be read: refused objects and damage have different cures."""
     if isinstance(error, PermissionError):
         return ClatError(f"weights {path}: permission denied; make the file readable")
-    if (
-        "unsupported global" in str(error).lower()
-    ):  # the restricted unpickler's words for code it will not import
+    if "unsupported global" in str(error).lower():  # the restricted unpickler's words for code it will not import
         return ClatError(
             f"weights {path}: holds Python objects, which are never executed here; where you trust its "
             "source, save the network's state_dict() alone, or as safetensors"

@@ -48,13 +48,9 @@ def parse_normalize(spec: NormalizeSpec) -> Statistics | None:
     try:
         mean, std = (_numbers(values) for values in spec)
     except (TypeError, ValueError):
-        raise ClatError(
-            f"normalize={spec!r}: give a data set's name or a pair (mean, std) of numbers"
-        ) from None
+        raise ClatError(f"normalize={spec!r}: give a data set's name or a pair (mean, std) of numbers") from None
     if not mean or not std or (len(mean) != len(std) and 1 not in (len(mean), len(std))):
-        raise ClatError(
-            f"normalize={spec!r}: mean has {len(mean)} values and std {len(std)}; give one a channel"
-        )
+        raise ClatError(f"normalize={spec!r}: mean has {len(mean)} values and std {len(std)}; give one a channel")
     if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ClatError(f"normalize={spec!r}: values must be finite and every std positive")
     return mean, std

@@ -76,9 +76,7 @@ def load_model(
             weights
         )  # before building: a bad path should not cost a large network's set-up
         statistics = statistics or recorded_statistics(metadata, weights)
-    sizes = {"num_classes": num_classes, "in_channels": in_channels} | (
-        {} if width is None else {"width": width}
-    )
+    sizes = {"num_classes": num_classes, "in_channels": in_channels} | ({} if width is None else {"width": width})
     if ":" in name:
         model = _from_factory(name, sizes)
     elif name in MODELS:
@@ -116,9 +114,7 @@ def _from_factory(name: str, sizes: dict[str, int]) -> nn.Module:
         except Exception as error:
             raise ClatError(f"model '{name}': the factory failed, {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ClatError(
-            f"model '{name}': the factory gave a {type(model).__name__}; it must return an nn.Module"
-        )
+        raise ClatError(f"model '{name}': the factory gave a {type(model).__name__}; it must return an nn.Module")
     return model
 
 
@@ -135,9 +131,7 @@ def _find(name: str) -> Callable[..., Any]:
             "write package.module:factory"
         ) from error
     if not callable(factory):
-        raise ClatError(
-            f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class"
-        )
+        raise ClatError(f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class")
     return factory
 
 

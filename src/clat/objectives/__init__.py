@@ -16,4 +16,15 @@ from clat.objectives.trades import Trades
 AnyObjective = Annotated[Standard | PgdAT | FastAT | Trades | Clat | ClatFast, Field(discriminator="name")]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
-__all__ = ["AnyObjective", "Clat", "ClatFast", "FastAT", "Loss", "Objective", "PgdAT", "Standard", "Step", "Trades"]
+__all__ = [
+    "AnyObjective",
+    "Clat",
+    "ClatFast",
+    "FastAT",
+    "Loss",
+    "Objective",
+    "PgdAT",
+    "Standard",
+    "Step",
+    "Trades",
+]

@@ -86,9 +86,7 @@ class Clat(InnerAttack):
             total = total + weight * terms["feature_change"]
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
-    def _terms(
-        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float
-    ) -> dict[str, Tensor]:
+    def _terms(self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float) -> dict[str, Tensor]:
         """CE and, unless its weight is zero, L_C. One of the passes that L_C needs also gives the logits where
         the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
         BatchNorm statistics alone, which follow the cross-entropy's input only."""

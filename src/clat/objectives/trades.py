@@ -45,9 +45,7 @@ class Trades(InnerAttack):
         with torch.no_grad():
             reference = model(x)
         ball = Ball(x, attack.eps_value, attack.norm)
-        noise = torch.randn(
-            x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype
-        )
+        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
         return ascend(
             lambda z: kl_divergence(model(z), reference),
             ball.project(x + 0.001 * noise),

@@ -61,18 +61,14 @@ def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
         epochs, values = series(run.epochs, key)
         name = f"held-out {key.removeprefix('heldout_')}"
         marker = "o" if len(epochs) == 1 else ""
-        handles += axes.plot(
-            epochs, [100 * v for v in values], color=hue, label=name, marker=marker, zorder=3
-        )
+        handles += axes.plot(epochs, [100 * v for v in values], color=hue, label=name, marker=marker, zorder=3)
     for number_of, other in enumerate(others):
         for key, hue in (("heldout_clean", BLUE), ("heldout_robust", ORANGE)):
             epochs, values = series(other.epochs, key)
             dash = DASHES[number_of % len(DASHES)]
             axes.plot(epochs, [100 * v for v in values], color=hue, linestyle=dash, linewidth=1.2, alpha=0.75)
         handles.append(
-            Line2D(
-                [], [], color=MUTED, linestyle=dash, linewidth=1.2, label=f"the same, {shorten(other.name)}"
-            )
+            Line2D([], [], color=MUTED, linestyle=dash, linewidth=1.2, label=f"the same, {shorten(other.name)}")
         )
     handles += _mark_best_and_last(axes, run)
     _shade_stages(axes, run)
@@ -128,9 +124,7 @@ def loss_curves(run: Run) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     epochs, values = series(run.epochs, "loss")
-    handles = axes.plot(
-        epochs, values, color=INK, label="loss", marker="o" if len(epochs) == 1 else "", zorder=3
-    )
+    handles = axes.plot(epochs, values, color=INK, label="loss", marker="o" if len(epochs) == 1 else "", zorder=3)
     hues = (GREEN, PURPLE, SKY, ORANGE, BLUE)
     for i, part in enumerate(part_names(run.epochs)):
         records = [{"epoch": one["epoch"], "part": (one.get("parts") or {}).get(part)} for one in run.epochs]

@@ -20,9 +20,7 @@ from clat.report.plots import ORANGE, WIDTH, label_layers, plain_log_ticks, row_
 
 
 @styled()
-def criticality_map(
-    reports: Mapping[int, Mapping[str, Any]], selected: Mapping[int, Sequence[str]]
-) -> Figure:
+def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[int, Sequence[str]]) -> Figure:
     """Layers down, selections (by their epoch) across, log colour; what was selected is outlined."""
     epochs = sorted(reports)
     rows = reports[epochs[0]]["rows"]
@@ -44,9 +42,7 @@ def criticality_map(
     return figure
 
 
-def _grid(
-    reports: Mapping[int, Mapping[str, Any]], epochs: Sequence[int], place: Mapping[Any, int]
-) -> np.ndarray:
+def _grid(reports: Mapping[int, Mapping[str, Any]], epochs: Sequence[int], place: Mapping[Any, int]) -> np.ndarray:
     """Criticality by layer and selection; NaN where it was not measured or a logarithm cannot show it."""
     grid = np.full((len(place), len(epochs)), np.nan)
     for column, epoch in enumerate(epochs):

@@ -32,9 +32,7 @@ def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | Non
         partial.write_text(page, encoding="utf-8")
         os.replace(partial, target)
     except OSError as error:
-        raise ClatError(
-            f"cannot write the page '{target}' ({error.strerror}); choose another place"
-        ) from error
+        raise ClatError(f"cannot write the page '{target}' ({error.strerror}); choose another place") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -138,9 +136,7 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
 
 
 def _selection_rows(run: Run) -> list[tuple[int, Json, list[str]]]:
-    return [
-        (epoch, one, [str(name) for name in one.get("layers") or []]) for epoch, one in run.selections.items()
-    ]
+    return [(epoch, one, [str(name) for name in one.get("layers") or []]) for epoch, one in run.selections.items()]
 
 
 def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
@@ -150,9 +146,7 @@ def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
     if tested:
         rows = [
             (
-                f"{formatting.shorten(one.name, 18)}, {_moment_name(one, e)}"
-                if others
-                else _moment_name(one, e),
+                f"{formatting.shorten(one.name, 18)}, {_moment_name(one, e)}" if others else _moment_name(one, e),
                 one is run,
                 e,
             )
@@ -174,9 +168,7 @@ def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
         figure = curves.training_curves(run, others)
         found["curves"] = plots.inline_svg(figure, "curves", "Held-out clean and robust accuracy per epoch")
     if series(run.epochs, "loss")[0]:
-        found["loss"] = plots.inline_svg(
-            curves.loss_curves(run), "loss", "Training loss and its parts per epoch"
-        )
+        found["loss"] = plots.inline_svg(curves.loss_curves(run), "loss", "Training loss and its parts per epoch")
     return found
 
 

@@ -98,9 +98,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     _render(figure, buffer, "svg", fonttype="none")
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL
-    )  # would reach the whole page
+    svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)  # would reach the whole page
     svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     label = Markup.escape(description)
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
@@ -169,9 +167,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     for i, value in enumerate(values[1:], start=1):
         if value is not None:
             axes.barh(i, value - base, left=base, height=0.72, color=ORANGE if i in chosen else PLAIN)
-    low, high = (
-        (min(ratios) / 1.3, max(ratios) * 1.5) if logarithmic else (min(0, *ratios), max(ratios) * 1.1)
-    )
+    low, high = (min(ratios) / 1.3, max(ratios) * 1.5) if logarithmic else (min(0, *ratios), max(ratios) * 1.1)
     if logarithmic:
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis, (1.0, 3.0))
@@ -191,9 +187,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
 def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
     """A hatched stub of fixed length with the first layer's value beside it."""
     share = axes.get_yaxis_transform()  # x in shares of the width, y in rows
-    axes.barh(
-        0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6
-    )
+    axes.barh(0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6)
     written = f"W = {significant(value)}: its own scale, no layer before it"
     axes.text(0.035, 0, written, transform=share, va="center", fontsize=size - 1, color=hue)
 

@@ -273,6 +273,4 @@ def _accuracy(record: Any) -> Accuracy | None:
     if value is None:
         return None
     n = number(record.get("n"))
-    return Accuracy(
-        value, number(record.get("low")), number(record.get("high")), None if n is None else int(n)
-    )
+    return Accuracy(value, number(record.get("low")), number(record.get("high")), None if n is None else int(n))

@@ -57,7 +57,7 @@ class Engine:
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the memory layout asked for."""
         model = model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
 
     def images(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
@@ -79,14 +79,19 @@ class Engine:
 
     def _average(self, tensors: list[Tensor]) -> None:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        flat = self._reduce(flat, "mean")
         with torch.no_grad():
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def total(self, counts: Tensor) -> Tensor:
         """The sum of `counts` over the processes."""
-        return self.fabric.all_reduce(counts, reduce_op="sum") if self.world > 1 else counts
+        return self._reduce(counts, "sum") if self.world > 1 else counts
+
+    def _reduce(self, tensor: Tensor, how: str) -> Tensor:
+        reduced = self.fabric.all_reduce(tensor, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
 
     def from_first(self, value: Any) -> Any:
         """What process 0 decided."""

@@ -1,14 +1,14 @@
 """A whole run in its folder: set up, train, evaluate on the test split, summarise.
 
-    recipe.toml      the resolved recipe; `clat train recipe.toml` repeats the run
-    run.json         what ran where, and how it ended
-    metrics.jsonl    a record an event: stage, selection, epoch, warning
-    criticality/     the criticality report of each selection
-    weights/         best, last, the end of each earlier stage (stage-1, ...), a given start (stage-0)
-    states/          the state after each stage, for recipes that begin alike (`reuse`)
-    state.safetensors  where the run stands, for resuming
-    evaluations/     test-split results of the weights
-    summary.json     best against last, cost
+recipe.toml      the resolved recipe; `clat train recipe.toml` repeats the run
+run.json         what ran where, and how it ended
+metrics.jsonl    a record an event: stage, selection, epoch, warning
+criticality/     the criticality report of each selection
+weights/         best, last, the end of each earlier stage (stage-1, ...), a given start (stage-0)
+states/          the state after each stage, for recipes that begin alike (`reuse`)
+state.safetensors  where the run stands, for resuming
+evaluations/     test-split results of the weights
+summary.json     best against last, cost
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def _run(
     try:
         with stop_on_signals() as stop:
             pixels, labels = _tensors(heldout, engine)
-            Trainer(
-                recipe, model, loader, (pixels, labels), engine, log, out, stop, progress, momentum
-            ).run()
+            Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, progress, momentum).run()
         summary = _summary(progress)
         if engine.rank == 0:
             write_json(out / "summary.json", summary)
@@ -282,7 +280,8 @@ def _now() -> str:
 
 
 def _summary(progress: Progress) -> dict[str, Any]:
-    assert progress.best is not None and progress.last is not None
+    assert progress.best is not None
+    assert progress.last is not None
     return {
         "best": progress.best,
         "last": progress.last,

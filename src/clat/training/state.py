@@ -100,7 +100,5 @@ def load_state(path: Path, model: nn.Module, recipe_hash: str) -> tuple[Progress
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ClatError(f"{path} does not fit the model: {' '.join(str(error).split())[:200]}") from None
-    momentum = {
-        name.removeprefix("momentum."): v for name, v in tensors.items() if name.startswith("momentum.")
-    }
+    momentum = {name.removeprefix("momentum."): v for name, v in tensors.items() if name.startswith("momentum.")}
     return progress, momentum

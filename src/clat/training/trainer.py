@@ -163,9 +163,7 @@ class Trainer:
         if stage.selection is not None and self.progress.selected is None:
             return
         layers = tuple(find_layers(candidates, self.progress.selected or ()))
-        self.step = Step(
-            layers, eps=self.recipe.eps, norm=self.recipe.norm, state=self.progress.objective_state
-        )
+        self.step = Step(layers, eps=self.recipe.eps, norm=self.recipe.norm, state=self.progress.objective_state)
         self.model.requires_grad_(False)
         self.parameters = trainable_parameters(self.model, layers if stage.selection is not None else None)
         for parameter in self.parameters.values():
@@ -285,9 +283,8 @@ class Trainer:
                 progress.best = progress.last
                 self._save_weights("best")
             values |= {**check, "best": better}
-            line += (
-                f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}"
-                + (" *" if better else "")
+            line += f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}" + (
+                " *" if better else ""
             )
             self._watch(stage, check)
         line += f"  {values['images_per_second']:.0f} images/s"
@@ -319,12 +316,11 @@ class Trainer:
         ):
             message = (
                 f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from "
-                f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; use a smaller alpha, fewer epochs, or more steps"
+                f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; "
+                "use a smaller alpha, fewer epochs, or more steps"
             )
             progress.warnings.append(message)
-            self.log.record(
-                "warning", epoch=progress.epoch, kind="catastrophic-overfitting", message=message
-            )
+            self.log.record("warning", epoch=progress.epoch, kind="catastrophic-overfitting", message=message)
             self.log.say(f"  warning: {message}", style="yellow")
             progress.best_robust_in_stage = robust
         progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
