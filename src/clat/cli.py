@@ -28,14 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except ClatError as error:
-        print(f"clat: error: {error}", file=sys.stderr)
+        print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"clat: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"clat: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
 
 

@@ -18,6 +18,7 @@ from clat.layers import enumerate_layers
 from clat.models import load_model
 from clat.recipe import built_in_recipes, read_recipe
 from clat.seeds import permutation
+from clat.training.checks import check_model
 from clat.training.interrupt import Interrupted
 from clat.training.run import Result
 from clat.training.run import resume as resume_run
@@ -111,7 +112,8 @@ def train(options: Namespace) -> int:
             console.print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
         return 0
     if options.resume is not None:
-        if options.recipe or options.out or options.reuse or options.overrides:
+        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision")
+        if any(getattr(options, name) for name in beside):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         return _finish(lambda: resume_run(options.resume))
     if options.recipe is None or options.out is None:
@@ -147,7 +149,10 @@ def demo(options: Namespace) -> int:
     for name in ("demo", "demo-pgd-at"):
         console.print(f"\n[bold]recipe {name}[/bold]")
         reuse = runs[0] if runs else None
-        start_run(read_recipe(name), out / name, reuse=reuse)
+        try:
+            start_run(read_recipe(name), out / name, reuse=reuse)
+        except Interrupted as stopped:
+            return stopped.exit_code
         runs.append(out / name)
     path = write_report(runs[0], against=runs[1:])
     console.print(f"\nopen {path} in a browser")
@@ -185,4 +190,6 @@ def _model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Mod
         normalize=options.normalize,
         weights=options.weights,
     )
+    sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    check_model(model, sample, images.num_classes)
     return model.to(device).eval()

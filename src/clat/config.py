@@ -61,6 +61,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         _within("optimizer.momentum", self.momentum, 0, 1)
         _within("optimizer.weight_decay", self.weight_decay, 0, float("inf"))
+        if self.nesterov and self.momentum == 0:
+            raise ClatError("optimizer.nesterov needs a momentum above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,11 @@ class EvaluationConfig:
     """Test images, from the first; None: all."""
     batch_size: int = 250
 
+    def __post_init__(self) -> None:
+        _at_least("evaluation.batch_size", self.batch_size, 1)
+        if self.num_samples is not None:
+            _at_least("evaluation.num_samples", self.num_samples, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -167,7 +174,10 @@ class Recipe:
         if self.norm not in NORMS:
             raise unknown("norm", self.norm, NORMS)
         _at_least("batch_size", self.batch_size, 1)
-        object.__setattr__(self, "eps", size_text(parse_size(self.eps, norm=self.norm)))
+        eps = parse_size(self.eps, norm=self.norm)
+        if eps == 0:
+            raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
+        object.__setattr__(self, "eps", size_text(eps))
 
     @property
     def total_epochs(self) -> int:

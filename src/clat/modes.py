@@ -6,14 +6,16 @@ thaw frozen weights; so every flag is remembered and restored by itself.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clat.errors import unknown
+from clat.errors import ClatError, unknown
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -43,13 +45,15 @@ def for_attack(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
     """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
-    recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. The global random state is
-    restored too, for models that draw random numbers in their forward pass.
+    recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
+    changes in any mode (counters, say) and the global random states are restored too, for models that draw
+    random numbers in their forward pass.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with remembered(model), torch.random.fork_rng(devices=sorted(devices, key=str)):
+    if torch.is_inference_mode_enabled():
+        raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
+    with remembered(model), buffers_kept(model), random_states_kept(model):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
@@ -57,6 +61,37 @@ def for_attack(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
                 bn.training = True
                 bn.track_running_stats = False
         yield
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Every buffer is the same tensor with the same content afterwards, changed in place or replaced inside."""
+    kept = [
+        (module, name, buffer, None if buffer is None else (buffer._version, buffer.detach().clone()))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, copy in kept:
+            module._buffers[name] = buffer
+            if buffer is not None and copy is not None and buffer._version != copy[0]:
+                with torch.no_grad():
+                    buffer.copy_(copy[1])
+
+
+@contextmanager
+def random_states_kept(model: nn.Module) -> Iterator[None]:
+    """The global random states of Python, NumPy and torch (on the CPU and the model's devices) stay as they are."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

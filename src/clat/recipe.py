@@ -34,11 +34,20 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     addressed by name or by number from 0. Raises ClatError for a missing file, broken TOML, unknown fields
     (with the nearest valid name) and values that do not fit.
     """
-    path = Path(source)
+    data = _read_toml(source)
+    for key, value in _pairs(overrides):
+        _set(data, key.split("."), value, key)
+    return build_recipe(data)
+
+
+def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The plain data of a recipe file or a built-in recipe. A recipe that `extends` another (a built-in name, or
+    a file beside it) states only what differs; its `stages`, if any, replace the other's as a whole."""
+    path = Path(source) if beside is None else beside / source
     if not path.is_file():
-        if path.suffix == ".toml" or len(path.parts) > 1:
-            raise ClatError(f"recipe file {path} not found")
         recipes = built_in_recipes()
+        if Path(source).suffix == ".toml" or len(Path(source).parts) > 1:
+            raise ClatError(f"recipe file {path} not found")
         if str(source) not in recipes:
             raise unknown("recipe", source, recipes)
         path = recipes[str(source)]
@@ -48,9 +57,20 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ClatError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror}") from None
-    for key, value in _pairs(overrides):
-        _set(data, key.split("."), value, key)
-    return build_recipe(data)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    seen = (*seen, path.resolve())
+    if not isinstance(base, str) or path.resolve() in seen[:-1]:
+        raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
+    return _merged(_read_toml(base, path.parent, seen), data)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `own`; tables are merged, everything else is replaced."""
+    both = {key: (base[key], own[key]) for key in base.keys() & own.keys()}
+    tables = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
+    return base | own | tables
 
 
 def build_recipe(data: dict[str, Any]) -> Recipe:
@@ -125,7 +145,7 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
 def _item(items: list[Any], key: str, whole: str) -> Any:
     if key.isdigit() and int(key) < len(items):
         return items[int(key)]
-    names = {str(item.get("name", "")).replace("-", "_"): item for item in items}
+    names = {str(item.get("name", "")).replace("-", "_"): item for item in items if isinstance(item, dict)}
     if key in names:
         return names[key]
     raise unknown(f"stage in --{whole}", key, names)

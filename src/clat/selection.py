@@ -29,7 +29,7 @@ class Selection:
     """How many layers (paper: about 5 % of them; 1 for ResNet-18, 3 for ResNet-50, 5 for DenseNet-121)."""
     every: int = 10
     """Select again after this many epochs of the stage (paper: 10); 0: decide once, the fixed selection."""
-    layers: tuple[str, ...] = ()
+    layers: tuple[str | int, ...] = ()
     """For `named`: layer names, or numbers as the criticality table shows them."""
     include: tuple[str, ...] = ()
     """Only layers whose name matches one of these patterns take part ("layer3.*")."""
@@ -82,7 +82,7 @@ def select(
     if rule.rule == "all":
         return tuple(layers)
     if rule.rule == "named":
-        return tuple(find_layers(layers, rule.layers))
+        return tuple(find_layers(layers, [str(name) for name in rule.layers]))
     if rule.k > len(layers):
         raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
     if rule.rule == "random":

@@ -19,26 +19,28 @@ def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fractio
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ClatError(f"{what} is {value!r}: expected a number or a fraction such as '8/255'")
     try:
-        size = Fraction(repr(value) if isinstance(value, float) else value)
+        # float() first: NumPy writes its own scalars as np.float64(0.03)
+        size = Fraction(repr(float(value)) if isinstance(value, float) else value)
     except (ValueError, ZeroDivisionError):
         raise ClatError(f"{what} is {value!r}: expected a number or a fraction such as '8/255'") from None
     if isinstance(value, float):
         near = size.limit_denominator(10_000)
-        size = near if abs(float(near) - value) <= 1e-15 else size
+        size = near if abs(float(near) - value) <= 1e-15 * abs(value) else size
     if size < 0:
         raise ClatError(f"{what} is {value}: expected a value of at least 0")
     if norm == "linf" and size > 1:
-        raise ClatError(f"{what} is {value}, but images lie in [0, 1]: did you mean {value}/255?")
+        raise ClatError(f"{what} is {value}, but images lie in [0, 1]: did you mean {size_text(size / 255)}?")
     return size
 
 
 def size_text(size: Fraction) -> str:
-    """The exact text of a size: "8/255" stays "8/255", short decimals stay decimals ("0.03").
+    """The exact text of a size: whole pixel values stay over 255, short decimals stay decimals ("0.03").
 
-    >>> size_text(parse_size("8/255")), size_text(parse_size(0.03)), size_text(parse_size("1"))
-    ('8/255', '0.03', '1')
+    >>> size_text(parse_size("8/255")), size_text(parse_size("3/255")), size_text(parse_size(0.03))
+    ('8/255', '3/255', '0.03')
     """
     decimal = repr(float(size))
     if "e" not in decimal and Fraction(decimal) == size:
         return decimal.removesuffix(".0")
-    return str(size)
+    pixels = size * 255
+    return f"{pixels}/255" if pixels.denominator == 1 else str(size)

@@ -17,15 +17,18 @@ class Ball:
 
     `x`: (N, ...) float32 in [0, 1]; `eps` in the same units. Every point that `project` returns is inside
     exactly, not up to rounding: the l-inf bounds are rounded towards x, and an l2 perturbation that rounding
-    left too long is shortened.
+    left too long is shortened. `bounds`: the `low` and `high` of a ball with the same x, eps and norm "linf",
+    which then need not be computed again.
     """
 
-    def __init__(self, x: Tensor, eps: float, norm: str = "linf") -> None:
+    def __init__(
+        self, x: Tensor, eps: float, norm: str = "linf", *, bounds: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         if norm not in NORMS:
             raise unknown("norm", norm, NORMS)
         self.x, self.eps, self.norm = x, eps, norm
         if norm == "linf":
-            self.low, self.high = _inward(x, -eps), _inward(x, eps)
+            self.low, self.high = bounds or (_inward(x, -eps), _inward(x, eps))
 
     def project(self, point: Tensor) -> Tensor:
         """The nearest point of the ball (l-inf), or the one towards x (l2)."""

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from clat.config import EngineConfig
 from clat.errors import ClatError
+from clat.modes import batch_norms
 
 
 class Engine:
@@ -37,6 +39,11 @@ class Engine:
             precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         )
         self.channels_last = config.channels_last
+
+    @property
+    def launches(self) -> bool:
+        """Whether this is the first process, which starts the others; known before `launch`."""
+        return getattr(rank_zero_only, "rank", 0) == 0
 
     def launch(self) -> None:
         """Start the other processes, if any."""
@@ -71,11 +78,23 @@ class Engine:
         if self.world > 1 and gradients:
             self._average(gradients)
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """BatchNorm statistics, which each process updates on its own share, become their mean."""
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    def average_statistics(self, model: nn.Module) -> None:
+        """BatchNorm statistics, which each process updates on its own share, become their mean; those that
+        are frozen are left alone."""
+        updating = (bn for bn in batch_norms(model) if bn.training)
+        buffers = [buffer for bn in updating for buffer in bn.buffers() if buffer.is_floating_point()]
         if self.world > 1 and buffers:
             self._average(buffers)
+
+    def share(self, model: nn.Module) -> None:
+        """Every process gets process 0's weights and buffers: a network of the user's own may be drawn anew in
+        each."""
+        if self.world > 1:
+            with torch.no_grad():
+                for value in (*model.parameters(), *model.buffers()):
+                    sent = value.detach().contiguous()
+                    torch.distributed.broadcast(sent, src=0)
+                    value.copy_(sent)
 
     def _average(self, tensors: list[Tensor]) -> None:
         flat = torch.cat([tensor.flatten() for tensor in tensors])

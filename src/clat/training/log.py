@@ -26,7 +26,7 @@ class RunLog:
             return
         path.touch()
         with path.open("r+b") as file:
-            file.truncate(keep_bytes)
+            file.truncate(min(keep_bytes, path.stat().st_size))
         self._board = _tensorboard(path.parent, epoch)
 
     def record(self, event: str, **values: Any) -> None:

@@ -37,6 +37,7 @@ from clat.files import write_json, write_text
 from clat.models import load_model, load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
+from clat.training.checks import check_model, check_selection
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
@@ -75,14 +76,20 @@ def train(
     Raises ClatError for anything wrong in the input, and if `out` holds something already.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
+    # Whatever can be wrong is found before the folder is made and other processes are started.
+    if engine.launches:
+        _refuse_taken(out)
+    if reuse is not None:
+        _shared_stages(recipe, reuse)
+    parts = _prepare(recipe, model, data)
     engine.launch()
-    out = Path(out)
     if engine.rank == 0:
         _claim_folder(out)
         write_text(out / "recipe.toml", recipe_toml(recipe))
     engine.wait()
-    return _run(recipe, out, engine, model, data, reuse=None if reuse is None else Path(reuse), quiet=quiet)
+    return _run(recipe, out, engine, parts, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -97,28 +104,41 @@ def resume(
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
     recipe = read_recipe(out / "recipe.toml")
     engine = Engine(recipe.engine)
+    parts = _prepare(recipe, model, data)
     engine.launch()
-    return _run(recipe, out, engine, model, data, reuse=None, quiet=quiet)
+    return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
 
 
-def _run(
-    recipe: Recipe,
-    out: Path,
-    engine: Engine,
-    model: nn.Module | None,
-    data: Data | None,
-    *,
-    reuse: Path | None,
-    quiet: bool,
-) -> Result:
+@dataclass(frozen=True)
+class _Parts:
+    """What a run works on. `given`: the network does not start from random weights of the recipe's seed."""
+
+    model: nn.Module
+    given: bool
+    train: ImageSet
+    heldout: ImageSet
+    test: ImageSet
+
+
+def _prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> _Parts:
+    """Read and build everything, and refuse what would fail hours later."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None
-    model = engine.place(_model(recipe, train_set.num_classes) if model is None else model)
-    loader = _train_loader(recipe, train_set, engine)
-    progress, momentum = _start(recipe, out, model, reuse, engine)
-    if (given or recipe.model.weights is not None) and progress == Progress() and engine.rank == 0:
-        save_weights(model, out / "weights" / "stage-0.safetensors")
+    given = model is not None or recipe.model.weights is not None
+    model = _model(recipe, train_set.num_classes) if model is None else model
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+    check_model(model, sample, train_set.num_classes)
+    for stage in recipe.stages:
+        check_selection(stage, model, sample)
+    _train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    return _Parts(model, given, train_set, heldout, test)
+
+
+def _run(recipe: Recipe, out: Path, engine: Engine, parts: _Parts, *, reuse: Path | None, quiet: bool) -> Result:
+    model = engine.place(parts.model)
+    loader = _train_loader(recipe, parts.train, engine.device, engine.rank, engine.world)
+    progress, momentum = _start(recipe, out, model, parts.given, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=progress.metrics_bytes,
@@ -130,12 +150,12 @@ def _run(
     finish("running")
     try:
         with stop_on_signals() as stop:
-            pixels, labels = _tensors(heldout, engine)
+            pixels, labels = _tensors(parts.heldout, engine)
             Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, progress, momentum).run()
         summary = _summary(progress)
         if engine.rank == 0:
             write_json(out / "summary.json", summary)
-        evaluations = _evaluate(recipe, out, model, test, engine, log)
+        evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
@@ -149,11 +169,15 @@ def _run(
     return Result(model.eval(), summary, evaluations, out)
 
 
-def _claim_folder(out: Path) -> None:
-    """Make the run's folder, refusing one that holds anything."""
+def _refuse_taken(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "another run" if (out / "recipe.toml").exists() else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
+
+
+def _claim_folder(out: Path) -> None:
+    """Make the run's folder, refusing one that holds anything."""
+    _refuse_taken(out)
     try:
         for folder in ("weights", "criticality", "evaluations", "states"):
             (out / folder).mkdir(parents=True, exist_ok=True)
@@ -169,6 +193,13 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
         )
     else:
         train_set, test = data
+        if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
+            raise ClatError(
+                f"train and test differ: images {train_set.shape} and {test.shape}, "
+                f"{train_set.num_classes} and {test.num_classes} classes"
+            )
+    if len(test) == 0:
+        raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
     if config.heldout < 1:
         raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
     train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
@@ -188,18 +219,18 @@ def _model(recipe: Recipe, num_classes: int) -> nn.Module:
         )
 
 
-def _train_loader(recipe: Recipe, train_set: ImageSet, engine: Engine) -> Loader:
+def _train_loader(recipe: Recipe, train_set: ImageSet, device: torch.device, rank: int, world: int) -> Loader:
     config = recipe.data
     return Loader(
         train_set,
         min(recipe.batch_size, len(train_set)),
-        device=engine.device,
+        device=device,
         seed=recipe.seed,
         shuffle=True,
         augment=Augment(pad=config.pad, flip=config.flip) if config.pad or config.flip else None,
         drop_last=True,
-        rank=engine.rank,
-        world_size=engine.world,
+        rank=rank,
+        world_size=world,
     )
 
 
@@ -209,40 +240,52 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
 
 
 def _start(
-    recipe: Recipe, out: Path, model: nn.Module, reuse: Path | None, engine: Engine
+    recipe: Recipe, out: Path, model: nn.Module, given: bool, reuse: Path | None, engine: Engine
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Fresh, from the run's own state, or from the longest common beginning with the run in `reuse`."""
-    if reuse is not None and engine.rank == 0:
-        _copy_beginning(recipe, out, model, reuse)
+    state, first = out / "state.safetensors", out / "weights" / "stage-0.safetensors"
+    if engine.rank == 0:
+        if reuse is not None:
+            _copy_beginning(recipe, out, model, reuse)
+        elif not state.exists() and first.exists():
+            load_weights(model, first)  # killed before its first state
+        elif given and not first.exists():
+            save_weights(model, first)
+    engine.share(model)
     engine.wait()
-    state = out / "state.safetensors"
     if state.exists():
         return load_state(state, model, recipe_hash(recipe))
     return Progress(), {}
 
 
-def _copy_beginning(recipe: Recipe, out: Path, model: nn.Module, reuse: Path) -> None:
-    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
+def _shared_stages(recipe: Recipe, reuse: Path) -> int:
+    """How many finished stages of the run in `reuse` this recipe begins with."""
     if not (reuse / "recipe.toml").is_file():
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
     for number in range(len(recipe.stages) - 1, 0, -1):
-        file = reuse / "states" / f"stage-{number}.safetensors"
-        if not file.is_file() or state_hash(file) != recipe_hash(recipe, number):
-            continue
-        progress, momentum = load_state(file, model, recipe_hash(recipe, number))
-        with (reuse / "metrics.jsonl").open("rb") as metrics:
-            (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
-        for done in range(1, number + 1):
-            shutil.copy(reuse / "weights" / f"stage-{done}.safetensors", out / "weights")
-            for kept in (reuse / "states").glob(f"stage-{done}.*"):
-                shutil.copy(kept, out / "states")
-        shutil.copy(reuse / "states" / f"stage-{number}.best.safetensors", out / "weights" / "best.safetensors")
-        for report in (reuse / "criticality").glob("epoch-*.json"):
-            if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
-                shutil.copy(report, out / "criticality")
-        save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))
-        return
+        if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
+            return number
     raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
+
+
+def _copy_beginning(recipe: Recipe, out: Path, model: nn.Module, reuse: Path) -> None:
+    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
+    number = _shared_stages(recipe, reuse)
+    file = reuse / "states" / f"stage-{number}.safetensors"
+    progress, momentum = load_state(file, model, recipe_hash(recipe, number))
+    with (reuse / "metrics.jsonl").open("rb") as metrics:
+        (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
+    for weights in (reuse / "weights").glob("stage-*.safetensors"):
+        if int(weights.stem.removeprefix("stage-")) <= number:
+            shutil.copy(weights, out / "weights")
+    for done in range(1, number + 1):
+        for kept in (reuse / "states").glob(f"stage-{done}.*"):
+            shutil.copy(kept, out / "states")
+    shutil.copy(reuse / "states" / f"stage-{number}.best.safetensors", out / "weights" / "best.safetensors")
+    for report in (reuse / "criticality").glob("epoch-*.json"):
+        if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
+            shutil.copy(report, out / "criticality")
+    save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))
 
 
 def _about(recipe: Recipe, model: nn.Module, engine: Engine) -> dict[str, Any]:

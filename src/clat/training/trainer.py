@@ -6,6 +6,7 @@ recipe is the whole truth about where a run stands: a killed and resumed run doe
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -77,6 +78,7 @@ class Trainer:
                 with modes.remembered(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
+                self._heed_stop()
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
@@ -175,6 +177,7 @@ class Trainer:
         """The objective's own start (CLAT sets lambda), on held-out images."""
         x, y = (part[: self.recipe.batch_size] for part in self.heldout)
         seed = derive_seed(self.recipe.seed, "begin", self.progress.epoch)
+        torch.manual_seed(seed)  # for dropout, as in a training step
         state: dict[str, float] | None = None
         if self.engine.rank == 0:
             with self.engine.autocast():
@@ -217,21 +220,25 @@ class Trainer:
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
-                if self.engine.any_of(bool(self.stop.number)):
-                    self.save()
-                    raise Interrupted(self.stop.number)
+                self._heed_stop(self.save)
                 start = time.perf_counter()
                 if start - saved > self.recipe.engine.checkpoint_seconds and progress.step < batches:
                     self.save()
                     saved = start = time.perf_counter()
+
+    def _heed_stop(self, before: Callable[[], None] = lambda: None) -> None:
+        """Stop if any process was asked to."""
+        if self.engine.any_of(bool(self.stop.number)):
+            before()
+            raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
         progress = self.progress
         seed = derive_seed(self.recipe.seed, "attack", progress.epoch, progress.step, self.engine.rank)
         with self.engine.autocast():
             loss = stage.objective.loss(self.model, x, y, self._seeded(seed))
-        if not torch.isfinite(loss.total):
-            raise self._diverged("the loss")
+        if self.engine.any_of(not torch.isfinite(loss.total)):
+            raise self._diverged("the loss", self.progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.engine.average_gradients(self.parameters.values())
@@ -240,12 +247,11 @@ class Trainer:
         self.optimizer.step()
         return Loss(loss.total.detach(), loss.parts)
 
-    def _diverged(self, what: str) -> Diverged:
+    def _diverged(self, what: str, step: int) -> Diverged:
         place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
-        return Diverged(
-            f"{what} is not finite ({place}, step {self.progress.step + 1}): lower the learning rate; "
-            f"the last good state and the best checkpoint are in {self.out}"
-        )
+        saved = (self.out / "state.safetensors").exists()
+        kept = f"; the last good state and the best checkpoint are in {self.out}" if saved else ""
+        return Diverged(f"{what} is not finite ({place}, step {step}): lower the learning rate{kept}")
 
     def _learning_rate(self, stage: StageConfig) -> float:
         done = self.progress.epoch + self.progress.step / self.loader.num_batches
@@ -256,13 +262,14 @@ class Trainer:
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
+        self._require_finite()
         progress = self.progress
         steps = self.loader.num_batches
         means = {name: total / steps for name, total in progress.sums.items()}
         rate = self._learning_rate(stage)
         progress.epoch += 1
         self.momentum = momentum_of(self.optimizer, self.parameters)
-        self.engine.average_buffers(self.model)
+        self.engine.average_statistics(self.model)
         values: dict[str, Any] = {
             "stage": progress.stage,
             "stage_name": stage.name,
@@ -361,10 +368,15 @@ class Trainer:
             about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.epoch)}
             save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about)
 
+    def _require_finite(self) -> None:
+        """Stop before a weight or a statistic that has become useless is saved anywhere."""
+        values = (*self.parameters.values(), *self.model.buffers())
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise self._diverged("a weight", self.progress.step)
+
     def save(self) -> None:
         """Save the state, unless a weight has become useless."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values()):
-            raise self._diverged("a weight")
+        self._require_finite()
         if self.engine.rank == 0:
             momentum = momentum_of(self.optimizer, self.parameters)
             self.progress.metrics_bytes = self.log.size

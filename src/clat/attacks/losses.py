@@ -1,0 +1,46 @@
+"""What the attacks of an evaluation increase: one number a sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_TINY = 1e-12
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p_y, (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, Eq. 6): -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), with
+    z_(i) the i-th largest logit. Free of shift and scale. Needs 3 classes."""
+    ranked = logits.topk(3, dim=1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), (Croce and Hein 2020, Eq. 7). Needs 4 classes."""
+    ranked = logits.topk(4, dim=1).values
+    scale = ranked[:, 0] - 0.5 * (ranked[:, 2] + ranked[:, 3]) + _TINY
+    return targeted_margin(logits, y, target) / scale
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y, (N,): positive exactly where the sample is misclassified."""
+    own = logits.gather(1, y[:, None])
+    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
+    return others.amax(1) - own.squeeze(1)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t - z_y, (N,): what stands in for the targeted DLR where there are fewer than 4 classes."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def runner_up(logits: Tensor, y: Tensor, place: int) -> Tensor:
+    """The `place`-th most likely wrong class of each sample, counted from 1: (N,) int64."""
+    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
+    return others.argsort(dim=1, descending=True)[:, place - 1]

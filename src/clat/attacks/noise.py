@@ -1,0 +1,48 @@
+"""Random numbers that belong to a sample and a place, whatever batch the sample is in.
+
+An evaluation moves samples between batches, stops and resumes, and is split over processes. A stream of random numbers
+would give each sample different ones each time; a hash of (seed, sample, place, element) does not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# The additive constant and the two multipliers of SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def uniform(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
+    """Uniform numbers in [0, 1), float32, (N, count).
+
+    `ids`: (N,) int64, the samples' numbers in the data set; `place`: what the numbers are for, one number or
+    (N,) int64, such as an iteration.
+    """
+    place = torch.as_tensor(place, dtype=torch.int64, device=ids.device)
+    root = _mix(_mix(_mix(torch.full_like(ids, seed)) + ids * _GAMMA) + place * _GAMMA)
+    counter = torch.arange(1, count + 1, device=ids.device) * _GAMMA
+    bits = _mix(root[:, None] + counter)
+    return _shifted(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def normal(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
+    """Standard normal numbers, float32, (N, count), by inversion. Arguments as for `uniform`."""
+    u = uniform(seed, ids, place, count) + 2.0**-25
+    return torch.erfinv(2 * u - 1) * math.sqrt(2)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64; int64 products wrap around as its unsigned ones do."""
+    z = (z ^ _shifted(z, 30)) * _FIRST
+    z = (z ^ _shifted(z, 27)) * _SECOND
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """A logical right shift; on int64 the operator's own is arithmetic."""
+    return (z >> by) & (2 ** (64 - by) - 1)
