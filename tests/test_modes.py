@@ -230,10 +230,14 @@ def test_no_grad_outside_is_fine(model: Restless, images: Tensor, labels: Tensor
 
 def test_remembered_and_statistics_kept(model: Restless, images: Tensor) -> None:
     before = state_of(model)
-    with pytest.raises(RuntimeError, match="inside"), modes.remembered(model):
+
+    def careless() -> None:
         model.eval().requires_grad_(True)
         model.bn1.track_running_stats = False
         raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), modes.remembered(model):
+        careless()
     assert differences(before, state_of(model)) == []
     bn = nn.BatchNorm2d(3)
     with modes.statistics_kept(bn):

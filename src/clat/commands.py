@@ -18,8 +18,8 @@ from clat.layers import enumerate_layers
 from clat.models import load_model
 from clat.recipe import built_in_recipes, read_recipe
 from clat.seeds import permutation
-from clat.training.checks import check_model
 from clat.training.interrupt import Interrupted
+from clat.training.prepare import check_model
 from clat.training.run import Result
 from clat.training.run import resume as resume_run
 from clat.training.run import train as start_run

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.pgd import run_pgd
+from clat.attacks.ascent import check_found
+from clat.attacks.pgd import check_logits, checked_cross_entropy, run_pgd
 from clat.attacks.settings import Attack
 from clat.criticality_report import CriticalityReport, CriticalityRow
 from clat.data.checks import check_images, check_labels
@@ -77,9 +78,12 @@ def measure_criticality(
     check_labels(y, None, len(x))
     attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = list(layers) if layers is not None else enumerate_layers(model, x)
+    if not layers:
+        raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
     with modes.for_attack(model):
         if x_adv is None:
-            x_adv = run_pgd(model, x, y, attack, seed=seed)
+            x_adv = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
+            check_found(x_adv)
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
@@ -87,8 +91,12 @@ def measure_criticality(
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
         with torch.autocast(x.device.type, enabled=False):
             measure = _weaknesses if metric == "weakness" else _curvatures
-            per_layer, correct = measure(model, x, x_adv, y, layers, tap, normaliser)
+            per_layer, logits = measure(model, x, x_adv, layers, tap, normaliser)
     weakness = [values.double().mean().item() for values in per_layer]
+    for layer, value in zip(layers, weakness, strict=True):
+        if not math.isfinite(value):
+            raise ClatError(f"layer '{layer.name}' gives NaN or infinite features: are the model's weights finite?")
+    clean_accuracy, adversarial_accuracy = _accuracies(logits, y)
     rows = [
         CriticalityRow(
             index=layer.index,
@@ -112,8 +120,8 @@ def measure_criticality(
         tap=tap,
         metric=metric,
         seed=seed,
-        clean_accuracy=correct[0],
-        adversarial_accuracy=correct[1],
+        clean_accuracy=clean_accuracy,
+        adversarial_accuracy=adversarial_accuracy,
     )
 
 
@@ -128,12 +136,11 @@ def _weaknesses(
     model: nn.Module,
     x: Tensor,
     x_adv: Tensor,
-    y: Tensor,
     layers: Sequence[Layer],
     tap: str,
     normaliser: str,
-) -> tuple[list[Tensor], tuple[float, float]]:
-    """Per layer the normalised change of each sample, (N,), and the accuracies on x and x_adv.
+) -> tuple[list[Tensor], Tensor | None]:
+    """Per layer the normalised change of each sample, (N,), and the logits of x and x_adv, (2 N, classes).
 
     One forward pass over both halves; each change is reduced where it arises, so that never more than one
     layer's features are held.
@@ -145,35 +152,36 @@ def _weaknesses(
 
     with torch.no_grad():
         changes, logits = read_features(model, torch.cat([x, x_adv]), layers, tap=tap, reduce=change)
-    assert logits is not None
-    return changes, _accuracies(logits, y)
+    return changes, logits
 
 
 def _curvatures(
     model: nn.Module,
     x: Tensor,
     x_adv: Tensor,
-    y: Tensor,
     layers: Sequence[Layer],
     tap: str,
     normaliser: str,
-) -> tuple[list[Tensor], tuple[float, float]]:
+) -> tuple[list[Tensor], Tensor | None]:
     """Per layer nu_i of each sample: the backward pass of <F_i(x'), F_i(x') - F_i(x)>, second factor fixed."""
     with torch.no_grad():
         clean, logits = read_features(model, x, layers, tap=tap)
     point = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
         moved, moved_logits = read_features(model, point, layers, tap=tap)
-    assert logits is not None
-    assert moved_logits is not None
     length = (x_adv - x).flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
     result = []
     for i, (after, before) in enumerate(zip(moved, clean, strict=True)):
+        if not after.requires_grad:  # no pixel reaches this layer
+            result.append(torch.zeros(len(x), device=x.device))
+            continue
         (pulled,) = torch.autograd.grad(
             after, point, grad_outputs=(after - before).detach(), retain_graph=i + 1 < len(layers)
         )
         result.append(pulled.flatten(1).norm(dim=1) / length / _normalisation(before, normaliser))
-    return result, _accuracies(torch.cat([logits, moved_logits.detach()]), y)
+    if logits is None or moved_logits is None:
+        return result, None
+    return result, torch.cat([logits, moved_logits.detach()])
 
 
 def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
@@ -185,6 +193,11 @@ def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
     return torch.linalg.vector_norm(clean, dim=1).clamp_min(torch.finfo(clean.dtype).tiny)
 
 
-def _accuracies(both: Tensor, y: Tensor) -> tuple[float, float]:
+def _accuracies(both: Tensor | None, y: Tensor) -> tuple[float, float]:
+    """The accuracy on x and on x_adv."""
+    check_logits(both, torch.cat([y, y]))
+    assert both is not None
+    if not torch.isfinite(both).all():
+        raise ClatError("the model returns NaN or infinite logits")
     clean, moved = ((half.argmax(1) == y).double().mean().item() for half in both.chunk(2))
     return clean, moved

@@ -58,7 +58,8 @@ class CriticalityReport:
         return [row.name for row in self.ranked()[:k]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; an infinite or undefined index is None, as JSON has no such number."""
+        """Plain data; an infinite or undefined index (both follow a layer of weakness zero) is None, as JSON has
+        no such number."""
         data = dataclasses.asdict(self)
         for row in data["rows"]:
             row["criticality"] = row["criticality"] if math.isfinite(row["criticality"]) else None
@@ -74,16 +75,7 @@ class CriticalityReport:
         """Read what `to_json` wrote. Raises ClatError if the file holds something else."""
         try:
             data = json.loads(Path(path).read_text())
-            rows = [
-                CriticalityRow(
-                    **row
-                    | {
-                        "feature_shape": tuple(row["feature_shape"]),
-                        "criticality": math.nan if row["criticality"] is None else row["criticality"],
-                    }
-                )
-                for row in data.pop("rows")
-            ]
+            rows = [_row(**row) for row in data.pop("rows")]
             data.pop("what")
             return cls(rows=rows, **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -118,6 +110,14 @@ class CriticalityReport:
         text = StringIO()
         Console(file=text, width=100).print(self.table())
         return text.getvalue()
+
+
+def _row(*, feature_shape: list[int], weakness: float, criticality: float | None, **rest: Any) -> CriticalityRow:
+    """A row as JSON holds it. After a layer of weakness zero the index is infinite, or undefined where this
+    weakness is zero too."""
+    if criticality is None:
+        criticality = math.inf if weakness > 0 else math.nan
+    return CriticalityRow(feature_shape=tuple(feature_shape), weakness=weakness, criticality=criticality, **rest)
 
 
 def _number(value: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clat.errors import unknown
+from clat.errors import ClatError, unknown
 from clat.layers import CallCounter, Layer, first_tensor
 
 TAPS = ("output", "norm", "activation")
@@ -68,14 +68,18 @@ def read_features(
         else:
             called.setdefault(call, []).append((position, layer))
 
-    def on_call(kind: str, number: int, args: tuple[Any, ...], result: Any) -> None:
+    def on_call(kind: str, number: int, argument: Any, result: Any) -> None:
         for position, layer in called.get((kind, number), ()):
             keep(position, layer, kind, result)
 
+    modules = dict(model.named_modules())
+    strange = [layer.name for layer in layers if layer.name not in modules]
+    if strange:
+        raise ClatError(f"the model has no layer '{strange[0]}': call enumerate_layers on this model")
     logits: Tensor | None = None
     with ExitStack() as stack:
         for position, layer in hooked:
-            handle = model.get_submodule(layer.name).register_forward_hook(
+            handle = modules[layer.name].register_forward_hook(
                 lambda module, args, output, p=position, at=layer: keep(p, at, "output", first_tensor(output))
             )
             stack.callback(handle.remove)
@@ -85,6 +89,9 @@ def read_features(
             logits = first_tensor(model(x))
         except _Enough:
             logits = None
+    silent = [layer.name for position, layer in enumerate(layers) if position not in values]
+    if silent:
+        raise ClatError(f"layer '{silent[0]}' gave no feature in this forward pass: call enumerate_layers again")
     return Features([values[position] for position in range(len(layers))], logits)
 
 

@@ -93,7 +93,7 @@ class _Seen:
 
 class CallCounter(TorchFunctionMode):
     """Counts normalisation and activation calls of a forward pass and shows each to `seen(kind, number,
-    args, result)`. It sees modules (nn.ReLU) and functional code (F.relu) alike."""
+    argument, result)`, with its first argument. It sees modules (nn.ReLU) and functional code (F.relu) alike."""
 
     def __init__(self, seen: Any) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class CallCounter(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         kind = "norm" if name in NORMALISATIONS else "activation" if name in ACTIVATIONS else None
         if kind is not None:
-            self.seen(kind, self.counts[kind], args, result)
+            self.seen(kind, self.counts[kind], args[0] if args else (kwargs or {}).get("input"), result)
             self.counts[kind] += 1
         return result
 
@@ -136,15 +136,19 @@ def enumerate_layers(
     """The layers of `model` in forward order, numbered from 1, found by one forward pass.
 
     `x`: (N, C, H, W) in [0, 1]; one sample is used. `include`: name patterns ("layer3.*", "*.qkv"); a
-    layer stays if it matches one of them. A pattern may also name a module of another kind that has
-    parameters, which is then counted as a layer. `exclude`: name patterns of layers to leave out.
+    layer stays if it matches one of them. A pattern that fits none of the convolution, linear and attention
+    layers may name modules of another kind that have parameters ("layer3.0", a block), which are then counted
+    as layers. `exclude`: name patterns of layers to leave out. The numbers count the layers that stay.
     `shortcuts=True` keeps the projection shortcuts of residual blocks (1x1 convolutions below a module whose
     name says shortcut, downsample or skip); `classifier=True` keeps the last layer, whose output are the
-    logits. Raises ClatError for a pattern that matches nothing or a model without layers. Leaves no trace in
-    the model.
+    logits. Layers whose output has no batch axis, because no image reaches them, are left out. Raises ClatError
+    for a pattern that matches nothing or a model without layers. Leaves no trace in the model.
     """
+    if len(x) == 0:
+        raise ClatError("the batch holds no image: finding the layers takes one")
     seen, logits = _trace(model, x[:1], include)
     doubled = {entry.name: entry.output.shape for entry in _trace(model, x[:1].repeat_interleave(2, 0), include)[0]}
+    seen = [entry for entry in seen if entry.output.shape != doubled[entry.name]]
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
     if not classifier and chosen and _is_classifier(chosen[-1], logits):
         chosen = chosen[:-1]
@@ -202,6 +206,8 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
     """Run `model` once and note each layer's first call, with the calls that follow its output."""
     seen: dict[str, _Seen] = {}
     modules = dict(model.named_modules())
+    layers = [name for name, module in modules.items() if kind_of(module) is not None]
+    others = [pattern for pattern in include if not any(fnmatchcase(name, pattern) for name in layers)]
     running_norm: list[str] = []
 
     def note_layer(name: str, kind: str, module: nn.Module) -> RemovableHandle:
@@ -212,10 +218,10 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
 
         return module.register_forward_hook(hook)
 
-    def note_call(kind: str, number: int, args: tuple[Any, ...], result: Any) -> None:
+    def note_call(kind: str, number: int, argument: Any, result: Any) -> None:
         if kind == "norm":
             for entry in seen.values():
-                if "norm" not in entry.taps and args and args[0] is entry.output:
+                if "norm" not in entry.taps and argument is entry.output:
                     entry.taps["norm"] = (result, result._version, number)
                     entry.norm_name = running_norm[-1] if running_norm else None
             return
@@ -226,13 +232,14 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
     hooks = []
     for name, module in modules.items():
         kind = kind_of(module)
-        if kind is None and name and _matches(name, include) and any(True for _ in module.parameters()):
+        if kind is None and name and _matches(name, others) and any(True for _ in module.parameters()):
             kind = "other"
         inside_attention = isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)
         if kind is not None and not inside_attention:
             hooks.append(note_layer(name, kind, module))
         if isinstance(module, _BatchNorm):
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
+            hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
     try:
         with modes.for_attack(model), torch.no_grad(), CallCounter(note_call):
             output = model(x)

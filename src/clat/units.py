@@ -29,7 +29,8 @@ def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fractio
     if size < 0:
         raise ClatError(f"{what} is {value}: expected a value of at least 0")
     if norm == "linf" and size > 1:
-        raise ClatError(f"{what} is {value}, but images lie in [0, 1]: did you mean {size_text(size / 255)}?")
+        hint = f"did you mean {size_text(size / 255)}?" if size <= 255 else "expected at most 1"
+        raise ClatError(f"{what} is {value}, but images lie in [0, 1]: {hint}")
     return size
 
 

@@ -92,22 +92,22 @@ class ApgdSearch:
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
         ball = Ball(x, self.eps, self.norm)
-        adv = self._random_start(ball, ids)
+        point = self._random_start(ball, ids)
         with torch.no_grad():
             needs_target = self.loss.endswith("targeted")
-            target = losses.runner_up(self.model(x), y, self.target) if needs_target else y
-        value, gradient, wrong = self._evaluate(adv, y, target)
+            target = losses.runner_up(self.model(x).float(), y, self.target) if needs_target else y
+        value, direction, wrong = self._evaluate(ball, point, y, target)
         n = len(x)
         state = {
             "x": x,
             "y": y,
             "target": target,
-            "adv": adv,
-            "point": adv,
-            "previous_point": adv,
-            "gradient": gradient,
-            "best": adv,
-            "best_gradient": gradient,
+            "adv": point.clone(),
+            "point": point,
+            "previous_point": point,
+            "direction": direction,
+            "best": point.clone(),
+            "best_direction": direction.clone(),
             "best_value": value,
             "value_at_check": value.clone(),
             "previous_value": torch.zeros_like(value),  # the reference compares the first value with zero too
@@ -120,44 +120,43 @@ class ApgdSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: State) -> None:
-        x, point = state["x"], state["point"]
+        x, point, done = state["x"], state["point"], state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
-        size = _wide(state["step_size"], x)
         inertia = _wide(torch.where(state["t"] > 0, 0.25, 0.0), x)
-        ahead = ball.project(point + size * ball.unit(state["gradient"]))
-        moved = ball.project(
-            point + (ahead - point) * (1 - inertia) + (point - state["previous_point"]) * inertia
-        )
-        value, gradient, wrong = self._evaluate(moved, state["y"], state["target"])
-        better = value > state["best_value"]
-        state["previous_point"], state["point"], state["gradient"] = point, moved, gradient
-        for name, new in (("best", moved), ("best_gradient", gradient), ("best_value", value)):
-            state[name] = torch.where(_wide(better, new), new, state[name])
-        state["rises"] = state["rises"] + (value > state["previous_value"])
+        moved = ball.project(torch.addcmul(point, _wide(state["step_size"], x), state["direction"]))
+        moved = moved.sub_(point).mul_(1 - inertia).add_(point)
+        moved = ball.project(moved.addcmul_(point - state["previous_point"], inertia))
+        value, direction, wrong = self._evaluate(ball, moved, state["y"], state["target"])
+        state["previous_point"], state["point"], state["direction"] = point, moved, direction
+        better = (value > state["best_value"]).nonzero().squeeze(1)
+        for name, new in (("best", moved), ("best_direction", direction), ("best_value", value)):
+            state[name][better] = new[better]
+        state["rises"] += value > state["previous_value"]
         state["previous_value"] = value
         self._adapt(state)
-        state["t"] = state["t"] + 1
-        fresh = wrong & ~state["done"]
-        state["adv"] = torch.where(
-            _wide(fresh, moved), moved, torch.where(_wide(state["done"], moved), state["adv"], state["best"])
-        )
-        state["done"] = state["done"] | wrong | (state["t"] >= self.steps)
+        state["t"] += 1
+        exhausted = (state["t"] >= self.steps) & ~wrong & ~done
+        for ending, found in ((wrong & ~done, moved), (exhausted, state["best"])):
+            state["adv"][ending] = found[ending]
+        state["done"] = done | wrong | exhausted
 
     def _adapt(self, state: State) -> None:
         """At the end of a window: halve the step and go back to the best point if too few steps rose, or if the
         best value stands still since the last window and the step was not halved then."""
         window = self.windows.to(state["t"].device)[state["t"].clamp_max(self.steps - 1)]
         due = window > 0
+        if not due.any():
+            return
         few_rises = state["rises"] <= self.rho * window
         stuck = ~state["halved_last"] & (state["value_at_check"] >= state["best_value"])
         halve = due & (few_rises | stuck)
-        state["halved_last"] = torch.where(due, halve, state["halved_last"])
-        state["value_at_check"] = torch.where(due, state["best_value"], state["value_at_check"])
-        state["rises"] = torch.where(due, 0, state["rises"])
-        state["step_size"] = torch.where(halve, state["step_size"] / 2, state["step_size"])
-        wide = _wide(halve, state["point"])
-        state["point"] = torch.where(wide, state["best"], state["point"])
-        state["gradient"] = torch.where(wide, state["best_gradient"], state["gradient"])
+        state["halved_last"][due] = halve[due]
+        state["value_at_check"][due] = state["best_value"][due]
+        state["rises"][due] = 0
+        state["step_size"][halve] /= 2
+        back = halve.nonzero().squeeze(1)
+        for name, best in (("point", "best"), ("direction", "best_direction")):
+            state[name] = state[name].index_copy(0, back, state[best][back])
 
     def _random_start(self, ball: Ball, ids: Tensor) -> Tensor:
         """On the ball's surface in some direction, as in the reference, rather than uniform in it."""
@@ -170,14 +169,14 @@ class ApgdSearch:
             length = direction.norm(dim=1, keepdim=True)
         return ball.project(ball.x + self.eps * (direction / length).view_as(ball.x))
 
-    def _evaluate(self, point: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of each sample, its gradient, and which samples are misclassified."""
-        point = point.detach().requires_grad_(True)
+    def _evaluate(self, ball: Ball, point: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each sample, the direction in which it rises, and which samples are misclassified."""
+        variable = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits = self.model(point)
+            logits = self.model(variable).float()
             value = LOSSES[self.loss](logits, y, target)
-            (gradient,) = torch.autograd.grad(value.sum(), point)
-        return value.detach(), gradient, logits.detach().argmax(1) != y
+            (gradient,) = torch.autograd.grad(value.sum(), variable)
+        return value.detach(), ball.unit(gradient), logits.detach().argmax(1) != y
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -9,21 +9,34 @@ import torch
 from torch import Tensor
 
 from clat.attacks.ball import Ball
+from clat.errors import ClatError
 
 
 def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alpha: float, steps: int) -> Tensor:
     """Walk uphill on `value` inside `ball` for `steps` steps of length `alpha` and return the last point.
 
     `value(x_adv)` is a scalar, summed over samples so that each sample's gradient is its own. Only the
-    gradient with respect to the input is computed; parameters get none.
+    gradient with respect to the input is computed; parameters get none. Raises ClatError where the value has
+    no gradient at all, which must not pass for robustness.
     """
     point = start
     for _ in range(steps):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(value(point), point)
+            goal = value(point)
+            if not goal.requires_grad:
+                raise ClatError(
+                    "the model has no gradient towards its input: does it detach, or round to integers?"
+                )
+            (gradient,) = torch.autograd.grad(goal, point)
         point = ball.project(point.detach() + alpha * ball.unit(gradient))
     return point.detach()
+
+
+def check_found(x_adv: Tensor) -> None:
+    """Raises ClatError if a gradient was NaN on the way, which leaves its mark in the example."""
+    if not torch.isfinite(x_adv).all():
+        raise ClatError("the attack's gradient is not finite: does the model return NaN or infinite values?")
 
 
 def generator_for(device: torch.device, seed: int | None) -> torch.Generator:

@@ -16,8 +16,8 @@ class Ball:
     """The points within `eps` of `x` in `norm` and within [0, 1].
 
     `x`: (N, ...) float32 in [0, 1]; `eps` in the same units. Every point that `project` returns is inside
-    exactly, not up to rounding: the l-inf bounds are rounded towards x, and an l2 perturbation that rounding
-    left too long is shortened. `bounds`: the `low` and `high` of a ball with the same x, eps and norm "linf",
+    exactly, not up to rounding: the l-inf bounds, and an l2 perturbation that rounding left too long, are
+    rounded towards x. `bounds`: the `low` and `high` of a ball with the same x, eps and norm "linf",
     which then need not be computed again.
     """
 
@@ -52,23 +52,27 @@ class Ball:
         return self.project(self.x + step)
 
     def unit(self, gradient: Tensor) -> Tensor:
-        """The steepest direction of unit length in this norm; zero where the gradient is zero."""
+        """The steepest direction of unit length in this norm; zero where the gradient is zero, NaN where it is
+        NaN (whose sign torch calls zero, so that a broken gradient would pass for robustness)."""
         if self.norm == "linf":
-            return gradient.sign()
-        length = gradient.flatten(1).norm(dim=1)
-        return gradient / _column(length.clamp_min(torch.finfo(gradient.dtype).tiny), gradient)
+            return torch.where(gradient.isnan(), gradient, gradient.sign())
+        if gradient.numel() == 0:
+            return gradient
+        tiny = torch.finfo(gradient.dtype).tiny
+        # The largest element first: the squares of a saturated network's gradient vanish in float32.
+        gradient = gradient / _column(gradient.flatten(1).abs().amax(dim=1).clamp_min(tiny), gradient)
+        return gradient / _column(gradient.flatten(1).norm(dim=1).clamp_min(tiny), gradient)
 
     def _shorten(self, point: Tensor) -> Tensor:
         """Undo the last bits by which rounding pushed an l2 perturbation out of the ball."""
-        for _ in range(4):
-            delta = (point.double() - self.x.double()).flatten(1)
-            length = delta.norm(dim=1)
-            too_long = length > self.eps
-            if not too_long.any():
-                return point
-            scale = torch.where(too_long, self.eps * (1 - 1e-6) / length.clamp_min(1e-300), 1.0)
-            point = (self.x.double() + (delta * scale[:, None]).view_as(self.x)).to(point.dtype)
-        return point
+        delta = point.double() - self.x.double()
+        length = delta.flatten(1).norm(dim=1)
+        too_long = length > self.eps
+        if not too_long.any():
+            return point
+        scale = self.eps * (1 - 1e-12) / length.clamp_min(1e-300)
+        shorter = _towards(self.x, delta * _column(scale, delta))
+        return torch.where(_column(too_long, point), shorter, point)
 
 
 def _column(per_sample: Tensor, like: Tensor) -> Tensor:
@@ -77,7 +81,11 @@ def _column(per_sample: Tensor, like: Tensor) -> Tensor:
 
 def _inward(x: Tensor, step: float) -> Tensor:
     """x + step in x's precision, rounded towards x, within [0, 1]."""
-    exact = x.double() + step
-    bound = exact.to(x.dtype)
-    beyond = bound.double() > exact if step > 0 else bound.double() < exact
-    return torch.where(beyond, torch.nextafter(bound, x), bound).clamp(0, 1)
+    return _towards(x, torch.full_like(x, step, dtype=torch.float64)).clamp(0, 1)
+
+
+def _towards(x: Tensor, delta: Tensor) -> Tensor:
+    """x + delta (float64) in x's precision, rounded towards x: no element moves by more than its |delta|."""
+    point = (x.double() + delta).to(x.dtype)
+    beyond = (point.double() - x.double()).abs() > delta.abs()
+    return torch.where(beyond, torch.nextafter(point, x), point)

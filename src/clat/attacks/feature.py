@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.ascent import ascend, generator_for
+from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.data.checks import check_images
@@ -43,7 +43,9 @@ def feature_attack(
         raise ClatError("the feature attack needs at least one layer")
     attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with modes.for_attack(model):
-        return run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
+        found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
+    check_found(found)
+    return found
 
 
 def run_feature_attack(

@@ -33,8 +33,8 @@ def fgsm(
 def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
     """The attack with the customary step of a single-step attack, 1.25 * eps (10/255 at 8/255) from a random
     start and eps from x itself, unless a step was given."""
-    if given:
-        return attack
     eps = parse_size(attack.eps, norm=attack.norm)
+    if given or eps == 0:
+        return attack
     alpha = eps * 5 / 4 if attack.random_start else eps
     return replace(attack, alpha=min(alpha, Fraction(1)) if attack.norm == "linf" else alpha)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.ascent import ascend, generator_for
+from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.data.checks import check_images, check_labels
@@ -23,6 +22,20 @@ LogitLoss = Callable[[Tensor, Tensor], Tensor]
 def summed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy summed over the batch, in float32: every sample's gradient is independent of the rest."""
     return F.cross_entropy(logits.float(), y, reduction="sum")
+
+
+def checked_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """`summed_cross_entropy` for a model and labels that nobody has looked at yet."""
+    check_logits(logits, y)
+    return summed_cross_entropy(logits, y)
+
+
+def check_logits(logits: object, y: Tensor) -> None:
+    """Raises ClatError unless a model's output is logits (N, classes) with a class for every label."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(y):
+        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    if len(y) and int(y.max()) >= logits.shape[1]:
+        raise ClatError(f"a label is {int(y.max())}, but the model has {logits.shape[1]} classes")
 
 
 def pgd(
@@ -49,9 +62,8 @@ def pgd(
     check_labels(y, None, len(x))
     attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
     with modes.for_attack(model):
-        found = run_pgd(model, x, y, attack, seed=seed)
-    if not torch.isfinite(found).all():
-        raise ClatError("the attack's gradient is not finite: the model returns NaN or infinite logits")
+        found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
+    check_found(found)
     return found
 
 
@@ -63,8 +75,11 @@ def run_pgd(
     *,
     seed: int | None,
     loss: LogitLoss = summed_cross_entropy,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`)."""
+    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`).
+    `start`: begin here, a point of the ball, rather than where `attack` and `seed` say."""
     ball = Ball(x, attack.eps_value, attack.norm)
-    start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
+    if start is None:
+        start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
     return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.alpha_value, steps=attack.steps)

@@ -37,33 +37,37 @@ def run_search(
     ids: Tensor | None = None,
     *,
     batch_size: int | None = None,
-    finished: Callable[[int], None] | None = None,
+    device: torch.device | None = None,
+    finished: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Search on all of `x` (N, C, H, W), `y` (N,), at most `batch_size` at a time, and return `adv` (N, C, H, W).
 
-    `ids`: the samples' numbers in the data set (None: 0, 1, ...); `finished(count)` is called as samples finish.
+    `ids`: the samples' numbers in the data set (None: 0, 1, ...); `device`: where the model is, if x is elsewhere;
+    `finished(rows, adv)` is called as samples finish, with their places in x and their examples.
     """
+    device = x.device if device is None else device
     size = len(x) if batch_size is None else batch_size
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     result = x.clone()
     state: State | None = None
-    waiting, rows = 0, torch.empty(0, dtype=torch.int64, device=x.device)
+    waiting, rows = 0, torch.empty(0, dtype=torch.int64)
     while waiting < len(x) or len(rows):
-        if state is None or len(rows) < size:
-            new = torch.arange(waiting, min(waiting + size - len(rows), len(x)), device=x.device)
-            if len(new):
-                state = _joined(state, search.start(x[new], y[new], ids[new]))
-                rows, waiting = torch.cat([rows, new]), waiting + len(new)
+        new = torch.arange(waiting, min(waiting + size - len(rows), len(x)))
+        if len(new):
+            fresh = (part[new.to(part.device)].to(device) for part in (x, y, ids))
+            state = _joined(state, search.start(*fresh))
+            rows, waiting = torch.cat([rows, new]), waiting + len(new)
         assert state is not None
         # Copying the survivors together costs a pass over the state, so it waits until it pays.
         while int(state["done"].sum()) < max(1, len(rows) // 8):
             search.step(state)
         done = state["done"]
-        result[rows[done]] = state["adv"][done]
+        leaving, found = rows[done.cpu()], state["adv"][done]
+        result[leaving.to(result.device)] = found.to(result.device)
         if finished is not None:
-            finished(int(done.sum()))
+            finished(leaving, found)
         keep = ~done
-        state, rows = {name: value[keep] for name, value in state.items()}, rows[keep]
+        state, rows = {name: value[keep] for name, value in state.items()}, rows[keep.cpu()]
     return result
 
 

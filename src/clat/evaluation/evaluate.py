@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.pgd import run_pgd
+from clat.attacks.ascent import check_found, generator_for
+from clat.attacks.ball import Ball
+from clat.attacks.pgd import check_logits, run_pgd
 from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
 from clat.errors import ClatError
@@ -106,27 +108,38 @@ def evaluate_batches(
     seed: int = 0,
     about: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """`evaluate` over batches of (x, y) on the model's device, for data sets that do not fit into memory."""
+    """`evaluate` over batches of (x, y) on the model's device, for data sets that do not fit into memory.
+
+    A sample's random start depends on its place in the batches, not on which other samples are still correct.
+    """
     protocol = find_protocol(protocol)
     radius = parse_size(eps, norm=norm)
     if radius == 0:
         raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
+    attacks = [spec.settings(radius, norm) for spec in protocol.attacks]
     correct: list[Tensor] = []
     after: list[list[Tensor]] = [[] for _ in protocol.attacks]
     device_type = "cpu"
     with metered(model) as cost, modes.for_attack(model):
         for number, (x, y) in enumerate(batches):
+            check_images(x)
+            check_labels(y, None, len(x))
+            if len(x) == 0:
+                continue
             device_type = x.device.type
             with torch.autocast(device_type, enabled=False):
                 robust = _verdict(model, x, y)
                 correct.append(robust.cpu())
-                for position, spec in enumerate(protocol.attacks):
+                for position, attack in enumerate(attacks):
                     if robust.any():
                         alive = robust.nonzero().squeeze(1)
-                        attack = spec.settings(radius, norm)
-                        part, labels = x[alive], y[alive]
-                        x_adv = run_pgd(model, part, labels, attack, seed=derive_seed(seed, position, number))
-                        robust = robust.index_put((alive,), _verdict(model, x_adv, labels))
+                        start = x
+                        if attack.random_start:
+                            generator = generator_for(x.device, derive_seed(seed, position, number))
+                            start = Ball(x, attack.eps_value, norm).random_point(generator)
+                        x_adv = run_pgd(model, x[alive], y[alive], attack, seed=None, start=start[alive])
+                        check_found(x_adv)
+                        robust = robust.index_put((alive,), _verdict(model, x_adv, y[alive]))
                     after[position].append(robust.cpu())
     if not correct:
         raise ClatError("the data set is empty: there is nothing to evaluate")
@@ -146,18 +159,18 @@ def evaluate_batches(
 
 
 def _per_attack(protocol: Protocol, steps: Sequence[Tensor]) -> dict[str, Accuracy]:
-    names = [f"{spec.attack}-{spec.steps}" for spec in protocol.attacks]
-    return {name: Accuracy(int(r.sum()), len(r)) for name, r in zip(names, steps, strict=True)}
+    found: dict[str, Accuracy] = {}
+    for number, (spec, robust) in enumerate(zip(protocol.attacks, steps, strict=True), start=1):
+        name = f"{spec.attack}-{spec.steps}"
+        found[f"{name} ({number})" if name in found else name] = Accuracy(int(robust.sum()), len(robust))
+    return found
 
 
 def _verdict(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which samples are classified correctly, (N,) bool, by a forward pass of its own."""
     with torch.no_grad():
         logits = model(x)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    check_logits(logits, y)
     if not torch.isfinite(logits).all():
         raise ClatError("the model returns NaN or infinite logits")
-    if int(y.max()) >= logits.shape[1]:
-        raise ClatError(f"a label is {int(y.max())}, but the model has {logits.shape[1]} classes")
     return logits.argmax(1) == y

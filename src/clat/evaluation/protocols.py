@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 
 from clat.attacks.settings import Attack
-from clat.errors import unknown
+from clat.errors import ClatError, unknown
 from clat.units import Size, parse_size, size_text
 
 
@@ -25,12 +25,23 @@ class PgdSpec:
     loss: str = "cross-entropy"
     random_start: bool = True
 
+    def __post_init__(self) -> None:
+        for what, value, valid in (("attack", self.attack, "pgd"), ("loss", self.loss, "cross-entropy")):
+            if value != valid:
+                raise unknown(f"{what} of a PGD protocol", value, (valid,))
+
     def settings(self, eps: Size, norm: str) -> Attack:
         """The attack at this eps: 2/255 a step at 8/255."""
         radius = parse_size(eps, norm=norm)
         alpha = radius * parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2")
         alpha = min(alpha, Fraction(1)) if norm == "linf" else alpha
-        return Attack(eps=size_text(radius), alpha=size_text(alpha) if alpha else None, steps=self.steps, norm=norm)
+        return Attack(
+            eps=size_text(radius),
+            alpha=size_text(alpha) if alpha else None,
+            steps=self.steps,
+            norm=norm,
+            random_start=self.random_start,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,10 @@ class Protocol:
     name: str
     attacks: tuple[PgdSpec, ...]
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise ClatError(f"the protocol '{self.name}' has no attack: give it at least one")
 
     @property
     def hash(self) -> str:

@@ -14,7 +14,6 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,29 +22,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clat.config import Recipe
-from clat.data import Augment, ImageSet, hold_out, load_split
+from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.environment import describe_environment
 from clat.errors import ClatError
 from clat.evaluation.evaluate import evaluate_batches
-from clat.evaluation.protocols import find_protocol
 from clat.files import write_json, write_text
-from clat.models import load_model, load_weights, save_weights
+from clat.models import load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
-from clat.training.checks import check_model, check_selection
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
-from clat.training.state import Progress, load_state, save_state, state_hash
+from clat.training.prepare import Data, Parts, prepare, train_loader
+from clat.training.reuse import copy_beginning, other_data, shared_stages
+from clat.training.state import Progress, load_state
 from clat.training.trainer import Trainer
-
-Data = tuple[ImageSet, ImageSet]
-"""(train, test). The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +76,9 @@ def train(
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if engine.launches:
         _refuse_taken(out)
+    parts = prepare(recipe, model, data)
     if reuse is not None:
-        _shared_stages(recipe, reuse)
-    parts = _prepare(recipe, model, data)
+        shared_stages(recipe, reuse, parts)
     engine.launch()
     if engine.rank == 0:
         _claim_folder(out)
@@ -104,48 +99,24 @@ def resume(
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
     recipe = read_recipe(out / "recipe.toml")
     engine = Engine(recipe.engine)
-    parts = _prepare(recipe, model, data)
+    parts = prepare(recipe, model, data)
+    if other_data(out, parts):
+        raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
     engine.launch()
     return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a run works on. `given`: the network does not start from random weights of the recipe's seed."""
-
-    model: nn.Module
-    given: bool
-    train: ImageSet
-    heldout: ImageSet
-    test: ImageSet
-
-
-def _prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> _Parts:
-    """Read and build everything, and refuse what would fail hours later."""
-    find_protocol(recipe.evaluation.protocol)
-    train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.weights is not None
-    model = _model(recipe, train_set.num_classes) if model is None else model
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes)
-    for stage in recipe.stages:
-        check_selection(stage, model, sample)
-    _train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
-    return _Parts(model, given, train_set, heldout, test)
-
-
-def _run(recipe: Recipe, out: Path, engine: Engine, parts: _Parts, *, reuse: Path | None, quiet: bool) -> Result:
+def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
     model = engine.place(parts.model)
-    loader = _train_loader(recipe, parts.train, engine.device, engine.rank, engine.world)
-    progress, momentum = _start(recipe, out, model, parts.given, reuse, engine)
+    loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world)
+    progress, momentum = _start(recipe, out, parts, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=progress.metrics_bytes,
         epoch=progress.epoch,
         quiet=quiet or engine.rank > 0,
     )
-    about = _about(recipe, model, engine)
+    about = _about(recipe, parts, engine)
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     finish("running")
     try:
@@ -185,71 +156,23 @@ def _claim_folder(out: Path) -> None:
         raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
 
 
-def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
-    config = recipe.data
-    if data is None:
-        train_set, test = (
-            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
-        )
-    else:
-        train_set, test = data
-        if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
-            raise ClatError(
-                f"train and test differ: images {train_set.shape} and {test.shape}, "
-                f"{train_set.num_classes} and {test.num_classes} classes"
-            )
-    if len(test) == 0:
-        raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
-    if config.heldout < 1:
-        raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
-    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
-    return train_set, heldout, test
-
-
-def _model(recipe: Recipe, num_classes: int) -> nn.Module:
-    config = recipe.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return load_model(
-            config.name,
-            num_classes=num_classes,
-            width=config.width,
-            normalize=config.normalize,
-            weights=config.weights,
-        )
-
-
-def _train_loader(recipe: Recipe, train_set: ImageSet, device: torch.device, rank: int, world: int) -> Loader:
-    config = recipe.data
-    return Loader(
-        train_set,
-        min(recipe.batch_size, len(train_set)),
-        device=device,
-        seed=recipe.seed,
-        shuffle=True,
-        augment=Augment(pad=config.pad, flip=config.flip) if config.pad or config.flip else None,
-        drop_last=True,
-        rank=rank,
-        world_size=world,
-    )
-
-
 def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     """The whole set as one batch on the device."""
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
 def _start(
-    recipe: Recipe, out: Path, model: nn.Module, given: bool, reuse: Path | None, engine: Engine
+    recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Fresh, from the run's own state, or from the longest common beginning with the run in `reuse`."""
+    model = parts.model
     state, first = out / "state.safetensors", out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
         if reuse is not None:
-            _copy_beginning(recipe, out, model, reuse)
+            copy_beginning(recipe, out, parts, reuse)
         elif not state.exists() and first.exists():
             load_weights(model, first)  # killed before its first state
-        elif given and not first.exists():
+        elif parts.given and not first.exists():
             save_weights(model, first)
     engine.share(model)
     engine.wait()
@@ -258,37 +181,7 @@ def _start(
     return Progress(), {}
 
 
-def _shared_stages(recipe: Recipe, reuse: Path) -> int:
-    """How many finished stages of the run in `reuse` this recipe begins with."""
-    if not (reuse / "recipe.toml").is_file():
-        raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
-    for number in range(len(recipe.stages) - 1, 0, -1):
-        if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
-            return number
-    raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
-
-
-def _copy_beginning(recipe: Recipe, out: Path, model: nn.Module, reuse: Path) -> None:
-    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
-    number = _shared_stages(recipe, reuse)
-    file = reuse / "states" / f"stage-{number}.safetensors"
-    progress, momentum = load_state(file, model, recipe_hash(recipe, number))
-    with (reuse / "metrics.jsonl").open("rb") as metrics:
-        (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
-    for weights in (reuse / "weights").glob("stage-*.safetensors"):
-        if int(weights.stem.removeprefix("stage-")) <= number:
-            shutil.copy(weights, out / "weights")
-    for done in range(1, number + 1):
-        for kept in (reuse / "states").glob(f"stage-{done}.*"):
-            shutil.copy(kept, out / "states")
-    shutil.copy(reuse / "states" / f"stage-{number}.best.safetensors", out / "weights" / "best.safetensors")
-    for report in (reuse / "criticality").glob("epoch-*.json"):
-        if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
-            shutil.copy(report, out / "criticality")
-    save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))
-
-
-def _about(recipe: Recipe, model: nn.Module, engine: Engine) -> dict[str, Any]:
+def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
     return {
         "clat": version("clat"),
         "command": sys.argv,
@@ -299,7 +192,13 @@ def _about(recipe: Recipe, model: nn.Module, engine: Engine) -> dict[str, Any]:
             "precision": recipe.engine.precision,
             "processes": engine.world,
         },
-        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in model.parameters())},
+        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in parts.model.parameters())},
+        "data": {
+            "name": parts.train.name,
+            "train": len(parts.train),
+            "heldout": len(parts.heldout),
+            "fingerprint": parts.fingerprint,
+        },
         "seed": recipe.seed,
         "recipe_hash": recipe_hash(recipe),
     }

@@ -351,17 +351,19 @@ class Trainer:
         progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
-        self.save()
         if not final and self.engine.rank == 0:
             self._keep_for_reuse(f"stage-{progress.stage}")
+        self.save()  # last, so that a run killed before it writes the other files again
 
     def _keep_for_reuse(self, name: str) -> None:
         """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
         start from here (`--reuse`)."""
-        file = self.out / "states" / f"{name}.safetensors"
-        save_state(file, self.model, self.momentum, self.progress, recipe_hash(self.recipe, self.progress.stage))
+        self._require_finite()
         best = self.out / "weights" / "best.safetensors"
         (self.out / "states" / f"{name}.best.safetensors").write_bytes(best.read_bytes())
+        self._write_state(
+            self.out / "states" / f"{name}.safetensors", recipe_hash(self.recipe, self.progress.stage)
+        )
 
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
@@ -378,7 +380,9 @@ class Trainer:
         """Save the state, unless a weight has become useless."""
         self._require_finite()
         if self.engine.rank == 0:
-            momentum = momentum_of(self.optimizer, self.parameters)
-            self.progress.metrics_bytes = self.log.size
-            self.progress.cost = self._spent()
-            save_state(self.out / "state.safetensors", self.model, momentum, self.progress, self.hash)
+            self._write_state(self.out / "state.safetensors", self.hash)
+
+    def _write_state(self, file: Path, recipe_hash: str) -> None:
+        self.progress.metrics_bytes = self.log.size
+        self.progress.cost = self._spent()
+        save_state(file, self.model, momentum_of(self.optimizer, self.parameters), self.progress, recipe_hash)

@@ -1,0 +1,197 @@
+"""FAB, the fast adaptive boundary attack (Croce and Hein 2020, Algorithm 1): the nearest adversarial example.
+
+Every step linearises the decision boundary at the current point and moves to that hyperplane, slightly past it and
+with a bias towards the clean image; a point that is adversarial is taken back towards the clean image. As in the
+AutoAttack code there is no binary search between the clean image and the best example at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks import losses
+from clat.attacks.ball import NORMS, Ball
+from clat.attacks.box_projection import step_to_hyperplane
+from clat.attacks.noise import normal, uniform
+from clat.attacks.search import State, run_search
+from clat.data.checks import check_images, check_labels
+from clat.errors import ClatError, unknown
+from clat.units import Size, parse_size
+
+_NEARLY = 1 + 1e-5
+"""Up to this multiple of eps a point counts as one that rounding pushed out of the ball."""
+
+_RESTART_RADIUS = {"linf": 0.3, "l2": 1.0}
+"""How far restarts may begin from the clean image where there is no eps: the defaults of the AutoAttack code."""
+
+
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size | None = None,
+    norm: str = "linf",
+    steps: int = 100,
+    target: int | None = None,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    restart: int = 0,
+    seed: int = 0,
+) -> Tensor:
+    """Adversarial examples of least norm, each within [0, 1]; the image itself where none was found.
+
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`: only examples exactly inside this ball
+    count, and a sample is left at its first (None: all steps are made and the nearest example is returned);
+    `norm`: "linf" or "l2"; `target`: linearise only the boundary to the `target`-th most likely wrong class of the
+    clean image, counted from 1, which needs one backward pass a step (None: to all wrong classes, a pass for each);
+    `alpha_max`: the largest weight of the clean image's projection, in [0, 1]; `eta`: how far past the hyperplane,
+    at least 1; `beta`: what is kept of an adversarial perturbation, in (0, 1]; `restart`: 0 begins at x, others at
+    random points drawn with `seed`. Leaves no trace in the model. Raises ClatError for settings that make no sense.
+    """
+    check_images(x)
+    check_labels(y, None, len(x))
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    _check_settings(steps, target, alpha_max, eta, beta)
+    size = None if eps is None else float(parse_size(eps, norm=norm))
+    with modes.for_attack(model):
+        search = FabSearch(model, size, norm, steps, target, alpha_max, eta, beta, restart, seed)
+        return run_search(search, x, y)
+
+
+def _check_settings(steps: int, target: int | None, alpha_max: float, eta: float, beta: float) -> None:
+    for name, value, good, expected in (
+        ("steps", steps, steps >= 1, "at least 1"),
+        ("target", target, target is None or target >= 1, "None or at least 1, the most likely wrong class"),
+        ("alpha_max", alpha_max, 0 <= alpha_max <= 1, "a value in [0, 1]"),
+        ("eta", eta, eta >= 1, "at least 1"),
+        ("beta", beta, 0 < beta <= 1, "a value in (0, 1]"),
+    ):
+        if not good:
+            raise ClatError(f"{name} is {value}: expected {expected}")
+
+
+@dataclass
+class FabSearch:
+    """FAB as a search. The model is in attack mode; `eps` in image units; the settings are those of `fab`."""
+
+    model: nn.Module
+    eps: float | None = None
+    norm: str = "linf"
+    steps: int = 100
+    target: int | None = None
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    restart: int = 0
+    seed: int = 0
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+        with torch.no_grad():
+            logits = self.model(x)
+        if (self.target or 1) >= logits.shape[1]:
+            raise ClatError(f"target is {self.target}: the model has {logits.shape[1]} classes, one of them right")
+        state = {
+            "x": x,
+            "y": y,
+            "adv": x.clone(),
+            "point": self._restarted(x, ids) if self.restart else x,
+            "t": torch.zeros_like(y),
+            "done": logits.argmax(1) != y,
+        }
+        if self.eps is None:
+            state["length"] = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        if self.target is not None:
+            state["target"] = losses.runner_up(logits, y, self.target)
+        return state
+
+    def step(self, state: State) -> None:
+        x, y = state["x"], state["y"]
+        rise, w = self._boundary(state)
+        moved = self._move(x, state["point"], rise, w)
+        with torch.no_grad():
+            wrong = self.model(moved).argmax(1) != y
+        length = self._length(moved - x)
+        if self.eps is None:
+            nearer = wrong & (length < state["length"]) & ~state["done"]
+            state["adv"][nearer], state["length"][nearer] = moved[nearer], length[nearer]
+        else:
+            self._settle(state, moved, wrong & (length <= self.eps * _NEARLY) & ~state["done"])
+        state["point"] = torch.lerp(x, moved, _wide(torch.where(wrong, self.beta, 1.0), x))
+        state["t"] = state["t"] + 1
+        state["done"] = state["done"] | (state["t"] >= self.steps)
+
+    def _settle(self, state: State, moved: Tensor, near: Tensor) -> None:
+        """Ends the search where a point in the ball, but for rounding, is still misclassified when put inside."""
+        rows = near.nonzero().squeeze(1)
+        if self.eps is None or not len(rows):
+            return
+        x, y = state["x"][rows], state["y"][rows]
+        inside = Ball(x, self.eps, self.norm).project(moved[rows])
+        with torch.no_grad():
+            wrong = self.model(inside).argmax(1) != y
+        good = wrong & (self._length(inside.double() - x.double()) <= self.eps)
+        state["adv"][rows[good]] = inside[good]
+        state["done"] = state["done"].index_fill(0, rows[good], True)
+
+    def _move(self, x: Tensor, point: Tensor, rise: Tensor, w: Tensor) -> Tensor:
+        """Past the hyperplane: the mean of the ways there from the point and, with weight alpha, from x."""
+        flat_x, flat, w = x.flatten(1), point.flatten(1), w.flatten(1)
+        from_point = step_to_hyperplane(flat, w, rise, self.norm)
+        from_x = step_to_hyperplane(flat_x, w, rise + torch.linalg.vecdot(w, flat - flat_x), self.norm)
+        near, far = (self._length(d).clamp_min(1e-8) for d in (from_point, from_x))
+        alpha = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
+        moved, biased = from_point.mul_(self.eta).add_(flat), from_x.mul_(self.eta).add_(flat_x)
+        return moved.lerp_(biased, alpha).clamp_(0, 1).view_as(x)
+
+    def _boundary(self, state: State) -> tuple[Tensor, Tensor]:
+        """The linearised boundary nearest to the point: how far z_k - z_y has to rise, (N,), and its gradient."""
+        y, point = state["y"], state["point"].detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(point)
+            classes = logits.shape[1]
+            rivals = [state["target"]] if "target" in state else [(y + k) % classes for k in range(1, classes)]
+            margins = [losses.targeted_margin(logits, y, rival) for rival in rivals]
+        nearest = torch.full_like(y, torch.inf, dtype=logits.dtype)
+        rise, w = torch.zeros_like(nearest), torch.zeros_like(point, requires_grad=False)
+        # One class after the other rather than the whole Jacobian at once, which could fill the memory.
+        for number, margin in enumerate(margins, start=1):
+            (gradient,) = torch.autograd.grad(margin.sum(), point, retain_graph=number < len(margins))
+            margin = margin.detach()
+            if len(margins) == 1:
+                return -margin, gradient
+            distance = margin.abs() / (self._dual_length(gradient) + 1e-12)
+            nearer = distance < nearest
+            nearest, rise = torch.where(nearer, distance, nearest), torch.where(nearer, -margin, rise)
+            w[nearer] = gradient[nearer]
+        return rise, w
+
+    def _length(self, delta: Tensor) -> Tensor:
+        flat = delta.flatten(1)
+        return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
+
+    def _dual_length(self, w: Tensor) -> Tensor:
+        """The norm that the distance to a hyperplane is measured by."""
+        flat = w.flatten(1)
+        return flat.abs().sum(1) if self.norm == "linf" else flat.norm(dim=1)
+
+    def _restarted(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Half the radius away from x in a random direction, in [0, 1]."""
+        radius = 0.5 * (_RESTART_RADIUS[self.norm] if self.eps is None else self.eps)
+        count = x[0].numel()
+        if self.norm == "linf":
+            direction = 2 * uniform(self.seed, ids, self.restart, count) - 1
+        else:
+            direction = normal(self.seed, ids, self.restart, count)
+        direction = direction / self._length(direction)[:, None]
+        return torch.clamp(x + radius * direction.view_as(x), 0, 1)
+
+
+def _wide(per_sample: Tensor, like: Tensor) -> Tensor:
+    return per_sample.view(-1, *([1] * (like.dim() - 1)))

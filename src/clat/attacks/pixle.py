@@ -1,0 +1,141 @@
+"""Pixle (Pomponi et al. 2022): a black-box attack that copies pixels of the image to other places of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks import losses
+from clat.attacks.noise import uniform
+from clat.attacks.search import State, run_search
+from clat.data.checks import check_images, check_labels
+from clat.errors import ClatError
+
+Patch = tuple[tuple[int, int], tuple[int, int]]
+"""The smallest and the largest extent of the source patch in pixels: ((least, most) wide, (least, most) high)."""
+
+
+def pixle(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    restarts: int = 20,
+    iterations: int = 10,
+    patch: Patch = ((2, 10), (2, 10)),
+    seed: int = 0,
+) -> Tensor:
+    """Pixle with the settings of torchattacks and its random mapping, which is the strong one; a sample is left as
+    soon as it is misclassified.
+
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `restarts`, `iterations`: each restart tries so many patches
+    of x, one forward pass each, whose pixels go to random places of the best image so far, and keeps the best of
+    them if it lowers the probability of y; `patch`: ranges of its sides in pixels, ((least, most) wide,
+    (least, most) high). Returns x_adv, each pixel of which is a pixel of x; samples that were not fooled come back at
+    their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or settings
+    that make no sense.
+    """
+    check_images(x)
+    check_labels(y, None, len(x))
+    for name, value in (("restarts", restarts), ("iterations", iterations)):
+        if value < 1:
+            raise ClatError(f"{name} is {value}: expected at least 1")
+    for least, most in patch:
+        if not 1 <= least <= most:
+            raise ClatError(
+                f"patch is {patch}: expected ((least, most) wide, (least, most) high), at least 1 pixel"
+            )
+    search = PixleSearch(model, restarts=restarts, iterations=iterations, patch=patch, seed=seed)
+    with modes.for_attack(model):
+        return run_search(search, x, y)
+
+
+@dataclass
+class PixleSearch:
+    """Pixle as a search; one step is one forward pass. The model is in attack mode.
+
+    As in torchattacks, a patch at the border is cut off there, a restart that found nothing while nothing was ever
+    found goes on from its last try, and the patch is always one of x. Unlike there, pixels may also go to the last
+    row and column, and the loss is the cross-entropy, which orders images as the probability does but does not
+    saturate at 1.
+    """
+
+    model: nn.Module
+    restarts: int = 20
+    iterations: int = 10
+    patch: Patch = ((2, 10), (2, 10))
+    seed: int = 0
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+        value, wrong = self._query(x, y)
+        return {
+            "x": x,
+            "y": y,
+            "ids": ids,
+            "adv": x,
+            "base": x,  # what this restart's patches are put on
+            "value": value,
+            "improved": torch.zeros_like(wrong),
+            "t": torch.zeros_like(y),
+            "done": wrong,
+        }
+
+    def step(self, state: State) -> None:
+        moved = self._move(state)
+        value, wrong = self._query(moved, state["y"])
+        better = ((value > state["value"]) | wrong) & ~state["done"]
+        state["adv"] = torch.where(_wide(better), moved, state["adv"])
+        state["value"] = torch.where(better, value, state["value"])
+        state["improved"] = state["improved"] | better
+        state["t"] = state["t"] + 1
+        following = torch.where(_wide(state["improved"]), state["adv"], moved)
+        state["base"] = torch.where(_wide(state["t"] % self.iterations == 0), following, state["base"])
+        state["done"] = state["done"] | wrong | (state["t"] >= self.restarts * self.iterations)
+
+    def _move(self, state: State) -> Tensor:
+        """`base` with the pixels of a patch of x copied into it."""
+        x, base = state["x"], state["base"]
+        count, channels, height, width = x.shape
+        (_, widest), (_, highest) = self.patch
+        draws = uniform(self.seed, state["ids"], state["t"], 4 + widest * highest)
+        source, inside = self._patch(draws[:, :4], height, width)
+        target = (draws[:, 4:] * (height * width)).long()
+        # Two pixels of the patch may go to one place: the later one stays, as if they went one after the other.
+        order = torch.where(inside, torch.arange(source.shape[1], device=x.device), -1)
+        nobody = torch.full((count, height * width), -1, device=x.device)
+        comer = nobody.scatter_reduce(1, target, order, "amax")
+        origin = source.gather(1, comer.clamp_min(0))
+        arriving = x.flatten(2).gather(2, origin[:, None].expand(-1, channels, -1))
+        return torch.where((comer >= 0)[:, None], arriving, base.flatten(2)).view(x.shape)
+
+    def _patch(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """The patch's pixels as places in the flattened image, and which of them it really has; (N, M)."""
+        rows, down = _extent(draws[:, 0], draws[:, 1], self.patch[1], height)
+        columns, across = _extent(draws[:, 2], draws[:, 3], self.patch[0], width)
+        source = rows[:, :, None] * width + columns[:, None, :]
+        return source.flatten(1), (down[:, :, None] & across[:, None, :]).flatten(1)
+
+    def _query(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of each sample and which ones are misclassified."""
+        with torch.no_grad():
+            logits = self.model(images)
+            return losses.cross_entropy(logits, y), logits.argmax(1) != y
+
+
+def _extent(first: Tensor, length: Tensor, lengths: tuple[int, int], size: int) -> tuple[Tensor, Tensor]:
+    """The patch along one axis: its pixels, and which of them are in the patch and in the image; (N, most).
+
+    `first`, `length`: (N,) in [0, 1), for where it starts and how long it is, in `lengths`.
+    """
+    least, most = lengths
+    steps = torch.arange(most, device=first.device)
+    start = (first * max(size - 1, 1)).long()[:, None]
+    own = steps < least + (length * (most - least + 1)).long()[:, None]
+    return (start + steps).clamp_max(size - 1), own & (start + steps < size)
+
+
+def _wide(per_sample: Tensor) -> Tensor:
+    return per_sample[:, None, None, None]

@@ -1,0 +1,138 @@
+"""What a run works on, read and built, with everything refused that would otherwise fail hours later."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.config import Recipe, StageConfig
+from clat.data import Augment, ImageSet, hold_out, load_split
+from clat.data.loader import Loader
+from clat.errors import ClatError
+from clat.evaluation.protocols import find_protocol
+from clat.layers import enumerate_layers, find_layers
+from clat.models import load_model
+from clat.seeds import derive_seed
+
+Data = tuple[ImageSet, ImageSet]
+"""(train, test). The held-out part is cut from train."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The network and the images of a run. `given`: the network does not start from random weights of the
+    recipe's seed, but from the user's."""
+
+    model: nn.Module
+    given: bool
+    train: ImageSet
+    heldout: ImageSet
+    test: ImageSet
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is trained and decided on: labels, and pixels where they are in memory."""
+        digest = hashlib.sha256()
+        for images in (self.train, self.heldout):
+            digest.update(images.labels.numpy().tobytes())
+            if isinstance(images.images, Tensor):
+                digest.update(images.images.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts:
+    """The parts of a run. Raises ClatError for whatever does not fit together."""
+    find_protocol(recipe.evaluation.protocol)
+    train_set, heldout, test = _data(recipe, data)
+    given = model is not None or recipe.model.weights is not None
+    model = _model(recipe, train_set.num_classes) if model is None else model
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+    check_model(model, sample, train_set.num_classes)
+    for stage in recipe.stages:
+        _check_selection(stage, model, sample)
+    train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    return Parts(model, given, train_set, heldout, test)
+
+
+def train_loader(recipe: Recipe, train_set: ImageSet, device: torch.device, rank: int, world: int) -> Loader:
+    """The training batches of one process."""
+    config = recipe.data
+    return Loader(
+        train_set,
+        min(recipe.batch_size, len(train_set)),
+        device=device,
+        seed=recipe.seed,
+        shuffle=True,
+        augment=Augment(pad=config.pad, flip=config.flip) if config.pad or config.flip else None,
+        drop_last=True,
+        rank=rank,
+        world_size=world,
+    )
+
+
+def check_model(model: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits."""
+    try:
+        with modes.for_attack(model), torch.no_grad():
+            logits = model(x)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    if logits.shape[1] < num_classes:
+        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
+
+
+def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor) -> None:
+    """Raise ClatError if the stage's selection asks for layers that the model does not have."""
+    rule = stage.selection
+    if rule is None:
+        return
+    layers = enumerate_layers(model, x, include=rule.include, exclude=rule.exclude)
+    if rule.rule == "named":
+        find_layers(layers, [str(name) for name in rule.layers])
+    most = len(layers) - (rule.rule == "least-critical")  # layer 1 has no ratio to be least critical by
+    if rule.rule not in ("all", "named") and rule.k > most:
+        raise ClatError(
+            f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
+        )
+
+
+def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
+    config = recipe.data
+    if data is None:
+        train_set, test = (
+            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
+        )
+    else:
+        train_set, test = data
+    if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
+        raise ClatError(
+            f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "
+            f"{train_set.num_classes} and {test.num_classes} classes"
+        )
+    if len(test) == 0:
+        raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
+    if config.heldout < 1:
+        raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
+    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
+    return train_set, heldout, test
+
+
+def _model(recipe: Recipe, num_classes: int) -> nn.Module:
+    config = recipe.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "init"))
+        return load_model(
+            config.name,
+            num_classes=num_classes,
+            width=config.width,
+            normalize=config.normalize,
+            weights=config.weights,
+        )

@@ -1,0 +1,69 @@
+"""Taking over the stages that another run has already trained, if it began exactly alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from clat.config import Recipe
+from clat.errors import ClatError
+from clat.models import Normalized
+from clat.models.files import read_state
+from clat.recipe import recipe_hash
+from clat.training.prepare import Parts
+from clat.training.state import load_state, save_state, state_hash
+
+
+def shared_stages(recipe: Recipe, reuse: Path, parts: Parts) -> int:
+    """How many finished stages of the run in `reuse` this recipe begins with."""
+    if not (reuse / "recipe.toml").is_file():
+        raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
+    if other_data(reuse, parts):
+        raise ClatError(f"the run in {reuse} was trained on other images: it has nothing to reuse")
+    if parts.given != (first := reuse / "weights" / "stage-0.safetensors").is_file() or (
+        parts.given and not _holds(parts.model, first)
+    ):
+        raise ClatError(f"the run in {reuse} started from other weights: it has nothing to reuse")
+    for number in range(len(recipe.stages) - 1, 0, -1):
+        if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
+            return number
+    raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
+
+
+def other_data(run: Path, parts: Parts) -> bool:
+    """Whether the run in the folder `run` says that its images were others."""
+    try:
+        return bool(json.loads((run / "run.json").read_text())["data"]["fingerprint"] != parts.fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _holds(model: nn.Module, file: Path) -> bool:
+    """Whether a weight file holds just what the model does."""
+    saved, _ = read_state(file)
+    mine = getattr(model, "net", model).state_dict() if isinstance(model, Normalized) else model.state_dict()
+    return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
+
+
+def copy_beginning(recipe: Recipe, out: Path, parts: Parts, reuse: Path) -> None:
+    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
+    number, model = shared_stages(recipe, reuse, parts), parts.model
+    file = reuse / "states" / f"stage-{number}.safetensors"
+    progress, momentum = load_state(file, model, recipe_hash(recipe, number))
+    with (reuse / "metrics.jsonl").open("rb") as metrics:
+        (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
+    for weights in (reuse / "weights").glob("stage-*.safetensors"):
+        if int(weights.stem.removeprefix("stage-")) <= number:
+            shutil.copy(weights, out / "weights")
+    for done in range(1, number + 1):
+        for kept in (reuse / "states").glob(f"stage-{done}.*"):
+            shutil.copy(kept, out / "states")
+    shutil.copy(reuse / "states" / f"stage-{number}.best.safetensors", out / "weights" / "best.safetensors")
+    for report in (reuse / "criticality").glob("epoch-*.json"):
+        if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
+            shutil.copy(report, out / "criticality")
+    save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))

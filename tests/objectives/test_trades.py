@@ -1,0 +1,86 @@
+"""TRADES against the formula of the published code, written out here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clat.errors import ClatError
+from clat.objectives import Standard, Step, Trades
+
+
+@pytest.fixture
+def build(build):
+    """The same network with a steeper head: a divergence that is not lost in rounding."""
+
+    def make():
+        net = build()
+        with torch.no_grad():
+            net.head.weight.mul_(30)
+        return net
+
+    return make
+
+
+def attack(net, x, *, eps, alpha, steps, seed):
+    """x + 0.001 N(0, 1), then signed ascent on the summed KL with a constant clean output."""
+    natural = F.softmax(net(x), dim=1).detach()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    point = (x + 0.001 * noise).clamp(x - eps, x + eps).clamp(0, 1)
+    for _ in range(steps):
+        point = point.detach().requires_grad_(True)
+        value = nn.KLDivLoss(reduction="sum")(F.log_softmax(net(point), dim=1), natural)
+        (gradient,) = torch.autograd.grad(value, point)
+        point = (point.detach() + alpha * gradient.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+    return point.detach()
+
+
+def divergence(net, x, x_adv):
+    natural, moved = net(x), net(x_adv)
+    return nn.KLDivLoss(reduction="batchmean")(F.log_softmax(moved, dim=1), F.softmax(natural, dim=1))
+
+
+def test_value_and_gradient_are_those_of_the_published_code(build, images, labels):
+    net, twin = build(), build()
+    total, parts = Trades(beta=6, eps=0.1, steps=4).loss(net, images, labels, Step(seed=9))
+    x_adv = attack(twin, images, eps=0.1, alpha=0.0625, steps=4, seed=9)
+    kl = divergence(twin, images, x_adv)
+    expected = F.cross_entropy(twin(images), labels) + 6 * kl
+    assert kl.item() > 1e-3, "the attack must have found something, or the test says nothing"
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert parts["divergence"].item() == pytest.approx(kl.item(), rel=1e-4)
+    total.backward()
+    expected.backward()
+    for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", ["clean", "attacked"])
+def test_both_outputs_get_a_gradient_from_the_divergence(build, images, labels, cut):
+    """Cutting either path changes the gradient, so neither is cut."""
+    net, twin = build(), build()
+    Trades(beta=6, eps=0.1, steps=4).loss(net, images, labels, Step(seed=9)).total.backward()
+    x_adv = attack(twin, images, eps=0.1, alpha=0.0625, steps=4, seed=9)
+    clean, moved = twin(images), twin(x_adv)
+    clean_in_kl, moved_in_kl = (clean.detach(), moved) if cut == "clean" else (clean, moved.detach())
+    kl = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(moved_in_kl, dim=1), F.softmax(clean_in_kl, dim=1))
+    (F.cross_entropy(clean, labels) + 6 * kl).backward()
+    assert not torch.allclose(net.head.weight.grad, twin.head.weight.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_beta_zero_is_standard_training(build, images, labels):
+    net, twin = build(), build()
+    total = Trades(beta=0, steps=1).loss(net, images, labels, Step()).total
+    expected = Standard().loss(twin, images, labels, Step()).total
+    assert torch.equal(total, expected)
+    total.backward()
+    expected.backward()
+    for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_a_negative_beta_is_refused():
+    with pytest.raises(ClatError, match="beta"):
+        Trades(beta=-1)

@@ -1,0 +1,290 @@
+"""One line, exit code 2, nothing overwritten (invariant 10)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+
+import clat as package
+from clat import commands, files
+from clat.training.interrupt import Interrupted
+
+
+@pytest.fixture
+def weights(trained):
+    return trained / "weights" / "last.safetensors"
+
+
+MODEL = ("--model", "own_network:Net")
+
+
+@pytest.mark.parametrize("command", ["criticality", "evaluate"])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--model", "resnet81"), "unknown model 'resnet81'; did you mean 'resnet18'?"),
+        (("--model", "own_network:Nte"), "Nte"),
+        (("--model", "absent_module:Net"), "absent_module"),
+        ((*MODEL, "--eps", "8"), "did you mean 8/255?"),
+        ((*MODEL, "--eps", "wide"), "eps is 'wide'"),
+        ((*MODEL, "--eps", "8/0"), "eps is '8/0'"),
+        ((*MODEL, "--norm", "l3"), "unknown norm 'l3'"),
+        ((*MODEL, "--data", "absent"), "data set 'absent' not found"),
+        ((*MODEL, "--data", "own_network.py"), "is a file"),
+        ((*MODEL, "--split", "tset"), "did you mean 'test'?"),
+        ((*MODEL, "--device", "cud"), "unknown device 'cud'; did you mean 'cuda'?"),
+        ((*MODEL, "--weights", "absent.pt"), "no such file"),
+        ((*MODEL, "--normalize", "cifar"), "did you mean 'cifar10"),
+        ((*MODEL, "--width", "0"), "width=0"),
+        ((*MODEL, "--num-samples", "0"), ""),
+        ((*MODEL, "--num-samples", "99999"), "99999"),
+        ((*MODEL, "--num-samples", "ten"), "invalid int value: 'ten'"),
+        ((*MODEL, "--image-size", "0"), "image_size is 0"),
+        ((*MODEL, "--epz", "0.1"), "--epz"),
+        ((), "--model"),
+    ],
+)
+def test_options(refused, command, words, says):
+    assert says in refused(command, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--protocol", "pgd-21"), "unknown protocol 'pgd-21'; did you mean 'pgd-20'?"),
+        (("--protocol", "autoattak"), "unknown protocol"),
+        (("--eps", "0"), "eps is 0"),
+        (("--batch-size", "0"), "batch_size is 0"),
+    ],
+)
+def test_options_of_evaluate(refused, words, says):
+    assert says in refused("evaluate", *MODEL, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--normaliser", "numl"), "did you mean 'numel'?"),
+        (("--tap", "outptu"), "did you mean 'output'?"),
+        (("--metric", "weak"), "did you mean 'weakness'?"),
+        (("--include", "conv9"), "unknown layer pattern 'conv9'; did you mean 'conv"),
+        (("--steps", "0"), "steps is 0"),
+        (("--alpha", "x"), "alpha is 'x'"),
+        (("--top", "-1"), "-1"),
+    ],
+)
+def test_options_of_criticality(refused, words, says):
+    assert says in refused("criticality", *MODEL, "--num-samples", "4", *words)
+
+
+def test_commands(refused):
+    assert "unknown command 'trian'; did you mean 'train'?" in refused("trian")
+    assert "DIR" in refused("report")
+    assert "no-such-run" in refused("report", "no-such-run")
+
+
+def test_a_network_that_does_not_fit_the_images(refused, workplace):
+    (workplace / "flat_network.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(7, 10))\n"
+        "def map(): return nn.Conv2d(3, 4, 3)\ndef broken(): raise RuntimeError('two\\nlines')\n"
+    )
+    for command in ("criticality", "evaluate"):
+        assert "does not run on images of shape (3, 8, 8)" in refused(command, "--model", "flat_network:make")
+        assert "logits of shape" in refused(command, "--model", "flat_network:map")
+        assert "the factory failed, RuntimeError: two lines" in refused(command, "--model", "flat_network:broken")
+
+
+# Weight files
+
+
+def test_weights_that_do_not_fit(refused, weights, tmp_path):
+    assert "of another shape" in refused("evaluate", *MODEL, "--width", 3, "--weights", weights)
+    assert "missing" in refused("evaluate", "--model", "resnet18", "--width", 4, "--weights", weights)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["bad.pt", "bad.safetensors", "bad.pth.tar"])
+def test_corrupted_and_malicious_weights(refused, weights, tmp_path, name):
+    file, trap = tmp_path / name, tmp_path / "trap"
+    for content in (b"", b"garbage", weights.read_bytes()[:-100], pickle.dumps({"w": Malicious(str(trap))})):
+        file.write_bytes(content)
+        assert str(file) in refused("evaluate", *MODEL, "--weights", file)
+    torch.save({"state_dict": Malicious(str(trap))}, file)
+    assert "weights" in refused("evaluate", *MODEL, "--weights", file)
+    assert not trap.exists(), "the file was executed"
+    pickle.loads(pickle.dumps(Malicious(str(trap))))
+    assert trap.exists(), "the trap works where a file is trusted"
+
+
+# Data
+
+
+@pytest.mark.parametrize("command", [("criticality", *MODEL), ("evaluate", *MODEL), ("train", "tiny.toml")])
+def test_an_empty_data_folder(refused, tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    if command[0] == "train":
+        refused(*command, "--out", tmp_path / "run", "--data.name", tmp_path / "empty")
+        assert not (tmp_path / "run").exists()
+    else:
+        refused(*command, "--data", tmp_path / "empty")
+
+
+# Output files and folders
+
+
+def test_an_existing_result_is_not_overwritten(refused, tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text("precious")
+    assert "exists already" in refused("evaluate", *MODEL, "--num-samples", 4, "--out", file)
+    assert "exists already" in refused("criticality", *MODEL, "--num-samples", 4, "--out", file)
+    assert "exists already" in refused("criticality", *MODEL, "--num-samples", 4, "--plot", file)
+    assert file.read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", ["a file/below", "/proc/clat/result"])
+def test_a_place_that_cannot_be_written(refused, tmp_path, place):
+    (tmp_path / "a file").write_text("")
+    place = tmp_path / place
+    for command in ("evaluate", "criticality"):
+        assert "cannot write" in refused(command, *MODEL, "--num-samples", 4, "--out", f"{place}.json")
+    assert "cannot write" in refused("train", "tiny.toml", "--out", place)
+
+
+def test_a_folder_that_holds_another_run(refused, trained, tmp_path):
+    before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+    assert "holds another run already" in refused("train", "tiny.toml", "--out", trained)
+    assert before == {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+    (tmp_path / "mine.txt").write_text("")
+    assert "holds something already" in refused("train", "tiny.toml", "--out", tmp_path)
+    assert "exists already" in refused("demo", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("nth", [1, 4, 7])
+def test_a_full_disk_while_training(refused, clat, monkeypatch, trained, tmp_path, nth):
+    """What was written before stays whole, and the run goes on once there is room."""
+    original, calls = os.fsync, [0]
+
+    def full(handle):
+        calls[0] += 1
+        if calls[0] >= nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(handle)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        assert "No space left on device" in refused("train", "tiny.toml", "--out", out)
+    assert not [file for file in out.rglob("*") if file.name.startswith(".")], "temporary files stay behind"
+    for file in out.rglob("*.safetensors"):
+        package.models.files.read_state(file)
+    if nth == 1:
+        assert not (out / "recipe.toml").exists()
+        return
+    assert clat("train", "--resume", out).code == 0
+    assert (out / "weights/last.safetensors").read_bytes() == (trained / "weights/last.safetensors").read_bytes()
+
+
+def test_a_full_disk_while_appending_metrics(refused, monkeypatch, tmp_path):
+    from pathlib import Path
+
+    original = Path.open
+
+    def full(self, mode="r", *args, **kwargs):
+        if self.name == "metrics.jsonl" and mode == "a":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return original(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert "cannot write" in refused("train", "tiny.toml", "--out", tmp_path / "run")
+
+
+def test_a_result_that_cannot_be_written_leaves_no_half_file(refused, monkeypatch, tmp_path):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    out = tmp_path / "result.json"
+    assert "No space left" in refused("evaluate", *MODEL, "--num-samples", 4, "--protocol", "fgsm", "--out", out)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Recipes and runs
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("absent.toml",), "recipe file absent.toml not found"),
+        (("dmeo",), "unknown recipe 'dmeo'; did you mean 'demo'?"),
+        ((), "name a recipe"),
+        (("tiny.toml", "--stages.clat.epoch", "1"), "did you mean 'epochs'?"),
+        (("tiny.toml", "--eps", "8"), "did you mean 8/255?"),
+        (("tiny.toml", "--model.name", "own_network:Nte"), "Nte"),
+        (("tiny.toml", "--model.weights", "absent.pt"), "no such file"),
+        (("tiny.toml", "--evaluation.protocol", "pgd21"), "unknown protocol 'pgd21'; did you mean 'pgd-"),
+        (("tiny.toml", "--stages.clat.selection.k", "7"), "selection.k is 7"),
+        (("tiny.toml", "--data.heldout", "99999"), "cannot hold out"),
+        (("tiny.toml", "--stages.clat.epochs"), "has no value"),
+        (("tiny.toml", "stray"), "unexpected argument 'stray'"),
+        (("tiny.toml", "--precision", "16"), "engine.precision"),
+        (("tiny.toml", "--reuse", "absent"), "no run to reuse"),
+        (("tiny.toml", "--device", "cuda"), "cuda"),
+    ],
+)
+def test_recipes(refused, tmp_path, monkeypatch, words, says):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert says in refused("train", *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "what was never a run must not occupy its folder"
+
+
+def test_a_recipe_without_a_folder(refused):
+    assert "name a recipe and a new folder" in refused("train", "tiny.toml")
+
+
+@pytest.mark.parametrize(
+    "beside", [("tiny.toml",), ("--out", "x"), ("--seed", "1"), ("--device", "cpu"), ("--devices", "2")]
+)
+def test_resume_takes_nothing_beside_it(refused, trained, beside):
+    assert "give nothing beside it" in refused("train", "--resume", trained, *beside)
+
+
+def test_resume_without_a_run_or_with_a_damaged_one(refused, trained, tmp_path):
+    assert "no run to resume" in refused("train", "--resume", tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"damaged")
+    assert "not a usable run state" in refused("train", "--resume", tmp_path / "run")
+
+
+def test_reuse_with_another_seed(refused, trained, tmp_path):
+    words = ("train", "tiny.toml", "--out", tmp_path / "run", "--reuse", trained, "--seed", 1)
+    assert "shares no finished stage" in refused(*words)
+
+
+def test_a_run_that_diverges(refused, tmp_path):
+    """No BatchNorm in this one, so nothing saves it."""
+    out = tmp_path / "run"
+    model = ("--model.name", "own_network:Net", "--schedule.kind", "constant", "--schedule.lr", "1e38")
+    line = refused("train", "tiny.toml", "--out", out, *model)
+    assert "not finite (stage 'pgd-at', epoch 1, step " in line
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+
+
+def test_an_interrupted_demo_has_an_exit_code(clat, monkeypatch, tmp_path):
+    def stopped(*args, **kwargs):
+        raise Interrupted(2)
+
+    monkeypatch.setattr(commands, "start_run", stopped)
+    assert clat("demo", "--out", tmp_path / "demo").code == 130

@@ -1,0 +1,217 @@
+"""What each command does when all is well: the public contract."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import clat as package
+from clat.recipe import built_in_recipes
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def assert_accuracy(accuracy, n):
+    assert accuracy["n"] == n
+    assert accuracy["confidence"] == 0.95
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert accuracy["value"] == accuracy["correct"] / n
+
+
+def test_train_writes_a_run_and_its_page(trained):
+    names = {str(file.relative_to(trained)) for file in trained.rglob("*") if file.is_file()}
+    assert {"recipe.toml", "run.json", "metrics.jsonl", "summary.json", "report.html"} <= names
+    assert {f"evaluations/{label}.json" for label in ("stage-1", "best", "last")} <= names
+    assert {f"weights/{label}.safetensors" for label in ("stage-1", "best", "last")} <= names
+    assert "weights/stage-0.safetensors" not in names  # it began from random weights
+    for label in ("stage-1", "best", "last"):
+        result = read(trained / "evaluations" / f"{label}.json")
+        assert_accuracy(result["clean_accuracy"], 20)
+        assert_accuracy(result["robust_accuracy"], 20)
+        assert result["robust_accuracy"]["value"] <= result["clean_accuracy"]["value"]
+        assert result["protocol"]["name"] == "pgd-10"
+        assert len(result["protocol"]["hash"]) == 12
+        assert result["eps"] == {"text": "0.1", "value": 0.1}
+        assert result["cost"]["forwards"] >= 20
+        assert {"torch", "device", "clat"} <= set(result["environment"])
+    page = (trained / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_recipe_in_the_folder_repeats_the_run(clat, trained, workplace):
+    again = workplace / "runs" / "again"
+    assert clat("train", trained / "recipe.toml", "--out", again).code == 0
+    for name in ("best", "last"):
+        one, two = (load_file(run / "weights" / f"{name}.safetensors") for run in (trained, again))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_overrides_and_short_options_reach_the_recipe(clat, workplace, tmp_path):
+    out = tmp_path / "run"
+    done = clat(
+        "train", "tiny.toml", "--out", out, "--stages.pgd-at.epochs", 1, "--stages.clat.epochs=1", "--seed", 5,
+        "--model.width", 3, "--device", "cpu", "--precision", 32, "--eps", "8/255",
+    )  # fmt: skip
+    assert done.code == 0
+    recipe = package.read_recipe(out / "recipe.toml")
+    assert (recipe.total_epochs, recipe.seed, recipe.model.width, recipe.eps) == (2, 5, 3, "8/255")
+    assert (recipe.engine.device, recipe.engine.precision) == ("cpu", "32")
+    assert "stage 1/2: pgd-at" in done.out
+    assert "wrote" in done.out
+
+
+def test_train_reuses_the_stages_of_another_run(clat, trained, workplace, tmp_path):
+    again = workplace / "runs" / "again"
+    done = clat("train", "tiny.toml", "--out", tmp_path / "run", "--reuse", trained)
+    assert done.code == 0
+    assert "stage 1/2" not in done.out
+    assert "stage 2/2" in done.out
+    one, two = (load_file(run / "weights" / "last.safetensors") for run in (trained, tmp_path / "run"))
+    assert all(torch.equal(one[key], two[key]) for key in one), again
+
+
+def test_train_lists_the_recipes(clat):
+    listed = clat("train", "--list")
+    assert listed.code == 0
+    for name in built_in_recipes():
+        assert f"\n{name} " in "\n" + listed.out
+
+
+def test_criticality_gives_a_table_a_report_and_a_plot(clat, trained, tmp_path):
+    out, plot = tmp_path / "new" / "report.json", tmp_path / "plot.svg"
+    done = clat(
+        "criticality", "--model", "own_network:Net", "--weights", trained / "weights" / "last.safetensors",
+        "--data", "digits", "--num-samples", 12, "--eps", "8/255", "--steps", 2, "--out", out, "--plot", plot,
+    )  # fmt: skip
+    assert done.code == 0
+    assert "conv1" in done.out
+    assert "most critical: " in done.out
+    report = read(out)
+    assert [row["name"] for row in report["rows"]] == ["conv1", "conv2"]
+    assert [row["index"] for row in report["rows"]] == [1, 2]
+    first, second = report["rows"]
+    assert first["criticality"] == first["weakness"]
+    assert second["criticality"] * first["weakness"] == pytest.approx(second["weakness"])
+    assert (report["eps"], report["n"], report["steps"]) == ("8/255", 12, 2)
+    assert "<svg" in plot.read_text()
+    again = clat(
+        "criticality", "--model", "own_network:Net", "--weights", trained / "weights" / "last.safetensors",
+        "--num-samples", 12, "--steps", 2, "--exclude", "conv1", "--top", 1, "--normaliser", "sqrt", "--tap", "norm",
+    )  # fmt: skip
+    assert again.code == 0
+    assert "conv1" not in again.out
+
+
+def test_evaluate_writes_a_result(clat, trained, tmp_path):
+    out = tmp_path / "result.json"
+    done = clat(
+        "evaluate", "--model", "own_network:Net", "--weights", trained / "weights" / "best.safetensors",
+        "--data", "digits", "--protocol", "pgd-20", "--eps", 0.03, "--num-samples", 30, "--out", out,
+    )  # fmt: skip
+    assert done.code == 0
+    assert "clean accuracy" in done.out
+    result = read(out)
+    assert_accuracy(result["clean_accuracy"], 30)
+    assert_accuracy(result["robust_accuracy"], 30)
+    assert result["protocol"]["name"] == "pgd-20"
+    assert result["eps"]["text"] == "0.03"
+    assert result["data"] == {"name": "digits", "split": "test", "n": 30}
+    assert result["cost"]["seconds"] > 0
+
+
+def test_evaluate_and_the_runs_own_evaluation_agree(clat, trained, tmp_path):
+    """Same weights, same images: the clean accuracy is the same number."""
+    out = tmp_path / "result.json"
+    weights = trained / "weights" / "last.safetensors"
+    words = ("--protocol", "fgsm", "--eps", 0.1, "--num-samples", 20, "--out", out)
+    clat("evaluate", "--model", "own_network:Net", "--weights", weights, *words)
+    assert read(out)["clean_accuracy"] == read(trained / "evaluations" / "last.json")["clean_accuracy"]
+
+
+def test_report_draws_the_page_again(clat, trained, workplace):
+    (trained / "report.html").unlink()
+    done = clat("report", trained)
+    assert done.code == 0
+    assert str(trained / "report.html") in done.out.replace("\n", "")
+    assert (trained / "report.html").stat().st_size > 10_000
+
+
+def test_resume_of_a_finished_run_only_draws_the_page(clat, trained):
+    before = {file: file.read_bytes() for file in (trained / "weights").iterdir()}
+    assert clat("train", "--resume", trained).code == 0
+    assert before == {file: file.read_bytes() for file in (trained / "weights").iterdir()}
+
+
+def test_a_built_in_network_and_foreign_weights(clat, workplace, tmp_path):
+    model = package.load_model("resnet18", width=4)
+    nested = {"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}, "epoch": 3}
+    torch.save(nested, tmp_path / "foreign.pth.tar")
+    words = ("--weights", tmp_path / "foreign.pth.tar", "--num-samples", 4, "--protocol", "fgsm", "--eps", "8/255")
+    assert clat("evaluate", "--model", "resnet18", "--width", 4, *words).code == 0
+
+
+def test_help_and_version_do_not_wait_for_torch():
+    code = (
+        "import sys, time; from clat.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "clat"
+    assert done.stdout.split()[-2:] == ["0", "False"]
+
+
+def test_clat_alone_prints_help(clat):
+    done = clat()
+    assert done.code == 0
+    for command in ("criticality", "train", "evaluate", "report", "demo"):
+        assert command in done.out
+
+
+@pytest.mark.slow
+def test_the_demo(clat, tmp_path):
+    out = tmp_path / "demo"
+    assert clat("demo", "--out", out).code == 0
+    assert (out / "demo" / "report.html").is_file()
+    assert read(out / "demo-pgd-at" / "run.json")["status"] == "finished"
+    assert clat("demo", "--out", out).code == 2
+
+
+def test_the_python_interface(workplace, tmp_path):
+    """clat.train on the reader's own network and images."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+
+    def images(n):
+        return torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+    names = ("x", "y", "z")
+    own = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 3),
+    )
+    result = package.train(
+        package.read_recipe("tiny.toml", ["--data.train_size", "32", "--data.heldout", "16"]),
+        tmp_path / "run",
+        model=own,
+        data=(
+            package.ImageSet("mine", "train", names, images(60), labels),
+            package.ImageSet("mine", "test", names, images(30), labels[:30]),
+        ),
+        quiet=True,
+    )
+    assert result.model is own
+    assert set(result.evaluations) == {"stage-0", "stage-1", "best", "last"}
+    assert result.evaluations["last"]["data"] == {"name": "mine", "split": "test", "n": 20}
+    assert result.summary["best"]["heldout_n"] == 16

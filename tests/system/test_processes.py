@@ -1,0 +1,169 @@
+"""Real processes: signals, kills, and two of them at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clat import cli
+
+LONG = ("--stages.pgd-at.epochs", "6", "--stages.clat.epochs", "6")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workplace):
+    out = workplace / "runs" / "undisturbed"
+    assert cli.main(["train", "tiny.toml", "--out", str(out), *LONG]) == 0
+    return out
+
+
+def same_weights(one, other):
+    for name in ("stage-1", "best", "last"):
+        first, second = (load_file(run / "weights" / f"{name}.safetensors") for run in (one, other))
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def epochs(out):
+    try:
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [record["epoch"] for record in map(json.loads, lines) if record["event"] == "epoch"]
+
+
+def wait_for_epoch(process, out, epoch):
+    """Until the metrics show the epoch: the moment to send a signal."""
+    deadline = time.monotonic() + 100
+    while len(epochs(out)) < epoch:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the run is too slow"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_by_a_signal_and_resumed(start, undisturbed, workplace, number, code):
+    out = workplace / "runs" / f"stopped-{number}"
+    process = start(["train", "tiny.toml", "--out", out, *LONG])
+    wait_for_epoch(process, out, 2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert len(epochs(out)) < 12, "the run was over before the signal"
+    status = json.loads((out / "run.json").read_text())["status"]
+    assert status == ("running" if number == signal.SIGKILL else "interrupted")
+    if number != signal.SIGKILL:
+        assert "clat train --resume" in output
+    if number == signal.SIGINT:
+        resumed = start(["train", "--resume", out])
+        output, errors = resumed.communicate(timeout=100)
+        assert resumed.returncode == 0, errors
+    else:  # in this process: another one costs seconds and shows nothing more
+        assert cli.main(["train", "--resume", str(out)]) == 0
+    same_weights(out, undisturbed)
+    assert epochs(out) == list(range(1, 13))
+    assert (out / "report.html").is_file()
+
+
+RANKS = """
+import atexit, os
+import torch
+from own_network import Net
+
+
+def make(num_classes):
+    net = Net(num_classes)
+    atexit.register(lambda: torch.save(net.state_dict(), f"rank-{os.environ['LOCAL_RANK']}.pt"))
+    return net
+"""
+
+
+@pytest.fixture
+def two_processes(start, workplace, tmp_path):
+    """A folder with a network that leaves its weights behind when its process ends, and a way to run there."""
+    for name in ("own_network.py", "tiny.toml"):
+        (tmp_path / name).write_text((workplace / name).read_text())
+    (tmp_path / "watched.py").write_text(RANKS)
+
+    def run(*words):
+        process = start(
+            ["train", "tiny.toml", "--model.name", "watched:make", "--devices", "2", *words], cwd=tmp_path
+        )
+        try:
+            output, errors = process.communicate(timeout=200)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["frozen", "update-selected"])
+def test_two_processes_agree_and_move_only_what_is_selected(two_processes, tmp_path, policy):
+    done = two_processes("--out", "run", "--stages.clat.batch_norm", policy)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("stage 1/2: pgd-at") == 1
+    out = tmp_path / "run"
+    last, first = (load_file(out / "weights" / f"{name}.safetensors") for name in ("last", "stage-1"))
+    for rank in (0, 1):
+        own = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert all(torch.equal(own[name], last[name]) for name in last), f"rank {rank}"
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    selected = {name for line in lines if line["event"] == "selection" for name in line["layers"]}
+    expected = {f"{name}.{part}" for name in selected for part in ("weight", "bias")}
+    if policy == "update-selected":
+        statistics = ("running_mean", "running_var", "num_batches_tracked")
+        expected |= {f"{name.replace('conv', 'bn')}.{part}" for name in selected for part in statistics}
+    assert {name for name in last if not torch.equal(last[name], first[name])} == expected
+    about = json.loads((out / "run.json").read_text())
+    assert about["environment"]["processes"] == 2
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_bad_input_in_one_line(two_processes, tmp_path):
+    for words, says in (
+        (("--out", "run", "--evaluation.protocol", "pgd-21"), "unknown protocol"),
+        (("--out", "run", "--batch_size", "31"), "batch_size 31"),
+        (("--out", "."), "holds something already"),
+    ):
+        done = two_processes(*words)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert says in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+OWN = """
+import sys, torch, clat
+torch.seed()
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3),
+                            torch.nn.Flatten(), torch.nn.Linear(64, 10))
+result = clat.train(clat.read_recipe("tiny.toml", ["--engine.devices", "2"]), "run", model=model)
+import os
+torch.save(model.state_dict(), f"rank-{os.environ['LOCAL_RANK']}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_network_that_each_process_draws_for_itself_starts_alike(workplace, tmp_path):
+    (tmp_path / "tiny.toml").write_text((workplace / "tiny.toml").read_text())
+    (tmp_path / "own.py").write_text(OWN)
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -1,0 +1,315 @@
+"""Recipes: reading, overriding, refusing, writing, hashing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from clat.config import (
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimizerConfig,
+    Recipe,
+    StageConfig,
+)
+from clat.errors import ClatError
+from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe import build_recipe, built_in_recipes, read_recipe, recipe_hash, recipe_toml
+from clat.selection import Selection
+from clat.training.schedules import Schedule
+
+TEXT = """
+name = "small"
+eps = "8/255"
+batch_size = 32
+
+[model]
+name = "resnet18"
+width = 4
+
+[[stages]]
+name = "pgd-at"
+epochs = 3
+objective = { name = "pgd-at", steps = 2 }
+
+[[stages]]
+name = "clat"
+epochs = 2
+objective = { name = "clat", lambda = 0.5 }
+selection = { k = 2, every = 1 }
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def read(file, *overrides):
+    return read_recipe(file, overrides)
+
+
+def refused(file, *overrides):
+    with pytest.raises(ClatError) as caught:
+        read_recipe(file, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_becomes_a_recipe(file):
+    assert read(file) == Recipe(
+        name="small",
+        eps="8/255",
+        batch_size=32,
+        model=ModelConfig(name="resnet18", width=4),
+        stages=(
+            StageConfig(name="pgd-at", epochs=3, objective=PgdAT(steps=2)),
+            StageConfig(name="clat", epochs=2, objective=Clat(lambda_=0.5), selection=Selection(k=2, every=1)),
+        ),
+    )
+
+
+RICH = Recipe(
+    name="everything",
+    seed=7,
+    eps=0.03,
+    norm="l2",
+    model=ModelConfig(
+        name="own.module:factory", width=3, normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), weights="w.pt"
+    ),
+    data=DataConfig(name="cifar10", train_size=100, split_seed=2, image_size=16, pad=0, flip=False),
+    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
+    optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
+    monitor=MonitorConfig(steps=3, num_samples=9, every=2),
+    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11),
+    engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
+    stages=(
+        StageConfig(name="a", epochs=1, objective=Standard()),
+        StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
+        StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
+        StageConfig(
+            name="d",
+            epochs=1,
+            objective=ClatFast(ratio=0.2, calibrate="selection", ce_input="pgd", tap="norm", relative=True),
+            selection=Selection(rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",)),
+            schedule=Schedule(kind="cyclic", peak=0.3),
+            optimizer=OptimizerConfig(momentum=0.0),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("recipe", [RICH, *map(read_recipe, built_in_recipes())], ids=lambda r: r.name)
+def test_writing_and_reading_gives_an_equal_recipe(recipe, tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(recipe_toml(recipe))
+    again = read_recipe(path)
+    assert again == recipe
+    assert recipe_toml(again) == recipe_toml(recipe)
+    assert recipe_hash(again) == recipe_hash(recipe)
+
+
+def test_the_rich_recipe_differs_from_the_default_everywhere():
+    """So the round trip above covers every field of the run's own tables."""
+    for config in (RICH.model, RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
+        same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
+        assert same in ([], ["heldout"]), type(config)
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_every_built_in_recipe_loads_and_says_what_it_is(name):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    first_line = built_in_recipes()[name].read_text().splitlines()[0]
+    assert first_line.startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "value"),
+    [
+        (["--stages.clat.epochs", "5"], lambda r: r.stages[1].epochs, 5),
+        (["--stages.0.epochs", "5"], lambda r: r.stages[0].epochs, 5),
+        (["--stages.pgd-at.objective.steps=7"], lambda r: r.stages[0].objective.steps, 7),
+        (["--stages.clat.objective.lambda", "0.25"], lambda r: r.stages[1].objective.lambda_, 0.25),
+        (["--stages.clat.selection.rule", "random"], lambda r: r.stages[1].selection.rule, "random"),
+        (["--stages.clat.batch-norm", "update"], lambda r: r.stages[1].batch_norm, "update"),
+        (["--data.name=cifar10"], lambda r: r.data.name, "cifar10"),
+        (["--data.train-size", "2000"], lambda r: r.data.train_size, 2000),
+        (["--data.flip", "false"], lambda r: r.data.flip, False),
+        (["--engine.precision", '"32"'], lambda r: r.engine.precision, "32"),
+        (["--eps", "4/255"], lambda r: r.eps, "4/255"),
+        (["--eps=0.03"], lambda r: r.eps, "0.03"),
+        (["--schedule.lr", "1e-2"], lambda r: r.schedule.lr, 0.01),
+        (["--seed", "3", "--batch_size", "8"], lambda r: (r.seed, r.batch_size), (3, 8)),
+        (["--name", "true story"], lambda r: r.name, "true story"),
+        (["--model.normalize", "[[0.5], [0.2]]"], lambda r: r.model.normalize, ((0.5,), (0.2,))),
+        (["--seed", "1", "--seed", "2"], lambda r: r.seed, 2),
+    ],
+)
+def test_overrides(file, words, where, value):
+    assert where(read(file, *words)) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data.nam", "x"], "unknown field 'data.nam'; did you mean 'name'?"),
+        (["--batchsize", "1"], "unknown field 'batchsize'; did you mean 'batch_size'?"),
+        (["--stages.clat.epoch", "1"], "did you mean 'epochs'?"),
+        (["--stages.clat.objective.lamda", "1"], "did you mean 'lambda'?"),
+        (["--stages.clat.selection.kk", "1"], "unknown field"),
+        (["--stages.clta.epochs", "1"], "unknown stage in --stages.clta.epochs 'clta'; did you mean 'clat'?"),
+        (["--stages.7.epochs", "1"], "unknown stage"),
+        (["--stages.clat", "1"], "name a field of 'clat'"),
+        (["--name.first", "x"], "'name' is a value, not a table"),
+        (["--seed"], "--seed has no value"),
+        (["--seed", "--name", "x"], "--seed has no value"),
+        (["seed", "1"], "unexpected argument 'seed'"),
+        (["--stages.clat.objective.name", "clatt"], "did you mean 'clat'?"),
+        (["--stages.clat.epochs", "many"], "stages.1.epochs"),
+        (["--stages.clat.epochs", "1.5"], "stages.1.epochs"),
+        (["--stages.clat.epochs", "0"], "at least 1"),
+        (["--eps", "8"], "did you mean 8/255?"),
+        (["--eps", "0"], "eps is 0"),
+        (["--eps", "-1/255"], "at least 0"),
+        (["--eps", "big"], "eps is 'big'"),
+        (["--stages.pgd-at.objective.eps", "8"], "did you mean 8/255?"),
+        (["--norm", "l1"], "unknown norm 'l1'"),
+        (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
+        (["--stages.clat.batch_norm", "freeze"], "batch_norm"),
+        (["--stages.clat.selection.rule", "criticl"], "selection.rule"),
+        (["--stages.clat.name", "pgd-at"], "two stages are called 'pgd-at'"),
+        (["--schedule.kind", "cosin"], "schedule.kind"),
+        (["--schedule.lr", "0"], "schedule.lr"),
+        (["--schedule.lr", "nan"], "schedule.lr"),
+        (["--engine.device", "gpu"], "unknown device 'gpu'"),
+        (["--engine.devices", "0"], "engine.devices"),
+        (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "nesterov"),
+        (["--optimizer.momentum", "1.5"], "optimizer.momentum"),
+        (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
+        (["--evaluation.batch_size", "0"], "evaluation.batch_size"),
+        (["--monitor.every", "0"], "monitor.every"),
+        (["--stages", "3"], "stages"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(file, words, says):
+    assert says in refused(file, *words)
+
+
+def test_a_clat_stage_needs_a_selection(file):
+    file.write_text(TEXT.replace("selection = { k = 2, every = 1 }", ""))
+    assert "stage 'clat': the objective 'clat' needs a selection" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "stages is missing"),
+        ({"stages": []}, "at least one stage"),
+        ({"stages": [{"name": "a", "objective": {"name": "standard"}}]}, "epochs is missing"),
+        ({"stages": [{"name": "a", "epochs": 1}]}, "objective is missing"),
+        ({"stages": [1]}, "stages.0"),
+    ],
+)
+def test_incomplete_recipes_are_refused(data, says):
+    with pytest.raises(ClatError, match=says):
+        build_recipe(data)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    assert "not found" in refused(tmp_path / "absent.toml")
+    assert "unknown recipe 'dmo'; did you mean 'demo'?" in refused("dmo")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = \n[[")
+    assert "not valid TOML" in refused(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    assert "not valid TOML" in refused(broken)
+
+
+def test_a_recipe_can_extend_another(tmp_path, file):
+    (tmp_path / "more.toml").write_text('extends = "small.toml"\nname = "more"\n[model]\nwidth = 9\n')
+    more = read_recipe(tmp_path / "more.toml")
+    assert (more.name, more.model.width, more.model.name, more.stages) == ("more", 9, "resnet18", read(file).stages)
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    assert "extends" in refused(tmp_path / "a.toml")
+    (tmp_path / "c.toml").write_text("extends = 3")
+    assert "extends" in refused(tmp_path / "c.toml")
+    (tmp_path / "d.toml").write_text('extends = "d.toml"')
+    assert "extends" in refused(tmp_path / "d.toml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", "1"],
+        ["--eps", "4/255"],
+        ["--norm", "l2"],
+        ["--batch_size", "16"],
+        ["--model.width", "8"],
+        ["--data.train_size", "100"],
+        ["--data.split_seed", "1"],
+        ["--schedule.lr", "0.2"],
+        ["--optimizer.momentum", "0.8"],
+        ["--monitor.steps", "3"],
+        ["--engine.precision", "bf16-mixed"],
+        ["--engine.devices", "2"],
+        ["--stages.0.epochs", "4"],
+        ["--stages.0.objective.steps", "3"],
+        ["--stages.0.batch_norm", "frozen"],
+    ],
+)
+def test_the_hash_depends_on_what_decides_the_weights(file, words):
+    one, other = read(file), read(file, *words)
+    assert recipe_hash(one) != recipe_hash(other)
+    assert recipe_hash(one, 1) != recipe_hash(other, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--name", "x"],
+        ["--evaluation.protocol", "pgd-50"],
+        ["--evaluation.num_samples", "5"],
+        ["--engine.checkpoint_seconds", "5"],
+    ],
+)
+def test_the_hash_ignores_what_does_not(file, words):
+    assert recipe_hash(read(file)) == recipe_hash(read(file, *words))
+
+
+def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):
+    one = read(file)
+    other = read(file, "--stages.clat.objective.lambda", "2", "--stages.clat.selection.k", "1")
+    assert recipe_hash(one) != recipe_hash(other)
+    assert recipe_hash(one, 1) == recipe_hash(other, 1)
+    longer = read(file, "--stages.clat.epochs", "3")
+    assert recipe_hash(one, 1) != recipe_hash(longer, 1)  # the cosine of stage 1 is another
+    planned = ["--schedule.epochs", "20"]
+    assert recipe_hash(read(file, *planned), 1) == recipe_hash(read(file, *planned, "--stages.clat.epochs", "3"), 1)
+    constant = ["--schedule.kind", "constant"]
+    assert recipe_hash(read(file, *constant), 1) == recipe_hash(
+        read(file, *constant, "--stages.clat.epochs", "3"), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "policy"),
+    [
+        (StageConfig(name="a", epochs=1, objective=PgdAT()), "update"),
+        (StageConfig(name="a", epochs=1, objective=Clat(), selection=Selection()), "frozen"),
+        (StageConfig(name="a", epochs=1, objective=PgdAT(), batch_norm="frozen"), "frozen"),
+        (StageConfig(name="a", epochs=1, objective=Clat(), selection=Selection(), batch_norm="update"), "update"),
+    ],
+)
+def test_the_default_batch_norm_policy(stage, policy):
+    assert stage.bn_policy == policy

@@ -1,0 +1,350 @@
+"""Same seed, same bits; stopped or killed anywhere and resumed, still the same bits (invariant 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+
+import pytest
+import torch
+
+import clat
+from clat import files
+from clat.config import DataConfig, EngineConfig, MonitorConfig
+from clat.errors import ClatError
+from clat.models import load_weights
+from clat.training import trainer
+from clat.training.interrupt import Interrupted, stop_on_signals
+
+
+class Killed(BaseException):
+    """Ends a run at once, as SIGKILL would: nothing is saved on the way out."""
+
+
+def train(kit, out, recipe=None, **settings):
+    return clat.train(recipe or kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, **settings)
+
+
+def resume(kit, out, model=None):
+    return clat.resume(out, model=model or kit.tiny(seed=123), data=kit.data(), quiet=True)
+
+
+def saving_every(kit, seconds):
+    return kit.recipe(engine=EngineConfig(device="cpu", checkpoint_seconds=seconds))
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """A function that has `action` happen inside the run's k-th step, counted from 1, before or after it."""
+
+    def arrange(k, action, *, after=True):
+        original, count = trainer.Trainer._train_step, [0]
+
+        def step(self, *args):
+            count[0] += 1
+            if count[0] == k and not after:
+                action()
+            loss = original(self, *args)
+            if count[0] == k and after:
+                action()
+            return loss
+
+        monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+
+    return arrange
+
+
+def kill():
+    raise Killed
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_two_runs_of_one_seed_are_bit_identical_whatever_the_global_random_state(kit, finished, tmp_path):
+    torch.manual_seed(4321)
+    before = torch.get_rng_state()
+    train(kit, tmp_path / "again")
+    assert torch.equal(torch.get_rng_state(), before), "a run must leave the global random state alone"
+    kit.assert_same_run(finished, tmp_path / "again")
+
+
+def test_another_seed_gives_other_weights(kit, finished, tmp_path):
+    train(kit, tmp_path / "other", kit.recipe(seed=1))
+    assert not kit.same(kit.weights(finished, "last"), kit.weights(tmp_path / "other", "last"))
+
+
+# 16 steps: 1 to 4 and 5 to 8 are stage 1; 9 to 12 and 13 to 16 are stage 2, each after a selection.
+@pytest.mark.parametrize("k", [1, 3, 4, 6, 8, 9, 11, 12, 13, 16])
+def test_ctrl_c_saves_and_resuming_gives_the_same_bits(kit, finished, tmp_path, monkeypatch, at_step, k):
+    out = tmp_path / "run"
+    with monkeypatch.context():
+        at_step(k, interrupt)
+        with pytest.raises(Interrupted) as caught:
+            train(kit, out)
+    assert caught.value.exit_code == 130
+    done = kit.progress(out)
+    assert (done["epoch"], done["step"]) == ((k - 1) // 4, (k - 1) % 4 + 1)
+    assert '"interrupted"' in (out / "run.json").read_text()
+    monkeypatch.undo()
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+    assert '"finished"' in (out / "run.json").read_text()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("k", [1, 4, 5, 9, 10, 13, 16])
+def test_a_kill_in_a_step_and_resuming_gives_the_same_bits(
+    kit, finished, tmp_path, monkeypatch, at_step, k, after, seconds
+):
+    """With a state saved at every step, and with one at the end of an epoch only."""
+    out = tmp_path / "run"
+    at_step(k, kill, after=after)
+    with pytest.raises(Killed):
+        train(kit, out, saving_every(kit, seconds))
+    monkeypatch.undo()
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+
+
+def test_several_kills(kit, finished, tmp_path, monkeypatch, at_step):
+    out = tmp_path / "run"
+    for start in (train, resume, resume):
+        at_step(6, kill)
+        with pytest.raises(Killed):
+            start(kit, out)
+        monkeypatch.undo()
+        assert len({(r["event"], r["epoch"]) for r in kit.records(out) if "epoch" in r}) == len(
+            [r for r in kit.records(out) if "epoch" in r]
+        )
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+
+
+def kill_at_write(monkeypatch, n):
+    """Killed just after the n-th file was moved into place, which is before the next. Returns the names."""
+    original, names = os.replace, []
+
+    def replace(source, target):
+        names.append(os.path.basename(target))
+        original(source, target)
+        if len(names) == n:
+            raise Killed
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    return names
+
+
+@pytest.fixture(scope="session")
+def writes(kit, tmp_path_factory):
+    """The files that a run moves into place, in order."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = kill_at_write(patch, 0)
+        train(kit, tmp_path_factory.mktemp("runs") / "counted")
+    return names
+
+
+@pytest.mark.parametrize("n", range(1, 20))
+def test_a_kill_at_any_write_and_resuming_gives_the_same_bits(kit, finished, tmp_path, monkeypatch, n):
+    out = tmp_path / "run"
+    kill_at_write(monkeypatch, n)
+    with pytest.raises(Killed):
+        train(kit, out)
+    monkeypatch.undo()
+    # A run of the user's own network that was killed before anything of it was saved needs the same network.
+    first = out / "weights" / "stage-0.safetensors"
+    resume(kit, out, None if first.exists() else kit.tiny())
+    kit.assert_same_run(finished, out)
+
+
+def test_all_writes_are_covered_above(writes):
+    assert len(writes) == 19
+    assert writes[0] == "recipe.toml"
+    assert {"state.safetensors", "best.safetensors", "summary.json", "stage-1.safetensors"} <= set(writes)
+
+
+def test_resuming_a_finished_run_changes_nothing(kit, finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    result = resume(kit, out)
+    kit.assert_same_run(finished, out)
+    assert kit.same(result.model.state_dict(), kit.weights(finished, "last"))
+
+
+def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_path, monkeypatch):
+    """After the last step nothing looks at the flag but the end of the stage."""
+    out = tmp_path / "run"
+    original, calls = trainer.heldout_correct, [0]
+
+    def check(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == 4:
+            interrupt()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "heldout_correct", check)
+    with pytest.raises(Interrupted):
+        train(kit, out)
+    assert not list((out / "evaluations").iterdir())
+    monkeypatch.undo()
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    def twice():
+        with stop_on_signals() as flag:
+            interrupt()
+            assert flag.number == signal.SIGINT
+            interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_termination_signal_has_its_own_exit_code(kit, tmp_path, at_step):
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        train(kit, tmp_path / "run")
+    assert caught.value.exit_code == 143
+
+
+def test_the_flag_is_left_alone_outside_the_main_thread():
+    seen = []
+
+    def other():
+        with stop_on_signals() as flag:
+            seen.append(flag.number)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [0]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# What cannot be resumed
+
+
+def stopped(kit, out, monkeypatch, at_step):
+    at_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        train(kit, out)
+    monkeypatch.undo()
+    return out
+
+
+def test_a_folder_without_a_run(kit, tmp_path):
+    with pytest.raises(ClatError, match="no run to resume"):
+        resume(kit, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 9, None])
+def test_a_damaged_state_is_told_in_one_line(kit, tmp_path, monkeypatch, at_step, damage):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    file = out / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-50] if damage is None else damage)
+    with pytest.raises(ClatError, match="not a usable run state") as caught:
+        resume(kit, out)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_recipe_model_or_data_is_refused(kit, tmp_path, monkeypatch, at_step):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    before = kit.state(out)
+    with pytest.raises(ClatError, match="does not fit the model"):
+        resume(kit, out, kit.tiny(width=5))
+    train_set, test = kit.data()
+    other = dataclasses.replace(train_set, images=255 - train_set.images)
+    with pytest.raises(ClatError, match="images differ"):
+        clat.resume(out, model=kit.tiny(), data=(other, test), quiet=True)
+    recipe = out / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("seed = 0", "seed = 5", 1))
+    with pytest.raises(ClatError, match="another recipe"):
+        resume(kit, out)
+    assert kit.same(kit.state(out), before)
+
+
+def test_a_shortened_metrics_file_is_not_padded_with_zeros(kit, tmp_path, monkeypatch, at_step):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    (out / "metrics.jsonl").unlink()
+    resume(kit, out)
+    assert [record["epoch"] for record in kit.records(out, "epoch")] == [2, 3, 4]
+
+
+# Reuse
+
+
+def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
+    """CLAT after PGD-AT, taken over from a run that did something else after the same PGD-AT."""
+    other = kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on")), name="control")
+    train(kit, tmp_path / "control", other)
+    train(kit, tmp_path / "reusing", reuse=tmp_path / "control")
+    kit.assert_same_run(finished, tmp_path / "reusing")
+    assert len(kit.records(tmp_path / "reusing", "epoch")) == 4
+    train_seconds = [record["train_seconds"] for record in kit.records(tmp_path / "reusing", "epoch")]
+    control_seconds = [record["train_seconds"] for record in kit.records(tmp_path / "control", "epoch")]
+    assert train_seconds[:2] == control_seconds[:2], "the first stage must not have been trained again"
+
+
+def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(kit, tmp_path, monkeypatch):
+    """The other run's later stage may have had a better one."""
+    scores = iter([(8, 4), (8, 2), (8, 9), (8, 9), (8, 1), (8, 1)])
+    monkeypatch.setattr(trainer, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
+    train(kit, tmp_path / "one")
+    train(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
+    assert kit.progress(tmp_path / "two")["best"]["epoch"] == 1
+    load_weights(kit.tiny(), tmp_path / "two" / "weights" / "best.safetensors")
+    assert not kit.same(kit.weights(tmp_path / "one", "best"), kit.weights(tmp_path / "two", "best"))
+
+
+def test_a_reusing_run_can_be_killed_and_resumed(kit, finished, tmp_path, monkeypatch, at_step):
+    out = tmp_path / "run"
+    at_step(2, kill)
+    with pytest.raises(Killed):
+        train(kit, out, reuse=finished)
+    monkeypatch.undo()
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"batch_size": 8},
+        {"eps": "0.04"},
+        {"data": DataConfig(heldout=16, pad=2)},
+        {"monitor": MonitorConfig(steps=2, num_samples=16)},
+        {"stages": "longer"},
+        {"stages": "one"},
+    ],
+)
+def test_a_run_that_began_otherwise_is_refused(kit, finished, tmp_path, changes):
+    if changes.get("stages") == "longer":
+        changes = {"stages": (kit.pgd_at(3), kit.clat(1))}
+    elif changes.get("stages") == "one":
+        changes = {"stages": (kit.pgd_at(2),)}
+    with pytest.raises(ClatError, match="shares no finished stage"):
+        train(kit, tmp_path / "run", kit.recipe(**changes), reuse=finished)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_weights_or_images_at_the_start_are_refused(kit, finished, tmp_path):
+    train_set, test = kit.data()
+    settings = {"quiet": True, "reuse": finished}
+    with pytest.raises(ClatError, match="other weights"):
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(seed=9), data=(train_set, test), **settings)
+    other = dataclasses.replace(train_set, images=255 - train_set.images)
+    with pytest.raises(ClatError, match="other images"):
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=(other, test), **settings)
+    with pytest.raises(ClatError, match="no run to reuse"):
+        train(kit, tmp_path / "run", reuse=tmp_path)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,492 @@
+"""A whole run: what it writes, what moves, what decides, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import clat
+from clat.attacks.settings import Attack
+from clat.config import DataConfig, EngineConfig, EvaluationConfig, MonitorConfig, OptimizerConfig
+from clat.data import hold_out
+from clat.errors import ClatError
+from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
+from clat.selection import Selection
+from clat.training import trainer
+from clat.training.monitor import heldout_correct, overfitted_catastrophically
+from clat.training.schedules import Schedule
+
+
+def run(kit, out, recipe=None, model=None, data=None, **settings):
+    return clat.train(
+        recipe or kit.recipe(), out, model=model or kit.tiny(), data=data or kit.data(), quiet=True, **settings
+    )
+
+
+def test_the_folder_of_a_finished_run(kit, finished):
+    files = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
+    assert {f for f in files if not f.startswith("tensorboard")} == {
+        "recipe.toml", "run.json", "metrics.jsonl", "summary.json", "state.safetensors",
+        "criticality/epoch-0003.json", "criticality/epoch-0004.json",
+        "weights/stage-0.safetensors", "weights/stage-1.safetensors",
+        "weights/best.safetensors", "weights/last.safetensors",
+        "states/stage-1.safetensors", "states/stage-1.best.safetensors",
+        "evaluations/stage-0.json", "evaluations/stage-1.json", "evaluations/best.json", "evaluations/last.json",
+    }  # fmt: skip
+    assert clat.read_recipe(finished / "recipe.toml") == kit.recipe()
+    about = json.loads((finished / "run.json").read_text())
+    assert about["status"] == "finished"
+    assert about["finished"] >= about["started"]
+    assert about["data"]["train"] == 64
+    assert about["data"]["heldout"] == 16
+    events = [record["event"] for record in kit.records(finished)]
+    assert events == ["stage", "epoch", "epoch", "selection", "stage", "epoch", "selection", "epoch"]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["robust_overfitting"] == summary["best"]["heldout_robust"] - summary["last"]["heldout_robust"]
+    assert [stage["name"] for stage in summary["stages"]] == ["pgd-at", "clat"]
+
+
+def test_the_result_holds_the_model_in_evaluation_mode_with_the_last_weights(kit, tmp_path):
+    model = kit.tiny()
+    result = run(kit, tmp_path / "run", model=model)
+    assert result.model is model
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert kit.same(model.state_dict(), kit.weights(tmp_path / "run", "last"))
+    assert set(result.evaluations) == {"stage-0", "stage-1", "best", "last"}
+
+
+def test_the_cost_of_training_by_hand(kit, finished):
+    """PGD-AT with one attack step: two forwards and two backwards a training image."""
+    stages = json.loads((finished / "summary.json").read_text())["stages"]
+    trained, monitored = 2 * 64, 2 * 16
+    # The monitor: a forward and a backward for its one step, then the clean and the attacked verdict.
+    assert stages[0]["backwards"] == trained * 2 + monitored
+    assert stages[0]["forwards"] == trained * 2 + monitored * 3
+
+
+def test_training_learns(kit, tmp_path):
+    recipe = kit.recipe(stages=(kit.pgd_at(12, objective=Standard()),), eps="0.01")
+    run(kit, tmp_path / "run", recipe, model=kit.tiny(dropout=0.0))
+    losses = [record["loss"] for record in kit.records(tmp_path / "run", "epoch")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+# Frozen means frozen (invariant 2)
+
+
+def moved(one, other):
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+@pytest.mark.parametrize("rule", ["critical", "least-critical", "random", "named", "all"])
+@pytest.mark.parametrize("policy", ["frozen", "update", "update-selected"])
+def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_path, rule, policy):
+    named = {"layers": ("conv2",)} if rule == "named" else {}
+    selection = Selection(rule=rule, k=1, every=1, num_samples=8, steps=1, **named)
+    recipe = kit.recipe(
+        stages=(kit.pgd_at(1), kit.clat(2, selection=selection, batch_norm=policy)),
+        optimizer=OptimizerConfig(momentum=0.9, weight_decay=0.1),
+    )
+    out = tmp_path / "run"
+    run(kit, out, recipe)
+    selected = {name for record in kit.records(out, "selection") for name in record["layers"]}
+    expected = {f"{name}.{part}" for name in selected for part in ("weight", "bias")}
+    norms = {
+        "frozen": set(),
+        "update": {"bn1", "bn2", "bn3"},
+        "update-selected": {name.replace("conv", "bn") for name in selected},
+    }
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    expected |= {f"{name}.{part}" for name in norms[policy] for part in statistics}
+    assert moved(kit.weights(out, "stage-1"), kit.weights(out, "last")) == expected
+    assert kit.records(out, "stage")[1]["batch_norm"] == policy
+
+
+def test_a_stage_without_a_selection_moves_everything(kit, tmp_path):
+    out = tmp_path / "run"
+    run(kit, out, kit.recipe(stages=(kit.pgd_at(1),)))
+    before = kit.weights(out, "stage-0")
+    # A layer's bias before a BatchNorm in training mode has no gradient but the rounding of one; the rest moves.
+    assert moved(before, kit.weights(out, "last")) >= {
+        n for n in before if not n.startswith("conv") or "weight" in n
+    }
+
+
+def test_momentum_across_selections(kit, tmp_path, monkeypatch):
+    """Two of three layers at random, selected anew each epoch: what stays goes on, what is new starts fresh."""
+    built = []
+    original = trainer.build_optimizer
+
+    def recording(parameters, config, momentum):
+        optimizer = original(parameters, config, momentum)
+        started = {name: optimizer.state[p].get("momentum_buffer") for name, p in parameters.items()}
+        built.append({name: None if buffer is None else buffer.clone() for name, buffer in started.items()})
+        ended.append({name: buffer.clone() for name, buffer in momentum.items()})
+        return optimizer
+
+    ended = []
+    monkeypatch.setattr(trainer, "build_optimizer", recording)
+    rule = Selection(rule="random", k=2, every=1)
+    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(4, selection=rule))))
+    picks = [set(record["layers"]) for record in kit.records(tmp_path / "run", "selection")]
+    assert len({frozenset(pick) for pick in picks}) > 1, "the seed must change the selection, or nothing is tested"
+    selections = [(start, end) for start, end in zip(built, ended, strict=True) if len(start) == 4]
+    assert len(selections) == len(picks)
+    assert all(buffer is None for buffer in selections[0][0].values()), "the stage before must leave nothing"
+    for (before, now), (start, end) in zip(pairwise(picks), selections[1:], strict=True):
+        assert {name.split(".")[0] for name in end} == before
+        for name, buffer in start.items():
+            if name.split(".")[0] in before & now:
+                assert torch.equal(buffer, end[name])
+                assert buffer.abs().max() > 0
+            else:
+                assert buffer is None
+
+
+def test_momentum_goes_on_into_a_stage_that_moves_everything(kit, tmp_path):
+    """Two stages of the same objective are one longer stage."""
+    run(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(1), kit.pgd_at(1, name="on"))))
+    run(kit, tmp_path / "one", kit.recipe(stages=(kit.pgd_at(2),)))
+    assert kit.same(kit.weights(tmp_path / "two", "last"), kit.weights(tmp_path / "one", "last"))
+
+
+# Schedules over stages
+
+
+def rates(kit, out):
+    return [record["lr"] for record in kit.records(out, "epoch")]
+
+
+def test_the_runs_cosine_spans_the_stages(kit, finished):
+    expected = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * e / 4)).item()) for e in (1, 2, 3, 4)]
+    assert rates(kit, finished) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_learning_rate_of_every_step(kit, tmp_path, monkeypatch):
+    seen = []
+    original = trainer.Trainer._train_step
+    monkeypatch.setattr(
+        trainer.Trainer, "_train_step", lambda self, *a: seen.append(a[-1]) or original(self, *a)
+    )  # the rate is the last argument
+    own = kit.clat(1, schedule=Schedule(kind="cyclic", lr=0.4))
+    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
+    cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
+    assert seen == pytest.approx([*cosine[:4], 0.0, 0.2, 0.4, 0.2, *cosine[8:]], abs=1e-6)
+
+
+def test_a_stage_can_have_an_optimizer_of_its_own(kit, tmp_path):
+    still = kit.clat(1, optimizer=OptimizerConfig(momentum=0.0), schedule=Schedule(kind="constant", lr=1e-30))
+    out = tmp_path / "run"
+    run(kit, out, kit.recipe(stages=(kit.pgd_at(1), still)))
+    assert kit.same(kit.weights(out, "stage-1"), kit.weights(out, "last"))
+    assert not [name for name in kit.state(out) if name.startswith("momentum.")]
+
+
+# The test set decides nothing (invariant 6)
+
+
+class Sealed:
+    """Pixels that may only be read once the training has written its summary."""
+
+    def __init__(self, pixels, out):
+        self.pixels, self.out, self.shape = pixels, out, pixels.shape
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, indices):
+        return Sealed(self.pixels[indices], self.out)
+
+    def to(self, device):
+        assert (self.out / "summary.json").exists(), "the test split was read before the training was over"
+        Sealed.read = True
+        return self.pixels.to(device)
+
+
+def test_the_test_split_is_not_read_before_the_end(kit, tmp_path):
+    out = tmp_path / "run"
+    train_set, test = kit.data()
+    sealed = dataclasses.replace(test, images=Sealed(test.images, out))
+    Sealed.read = False
+    with pytest.raises(AssertionError, match="was read before"):
+        sealed.images.to("cpu")
+    run(kit, out, data=(train_set, sealed))
+    assert Sealed.read
+
+
+def test_other_test_images_change_no_weight(kit, finished, tmp_path):
+    train_set, _ = kit.data()
+    run(kit, tmp_path / "run", data=(train_set, kit.image_set(16, "test", seed=99)))
+    for name in ("best", "last", "stage-1"):
+        assert kit.same(kit.weights(tmp_path / "run", name), kit.weights(finished, name))
+
+
+def test_the_heldout_images_are_never_trained_on(kit, finished, tmp_path):
+    """Scrambled held-out labels must not change what plain PGD-AT learns, only what it reports."""
+    train_set, test = kit.data()
+    _, heldout = hold_out(train_set, 16, 0)
+    hidden = {tuple(image.flatten().tolist()) for image in heldout.images}
+    which = [tuple(image.flatten().tolist()) in hidden for image in train_set.images]
+    labels = torch.where(torch.tensor(which), 3 - train_set.labels, train_set.labels)
+    assert sum(which) == 16
+    scrambled = dataclasses.replace(train_set, labels=labels)
+    run(kit, tmp_path / "run", data=(scrambled, test))
+    assert kit.same(kit.weights(tmp_path / "run", "stage-1"), kit.weights(finished, "stage-1"))
+    checks = [[r["heldout_clean"] for r in kit.records(out, "epoch")][:2] for out in (tmp_path / "run", finished)]
+    assert checks[0] != checks[1]
+
+
+def scripted(monkeypatch, counts, seen=None):
+    """The held-out check returns these (clean, robust) counts of 16, one after the other."""
+    script = iter(counts)
+
+    def check(model, *args, **kwargs):
+        if seen is not None:
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return torch.tensor(next(script))
+
+    monkeypatch.setattr(trainer, "heldout_correct", check)
+
+
+def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(kit, tmp_path, monkeypatch):
+    seen = []
+    scripted(monkeypatch, [(16, 2), (9, 8), (15, 8), (16, 5)], seen)
+    out = tmp_path / "run"
+    summary = run(kit, out).summary
+    assert summary["best"] == {"epoch": 2, "heldout_clean": 9 / 16, "heldout_robust": 0.5, "heldout_n": 16}
+    assert summary["last"]["epoch"] == 4
+    assert summary["robust_overfitting"] == 3 / 16
+    assert kit.same(kit.weights(out, "best"), seen[1])
+    assert kit.same(kit.weights(out, "last"), seen[3])
+    assert [record["best"] for record in kit.records(out, "epoch")] == [True, True, False, False]
+
+
+def test_epochs_between_checks_are_not_checked_but_the_last_of_a_stage_is(kit, tmp_path):
+    out = tmp_path / "run"
+    run(kit, out, kit.recipe(stages=(kit.pgd_at(3), kit.clat(1)), monitor=MonitorConfig(every=2, num_samples=4)))
+    checked = [record["epoch"] for record in kit.records(out, "epoch") if "heldout_robust" in record]
+    assert checked == [2, 3, 4]
+    assert {record.get("heldout_n") for record in kit.records(out, "epoch")} == {4, None}
+
+
+def test_the_monitor_counts_what_is_right_and_stays_right(kit, images):
+    """A model that always says class 0 is right on class 0 and no attack changes that."""
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.flatten(1).sum(1) * 0 + 1, x.flatten(1).sum(1) * 0], dim=1)
+
+    y = torch.tensor([0, 0, 0, 0, 1, 1])
+    counts = heldout_correct(Constant(), images, y, Attack(steps=1), batch_size=4, seed=0)
+    assert counts.tolist() == [4, 4]
+
+
+# Catastrophic overfitting
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "best", "expected"),
+    [
+        (0.9, 0.02, 0.4, True),  # the classical collapse
+        (0.9, 0.19, 0.4, True),
+        (0.9, 0.21, 0.4, False),  # robust overfitting, no collapse
+        (0.9, 0.5, 0.4, False),
+        (0.1, 0.02, 0.4, False),  # everything collapsed: divergence, not catastrophic overfitting
+        (0.9, 0.0, 0.05, False),  # it never was robust
+    ],
+)
+def test_what_counts_as_catastrophic_overfitting(clean, robust, best, expected):
+    assert overfitted_catastrophically(clean, robust, best) is expected
+
+
+COLLAPSE = [(12, 6), (12, 8), (15, 1), (15, 1), (15, 6), (15, 1)]
+
+
+@pytest.mark.parametrize(("objective", "epochs"), [(FastAT(), [3, 6]), (PgdAT(steps=1), [])])
+def test_a_run_reports_catastrophic_overfitting_once_an_event(
+    kit, tmp_path, monkeypatch, capsys, objective, epochs
+):
+    scripted(monkeypatch, COLLAPSE)
+    out = tmp_path / "run"
+    recipe = kit.recipe(stages=(kit.pgd_at(6, objective=objective),))
+    result = clat.train(recipe, out, model=kit.tiny(), data=kit.data())
+    warnings = kit.records(out, "warning")
+    assert [record["epoch"] for record in warnings] == epochs
+    assert result.summary["warnings"] == [record["message"] for record in warnings]
+    assert ("catastrophic overfitting at epoch 3" in capsys.readouterr().out) == bool(epochs)
+
+
+# Loss not finite
+
+
+def diverging(kit, lr, **changes):
+    """A good stage, then one whose learning rate is out of this world."""
+    bad = kit.pgd_at(2, name="bad", schedule=Schedule(kind="constant", lr=lr), objective=Standard())
+    return kit.recipe(stages=(kit.pgd_at(1), bad), **changes)
+
+
+def all_finite(tensors):
+    return all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+
+
+class Unnormalised(nn.Sequential):
+    """Without BatchNorm, which would swallow any scale."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(
+                nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)
+            )
+
+
+@pytest.mark.parametrize("lr", [1e9, 1e25, 3e38])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(kit, tmp_path, lr):
+    out = tmp_path / "run"
+    model = Unnormalised()
+    with pytest.raises(
+        ClatError, match=r"not finite \(stage 'bad', epoch 2, step \d\): lower the learning rate"
+    ) as e:
+        run(kit, out, diverging(kit, lr), model=model)
+    assert "\n" not in str(e.value)
+    assert str(out) in str(e.value)
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+    assert kit.progress(out)["stage"] == 1
+    assert kit.progress(out)["step"] == 0
+    assert all_finite(kit.state(out))
+    assert kit.same(kit.weights(out, "best"), kit.weights(out, "stage-1"))
+    assert all_finite(kit.weights(out, "best"))
+    assert not (out / "weights" / "last.safetensors").exists()
+    good = kit.state(out)
+    with pytest.raises(ClatError, match="not finite"):
+        clat.resume(out, model=Unnormalised(), data=kit.data(), quiet=True)
+    assert kit.same(kit.state(out), good)
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(kit, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    original = trainer.Trainer._train_step
+
+    def ruin(self, *args):
+        loss = original(self, *args)
+        if self.progress.step == 3:
+            with torch.no_grad():
+                self.model.conv2.weight.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", ruin)
+    with pytest.raises(ClatError, match=r"a weight is not finite \(stage 'pgd-at', epoch 1, step 4\)"):
+        run(kit, out)
+    assert {file.name for file in out.rglob("*.safetensors")} == {"stage-0.safetensors"}
+
+
+# What is refused, before anything is written
+
+
+class Flat(nn.Module):
+    def __init__(self, classes=4):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, classes)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "says"),
+    [
+        ({"stages": "k"}, None, "selection.k is 9"),
+        ({"stages": "least"}, None, "there are 2 layers"),
+        ({"stages": "named"}, None, "unknown layer 'conv9'; did you mean 'conv"),
+        ({"stages": "pattern"}, None, "unknown layer pattern"),
+        ({"evaluation": EvaluationConfig(protocol="pgd-21")}, None, "did you mean 'pgd-"),
+        ({"data": DataConfig(heldout=0)}, None, "data.heldout is 0"),
+        ({"data": DataConfig(heldout=80)}, None, "cannot hold out 80"),
+        ({"data": DataConfig(heldout=16, train_size=65)}, None, "cannot train on 65"),
+        ({"batch_size": 15, "engine": EngineConfig(device="cpu", devices=2)}, None, "batch_size 15"),
+        ({}, Flat(), "does not run on images of shape (3, 8, 8)"),
+        ({}, "three classes", "3 classes, the data 4"),
+        ({}, nn.Conv2d(3, 4, 3), "logits of shape"),
+    ],
+)
+def test_bad_input_is_found_before_the_folder_is_made(kit, tmp_path, changes, model, says):
+    if "stages" in changes:
+        selection = {
+            "k": Selection(k=9),
+            "least": Selection(rule="least-critical", k=3),
+            "named": Selection(rule="named", layers=("conv9",)),
+            "pattern": Selection(include=("layer*",)),
+        }[changes["stages"]]
+        changes = {"stages": (kit.pgd_at(), kit.clat(selection=selection))}
+    model = kit.tiny(classes=3) if model == "three classes" else model
+    with pytest.raises(ClatError) as caught:
+        run(kit, tmp_path / "run", kit.recipe(**changes), model=model)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_does_not_fit_together(kit, tmp_path):
+    train_set, test = kit.data()
+    with pytest.raises(ClatError, match="is empty"):
+        run(kit, tmp_path / "run", data=(train_set, test.take(0)))
+    other = dataclasses.replace(test, class_names=("a", "b", "c", "d", "e"))
+    with pytest.raises(ClatError, match="train and test"):
+        run(kit, tmp_path / "run", data=(train_set, other))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(kit, finished, tmp_path):
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    with pytest.raises(ClatError, match="holds another run already"):
+        run(kit, finished)
+    assert before == {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, tmp_path)
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(ClatError, match="cannot write"):
+        run(kit, tmp_path / "notes.txt" / "run")
+
+
+@pytest.mark.parametrize("objective", [Standard(), PgdAT(steps=1), Trades(steps=1), FastAT()])
+def test_every_objective_runs_from_a_recipe_of_its_own(kit, tmp_path, objective):
+    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1, objective=objective),)))
+    (epoch,) = kit.records(tmp_path / "run", "epoch")
+    assert set(epoch["parts"]) == {"cross_entropy"} | ({"divergence"} if objective.name == "trades" else set())
+
+
+def test_lambda_is_recorded_and_follows_the_selection_if_asked(kit, tmp_path, monkeypatch):
+    weights = []
+    original = Clat._terms
+
+    def watch(self, *args, weight):
+        weights.append(weight)
+        return original(self, *args, weight=weight)
+
+    monkeypatch.setattr(Clat, "_terms", watch)
+    used = {}
+    for calibrate in ("stage", "selection"):
+        weights.clear()
+        stage = kit.clat(2, objective=Clat(steps=1, ratio=0.2, calibrate=calibrate))
+        run(kit, tmp_path / calibrate, kit.recipe(stages=(stage,)))
+        used[calibrate] = list(dict.fromkeys(weights))
+        recorded = kit.records(tmp_path / calibrate, "stage")[0]["objective_state"]["lambda"]
+        assert recorded == used[calibrate][1]
+    assert len(used["stage"]) == 2  # 1.0 while calibrating, then lambda
+    assert len(used["selection"]) == 3
+
+
+def test_bfloat16_and_another_memory_layout_run(kit, tmp_path):
+    engine = EngineConfig(device="cpu", precision="bf16-mixed", channels_last=False)
+    result = run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(1)), engine=engine))
+    assert all(parameter.dtype == torch.float32 for parameter in result.model.parameters())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["environment"]["precision"] == "bf16-mixed"

@@ -1,0 +1,67 @@
+"""Learning rates in closed form."""
+
+from __future__ import annotations
+
+import pytest
+
+from clat.errors import ClatError
+from clat.training.schedules import Schedule, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.1), (50, 0.075), (70, 0.0552), (75, 0.05), (100, 0.025), (150, 0)]
+)
+def test_the_papers_cosine(epoch, expected):
+    assert learning_rate(Schedule(lr=0.1), epoch, 150) == pytest.approx(expected, abs=5e-5)
+
+
+def test_a_plan_longer_than_the_training():
+    planned = Schedule(lr=0.1, epochs=150)
+    assert learning_rate(planned, 100, 100) == pytest.approx(0.025)
+    assert learning_rate(planned, 200, 100) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 1.0), (49.99, 1.0), (50, 0.1), (74.99, 0.1), (75, 0.01), (100, 0.01)]
+)
+def test_piecewise(epoch, expected):
+    assert learning_rate(Schedule(kind="piecewise", lr=1.0), epoch, 100) == pytest.approx(expected)
+
+
+def test_piecewise_of_the_bag_of_tricks():
+    rule = Schedule(kind="piecewise", lr=0.1, milestones=(100 / 110, 105 / 110))
+    assert [round(learning_rate(rule, e, 110), 6) for e in (99, 100, 104, 105, 110)] == [
+        0.1,
+        0.01,
+        0.01,
+        0.001,
+        0.001,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "peak", "expected"),
+    [(0, 0.5, 0), (3.75, 0.5, 0.1), (7.5, 0.5, 0.2), (11.25, 0.5, 0.1), (15, 0.5, 0), (6, 0.4, 0.2), (3, 0.4, 0.1)],
+)
+def test_cyclic_rises_to_the_peak_and_falls_to_zero(epoch, peak, expected):
+    assert learning_rate(Schedule(kind="cyclic", lr=0.2, peak=peak), epoch, 15) == pytest.approx(expected)
+
+
+def test_constant():
+    assert {learning_rate(Schedule(kind="constant", lr=0.3), epoch, 10) for epoch in (0, 5, 10, 50)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lr": 0}, "schedule.lr"),
+        ({"lr": float("inf")}, "schedule.lr"),
+        ({"epochs": 0}, "schedule.epochs"),
+        ({"peak": 1.0}, "schedule.peak"),
+        ({"milestones": (0.7, 0.5)}, "schedule.milestones"),
+        ({"milestones": (0.5, 1.5)}, "schedule.milestones"),
+    ],
+)
+def test_impossible_schedules_are_refused(settings, says):
+    with pytest.raises(ClatError, match=says):
+        Schedule(**settings)
