@@ -1,4 +1,4 @@
-"""How often 10 images name the same critical layers as 100: `python -m benchmarks.criticality_batch --weights FILE`.
+"""How often 10 images name the critical layers of 100: `python -m benchmarks.criticality_batch --weights FILE`.
 
 Each draw takes 100 images and, apart from them, 10 others; it counts as agreeing if at least 3 of the 5 most
 critical layers are the same (the paper's Table 10 says that 10 images suffice).

@@ -1,4 +1,4 @@
-"""Ratios of run times within one process: rounds are interleaved, the first is not counted, medians are compared."""
+"""Ratios of run times within one process: rounds are interleaved, the first is not counted, medians compared."""
 
 from __future__ import annotations
 

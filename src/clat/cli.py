@@ -51,7 +51,7 @@ def _run(words: list[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    # Each command imports what it needs: `clat --help` should not wait for torch.
+    # Imported here, so that a mistyped option need not wait for all the libraries of training.
     from clat import commands
 
     return int(getattr(commands, options.command)(options))
@@ -105,8 +105,10 @@ def _parser() -> _Parser:
     three.add_argument("--data", default="digits", help="data set, as for criticality")
     three.add_argument("--split", default="test", help="split (default: test)")
     three.add_argument(
-        "--protocol", default="pgd-20", help="pgd-10, pgd-20, pgd-50, pgd-100, fgsm (default: pgd-20)"
+        "--protocol", default="pgd-20", help="autoattack, standard, pgd-20, ..., or a TOML file (default: pgd-20)"
     )
+    three.add_argument("--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)")
+    three.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
     three.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
     three.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     three.add_argument("--num-samples", type=int, help="the first so many images (default: all)")

@@ -12,7 +12,8 @@ from torch import nn
 from clat.criticality import measure_criticality
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
-from clat.evaluation import evaluate_batches, find_protocol
+from clat.evaluation import evaluate_set, find_protocol
+from clat.evaluation.live import evaluation_progress
 from clat.files import claim_output
 from clat.layers import enumerate_layers
 from clat.models import load_model
@@ -77,22 +78,27 @@ def evaluate(options: Namespace) -> int:
     device = _device(options.device)
     images = load_split(options.data, options.split, image_size=options.image_size)
     model = _model(options, images, device)
-    if options.num_samples is not None:
-        images = images.take(options.num_samples)
-    loader = Loader(images, options.batch_size, device=device)
-    result = evaluate_batches(
-        model,
-        loader.epoch(),
-        protocol=protocol,
-        eps=options.eps,
-        norm=options.norm,
-        seed=options.seed,
-        about={
-            "model": options.model,
-            "weights": options.weights,
-            "data": {"name": images.name, "split": images.split, "n": len(images)},
-        },
-    )
+    count = protocol.num_samples if options.num_samples is None else options.num_samples
+    if count is not None:
+        images = images.take(min(count, len(images)) if options.num_samples is None else count)
+    with evaluation_progress(console) as report:
+        result = evaluate_set(
+            model,
+            images,
+            protocol=protocol,
+            eps=options.eps,
+            norm=options.norm,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            precision=options.precision,
+            state=options.state,
+            report=report,
+            about={"model": options.model, "weights": options.weights},
+        )
+    for note in result.notes:
+        console.print(f"note: {note}")
+    for name, accuracy in result.per_attack.items():
+        console.print(f"after {name:10} {accuracy}")
     console.print(f"clean accuracy   {result.clean_accuracy}")
     console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
     console.print(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -159,8 +160,6 @@ torch.save(model.state_dict(), f"rank-{os.environ['LOCAL_RANK']}.pt")
 def test_a_network_that_each_process_draws_for_itself_starts_alike(workplace, tmp_path):
     (tmp_path / "tiny.toml").write_text((workplace / "tiny.toml").read_text())
     (tmp_path / "own.py").write_text(OWN)
-    import sys
-
     done = subprocess.run(
         [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )

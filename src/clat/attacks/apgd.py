@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks import losses
+from clat.attacks.ascent import input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
 from clat.attacks.search import State, run_search
@@ -44,8 +45,8 @@ def apgd(
     """APGD from a random start; a sample is left as soon as it is misclassified.
 
     `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`; `norm`: "linf" or "l2"; `loss`: "ce",
-    "dlr", or the targeted "dlr-targeted" and "margin-targeted", which aim at the `target`-th most likely wrong class
-    of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv inside
+    "dlr", or the targeted "dlr-targeted" and "margin-targeted", which aim at the `target`-th most likely wrong
+    class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv inside
     the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
     """
     check_images(x)
@@ -56,7 +57,14 @@ def apgd(
         raise ClatError(f"steps is {steps}: expected at least 1")
     with modes.for_attack(model):
         search = ApgdSearch(
-            model, float(parse_size(eps, norm=norm)), norm=norm, steps=steps, loss=loss, rho=rho, target=target, seed=seed
+            model,
+            float(parse_size(eps, norm=norm)),
+            norm=norm,
+            steps=steps,
+            loss=loss,
+            rho=rho,
+            target=target,
+            seed=seed,
         )
         return run_search(search, x, y)
 
@@ -175,7 +183,7 @@ class ApgdSearch:
         with torch.enable_grad():
             logits = self.model(variable).float()
             value = LOSSES[self.loss](logits, y, target)
-            (gradient,) = torch.autograd.grad(value.sum(), variable)
+            gradient = input_gradient(value.sum(), variable)
         return value.detach(), ball.unit(gradient), logits.detach().argmax(1) != y
 
 

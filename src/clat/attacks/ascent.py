@@ -23,14 +23,16 @@ def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alph
     for _ in range(steps):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            goal = value(point)
-            if not goal.requires_grad:
-                raise ClatError(
-                    "the model has no gradient towards its input: does it detach, or round to integers?"
-                )
-            (gradient,) = torch.autograd.grad(goal, point)
+            gradient = input_gradient(value(point), point)
         point = ball.project(point.detach() + alpha * ball.unit(gradient))
     return point.detach()
+
+
+def input_gradient(value: Tensor, point: Tensor) -> Tensor:
+    """d value / d point. Raises ClatError where there is no gradient at all."""
+    if not value.requires_grad:
+        raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
+    return torch.autograd.grad(value, point)[0]
 
 
 def check_found(x_adv: Tensor) -> None:

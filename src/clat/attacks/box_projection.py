@@ -33,6 +33,7 @@ def step_to_hyperplane(x: Tensor, w: Tensor, rise: Tensor, norm: str = "linf") -
     """
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
+    # In place where it can be: on a CPU fresh memory costs more than the arithmetic.
     steepness = w.abs()
     # A gradient may be so small that its square is zero; only its direction matters.
     scale = steepness.amax(1).clamp_min_(torch.finfo(w.dtype).tiny)
@@ -49,7 +50,7 @@ def _advance(steepness: Tensor, speed: Tensor | None, room: Tensor, wanted: Tens
     most = steepness * room
     tiny = torch.finfo(room.dtype).tiny
     t = (wanted / gain.sum(1).clamp_min_(tiny)).clamp_max_(_HUGE)
-    # On a CPU, masks of zeros and ones in one buffer are many times faster than bool masks and torch.where.
+    # Masks of zeros and ones in one buffer: many times faster than bool masks and torch.where on a CPU.
     mask = torch.empty_like(room)
     while True:
         reach = t[:, None] if speed is None else t[:, None] * speed

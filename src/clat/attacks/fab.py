@@ -145,7 +145,7 @@ class FabSearch:
         flat_x, flat, w = x.flatten(1), point.flatten(1), w.flatten(1)
         from_point = step_to_hyperplane(flat, w, rise, self.norm)
         from_x = step_to_hyperplane(flat_x, w, rise + torch.linalg.vecdot(w, flat - flat_x), self.norm)
-        near, far = (self._length(d).clamp_min(1e-8) for d in (from_point, from_x))
+        near, far = (self._length(step).clamp_min(1e-8) for step in (from_point, from_x))
         alpha = (near / (near + far)).clamp_max(self.alpha_max)[:, None]
         moved, biased = from_point.mul_(self.eta).add_(flat), from_x.mul_(self.eta).add_(flat_x)
         return moved.lerp_(biased, alpha).clamp_(0, 1).view_as(x)
@@ -177,7 +177,7 @@ class FabSearch:
         return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
 
     def _dual_length(self, w: Tensor) -> Tensor:
-        """The norm that the distance to a hyperplane is measured by."""
+        """The norm in which the distance to a hyperplane is measured."""
         flat = w.flatten(1)
         return flat.abs().sum(1) if self.norm == "linf" else flat.norm(dim=1)
 

@@ -1,7 +1,7 @@
 """Random numbers that belong to a sample and a place, whatever batch the sample is in.
 
-An evaluation moves samples between batches, stops and resumes, and is split over processes. A stream of random numbers
-would give each sample different ones each time; a hash of (seed, sample, place, element) does not.
+An evaluation moves samples between batches, stops and resumes, and is split over processes. A stream of random
+numbers would give each sample different ones each time; a hash of (seed, sample, place, element) does not.
 """
 
 from __future__ import annotations

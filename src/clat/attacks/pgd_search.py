@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.ascent import input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.losses import cross_entropy
 from clat.attacks.noise import normal, uniform
@@ -43,7 +44,7 @@ class PgdSearch:
         point = state["adv"].detach().requires_grad_(True)
         with torch.enable_grad():
             value = cross_entropy(self.model(point).float(), state["y"]).sum()
-            (gradient,) = torch.autograd.grad(value, point)
+            gradient = input_gradient(value, point)
         moved = ball.project(torch.add(point.detach(), ball.unit(gradient), alpha=self.alpha))
         waiting = state["done"].view(-1, *([1] * (moved.dim() - 1)))  # to be taken out; it has had its steps
         state["adv"] = torch.where(waiting, state["adv"], moved)

@@ -34,8 +34,8 @@ def pixle(
     `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `restarts`, `iterations`: each restart tries so many patches
     of x, one forward pass each, whose pixels go to random places of the best image so far, and keeps the best of
     them if it lowers the probability of y; `patch`: ranges of its sides in pixels, ((least, most) wide,
-    (least, most) high). Returns x_adv, each pixel of which is a pixel of x; samples that were not fooled come back at
-    their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or settings
+    (least, most) high). Returns x_adv, each pixel of which is a pixel of x; samples that were not fooled come back
+    at their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or settings
     that make no sense.
     """
     check_images(x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,36 +13,50 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.ascent import check_found, generator_for
-from clat.attacks.ball import Ball
-from clat.attacks.pgd import check_logits, run_pgd
+from clat.attacks.ascent import check_found
+from clat.attacks.pgd import check_logits
+from clat.attacks.search import run_search
 from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
-from clat.errors import ClatError
+from clat.errors import ClatError, unknown
 from clat.evaluation.cost import Cost, metered
+from clat.evaluation.passes import Pass, passes
+from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
 from clat.files import write_json
-from clat.seeds import derive_seed
 from clat.units import Size, parse_size, size_text
+
+PRECISIONS = ("float32", "bfloat16")
+"""Of the search. The verdict on every example is a fresh float32 forward pass either way."""
+
+Report = Callable[[str, int, int, float], None]
+"""(attack, samples it is through with, samples it had, upper bound of the robust accuracy) -> None."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`correct`, `robust`: bool per sample, (N,), on the CPU; a robust sample is correct on its clean image
-    too. `per_attack`: for each attack, the robust accuracy after it and those before it. `about`: what the
-    caller adds to the JSON (model, weights, data)."""
+    """`correct`, `robust`: bool per sample, (N,), on the CPU; a robust sample is correct on its clean image too.
+    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `x_adv`: the examples, if
+    they were asked for. `notes`: what differs from the protocol's letter. `about`: what the caller adds to the
+    JSON (model, weights, data)."""
 
     protocol: Protocol
     eps: str
     norm: str
     seed: int
+    precision: str
     correct: Tensor
-    robust: Tensor
-    per_attack: dict[str, Accuracy]
+    fooled_by: Tensor
     cost: Cost
     environment: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def robust(self) -> Tensor:
+        return Standing(self.correct, self.fooled_by, self.fooled_by).alive
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -48,28 +64,45 @@ class Evaluation:
 
     @property
     def robust_accuracy(self) -> Accuracy:
-        return Accuracy(int(self.robust.sum()), len(self.robust))
+        return Accuracy(int(self.robust.sum()), len(self.correct))
+
+    @property
+    def per_attack(self) -> dict[str, Accuracy]:
+        """For each attack, the accuracy left after it and those before it."""
+        standing = Standing(self.correct, self.fooled_by, self.fooled_by)
+        found: dict[str, Accuracy] = {}
+        for position, spec in enumerate(self.protocol.attacks):
+            label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
+            found[label] = Accuracy(int(standing.robust_after(position).sum()), len(self.correct))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "what": "evaluation",
             **self.about,
-            "protocol": {**asdict(self.protocol), "hash": self.protocol.hash, "norm": self.norm},
+            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.norm},
             "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
             "seed": self.seed,
-            "precision": self.protocol.precision,
+            "precision": self.precision,
             "clean_accuracy": self.clean_accuracy.to_dict(),
             "robust_accuracy": self.robust_accuracy.to_dict(),
             "per_attack": [
                 {"name": name, "robust_accuracy": accuracy.to_dict()} for name, accuracy in self.per_attack.items()
             ],
+            "notes": self.notes,
+            "correct": _bits(self.correct),
+            "robust": _bits(self.robust),
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write everything but the per-sample verdicts; an existing file is replaced in one step."""
+        """Write everything, the per-sample verdicts as strings of 0 and 1; an existing file is replaced."""
         write_json(path, self.to_dict())
+
+
+def _bits(flags: Tensor) -> str:
+    return "".join("1" if flag else "0" for flag in flags.tolist())
 
 
 def evaluate(
@@ -77,100 +110,161 @@ def evaluate(
     x: Tensor,
     y: Tensor,
     *,
-    protocol: str | Protocol = "pgd-20",
+    protocol: str | Path | Protocol = "pgd-20",
     eps: Size,
     norm: str = "linf",
     batch_size: int = 250,
     seed: int = 0,
+    precision: str = "float32",
+    ids: Tensor | None = None,
+    state: str | Path | None = None,
+    keep_examples: bool = False,
+    report: Report | None = None,
     about: dict[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluate `model` on `x` (N, C, H, W) in [0, 1] with labels `y` (N,) under a protocol.
 
-    `protocol`: a name from `clat.evaluation.protocols.PROTOCOLS` or a Protocol; `eps`: float or fraction;
-    `seed`: of the random starts. The model runs in evaluation mode and float32 and is left without a trace.
-    Raises ClatError for an unknown protocol, inputs outside [0, 1], wrong labels or non-finite logits.
-    """
-    check_images(x)
-    check_labels(y, None, len(x))
-    if batch_size < 1:
-        raise ClatError(f"batch_size is {batch_size}: expected at least 1")
-    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return evaluate_batches(model, batches, protocol=protocol, eps=eps, norm=norm, seed=seed, about=about)
-
-
-def evaluate_batches(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    protocol: str | Protocol,
-    eps: Size,
-    norm: str = "linf",
-    seed: int = 0,
-    about: dict[str, Any] | None = None,
-) -> Evaluation:
-    """`evaluate` over batches of (x, y) on the model's device, for data sets that do not fit into memory.
-
-    A sample's random start depends on its place in the batches, not on which other samples are still correct.
+    `protocol`: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol; `eps`: float or
+    fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
+    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16;
+    `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return x_adv too; `report`: told
+    of the progress. x may live on the CPU with the model on a GPU. The model runs in evaluation mode and is left
+    without a trace. Raises ClatError for an unknown protocol, inputs outside [0, 1], wrong labels, non-finite
+    logits, or a state file of something else.
     """
     protocol = find_protocol(protocol)
+    check_images(x)
+    check_labels(y, None, len(x))
     radius = parse_size(eps, norm=norm)
+    if len(x) == 0:
+        raise ClatError("the data set is empty: there is nothing to evaluate")
     if radius == 0:
         raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
-    attacks = [spec.settings(radius, norm) for spec in protocol.attacks]
-    correct: list[Tensor] = []
-    after: list[list[Tensor]] = [[] for _ in protocol.attacks]
-    device_type = "cpu"
-    with metered(model) as cost, modes.for_attack(model):
-        for number, (x, y) in enumerate(batches):
-            check_images(x)
-            check_labels(y, None, len(x))
-            if len(x) == 0:
-                continue
-            device_type = x.device.type
-            with torch.autocast(device_type, enabled=False):
-                robust = _verdict(model, x, y)
-                correct.append(robust.cpu())
-                for position, attack in enumerate(attacks):
-                    if robust.any():
-                        alive = robust.nonzero().squeeze(1)
-                        start = x
-                        if attack.random_start:
-                            generator = generator_for(x.device, derive_seed(seed, position, number))
-                            start = Ball(x, attack.eps_value, norm).random_point(generator)
-                        x_adv = run_pgd(model, x[alive], y[alive], attack, seed=None, start=start[alive])
-                        check_found(x_adv)
-                        robust = robust.index_put((alive,), _verdict(model, x_adv, y[alive]))
-                    after[position].append(robust.cpu())
-    if not correct:
-        raise ClatError("the data set is empty: there is nothing to evaluate")
-    steps = [torch.cat(part) for part in after]
+    if batch_size < 1:
+        raise ClatError(f"batch_size is {batch_size}: expected at least 1")
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    ids = torch.arange(len(x)) if ids is None else ids.cpu()
+    examples = x.clone() if keep_examples else None
+    device = next((parameter.device for parameter in model.parameters()), x.device)
+    with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
+        job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
+        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=job.classes(), seed=seed)
+        key = {
+            "protocol": protocol.hash,
+            "eps": size_text(radius),
+            "norm": norm,
+            "seed": str(seed),
+            "precision": precision,
+            "model": fingerprint(model),
+            "images": _digest(y, ids),
+        }
+        keeper = Keeper(None if state is None else Path(state), key)
+        standing = keeper.load() or Standing.fresh(job.correct())
+        for number, one in enumerate(todo):
+            job.run(number, one, standing, keeper)
+        keeper.save(standing, now=True)
     return Evaluation(
         protocol=protocol,
         eps=size_text(radius),
         norm=norm,
         seed=seed,
-        correct=torch.cat(correct),
-        robust=steps[-1],
-        per_attack=_per_attack(protocol, steps),
+        precision=precision,
+        correct=standing.correct,
+        fooled_by=standing.fooled_by,
         cost=cost,
-        environment=describe_environment(device_type),
+        environment=describe_environment(device.type),
+        notes=notes,
+        x_adv=examples,
         about=about or {},
     )
 
 
-def _per_attack(protocol: Protocol, steps: Sequence[Tensor]) -> dict[str, Accuracy]:
-    found: dict[str, Accuracy] = {}
-    for number, (spec, robust) in enumerate(zip(protocol.attacks, steps, strict=True), start=1):
-        name = f"{spec.attack}-{spec.steps}"
-        found[f"{name} ({number})" if name in found else name] = Accuracy(int(robust.sum()), len(robust))
-    return found
+@dataclass
+class _Job:
+    """What the passes of one evaluation share."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    batch_size: int
+    device: torch.device
+    precision: str
+    examples: Tensor | None
+    report: Report | None
+
+    def classes(self) -> int:
+        """How many classes the model tells apart; its output is checked on the way."""
+        return self._logits(self.x[:1].to(self.device), self.y[:1].to(self.device)).shape[1]
+
+    def correct(self) -> Tensor:
+        parts = zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+        return torch.cat([self._right(x.to(self.device), y.to(self.device)).cpu() for x, y in parts])
+
+    def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
+        """One pass over the samples that are still robust and have not been through it."""
+        rows = (standing.alive & (standing.passed <= number)).nonzero().squeeze(1)
+        total, through = len(rows), 0
+
+        def judge(finished: Tensor, adv: Tensor) -> None:
+            nonlocal through
+            here = rows[finished]
+            check_found(adv)
+            right = self._right(adv, self.y[here].to(self.device)).cpu()
+            standing.fooled_by[here[~right]] = one.attack
+            standing.passed[here] = number + 1
+            if self.examples is not None:
+                # Of a sample that nothing fools, the first attack's example stays: the last one's says less.
+                shown = ~right if number else torch.ones_like(right)
+                self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
+            keeper.save(standing)
+            through += len(here)
+            if self.report is not None:
+                bound = float(standing.alive.double().mean())
+                self.report(one.label, through, total, bound)
+
+        if total:
+            search = one.build(_InPrecision(self.model, self.device, self.precision))
+            run_search(
+                search, self.x[rows], self.y[rows], self.ids[rows],
+                batch_size=self.batch_size, device=self.device, finished=judge,
+            )  # fmt: skip
+
+    def _right(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._logits(x, y).argmax(1) == y
+
+    def _logits(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.model(x)
+        check_logits(logits, y)
+        if not torch.isfinite(logits).all():
+            raise ClatError("the model returns NaN or infinite logits")
+        return logits
 
 
-def _verdict(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which samples are classified correctly, (N,) bool, by a forward pass of its own."""
-    with torch.no_grad():
-        logits = model(x)
-    check_logits(logits, y)
-    if not torch.isfinite(logits).all():
-        raise ClatError("the model returns NaN or infinite logits")
-    return logits.argmax(1) == y
+class _InPrecision(nn.Module):
+    """The model as a search sees it: float32 logits, computed in the search's precision."""
+
+    def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.model, self.device, self.low = model, device, precision == "bfloat16"
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if self.low else nullcontext():
+            logits: Tensor = self.model(x)
+        return logits.float()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hex digits that change with any weight or buffer of the model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(y: Tensor, ids: Tensor) -> str:
+    both = torch.stack([y.cpu(), ids])
+    return hashlib.sha256(both.numpy().tobytes()).hexdigest()[:16]

@@ -1,81 +1,150 @@
 """Named evaluations. A protocol is data; its hash is printed with every result it gives.
 
-The name AutoAttack is reserved for the full standard protocol, so nothing shorter is called so here.
+Only the full standard protocol is called AutoAttack: APGD-CE, APGD-T, FAB-T and Square at the official settings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from dataclasses import asdict, dataclass
-from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
-from clat.attacks.settings import Attack
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from clat.errors import ClatError, unknown
-from clat.units import Size, parse_size, size_text
+
+ATTACKS = ("apgd", "fab", "pgd", "pixle", "square", "stadv")
 
 
-@dataclass(frozen=True)
-class PgdSpec:
-    """PGD on the cross-entropy with a uniform start. `alpha_ratio`: the step over eps, as text."""
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """One attack of a protocol. What an attack does not use stays None and does not enter the hash."""
 
-    steps: int
-    alpha_ratio: str = "1/4"
-    attack: str = "pgd"
-    loss: str = "cross-entropy"
-    random_start: bool = True
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    attack: str
+    """A name from ATTACKS."""
+    steps: int | None = None
+    """Gradient steps; queries for Square."""
+    loss: str | None = None
+    """APGD: "ce", "dlr", or "dlr-targeted"."""
+    targets: int | None = None
+    """APGD with a targeted loss and FAB: aim at so many wrong classes, the most likely first; None: untargeted."""
+    restarts: int = 1
+    alpha_ratio: str | None = None
+    """PGD: step over eps, as a fraction."""
+    bound: float | None = None
+    """stAdv: the largest flow."""
 
     def __post_init__(self) -> None:
-        for what, value, valid in (("attack", self.attack, "pgd"), ("loss", self.loss, "cross-entropy")):
-            if value != valid:
-                raise unknown(f"{what} of a PGD protocol", value, (valid,))
+        if self.attack not in ATTACKS:
+            raise unknown("attack", self.attack, ATTACKS)
+        for what in ("steps", "targets", "restarts"):
+            value = getattr(self, what)
+            if value is not None and value < 1:
+                raise ClatError(f"{what} of attack '{self.attack}' is {value}: expected at least 1")
 
-    def settings(self, eps: Size, norm: str) -> Attack:
-        """The attack at this eps: 2/255 a step at 8/255."""
-        radius = parse_size(eps, norm=norm)
-        alpha = radius * parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2")
-        alpha = min(alpha, Fraction(1)) if norm == "linf" else alpha
-        return Attack(
-            eps=size_text(radius),
-            alpha=size_text(alpha) if alpha else None,
-            steps=self.steps,
-            norm=norm,
-            random_start=self.random_start,
-        )
+    @property
+    def label(self) -> str:
+        """What the attack is called in a result: "apgd-ce", "apgd-t", "fab-t", "pgd-20"."""
+        if self.attack == "apgd":
+            return "apgd-t" if self.targets else f"apgd-{self.loss}"
+        if self.attack == "pgd":
+            return f"pgd-{self.steps}"
+        return f"{self.attack}-t" if self.targets else self.attack
+
+    def data(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """`attacks` run one after the other on the samples still classified correctly; a sample is robust if it
-    withstands all. `precision`: of the search and of the verdict."""
+    """`attacks` run in order, each on the samples that withstood those before; a sample is robust if it
+    withstands all."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
-    attacks: tuple[PgdSpec, ...]
-    precision: str = "float32"
+    attacks: tuple[AttackSpec, ...]
+    num_samples: int | None = None
+    """The customary sample count; None: all."""
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise ClatError(f"the protocol '{self.name}' has no attack: give it at least one")
+            raise ClatError(f"protocol '{self.name}' has no attacks")
+        if self.name in PROTOCOLS and self.hash != PROTOCOLS[self.name].hash:
+            raise ClatError(f"'{self.name}' is the name of a built-in protocol: call yours something else")
+        if "autoattack" in self.name.lower().replace("-", "") and self.name != "autoattack":
+            raise ClatError(f"protocol '{self.name}': only the full standard protocol is called AutoAttack")
+
+    def data(self) -> dict[str, Any]:
+        return {"name": self.name, "attacks": [attack.data() for attack in self.attacks]}
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits of the SHA-256 of the protocol's content."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits of the SHA-256 of the attacks."""
+        return hashlib.sha256(json.dumps(self.data()["attacks"], sort_keys=True).encode()).hexdigest()[:12]
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("fgsm", (PgdSpec(steps=1, alpha_ratio="5/4"),)),
-        *(Protocol(f"pgd-{steps}", (PgdSpec(steps=steps),)) for steps in (10, 20, 50, 100)),
-    )
-}
+_APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)
+_APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
+_SQUARE = AttackSpec(attack="square", steps=5000)
+
+PROTOCOLS: dict[str, Protocol] = {}
 
 
-def find_protocol(name: str | Protocol) -> Protocol:
-    """The protocol of that name; an unknown name gives the nearest."""
+def _built_in(name: str, *attacks: AttackSpec, num_samples: int | None = None) -> None:
+    PROTOCOLS[name] = Protocol(name=name, attacks=attacks, num_samples=num_samples)
+
+
+def _pgd(steps: int, alpha_ratio: str = "1/4") -> AttackSpec:
+    """2/255 a step at 8/255."""
+    return AttackSpec(attack="pgd", steps=steps, alpha_ratio=alpha_ratio)
+
+
+_built_in("screen", _pgd(20), num_samples=1000)
+_built_in("standard", _APGD_CE, _APGD_T)
+_built_in("autoattack", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=9), _SQUARE)
+_built_in("clat-v1", _APGD_CE)
+_built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
+for _steps in (10, 20, 50, 100):
+    _built_in(f"pgd-{_steps}", _pgd(_steps))
+_built_in("fgsm", _pgd(1, "5/4"))
+_built_in("apgd-ce", _APGD_CE)
+_built_in("apgd-t", _APGD_T)
+_built_in("fab-t", AttackSpec(attack="fab", steps=100, targets=9))
+_built_in("fab", AttackSpec(attack="fab", steps=10))
+_built_in("square", _SQUARE)
+_built_in("stadv", AttackSpec(attack="stadv", steps=100, bound=0.05))
+_built_in("pixle", AttackSpec(attack="pixle"))
+
+
+def find_protocol(name: str | Path | Protocol) -> Protocol:
+    """A built-in protocol by name, or one of your own from a TOML file:
+
+        name = "mine"
+        attacks = [{ attack = "apgd", loss = "ce", steps = 50 }, { attack = "square", steps = 1000 }]
+
+    Raises ClatError with the nearest valid name, or what is wrong in the file.
+    """
     if isinstance(name, Protocol):
         return name
-    if name not in PROTOCOLS:
+    if str(name) in PROTOCOLS:
+        return PROTOCOLS[str(name)]
+    path = Path(name)
+    if path.suffix != ".toml":
         raise unknown("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+    try:
+        return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ClatError(f"cannot read protocol {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ClatError(f"{path} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        detail = problem["ctx"]["error"] if problem["type"] == "value_error" else problem["msg"].lower()
+        raise ClatError(f"{path}: {where + ': ' if where else ''}{detail}") from None

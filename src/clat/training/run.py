@@ -29,7 +29,7 @@ from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.environment import describe_environment
 from clat.errors import ClatError
-from clat.evaluation.evaluate import evaluate_batches
+from clat.evaluation import evaluate_set
 from clat.files import write_json, write_text
 from clat.models import load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
@@ -242,34 +242,31 @@ def _evaluate(
     Results already on disk are kept, so that an interrupted run need not repeat them. The model ends with
     the last weights.
     """
-    if engine.rank > 0:
-        return {}
     config = recipe.evaluation
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
-    loader = Loader(test, config.batch_size, device=engine.device)
     results = {}
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [f"stage-{number}" for number in range(1, len(recipe.stages))]
     for label in [*given, *stages, "best", "last"]:
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
-        if not file.exists():
-            result = evaluate_batches(
+        if file.exists():
+            results[label] = json.loads(file.read_text())
+        else:
+            result = evaluate_set(
                 model,
-                ((engine.images(x), y) for x, y in loader.epoch()),
+                test,
                 protocol=config.protocol,
                 eps=recipe.eps,
                 norm=recipe.norm,
+                batch_size=config.batch_size,
                 seed=derive_seed(recipe.seed, "evaluation"),
-                about={
-                    "label": label,
-                    "model": recipe.model.name,
-                    "weights": str(weights.relative_to(out)),
-                    "data": {"name": test.name, "split": test.split, "n": len(test)},
-                },
+                channels_last=recipe.engine.channels_last,
+                about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
             )
-            result.to_json(file)
-        results[label] = json.loads(file.read_text())
+            results[label] = result.to_dict()
+            if engine.rank == 0:
+                result.to_json(file)
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
             f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",

@@ -1,0 +1,32 @@
+"""What an evaluation shows while it goes on: the attack, how far it is, the bound so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from clat.evaluation.evaluate import Report
+
+
+@contextmanager
+def evaluation_progress(console: Console) -> Iterator[Report]:
+    """A bar a pass on a terminal, with time to go and the live upper bound of the robust accuracy."""
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("robust at most {task.fields[bound]:.1%}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(attack: str, through: int, total: int, bound: float) -> None:
+            if attack not in tasks:
+                tasks[attack] = progress.add_task(attack, total=total, bound=bound)
+            progress.update(tasks[attack], total=total, completed=through, bound=bound)
+
+        yield report

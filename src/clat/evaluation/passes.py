@@ -1,0 +1,78 @@
+"""A protocol taken apart into passes: one search with one seed and, if targeted, one target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from clat.attacks.apgd import ApgdSearch
+from clat.attacks.fab import FabSearch
+from clat.attacks.pgd_search import PgdSearch
+from clat.attacks.pixle import PixleSearch
+from clat.attacks.search import Search
+from clat.attacks.square import SquareSearch
+from clat.attacks.stadv import StadvSearch
+from clat.errors import ClatError
+from clat.evaluation.protocols import AttackSpec, Protocol
+from clat.seeds import derive_seed
+from clat.units import parse_size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """`attack`: the position of its attack in the protocol; `build(model)`: its search."""
+
+    attack: int
+    label: str
+    build: Callable[[nn.Module], Search]
+
+
+def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int) -> tuple[list[Pass], list[str]]:
+    """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
+    plain margin where the targeted DLR, which needs 4 classes, cannot be had."""
+    result: list[Pass] = []
+    notes: list[str] = []
+    for position, spec in enumerate(protocol.attacks):
+        spec_targets = spec.targets
+        if spec_targets is not None and spec_targets > classes - 1:
+            notes.append(
+                f"{spec.label}: {classes - 1} targets instead of {spec_targets}, as there are {classes} classes"
+            )
+            spec_targets = classes - 1
+        loss = spec.loss
+        if loss == "dlr-targeted" and classes < 4:
+            notes.append(f"{spec.label}: the margin instead of the targeted DLR, which needs 4 classes")
+            loss = "margin-targeted"
+        if loss == "dlr" and classes < 3:
+            raise ClatError(
+                f"{spec.label} needs at least 3 classes, the model has {classes}: use apgd with loss ce"
+            )
+        targets: list[int | None] = [None] if spec_targets is None else list(range(1, spec_targets + 1))
+        for restart in range(spec.restarts):
+            for target in targets:
+                place = derive_seed(seed, spec.label, restart, target)
+                build = _builder(spec, loss, target, eps, norm, place)
+                result.append(Pass(position, spec.label, build))
+    return result, notes
+
+
+def _builder(
+    spec: AttackSpec, loss: str | None, target: int | None, eps: float, norm: str, seed: int
+) -> Callable[[nn.Module], Search]:
+    steps = spec.steps
+    if spec.attack == "pgd":
+        ratio = float(parse_size(spec.alpha_ratio or "1/4", what="alpha_ratio", norm="l2"))
+        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps or 20, seed=seed)
+    if spec.attack == "apgd":
+        return lambda model: ApgdSearch(
+            model, eps, norm=norm, steps=steps or 100, loss=loss or "ce", target=target or 1, seed=seed
+        )
+    if spec.attack == "fab":
+        return lambda model: FabSearch(model, eps, norm=norm, steps=steps or 100, target=target, seed=seed)
+    if spec.attack == "square":
+        return lambda model: SquareSearch(model, eps, norm=norm, queries=steps or 5000, seed=seed)
+    if spec.attack == "stadv":
+        return lambda model: StadvSearch(model, bound=spec.bound or 0.05, steps=steps or 100, seed=seed)
+    return lambda model: PixleSearch(model, seed=seed)
