@@ -3,6 +3,7 @@
 report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers are robustness-critical
 result = clat.train("cifar10-clat", "runs/first")               # fine-tune just those
 clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
+clat.check(model, x, y, eps="8/255")                            # whether to believe it
 """
 
 from clat import attacks, objectives
@@ -12,6 +13,11 @@ from clat.criticality_report import CriticalityReport
 from clat.data import ImageSet, load_split
 from clat.errors import ClatError
 from clat.evaluation import Accuracy, Evaluation, evaluate
+from clat.evaluation.check import check
+from clat.evaluation.check_report import CheckReport
+from clat.evaluation.compare import compare, compare_seeds
+from clat.evaluation.curve import eps_curve
+from clat.evaluation.transfer import transfer
 from clat.features import read_features
 from clat.layers import Layer, enumerate_layers
 from clat.models import Normalized, load_model, load_weights, save_weights
@@ -21,6 +27,7 @@ from clat.training.run import Result, resume, train
 
 __all__ = [
     "Accuracy",
+    "CheckReport",
     "ClatError",
     "CriticalityReport",
     "Evaluation",
@@ -31,7 +38,11 @@ __all__ = [
     "Result",
     "Selection",
     "attacks",
+    "check",
+    "compare",
+    "compare_seeds",
     "enumerate_layers",
+    "eps_curve",
     "evaluate",
     "load_model",
     "load_split",
@@ -44,4 +55,5 @@ __all__ = [
     "save_weights",
     "select",
     "train",
+    "transfer",
 ]

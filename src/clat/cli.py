@@ -6,13 +6,19 @@ Exit codes: 0 done, 2 bad input, 130 stopped by Ctrl-C (143 by a termination sig
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from clat.errors import ClatError, unknown
 
-COMMANDS = ("criticality", "train", "evaluate", "report", "demo")
+COMMANDS = dict.fromkeys(("criticality", "train", "evaluate", "report", "demo"), "clat.commands")
+COMMANDS |= dict.fromkeys(("check", "curve", "transfer", "compare"), "clat.commands_evaluation")
+"""Each command, and the module with the function of its name."""
+
+
+EPS = "perturbation size, a float or a fraction (default: 8/255)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,9 +58,8 @@ def _run(words: list[str]) -> int:
         parser.print_help()
         return 0
     # Imported here, so that a mistyped option need not wait for all the libraries of training.
-    from clat import commands
-
-    return int(getattr(commands, options.command)(options))
+    module = importlib.import_module(COMMANDS[options.command])
+    return int(getattr(module, options.command)(options))
 
 
 def _parser() -> _Parser:
@@ -102,20 +107,15 @@ def _parser() -> _Parser:
 
     three = commands.add_parser("evaluate", help="clean and robust accuracy under a protocol")
     _model_options(three)
-    three.add_argument("--data", default="digits", help="data set, as for criticality")
-    three.add_argument("--split", default="test", help="split (default: test)")
     three.add_argument(
         "--protocol", default="pgd-20", help="autoattack, standard, pgd-20, ..., or a TOML file (default: pgd-20)"
     )
     three.add_argument("--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)")
     three.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
-    three.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
-    three.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
-    three.add_argument("--num-samples", type=int, help="the first so many images (default: all)")
-    three.add_argument("--batch-size", type=int, default=250)
-    three.add_argument("--seed", type=int, default=0)
-    three.add_argument("--device", default="auto", help="cpu, cuda, auto")
-    three.add_argument("--out", metavar="FILE", help="write the result as JSON")
+    three.add_argument("--eps", default="8/255", help=EPS)
+    _measuring_options(three)
+
+    _evaluation_parsers(commands)
 
     four = commands.add_parser("report", help="draw a run's page, DIR/report.html")
     four.add_argument("run", metavar="DIR", help="the folder of a run")
@@ -124,6 +124,65 @@ def _parser() -> _Parser:
     five = commands.add_parser("demo", help="CLAT on handwritten digits, end to end, in about a minute")
     five.add_argument("--out", default="demo", metavar="DIR", help="a new folder (default: demo)")
     return parser
+
+
+def _evaluation_parsers(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The commands around an evaluation."""
+    one = commands.add_parser("check", help="signs that a network's gradients mislead attacks")
+    _model_options(one)
+    one.add_argument("--eps", default="8/255", help=EPS)
+    one.add_argument("--strict", action="store_true", help="leave with exit code 1 if something is suspicious")
+    _measuring_options(one, default_samples=500)
+
+    two = commands.add_parser("curve", help="accuracy against the size of the perturbation")
+    _model_options(two)
+    two.add_argument(
+        "--eps",
+        default="0,2/255,4/255,8/255,16/255",
+        help="sizes, with commas (default: 0,2/255,4/255,8/255,16/255)",
+    )
+    two.add_argument("--protocol", default="pgd-20", help="as for evaluate (default: pgd-20)")
+    two.add_argument("--plot", metavar="FILE", help="draw the curve (.svg or .png)")
+    _measuring_options(two)
+
+    three = commands.add_parser(
+        "transfer",
+        help="attack each of several networks and show the examples to all",
+        epilog="clat transfer --network at resnet18 weights=at.pt --network clat resnet18 weights=clat.pt width=16",
+    )
+    three.add_argument(
+        "--network",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar="WORD",
+        help="NAME MODEL [weights=FILE] [width=N] [normalize=DATA]; once a network, at least twice",
+    )
+    three.add_argument("--eps", default="8/255", help=EPS)
+    three.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
+    three.add_argument("--image-size", type=int, metavar="PIXELS", help="resize the images")
+    three.add_argument("--plot", metavar="FILE", help="draw the matrix (.svg or .png)")
+    _measuring_options(three, default_samples=1000)
+
+    four = commands.add_parser("compare", help="results of clat evaluate: two networks, or several seeds")
+    four.add_argument("results", nargs="*", metavar="FILE", help="A.json B.json: B less A, on the same samples")
+    four.add_argument("--seeds", nargs="+", default=[], metavar="FILE", help="mean, deviation and lowest of these")
+    four.add_argument("--against", nargs="+", default=[], metavar="FILE", help="with --seeds: a second group")
+    four.add_argument("--out", metavar="FILE", help="write the comparison as JSON")
+
+
+def _measuring_options(parser: argparse.ArgumentParser, default_samples: int | None = None) -> None:
+    """What an evaluation and all around it are told of data, attack and output."""
+    parser.add_argument("--data", default="digits", help="data set, as for criticality")
+    parser.add_argument("--split", default="test", help="split (default: test)")
+    parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    many = "all" if default_samples is None else f"at most {default_samples}"
+    parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
+    parser.set_defaults(default_samples=default_samples)
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    parser.add_argument("--out", metavar="FILE", help="write the result as JSON")
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

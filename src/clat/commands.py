@@ -33,9 +33,9 @@ def criticality(options: Namespace) -> int:
     """`clat criticality`: the table on screen, JSON and plot on request."""
     outputs = [claim_output(path) for path in (options.out, options.plot) if path is not None]
     parse_size(options.eps, norm=options.norm)
-    device = _device(options.device)
+    device = pick_device(options.device)
     images = load_split(options.data, options.split, image_size=options.image_size)
-    model = _model(options, images, device)
+    model = build_model(options, images, device)
     if not 1 <= options.num_samples <= len(images):
         raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
     chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
@@ -75,9 +75,9 @@ def evaluate(options: Namespace) -> int:
         claim_output(options.out)
     protocol = find_protocol(options.protocol)
     parse_size(options.eps, norm=options.norm)
-    device = _device(options.device)
+    device = pick_device(options.device)
     images = load_split(options.data, options.split, image_size=options.image_size)
-    model = _model(options, images, device)
+    model = build_model(options, images, device)
     count = protocol.num_samples if options.num_samples is None else options.num_samples
     if count is not None:
         images = images.take(min(count, len(images)) if options.num_samples is None else count)
@@ -180,7 +180,8 @@ def _finish(run: object) -> int:
     return 0
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """`--device`: cpu, cuda, or auto for CUDA where there is some."""
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
@@ -188,7 +189,8 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
+def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
+    """`--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
     model = load_model(
         options.model,
         num_classes=images.num_classes,

@@ -1,3 +1,5 @@
+"""Verdicts of `evaluate` where they are known, its promises, and what it refuses."""
+
 from __future__ import annotations
 
 import json
@@ -12,11 +14,21 @@ from torch import Tensor, nn
 
 from clat.attacks import pgd
 from clat.errors import ClatError
-from clat.evaluation import Evaluation, Protocol, evaluate, evaluate_batches
+from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
 from clat.evaluation.cost import Cost, metered
-from clat.evaluation.protocols import PgdSpec
 
 Build = Callable[[], nn.Module]
+
+SHORT = Protocol(
+    name="short",
+    attacks=(
+        AttackSpec(attack="apgd", loss="ce", steps=10),
+        AttackSpec(attack="apgd", loss="dlr-targeted", steps=10, targets=4),
+        AttackSpec(attack="fab", steps=5, targets=2),
+        AttackSpec(attack="square", steps=20),
+    ),
+)
+"""Like AutoAttack, though not called so."""
 
 
 class Brightness(nn.Module):
@@ -27,12 +39,12 @@ class Brightness(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale))
         self.seen: list[Tensor] = []
-        self.dtypes: set[torch.dtype] = set()
+        self.dtypes: list[torch.dtype] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(x.detach().clone())
         score = (x.flatten(1) @ torch.ones(x[0].numel(), 1))[:, 0] / x[0].numel() - 0.5
-        self.dtypes.add(score.dtype)
+        self.dtypes.append(score.dtype)
         return self.scale * torch.stack([-score, score], dim=1)
 
 
@@ -47,23 +59,42 @@ class Constant(nn.Module):
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
         with torch.no_grad():
-            self.fc.bias[2] = 1.0
+            self.fc.bias[2] = 2.0
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1))
 
 
-def test_robust_exactly_where_the_margin_is_larger_than_eps() -> None:
+@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce", "fab"])
+def test_robust_exactly_where_the_margin_is_larger_than_eps(protocol: str) -> None:
     x = grey(0.05, 0.35, 0.45, 0.55, 0.72, 0.95, 0.1)
     y = torch.tensor([0, 0, 0, 1, 1, 1, 1])  # the last is wrong already
-    result = evaluate(Brightness(), x, y, eps=0.2, protocol="pgd-10", batch_size=3)
+    result = evaluate(Brightness(), x, y, eps=0.2, protocol=protocol, batch_size=3)
     assert result.correct.tolist() == [True] * 6 + [False]
     assert result.robust.tolist() == [True, False, False, False, True, True, False]
     assert (result.clean_accuracy.value, result.robust_accuracy.value) == (6 / 7, 3 / 7)
-    assert result.per_attack == {"pgd-10": result.robust_accuracy}
+    assert result.per_attack == {protocol: result.robust_accuracy}
     # l2: the mean moves by eps / sqrt(48)
-    result = evaluate(Brightness(), x, y, eps=0.2 * math.sqrt(48), norm="l2", protocol="pgd-10", batch_size=3)
+    result = evaluate(Brightness(), x, y, eps=0.2 * math.sqrt(48), norm="l2", protocol=protocol, batch_size=3)
     assert result.robust.tolist() == [True, False, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_robust_exactly_where_the_nearest_boundary_is_beyond_eps(classes: int, norm: str, linear, samples) -> None:
+    """A linear network of several classes: all attacks together find the nearest boundary, however few there are."""
+    model = linear(classes)
+    x, y = samples(model, 40)
+    distance = model.distances(x, y, norm)
+    eps = distance[distance > 0].median().item()
+    result = evaluate(model, x, y, protocol=SHORT, eps=eps, norm=norm)
+    assert torch.equal(result.correct, distance > 0)
+    sure = (distance / eps - 1).abs() > 0.02
+    assert torch.equal(result.robust[sure], (distance > eps)[sure])
+    assert sure.sum() > 30
+    assert sum("targets instead of 4" in note for note in result.notes) == (classes < 5)
+    assert sum("targets instead of 2" in note for note in result.notes) == (classes < 3)
+    assert sum("the margin instead of the targeted DLR" in note for note in result.notes) == (classes < 4)
 
 
 def test_a_constant_classifier() -> None:
@@ -73,13 +104,14 @@ def test_a_constant_classifier() -> None:
     assert torch.equal(result.robust, y == 2)
 
 
-def test_a_classifier_without_a_gradient_is_not_called_robust() -> None:
+@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce"])
+def test_a_classifier_without_a_gradient_is_not_called_robust(protocol: str) -> None:
     class Steps(Brightness):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward((x * 4).round().detach() / 4)
 
     with pytest.raises(ClatError, match="no gradient towards its input"):
-        evaluate(Steps(), grey(0.1), torch.tensor([0]), eps=0.2)
+        evaluate(Steps(), grey(0.1), torch.tensor([0]), eps=0.2, protocol=protocol)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -94,21 +126,82 @@ def test_robust_implies_correct(seed: int, tiny_resnet: Build, images: Tensor) -
     assert result.correct[1::2].all()
 
 
-def test_the_verdict_is_a_fresh_float32_forward_pass() -> None:
-    """Half precision around it changes nothing, and the last thing the model sees is the example itself."""
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_batches_change_nothing(norm: str, linear, samples) -> None:
+    model = linear()
+    x, y = samples(model, 17)
+    eps = model.distances(x, y, norm).clamp_min(0).median().item()
+    together = evaluate(model, x, y, protocol=SHORT, eps=eps, norm=norm, keep_examples=True)
+    assert 0 < together.robust.sum() < together.correct.sum()
+    for size in (3, 4):
+        apart = evaluate(model, x, y, protocol=SHORT, eps=eps, norm=norm, batch_size=size, keep_examples=True)
+        assert torch.equal(apart.correct, together.correct)
+        assert torch.equal(apart.fooled_by, together.fooled_by)
+        assert torch.equal(apart.x_adv, together.x_adv)
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
+    other = evaluate(model, x[order], y[order], protocol=SHORT, eps=eps, norm=norm, ids=order, keep_examples=True)
+    assert torch.equal(other.x_adv, together.x_adv[order])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
+    """Half precision in the search or around it changes nothing about it, and the last thing the model sees is the
+    example itself."""
     x, y = grey(0.2, 0.695, 0.8), torch.tensor([0, 1, 1])
     plain, half = Brightness(), Brightness()
-    expected = evaluate(plain, x, y, eps=0.2, protocol="pgd-10")
+    expected = evaluate(plain, x, y, eps=0.2, protocol="pgd-10", keep_examples=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = evaluate(half, x, y, eps=0.2, protocol="pgd-10")
-    assert half.dtypes == {torch.float32}
+        result = evaluate(half, x, y, eps=0.2, protocol="pgd-10", precision=precision, keep_examples=True)
+    assert result.precision == precision
+    search = torch.float32 if precision == "float32" else torch.bfloat16
+    # one image for the number of classes, all of them clean, ten steps, the verdict
+    assert half.dtypes == [torch.float32] * 2 + [search] * 10 + [torch.float32]
+    assert [len(seen) for seen in half.seen] == [1] + [3] * 12
     assert torch.equal(result.robust, expected.robust)
-    for a, b in zip(plain.seen, half.seen, strict=True):
-        assert torch.equal(a, b)
-    assert len(plain.seen) == 1 + 10 + 1
+    assert torch.equal(half.seen[-1], result.x_adv)
+    if precision == "float32":
+        assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     with torch.no_grad():
         assert torch.equal(result.robust, plain(half.seen[-1]).argmax(1) == y)
-    assert ((half.seen[-1].double() - x.double()).abs() <= 0.2).all()
+
+
+def test_what_only_half_precision_takes_for_an_example_is_none() -> None:
+    """Its mean is 0.5 after rounding to 8 bits, so that the search believes it is through."""
+
+    class Coarse(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            rounded = x.bfloat16().float() if torch.is_autocast_enabled("cpu") else x
+            return super().forward(rounded + 1e-4)
+
+    x, y = grey(0.46, 0.49), torch.tensor([0, 0])
+    result = evaluate(Coarse(), x, y, eps=0.039, protocol="apgd-ce", precision="bfloat16", keep_examples=True)
+    with torch.no_grad():
+        verdict = Coarse()(result.x_adv).argmax(1) == y
+    assert torch.equal(result.robust, verdict)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("protocol", ["pgd-10", SHORT], ids=["pgd-10", "short"])
+def test_the_examples(protocol: str | Protocol, norm: str, tiny_resnet: Build) -> None:
+    """Every fooled sample's example is misclassified; every example is inside, exactly."""
+    model = tiny_resnet()
+    x = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 10
+    eps = {"linf": 1 / 255, "l2": 0.05}[norm]
+    result = evaluate(model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=24, keep_examples=True)
+    with torch.no_grad():
+        right = model(result.x_adv).argmax(1) == y
+    assert torch.equal(right, result.robust)
+    assert 0 < result.robust.sum() < 23
+    delta = (result.x_adv.double() - x.double()).flatten(1)
+    length = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    assert length.max() <= eps
+    assert torch.equal(length > 0, result.correct), "every attacked sample has an example, no other has"
+    assert 0 <= result.x_adv.min()
+    assert result.x_adv.max() <= 1
+    assert evaluate(model, x[:2], y[:2], eps=eps, protocol="fgsm").x_adv is None
 
 
 def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
@@ -122,68 +215,94 @@ def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
         model = Brightness()
         evaluate(model, x, labels, eps=0.1, protocol="pgd-10", seed=9)
         rows = [i for i in range(4) if i != wrong]
-        points[wrong] = {row: model.seen[1][place] for place, row in enumerate(rows)}
+        points[wrong] = {row: model.seen[2][place] for place, row in enumerate(rows)}
     for wrong in (0, 2):
         for row, point in points[wrong].items():
             assert torch.equal(point, points[None][row]), (wrong, row)
 
 
-def test_seeds_and_batches() -> None:
+def test_seeds_and_numbers() -> None:
     x, y = grey(0.3, 0.2, 0.7, 0.8), torch.tensor([0, 0, 1, 1])
 
-    def starts(seed: int) -> Tensor:
+    def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
-        evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, batch_size=2)
-        return torch.cat([model.seen[1], model.seen[4]])
+        evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
+        return model.seen[2] - x
 
-    assert torch.equal(starts(0), starts(0))
-    assert not torch.equal(starts(0), starts(1))
-    noise = starts(0) - x
-    assert not torch.allclose(noise[:2], noise[2:], atol=1e-3)  # each batch has its own
-    result = evaluate(Brightness(), x, y, eps=0.25, protocol="pgd-10", batch_size=3)
-    assert torch.equal(result.robust, evaluate(Brightness(), x, y, eps=0.25, protocol="pgd-10").robust)
+    assert torch.equal(noise(0), noise(0))
+    assert not torch.isclose(noise(0), noise(1), atol=1e-3).all(1).any()
+    assert not torch.allclose(noise(0)[0], noise(0)[1], atol=1e-3)  # each sample has its own
+    torch.testing.assert_close(noise(0, torch.tensor([1, 0, 3, 2])), noise(0)[[1, 0, 3, 2]], atol=1e-6, rtol=0)
 
 
 def test_attacks_follow_one_another_on_what_is_left() -> None:
     x, y = grey(0.05, 0.31, 0.47), torch.tensor([0, 0, 0])
-    weak = PgdSpec(steps=2, alpha_ratio="1/8", random_start=False)  # moves by eps / 4
-    both = Protocol("both", (weak, PgdSpec(steps=10), PgdSpec(steps=10)))
-    model = Brightness()
-    result = evaluate(model, x, y, eps=0.2, protocol=both)
+    weak = AttackSpec(attack="pgd", steps=1, alpha_ratio="1/8")
+    strong = AttackSpec(attack="pgd", steps=10)
+    both = Protocol(name="both", attacks=(weak, strong, strong))
+    model, told = Brightness(), []
+    result = evaluate(model, x, y, eps=0.2, protocol=both, report=lambda *what: told.append(what))
     assert {name: accuracy.correct for name, accuracy in result.per_attack.items()} == {
-        "pgd-2": 2, "pgd-10": 1, "pgd-10 (3)": 1,
+        "pgd-1": 2, "pgd-10": 1, "pgd-10 (3)": 1,
     }  # fmt: skip
-    assert [len(seen) for seen in model.seen] == [3, *[3] * 3, *[2] * 11, *[1] * 11]
-    assert torch.equal(model.seen[1], x)
+    assert result.fooled_by.tolist() == [-1, 1, 0]
+    assert [len(seen) for seen in model.seen] == [1, 3, *[3] * 2, *[2] * 11, *[1] * 11]
+    assert told == [("pgd-1", 3, 3, 2 / 3), ("pgd-10", 2, 2, 1 / 3), ("pgd-10", 1, 1, 1 / 3)]
 
 
-class Counter(nn.Module):
-    """Counts by itself, in forward and in backward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        out = self.model(x)
-        if out.requires_grad:
-            out.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
-        return out
+def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
+    model = linear()
+    x, y = samples(model, 2)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
+    evaluate(model, x, y, eps=1e-5, protocol=twice)
+    first, second = seen[3], seen[7]  # after the class count and the clean images: start, step, look, verdict
+    assert torch.equal(first, x)
+    assert not torch.equal(second, x)
 
 
-@pytest.mark.parametrize(("protocol", "steps"), [("fgsm", 1), ("pgd-10", 10)])
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_cost_of_pgd(protocol: str, steps: int, batch_size: int) -> None:
-    """N clean passes, and for each of the M samples correct on them k passes both ways and a verdict."""
-    x, y = grey(0.1, 0.2, 0.3, 0.8, 0.9), torch.tensor([0, 0, 1, 1, 1])
-    n, m = 5, 4
-    model = Counter(Brightness())
+@pytest.mark.parametrize(("protocol", "steps"), [("fgsm", 1), ("pgd-10", 10)])
+def test_cost_of_pgd(protocol: str, steps: int, batch_size: int, linear, samples) -> None:
+    """One pass for the number of classes, N clean ones, and for each of the M samples correct on them k passes both
+    ways and a verdict."""
+    model = linear()
+    x, y = samples(model, 9)
+    n, m = 9, 8
     cost = evaluate(model, x, y, eps=0.3, protocol=protocol, batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == n + m * steps + m
+    assert cost.forwards == model.forwards == 1 + n + m * steps + m
     assert cost.backwards == model.backwards == m * steps
     assert cost.seconds > 0
     assert (cost.peak_memory_bytes or 0) > 2**20
+
+
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_cost_of_apgd(batch_size: int, linear, samples) -> None:
+    """Where no boundary is within reach: a start and 100 steps both ways, and for a target the clean logits."""
+    model = linear()
+    x, y = samples(model, 5)
+    n, m = 5, 4
+    cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-ce", batch_size=batch_size).cost
+    assert cost.forwards == model.forwards == 1 + n + m * 101 + m
+    assert cost.backwards == model.backwards == m * 101
+    model.forwards = model.backwards = 0
+    cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-t", batch_size=batch_size).cost
+    assert cost.forwards == model.forwards == 1 + n + 4 * m * (1 + 101 + 1)
+    assert cost.backwards == model.backwards == 4 * m * 101
+
+
+def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
+    model = linear()
+    x, y = samples(model, 20)
+    eps = model.distances(x, y).clamp_min(0).median().item()
+    model.forwards = model.backwards = 0
+    result = evaluate(model, x, y, eps=eps, protocol=SHORT, batch_size=1)
+    assert (result.cost.forwards, result.cost.backwards) == (model.forwards, model.backwards)
+    assert 0 < result.robust.sum() < result.correct.sum()
+    survivors = int(result.robust.sum())
+    assert result.cost.backwards < int(result.correct.sum()) * (11 + 4 * 11 + 2 * 5)
+    assert result.cost.backwards >= survivors * (11 + 4 * 11 + 2 * 5)
 
 
 def test_cost_counts_towards_inputs_and_towards_weights() -> None:
@@ -205,8 +324,21 @@ def test_cost_counts_towards_inputs_and_towards_weights() -> None:
     assert not model._forward_pre_hooks
 
 
+def test_leaves_no_trace(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model, kept = tiny_resnet().train(), images.clone()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    evaluate(model, images, labels, eps="8/255", protocol=SHORT, batch_size=4, keep_examples=True)
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model._forward_hooks
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(images, kept)
+
+
 def test_the_result_file(tmp_path: Path) -> None:
-    x, y = grey(0.1, 0.3, 0.45, 0.8), torch.tensor([0, 0, 0, 1])
+    x, y = grey(0.1, 0.35, 0.45, 0.8, 0.9), torch.tensor([0, 0, 0, 1, 0])
     result = evaluate(
         Brightness(), x, y, eps=8 / 255, protocol="pgd-20", seed=3, about={"model": "brightness", "weights": None}
     )
@@ -215,19 +347,23 @@ def test_the_result_file(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     assert data["what"] == "evaluation"
     assert (data["model"], data["weights"], data["seed"]) == ("brightness", None, 3)
-    assert (data["protocol"]["name"], data["protocol"]["hash"]) == ("pgd-20", result.protocol.hash)
+    assert (data["protocol"]["name"], data["protocol"]["hash"]) == ("pgd-20", PROTOCOLS["pgd-20"].hash)
     assert data["protocol"]["norm"] == "linf"
     assert data["protocol"]["attacks"][0]["steps"] == 20
     assert data["eps"] == {"text": "8/255", "value": 8 / 255}
     assert data["precision"] == "float32"
+    assert data["notes"] == []
+    assert data["correct"] == data["robust"] == "11110"
     for key, accuracy in (("clean_accuracy", result.clean_accuracy), ("robust_accuracy", result.robust_accuracy)):
         low, high = accuracy.interval
-        expected = {"value": accuracy.value, "correct": 4, "n": 4, "low": low, "high": high, "confidence": 0.95}
+        expected = {"value": accuracy.value, "correct": 4, "n": 5, "low": low, "high": high, "confidence": 0.95}
         assert data[key].items() >= expected.items()
     assert data["per_attack"] == [{"name": "pgd-20", "robust_accuracy": data["robust_accuracy"]}]
     assert set(data["cost"]) == {"forwards", "backwards", "seconds", "peak_memory_bytes"}
-    assert data["cost"]["forwards"] == 4 + 4 * 20 + 4
+    assert data["cost"]["forwards"] == 1 + 5 + 4 * 20 + 4
     assert {"clat", "torch", "device", "threads"} <= set(data["environment"])
+    evaluate(Brightness(), x, y, eps=0.2, protocol="fgsm").to_json(path)
+    assert json.loads(path.read_text())["robust"] == "10010", "an existing file is replaced"
 
 
 class Broken(nn.Module):
@@ -246,14 +382,43 @@ class Broken(nn.Module):
         (lambda out: out[0], "does not return logits"),
         (lambda out: {"logits": out}, "does not return logits"),
         (lambda out: out[:, :2], "a label is 2, but the model has 2 classes"),
+        (lambda out: out.softmax(1), "returns probabilities: let it return logits"),
         (lambda out: out * float("nan"), "NaN or infinite logits"),
         (lambda out: out / 0, "NaN or infinite logits"),
-        (lambda out: torch.sqrt(out - out) + torch.eye(3)[:3], "gradient is not finite"),
     ],
 )
 def test_bad_models(output: Callable[[Tensor], Any], message: str) -> None:
-    with pytest.raises(ClatError, match=message):
+    with pytest.raises(ClatError, match=message) as raised:
         evaluate(Broken(output), torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 2]), eps="8/255", protocol="pgd-10")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_gradient_that_is_nan_is_not_robustness(protocol: str, label: int) -> None:
+    model = Broken(lambda out: torch.sqrt(out - out) + 9 * torch.eye(3)[torch.full((len(out),), label)])
+    with pytest.raises(ClatError, match="gradient is not finite"):
+        evaluate(model, torch.rand(3, 3, 4, 4), torch.full((3,), label), eps="8/255", protocol=protocol)
+
+
+def test_logarithms_of_probabilities_are_logits() -> None:
+    x, y = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 2])
+    evaluate(Broken(lambda out: out.log_softmax(1)), x, y, eps="8/255", protocol="fgsm")
+
+
+def test_too_few_classes() -> None:
+    x, y = torch.rand(3, 3, 4, 4), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ClatError, match="the model has 1 class"):
+        evaluate(Broken(lambda out: out[:, :1] + 3), x, y, eps="8/255", protocol="fgsm")
+    dlr = Protocol(name="dlr", attacks=(AttackSpec(attack="apgd", loss="dlr"),))
+    with pytest.raises(ClatError, match="apgd-dlr needs at least 3 classes, the model has 2"):
+        evaluate(Broken(lambda out: out[:, :2]), x, y, eps="8/255", protocol=dlr)
+
+
+def test_a_model_in_two_places() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Linear(8, 3, device="meta"))
+    with pytest.raises(ClatError, match=r"are on cpu and meta: move them to one device"):
+        evaluate(model, torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), eps="8/255")
 
 
 @pytest.mark.parametrize(
@@ -263,32 +428,27 @@ def test_bad_models(output: Callable[[Tensor], Any], message: str) -> None:
         ({"eps": 8}, "did you mean 8/255"),
         ({"norm": "l1"}, "unknown norm"),
         ({"protocol": "pgd20"}, "did you mean 'pgd-20'"),
+        ({"precision": "float16"}, "did you mean 'bfloat16'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"x": torch.rand(2, 3, 4, 4) * 255}, "divide by 255"),
+        ({"x": torch.rand(2, 3, 4, 4) - 0.5}, "unnormalised"),
         ({"x": torch.rand(2, 4, 4, 3)}, r"x\.permute\(0, 3, 1, 2\)"),
         ({"y": torch.tensor([0])}, "1 labels for 2 images"),
+        ({"y": torch.tensor([0, 3])}, "a label is 3, but the model has 3 classes"),
+        ({"y": torch.tensor([0, -1])}, "labels lie in"),
+        ({"ids": torch.tensor([0, 1, 2])}, "ids have shape"),
         ({"x": torch.rand(0, 3, 4, 4), "y": torch.empty(0, dtype=torch.int64)}, "empty"),
+        ({"keep_examples": True, "state": "here"}, "holds verdicts, not examples"),
+        ({"state": "/nonexistent/state"}, "cannot write /nonexistent/state"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"x": torch.rand(2, 3, 4, 4), "y": torch.tensor([0, 1]), "eps": "8/255"}
+    good: dict[str, Any] = {"x": torch.rand(2, 3, 4, 4), "y": torch.tensor([0, 0]), "eps": "8/255"}
     given = good | settings
-    with pytest.raises(ClatError, match=message):
-        evaluate(Constant(), given.pop("x"), given.pop("y"), **given)
-
-
-def test_batches_are_looked_at_too() -> None:
-    x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 2])
-    none: list[tuple[Tensor, Tensor]] = []
-
-    def run(batches: list[tuple[Tensor, Tensor]]) -> Evaluation:
-        return evaluate_batches(Constant(), batches, protocol="fgsm", eps="8/255")
-
-    with pytest.raises(ClatError, match="data set is empty"):
-        run(none)
-    with pytest.raises(ClatError, match="divide by 255"):
-        run([(x, y), (x * 255, y)])
-    with pytest.raises(ClatError, match="2 labels for 1 images"):
-        run([(x[:1], y)])
-    result = run([(x, y), (x[:0], y[:0]), (x[:1], y[:1])])
-    assert result.correct.tolist() == [False, True, False]
+    model = Constant()
+    passes: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, args: passes.append(args[0]))
+    with pytest.raises(ClatError, match=message) as raised:
+        evaluate(model, given.pop("x"), given.pop("y"), **given)
+    assert "\n" not in str(raised.value)
+    assert len(passes) <= 2, "nothing may be attacked before the input is known to be good"

@@ -1,70 +1,259 @@
+"""Protocols as data: hashes, names that say what they are, TOML files, and the passes they come to."""
+
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from torch import nn
 
+from clat.attacks.apgd import ApgdSearch
+from clat.attacks.fab import FabSearch
+from clat.attacks.pgd_search import PgdSearch
+from clat.attacks.square import SquareSearch
 from clat.errors import ClatError
-from clat.evaluation import PROTOCOLS, Protocol, find_protocol
-from clat.evaluation.protocols import PgdSpec
+from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
+from clat.evaluation.passes import passes
+
+PGD_2 = AttackSpec(attack="pgd", steps=2)
 
 
 def test_the_hash_is_stable() -> None:
     """Golden: a change here means that results called by the same name are no longer the same measurement."""
-    assert {name: PROTOCOLS[name].hash for name in ("fgsm", "pgd-10", "pgd-20")} == {
-        "fgsm": "d70c985cf194", "pgd-10": "8383fcce9dcf", "pgd-20": "e7a3936e2198",
+    assert {name: protocol.hash for name, protocol in PROTOCOLS.items()} == {
+        "screen": "0662eaf224ae", "standard": "ce44f2ece0a5", "autoattack": "4d5f975f355b", "clat-v1": "58d62172f4b2",
+        "clat-v2": "b2a2f58615b4", "pgd-10": "3e459947efe8", "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08",
+        "pgd-100": "a9dfe43ff860", "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
+        "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "e1ffde3c9946", "stadv": "47a5af81f7d7",
+        "pixle": "ac23891899d2",
     }  # fmt: skip
 
 
+def test_what_the_names_stand_for() -> None:
+    def attacks(name: str) -> list[tuple[object, ...]]:
+        return [(spec.label, spec.steps, spec.targets) for spec in PROTOCOLS[name].attacks]
+
+    ce, targeted, fab = ("apgd-ce", 100, None), ("apgd-t", 100, 9), ("fab-t", 100, 9)
+    square = ("square", 5000, None)
+    assert attacks("autoattack") == [ce, targeted, fab, square]
+    assert attacks("standard") == [ce, targeted]
+    assert attacks("clat-v1") == [ce]
+    assert attacks("clat-v2") == [ce, targeted, ("fab-t", 100, 3), square]
+    assert attacks("screen") == attacks("pgd-20") == [("pgd-20", 20, None)]
+    assert PROTOCOLS["screen"].num_samples == 1000
+    for steps in (10, 20, 50, 100):
+        assert attacks(f"pgd-{steps}") == [(f"pgd-{steps}", steps, None)]
+    assert {"fab", "stadv", "pixle", "square"} <= set(PROTOCOLS)
+    assert attacks("fab")[0][2] is None
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
+    assert all(spec.restarts == 1 for protocol in PROTOCOLS.values() for spec in protocol.attacks)
+
+
 def test_every_change_of_content_changes_the_hash() -> None:
-    base = PROTOCOLS["pgd-20"]
-    (spec,) = base.attacks
+    base = PROTOCOLS["clat-v2"]
+    ce, targeted, fab, square = base.attacks
     others = [
-        replace(base, name="pgd-twenty"),
-        replace(base, precision="float64"),
-        replace(base, attacks=(spec, spec)),
-        *(
-            replace(base, attacks=(replace(spec, **{field: value}),))
-            for field, value in (("steps", 21), ("alpha_ratio", "1/8"), ("random_start", False))
-        ),
-        *(protocol for name, protocol in PROTOCOLS.items() if name != "pgd-20"),
+        base.attacks[:3],
+        (targeted, ce, fab, square),
+        (*base.attacks, PGD_2),
+        (replace(ce, steps=99), targeted, fab, square),
+        (replace(ce, loss="dlr"), targeted, fab, square),
+        (ce, replace(targeted, targets=8), fab, square),
+        (ce, targeted, replace(fab, targets=9), square),
+        (ce, targeted, fab, replace(square, restarts=2)),
+        (ce, targeted, fab, replace(square, steps=5001)),
+        (AttackSpec(attack="pgd", steps=2, alpha_ratio="1/8"),),
+        (PGD_2,),
+        (AttackSpec(attack="stadv"),),
+        (AttackSpec(attack="stadv", bound=0.1),),
     ]
-    hashes = {protocol.hash for protocol in others}
-    assert len(hashes) == len(others)
-    assert base.hash not in hashes
-    assert base.hash == Protocol("pgd-20", (PgdSpec(steps=20),)).hash
-    assert len(base.hash) == 12
+    hashes = {Protocol(name="mine", attacks=attacks).hash for attacks in others} | {base.hash}
+    assert len(hashes) == len(others) + 1
+    assert all(len(digest) == 12 for digest in hashes)
 
 
-def test_the_attack_at_an_eps() -> None:
-    attack = PROTOCOLS["pgd-20"].attacks[0].settings("8/255", "linf")
-    assert (attack.eps, attack.alpha, attack.steps, attack.random_start) == ("8/255", "2/255", 20, True)
-    fgsm = PROTOCOLS["fgsm"].attacks[0].settings("8/255", "linf")
-    assert (fgsm.alpha, fgsm.steps) == ("10/255", 1)
-    assert PROTOCOLS["fgsm"].attacks[0].settings(1, "linf").alpha == "1"
-    assert PROTOCOLS["pgd-10"].attacks[0].settings(2, "l2").alpha == "0.5"
-    assert not PgdSpec(steps=3, random_start=False).settings("8/255", "linf").random_start
+def test_neither_the_name_nor_what_is_left_out_changes_the_hash() -> None:
+    """The hash says what was measured, however it was written down."""
+    (full,) = PROTOCOLS["apgd-ce"].attacks
+    assert AttackSpec(attack="apgd") == full
+    assert Protocol(name="mine", attacks=(full,), num_samples=7).hash == PROTOCOLS["clat-v1"].hash
+    assert AttackSpec(attack="pgd") == PROTOCOLS["pgd-20"].attacks[0]
+    assert AttackSpec(attack="square") == PROTOCOLS["square"].attacks[0]
+    assert AttackSpec(attack="stadv") == PROTOCOLS["stadv"].attacks[0]
 
 
 def test_an_unknown_protocol_gives_the_nearest() -> None:
     with pytest.raises(ClatError, match="unknown protocol 'pgd20'; did you mean 'pgd-20'"):
         find_protocol("pgd20")
     assert find_protocol("pgd-20") is PROTOCOLS["pgd-20"]
-    own = Protocol("own", (PgdSpec(steps=2),))
+    own = Protocol(name="own", attacks=(PGD_2,))
     assert find_protocol(own) is own
 
 
-def test_nothing_short_is_called_autoattack() -> None:
-    for name, protocol in PROTOCOLS.items():
-        assert protocol.name == name
-        if "autoattack" in name.lower().replace("-", ""):
-            assert len(protocol.attacks) == 4
+@pytest.mark.parametrize("name", ["autoattack", "AutoAttack", "autoattack-fast", "Auto-Attack", "auto_attack", "my auto attack"])
+def test_nothing_short_is_called_autoattack(name: str) -> None:
+    with pytest.raises(ClatError, match=r"only the full standard protocol is called AutoAttack|name of a built-in"):
+        Protocol(name=name, attacks=(PGD_2,))
+    assert [protocol.name for protocol in PROTOCOLS.values() if "autoattack" in protocol.name] == ["autoattack"]
 
 
-def test_protocols_that_would_not_be_what_they_say() -> None:
-    with pytest.raises(ClatError, match="no attack"):
-        Protocol("empty", ())
-    with pytest.raises(ClatError, match="apgd"):
-        PgdSpec(steps=1, attack="apgd")
-    with pytest.raises(ClatError, match="dlr"):
-        PgdSpec(steps=1, loss="dlr")
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "pixle"])
+def test_a_built_in_name_stays_what_it_is(name: str) -> None:
+    with pytest.raises(ClatError, match=f"'{name}' is the name of a built-in protocol"):
+        Protocol(name=name, attacks=(AttackSpec(attack="pixle"),))
+    assert Protocol(name=name, attacks=PROTOCOLS[name].attacks, num_samples=10).hash == PROTOCOLS[name].hash
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attack": "apgdd"}, "unknown attack 'apgdd'; did you mean 'apgd'"),
+        ({"attack": "pgd", "steps": 0}, "steps of attack 'pgd' is 0"),
+        ({"attack": "fab", "targets": 0}, "targets of attack 'fab' is 0"),
+        ({"attack": "pgd", "restarts": 0}, "restarts of attack 'pgd' is 0"),
+        ({"attack": "square", "targets": 3}, "attack 'square' has no setting 'targets': it has steps"),
+        ({"attack": "pixle", "steps": 3}, "attack 'pixle' has no setting 'steps': it has none"),
+        ({"attack": "pgd", "loss": "dlr"}, "attack 'pgd' has no setting 'loss'"),
+        ({"attack": "apgd", "loss": "cee"}, "unknown loss 'cee'; did you mean 'ce'"),
+        ({"attack": "apgd", "loss": "dlr-targeted"}, "give targets with loss 'dlr-targeted'"),
+        ({"attack": "apgd", "targets": 9}, "give targets with loss 'dlr-targeted', and only with it"),
+        ({"attack": "pgd", "alpha_ratio": "a quarter"}, "alpha_ratio is 'a quarter'"),
+        ({"attack": "pgd", "alpha_ratio": "0"}, "alpha_ratio is 0"),
+        ({"attack": "stadv", "bound": -1.0}, "bound of attack 'stadv' is -1.0"),
+    ],
+)
+def test_attacks_that_would_not_be_what_they_say(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ClatError, match=message):
+        AttackSpec(**settings)  # type: ignore[arg-type]
+
+
+def test_a_protocol_without_attacks() -> None:
+    with pytest.raises(ClatError, match="protocol 'empty' has no attacks"):
+        Protocol(name="empty", attacks=())
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        name = "mine"
+        num_samples = 500
+        [[attacks]]
+        attack = "apgd"
+        loss = "dlr-targeted"
+        targets = 3
+        steps = 50
+        [[attacks]]
+        attack = "pgd"
+        alpha_ratio = "1/10"
+        restarts = 2
+        """,
+    )
+    expected = Protocol(
+        name="mine",
+        attacks=(
+            AttackSpec(attack="apgd", loss="dlr-targeted", targets=3, steps=50),
+            AttackSpec(attack="pgd", alpha_ratio="1/10", restarts=2),
+        ),
+        num_samples=500,
+    )
+    assert find_protocol(path) == find_protocol(str(path)) == expected
+    assert find_protocol(path).hash == expected.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "m"\nattacks = [{ attack = "pgd", step = 5 }]', r"attacks\.0\.step: unexpected keyword"),
+        ('name = "m"\nattack = []', "attacks: field required"),
+        ('name = "m"', "attacks: field required"),
+        ('attacks = [{ attack = "pgd" }]', "name: field required"),
+        ('name = "m"\nattacks = [{ attack = "pgd", steps = "many" }]', r"attacks\.0\.steps: .*valid integer"),
+        ('name = "m"\nattacks = [{ attack = "sqare" }]', r"attacks\.0: unknown attack 'sqare'; did you mean 'square'"),
+        ('name = "autoattack-fast"\nattacks = [{ attack = "pgd" }]', "only the full standard protocol is called AutoAttack"),
+        ('name = "autoattack"\nattacks = [{ attack = "pgd" }]', "'autoattack' is the name of a built-in protocol"),
+        ('name = "m"\nattacks = []', "protocol 'm' has no attacks"),
+        ("name = m", "not valid TOML"),
+    ],
+)
+def test_a_file_with_a_mistake(text: str, message: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ClatError, match=message) as raised:
+        find_protocol(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ClatError, match=r"cannot read protocol .*none\.toml: No such file"):
+        find_protocol(tmp_path / "none.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ClatError, match="cannot read protocol"):
+        find_protocol(tmp_path / "folder.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ClatError, match=r"bytes\.toml is not valid TOML"):
+        find_protocol(tmp_path / "bytes.toml")
+
+
+def built(protocol: str | Protocol, *, eps: float = 0.1, norm: str = "linf", classes: int = 10, seed: int = 0) -> list:
+    todo, _ = passes(find_protocol(protocol), eps=eps, norm=norm, classes=classes, seed=seed)
+    return [(one.attack, one.label, one.build(nn.Identity())) for one in todo]
+
+
+@pytest.mark.parametrize(("classes", "targets"), [(10, 9), (100, 9), (5, 4), (4, 3), (3, 2), (2, 1)])
+def test_the_passes_of_autoattack(classes: int, targets: int) -> None:
+    found = built("autoattack", classes=classes)
+    assert [attack for attack, _, _ in found] == [0] + [1] * targets + [2] * targets + [3]
+    searches = [search for _, _, search in found]
+    ce, targeted, fab, square = searches[0], searches[1 : 1 + targets], searches[1 + targets : -1], searches[-1]
+    assert (type(ce), ce.loss, ce.steps, ce.rho) == (ApgdSearch, "ce", 100, 0.75)
+    loss = "dlr-targeted" if classes >= 4 else "margin-targeted"
+    assert all((type(one), one.loss, one.steps) == (ApgdSearch, loss, 100) for one in targeted)
+    assert [one.target for one in targeted] == list(range(1, targets + 1))
+    assert all((type(one), one.steps, one.restart) == (FabSearch, 100, 0) for one in fab)
+    assert [one.target for one in fab] == list(range(1, targets + 1))
+    assert (type(square), square.queries, square.p_init) == (SquareSearch, 5000, 0.8)
+    assert all((one.eps, one.norm) == (0.1, "linf") for one in searches)
+    assert len({one.seed for one in searches}) == len(searches), "no two passes share their random numbers"
+
+
+def test_what_too_few_classes_force_is_said() -> None:
+    def notes(classes: int) -> list[str]:
+        return passes(PROTOCOLS["standard"], eps=0.1, norm="linf", classes=classes, seed=0)[1]
+
+    assert notes(10) == notes(11) == []
+    assert notes(4) == ["apgd-t: 3 targets instead of 9, as there are 4 classes"]
+    assert notes(3) == [
+        "apgd-t: 2 targets instead of 9, as there are 3 classes",
+        "apgd-t: the margin instead of the targeted DLR, which needs 4 classes",
+    ]
+
+
+def test_the_steps_of_pgd() -> None:
+    """alpha = eps / 4: 2/255 at 8/255, as customary; FGSM goes 10/255, as Fast-AT does."""
+    ((_, _, search),) = built("pgd-20", eps=8 / 255)
+    assert (type(search), search.steps, search.alpha, search.random_start) == (PgdSearch, 20, 2 / 255, True)
+    ((_, _, search),) = built("fgsm", eps=8 / 255)
+    assert (search.steps, search.alpha) == (1, pytest.approx(10 / 255))
+    ((_, _, search),) = built("pgd-10", eps=2.0, norm="l2")
+    assert (search.alpha, search.norm) == (0.5, "l2")
+
+
+def test_restarts_are_passes_of_their_own() -> None:
+    twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", targets=2, restarts=2), PGD_2))
+    searches = [search for _, _, search in built(twice)]
+    assert [(one.restart, one.target) for one in searches[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert len({one.seed for one in searches}) == 5
+
+
+def test_an_attack_draws_the_same_alone_and_in_company() -> None:
+    (alone,), inside = built("apgd-ce", seed=3), built("autoattack", seed=3)
+    assert alone[2].seed == inside[0][2].seed
+    assert alone[2].seed != built("apgd-ce", seed=4)[0][2].seed

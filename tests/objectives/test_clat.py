@@ -107,10 +107,10 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
 ):
     net, twin = build().train(), build().train()
     objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, detach_clean=detach)
-    objective.loss(net, images, labels, Step(layers=layers[:1], seed=7, eps=EPS))
+    objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
     with modes.for_attack(twin):
         output = run_pgd(twin, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
-    source = {"clean": images, "feature": feature_example(twin, images, layers[:1]), "pgd": output}[where]
+    source = {"clean": images, "feature": feature_example(twin, images, layers), "pgd": output}[where]
     twin(source)
     for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -196,6 +196,15 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
     kit.assert_same_run(finished, out)
 
 
+@pytest.fixture
+def usual_ctrl_c():
+    """Python's own handler, which a process started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_a_second_ctrl_c_stops_at_once():
     def twice():
         with stop_on_signals() as flag:

@@ -108,6 +108,19 @@ def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_p
     assert kit.records(out, "stage")[1]["batch_norm"] == policy
 
 
+def test_no_gradient_is_computed_for_what_does_not_move(kit, tmp_path, monkeypatch):
+    wanted, original = [], trainer.Trainer._train_step
+
+    def step(self, *args):
+        wanted.append({name for name, parameter in self.model.named_parameters() if parameter.requires_grad})
+        return original(self, *args)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    selection = Selection(rule="named", layers=("conv2",))
+    run(kit, tmp_path / "run", kit.recipe(stages=(kit.clat(1, selection=selection),)))
+    assert wanted == [{"conv2.weight", "conv2.bias"}] * 4
+
+
 def test_a_stage_without_a_selection_moves_everything(kit, tmp_path):
     out = tmp_path / "run"
     run(kit, out, kit.recipe(stages=(kit.pgd_at(1),)))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks import losses
-from clat.attacks.ascent import input_gradient
+from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
+from clat.attacks.pgd import check_logits
 from clat.attacks.search import State, run_search
 from clat.data.checks import check_images, check_labels
 from clat.errors import ClatError, unknown
@@ -46,8 +47,8 @@ def apgd(
 
     `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`; `norm`: "linf" or "l2"; `loss`: "ce",
     "dlr", or the targeted "dlr-targeted" and "margin-targeted", which aim at the `target`-th most likely wrong
-    class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv inside
-    the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
+    class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv
+    inside the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
     """
     check_images(x)
     check_labels(y, None, len(x))
@@ -55,6 +56,8 @@ def apgd(
         raise unknown("loss", loss, LOSSES)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
+    if target < 1:
+        raise ClatError(f"target is {target}: expected at least 1, the most likely wrong class")
     with modes.for_attack(model):
         search = ApgdSearch(
             model,
@@ -66,7 +69,9 @@ def apgd(
             target=target,
             seed=seed,
         )
-        return run_search(search, x, y)
+        found = run_search(search, x, y)
+    check_found(found)
+    return found
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -103,7 +108,7 @@ class ApgdSearch:
         point = self._random_start(ball, ids)
         with torch.no_grad():
             needs_target = self.loss.endswith("targeted")
-            target = losses.runner_up(self.model(x).float(), y, self.target) if needs_target else y
+            target = losses.runner_up(self._logits(x, y), y, self.target) if needs_target else y
         value, direction, wrong = self._evaluate(ball, point, y, target)
         n = len(x)
         state = {
@@ -178,13 +183,20 @@ class ApgdSearch:
         return ball.project(ball.x + self.eps * (direction / length).view_as(ball.x))
 
     def _evaluate(self, ball: Ball, point: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of each sample, the direction in which it rises, and which samples are misclassified."""
+        """The loss of each sample, the direction in which it rises, and which samples are misclassified. A loss
+        that is NaN counts as that, so that the example it belongs to comes back and is seen to be broken."""
         variable = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits = self.model(variable).float()
+            logits = self._logits(variable, y)
             value = LOSSES[self.loss](logits, y, target)
             gradient = input_gradient(value.sum(), variable)
-        return value.detach(), ball.unit(gradient), logits.detach().argmax(1) != y
+        value = value.detach()
+        return value, ball.unit(gradient), (logits.detach().argmax(1) != y) | value.isnan()
+
+    def _logits(self, x: Tensor, y: Tensor) -> Tensor:
+        logits = self.model(x)
+        check_logits(logits, y)
+        return logits.float()
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clat.errors import ClatError
+
 _TINY = 1e-12
 
 
@@ -17,12 +19,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, Eq. 6): -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), with
     z_(i) the i-th largest logit. Free of shift and scale. Needs 3 classes."""
+    _need(3, logits, "the DLR loss")
     ranked = logits.topk(3, dim=1).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + _TINY)
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), (Croce and Hein 2020, Eq. 7). Needs 4 classes."""
+    _need(4, logits, "the targeted DLR loss")
     ranked = logits.topk(4, dim=1).values
     scale = ranked[:, 0] - 0.5 * (ranked[:, 2] + ranked[:, 3]) + _TINY
     return targeted_margin(logits, y, target) / scale
@@ -42,5 +46,11 @@ def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 def runner_up(logits: Tensor, y: Tensor, place: int) -> Tensor:
     """The `place`-th most likely wrong class of each sample, counted from 1: (N,) int64."""
+    _need(place + 1, logits, f"target {place}")
     others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
     return others.argsort(dim=1, descending=True)[:, place - 1]
+
+
+def _need(classes: int, logits: Tensor, what: str) -> None:
+    if logits.shape[1] < classes:
+        raise ClatError(f"{what} needs at least {classes} classes, the model has {logits.shape[1]}")

@@ -32,8 +32,9 @@ def uniform(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
 
 def normal(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
     """Standard normal numbers, float32, (N, count), by inversion. Arguments as for `uniform`."""
-    u = uniform(seed, ids, place, count) + 2.0**-25
-    return torch.erfinv(2 * u - 1) * math.sqrt(2)
+    # The middles of the intervals that uniform's numbers begin: exact in float32, symmetric, and never 1 or -1.
+    middle = 2 * uniform(seed, ids, place, count) - 1 + 2.0**-24
+    return torch.erfinv(middle) * math.sqrt(2)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ def pixle(
     of x, one forward pass each, whose pixels go to random places of the best image so far, and keeps the best of
     them if it lowers the probability of y; `patch`: ranges of its sides in pixels, ((least, most) wide,
     (least, most) high). Returns x_adv, each pixel of which is a pixel of x; samples that were not fooled come back
-    at their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or settings
-    that make no sense.
+    at their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or
+    settings that make no sense.
     """
     check_images(x)
     check_labels(y, None, len(x))

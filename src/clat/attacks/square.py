@@ -194,8 +194,8 @@ class SquareSearch:
             state["squared_length"] = (state["adv"].double() - x.double()).flatten(1).square().sum(1)
         state["draws"] = torch.empty(len(x), BLOCK, 5 + x.shape[1], device=x.device)
         state["drawn_from"] = state["t"] - BLOCK
-        state["value"], wrong = self._query(state["adv"], y)
-        state["done"] = wrong | (self.queries == 1)
+        state["value"] = self._query(state["adv"], y)
+        state["done"] = (state["value"] > 0) | (self.queries == 1)
         return state
 
     def step(self, state: State) -> None:
@@ -203,15 +203,15 @@ class SquareSearch:
         pixels = state["adv"].view(len(state["adv"]), -1)
         for edit in edits:
             pixels.scatter_(1, edit.places, edit.new)
-        value, wrong = self._query(state["adv"], state["y"])
-        keep = ((value > state["value"]) | wrong) & ~state["done"]
+        value = self._query(state["adv"], state["y"])
+        keep = (value > state["value"]) & ~state["done"]
         for edit in edits:
             pixels.scatter_(1, edit.places, torch.where(keep[:, None], edit.new, edit.old))
         state["value"] = torch.where(keep, value, state["value"])
         if squared_length is not None:
             state["squared_length"] = torch.where(keep, squared_length, state["squared_length"])
         state["t"] = state["t"] + 1
-        state["done"] = state["done"] | (keep & wrong) | (state["t"] >= self.queries)
+        state["done"] = (state["value"] > 0) | (state["t"] >= self.queries)
 
     def _linf_edit(self, state: State) -> tuple[None, list[Edit]]:
         """One window that is at +eps or at -eps in each channel.
@@ -271,11 +271,10 @@ class SquareSearch:
             since = torch.zeros_like(since)
         return state["draws"][torch.arange(len(since), device=since.device), since]
 
-    def _query(self, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The margin of each sample and which ones are misclassified."""
+    def _query(self, adv: Tensor, y: Tensor) -> Tensor:
+        """The margin of each sample, positive where it is misclassified."""
         with torch.no_grad():
-            logits = self.model(adv)
-            return losses.margin(logits, y), logits.argmax(1) != y
+            return losses.margin(self.model(adv), y)
 
     def _sides(self, state: State) -> Tensor:
         height, width = state["adv"].shape[2:]

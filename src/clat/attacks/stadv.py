@@ -98,6 +98,23 @@ def roughness(flow: Tensor) -> Tensor:
     return down + across
 
 
+def confined(flow: Tensor, bound: float) -> Tensor:
+    """The nearest flow within `bound` that reads nothing from beyond the border, where a pixel could not come back
+    from: all values there are equal, so it has no slope. `flow`: (N, 2, H, W)."""
+    height, width = flow.shape[2:]
+    rows, columns = (_room(size, flow.device).to(flow.dtype).clamp_max(bound) for size in (height, width))
+    up, down = (room[:, None].expand(height, width) for room in rows)
+    left, right = (room.expand(height, width) for room in columns)
+    return torch.clamp(flow, -torch.stack([up, left]), torch.stack([down, right]))
+
+
+def _room(size: int, device: torch.device) -> Tensor:
+    """How far each of `size` pixels may move back and forth without leaving the image, (2, size) in flow units."""
+    own = torch.arange(size, device=device)
+    room = torch.stack([own, own.flip(0)]) / max((size - 1) / 2, 0.5)
+    return torch.nextafter(room, torch.zeros_like(room))  # or rounding would put some just outside
+
+
 @dataclass
 class StadvSearch:
     """stAdv as a search: projected Adam on the flow. The model is in attack mode; units as for `stadv`."""
@@ -113,7 +130,7 @@ class StadvSearch:
         count, _, height, width = x.shape
         # Not zero: there the slopes to either side of a pixel differ, and bilinear sampling knows one of them only.
         noise = uniform(self.seed, ids, 0, 2 * height * width).view(count, 2, height, width).to(x.dtype)
-        flow = (2 * noise - 1) * self.bound
+        flow = confined((2 * noise - 1) * self.bound, self.bound)
         zeros = torch.zeros_like(flow)
         return {
             "x": x,
@@ -134,7 +151,7 @@ class StadvSearch:
         state["value"] = torch.where(better, value, state["value"])
         state["t"] = state["t"] + 1
         state["done"] = state["done"] | wrong | (state["t"] >= self.steps)
-        state["flow"] = (state["flow"] + self._adam(state, gradient)).clamp(-self.bound, self.bound)
+        state["flow"] = confined(state["flow"] + self._adam(state, gradient), self.bound)
 
     def _evaluate(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The image at the present flow, its margin, whether it is misclassified, and the flow's gradient."""

@@ -14,6 +14,7 @@ from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
+from clat.evaluation.identity import device_of
 from clat.evaluation.protocols import Protocol
 from clat.units import Size
 
@@ -42,38 +43,44 @@ def evaluate_set(
     each process takes every world-th image and all return the whole result; a sample's verdict does not depend on
     which process had it.
     """
-    ids = torch.arange(len(images)) if ids is None else ids
+    ids = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
     if len(ids) == 0:
         raise ClatError(f"'{images.name}/{images.split}' is empty: there is nothing to evaluate")
     if int(ids.min()) < 0 or int(ids.max()) >= len(images):
-        raise ClatError(f"ids reach to {int(ids.max())}, but '{images.name}' has {len(images)} images")
+        reach = f"ids reach from {int(ids.min())} to {int(ids.max())}"
+        raise ClatError(f"{reach}, but '{images.name}' has {len(images)} images")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
-    results: list[Evaluation] = []
-    for number, part in enumerate(ids[rank::world].split(size)):
+
+    def evaluated(number: int, part: Tensor) -> Evaluation:
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
-        fits = device.type != "cpu" and x.numel() * 4 < part_bytes
-        x, y = x.contiguous(memory_format=layout), y
-        if fits:
-            x, y = x.to(device), y.to(device)
+        x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{rank}-{number}")
-        results.append(
-            evaluate(
-                model, x, y, protocol=protocol, eps=eps, ids=part, state=file, report=report, about=about, **options
-            )
+        return evaluate(
+            model, x, y, protocol=protocol, eps=eps, ids=part, state=file, report=report, about=about, **options
         )
-    if world > 1:
-        gathered: list[list[Evaluation]] = [[]] * world
-        dist.all_gather_object(gathered, results)
-        results = [result for theirs in gathered for result in theirs]
-        longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
+
+    parts = [part for part in ids[rank::world].split(size) if len(part)]
+    if world == 1:
+        return _joined([evaluated(number, part) for number, part in enumerate(parts)], torch.arange(len(ids)))
+    own: list[Evaluation] | ClatError
+    try:
+        own = [evaluated(number, part) for number, part in enumerate(parts)]
+    except ClatError as error:
+        own = error  # to be raised by all: the others would wait for this process
+    gathered: list[Any] = [None] * world
+    dist.all_gather_object(gathered, own)
+    for theirs in gathered:
+        if isinstance(theirs, ClatError):
+            raise theirs
     places = torch.cat([torch.arange(len(ids))[start::world] for start in range(world)])
-    whole = _joined(results, places)
-    return whole if world == 1 else replace(whole, cost=replace(whole.cost, seconds=longest))
+    whole = _joined([result for theirs in gathered for result in theirs], places)
+    longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
+    return replace(whole, cost=replace(whole.cost, seconds=longest))
 
 
 def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
@@ -85,10 +92,12 @@ def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
         ordered[places] = together
         return ordered
 
-    cost = sum((result.cost for result in results), Cost())
+    examples = [result.x_adv for result in results if result.x_adv is not None]
     return replace(
         results[0],
         correct=whole([result.correct for result in results]),
         fooled_by=whole([result.fooled_by for result in results]),
-        cost=cost,
+        x_adv=whole(examples) if examples else None,
+        notes=list(dict.fromkeys(note for result in results for note in result.notes)),
+        cost=sum((result.cost for result in results), Cost()),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.ascent import check_found
+from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_search
 from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
 from clat.errors import ClatError, unknown
 from clat.evaluation.cost import Cost, metered
+from clat.evaluation.identity import device_of, digest, fingerprint
 from clat.evaluation.passes import Pass, passes
 from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -127,14 +128,16 @@ def evaluate(
     `protocol`: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol; `eps`: float or
     fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
     number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16;
-    `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return x_adv too; `report`: told
-    of the progress. x may live on the CPU with the model on a GPU. The model runs in evaluation mode and is left
-    without a trace. Raises ClatError for an unknown protocol, inputs outside [0, 1], wrong labels, non-finite
-    logits, or a state file of something else.
+    `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return x_adv too, which a state
+    does not hold; `report`: told of the progress. x may live on the CPU with the model on a GPU. The model runs in
+    evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside [0, 1],
+    wrong labels, a model whose output is not finite logits, or a state file of something else.
     """
     protocol = find_protocol(protocol)
     check_images(x)
     check_labels(y, None, len(x))
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
     radius = parse_size(eps, norm=norm)
     if len(x) == 0:
         raise ClatError("the data set is empty: there is nothing to evaluate")
@@ -144,26 +147,39 @@ def evaluate(
         raise ClatError(f"batch_size is {batch_size}: expected at least 1")
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    ids = torch.arange(len(x)) if ids is None else ids.cpu()
+    if keep_examples and state is not None:
+        raise ClatError("a state file holds verdicts, not examples: leave out state or keep_examples")
+    ids = torch.arange(len(x)) if ids is None else ids.cpu().long()
+    if ids.shape != (len(x),):
+        raise ClatError(f"ids have shape {tuple(ids.shape)}, expected ({len(x)},): one number an image")
     examples = x.clone() if keep_examples else None
-    device = next((parameter.device for parameter in model.parameters()), x.device)
+    device = device_of(model, x.device)
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
         todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=job.classes(), seed=seed)
-        key = {
-            "protocol": protocol.hash,
-            "eps": size_text(radius),
-            "norm": norm,
-            "seed": str(seed),
-            "precision": precision,
-            "model": fingerprint(model),
-            "images": _digest(y, ids),
-        }
-        keeper = Keeper(None if state is None else Path(state), key)
-        standing = keeper.load() or Standing.fresh(job.correct())
-        for number, one in enumerate(todo):
-            job.run(number, one, standing, keeper)
-        keeper.save(standing, now=True)
+        keeper = Keeper(None, {})
+        if state is not None:
+            key = {
+                "protocol": protocol.hash,
+                "eps": size_text(radius),
+                "norm": norm,
+                "seed": str(seed),
+                "precision": precision,
+                "model": fingerprint(model),
+                "images": digest(x, y, ids),
+            }
+            keeper = Keeper(Path(state), key)
+        standing = keeper.load()
+        if standing is None:
+            standing = Standing.fresh(job.correct())
+            keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
+        else:
+            notes.append("went on from a state file: the cost is of the last session alone")
+        try:
+            for number, one in enumerate(todo):
+                job.run(number, one, standing, keeper)
+        finally:
+            keeper.save(standing, now=True)
     return Evaluation(
         protocol=protocol,
         eps=size_text(radius),
@@ -196,7 +212,10 @@ class _Job:
 
     def classes(self) -> int:
         """How many classes the model tells apart; its output is checked on the way."""
-        return self._logits(self.x[:1].to(self.device), self.y[:1].to(self.device)).shape[1]
+        logits = self._logits(self.x[:1].to(self.device), self.y[:1].to(self.device))
+        if bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3:
+            raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
+        return logits.shape[1]
 
     def correct(self) -> Tensor:
         parts = zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
@@ -254,17 +273,3 @@ class _InPrecision(nn.Module):
         with torch.autocast(self.device.type, dtype=torch.bfloat16) if self.low else nullcontext():
             logits: Tensor = self.model(x)
         return logits.float()
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen hex digits that change with any weight or buffer of the model."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _digest(y: Tensor, ids: Tensor) -> str:
-    both = torch.stack([y.cpu(), ids])
-    return hashlib.sha256(both.numpy().tobytes()).hexdigest()[:16]

@@ -32,6 +32,8 @@ class Pass:
 def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int) -> tuple[list[Pass], list[str]]:
     """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
     plain margin where the targeted DLR, which needs 4 classes, cannot be had."""
+    if classes < 2:
+        raise ClatError(f"the model has {classes} class: an evaluation needs a wrong one beside the right one")
     result: list[Pass] = []
     notes: list[str] = []
     for position, spec in enumerate(protocol.attacks):
@@ -53,26 +55,28 @@ def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int
         for restart in range(spec.restarts):
             for target in targets:
                 place = derive_seed(seed, spec.label, restart, target)
-                build = _builder(spec, loss, target, eps, norm, place)
+                build = _builder(spec, loss, target, restart, eps, norm, place)
                 result.append(Pass(position, spec.label, build))
     return result, notes
 
 
 def _builder(
-    spec: AttackSpec, loss: str | None, target: int | None, eps: float, norm: str, seed: int
+    spec: AttackSpec, loss: str | None, target: int | None, restart: int, eps: float, norm: str, seed: int
 ) -> Callable[[nn.Module], Search]:
-    steps = spec.steps
+    steps = spec.steps or 0
     if spec.attack == "pgd":
-        ratio = float(parse_size(spec.alpha_ratio or "1/4", what="alpha_ratio", norm="l2"))
-        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps or 20, seed=seed)
+        ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
+        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps, seed=seed)
     if spec.attack == "apgd":
         return lambda model: ApgdSearch(
-            model, eps, norm=norm, steps=steps or 100, loss=loss or "ce", target=target or 1, seed=seed
+            model, eps, norm=norm, steps=steps, loss=loss or "ce", target=target or 1, seed=seed
         )
     if spec.attack == "fab":
-        return lambda model: FabSearch(model, eps, norm=norm, steps=steps or 100, target=target, seed=seed)
+        return lambda model: FabSearch(
+            model, eps, norm=norm, steps=steps, target=target, restart=restart, seed=seed
+        )
     if spec.attack == "square":
-        return lambda model: SquareSearch(model, eps, norm=norm, queries=steps or 5000, seed=seed)
+        return lambda model: SquareSearch(model, eps, norm=norm, queries=steps, seed=seed)
     if spec.attack == "stadv":
-        return lambda model: StadvSearch(model, bound=spec.bound or 0.05, steps=steps or 100, seed=seed)
+        return lambda model: StadvSearch(model, bound=spec.bound or 0.0, steps=steps, seed=seed)
     return lambda model: PixleSearch(model, seed=seed)

@@ -7,21 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.errors import ClatError, unknown
+from clat.units import parse_size
 
-ATTACKS = ("apgd", "fab", "pgd", "pixle", "square", "stadv")
+ATTACKS: dict[str, dict[str, Any]] = {
+    "apgd": {"loss": "ce", "steps": 100, "targets": None},
+    "fab": {"steps": 100, "targets": None},
+    "pgd": {"steps": 20, "alpha_ratio": "1/4"},
+    "pixle": {},
+    "square": {"steps": 5000},
+    "stadv": {"steps": 100, "bound": 0.05},
+}
+"""What each attack can be told beside `restarts`, and what holds where it is not told."""
+
+APGD_LOSSES = ("ce", "dlr", "dlr-targeted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec:
-    """One attack of a protocol. What an attack does not use stays None and does not enter the hash."""
+    """One attack of a protocol. What is left out is filled in from ATTACKS; what an attack does not use stays None
+    and does not enter the hash."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -42,10 +55,28 @@ class AttackSpec:
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
             raise unknown("attack", self.attack, ATTACKS)
+        uses = ATTACKS[self.attack]
+        for what in (field.name for field in fields(self) if field.name not in ("attack", "restarts")):
+            if getattr(self, what) is None:
+                object.__setattr__(self, what, uses.get(what))
+            elif what not in uses:
+                known = ", ".join(uses) or "none"
+                raise ClatError(f"attack '{self.attack}' has no setting '{what}': it has {known}")
+        self._check_values()
+
+    def _check_values(self) -> None:
         for what in ("steps", "targets", "restarts"):
             value = getattr(self, what)
             if value is not None and value < 1:
                 raise ClatError(f"{what} of attack '{self.attack}' is {value}: expected at least 1")
+        if self.loss is not None and self.loss not in APGD_LOSSES:
+            raise unknown("loss", self.loss, APGD_LOSSES)
+        if self.attack == "apgd" and (self.loss == "dlr-targeted") != (self.targets is not None):
+            raise ClatError("attack 'apgd': give targets with loss 'dlr-targeted', and only with it")
+        if self.alpha_ratio is not None and not parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2"):
+            raise ClatError("alpha_ratio is 0: the attack would not move")
+        if self.bound is not None and not self.bound > 0:
+            raise ClatError(f"bound of attack '{self.attack}' is {self.bound}: expected more than 0")
 
     @property
     def label(self) -> str:
@@ -77,7 +108,7 @@ class Protocol:
             raise ClatError(f"protocol '{self.name}' has no attacks")
         if self.name in PROTOCOLS and self.hash != PROTOCOLS[self.name].hash:
             raise ClatError(f"'{self.name}' is the name of a built-in protocol: call yours something else")
-        if "autoattack" in self.name.lower().replace("-", "") and self.name != "autoattack":
+        if "autoattack" in re.sub("[^a-z]", "", self.name.lower()) and self.name != "autoattack":
             raise ClatError(f"protocol '{self.name}': only the full standard protocol is called AutoAttack")
 
     def data(self) -> dict[str, Any]:
@@ -138,10 +169,10 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
     if path.suffix != ".toml":
         raise unknown("protocol", name, PROTOCOLS)
     try:
-        return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text()))
+        return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ClatError(f"cannot read protocol {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ClatError(f"{path} is not valid TOML: {error}") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]

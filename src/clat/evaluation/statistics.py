@@ -1,11 +1,14 @@
-"""How sure an accuracy is."""
+"""How sure an accuracy is, and a difference between two."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, ttest_ind
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,115 @@ class Accuracy:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Two networks, or two attacks, on the same samples: the second's accuracy less the first's.
+
+    `first_only`, `second_only`: how many samples only the one of them gets right; the samples on which both agree
+    say nothing about the difference. `n`: all samples.
+    """
+
+    first_only: int
+    second_only: int
+    n: int
+    confidence: float = 0.95
+
+    @classmethod
+    def between(cls, first: Tensor, second: Tensor, confidence: float = 0.95) -> PairedDifference:
+        """From who is right on which sample: bool, (N,) each."""
+        return cls(int((first & ~second).sum()), int((second & ~first).sum()), len(first), confidence)
+
+    @property
+    def value(self) -> float:
+        return (self.second_only - self.first_only) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The adjusted Wald interval for paired proportions (Bonett and Price 2012): one sample is added to each
+        kind of disagreement. It keeps its coverage down to small n and has a width where the two never disagree."""
+        n = self.n + 2
+        first, second = (self.first_only + 1) / n, (self.second_only + 1) / n
+        centre = second - first
+        half = float(norm.ppf(0.5 + self.confidence / 2)) * math.sqrt((first + second - centre**2) / n)
+        return max(centre - half, -1.0), min(centre + half, 1.0)
+
+    @property
+    def p_value(self) -> float:
+        """The exact McNemar test, two-sided: how likely so uneven a split of the disagreements is by chance."""
+        disagreements = self.first_only + self.second_only
+        return float(binomtest(self.first_only, disagreements).pvalue) if disagreements else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        methods = {"interval_method": "bonett-price", "p_method": "mcnemar-exact"}
+        return {"value": self.value, **asdict(self), "low": low, "high": high, "p_value": self.p_value, **methods}
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """One accuracy of networks that differ in their seed alone; `values` are shares."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation from one seed to the next (n - 1); None for a single seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def lowest(self) -> float:
+        """What the CLAT paper reports ("lowest of 10 runs"): it falls with every seed that is added."""
+        return min(self.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        n = len(self.values)
+        lowest = {f"lowest of {n}": self.lowest}
+        return {"mean": self.mean, "deviation": self.deviation, **lowest, "n": n, "values": list(self.values)}
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1%}"
+        return f"{self.mean:.1%}{spread}, lowest of {len(self.values)}: {self.lowest:.1%}"
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """The second summary's mean less the first's, by Welch's t test, which does not ask for equal deviations."""
+
+    first: SeedSummary
+    second: SeedSummary
+    confidence: float = 0.95
+
+    @property
+    def value(self) -> float:
+        return self.second.mean - self.first.mean
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None where either side is a single seed or neither varies: there is no spread to judge by."""
+        test = self._test()
+        if test is None:
+            return None
+        low, high = test.confidence_interval(self.confidence)
+        return float(low), float(high)
+
+    @property
+    def p_value(self) -> float | None:
+        test = self._test()
+        return None if test is None else float(test.pvalue)
+
+    def _test(self) -> Any:
+        if not all(one.deviation is not None for one in (self.first, self.second)):
+            return None
+        if not any(one.deviation for one in (self.first, self.second)):
+            return None
+        return ttest_ind(self.second.values, self.first.values, equal_var=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval or (None, None)
+        return {"value": self.value, "low": low, "high": high, "p_value": self.p_value, "method": "welch-t"}

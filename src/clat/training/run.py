@@ -184,7 +184,7 @@ def _start(
 def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
     return {
         "clat": version("clat"),
-        "command": sys.argv,
+        "command": ["clat", *sys.argv[1:]],
         "started": _now(),
         "finished": None,
         "environment": {

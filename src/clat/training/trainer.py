@@ -280,6 +280,7 @@ class Trainer:
             "train_seconds": progress.epoch_seconds,
             "images_per_second": steps * self.loader.batch_size / progress.epoch_seconds,
             "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+            "objective_state": progress.objective_state,
         }
         line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
         if last or progress.epoch % self.recipe.monitor.every == 0:

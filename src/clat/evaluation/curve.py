@@ -1,0 +1,81 @@
+"""Robust accuracy against the size of the perturbation (CLAT's Fig. 4).
+
+Every size is attacked on its own and nothing is smoothed: a curve that rises is a sign that an attack failed, which
+hiding would not mend (`clat.check` looks for it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from clat.errors import ClatError
+from clat.evaluation.evaluate import Evaluation, evaluate
+from clat.evaluation.protocols import Protocol
+from clat.evaluation.statistics import Accuracy
+from clat.files import write_json
+from clat.units import Size, parse_size, size_text
+
+
+@dataclass(frozen=True)
+class EpsCurve:
+    """`points`: (eps as exact text, accuracy) by rising eps; at eps 0 the clean accuracy. `results`: the
+    evaluations behind them, one for each eps above 0."""
+
+    points: tuple[tuple[str, Accuracy], ...]
+    results: tuple[Evaluation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        one = self.results[0]
+        shared = {"what", "protocol", "environment", *one.about}
+        return {
+            "what": "eps-curve",
+            **one.about,
+            "protocol": {**one.protocol.data(), "hash": one.protocol.hash, "norm": one.norm},
+            "points": [
+                {"eps": {"text": eps, "value": float(Fraction(eps))}, "accuracy": accuracy.to_dict()}
+                for eps, accuracy in self.points
+            ],
+            "evaluations": [
+                {key: value for key, value in result.to_dict().items() if key not in shared}
+                for result in self.results
+            ],
+            "environment": one.environment,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        write_json(path, self.to_dict())
+
+
+def eps_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Sequence[Size],
+    protocol: str | Path | Protocol = "pgd-20",
+    norm: str = "linf",
+    **options: Any,
+) -> EpsCurve:
+    """Evaluate `model` on `x` (N, C, H, W) in [0, 1], `y` (N,) at each of `eps`; options as for `clat.evaluate`.
+    Raises ClatError as that does, and unless at least one eps is above 0."""
+    return trace_curve(
+        lambda size: evaluate(model, x, y, protocol=protocol, eps=size, norm=norm, **options), eps, norm
+    )
+
+
+def trace_curve(measure: Callable[[Fraction], Evaluation], eps: Sequence[Size], norm: str = "linf") -> EpsCurve:
+    """The curve of any evaluation at an eps, such as one of a streamed image set."""
+    sizes = sorted({parse_size(size, norm=norm) for size in eps})
+    results = [measure(size) for size in sizes if size > 0]
+    if not results:
+        raise ClatError("a curve needs at least one eps above 0: clean accuracy comes with every evaluation")
+    points = [(result.eps, result.robust_accuracy) for result in results]
+    if sizes[0] == 0:
+        points.insert(0, (size_text(sizes[0]), results[0].clean_accuracy))
+    return EpsCurve(tuple(points), tuple(results))

@@ -1,0 +1,33 @@
+"""What a network says of images as they are: no attack, float32, in batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.pgd import check_logits
+from clat.errors import ClatError
+from clat.evaluation.identity import device_of
+
+
+def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
+    """Logits (N, classes), float32, on the CPU, of `x` (N, C, H, W) in [0, 1]; `y` (N,) only has to fit them.
+
+    Leaves no trace in the model. Raises ClatError where the model returns something else, or NaN.
+    """
+    device = device_of(model, x.device)
+    parts = []
+    with modes.for_attack(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            logits = model(images.to(device))
+            check_logits(logits, labels)
+            if not torch.isfinite(logits).all():
+                raise ClatError("the model returns NaN or infinite logits")
+            parts.append(logits.float().cpu())
+    return torch.cat(parts)
+
+
+def is_right(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
+    """Which samples the model classifies as `y`: (N,) bool, on the CPU. Otherwise as `predict`."""
+    return predict(model, x, y, batch_size=batch_size).argmax(1) == y.cpu()

@@ -1,0 +1,180 @@
+"""Transfer of adversarial examples between networks (CLAT v2, Tables 3 and 4): attackers down, victims across.
+
+The accuracy is taken over all images, as in the paper, not only over those that every network gets right on clean
+images; each victim's clean accuracy stands above its column, to be read against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.search import run_search
+from clat.environment import describe_environment
+from clat.errors import ClatError
+from clat.evaluation.cost import Cost, metered
+from clat.evaluation.evaluate import evaluate
+from clat.evaluation.identity import device_of
+from clat.evaluation.passes import passes
+from clat.evaluation.predict import is_right, predict
+from clat.evaluation.protocols import Protocol, find_protocol
+from clat.evaluation.statistics import Accuracy
+from clat.files import write_json
+from clat.report.formatting import interval, percent
+from clat.units import Size, parse_size, size_text
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """`clean`: (V, N) bool, which victim is right on which image; `right`: (A, V, N) bool, the same on the examples
+    made on each attacker. Attackers and victims are the same `names`, so the diagonal is white box."""
+
+    names: tuple[str, ...]
+    protocol: Protocol
+    eps: str
+    norm: str
+    seed: int
+    clean: Tensor
+    right: Tensor
+    cost: Cost
+    environment: dict[str, Any]
+    about: dict[str, Any]
+
+    def accuracy(self, attacker: str | None, victim: str) -> Accuracy:
+        """`attacker` None: on clean images."""
+        column = self.names.index(victim)
+        flags = self.clean[column] if attacker is None else self.right[self.names.index(attacker), column]
+        return Accuracy(int(flags.sum()), len(flags))
+
+    def to_dict(self) -> dict[str, Any]:
+        def row(attacker: str | None) -> dict[str, Any]:
+            return {victim: self.accuracy(attacker, victim).to_dict() for victim in self.names}
+
+        return {
+            "what": "transfer",
+            **self.about,
+            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.norm},
+            "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
+            "seed": self.seed,
+            "n": self.clean.shape[1],
+            "networks": list(self.names),
+            "clean": row(None),
+            "attackers": {attacker: row(attacker) for attacker in self.names},
+            "cost": asdict(self.cost),
+            "environment": self.environment,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        write_json(path, self.to_dict())
+
+    def table(self) -> Table:
+        title = f"Accuracy on examples made on another network: {self.protocol.name}, {self.norm} eps {self.eps}"
+        table = Table(
+            title=f"{title}, n = {self.clean.shape[1]}",
+            caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",
+        )
+        table.add_column("attacker")
+        for name in self.names:
+            table.add_column(name, justify="right")
+        table.add_row(
+            "none (clean)", *(_cell(self.accuracy(None, victim)) for victim in self.names), end_section=True
+        )
+        for attacker in self.names:
+            table.add_row(attacker, *(_cell(self.accuracy(attacker, victim)) for victim in self.names))
+        return table
+
+
+def _cell(accuracy: Accuracy) -> str:
+    return f"{percent(accuracy.value)}\n{interval(*accuracy.interval)}"
+
+
+def transfer(
+    networks: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size,
+    protocol: str | Path | Protocol = "pgd-10",
+    norm: str = "linf",
+    batch_size: int = 250,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+    about: dict[str, Any] | None = None,
+) -> TransferMatrix:
+    """Attack every network and show the examples to all of them.
+
+    `x`: (N, C, H, W) in [0, 1]; `y`: (N,); `protocol`: how the examples are made (`clat.evaluate`'s); `report`:
+    told the name of the attacker at work. Raises ClatError as `clat.evaluate` does, and for a single network.
+    """
+    protocol = find_protocol(protocol)
+    if len(networks) < 2:
+        raise ClatError("transfer needs at least two networks: an attacker and a victim")
+    clean = [is_right(model, x, y, batch_size=batch_size) for model in networks.values()]
+    rows, cost = [], Cost()
+    for attacker, model in networks.items():
+        if report is not None:
+            report(attacker)
+        with metered(model) as one:
+            x_adv = make_examples(
+                model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed
+            )
+        cost += one
+        rows.append([is_right(victim, x_adv, y, batch_size=batch_size) for victim in networks.values()])
+    return TransferMatrix(
+        names=tuple(networks),
+        protocol=protocol,
+        eps=size_text(parse_size(eps, norm=norm)),
+        norm=norm,
+        seed=seed,
+        clean=torch.stack(clean),
+        right=torch.stack([torch.stack(row) for row in rows]),
+        cost=cost,
+        environment=describe_environment(device_of(model, x.device).type),
+        about=about or {},
+    )
+
+
+def make_examples(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    protocol: Protocol,
+    eps: Size,
+    norm: str,
+    batch_size: int,
+    seed: int,
+) -> Tensor:
+    """The examples of an evaluation, (N, C, H, W), where `x` is: the network is right on none that it is not robust
+    on, so that its own accuracy on them is its robust accuracy.
+
+    PGD attacks the images too that the network gets wrong already, which matters to other networks; the attacks
+    that leave a sample once it is misclassified, as AutoAttack's do, have nothing to do there.
+    """
+    result = evaluate(
+        model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed, keep_examples=True
+    )
+    assert result.x_adv is not None
+    rows = (~result.correct).nonzero().squeeze(1)
+    if protocol.attacks[0].attack != "pgd" or not len(rows):
+        return result.x_adv
+    device = device_of(model, x.device)
+    radius = float(parse_size(eps, norm=norm))
+    first = passes(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed)[0][0]
+    with modes.for_attack(model), torch.autocast(device.type, enabled=False):
+        found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
+    still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
+    kept = rows[still_wrong]
+    result.x_adv[kept] = found[still_wrong.to(found.device)]
+    return result.x_adv
+
+
+def _classes(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    return predict(model, x[:1], y[:1]).shape[1]

@@ -1,0 +1,116 @@
+"""PGD as a search: the same steps as `pgd`, a start of the sample's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import ascend
+from clat.attacks.ball import Ball
+from clat.attacks.pgd import pgd, summed_cross_entropy
+from clat.attacks.pgd_search import PgdSearch
+from clat.attacks.search import run_search
+
+Build = Callable[[], nn.Module]
+EPS = {"linf": 8 / 255, "l2": 0.5}
+
+
+def found(search: PgdSearch, x: Tensor, y: Tensor, **options: object) -> Tensor:
+    with modes.for_attack(search.model):
+        return run_search(search, x, y, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_from_the_image_it_is_pgd_bit_for_bit(norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model, eps = tiny_resnet(), EPS[norm]
+    search = PgdSearch(model, eps, eps / 4, norm, steps=5, random_start=False)
+    expected = pgd(model, images, labels, eps=eps, alpha=eps / 4, steps=5, norm=norm, random_start=False)
+    assert torch.equal(found(search, images, labels), expected)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_from_a_random_point_it_is_ascent_from_there(norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model, eps = tiny_resnet(), EPS[norm]
+    search = PgdSearch(model, eps, eps / 4, norm, steps=5, seed=3)
+    start = search.start(images, labels, torch.arange(6))["adv"]
+    with modes.for_attack(model):
+        expected = ascend(
+            lambda z: summed_cross_entropy(model(z), labels), start, Ball(images, eps, norm), alpha=eps / 4, steps=5
+        )
+    assert torch.equal(found(search, images, labels), expected)
+
+
+def middle(count: int = 400) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.full((count, 1, 2, 2), 0.5), torch.zeros(count, dtype=torch.int64), torch.arange(count)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_start_is_uniform_in_the_ball(norm: str) -> None:
+    """l-inf: each coordinate is uniform; l2: (length / eps) ** dimension is, and the directions cancel out."""
+    x, y, ids = middle()
+    delta = (PgdSearch(nn.Identity(), 0.2, 0.1, norm).start(x, y, ids)["adv"] - x).flatten(1) / 0.2
+    assert delta.mean(0).abs().max() < 0.15
+    share = (delta + 1) / 2 if norm == "linf" else delta.norm(dim=1) ** 4
+    for quantile in (0.1, 0.5, 0.9):
+        assert (share < quantile).float().mean().item() == pytest.approx(quantile, abs=0.08)
+    assert delta.abs().max() <= 1 + 1e-6
+    other = PgdSearch(nn.Identity(), 0.2, 0.1, norm, seed=1).start(x, y, ids)["adv"]
+    assert not torch.isclose(other, delta.view_as(x) * 0.2 + x, atol=1e-6).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("eps", [1e-4, 8 / 255, 1.0])
+def test_inside_exactly(norm: str, eps: float, tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    images = images.clone()
+    images[0], images[1] = 0, 1
+    adv = found(PgdSearch(tiny_resnet(), eps, eps / 2, norm, steps=3), images, labels)
+    delta = (adv.double() - images.double()).flatten(1)
+    assert (delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)).max() <= eps
+    assert 0 <= adv.min()
+    assert adv.max() <= 1
+
+
+class Counting(nn.Module):
+    """<w, x> in float64, rounded, so that no logit depends on the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(2, 48, generator=torch.Generator().manual_seed(0)).double())
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        z = (x.flatten(1).double()[:, None] * self.w).sum(2)
+        return z + ((z * 2**30).round() / 2**30 - z).detach()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_sample_makes_all_its_steps_in_any_batch(norm: str) -> None:
+    """The published PGD-k does not stop at the first example: its last iterate counts."""
+    model = Counting()
+    x = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    y = torch.arange(7) % 2
+    search = PgdSearch(model, EPS[norm], EPS[norm] / 4, norm, steps=6)
+    together = found(search, x, y)
+    assert model.forwards == 7 * 6
+    for size in (1, 3):
+        assert torch.equal(found(search, x, y, batch_size=size), together)
+    some = torch.tensor([5, 1])
+    assert torch.equal(found(search, x[some], y[some], ids=some), together[some])
+
+
+def test_a_sample_that_has_had_its_steps_is_not_stepped_on() -> None:
+    model = Counting()
+    x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    search = PgdSearch(model, 0.1, 0.03, steps=2)
+    state = search.start(x, y, torch.arange(2))
+    state["t"][0], state["done"][0] = 2, True
+    kept = state["adv"].clone()
+    search.step(state)
+    assert torch.equal(state["adv"][0], kept[0])
+    assert not torch.equal(state["adv"][1], kept[1])
+    assert state["done"].tolist() == [True, False]

@@ -1,0 +1,101 @@
+"""Running a search: a toy one whose samples need known numbers of steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from clat.attacks.search import State, run_search
+
+
+class Countdown:
+    """Sample i is done after as many steps as its image says, and its example says how many it was given and
+    what number it goes by. Samples that are done must be left as they are; here that is visible."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.started: list[int] = []
+        self.steps_of_done = 0
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+        self.started += ids.tolist()
+        wanted = x[:, 0, 0, 0].long()
+        adv = torch.zeros_like(x)
+        adv[:, 1, 0, 0] = ids.to(x.dtype)
+        adv[:, 2, 0, 0] = y.to(x.dtype)
+        return {"adv": adv, "left": wanted, "done": wanted == 0}
+
+    def step(self, state: State) -> None:
+        self.batches.append(len(state["done"]))
+        active = ~state["done"]
+        self.steps_of_done += int(state["done"].sum())
+        state["adv"][active, 0, 0, 0] += 1
+        state["left"] = state["left"] - active.long()
+        state["done"] = state["left"] <= 0
+
+
+def samples(*steps: int) -> tuple[Tensor, Tensor]:
+    x = torch.zeros(len(steps), 3, 1, 1)
+    x[:, 0, 0, 0] = torch.tensor(steps)
+    return x, torch.arange(len(steps)) + 100
+
+
+MIXED = (3, 0, 7, 1, 1, 12, 0, 5, 2, 9, 4)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 10, 11, 50])
+def test_every_sample_gets_its_own_steps_exactly_once(batch_size: int | None) -> None:
+    x, y = samples(*MIXED)
+    search, seen = Countdown(), []
+
+    def finished(rows: Tensor, adv: Tensor) -> None:
+        assert torch.equal(adv[:, 0, 0, 0], x[rows, 0, 0, 0])
+        assert torch.equal(adv[:, 2, 0, 0].long(), y[rows])
+        seen.extend(rows.tolist())
+
+    adv = run_search(search, x, y, batch_size=batch_size, finished=finished)
+    assert adv[:, 0, 0, 0].tolist() == list(MIXED)
+    assert adv[:, 1, 0, 0].tolist() == list(range(11))
+    assert adv[:, 2, 0, 0].tolist() == y.tolist()
+    assert sorted(seen) == list(range(11))
+    assert sorted(search.started) == list(range(11))
+    assert max(search.batches) <= (batch_size or 11)
+
+
+def test_numbers_go_with_their_samples() -> None:
+    x, y = samples(2, 1, 3)
+    adv = run_search(Countdown(), x, y, torch.tensor([40, 7, 13]), batch_size=2)
+    assert adv[:, 1, 0, 0].tolist() == [40, 7, 13]
+
+
+def test_a_place_that_becomes_free_is_filled_at_once() -> None:
+    """One place: the steps are the sum. Two places, one of them taken for long: the others pass through the second."""
+    x, y = samples(4, 1, 1, 1)
+    search = Countdown()
+    run_search(search, x, y, batch_size=1)
+    assert search.batches == [1] * 7
+    search = Countdown()
+    run_search(search, x, y, batch_size=2)
+    assert search.batches == [2, 2, 2, 1]
+    assert search.steps_of_done == 0
+
+
+def test_samples_leave_a_large_batch_an_eighth_at_a_time() -> None:
+    """Gathering the rest costs, so those that are done wait, though they are not searched on."""
+    search = Countdown()
+    x, y = samples(*range(1, 33))
+    adv = run_search(search, x, y)
+    assert adv[:, 0, 0, 0].tolist() == list(range(1, 33))
+    assert search.batches[:5] == [32, 32, 32, 32, 28]
+    assert 0 < search.steps_of_done <= 1 + 2 + 3 + 3 * 31
+
+
+def test_input_is_left_alone_and_empty_is_empty() -> None:
+    x, y = samples(1, 2)
+    kept = x.clone()
+    run_search(Countdown(), x, y)
+    assert torch.equal(x, kept)
+    search = Countdown()
+    assert run_search(search, x[:0], y[:0]).shape == (0, 3, 1, 1)
+    assert not search.started

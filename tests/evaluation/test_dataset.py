@@ -1,0 +1,204 @@
+"""Evaluating image sets: in parts, by numbers, by several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clat.data import ImageSet, Loader
+from clat.errors import ClatError
+from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate, evaluate_set
+
+SHORT = Protocol(
+    name="short",
+    attacks=(
+        AttackSpec(attack="apgd", loss="ce", steps=4),
+        AttackSpec(attack="apgd", loss="dlr-targeted", steps=4, targets=1),
+        AttackSpec(attack="square", steps=8),
+    ),
+)
+IMAGE_BYTES = 4 * 3 * 4 * 4
+
+
+@pytest.fixture
+def model(linear) -> Any:
+    return linear()
+
+
+@pytest.fixture
+def images(model: Any) -> ImageSet:
+    """23 of them, most labelled as the model sees them."""
+    pixels = torch.randint(100, 156, (23, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        labels = model(pixels.float() / 255).argmax(1)
+    labels[::6] = (labels[::6] + 1) % 5
+    return ImageSet("greys", "test", tuple("abcde"), pixels, labels)
+
+
+@pytest.fixture
+def eps(model: Any, images: ImageSet) -> float:
+    return model.distances(images.images.float() / 255, images.labels).clamp_min(0).median().item()
+
+
+def same(one: Evaluation, other: Evaluation) -> bool:
+    return torch.equal(one.correct, other.correct) and torch.equal(one.fooled_by, other.fooled_by)
+
+
+def test_a_set_is_its_images(model: Any, images: ImageSet, eps: float) -> None:
+    x, y = next(iter(Loader(images, 23).epoch()))
+    expected = evaluate(model, x, y, protocol=SHORT, eps=eps)
+    found = evaluate_set(model, images, protocol=SHORT, eps=eps, about={"model": "linear"})
+    assert same(found, expected)
+    assert 0 < found.robust.sum() < found.correct.sum() < 23
+    assert found.to_dict()["data"] == {"name": "greys", "split": "test", "n": 23}
+    assert found.to_dict()["model"] == "linear"
+
+
+@pytest.mark.parametrize("part", [1, 5, 22, 23])
+def test_parts_make_the_whole(part: int, model: Any, images: ImageSet, eps: float) -> None:
+    whole = evaluate_set(model, images, protocol=SHORT, eps=eps, batch_size=4, keep_examples=True)
+    seen: list[Tensor] = []
+    parts = evaluate_set(
+        model, images, protocol=SHORT, eps=eps, batch_size=4, keep_examples=True, part_bytes=part * IMAGE_BYTES,
+        report=lambda *what: seen.append(torch.tensor(what[2])),
+    )  # fmt: skip
+    assert same(parts, whole)
+    assert torch.equal(parts.x_adv, whole.x_adv)
+    assert max(seen) <= part
+    extra = -(-23 // part) - 1  # each part asks for the number of classes
+    assert parts.cost.forwards >= whole.cost.forwards + extra - 23
+    assert parts.notes == whole.notes
+
+
+def test_a_note_is_said_once(model: Any, images: ImageSet, eps: float) -> None:
+    many = Protocol(name="many", attacks=(AttackSpec(attack="fab", steps=1, targets=9),))
+    result = evaluate_set(model, images, protocol=many, eps=eps, part_bytes=5 * IMAGE_BYTES)
+    assert result.notes == ["fab-t: 4 targets instead of 9, as there are 5 classes"]
+
+
+def test_a_list_of_numbers(model: Any, images: ImageSet, eps: float) -> None:
+    """The verdict on an image does not depend on which others were chosen, nor on their order."""
+    whole = evaluate_set(model, images, protocol=SHORT, eps=eps)
+    ids = [19, 0, 7, 8, 4]
+    some = evaluate_set(model, images, protocol=SHORT, eps=eps, ids=ids, part_bytes=2 * IMAGE_BYTES)
+    assert torch.equal(some.correct, whole.correct[ids])
+    assert torch.equal(some.fooled_by, whole.fooled_by[ids])
+    assert some.to_dict()["data"]["n"] == 5
+
+
+def test_each_part_resumes(model: Any, images: ImageSet, eps: float, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "protocol": SHORT, "eps": eps, "part_bytes": 8 * IMAGE_BYTES, "batch_size": 4, "state": tmp_path / "state",
+    }  # fmt: skip
+    whole = evaluate_set(model, images, **options | {"state": None})
+    model.calls = 50
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_set(model, images, **options)
+    model.calls = None
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written[0] == "state.0-0"
+    assert same(evaluate_set(model, images, **options), whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.0-0", "state.0-1", "state.0-2"]
+
+
+def test_convolutions_run_channels_last(tiny_resnet, images: ImageSet) -> None:
+    layouts: list[bool] = []
+    net: nn.Module = tiny_resnet()
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_pre_hook(
+        lambda module, args: layouts.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    plain, last = (
+        evaluate_set(net, images, protocol="fgsm", eps="8/255", channels_last=flag) for flag in (False, True)
+    )
+    assert layouts[0] is False
+    assert layouts[-1] is True
+    assert torch.equal(plain.correct, last.correct)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ids": torch.tensor([3, 23])}, "ids reach from 3 to 23, but 'greys' has 23 images"),
+        ({"ids": torch.tensor([-1, 3])}, "ids reach from -1 to 3"),
+        ({"ids": []}, "'greys/test' is empty"),
+        ({"eps": 8}, "did you mean 8/255"),
+    ],
+)
+def test_refuses(options: dict[str, Any], message: str, model: Any, images: ImageSet) -> None:
+    with pytest.raises(ClatError, match=message):
+        evaluate_set(model, images, **{"protocol": "fgsm", "eps": 0.1, **options})
+
+
+PROCESS = '''
+import importlib.util, os, sys
+from datetime import timedelta
+import torch, torch.distributed as dist
+from clat.errors import ClatError
+from clat.evaluation import evaluate_set
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, os.path.join(sys.argv[1], name + ".py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+torch.set_num_threads(1)
+protocol = load("test_dataset").SHORT
+model = load("conftest").Linear(5, (3, 4, 4))
+images, eps = torch.load("images.pt", weights_only=False)
+dist.init_process_group("gloo", init_method="file://" + os.path.abspath("meet"), rank=int(sys.argv[2]), world_size=2,
+                        timeout=timedelta(seconds=60))
+rank = dist.get_rank()
+whole = evaluate_set(model, images, protocol=protocol, eps=eps, batch_size=4, part_bytes=5 * 192, state="state")
+one = evaluate_set(model, images, protocol=protocol, eps=eps, ids=[9])
+said = ""
+try:
+    broken = type(images)("b", "test", images.class_names, images.images, images.labels)
+    if rank == 1:
+        model.w.data[0] = float("nan")
+    evaluate_set(model, broken, protocol=protocol, eps=eps)
+except ClatError as error:
+    said = str(error)
+torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "forwards": whole.cost.forwards,
+            "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
+dist.destroy_process_group()
+'''
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_path: Path) -> None:
+    """Also with fewer images than processes; and what one of them cannot do, all of them say, and none waits."""
+    expected = evaluate_set(model, images, protocol=SHORT, eps=eps, batch_size=4, part_bytes=5 * IMAGE_BYTES)
+    torch.save((images, eps), tmp_path / "images.pt")
+    (tmp_path / "process.py").write_text(PROCESS)
+    here = str(Path(__file__).parent)
+    with ExitStack() as stack:
+        processes = []
+        for rank in (0, 1):
+            log = stack.enter_context(open(tmp_path / f"log-{rank}", "w"))
+            command = [sys.executable, "process.py", here, str(rank)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            processes.append(subprocess.Popen(command, cwd=tmp_path, stderr=log, env=environment))
+            stack.callback(processes[-1].wait)
+            stack.callback(processes[-1].kill)
+        codes = [process.wait(timeout=120) for process in processes]
+    assert codes == [0, 0], "".join((tmp_path / f"log-{rank}").read_text() for rank in (0, 1))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert torch.equal(found["correct"], expected.correct)
+        assert torch.equal(found["fooled_by"], expected.fooled_by)
+        assert found["one"].tolist() == [expected.fooled_by[9].item()]
+        assert found["forwards"] > 23
+        assert found["said"] == "the model returns NaN or infinite logits"
+    assert {path.name for path in tmp_path.glob("state*")} == {
+        "state.0-0", "state.0-1", "state.0-2", "state.1-0", "state.1-1", "state.1-2",
+    }  # fmt: skip
