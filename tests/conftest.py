@@ -42,6 +42,7 @@ def tiny_resnet() -> Callable[[], nn.Module]:
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for the biases, which `randomise` leaves alone
             return randomise(resnet18(width=4)).eval()
 
     return build

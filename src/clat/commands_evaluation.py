@@ -167,6 +167,8 @@ def _images(options: Namespace) -> ImageSet:
     images = load_split(options.data, options.split, image_size=options.image_size)
     if options.num_samples is None:
         return images.take(min(options.default_samples or len(images), len(images)))
+    if options.num_samples < 1:
+        raise ClatError(f"--num-samples is {options.num_samples}: expected at least 1")
     return images.take(options.num_samples)
 
 

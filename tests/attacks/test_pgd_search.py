@@ -25,7 +25,9 @@ def found(search: PgdSearch, x: Tensor, y: Tensor, **options: object) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_from_the_image_it_is_pgd_bit_for_bit(norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+def test_from_the_image_it_is_pgd_bit_for_bit(
+    norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor
+) -> None:
     model, eps = tiny_resnet(), EPS[norm]
     search = PgdSearch(model, eps, eps / 4, norm, steps=5, random_start=False)
     expected = pgd(model, images, labels, eps=eps, alpha=eps / 4, steps=5, norm=norm, random_start=False)
@@ -33,7 +35,9 @@ def test_from_the_image_it_is_pgd_bit_for_bit(norm: str, tiny_resnet: Build, ima
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_from_a_random_point_it_is_ascent_from_there(norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+def test_from_a_random_point_it_is_ascent_from_there(
+    norm: str, tiny_resnet: Build, images: Tensor, labels: Tensor
+) -> None:
     model, eps = tiny_resnet(), EPS[norm]
     search = PgdSearch(model, eps, eps / 4, norm, steps=5, seed=3)
     start = search.start(images, labels, torch.arange(6))["adv"]
@@ -70,7 +74,7 @@ def test_inside_exactly(norm: str, eps: float, tiny_resnet: Build, images: Tenso
     adv = found(PgdSearch(tiny_resnet(), eps, eps / 2, norm, steps=3), images, labels)
     delta = (adv.double() - images.double()).flatten(1)
     assert (delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)).max() <= eps
-    assert 0 <= adv.min()
+    assert adv.min() >= 0
     assert adv.max() <= 1
 
 

@@ -173,6 +173,7 @@ def test_refuses(settings: dict[str, object], message: str, images: Tensor, labe
         pixle(never(images), images, labels, **settings)
 
 
+@pytest.mark.slow
 def test_as_strong_as_torchattacks_on_a_real_network() -> None:
     """Of the first 100 test images 67 are known. Over 200 images and several seeds 53, 19 and 2.5 of 100 are left
     after 1, 5 and 20 restarts of ours, 53, 18 and 2 of theirs."""

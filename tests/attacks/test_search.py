@@ -70,7 +70,7 @@ def test_numbers_go_with_their_samples() -> None:
 
 
 def test_a_place_that_becomes_free_is_filled_at_once() -> None:
-    """One place: the steps are the sum. Two places, one of them taken for long: the others pass through the second."""
+    """One place: the steps are the sum. Two places, one taken for long: the others pass through the second."""
     x, y = samples(4, 1, 1, 1)
     search = Countdown()
     run_search(search, x, y, batch_size=1)

@@ -236,6 +236,7 @@ def real() -> tuple[nn.Module, Tensor, Tensor]:
     return model, x[known], y[known]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "2/255"), ("linf", "8/255"), ("l2", "0.25")])
 def test_as_strong_as_the_authors_code(real: tuple[nn.Module, Tensor, Tensor], norm: str, eps: str) -> None:
     """Both are random, so the accuracies may differ by 2 of the first 80 images; where neither succeeds, the

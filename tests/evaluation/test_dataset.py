@@ -138,7 +138,7 @@ def test_refuses(options: dict[str, Any], message: str, model: Any, images: Imag
         evaluate_set(model, images, **{"protocol": "fgsm", "eps": 0.1, **options})
 
 
-PROCESS = '''
+PROCESS = """
 import importlib.util, os, sys
 from datetime import timedelta
 import torch, torch.distributed as dist
@@ -155,8 +155,8 @@ torch.set_num_threads(1)
 protocol = load("test_dataset").SHORT
 model = load("conftest").Linear(5, (3, 4, 4))
 images, eps = torch.load("images.pt", weights_only=False)
-dist.init_process_group("gloo", init_method="file://" + os.path.abspath("meet"), rank=int(sys.argv[2]), world_size=2,
-                        timeout=timedelta(seconds=60))
+meeting = {"init_method": "file://" + os.path.abspath("meet"), "timeout": timedelta(seconds=60)}
+dist.init_process_group("gloo", rank=int(sys.argv[2]), world_size=2, **meeting)
 rank = dist.get_rank()
 whole = evaluate_set(model, images, protocol=protocol, eps=eps, batch_size=4, part_bytes=5 * 192, state="state")
 one = evaluate_set(model, images, protocol=protocol, eps=eps, ids=[9])
@@ -171,10 +171,9 @@ except ClatError as error:
 torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "forwards": whole.cost.forwards,
             "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
 dist.destroy_process_group()
-'''
+"""
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_path: Path) -> None:
     """Also with fewer images than processes; and what one of them cannot do, all of them say, and none waits."""
     expected = evaluate_set(model, images, protocol=SHORT, eps=eps, batch_size=4, part_bytes=5 * IMAGE_BYTES)

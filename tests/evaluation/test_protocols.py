@@ -22,11 +22,12 @@ PGD_2 = AttackSpec(attack="pgd", steps=2)
 def test_the_hash_is_stable() -> None:
     """Golden: a change here means that results called by the same name are no longer the same measurement."""
     assert {name: protocol.hash for name, protocol in PROTOCOLS.items()} == {
-        "screen": "0662eaf224ae", "standard": "ce44f2ece0a5", "autoattack": "4d5f975f355b", "clat-v1": "58d62172f4b2",
-        "clat-v2": "b2a2f58615b4", "pgd-10": "3e459947efe8", "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08",
-        "pgd-100": "a9dfe43ff860", "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
-        "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "e1ffde3c9946", "stadv": "47a5af81f7d7",
-        "pixle": "ac23891899d2",
+        "screen": "0662eaf224ae", "standard": "ce44f2ece0a5", "autoattack": "4d5f975f355b",
+        "clat-v1": "58d62172f4b2", "clat-v2": "b2a2f58615b4", "pgd-10": "3e459947efe8",
+        "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08", "pgd-100": "a9dfe43ff860",
+        "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
+        "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "e1ffde3c9946",
+        "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
     }  # fmt: skip
 
 
@@ -91,7 +92,9 @@ def test_an_unknown_protocol_gives_the_nearest() -> None:
     assert find_protocol(own) is own
 
 
-@pytest.mark.parametrize("name", ["autoattack", "AutoAttack", "autoattack-fast", "Auto-Attack", "auto_attack", "my auto attack"])
+@pytest.mark.parametrize(
+    "name", ["autoattack", "AutoAttack", "autoattack-fast", "Auto-Attack", "auto_attack", "my auto attack"]
+)
 def test_nothing_short_is_called_autoattack(name: str) -> None:
     with pytest.raises(ClatError, match=r"only the full standard protocol is called AutoAttack|name of a built-in"):
         Protocol(name=name, attacks=(PGD_2,))
@@ -176,8 +179,14 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ('name = "m"', "attacks: field required"),
         ('attacks = [{ attack = "pgd" }]', "name: field required"),
         ('name = "m"\nattacks = [{ attack = "pgd", steps = "many" }]', r"attacks\.0\.steps: .*valid integer"),
-        ('name = "m"\nattacks = [{ attack = "sqare" }]', r"attacks\.0: unknown attack 'sqare'; did you mean 'square'"),
-        ('name = "autoattack-fast"\nattacks = [{ attack = "pgd" }]', "only the full standard protocol is called AutoAttack"),
+        (
+            'name = "m"\nattacks = [{ attack = "sqare" }]',
+            r"attacks\.0: unknown attack 'sqare'; did you mean 'square'",
+        ),
+        (
+            'name = "autoattack-fast"\nattacks = [{ attack = "pgd" }]',
+            "only the full standard protocol is called AutoAttack",
+        ),
         ('name = "autoattack"\nattacks = [{ attack = "pgd" }]', "'autoattack' is the name of a built-in protocol"),
         ('name = "m"\nattacks = []', "protocol 'm' has no attacks"),
         ("name = m", "not valid TOML"),
@@ -202,7 +211,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         find_protocol(tmp_path / "bytes.toml")
 
 
-def built(protocol: str | Protocol, *, eps: float = 0.1, norm: str = "linf", classes: int = 10, seed: int = 0) -> list:
+def built(
+    protocol: str | Protocol, *, eps: float = 0.1, norm: str = "linf", classes: int = 10, seed: int = 0
+) -> list:
     todo, _ = passes(find_protocol(protocol), eps=eps, norm=norm, classes=classes, seed=seed)
     return [(one.attack, one.label, one.build(nn.Identity())) for one in todo]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_it_is_saved_while_it_goes_on(case: Case, state: Path, monkeypatch: pyte
     monkeypatch.setattr("clat.evaluation.progress.time.monotonic", lambda: float(next(clock)))
     contents: list[bytes] = []
     case.run(state, report=lambda *what: contents.append(state.read_bytes()))
-    changes = sum(a != b for a, b in zip(contents, contents[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(contents))
     assert changes >= len(contents) // 4
 
 
@@ -145,7 +146,9 @@ def test_a_state_of_something_else_is_refused(case: Case, state: Path, linear) -
     x, y, model = case.x.clone(), case.y.clone(), case.model
 
     def refused(what: str, **options: Any) -> None:
-        with pytest.raises(ClatError, match=rf"belongs to another evaluation \({what} .*name another state file") as raised:
+        with pytest.raises(
+            ClatError, match=rf"belongs to another evaluation \({what} .*name another state file"
+        ) as raised:
             case.run(state, **options)
         assert "\n" not in str(raised.value)
         assert state.read_bytes() == kept

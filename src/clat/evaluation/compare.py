@@ -110,7 +110,8 @@ class SeedComparison:
         counts = " and ".join(str(len(group)) for group in self.labels)
         table = Table(title=f"{counts} seeds, {_setting_text(self.setting)}")
         groups = "AB" if len(self.labels) == 2 else "A"
-        _columns(table, "accuracy", "group", "mean", "deviation", "lowest of n", "95 % interval", "p")
+        tested = ("95 % interval", "p") if self.differences else ()
+        _columns(table, "accuracy", "group", "mean", "deviation", "lowest of n", *tested)
         for kind in KINDS:
             for name, summary in zip(groups, self.summaries[kind], strict=True):
                 table.add_row(

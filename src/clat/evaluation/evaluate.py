@@ -222,7 +222,14 @@ class _Job:
         return torch.cat([self._right(x.to(self.device), y.to(self.device)).cpu() for x, y in parts])
 
     def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
-        """One pass over the samples that are still robust and have not been through it."""
+        """One pass over the samples that are still robust and have not been through it. A search in lower precision
+        leaves a sample once that precision takes it for fooled; if it is not, float32 searches for it again."""
+        self._search(number, one, self.precision, standing, keeper)
+        if self.precision != "float32":
+            self._search(number, one, "float32", standing, keeper)
+
+    def _search(self, number: int, one: Pass, precision: str, standing: Standing, keeper: Keeper) -> None:
+        model = _InPrecision(self.model, self.device, precision)
         rows = (standing.alive & (standing.passed <= number)).nonzero().squeeze(1)
         total, through = len(rows), 0
 
@@ -232,7 +239,7 @@ class _Job:
             check_found(adv)
             right = self._right(adv, self.y[here].to(self.device)).cpu()
             standing.fooled_by[here[~right]] = one.attack
-            standing.passed[here] = number + 1
+            standing.passed[here[~right | self._as_searched(model, adv, here, right)]] = number + 1
             if self.examples is not None:
                 # Of a sample that nothing fools, the first attack's example stays: the last one's says less.
                 shown = ~right if number else torch.ones_like(right)
@@ -244,11 +251,19 @@ class _Job:
                 self.report(one.label, through, total, bound)
 
         if total:
-            search = one.build(_InPrecision(self.model, self.device, self.precision))
             run_search(
-                search, self.x[rows], self.y[rows], self.ids[rows],
+                one.build(model), self.x[rows], self.y[rows], self.ids[rows],
                 batch_size=self.batch_size, device=self.device, finished=judge,
             )  # fmt: skip
+
+    def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:
+        """Which of the samples that withstood their examples did so in the search's precision too."""
+        agreed = right.clone()
+        if model.low and right.any():
+            with torch.no_grad():
+                found = model(adv[right.to(adv.device)]).argmax(1).cpu()
+            agreed[right] = found == self.y[rows[right]].cpu()
+        return agreed
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         return self._logits(x, y).argmax(1) == y

@@ -116,7 +116,6 @@ def transfer(
     protocol = find_protocol(protocol)
     if len(networks) < 2:
         raise ClatError("transfer needs at least two networks: an attacker and a victim")
-    clean = [is_right(model, x, y, batch_size=batch_size) for model in networks.values()]
     rows, cost = [], Cost()
     for attacker, model in networks.items():
         if report is not None:
@@ -133,7 +132,7 @@ def transfer(
         eps=size_text(parse_size(eps, norm=norm)),
         norm=norm,
         seed=seed,
-        clean=torch.stack(clean),
+        clean=torch.stack([is_right(model, x, y, batch_size=batch_size) for model in networks.values()]),
         right=torch.stack([torch.stack(row) for row in rows]),
         cost=cost,
         environment=describe_environment(device_of(model, x.device).type),

@@ -89,7 +89,7 @@ def eps_plot(result: Mapping[str, Any]) -> Figure:
             place, value, "o", markersize=5, color=BLUE, markerfacecolor=BLUE if place else "white", clip_on=False
         )
         axes.annotate(
-            f"{value:.1f}", (place, value), xytext=(5, 5), textcoords="offset points", fontsize=8, color=MUTED
+            f"{value:.1f}", (place, value), xytext=(5, 6), textcoords="offset points", fontsize=8, color=MUTED
         )
     _label_sizes(axes, places)
     axes.set_ylim(0, 100 if max(high) > 60 else None)

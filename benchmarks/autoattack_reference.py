@@ -1,0 +1,133 @@
+"""Ours beside the official AutoAttack code (pyautoattack) in one process, on the same images:
+
+    python -m benchmarks.autoattack_reference --network resnet4b --eps 8/255 --images 500 --components --out FILE
+
+Both are given the same batch size and number of threads, and both have every forward and backward pass counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import clat
+from benchmarks.foreign_networks import FILES, foreign_network
+from clat.data import Loader
+from clat.environment import describe_environment
+from clat.evaluation import Accuracy, evaluate
+from clat.evaluation.cost import Cost, metered
+from clat.files import claim_output, write_json
+from clat.units import parse_size
+
+COMPONENTS = {"apgd-ce": "apgd-ce", "apgd-t": "apgd-t", "fab-t": "fab-t", "square": "square"}
+"""Our protocol: the official name of the attack."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--network", required=True, help=f"{' | '.join(FILES)} | a weight file of ours")
+    options.add_argument("--model", default="resnet18", help="the architecture in a weight file of ours")
+    options.add_argument("--width", type=int)
+    options.add_argument("--data", default="cifar10")
+    options.add_argument("--eps", default="8/255")
+    options.add_argument("--norm", default="linf", choices=("linf", "l2"))
+    options.add_argument("--images", type=int, default=500)
+    options.add_argument("--batch-size", type=int, default=500)
+    options.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of our search")
+    options.add_argument("--components", action="store_true", help="also each attack alone")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", required=True)
+    chosen = options.parse_args()
+    claim_output(chosen.out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images = clat.load_split(chosen.data, "test").take(chosen.images)
+    x, y = next(iter(Loader(images, len(images), device=device).epoch()))
+    model = _network(chosen, images.num_classes).to(device).eval()
+    _ours(model, x[:2], y[:2], "apgd-ce", chosen)  # so that neither pays for what happens once
+    _theirs(model, x[:2], y[:2], ["apgd-ce"], chosen)
+
+    runs = {"autoattack": list(COMPONENTS.values())}
+    if chosen.components:
+        runs |= {protocol: [attack] for protocol, attack in COMPONENTS.items()}
+    results: dict[str, Any] = {}
+    for protocol, attacks in runs.items():
+        ours, our_cost = _ours(model, x, y, protocol, chosen)
+        theirs, their_cost = _theirs(model, x, y, attacks, chosen)
+        results[protocol] = _compared(ours, our_cost, theirs, their_cost)
+        print(protocol, json.dumps(results[protocol], indent=1))
+    data = {
+        "benchmark": "autoattack_reference",
+        **vars(chosen),
+        "results": results,
+        "environment": describe_environment(device),
+    }
+    write_json(chosen.out, data)
+
+
+def _network(chosen: argparse.Namespace, classes: int) -> nn.Module:
+    if chosen.network in FILES:
+        return foreign_network(chosen.network)
+    return clat.load_model(chosen.model, width=chosen.width, weights=chosen.network, num_classes=classes)
+
+
+def _ours(model: nn.Module, x: Tensor, y: Tensor, protocol: str, chosen: argparse.Namespace) -> tuple[Tensor, Cost]:
+    result = evaluate(
+        model, x, y, protocol=protocol, eps=chosen.eps, norm=chosen.norm, batch_size=chosen.batch_size,
+        seed=chosen.seed, precision=chosen.precision,
+    )  # fmt: skip
+    return result.robust, result.cost
+
+
+def _theirs(
+    model: nn.Module, x: Tensor, y: Tensor, attacks: list[str], chosen: argparse.Namespace
+) -> tuple[Tensor, Cost]:
+    """The settings of version="standard"; "custom" because only it runs components, and names the attacks."""
+    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
+
+    logging.disable(logging.CRITICAL)
+    official = AutoAttack(
+        model, norm={"linf": "Linf", "l2": "L2"}[chosen.norm], eps=float(parse_size(chosen.eps, norm=chosen.norm)),
+        version="custom", attacks=attacks, seed=chosen.seed, device=str(x.device),
+    )  # fmt: skip
+    official.apgd.n_restarts = 1
+    official.apgd_targeted.n_target_classes = official.fab.n_target_classes = 9
+    official.fab.n_restarts = 1
+    with metered(model) as cost:
+        _, found = official.run_standard_evaluation(x, y, batch_size=chosen.batch_size)
+    return (found == y).cpu(), cost
+
+
+def _compared(ours: Tensor, our_cost: Cost, theirs: Tensor, their_cost: Cost) -> dict[str, Any]:
+    n = len(ours)
+
+    def side(robust: Tensor, cost: Cost) -> dict[str, Any]:
+        return {
+            "robust_accuracy": Accuracy(int(robust.sum()), n).to_dict(),
+            "forwards": cost.forwards,
+            "backwards": cost.backwards,
+            "seconds": round(cost.seconds, 2),
+        }
+
+    return {
+        "ours": side(ours, our_cost),
+        "official": side(theirs, their_cost),
+        "points between them": round(100 * (float(ours.double().mean()) - float(theirs.double().mean())), 3),
+        "share of equal verdicts": float((ours == theirs).double().mean()),
+        "robust for us only": (ours & ~theirs).nonzero().flatten().tolist(),
+        "robust for them only": (theirs & ~ours).nonzero().flatten().tolist(),
+        "seconds, ours / official": round(our_cost.seconds / their_cost.seconds, 3),
+        "passes, ours / official": round(_passes(our_cost) / _passes(their_cost), 3),
+    }
+
+
+def _passes(cost: Cost) -> int:
+    return cost.forwards + cost.backwards
+
+
+if __name__ == "__main__":
+    main()
