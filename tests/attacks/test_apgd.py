@@ -216,7 +216,7 @@ class Curved(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         z = super().forward(x)
-        return torch.stack([z[:, 0] * 0 + 30, torch.sin(4 * z[:, 1]) + 0.3 * torch.cos(9 * z[:, 2])], 1)
+        return torch.stack([z[:, 0] * 0 + 2, torch.sin(4 * z[:, 1]) + 0.3 * torch.cos(9 * z[:, 2])], 1)
 
 
 def test_equals_the_algorithm_written_for_one_sample() -> None:
@@ -266,6 +266,25 @@ def test_a_sample_leaves_with_the_first_example_that_fools() -> None:
     assert torch.equal(found, model.seen[-1])
     assert all(model(point).argmax(1) == y for point in model.seen[1:-2])
     assert model.forwards < 20
+
+
+def test_a_sample_that_is_done_keeps_its_example() -> None:
+    """It may be stepped on until it is taken out of its batch; another example that fools must not replace it."""
+    model = Linear(3, (3, 4, 4))
+    x = grey(2, 3, 4, 4)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    eps = 3 * median_distance(model, x, y, "l2")
+    search = ApgdSearch(model, eps, norm="l2", loss="margin-targeted", steps=20)
+    state = search.start(x, y, torch.arange(2))
+    while not state["done"].any():
+        search.step(state)
+    done = state["done"].clone()
+    kept = state["adv"].clone()
+    search.step(state)
+    assert (model(state["point"]).argmax(1) != y)[done].any(), "there must be another example"
+    assert not torch.equal(state["point"][done], kept[done])
+    assert torch.equal(state["adv"][done], kept[done])
 
 
 def test_seeds_differ_and_repeat() -> None:
