@@ -87,7 +87,7 @@ def _theirs(
     model: nn.Module, x: Tensor, y: Tensor, attacks: list[str], chosen: argparse.Namespace
 ) -> tuple[Tensor, Cost]:
     """The settings of version="standard"; "custom" because only it runs components, and names the attacks."""
-    from pyautoattack import AutoAttack  # type: ignore[import-untyped]
+    from pyautoattack import AutoAttack
 
     logging.disable(logging.CRITICAL)
     official = AutoAttack(
