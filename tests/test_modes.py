@@ -106,8 +106,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _trades(model: nn.Module, x: Tensor, y: Tensor, batch_norm: str) -> None:
     objective = Trades(steps=2, attack_bn=batch_norm)  # type: ignore[arg-type]
-    with modes.for_attack(model, batch_norm):
-        objective._perturb(model, x, Step(seed=3))
+    objective.examples(model, x, y, Step(seed=3))
 
 
 def _batch_pgd(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -14,6 +14,7 @@ from clat.objectives import AnyObjective
 from clat.selection import Selection
 from clat.training.schedules import Schedule
 from clat.units import Size, parse_size, size_text
+from clat.weights import AnyTreatment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class StageConfig:
     """What one batch costs: {name = "pgd-at", ...}."""
     selection: Selection | None = None
     """Which layers move; None: the whole network."""
+    treatments: tuple[AnyTreatment, ...] = ()
+    """What is done to the weights meanwhile: {name = "awp", gamma = 0.01} and the like, in this order."""
     batch_norm: Literal["frozen", "update", "update-selected"] | None = None
     """BatchNorm statistics: see `clat.modes.BN_POLICIES`. None: `frozen` with a selection, else `update`."""
     schedule: Schedule | None = None
@@ -87,6 +90,11 @@ class StageConfig:
         _at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
         if self.selection is None and self.objective.name.startswith("clat"):
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+        names = [treatment.name for treatment in self.treatments]
+        for treatment in self.treatments:
+            if names.count(treatment.name) > 1:
+                raise ClatError(f"stage '{self.name}' has the treatment '{treatment.name}' twice")
+            treatment.check(self.epochs)
 
     @property
     def bn_policy(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import clat as package
 from clat.config import (
     DataConfig,
     EngineConfig,
@@ -24,6 +27,8 @@ from clat.config import (
 from clat.data import ImageSet
 from clat.objectives import Clat, PgdAT
 from clat.selection import Selection
+from clat.training import trainer
+from clat.training.interrupt import Interrupted
 from clat.training.schedules import Schedule
 
 CLASSES = ("a", "b", "c", "d")
@@ -92,6 +97,26 @@ def clat(epochs: int = 2, **changes: Any) -> StageConfig:
     return StageConfig(
         **{"name": "clat", "epochs": epochs, "objective": Clat(steps=1), "selection": selection} | changes
     )
+
+
+def train_and_stop(monkeypatch: Any, recipe: Recipe, out: Path, *, after_steps: int) -> None:
+    """Train the tiny network until SIGINT after so many steps."""
+    original, count = trainer.Trainer._train_step, [0]
+
+    def step(self: trainer.Trainer, *args: Any) -> Any:
+        count[0] += 1
+        loss = original(self, *args)
+        if count[0] == after_steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_step", step)
+        try:
+            package.train(recipe, out, model=tiny(), data=data(), quiet=True)
+        except Interrupted:
+            return
+    raise AssertionError(f"the run ended before step {after_steps}")
 
 
 def records(out: Path, event: str | None = None) -> list[dict[str, Any]]:

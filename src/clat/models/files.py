@@ -111,13 +111,20 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: object) -> 
     net.load_state_dict(found, strict=False)
 
 
-def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+def save_weights(
+    model: nn.Module,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    state: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the model's parameters and buffers as safetensors, and return the path.
 
-    `metadata` is text under text keys. The model's normalisation, where it has one, is recorded with it; of
-    a Normalized model the network inside is written, under its own names. Atomic: a reader, or a run that
-    is killed, finds the old file or the new one whole. Missing folders are made. Raises ClatError for a
-    name that does not end in .safetensors, metadata that is not text, or a place that cannot be written.
+    `metadata` is text under text keys; `state`: write these entries, named as in model.state_dict(), instead.
+    The model's normalisation, where it has one, is recorded with it; of a Normalized model the network inside is
+    written, under its own names. Atomic: a reader, or a run that is killed, finds the old file or the new one
+    whole. Missing folders are made. Raises ClatError for a name that does not end in .safetensors, metadata that
+    is not text, or a place that cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -128,15 +135,16 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
     statistics = statistics_of(model)
     if statistics is not None:
         header[NORMALIZE_KEY] = json.dumps({"mean": statistics[0], "std": statistics[1]})
+    inside = "net." if isinstance(model, Normalized) else ""
     # One fresh, contiguous copy an entry: safetensors refuses tied weights and views that share memory.
-    state = {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in _bare(model).state_dict().items()
-        if isinstance(value, Tensor)
+    copies = {
+        name.removeprefix(inside): value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in (model.state_dict() if state is None else state).items()
+        if isinstance(value, Tensor) and name.startswith(inside)
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: save_file(state, temporary, header))
+        replace_file(path, lambda temporary: save_file(copies, temporary, header))
     except (OSError, SafetensorError) as error:
         raise ClatError(f"weights {path}: cannot write ({_one_line(error)}); choose another place") from error
     return path

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from clat.objectives.base import Loss, Objective, Step
+from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
 from clat.objectives.fast_at import FastAT
 from clat.objectives.pgd_at import PgdAT
@@ -20,6 +20,7 @@ __all__ = [
     "AnyObjective",
     "Clat",
     "ClatFast",
+    "Examples",
     "FastAT",
     "Loss",
     "Objective",

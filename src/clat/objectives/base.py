@@ -1,4 +1,4 @@
-"""What every training objective shares: the step it is given, the loss it returns, its inner attack."""
+"""What every training objective shares: the step it is given, the examples it trains on, the loss it returns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
+from clat.companion import Companion, Surroundings
 from clat.layers import Layer
 from clat.units import Size
 
@@ -20,34 +21,58 @@ class Loss(NamedTuple):
     parts: dict[str, Tensor]
 
 
+Examples = tuple[Tensor, ...]
+"""What an inner attack found, as the objective's own `cost` understands it; (N, C, H, W) each."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network
     moves); `seed`: for this step's attacks; `eps`, `norm`: the run's threat model; `state`: what `begin`
-    returned for this stage."""
+    returned for this stage; `companion`: the objective's own, if it brings one."""
 
     layers: tuple[Layer, ...] = ()
     seed: int = 0
     eps: Size = "8/255"
     norm: str = "linf"
     state: dict[str, float] = field(default_factory=dict)
+    companion: Companion | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Base of the objectives, which are plain settings plus `loss`. The training loop sets the model's modes
-    and calls `loss(model, x, y, step)` with x (N, C, H, W) in [0, 1] and y (N,); attacks inside leave no trace.
+    """Base of the objectives, which are plain settings plus two functions. The training loop sets the model's modes
+    and calls both with x (N, C, H, W) in [0, 1] and y, labels (N,) or class probabilities (N, K):
+
+    - `examples(model, x, y, step)`: the inner attack, which leaves no trace in the model;
+    - `cost(model, x, y, examples, step)`: the loss of the weights on them.
     """
 
     one_step = False
     """Whether training examples come from a single gradient step, so that catastrophic overfitting threatens."""
 
+    @property
+    def replays(self) -> int:
+        """Optimizer steps on each batch."""
+        return 1
+
+    def join(self, surroundings: Surroundings) -> Companion | None:
+        """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
+        return None
+
     def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
         """Called when a stage starts, with a held-out batch; what it returns is the stage's `step.state`."""
         return {}
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        return ()
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         raise NotImplementedError
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+        """Attack, then loss."""
+        return self.cost(model, x, y, self.examples(model, x, y, step), step)
 
 
 @dataclass(frozen=True, kw_only=True)

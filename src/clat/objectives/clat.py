@@ -26,7 +26,7 @@ from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.errors import ClatError, unknown
 from clat.features import TAPS, read_features
-from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,38 +70,52 @@ class Clat(InnerAttack):
         if ratio == 0:
             return {"lambda": 0.0}
         with modes.statistics_kept(model), torch.no_grad():
-            parts = self._terms(model, x, y, step, weight=1.0)
+            parts = self._terms(model, x, y, self._attacked(model, x, y, step, weight=1.0), step, weight=1.0)
         change = parts["feature_change"].item()
         if not change > 0:
             raise ClatError("the feature attack moves no feature of the selected layers: lambda is undefined")
         return {"lambda": ratio * parts["cross_entropy"].item() / change}
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
-        weight = step.state.get("lambda", self.lambda_)
-        if weight is None:
-            raise ClatError("CLAT's lambda is not set: give lambda, or call begin() once for the stage")
-        terms = self._terms(model, x, y, step, weight=weight)
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        return self._attacked(model, x, y, step, weight=self._weight(step))
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        weight = self._weight(step)
+        terms = self._terms(model, x, y, examples, step, weight=weight)
         total = terms["cross_entropy"]
         if weight > 0:
             total = total + weight * terms["feature_change"]
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
-    def _terms(self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float) -> dict[str, Tensor]:
-        """CE and, unless its weight is zero, L_C. One of the passes that L_C needs also gives the logits where
-        the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
-        BatchNorm statistics alone, which follow the cross-entropy's input only."""
+    def _weight(self, step: Step) -> float:
+        weight = step.state.get("lambda", self.lambda_)
+        if weight is None:
+            raise ClatError("CLAT's lambda is not set: give lambda, or call begin() once for the stage")
+        return weight
+
+    def _attacked(self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float) -> Examples:
+        """(the feature attack's example, PGD's on the output), each x itself where no term reads it."""
         if not step.layers:
             raise ClatError("CLAT needs selected layers: give the stage a selection")
-        layers = step.layers
         x_feature = x_output = x
+        attack = self.attack(step)
         with modes.for_attack(model, self.attack_bn):
-            attack = self.attack(step)
             if weight > 0 or self.ce_input == "feature":
                 x_feature = run_feature_attack(
-                    model, x, layers, attack, tap=self.tap, relative=self.relative, seed=step.seed
+                    model, x, step.layers, attack, tap=self.tap, relative=self.relative, seed=step.seed
                 )
             if self.ce_input == "pgd":
                 x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
+        return x_feature, x_output
+
+    def _terms(
+        self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step, *, weight: float
+    ) -> dict[str, Tensor]:
+        """CE and, unless its weight is zero, L_C. One of the passes that L_C needs also gives the logits where
+        the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
+        BatchNorm statistics alone, which follow the cross-entropy's input only."""
+        layers = step.layers
+        x_feature, x_output = examples
         if weight == 0:
             source = {"clean": x, "feature": x_feature, "pgd": x_output}[self.ce_input]
             return {"cross_entropy": cross_entropy(model(source), y)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.pgd import run_pgd
-from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,11 @@ class PgdAT(InnerAttack):
 
     name: Literal["pgd-at"] = "pgd-at"
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         with modes.for_attack(model, self.attack_bn):
-            x_adv = run_pgd(model, x, y, self.attack(step), seed=step.seed)
+            return (run_pgd(model, x, y, self.attack(step), seed=step.seed),)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        (x_adv,) = examples
         total = cross_entropy(model(x_adv), y)
         return Loss(total, {"cross_entropy": total.detach()})

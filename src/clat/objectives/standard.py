@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from clat.objectives.base import Loss, Objective, Step, cross_entropy
+from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,6 @@ class Standard(Objective):
 
     name: Literal["standard"] = "standard"
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         total = cross_entropy(model(x), y)
         return Loss(total, {"cross_entropy": total.detach()})

@@ -12,7 +12,7 @@ from clat import modes
 from clat.attacks.ascent import ascend, generator_for
 from clat.attacks.ball import Ball
 from clat.errors import ClatError
-from clat.objectives.base import InnerAttack, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy, kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +31,26 @@ class Trades(InnerAttack):
         if not self.beta >= 0:
             raise ClatError(f"beta is {self.beta}: TRADES expects a weight of at least 0")
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        attack = self.attack(step)
+        ball = Ball(x, attack.eps_value, attack.norm)
+        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
         with modes.for_attack(model, self.attack_bn):
-            x_adv = self._perturb(model, x, step)
+            with torch.no_grad():
+                reference = model(x)
+            x_adv = ascend(
+                lambda z: kl_divergence(model(z), reference),
+                ball.project(x + 0.001 * noise),
+                ball,
+                alpha=attack.alpha_value,
+                steps=attack.steps,
+            )
+        return (x_adv,)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        (x_adv,) = examples
         logits = model(x)
         natural = cross_entropy(logits, y)
         divergence = kl_divergence(model(x_adv), logits) / len(x)
         total = natural + self.beta * divergence
         return Loss(total, {"cross_entropy": natural.detach(), "divergence": divergence.detach()})
-
-    def _perturb(self, model: nn.Module, x: Tensor, step: Step) -> Tensor:
-        attack = self.attack(step)
-        with torch.no_grad():
-            reference = model(x)
-        ball = Ball(x, attack.eps_value, attack.norm)
-        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
-        return ascend(
-            lambda z: kl_divergence(model(z), reference),
-            ball.project(x + 0.001 * noise),
-            ball,
-            alpha=attack.alpha_value,
-            steps=attack.steps,
-        )

@@ -51,9 +51,10 @@ def _holds(model: nn.Module, file: Path) -> bool:
 
 def copy_beginning(recipe: Recipe, out: Path, parts: Parts, reuse: Path) -> None:
     """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
-    number, model = shared_stages(recipe, reuse, parts), parts.model
+    number = shared_stages(recipe, reuse, parts)
     file = reuse / "states" / f"stage-{number}.safetensors"
-    progress, momentum = load_state(file, model, recipe_hash(recipe, number))
+    saved = load_state(file, recipe_hash(recipe, number))
+    progress = saved.progress
     with (reuse / "metrics.jsonl").open("rb") as metrics:
         (out / "metrics.jsonl").write_bytes(metrics.read(progress.metrics_bytes))
     for weights in (reuse / "weights").glob("stage-*.safetensors"):
@@ -66,4 +67,4 @@ def copy_beginning(recipe: Recipe, out: Path, parts: Parts, reuse: Path) -> None
     for report in (reuse / "criticality").glob("epoch-*.json"):
         if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
             shutil.copy(report, out / "criticality")
-    save_state(out / "state.safetensors", model, momentum, progress, recipe_hash(recipe))
+    save_state(out / "state.safetensors", saved, recipe_hash(recipe))

@@ -39,7 +39,7 @@ from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
 from clat.training.prepare import Data, Parts, prepare, train_loader
 from clat.training.reuse import copy_beginning, other_data, shared_stages
-from clat.training.state import Progress, load_state
+from clat.training.state import Progress, Saved, load_state
 from clat.training.trainer import Trainer
 
 
@@ -109,11 +109,11 @@ def resume(
 def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
     model = engine.place(parts.model)
     loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world)
-    progress, momentum = _start(recipe, out, parts, reuse, engine)
+    saved = _start(recipe, out, parts, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
-        keep_bytes=progress.metrics_bytes,
-        epoch=progress.epoch,
+        keep_bytes=saved.progress.metrics_bytes if saved else 0,
+        epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
     about = _about(recipe, parts, engine)
@@ -122,8 +122,9 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
     try:
         with stop_on_signals() as stop:
             pixels, labels = _tensors(parts.heldout, engine)
-            Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, progress, momentum).run()
-        summary = _summary(progress)
+            trainer = Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, saved)
+            trainer.run()
+        summary = _summary(trainer.progress)
         if engine.rank == 0:
             write_json(out / "summary.json", summary)
         evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
@@ -161,10 +162,8 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
-def _start(
-    recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Fresh, from the run's own state, or from the longest common beginning with the run in `reuse`."""
+def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine) -> Saved | None:
+    """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
     model = parts.model
     state, first = out / "state.safetensors", out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
@@ -176,9 +175,7 @@ def _start(
             save_weights(model, first)
     engine.share(model)
     engine.wait()
-    if state.exists():
-        return load_state(state, model, recipe_hash(recipe))
-    return Progress(), {}
+    return load_state(state, recipe_hash(recipe)) if state.exists() else None
 
 
 def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The state of a run in one file: everything that resuming needs, and nothing that could be executed.
 
-Tensors (weights, buffers, momentum) and a JSON record share one safetensors file, replaced in one step, so a
-run killed at any moment finds a whole state, of this step or of an earlier one. There is no random state to
-keep: every random number of a run is derived from the seed and its place (see `clat.seeds`).
+Tensors (weights, buffers, momentum, what companions keep) and a JSON record share one safetensors file, replaced
+in one step, so a run killed at any moment finds a whole state, of this step or of an earlier one. There is no
+random state to keep: every random number of a run is derived from the seed and its place (see `clat.seeds`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +34,10 @@ class Progress:
     """Names of the layers that move; None: the whole network, or not yet decided."""
     objective_state: dict[str, float] = field(default_factory=dict)
     stage_begun: bool = False
+    joined: bool = False
+    """Whether the stage's companions are in the network, whose structure they may have changed."""
+    companions: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The companions' numbers."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sums over the epoch's steps so far of the loss and its parts."""
     epoch_seconds: float = 0.0
@@ -49,18 +53,35 @@ class Progress:
     """How long metrics.jsonl was when this state was saved; resuming cuts off what came later."""
 
 
-def save_state(
-    path: Path, model: nn.Module, momentum: dict[str, Tensor], progress: Progress, recipe_hash: str
-) -> None:
-    """Write the state. `momentum`: the optimizer's buffer of each moving parameter, by parameter name."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"momentum.{name}": value for name, value in momentum.items()}
+class Saved(NamedTuple):
+    """A state read back. `momentum`: the optimizer's buffer of each moving parameter, by parameter name."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    companions: dict[str, Tensor]
+
+    def put_into(self, model: nn.Module, source: object = "the saved state") -> None:
+        """Load the weights and buffers. Raises ClatError if they do not fit."""
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise ClatError(f"{source} does not fit the model: {' '.join(str(error).split())[:200]}") from None
+
+
+def save_state(path: Path, saved: Saved, recipe_hash: str) -> None:
+    """Write the state."""
+    tensors = {
+        f"{kind}.{name}": value
+        for kind, group in (("model", saved.weights), ("momentum", saved.momentum), ("companion", saved.companions))
+        for name, value in group.items()
+    }
     # One copy each: safetensors refuses views and shared storage, and the caller goes on training.
     copies = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    record = {"progress": json.dumps(asdict(progress)), "recipe_hash": recipe_hash}
+    record = {"progress": json.dumps(asdict(saved.progress)), "recipe_hash": recipe_hash}
     replace_file(path, lambda temporary: _write(copies, temporary, record))
 
 
@@ -80,11 +101,8 @@ def state_hash(path: Path) -> str | None:
         return None
 
 
-def load_state(path: Path, model: nn.Module, recipe_hash: str) -> tuple[Progress, dict[str, Tensor]]:
-    """Put the weights of a saved state into `model`; returns the progress and the momentum buffers.
-
-    Raises ClatError if the file is damaged or belongs to a run of another recipe.
-    """
+def load_state(path: Path, recipe_hash: str) -> Saved:
+    """Read a state back. Raises ClatError if the file is damaged or belongs to a run of another recipe."""
     try:
         with safe_open(path, framework="pt") as file:
             record = file.metadata() or {}
@@ -95,10 +113,8 @@ def load_state(path: Path, model: nn.Module, recipe_hash: str) -> tuple[Progress
         raise ClatError(f"{path} is not a usable run state: {str(error).splitlines()[0]}") from None
     if record.get("recipe_hash") != recipe_hash:
         raise ClatError(f"{path} belongs to a run of another recipe: resume with the recipe in its folder")
-    weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ClatError(f"{path} does not fit the model: {' '.join(str(error).split())[:200]}") from None
-    momentum = {name.removeprefix("momentum."): v for name, v in tensors.items() if name.startswith("momentum.")}
-    return progress, momentum
+
+    def group(kind: str) -> dict[str, Tensor]:
+        return {name.removeprefix(kind): v for name, v in tensors.items() if name.startswith(kind)}
+
+    return Saved(progress, group("model."), group("momentum."), group("companion."))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.settings import Attack
+from clat.companion import Company, Surroundings
 from clat.config import Recipe, StageConfig
 from clat.criticality import measure_criticality
 from clat.data.loader import Loader
@@ -25,7 +26,7 @@ from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
 from clat.layers import Layer, enumerate_layers, find_layers
 from clat.models.files import save_weights
-from clat.objectives import Loss, Step
+from clat.objectives import Examples, Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
 from clat.selection import Selection, select, trainable_parameters, updating_batch_norms
@@ -35,7 +36,7 @@ from clat.training.log import RunLog
 from clat.training.monitor import heldout_correct, overfitted_catastrophically
 from clat.training.optimizer import build_optimizer, momentum_of
 from clat.training.schedules import learning_rate
-from clat.training.state import Progress, save_state
+from clat.training.state import Progress, Saved, save_state
 
 
 class Diverged(ClatError):
@@ -44,7 +45,7 @@ class Diverged(ClatError):
 
 class Trainer:
     """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `progress` and `momentum`: from a saved state, or fresh ones."""
+    `out`: the run's folder; `saved`: the state to go on from, if any."""
 
     def __init__(
         self,
@@ -56,17 +57,31 @@ class Trainer:
         log: RunLog,
         out: Path,
         stop: StopFlag,
-        progress: Progress,
-        momentum: dict[str, Tensor],
+        saved: Saved | None = None,
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
-        self.progress, self.momentum = progress, momentum
+        self.progress = Progress() if saved is None else saved.progress
+        self.momentum = {} if saved is None else saved.momentum
+        self.company = Company()
         self.hash = recipe_hash(recipe)
         self.parameters: dict[str, nn.Parameter] = {}
         self.optimizer: torch.optim.SGD
         self.step = Step(eps=recipe.eps, norm=recipe.norm)
-        self._spent: Callable[[], Cost] = lambda: progress.cost
+        self._spent: Callable[[], Cost] = lambda: self.progress.cost
+        if saved is not None:
+            self._restore(saved)
+
+    def _restore(self, saved: Saved) -> None:
+        """Companions that were in the network join it first: the weights are named by its structure."""
+        source = self.out / "state.safetensors"
+        if saved.progress.joined:
+            self._join(self.recipe.stages[saved.progress.stage])
+            saved.put_into(self.model, source)
+            self.company.restore_figures(saved.progress.companions)
+            self.company.restore(saved.companions)
+        else:
+            saved.put_into(self.model, source)
 
     def run(self) -> None:
         """Train from where `progress` stands to the end of the last stage."""
@@ -83,6 +98,8 @@ class Trainer:
 
     def _stage(self, stage: StageConfig) -> None:
         first = self.recipe.first_epoch(self.progress.stage)
+        if not self.progress.joined:
+            self._join(stage)
         candidates = self._candidates(stage)
         if self.progress.epoch == first and self.progress.step == 0:
             self.log.say(f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
@@ -98,6 +115,26 @@ class Trainer:
                 self._begin(stage, first)
             self._epoch(stage)
             self._close_epoch(stage, last=self.progress.epoch + 1 == first + stage.epochs)
+
+    def _join(self, stage: StageConfig) -> None:
+        """The companions of the stage enter the network: the objective's own, then the treatments'."""
+        surroundings = Surroundings(
+            model=self.model,
+            engine=self.engine,
+            loader=self.loader,
+            heldout=self.heldout,
+            eps=str(self.recipe.eps),
+            norm=self.recipe.norm,
+            seed=derive_seed(self.recipe.seed, "stage", self.progress.stage),
+            epochs=stage.epochs,
+            batch_size=self.recipe.batch_size,
+        )
+        own = stage.objective.join(surroundings)
+        members = [] if own is None else [("objective", own)]
+        for treatment in stage.treatments:
+            members.append((treatment.name, treatment.join(surroundings)))
+        self.company = Company(members)
+        self.progress.joined = True
 
     def _candidates(self, stage: StageConfig) -> list[Layer]:
         if stage.selection is None:
@@ -165,12 +202,19 @@ class Trainer:
         if stage.selection is not None and self.progress.selected is None:
             return
         layers = tuple(find_layers(candidates, self.progress.selected or ()))
-        self.step = Step(layers, eps=self.recipe.eps, norm=self.recipe.norm, state=self.progress.objective_state)
+        self.step = Step(
+            layers,
+            eps=self.recipe.eps,
+            norm=self.recipe.norm,
+            state=self.progress.objective_state,
+            companion=self.company.members.get("objective"),
+        )
         self.model.requires_grad_(False)
-        self.parameters = trainable_parameters(self.model, layers if stage.selection is not None else None)
+        modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
+        moving = trainable_parameters(self.model, layers if stage.selection is not None else None)
+        self.parameters = self.company.adopt(moving)
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
         self.optimizer = build_optimizer(self.parameters, stage.optimizer or self.recipe.optimizer, self.momentum)
 
     def _begin(self, stage: StageConfig, first: int) -> None:
@@ -233,18 +277,36 @@ class Trainer:
             raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
-        progress = self.progress
-        seed = derive_seed(self.recipe.seed, "attack", progress.epoch, progress.step, self.engine.rank)
-        with self.engine.autocast():
-            loss = stage.objective.loss(self.model, x, y, self._seeded(seed))
-        if self.engine.any_of(not torch.isfinite(loss.total)):
-            raise self._diverged("the loss", self.progress.step + 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self.engine.average_gradients(self.parameters.values())
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        progress, objective = self.progress, stage.objective
+        rate = self.company.learning_rate(rate)
+        for replay in range(objective.replays):
+            seed = derive_seed(
+                self.recipe.seed,
+                "attack",
+                progress.epoch,
+                progress.step * objective.replays + replay,
+                self.engine.rank,
+            )
+            step = self._seeded(seed)
+            with self.engine.autocast():
+                examples = objective.examples(self.model, x, y, step)
+
+            def cost(examples: Examples = examples, step: Step = step) -> Loss:
+                with self.engine.autocast():
+                    return objective.cost(self.model, x, y, examples, step)
+
+            with self.company.during_cost(lambda cost=cost: cost().total):  # type: ignore[misc]
+                loss = cost()
+                if self.engine.any_of(not torch.isfinite(loss.total)):
+                    raise self._diverged("the loss", progress.step + 1)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.total.backward()
+            self.engine.average_gradients(self.parameters.values())
+            self.company.after_backward()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.company.after_step()
         return Loss(loss.total.detach(), loss.parts)
 
     def _diverged(self, what: str, step: int) -> Diverged:
@@ -266,7 +328,7 @@ class Trainer:
         progress = self.progress
         steps = self.loader.num_batches
         means = {name: total / steps for name, total in progress.sums.items()}
-        rate = self._learning_rate(stage)
+        rate = self.company.learning_rate(self._learning_rate(stage))
         progress.epoch += 1
         self.momentum = momentum_of(self.optimizer, self.parameters)
         self.engine.average_statistics(self.model)
@@ -283,24 +345,34 @@ class Trainer:
             "objective_state": progress.objective_state,
         }
         line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
+        check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
-            check = self._check()
-            better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
-            progress.last = {"epoch": progress.epoch, **check}
-            if better:
-                progress.best = progress.last
-                self._save_weights("best")
+            check, better = self._judge()
             values |= {**check, "best": better}
             line += f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}" + (
                 " *" if better else ""
             )
             self._watch(stage, check)
         line += f"  {values['images_per_second']:.0f} images/s"
+        self.company.after_epoch(check)
+        values["companions"] = self.company.figures()
         self.log.record("epoch", **values)
         self.log.say(line)
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
         if not last:
             self.save()
+
+    def _judge(self) -> tuple[dict[str, Any], bool]:
+        """Check the network as it stands; whether it is the best so far, in which case it is kept."""
+        progress = self.progress
+        with self.company.as_evaluated():
+            check = self._check()
+            better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
+            progress.last = {"epoch": progress.epoch, **check}
+            if better:
+                progress.best = progress.last
+                self._save_weights("best")
+        return check, better
 
     def _check(self) -> dict[str, Any]:
         """Clean and robust accuracy on the held-out images, each process taking its share."""
@@ -335,6 +407,13 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
+        moved = sum(parameter.numel() for parameter in self.parameters.values())
+        facts = self.company.finish()
+        self.company = Company()
+        if facts:
+            check, better = self._judge()
+            self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
+            self.log.say(f"  finished: {_told(facts)}", style="cyan")
         images = stage.epochs * self.loader.num_batches * self.loader.batch_size
         spent, before = self._spent(), progress.stages
         progress.stages.append(
@@ -344,12 +423,13 @@ class Trainer:
                 "seconds": progress.stage_seconds,
                 "forwards": spent.forwards - sum(earlier["forwards"] for earlier in before),
                 "backwards": spent.backwards - sum(earlier["backwards"] for earlier in before),
-                "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+                "trainable_parameters": moved,
                 "images_per_second": images / progress.stage_seconds,
             }
         )
         progress.stage += 1
         progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
+        progress.joined = False
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
         if not final and self.engine.rank == 0:
@@ -369,7 +449,8 @@ class Trainer:
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
             about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.epoch)}
-            save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about)
+            plain = self.company.plain(dict(self.model.state_dict()))
+            save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
 
     def _require_finite(self) -> None:
         """Stop before a weight or a statistic that has become useless is saved anywhere."""
@@ -386,4 +467,19 @@ class Trainer:
     def _write_state(self, file: Path, recipe_hash: str) -> None:
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
-        save_state(file, self.model, momentum_of(self.optimizer, self.parameters), self.progress, recipe_hash)
+        self.progress.companions = self.company.figures()
+        momentum = momentum_of(self.optimizer, self.parameters)
+        save_state(
+            file, Saved(self.progress, self.model.state_dict(), momentum, self.company.tensors()), recipe_hash
+        )
+
+
+def _told(facts: dict[str, Any]) -> str:
+    """A companion's closing facts in one line."""
+    return "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{key.replace('_', ' ')} {value:.4g}" for key, value in one.items() if isinstance(value, int | float)
+        )
+        for name, one in facts.items()
+    )

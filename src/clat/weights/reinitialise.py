@@ -1,0 +1,62 @@
+"""Chosen parts of the network start a stage from fresh random weights, as in CURE's study of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clat.companion import Companion, Surroundings
+from clat.errors import ClatError, unknown
+from clat.seeds import derive_seed
+from clat.weights.base import Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinitialise(Treatment):
+    """Kaiming-normal convolutions and linear layers (fan-out; zero biases), BatchNorm as new, in the named modules.
+    Together with a selection of the same modules, the rest stays as it was trained."""
+
+    name: Literal["reinitialise"] = "reinitialise"
+    modules: tuple[str, ...] = ()
+    """Patterns of module names ("layer2", "layer3.*"); everything below a matching module is drawn anew."""
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
+
+    def join(self, surroundings: Surroundings) -> Companion:
+        reinitialise(surroundings.model, self.modules, derive_seed(surroundings.seed, "reinitialise"))
+        return Companion()
+
+
+def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int) -> None:
+    """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
+    Raises ClatError for a pattern that matches no module."""
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown("module pattern", pattern, names)
+    chosen = {
+        module
+        for name, top in model.named_modules()
+        if name and any(fnmatchcase(name, pattern) for pattern in patterns)
+        for module in top.modules()
+    }
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():  # in the model's order, so that the draw does not hang on a set's
+        if module not in chosen:
+            continue
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            fan_out = len(module.weight) * module.weight[0, 0].numel()
+            fresh = torch.randn(module.weight.shape, generator=generator) * (2 / fan_out) ** 0.5
+            with torch.no_grad():
+                module.weight.copy_(fresh)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, _BatchNorm):
+            module.reset_parameters()

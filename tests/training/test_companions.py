@@ -1,0 +1,36 @@
+"""What joins a stage: its place in the recipe, the checks on it, and that killing a run changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+import clat
+from clat.config import StageConfig
+from clat.errors import ClatError
+from clat.objectives import PgdAT
+from clat.recipe import build_recipe, recipe_data
+from clat.weights import Reinitialise
+
+TREATMENTS = {"reinitialise": Reinitialise(modules=("conv2",))}
+"""One of each, for a stage of two epochs of the tiny network."""
+
+
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monkeypatch, name):
+    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=(TREATMENTS[name],)), kit.clat(1)))
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
+    kit.train_and_stop(monkeypatch, recipe, halted, after_steps=6)
+    clat.resume(halted, model=kit.tiny(seed=9), data=kit.data(), quiet=True)
+    kit.assert_same_run(whole, halted)
+
+
+def test_treatments_survive_a_recipe_file(kit):
+    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=tuple(TREATMENTS.values())),))
+    assert build_recipe(recipe_data(recipe)) == recipe
+
+
+def test_a_treatment_stands_in_a_stage_once():
+    twice = (Reinitialise(modules=("a",)), Reinitialise(modules=("b",)))
+    with pytest.raises(ClatError, match="'reinitialise' twice"):
+        StageConfig(name="x", epochs=1, objective=PgdAT(), treatments=twice)
