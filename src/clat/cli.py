@@ -186,7 +186,9 @@ def _measuring_options(parser: argparse.ArgumentParser, default_samples: int | N
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a built-in network, or package.module:factory")
+    parser.add_argument(
+        "--model", required=True, help="a built-in network, robustbench:ID, or package.module:factory"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")

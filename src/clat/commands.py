@@ -16,7 +16,7 @@ from clat.evaluation import evaluate_set, find_protocol
 from clat.evaluation.live import evaluation_progress
 from clat.files import claim_output
 from clat.layers import enumerate_layers
-from clat.models import load_model
+from clat.models import load_model, robustbench
 from clat.recipe import built_in_recipes, read_recipe
 from clat.seeds import permutation
 from clat.training.interrupt import Interrupted
@@ -100,6 +100,9 @@ def evaluate(options: Namespace) -> int:
     for name, accuracy in result.per_attack.items():
         console.print(f"after {name:10} {accuracy}")
     console.print(f"clean accuracy   {result.clean_accuracy}")
+    if options.model.startswith(robustbench.PREFIX):
+        listed = robustbench.entry(options.model, images.num_classes)
+        console.print(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
     console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
     console.print(
         f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "

@@ -3,9 +3,9 @@
 Sources: Gowal et al. 2020 and 2021, Rebuffi et al. 2021, Pang et al. 2022 and Wang et al. 2023 (arXiv 2010.03593,
 2110.09468, 2103.01946, 2202.10103, 2302.04638) share the layout init_conv, layer.N.block.M, batchnorm, logits; they
 come from JAX, so a stride-2 convolution pads as "SAME" does there. RaWRN (Peng et al. 2023, arXiv 2308.16258) keeps
-the layout, changes stem, depths and widths, and adds squeeze-and-excitation. BatchNorm momentum is 0.01 in training,
-as in the code of Wang et al. Published weights expect normalised images: normalize = "cifar10" and "cifar100" are
-exactly their constants.
+the layout, changes stem, depths and widths, and adds squeeze-and-excitation. BatchNorm momentum is 0.01 in
+training, as in the code of Wang et al. Published weights expect normalised images: normalize = "cifar10" and
+"cifar100" are exactly their constants.
 """
 
 from __future__ import annotations

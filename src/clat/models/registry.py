@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from clat.errors import ClatError, unknown
+from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
@@ -60,8 +61,8 @@ def load_model(
 ) -> nn.Module:
     """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
 
-    `name` is one of model_names(), or `package.module:factory` for a function or class of your own, found
-    from the current directory too. A factory is given num_classes and in_channels where its signature has
+    `name` is one of model_names(), `robustbench:ID` (see below), or `package.module:factory` for a function or
+    class of your own, found from the current directory too. A factory is given num_classes and in_channels where its signature has
     them, and the options below that are given; it must return an nn.Module, which with a normalisation is
     wrapped in Normalized.
 
@@ -75,6 +76,10 @@ def load_model(
     "identity" to insist on none.
 
     `weights` is a file that load_weights reads. Without it, weights are drawn from the global generator.
+
+    `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
+    its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.
+
     The model is returned in training mode, on torch's default device. Raises ClatError for bad names, sizes
     and files.
     """
@@ -87,7 +92,15 @@ def load_model(
     if weights is not None:  # before building: a bad path should not cost a large network's set-up
         state, metadata = read_state(weights)
         statistics = statistics or recorded_statistics(metadata, weights)
-    if ":" in name:
+    if name.startswith(robustbench.PREFIX):
+        entry = robustbench.entry(name, num_classes)
+        if state is None:
+            raise ClatError(f"model '{name}' needs weights: download the file that RobustBench lists and name it")
+        state, own = robustbench.split_statistics(state, weights)
+        statistics = statistics or own or entry.normalize
+        _check_channels(statistics, in_channels)
+        model = _built(name, entry.builder, options)
+    elif ":" in name:
         model = from_factory(name, options)
     elif name in MODELS:
         _check_channels(statistics, in_channels)
