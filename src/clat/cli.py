@@ -187,7 +187,7 @@ def _measuring_options(parser: argparse.ArgumentParser, default_samples: int | N
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, help="a built-in network, robustbench:ID, or package.module:factory"
+        "--model", required=True, help="a built-in network, robustbench:ID, package.module:factory, or RECIPE.toml"
     )
     parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
     parser.add_argument("--width", type=int, help="base channels of a built-in network")

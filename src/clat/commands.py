@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
+from clat import models
 from clat.criticality import measure_criticality
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
@@ -192,15 +194,27 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
+    """The network of a recipe's [model], with `--weights` instead of its own if they are given."""
+    if options.width is not None or options.normalize is not None:
+        raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
+    config = read_recipe(options.model).model
+    config = config if options.weights is None else replace(config, weights=options.weights)
+    return models.build_model(config, num_classes)
+
+
 def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
     """`--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
-    model = load_model(
-        options.model,
-        num_classes=images.num_classes,
-        width=options.width,
-        normalize=options.normalize,
-        weights=options.weights,
-    )
+    if options.model.endswith(".toml"):
+        model = _model_of_recipe(options, images.num_classes)
+    else:
+        model = load_model(
+            options.model,
+            num_classes=images.num_classes,
+            width=options.width,
+            normalize=options.normalize,
+            weights=options.weights,
+        )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     check_model(model, sample, images.num_classes)
     return model.to(device).eval()

@@ -62,9 +62,9 @@ def load_model(
     """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
 
     `name` is one of model_names(), `robustbench:ID` (see below), or `package.module:factory` for a function or
-    class of your own, found from the current directory too. A factory is given num_classes and in_channels where its signature has
-    them, and the options below that are given; it must return an nn.Module, which with a normalisation is
-    wrapped in Normalized.
+    class of your own, found from the current directory too. A factory is given num_classes and in_channels where
+    its signature has them, and the options below that are given; it must return an nn.Module, which with a
+    normalisation is wrapped in Normalized.
 
     `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
     or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-

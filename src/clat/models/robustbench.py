@@ -104,7 +104,7 @@ def entry(name: str, num_classes: int) -> Entry:
         return TABLES[num_classes][identifier]
     if others:
         raise ClatError(
-            f"model '{name}' is a network for CIFAR-{others[0]}, asked for {num_classes} classes; choose its data set"
+            f"model '{name}' is a network for CIFAR-{others[0]}, asked for {num_classes} classes; use its data"
         )
     raise unknown("RobustBench id", identifier, TABLES.get(num_classes, CIFAR10 | CIFAR100))
 

@@ -15,7 +15,7 @@ from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
 from clat.layers import enumerate_layers, find_layers
-from clat.models import load_model
+from clat.models import build_model
 from clat.seeds import derive_seed
 
 Data = tuple[ImageSet, ImageSet]
@@ -48,7 +48,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     """The parts of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.weights is not None
+    given = model is not None or recipe.model.starts_from_weights
     model = _model(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
@@ -126,13 +126,6 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
 
 
 def _model(recipe: Recipe, num_classes: int) -> nn.Module:
-    config = recipe.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return load_model(
-            config.name,
-            num_classes=num_classes,
-            width=config.width,
-            normalize=config.normalize,
-            weights=config.weights,
-        )
+        return build_model(recipe.model, num_classes)
