@@ -54,6 +54,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
     for stage in recipe.stages:
+        stage.objective.requires(model)
         _check_selection(stage, model, sample)
     train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
     return Parts(model, given, train_set, heldout, test)
