@@ -60,7 +60,7 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
         "seed": about["seed"],
         "recipe_hash": about["recipe_hash"],
         "environment": about["environment"],
-        "protocol": {key: last["protocol"][key] for key in ("name", "hash")} | {"eps": last["eps"]},
+        "protocol": {key: last["protocol"][key] for key in ("name", "hash")} | {"eps": last["eps"]["text"]},
         "last": _accuracies(last) | {"epoch": summary["last"]["epoch"]},
         "best": _accuracies(best) | {"epoch": summary["best"]["epoch"]},
         "parameters": about["model"]["parameters"],
@@ -136,12 +136,14 @@ def caption(table: Mapping[str, Any]) -> str:
 
 
 def rich_table(table: Mapping[str, Any]) -> RichTable:
-    """The table for a terminal."""
-    shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=caption(table))
-    for position, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="left" if position in (0, len(COLUMNS) - 1) else "right")
+    """The table for a terminal: the columns that fit one."""
+    shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=table["remark"])
+    narrow = [COLUMNS.index(name) for name in ("row", "clean", "robust", "best robust", "moving", "time")]
+    for position in narrow:
+        shown.add_column(COLUMNS[position], justify="right" if position else "left", no_wrap=position > 0)
     for entry in table["rows"]:
-        shown.add_row(*cells(entry))
+        texts = cells(entry)
+        shown.add_row(*(texts[position] for position in narrow))
     return shown
 
 
