@@ -13,7 +13,7 @@ from clat.files import write_text
 from clat.report import plots
 from clat.report.page import environment, style_sheet
 from clat.report.plots import BLUE, MUTED, ORANGE, WIDTH, styled
-from clat.studies.collect import COLUMNS, caption, cells
+from clat.studies.collect import COLUMNS, WIDE, caption, cells
 
 
 def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
@@ -51,6 +51,7 @@ def render_study(table: Mapping[str, Any]) -> str:
             facts=facts,
             plot=figure and plots.inline_svg(figure, "study", "Clean against robust accuracy of every row"),
             columns=COLUMNS,
+            wide=WIDE,
             rows=[cells(row) for row in table["rows"]],
             caption=caption(table),
             notes=notes,

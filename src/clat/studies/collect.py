@@ -14,8 +14,9 @@ from clat.report.formatting import DASH, count, duration, memory, percent
 from clat.studies.row import Paper, Row, Scale, Study
 
 COLUMNS = (
-    "row", "clean", "robust", "best clean", "best robust", "NRR", "moving", "time", "passes", "memory", "paper",
+    "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",
 )  # fmt: skip
+WIDE = COLUMNS.index("paper")
 
 
 def collect(
@@ -92,20 +93,19 @@ def cells(entry: Mapping[str, Any]) -> list[str]:
     """One row as text, a cell a column."""
     if entry["status"] != "finished":
         why = f"failed: {entry['failure']}" if entry["failure"] else "not run"
-        return [entry["name"], why, *[DASH] * (len(COLUMNS) - 3), _printed(entry["paper"])]
+        return [entry["name"], why, DASH, _printed(entry["paper"]), *[DASH] * (len(COLUMNS) - 4)]
     last, best = entry["last"], entry["best"]
     return [
         entry["name"],
         _measured(last["clean"]),
         _measured(last["robust"]),
-        percent(best["clean"]["value"]),
+        _printed(entry["paper"]),
         f"{percent(best['robust']['value'])} (epoch {best['epoch']})",
         percent(last["nrr"]),
         count(entry["trainable_parameters"]),
         duration(entry["seconds"]),
         f"{(entry['forwards'] + entry['backwards']) / 1e6:.2f} M",
         memory(entry["peak_memory_bytes"]),
-        _printed(entry["paper"]),
     ]
 
 
@@ -118,7 +118,7 @@ def _printed(paper: Mapping[str, Any] | Paper | None) -> str:
     if paper is None:
         return DASH
     values = vars(paper) if isinstance(paper, Paper) else paper
-    return f"{values['clean']:.2f} / {values['robust']:.2f} {values['attack']} ({values['source']})"
+    return f"{values['clean']:.1f} / {values['robust']:.1f} {values['attack']} ({values['source']})"
 
 
 def caption(table: Mapping[str, Any]) -> str:
