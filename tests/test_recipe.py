@@ -22,6 +22,7 @@ from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
 from clat.recipe import build_recipe, built_in_recipes, read_recipe, recipe_hash, recipe_toml
 from clat.selection import Selection
 from clat.training.schedules import Schedule
+from clat.weights import Reinitialise
 
 TEXT = """
 name = "small"
@@ -93,10 +94,10 @@ RICH = Recipe(
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
     optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
     monitor=MonitorConfig(steps=3, num_samples=9, every=2),
-    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11),
+    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, stages=False),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
-        StageConfig(name="a", epochs=1, objective=Standard()),
+        StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),
         StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
         StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
         StageConfig(

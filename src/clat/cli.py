@@ -14,6 +14,7 @@ from typing import NoReturn
 from clat.errors import ClatError, unknown
 
 COMMANDS = dict.fromkeys(("criticality", "train", "evaluate", "report", "demo"), "clat.commands")
+COMMANDS["study"] = "clat.commands_study"
 COMMANDS |= dict.fromkeys(("check", "curve", "transfer", "compare"), "clat.commands_evaluation")
 """Each command, and the module with the function of its name."""
 
@@ -120,6 +121,13 @@ def _parser() -> _Parser:
     four = commands.add_parser("report", help="draw a run's page, DIR/report.html")
     four.add_argument("run", metavar="DIR", help="the folder of a run")
     four.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs to compare with")
+
+    six = commands.add_parser("study", help="run a table of recipes under one budget, row by row")
+    six.add_argument("study", nargs="?", help="its name (see --list)")
+    six.add_argument("--scale", default="smoke", help="how large: see --list (default: smoke)")
+    six.add_argument("--out", metavar="DIR", help="the study's folder; the same one goes on where it was stopped")
+    six.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
+    six.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
 
     five = commands.add_parser("demo", help="CLAT on handwritten digits, end to end, in about a minute")
     five.add_argument("--out", default="demo", metavar="DIR", help="a new folder (default: demo)")

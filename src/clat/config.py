@@ -111,6 +111,8 @@ class EvaluationConfig:
     num_samples: int | None = None
     """Test images, from the first; None: all."""
     batch_size: int = 250
+    stages: bool = True
+    """Also the weights at the start, if they were given, and at the end of each earlier stage."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.batch_size", self.batch_size, 1)

@@ -42,33 +42,46 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
     """The page as text."""
     runs = [run, *others]
     _tell_apart(runs)
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            run=run,
+            others=others,
+            style=style_sheet(),
+            outcome=outcome(run, others),
+            facts=_facts(run),
+            gaps=[(one, overfitting(one)) for one in runs],
+            evaluations=[
+                (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
+            ],
+            costs=[(one, _cost_rows(one)) for one in runs],
+            protocols=_protocols(runs),
+            notices=[(one, notice) for one in runs for notice in one.notices],
+            selections=_selection_rows(run),
+            plots=_plots(run, others),
+            text=text,
+            dump=lambda value: json.dumps(value, ensure_ascii=False),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this folder, with what they write numbers with."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("clat", "report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
-    style = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(
-        run=run,
-        others=others,
-        style=style,
-        outcome=outcome(run, others),
-        facts=_facts(run),
-        gaps=[(one, overfitting(one)) for one in runs],
-        evaluations=[
-            (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
-        ],
-        costs=[(one, _cost_rows(one)) for one in runs],
-        protocols=_protocols(runs),
-        notices=[(one, notice) for one in runs for notice in one.notices],
-        selections=_selection_rows(run),
-        plots=_plots(run, others),
-        text=text,
-        dump=lambda value: json.dumps(value, ensure_ascii=False),
-    )
+    found.filters.update({name: getattr(formatting, name) for name in FILTERS})
+    return found
+
+
+def style_sheet() -> Markup:
+    """The style of every page, to stand inside it."""
+    return Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
