@@ -84,7 +84,7 @@ def test_the_search_finds_the_minimum_over_the_grid(loss: Any, lively: Build, im
     )
     first = rewinding._first_weights(model, start, [layer])
     valley = rewinding._Valley(model, layer, first[layer.name], seed=0)
-    judge = rewinding._Loss(model, images, y, loss, 100)
+    judge = rewinding._loss(model, images, y, loss, 100)
     allowed = report.settings["threshold"]
     with torch.no_grad():
         values = [

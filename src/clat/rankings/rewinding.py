@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -123,12 +123,13 @@ def measure_rewinding_criticality(
         raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
-        final = _Loss(model, x, y, loss, batch_size)({})
+        judge = _loss(model, x, y, loss, batch_size)
+        final = judge({})
         allowed = final + slack if threshold is None else threshold
         rows = []
         for layer in layers:
             valley = _Valley(model, layer, first[layer.name], seed)
-            found = valley.narrowest(_Loss(model, x, y, loss, batch_size), allowed, alphas, sigmas, draws)
+            found = valley.narrowest(judge, allowed, alphas, sigmas, draws)
             details = {"distance": valley.distance}
             if found is not None:
                 details |= {"alpha": found[1], "sigma": found[2]}
@@ -152,17 +153,18 @@ def measure_rewinding_criticality(
     )
 
 
-class _Loss:
-    """L as a function of one layer's weights."""
+Loss = Callable[[Weights], float]
+"""L as a function of one layer's weights."""
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, kind: str, batch_size: int) -> None:
-        self.model, self.x, self.y, self.kind, self.batch_size = model, x, y, kind, batch_size
 
-    def __call__(self, weights: Weights) -> float:
-        loss, accuracy = loss_and_accuracy(self.model, weights, self.x, self.y, self.batch_size)
-        if self.kind == "error":
+def _loss(model: nn.Module, x: Tensor, y: Tensor, kind: str, batch_size: int) -> Loss:
+    def value(weights: Weights) -> float:
+        loss, accuracy = loss_and_accuracy(model, weights, x, y, batch_size)
+        if kind == "error":
             return 1 - accuracy
         return loss if math.isfinite(loss) else math.inf
+
+    return value
 
 
 class _Valley:
@@ -175,7 +177,7 @@ class _Valley:
         self.place = (seed, "rewinding", layer.name)
 
     def narrowest(
-        self, loss: _Loss, allowed: float, alphas: int, sigmas: Sequence[float], draws: int
+        self, loss: Loss, allowed: float, alphas: int, sigmas: Sequence[float], draws: int
     ) -> tuple[float, float, float] | None:
         """(value, alpha, sigma) of the smallest value within `allowed`, sigma in the weights' units; or None."""
         if self.distance == 0:
@@ -189,7 +191,7 @@ class _Valley:
                 return (alpha * self.distance / sigma) ** 2, alpha, sigma
         return None
 
-    def _within(self, loss: _Loss, alpha: float, sigma: float, allowed: float, draws: int) -> bool:
+    def _within(self, loss: Loss, alpha: float, sigma: float, allowed: float, draws: int) -> bool:
         """Whether the mean loss over the draws stays within `allowed`; left as soon as it no longer can."""
         between = combined(lambda start, end: start + alpha * (end - start), self.first, self.final)
         total = 0.0

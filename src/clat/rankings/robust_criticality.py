@@ -77,7 +77,8 @@ def measure_robust_criticality(
     weight tensors (attention) all move together; biases and BatchNorm stay. The model is left without a trace.
     Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """
-    layers = _every_layer(model, x) if layers is None else list(layers)
+    if layers is None:
+        layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
     check_ranking(x, y, layers, batch_size)
     for what, number, least in (("radius", radius, 0.0), ("epochs", epochs, 1), ("lr", lr, 0.0)):
         if not (math.isfinite(number) and number >= least):
@@ -95,12 +96,20 @@ def measure_robust_criticality(
             raise ClatError("the model returns NaN or infinite logits")
         rows = []
         for layer in layers:
-            ascent = _Ascent(model, layer_weights(model, layer), x_adv, y, radius, epochs, lr, batch_size)
-            worst, remaining = ascent.run(start=(loss, accuracy), layer=layer.name)
-            details = {"robust_loss": worst, "robust_accuracy": remaining}
-            rows.append(
-                RankingRow(layer.index, layer.name, layer.kind, layer.num_params, worst - loss, details),
+            worst, remaining = _worst(
+                model,
+                layer_weights(model, layer),
+                x_adv,
+                y,
+                (loss, accuracy),
+                radius=radius,
+                epochs=epochs,
+                lr=lr,
+                batch_size=batch_size,
             )
+            details = {"robust_loss": worst, "robust_accuracy": remaining}
+            rise = worst - loss
+            rows.append(RankingRow(layer.index, layer.name, layer.kind, layer.num_params, rise, details))
     return RankingReport(
         ranking="mrc",
         measure="module robust criticality, the rise of the robust loss",
@@ -122,10 +131,6 @@ def measure_robust_criticality(
     )
 
 
-def _every_layer(model: nn.Module, x: Tensor) -> list[Layer]:
-    return enumerate_layers(model, x, shortcuts=True, classifier=True)
-
-
 def _attacked(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, batch_size: int) -> Tensor:
     """PGD examples against the network as it is; the first batch gets those of `measure_criticality`."""
     parts = []
@@ -137,50 +142,44 @@ def _attacked(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int,
     return x_adv
 
 
-class _Ascent:
-    """The search for the worst weights of one layer within the radius."""
+def _worst(
+    model: nn.Module,
+    theta: Weights,
+    x_adv: Tensor,
+    y: Tensor,
+    start: tuple[float, float],
+    *,
+    radius: float,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+) -> tuple[float, float]:
+    """The largest robust loss seen after an epoch's projection, and the accuracy there. `theta`: the layer's
+    weights; `start`: loss and accuracy of the network as it is."""
+    best, weights, bound = start, theta, radius * joint_norm(theta)
+    for _ in range(epochs):
+        for images, labels in batches(x_adv, y, batch_size):
+            weights = _uphill(model, weights, images, labels, lr)
+        weights = project_weights(weights, theta, bound)
+        found = loss_and_accuracy(model, weights, x_adv, y, batch_size)
+        if not math.isfinite(found[0]):
+            raise ClatError("the ascent of the robust criticality left the finite numbers: lower lr")
+        best = max(best, found, key=lambda each: each[0])
+    return best
 
-    def __init__(
-        self,
-        model: nn.Module,
-        theta: Weights,
-        x_adv: Tensor,
-        y: Tensor,
-        radius: float,
-        epochs: int,
-        lr: float,
-        batch_size: int,
-    ) -> None:
-        self.model, self.theta, self.x_adv, self.y = model, theta, x_adv, y
-        self.bound = radius * joint_norm(theta)
-        self.epochs, self.lr, self.batch_size = epochs, lr, batch_size
 
-    def run(self, start: tuple[float, float], layer: str) -> tuple[float, float]:
-        """The largest robust loss seen after an epoch's projection, and the accuracy there; `start`: both of the
-        network as it is."""
-        best = start
-        weights: Weights = self.theta
-        for _ in range(self.epochs):
-            for images, labels in batches(self.x_adv, self.y, self.batch_size):
-                weights = self._step(weights, images, labels)
-            weights = project_weights(weights, self.theta, self.bound)
-            found = loss_and_accuracy(self.model, weights, self.x_adv, self.y, self.batch_size)
-            if not math.isfinite(found[0]):
-                raise ClatError(f"the ascent on layer '{layer}' left the finite numbers: lower lr")
-            best = max(best, found, key=lambda each: each[0])
-        return best
-
-    def _step(self, weights: Weights, images: Tensor, labels: Tensor) -> Weights:
-        moving = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
-        with torch.enable_grad():
-            loss = F.cross_entropy(logits_with(self.model, moving, images).float(), labels)
-        if not loss.requires_grad:  # the layer runs, but nothing that it gives reaches the logits
-            return weights
-        gradients = torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
-        return {
-            name: weight.detach() if gradient is None else weight.detach() + self.lr * gradient
-            for (name, weight), gradient in zip(moving.items(), gradients, strict=True)
-        }
+def _uphill(model: nn.Module, weights: Weights, images: Tensor, labels: Tensor, lr: float) -> Weights:
+    """One step of gradient ascent on the mean cross-entropy."""
+    moving = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
+    with torch.enable_grad():
+        loss = F.cross_entropy(logits_with(model, moving, images).float(), labels)
+    if not loss.requires_grad:  # the layer runs, but nothing that it gives reaches the logits
+        return weights
+    gradients = torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
+    return {
+        name: weight.detach() if gradient is None else weight.detach() + lr * gradient
+        for (name, weight), gradient in zip(moving.items(), gradients, strict=True)
+    }
 
 
 def project_weights(weights: Weights, centre: Weights, bound: float) -> Weights:
