@@ -107,10 +107,16 @@ def test_every_layer_of_a_network(tiny_resnet: Build, images: Tensor, labels: Te
     assert len({row.value for row in report.rows}) > 15
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert measured(tiny_resnet(), images, labels) == report
-    assert measured(tiny_resnet(), images, labels, seed=1) != report
-    wider = measured(model, images, labels, radius=0.3)
-    assert sum(row.value for row in wider.rows) > sum(row.value for row in report.rows)
+
+
+def test_seeds_and_the_radius(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model = tiny_resnet()
+    layers = enumerate_layers(model, images)[3:6]
+    report = measured(model, images, labels, layers=layers)
+    assert measured(tiny_resnet(), images, labels, layers=layers) == report
+    assert measured(model, images, labels, layers=layers, seed=1) != report
+    wider = measured(model, images, labels, layers=layers, radius=0.3)
+    assert all(far.value > near.value for far, near in zip(wider.rows, report.rows, strict=True))
 
 
 def test_one_adversarial_set_serves_all_layers(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
