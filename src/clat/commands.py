@@ -11,16 +11,13 @@ from rich.console import Console
 from torch import nn
 
 from clat import models
-from clat.criticality import measure_criticality
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
 from clat.evaluation import evaluate_set, find_protocol
 from clat.evaluation.live import evaluation_progress
 from clat.files import claim_output
-from clat.layers import enumerate_layers
 from clat.models import load_model, robustbench
 from clat.recipe import built_in_recipes, read_recipe
-from clat.seeds import permutation
 from clat.training.interrupt import Interrupted
 from clat.training.prepare import check_model
 from clat.training.run import Result
@@ -29,46 +26,6 @@ from clat.training.run import train as start_run
 from clat.units import parse_size
 
 console = Console(highlight=False)
-
-
-def criticality(options: Namespace) -> int:
-    """`clat criticality`: the table on screen, JSON and plot on request."""
-    outputs = [claim_output(path) for path in (options.out, options.plot) if path is not None]
-    parse_size(options.eps, norm=options.norm)
-    device = pick_device(options.device)
-    images = load_split(options.data, options.split, image_size=options.image_size)
-    model = build_model(options, images, device)
-    if not 1 <= options.num_samples <= len(images):
-        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
-    chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
-    x, y = next(iter(Loader(chosen, len(chosen), device=device).epoch()))
-    report = measure_criticality(
-        model,
-        x,
-        y,
-        eps=options.eps,
-        alpha=options.alpha,
-        steps=options.steps,
-        norm=options.norm,
-        normaliser=options.normaliser,
-        tap=options.tap,
-        metric=options.metric,
-        seed=options.seed,
-        layers=enumerate_layers(model, x, include=options.include, exclude=options.exclude),
-    )
-    top = min(options.top, len(report.rows))
-    console.print(report.table(top=top))
-    if top > 0:
-        console.print(f"most critical: {', '.join(report.top(top))}")
-    if options.out is not None:
-        report.to_json(options.out)
-    if options.plot is not None:
-        from clat.report.plots import criticality_bars, save_figure
-
-        save_figure(criticality_bars(report.to_dict(), report.top(top) if top else []), Path(options.plot))
-    for path in outputs:
-        console.print(f"wrote {path}")
-    return 0
 
 
 def evaluate(options: Namespace) -> int:

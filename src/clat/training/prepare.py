@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
 from clat.layers import enumerate_layers, find_layers
 from clat.models import build_model
+from clat.models.files import fit_state, read_state
+from clat.rankings.measure import REWINDING
 from clat.seeds import derive_seed
 
 Data = tuple[ImageSet, ImageSet]
@@ -49,13 +52,13 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     given = model is not None or recipe.model.starts_from_weights
-    model = _model(recipe, train_set.num_classes) if model is None else model
+    model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model)
-        _check_selection(stage, model, sample)
+        _check_selection(stage, model, sample, first=stage is recipe.stages[0])
     train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
     return Parts(model, given, train_set, heldout, test)
 
@@ -90,15 +93,24 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int) -> None:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
 
 
-def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if the stage's selection asks for layers that the model does not have."""
+def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
+    """Raise ClatError if the stage's selection asks for layers that the model does not have, or for weights to
+    rewind to that there are not."""
     rule = stage.selection
     if rule is None:
         return
     layers = enumerate_layers(model, x, include=rule.include, exclude=rule.exclude)
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
-    most = len(layers) - (rule.rule == "least-critical")  # layer 1 has no ratio to be least critical by
+    if rule.initial is not None:
+        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
+    elif rule.ranking in REWINDING and first:
+        raise ClatError(
+            f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
+            "in selection.initial"
+        )
+    # Layer 1 has no ratio to be least critical by.
+    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
@@ -126,7 +138,8 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     return train_set, heldout, test
 
 
-def _model(recipe: Recipe, num_classes: int) -> nn.Module:
+def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network with its first weights: a file's, or random ones that the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
         return build_model(recipe.model, num_classes)

@@ -20,7 +20,6 @@ from clat import modes
 from clat.attacks.settings import Attack
 from clat.companion import Company, Surroundings
 from clat.config import Recipe, StageConfig
-from clat.criticality import measure_criticality
 from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
@@ -35,6 +34,7 @@ from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
 from clat.training.monitor import heldout_correct, overfitted_catastrophically
 from clat.training.optimizer import build_optimizer, momentum_of
+from clat.training.ranking import initial_weights, rank_layers
 from clat.training.schedules import learning_rate
 from clat.training.state import Progress, Saved, save_state
 
@@ -178,19 +178,17 @@ class Trainer:
     def _choose(self, rule: Selection, candidates: Sequence[Layer]) -> tuple[list[str], str | None]:
         epoch, report, file = self.progress.epoch + 1, None, None
         if rule.ranks:
-            x, y = (part[: rule.num_samples] for part in self.heldout)
-            report = measure_criticality(
+            x, y = self.heldout
+            report = rank_layers(
+                rule,
                 self.model,
                 x,
                 y,
                 eps=self.recipe.eps,
-                steps=rule.steps,
                 norm=self.recipe.norm,
-                normaliser=rule.normaliser,
-                tap=rule.tap,
-                metric=rule.metric,
                 seed=derive_seed(self.recipe.seed, "selection", epoch),
                 layers=candidates,
+                initial=lambda: initial_weights(rule, self.recipe, self.out, self.model, x),
             )
             file = f"criticality/epoch-{epoch:04d}.json"
             report.to_json(self.out / file)
