@@ -59,7 +59,10 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     for stage in recipe.stages:
         stage.objective.requires(model)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
-    train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    for stage in recipe.stages:
+        for treatment in stage.treatments:
+            treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     return Parts(model, given, train_set, heldout, test)
 
 
