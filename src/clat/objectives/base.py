@@ -36,7 +36,8 @@ class Step:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """Base of the objectives, which are plain settings plus `loss`. The training loop sets the model's modes
-    and calls `loss(model, x, y, step)` with x (N, C, H, W) in [0, 1] and y (N,); attacks inside leave no trace.
+    and calls `loss(model, x, y, step)` with x (N, C, H, W) in [0, 1] and y (N,) int64, or (N, K) float where labels
+    are mixed; attacks inside leave no trace.
     """
 
     one_step = False
@@ -72,9 +73,15 @@ class InnerAttack(Objective):
         return Attack(eps=eps, alpha=self.alpha, steps=self.steps, norm=step.norm, random_start=random_start)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy in float32, whatever precision the network ran in."""
-    return F.cross_entropy(logits.float(), y)
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy in float32, whatever precision the network ran in.
+
+    `logits`: (N, K); `y`: class numbers, int64, (N,), or probabilities, (N, K); `label_smoothing`: in [0, 1), the
+    part of each label that is spread evenly over the K classes (Szegedy et al. 2016).
+    """
+    return F.cross_entropy(
+        logits.float(), y.float() if y.is_floating_point() else y, label_smoothing=label_smoothing
+    )
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
