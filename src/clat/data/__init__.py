@@ -1,10 +1,11 @@
 """Image data: read it (`load_split`), hold some out (`hold_out`), serve it in batches (`Loader`),
-augmented (`Augment`, `IDBH`)."""
+augmented (`Augment`, `IDBH`) and beside generated images (`open_generated`, `Extra`)."""
 
 from clat.data.augment import Augment, BatchAugment
 from clat.data.cache import cache_root, data_root
 from clat.data.checks import check_images, check_labels
 from clat.data.datasets import load_split
+from clat.data.generated import Extra, open_generated
 from clat.data.idbh import IDBH, IDBH_VARIANTS
 from clat.data.imageset import ImageSet
 from clat.data.loader import Loader
@@ -15,6 +16,7 @@ __all__ = [
     "IDBH_VARIANTS",
     "Augment",
     "BatchAugment",
+    "Extra",
     "ImageSet",
     "Loader",
     "cache_root",
@@ -23,4 +25,5 @@ __all__ = [
     "data_root",
     "hold_out",
     "load_split",
+    "open_generated",
 ]
