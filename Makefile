@@ -24,6 +24,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.criticality_cost
+	$(BIN)/python -m benchmarks.augmentation
 
 # torch first and pinned: an open range would take the newest build, with gigabytes of CUDA libraries.
 $(READY): pyproject.toml

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clat.attacks.ball import NORMS
+from clat.data.generated import check_fraction
 from clat.errors import ClatError, unknown
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
@@ -16,6 +17,19 @@ from clat.selection import Selection
 from clat.training.schedules import Schedule
 from clat.units import Size, parse_size, size_text
 from clat.weights import AnyTreatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraConfig:
+    """Images from a generative model, beside those of the data set."""
+
+    file: str
+    """An .npz of `image` (N, H, W, C), uint8, and `label` (N,): a path, or a name under CLAT_DATA_DIR."""
+    fraction: float = 0.7
+    """Their part of each batch. An epoch stays as many batches as the data set alone fills."""
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +46,18 @@ class DataConfig:
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
     """Resize and centre-crop to this many pixels."""
+    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
+    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
     pad: int = 4
     """Random crop after padding by this many pixels; 0: none."""
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    """What the padding shows."""
     flip: bool = True
     """Random horizontal flip."""
+    cutmix: bool = False
+    """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
+    extra: ExtraConfig | None = None
+    """Generated images in every batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,30 @@ def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def pictures(n: int = 40, height: int = 32, width: int = 32, channels: int = 3) -> torch.Tensor:
+    """Smooth images, noise, few levels, one level, dark ones: what the operations treat differently."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(n, channels, height, width, generator=generator)
+    ramp = torch.linspace(0, 1, width) * torch.linspace(0.3, 1, height)[:, None]
+    images = (256 * noise).floor()
+    images[0::5] = (200 * ramp + 40 * noise[0::5]).floor()
+    images[1::5] = 80 + (3 * noise[1::5]).floor()
+    images[2::5] = (40 * ramp * noise[2::5, :1]).floor()
+    for number, level in ((3, 0), (8, 255), (13, 77)):
+        images[number : number + 1] = level
+    return images.clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    array = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def from_pil(image: Image.Image) -> torch.Tensor:
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
 WriteParquet = Callable[..., Path]
 
 

@@ -81,6 +81,25 @@ def test_beta_zero_is_standard_training(build, images, labels):
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+def test_label_smoothing_is_that_of_the_clean_cross_entropy_alone(build, images, labels):
+    """0.9 of the label's own term and 0.1 of the mean over the classes, as Wang et al. 2023 write it."""
+    net = build()
+    settings = {"beta": 6, "eps": 0.1, "steps": 2}
+    _, plain = Trades(**settings).loss(net, images, labels, Step(seed=9))
+    _, smooth = Trades(**settings, label_smoothing=0.1).loss(net, images, labels, Step(seed=9))
+    logp = F.log_softmax(net(images), dim=1)
+    expected = -(0.9 * logp.gather(1, labels[:, None]).mean() + 0.1 * logp.mean())
+    assert smooth["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert smooth["cross_entropy"] != plain["cross_entropy"]
+    assert torch.equal(smooth["divergence"], plain["divergence"])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_label_smoothing_outside_its_range_is_refused(value):
+    with pytest.raises(ClatError, match="label_smoothing is"):
+        Trades(label_smoothing=value)
+
+
 def test_a_negative_beta_is_refused():
     with pytest.raises(ClatError, match="beta"):
         Trades(beta=-1)

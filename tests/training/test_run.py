@@ -12,7 +12,7 @@ from torch import nn
 
 import clat
 from clat.attacks.settings import Attack
-from clat.config import DataConfig, EngineConfig, EvaluationConfig, MonitorConfig, OptimizerConfig
+from clat.config import DataConfig, EngineConfig, EvaluationConfig, ExtraConfig, MonitorConfig, OptimizerConfig
 from clat.data import hold_out
 from clat.errors import ClatError
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
@@ -422,6 +422,10 @@ class Flat(nn.Module):
         ({"data": DataConfig(heldout=0)}, None, "data.heldout is 0"),
         ({"data": DataConfig(heldout=80)}, None, "cannot hold out 80"),
         ({"data": DataConfig(heldout=16, train_size=65)}, None, "cannot train on 65"),
+        ({"data": DataConfig(heldout=16, pad=8, padding_mode="reflect")}, None, "cannot reflect 8 pixels"),
+        ({"data": DataConfig(heldout=16, augment="idbh-weak")}, None, "cuts up to 10 pixels off"),
+        ({"data": DataConfig(heldout=16, extra=ExtraConfig(file="no.npz"))}, None, "no file no.npz"),
+        ({"data": DataConfig(heldout=16, cutmix=True)}, "five classes", "the data's 4 classes: it has 5"),
         ({"batch_size": 15, "engine": EngineConfig(device="cpu", devices=2)}, None, "batch_size 15"),
         ({}, Flat(), "does not run on images of shape (3, 8, 8)"),
         ({}, "three classes", "3 classes, the data 4"),
@@ -437,7 +441,8 @@ def test_bad_input_is_found_before_the_folder_is_made(kit, tmp_path, changes, mo
             "pattern": Selection(include=("layer*",)),
         }[changes["stages"]]
         changes = {"stages": (kit.pgd_at(), kit.clat(selection=selection))}
-    model = kit.tiny(classes=3) if model == "three classes" else model
+    if isinstance(model, str):
+        model = kit.tiny(classes={"three classes": 3, "five classes": 5}[model])
     with pytest.raises(ClatError) as caught:
         run(kit, tmp_path / "run", kit.recipe(**changes), model=model)
     assert says in str(caught.value)

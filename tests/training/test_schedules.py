@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from clat.errors import ClatError
 from clat.training.schedules import Schedule, learning_rate
@@ -45,6 +46,29 @@ def test_piecewise_of_the_bag_of_tricks():
 )
 def test_cyclic_rises_to_the_peak_and_falls_to_zero(epoch, peak, expected):
     assert learning_rate(Schedule(kind="cyclic", lr=0.2, peak=peak), epoch, 15) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("peak", [None, 0.3])
+def test_one_cycle_is_that_of_pytorch(peak):
+    """PyTorch's peak is at step pct_start * T - 1 of T - 1, so its fraction is given such that both agree."""
+    steps = 400
+    fraction = 0.025 if peak is None else peak
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.2, total_steps=steps, pct_start=(fraction * (steps - 1) + 1) / steps
+    )
+    rule = Schedule(kind="one-cycle", lr=0.2, peak=peak)
+    rates = []
+    for step in range(steps):
+        rates.append(learning_rate(rule, step * 10 / (steps - 1), 10))
+        assert rates[-1] == pytest.approx(reference.get_last_lr()[0], rel=1e-9, abs=1e-12)
+        optimizer.step()
+        if step + 1 < steps:
+            reference.step()
+    assert rates[0] == pytest.approx(0.2 / 25)
+    assert max(rates) == pytest.approx(0.2, rel=1e-3)
+    assert rates[-1] == pytest.approx(0.2 / 25 / 1e4)
 
 
 def test_constant():

@@ -16,7 +16,8 @@ from clat.errors import ClatError
 from clat.units import Size
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples."""
+"""(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples. Labels can be (N, K) float
+probabilities where the loss takes them, as `summed_cross_entropy` does."""
 
 
 def summed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

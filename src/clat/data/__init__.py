@@ -1,16 +1,22 @@
-"""Image data: read it (`load_split`), hold some out (`hold_out`), serve it in batches (`Loader`)."""
+"""Image data: read it (`load_split`), hold some out (`hold_out`), serve it in batches (`Loader`),
+augmented (`Augment`, `IDBH`) and beside generated images (`open_generated`, `Extra`)."""
 
 from clat.data.augment import Augment, BatchAugment
 from clat.data.cache import cache_root, data_root
 from clat.data.checks import check_images, check_labels
 from clat.data.datasets import load_split
+from clat.data.generated import Extra, open_generated
+from clat.data.idbh import IDBH, IDBH_VARIANTS
 from clat.data.imageset import ImageSet
 from clat.data.loader import Loader
 from clat.data.splits import hold_out
 
 __all__ = [
+    "IDBH",
+    "IDBH_VARIANTS",
     "Augment",
     "BatchAugment",
+    "Extra",
     "ImageSet",
     "Loader",
     "cache_root",
@@ -19,4 +25,5 @@ __all__ = [
     "data_root",
     "hold_out",
     "load_split",
+    "open_generated",
 ]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import torch
 
 from clat.data.augment import BatchAugment
+from clat.data.cutmix import cutmix as mix_windows
 from clat.data.decode import LazyImages, decoded_batches, default_workers
+from clat.data.generated import Extra
 from clat.data.imageset import ImageSet
 from clat.errors import ClatError
 from clat.seeds import generator, permutation
@@ -31,6 +33,11 @@ class Loader:
         seed: decides order and augmentation, together with the epoch.
         shuffle: a new order each epoch; otherwise the set's own order.
         augment: applied to uint8 batches; see `BatchAugment`.
+        cutmix: mix windows of the augmented images, and their labels; see `clat.data.cutmix`.
+        extra: generated images in every batch, as in the published sampler of Wang et al. 2023: of a batch of B,
+            int(fraction * B) are extra, and an epoch is still ceil(N / B) batches, all of them full. So it costs
+            what an epoch of the N images alone costs, and shows a random 1 - `fraction` of them. `shuffle` and
+            `drop_last` then have no say.
         drop_last: leave out the last batch when it is not full. It is kept by default; with several processes
             its shares may then differ by one image, or be empty.
         rank, world_size: this process and their number. Each gets a contiguous share of each batch; together,
@@ -50,6 +57,8 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         augment: BatchAugment | None = None,
+        cutmix: bool = False,
+        extra: Extra | None = None,
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -68,7 +77,16 @@ class Loader:
             raise ClatError(
                 f"batch_size {batch_size} is larger than the {len(image_set)} images of {here}: lower it"
             )
+        if extra is not None:
+            theirs, ours = ((s.shape, s.num_classes) for s in (extra.images, image_set))
+            if theirs != ours:
+                raise ClatError(
+                    f"extra images '{extra.images.name}' have shape {theirs[0]} and {theirs[1]} classes, {here}"
+                    f" {ours[0]} and {ours[1]}: they must agree"
+                )
+            extra.per_batch(batch_size)
         self.image_set, self.batch_size, self.device = image_set, batch_size, torch.device(device)
+        self.cutmix, self.extra = cutmix, extra
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
         self.rank, self.world_size = rank, world_size
         self.workers = default_workers() if workers is None else workers
@@ -83,13 +101,14 @@ class Loader:
     def num_batches(self) -> int:
         """Batches an epoch, the same for every rank."""
         full, rest = divmod(len(self.image_set), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return full + (rest > 0 and (self.extra is not None or not self.drop_last))
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch from `start_batch` on.
 
         Yields:
-            (x, y) on the device: x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,).
+            (x, y) on the device: x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,), or with CutMix
+            probabilities, float32, shape (B, classes).
 
         Raises:
             ClatError: a batch that this epoch does not have; later, an unreadable image of a lazy set.
@@ -99,16 +118,34 @@ class Loader:
         return self._epoch(epoch, start_batch)
 
     def _epoch(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        total = len(self.image_set)
-        order = permutation(total, self.seed, "order", epoch) if self.shuffle else torch.arange(total)
-        batches = order.split(self.batch_size)[start : self.num_batches]
-        shares = [self._share(batch) for batch in batches]
-        for offset, (images, labels) in enumerate(self._gather(shares)):
+        batches = self._batches(epoch)[start:]
+        # A window can come from another process's share, so with CutMix each process makes the whole batch.
+        made = batches if self.cutmix else [self._share(batch) for batch in batches]
+        for offset, (images, labels) in enumerate(self._gather(made)):
+            place = (epoch, start + offset)
             if self.augment is not None:
                 # Drawn on the CPU, for the whole batch: the same for every device and number of processes.
-                draw = generator(self.seed, "augment", epoch, start + offset)
-                images = self.augment(images, self._share(self.augment.draw(len(batches[offset]), draw)))
+                params = self.augment.draw(len(batches[offset]), generator(self.seed, "augment", *place))
+                images = self.augment(images, params if self.cutmix else self._share(params))
+            if self.cutmix:
+                draw = generator(self.seed, "cutmix", *place)
+                images, labels = mix_windows(images, labels, self.image_set.num_classes, draw)
+                images, labels = self._share(images), self._share(labels)
             yield images.to(torch.float32).div_(self._white), labels
+
+    def _batches(self, epoch: int) -> list[torch.Tensor]:
+        """The indices of every batch of an epoch. Extra image j has the index N + j."""
+        total, extra = len(self.image_set), self.extra
+        if extra is None:
+            order = permutation(total, self.seed, "order", epoch) if self.shuffle else torch.arange(total)
+            return list(order.split(self.batch_size)[: self.num_batches])
+        own = permutation(total, self.seed, "order", epoch).split(
+            self.batch_size - extra.per_batch(self.batch_size)
+        )
+        return [
+            extra.fill(batch, self.batch_size, total, generator(self.seed, "extra", epoch, number))
+            for number, batch in enumerate(own[: self.num_batches])
+        ]
 
     def _share(self, batch: torch.Tensor) -> torch.Tensor:
         """This rank's rows of something that has one row a sample of the global batch."""
@@ -117,6 +154,21 @@ class Loader:
 
     def _gather(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """uint8 images and labels, on the device, at each index tensor of `batches`."""
+        if self.extra is None:
+            yield from self._gather_own(batches)
+            return
+        total = len(self.image_set)
+        own = self._gather_own([batch[batch < total] for batch in batches])
+        for batch, (images, labels) in zip(batches, own, strict=True):
+            more_images, more_labels = self.extra.gather(batch[batch >= total] - total)
+            # Where the whole batch's images lie once those of its own set come first.
+            place = (batch >= total).long().argsort(stable=True).argsort().to(self.device)
+            yield (
+                torch.cat([images, more_images.to(self.device)])[place],
+                torch.cat([labels, more_labels.to(self.device)])[place],
+            )
+
+    def _gather_own(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if isinstance(self._images, torch.Tensor):
             for indices in batches:
                 here = indices.to(self.device, non_blocking=True)

@@ -42,7 +42,8 @@ class Step:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """Base of the objectives, which are plain settings plus two functions. The training loop sets the model's modes
-    and calls both with x (N, C, H, W) in [0, 1] and y, labels (N,) or class probabilities (N, K):
+    and calls both with x (N, C, H, W) in [0, 1] and y, labels (N,) or class probabilities
+    (N, K) float where labels are mixed:
 
     - `examples(model, x, y, step)`: the inner attack, which leaves no trace in the model;
     - `cost(model, x, y, examples, step)`: the loss of the weights on them.
@@ -100,9 +101,15 @@ class InnerAttack(Objective):
         return Attack(eps=eps, alpha=self.alpha, steps=self.steps, norm=step.norm, random_start=random_start)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy in float32, whatever precision the network ran in."""
-    return F.cross_entropy(logits.float(), y)
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy in float32, whatever precision the network ran in.
+
+    `logits`: (N, K); `y`: class numbers, int64, (N,), or probabilities, (N, K); `label_smoothing`: in [0, 1), the
+    part of each label that is spread evenly over the K classes (Szegedy et al. 2016).
+    """
+    return F.cross_entropy(
+        logits.float(), y.float() if y.is_floating_point() else y, label_smoothing=label_smoothing
+    )
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:

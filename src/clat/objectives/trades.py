@@ -25,11 +25,15 @@ class Trades(InnerAttack):
     name: Literal["trades"] = "trades"
     beta: float = 6.0
     """Weight of the divergence."""
+    label_smoothing: float = 0.0
+    """Of the clean cross-entropy, in [0, 1): 0.1 in Wang et al. 2023."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.beta >= 0:
             raise ClatError(f"beta is {self.beta}: TRADES expects a weight of at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
@@ -50,7 +54,7 @@ class Trades(InnerAttack):
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
         logits = model(x)
-        natural = cross_entropy(logits, y)
+        natural = cross_entropy(logits, y, self.label_smoothing)
         divergence = kl_divergence(model(x_adv), logits) / len(x)
         total = natural + self.beta * divergence
         return Loss(total, {"cross_entropy": natural.detach(), "divergence": divergence.detach()})

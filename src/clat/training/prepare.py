@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.config import Recipe, StageConfig
-from clat.data import Augment, ImageSet, hold_out, load_split
-from clat.data.loader import Loader
+from clat.config import DataConfig, Recipe, StageConfig
+from clat.data import (
+    IDBH_VARIANTS,
+    Augment,
+    BatchAugment,
+    Extra,
+    ImageSet,
+    Loader,
+    hold_out,
+    load_split,
+    open_generated,
+)
 from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
 from clat.layers import enumerate_layers, find_layers
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.rankings.measure import REWINDING
-from clat.seeds import derive_seed
+from clat.seeds import derive_seed, generator
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -28,19 +37,25 @@ Data = tuple[ImageSet, ImageSet]
 @dataclass(frozen=True)
 class Parts:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's."""
+    recipe's seed, but from the user's; `extra`: generated images to train on."""
 
     model: nn.Module
     given: bool
     train: ImageSet
     heldout: ImageSet
     test: ImageSet
+    extra: ImageSet | None = None
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is trained and decided on: labels, and pixels where they are in memory."""
+        """A hash of what is trained and decided on: labels, and pixels where they are in memory; of the extra
+        images, which can be many gigabytes, labels and the pixels of about a thousand."""
         digest = hashlib.sha256()
-        for images in (self.train, self.heldout):
+        sets = [self.train, self.heldout]
+        if self.extra is not None:
+            digest.update(self.extra.labels.numpy().tobytes())
+            sets.append(self.extra.subset(range(0, len(self.extra), max(len(self.extra) // 1000, 1))))
+        for images in sets:
             digest.update(images.labels.numpy().tobytes())
             if isinstance(images.images, Tensor):
                 digest.update(images.images.cpu().contiguous().numpy().data)
@@ -55,18 +70,29 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes)
+    check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
     for stage in recipe.stages:
         stage.objective.requires(model)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
-    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
+    pixels = train_set.take(1).load().images
+    if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
+        loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return Parts(model, given, train_set, heldout, test)
+    return Parts(model, given, train_set, heldout, test, extra)
 
 
-def train_loader(recipe: Recipe, train_set: ImageSet, device: torch.device, rank: int, world: int) -> Loader:
+def train_loader(
+    recipe: Recipe,
+    train_set: ImageSet,
+    device: torch.device,
+    rank: int,
+    world: int,
+    extra: ImageSet | None = None,
+) -> Loader:
     """The training batches of one process."""
     config = recipe.data
     return Loader(
@@ -75,15 +101,27 @@ def train_loader(recipe: Recipe, train_set: ImageSet, device: torch.device, rank
         device=device,
         seed=recipe.seed,
         shuffle=True,
-        augment=Augment(pad=config.pad, flip=config.flip) if config.pad or config.flip else None,
+        augment=augmentation(config),
+        cutmix=config.cutmix,
+        extra=None if extra is None or config.extra is None else Extra(extra, config.extra.fraction),
         drop_last=True,
         rank=rank,
         world_size=world,
     )
 
 
-def check_model(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits."""
+def augmentation(config: DataConfig) -> BatchAugment | None:
+    """What `data.augment` and the fields beside it ask for."""
+    if config.augment == "standard" and (config.pad or config.flip):
+        return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
+    if config.augment in IDBH_VARIANTS:
+        return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
+    return None
+
+
+def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
+    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
+    no more either, as labels that are probabilities need."""
     try:
         with modes.for_attack(model), torch.no_grad():
             logits = model(x)
@@ -94,6 +132,10 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int) -> None:
         raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
+    if exactly and logits.shape[1] != num_classes:
+        raise ClatError(
+            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
+        )
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:

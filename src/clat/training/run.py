@@ -108,7 +108,7 @@ def resume(
 
 def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
     model = engine.place(parts.model)
-    loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world)
+    loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world, parts.extra)
     saved = _start(recipe, out, parts, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
@@ -194,6 +194,7 @@ def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
             "name": parts.train.name,
             "train": len(parts.train),
             "heldout": len(parts.heldout),
+            "extra": None if parts.extra is None else len(parts.extra),
             "fingerprint": parts.fingerprint,
         },
         "seed": recipe.seed,

@@ -8,6 +8,8 @@ from typing import Literal
 
 from clat.errors import ClatError
 
+_START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -16,9 +18,10 @@ class Schedule:
     Set on a recipe it spans all stages (the paper's cosine does); set on a stage, that stage.
     """
 
-    kind: Literal["cosine", "piecewise", "cyclic", "constant"] = "cosine"
+    kind: Literal["cosine", "piecewise", "cyclic", "one-cycle", "constant"] = "cosine"
     """`cosine`: lr to 0. `piecewise`: times `factor` at each of `milestones`. `cyclic`: 0 to lr at `peak`,
-    then back to 0, both linear (Fast-AT)."""
+    then back to 0, both linear (Fast-AT). `one-cycle`: lr / 25 to lr at `peak`, then to lr / 250,000, both along a
+    cosine (Wang et al. 2023, whose code takes these steps once an epoch)."""
     lr: float = 0.1
     """The largest learning rate."""
     epochs: int | None = None
@@ -26,15 +29,15 @@ class Schedule:
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Where a piecewise schedule steps down, as fractions of the span."""
     factor: float = 0.1
-    peak: float = 0.5
-    """Where a cyclic schedule is highest, as a fraction of the span."""
+    peak: float | None = None
+    """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
 
     def __post_init__(self) -> None:
         if not (0 < self.lr < math.inf):
             raise ClatError(f"schedule.lr is {self.lr}: expected a positive number")
         if self.epochs is not None and self.epochs < 1:
             raise ClatError(f"schedule.epochs is {self.epochs}: expected at least 1")
-        if not 0 < self.peak < 1:
+        if self.peak is not None and not 0 < self.peak < 1:
             raise ClatError(f"schedule.peak is {self.peak}: expected a fraction between 0 and 1")
         if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
@@ -48,6 +51,14 @@ def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
     if schedule.kind == "piecewise":
         return schedule.lr * schedule.factor ** sum(progress >= milestone for milestone in schedule.milestones)
     if schedule.kind == "cyclic":
-        rising = progress / schedule.peak
-        return schedule.lr * (rising if rising < 1 else (1 - progress) / (1 - schedule.peak))
+        return schedule.lr * _height(progress, schedule.peak or 0.5)
+    if schedule.kind == "one-cycle":
+        peak = schedule.peak or 0.025
+        low = schedule.lr / (_START if progress < peak else _START * _END)
+        return low + (schedule.lr - low) * 0.5 * (1 - math.cos(math.pi * _height(progress, peak)))
     return schedule.lr
+
+
+def _height(progress: float, peak: float) -> float:
+    """0 at both ends and 1 at `peak`, linear between."""
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak)

@@ -1,0 +1,143 @@
+"""Extra images from a generative model, in the `.npz` files of Rebuffi et al. 2021 and Wang et al. 2023."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clat.data.cache import data_root
+from clat.data.decode import first_line
+from clat.data.imageset import ImageSet
+from clat.errors import ClatError
+
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """Images that fill a part of every training batch, drawn anew for each, with replacement.
+
+    Raises:
+        ClatError: a fraction outside (0, 1), or images that are not resident.
+    """
+
+    images: ImageSet
+    fraction: float = 0.7
+    """Of the batch, rounded down to whole images."""
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        if not self.images.resident:
+            raise ClatError(f"extra images '{self.images.name}' are decoded on demand: load() them first")
+
+    def per_batch(self, batch_size: int) -> int:
+        """How many of them are in a batch, at least 1.
+
+        Raises:
+            ClatError: the fraction of the batch is less than an image.
+        """
+        count = int(batch_size * self.fraction)
+        if count == 0:
+            raise ClatError(f"{self.fraction} of batch_size {batch_size} is no extra image: raise one of the two")
+        return count
+
+    def fill(self, own: Tensor, batch_size: int, offset: int, generator: torch.Generator) -> Tensor:
+        """The indices of a full batch in random order: `own`, and `offset` + j for extra image j."""
+        drawn = torch.randint(len(self.images), (batch_size - len(own),), generator=generator)
+        batch = torch.cat([own, offset + drawn])
+        return batch[torch.randperm(batch_size, generator=generator)]
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 pixels and labels, on the CPU: a set of many gigabytes can stay on disk."""
+        assert isinstance(self.images.images, Tensor)
+        return self.images.images[indices], self.images.labels[indices]
+
+
+def check_fraction(fraction: float) -> None:
+    """Raises ClatError unless both kinds of images are in a batch."""
+    if not 0 < fraction < 1:
+        raise ClatError(f"the fraction of extra images is {fraction}: expected one between 0 and 1")
+
+
+def open_generated(file: str | Path, like: ImageSet) -> ImageSet:
+    """Opens extra training images.
+
+    Args:
+        file: an `.npz` with ``image``, uint8, shape (M, H, W, C), and ``label``, integers, shape (M,). A path, or
+            the name of a file in `data_root`.
+        like: the training set, whose image size and classes it must share.
+
+    Returns:
+        A set whose pixels stay on disk and are read when asked for if the file is not compressed (what
+        `numpy.savez` writes, and the published files are); a compressed one is read into memory.
+
+    Raises:
+        ClatError: no such file, not an `.npz`, an array missing, of another type or shape, or a label outside
+            the classes.
+    """
+    path = Path(file)
+    path = data_root() / path if not path.exists() and (data_root() / path).exists() else path
+    if not path.is_file():
+        raise ClatError(f"extra images: no file {path}, and none of that name in {data_root()}")
+    try:
+        images, labels = _array(path, "image"), _array(path, "label")
+    except ClatError:
+        raise
+    except _UNREADABLE as error:
+        raise ClatError(f"extra images: {path} is no readable .npz file: {first_line(error)}") from None
+    channels, height, width = like.shape
+    wanted = (height, width, channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted or len(images) == 0:
+        raise ClatError(
+            f"extra images: 'image' in {path} is {images.dtype} of shape {images.shape},"
+            f" expected uint8 of shape (N, {height}, {width}, {channels}) as in '{like.name}'"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise ClatError(
+            f"extra images: 'label' in {path} is {labels.dtype} of shape {labels.shape},"
+            f" expected integers of shape ({len(images)},)"
+        )
+    return ImageSet(
+        name=path.name,
+        split="extra",
+        class_names=like.class_names,
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        description=f"from {path}",
+    )
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    """One array of an `.npz`: mapped from the file where it is stored uncompressed, else read."""
+    with zipfile.ZipFile(path) as archive:
+        names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
+        if name not in names:
+            raise ClatError(
+                f"extra images: {path} has no array '{name}' (it has {', '.join(names) or 'none'}):"
+                " expected 'image' and 'label'"
+            )
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as member:
+            plain = np.lib.format.read_magic(member) == (1, 0) and info.compress_type == zipfile.ZIP_STORED
+            if plain:
+                shape, by_column, dtype = np.lib.format.read_array_header_1_0(member)
+                header = member.tell()
+    if plain and not by_column and header + dtype.itemsize * math.prod(shape) == info.file_size > header:
+        # "c": PyTorch warns of arrays that cannot be written to; nothing is, and no change would be saved.
+        return np.memmap(path, dtype=dtype, mode="c", offset=_start(path, info) + header, shape=shape)
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays[name])
+
+
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin: after its local header, which tells the lengths of its last two fields."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)
+        return info.header_offset + 30 + sum(int.from_bytes(file.read(2), "little") for _ in range(2))

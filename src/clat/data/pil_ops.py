@@ -1,0 +1,143 @@
+"""Image operations of the Python Imaging Library, for a batch on its device, with Pillow's own 8-bit arithmetic.
+
+Published augmentations work on PIL images, and what they do to a pixel follows from how Pillow truncates, what it
+does at the border and which pixel it takes for the nearest. Each function here gives Pillow's bits. That is why
+kornia's operations do not stand here, although their parameters can be given too: its colour operations round
+where Pillow truncates (up to one grey level), its nearest-neighbour rotation takes other source pixels, its shear
+has another centre, and it has no autocontrast.
+
+Images are uint8, shape (N, C, H, W), with 3 channels or 1. A strength is one number an image, shape (N,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LUMA = (19595, 38470, 7471)  # of 65536: the weights of ITU-R 601-2 in Pillow's fixed point
+
+
+def adjust_color(images: Tensor, strength: Tensor) -> Tensor:
+    """Saturation: 0 is grey, 1 the image itself (`ImageEnhance.Color`)."""
+    return _blend(_grey(images), images, strength)
+
+
+def adjust_brightness(images: Tensor, strength: Tensor) -> Tensor:
+    """0 is black, 1 the image itself (`ImageEnhance.Brightness`)."""
+    return _blend(torch.zeros_like(images), images, strength)
+
+
+def adjust_contrast(images: Tensor, strength: Tensor) -> Tensor:
+    """0 is the image's mean grey, 1 the image itself (`ImageEnhance.Contrast`)."""
+    grey = _grey(images).long()
+    count = grey[0].numel() if len(grey) else 1
+    mean = (2 * grey.sum((1, 2, 3), keepdim=True) + count) // (2 * count)  # rounded, halves up
+    return _blend(mean, images, strength)
+
+
+def adjust_sharpness(images: Tensor, strength: Tensor) -> Tensor:
+    """0 is a smoothed image, 1 the image itself (`ImageEnhance.Sharpness`).
+
+    Smoothed is the mean of a pixel (weight 5) and its eight neighbours; the outermost pixels stay as they are.
+    """
+    levels = images.int()
+    rows = levels[..., :-2, :] + levels[..., 1:-1, :] + levels[..., 2:, :]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * levels[..., 1:-1, 1:-1]
+    smooth = images.clone()
+    smooth[..., 1:-1, 1:-1] = ((total + 6) // 13).to(torch.uint8)  # rounded: 13 is odd, so there are no halves
+    return _blend(smooth, images, strength)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretches each channel to 0 to 255; one of a single level stays (`ImageOps.autocontrast`)."""
+    low, high = images.amin((2, 3), keepdim=True).double(), images.amax((2, 3), keepdim=True).double()
+    # float64, divided as tensors and in this order: the brightest level comes out as 254.99... for some pairs of
+    # levels, and PyTorch would take a plain 255 times a reciprocal.
+    scale = torch.full_like(high, 255) / (high - low).clamp(min=1)
+    stretched = (images.double() * scale + -low * scale).clamp(0, 255).to(torch.uint8)
+    return torch.where(high > low, stretched, images)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Flattens each channel's histogram (`ImageOps.equalize`)."""
+    flat = images.flatten(2).long()
+    counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.int64, device=images.device)
+    counts.scatter_add_(2, flat, torch.ones_like(flat))
+    brightest = (flat == flat.amax(2, keepdim=True)).sum(2, keepdim=True)
+    step = (flat.shape[2] - brightest) // 255
+    below = counts.cumsum(2) - counts
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
+    # Fewer than 255 pixels below the brightest level: Pillow leaves the channel alone.
+    return torch.where(step > 0, table.gather(2, flat), flat).to(torch.uint8).view_as(images)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turns counter-clockwise about the centre; nearest pixel, black beyond the edge (`Image.rotate`)."""
+    angle = torch.deg2rad(degrees.double())
+    return _affine(images, torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1))
+
+
+def shear_x(images: Tensor, radians: Tensor) -> Tensor:
+    """Moves each row sideways by its distance from the centre times tan(radians); nearest, black beyond.
+
+    `Image.transform` with the matrix of torchvision's `affine`, which the published code calls.
+    """
+    tangent = radians.double().tan()
+    one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
+    return _affine(images, torch.stack([one, tangent, zero, one], dim=1))
+
+
+def shear_y(images: Tensor, radians: Tensor) -> Tensor:
+    """Moves each column up or down, otherwise as `shear_x`."""
+    tangent = radians.double().tan()
+    one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
+    return _affine(images, torch.stack([one, zero, tangent, one], dim=1))
+
+
+def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Each output pixel from a place of its own image, black where that lies outside.
+
+    `rows`, `columns`: int64, broadcastable to (N, H, W).
+    """
+    height, width = images.shape[-2:]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    source = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    places = source.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, places).view_as(images) * inside[:, None]
+
+
+def _affine(images: Tensor, matrix: Tensor) -> Tensor:
+    """Output pixel (x, y), seen from the image's centre, is input pixel (a x + b y, c x + d y).
+
+    `matrix`: (a, b, c, d), float64, shape (N, 4). In 16.16 fixed point, as Pillow walks over the image: the
+    coefficients are rounded once and then added up.
+    """
+    height, width = images.shape[-2:]
+    a, b, c, d = matrix.unbind(1)
+    offset_x = a * (-width / 2) + b * (-height / 2) + width / 2
+    offset_y = c * (-width / 2) + d * (-height / 2) + height / 2
+    first_x, first_y = offset_x + a * 0.5 + b * 0.5, offset_y + c * 0.5 + d * 0.5
+    fixed = (torch.stack([a, b, c, d, first_x, first_y]) * 65536 + 0.5).floor().long()
+    # Computed where the strengths are, in general on the CPU, so that no device has bits of its own.
+    a, b, c, d, first_x, first_y = fixed.to(images.device)[:, :, None, None].unbind(0)
+    y = torch.arange(height, device=images.device)[None, :, None]
+    x = torch.arange(width, device=images.device)[None, None, :]
+    columns = (first_x + b * y + a * x) >> 16
+    rows = (first_y + d * y + c * x) >> 16
+    return pick(images, rows, columns)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """The luma, uint8, shape (N, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor(_LUMA, dtype=torch.int32, device=images.device)[:, None, None]
+    weighted = (images.int() * weights).sum(1, keepdim=True)
+    return ((weighted + 32768) >> 16).to(torch.uint8)
+
+
+def _blend(low: Tensor, images: Tensor, strength: Tensor) -> Tensor:
+    """low + strength * (images - low) in float32, truncated (`Image.blend`)."""
+    low = low.float()
+    factor = strength.to(images.device, torch.float32)[:, None, None, None]
+    return (low + factor * (images.float() - low)).clamp(0, 255).to(torch.uint8)
