@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.companion import Surroundings
+from clat.config import EngineConfig
 from clat.models.resnet import resnet18
+from clat.training.engine import Engine
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -44,5 +49,26 @@ def tiny_resnet() -> Callable[[], nn.Module]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # for the biases, which `randomise` leaves alone
             return randomise(resnet18(width=4)).eval()
+
+    return build
+
+
+@pytest.fixture
+def surroundings() -> Callable[..., Surroundings]:
+    """A builder of what a companion may know: one process on the CPU, two epochs of four steps."""
+
+    def build(model: nn.Module, **changes: Any) -> Surroundings:
+        settings: dict[str, Any] = {
+            "model": model,
+            "engine": Engine(EngineConfig(device="cpu")),
+            "loader": SimpleNamespace(num_batches=4, batch_size=6),
+            "heldout": (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)),
+            "eps": "8/255",
+            "norm": "linf",
+            "seed": 0,
+            "epochs": 2,
+            "batch_size": 6,
+        }
+        return Surroundings(**settings | changes)
 
     return build
