@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from clat.companion import Surroundings
 from clat.config import EngineConfig
+from clat.data import ImageSet
+from clat.data.loader import Loader
 from clat.models.resnet import resnet18
 from clat.training.engine import Engine
 
@@ -54,21 +55,25 @@ def tiny_resnet() -> Callable[[], nn.Module]:
 
 
 @pytest.fixture
-def surroundings() -> Callable[..., Surroundings]:
-    """A builder of what a companion may know: one process on the CPU, two epochs of four steps."""
+def around() -> Callable[..., Surroundings]:
+    """around(model, epochs=..., images=..., batch_size=...): 12 images in batches of 4, 20 more held out."""
 
-    def build(model: nn.Module, **changes: Any) -> Surroundings:
+    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> Surroundings:
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.randint(0, 256, (images, 3, 8, 8), generator=generator).to(torch.uint8)
+        train = ImageSet("noise", "train", ("a", "b", "c"), pixels, torch.arange(images) % 3)
+        heldout = torch.rand(20, 3, 8, 8, generator=generator), torch.arange(20) % 3
         settings: dict[str, Any] = {
             "model": model,
-            "engine": Engine(EngineConfig(device="cpu")),
-            "loader": SimpleNamespace(num_batches=4, batch_size=6),
-            "heldout": (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)),
-            "eps": "8/255",
+            "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
+            "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
+            "heldout": heldout,
+            "eps": "0.05",
             "norm": "linf",
             "seed": 0,
-            "epochs": 2,
-            "batch_size": 6,
+            "epochs": epochs,
+            "batch_size": batch_size,
         }
-        return Surroundings(**settings | changes)
+        return Surroundings(**settings | more)
 
-    return build
+    return make

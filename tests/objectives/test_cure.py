@@ -16,11 +16,11 @@ from clat.objectives import Cure, Step, Trades
 
 
 @pytest.fixture
-def joined(surroundings):
+def joined(around):
     """(companion, step) of CURE on a model, ready for a batch."""
 
     def join(model, objective, **changes):
-        companion = objective.join(surroundings(model, **changes))
+        companion = objective.join(around(model, **changes))
         companion.adopt(dict(model.named_parameters()))
         return companion, Step(seed=9, companion=companion)
 
@@ -201,10 +201,10 @@ def test_the_attack_leaves_no_trace_and_nothing_draws_from_the_global_stream(bui
     assert torch.equal(random, torch.get_rng_state())
 
 
-def test_the_revision_network_begins_after_the_treatments(build, surroundings):
+def test_the_revision_network_begins_after_the_treatments(build, around):
     """What joins later may draw weights anew, and the copy must have those."""
     net = build()
-    companion = Cure().join(surroundings(net))
+    companion = Cure().join(around(net))
     nn.init.constant_(net.conv1.weight, 0.5)
     companion.adopt(dict(net.named_parameters()))
     assert (companion.tensors()["conv1.weight"] == 0.5).all()

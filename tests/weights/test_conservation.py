@@ -29,10 +29,10 @@ def model():
 
 
 @pytest.fixture
-def begin(surroundings):
+def begin(around):
     def build(model, **changes):
         settings = {"percent": 30.0, "alpha": 0.1, "choice": "convolutions", "hold": True} | changes
-        conservation = Conservation(surroundings(model), **settings)
+        conservation = Conservation(around(model), **settings)
         conservation.adopt(dict(model.named_parameters()))
         return conservation
 
@@ -147,7 +147,7 @@ def test_prominence_by_the_whole_gradient_takes_no_pass(model, begin, images, la
         optimizer.step()
 
 
-def test_processes_choose_by_the_mean_of_their_gradients(model, surroundings, images, labels):
+def test_processes_choose_by_the_mean_of_their_gradients(model, around, images, labels):
     """Two of them with other images: the masks are those of one process with both halves."""
 
     class Half:
@@ -161,7 +161,7 @@ def test_processes_choose_by_the_mean_of_their_gradients(model, surroundings, im
 
     def masks(engine, x, y):
         conservation = Conservation(
-            surroundings(model, engine=engine), percent=30, alpha=0.1, choice="convolutions", hold=True
+            around(model, engine=engine), percent=30, alpha=0.1, choice="convolutions", hold=True
         )
         conservation.adopt(dict(model.named_parameters()))
         conservation.weigh(*losses(model, x, y))
@@ -173,5 +173,5 @@ def test_processes_choose_by_the_mean_of_their_gradients(model, surroundings, im
     masks(second, images[3:], labels[3:])
     assert [tensor.shape for tensor in second.sent] == shapes
     both = masks(Half(second.sent), images[:3], labels[:3])
-    whole = masks(surroundings(model).engine, images, labels)
+    whole = masks(around(model).engine, images, labels)
     assert all(torch.equal(both[name], whole[name]) for name in CONVOLUTIONS)

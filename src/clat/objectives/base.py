@@ -56,6 +56,9 @@ class Objective:
         """Optimizer steps on each batch."""
         return 1
 
+    def requires(self, model: nn.Module) -> None:
+        """Raise ClatError if this is no network that the objective can train. Called before training starts."""
+
     def join(self, surroundings: Surroundings) -> Companion | None:
         """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
         return None

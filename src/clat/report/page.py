@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from clat.errors import ClatError
-from clat.report import curves, formatting, heatmap, plots
+from clat.report import curves, formatting, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
 
@@ -177,6 +177,12 @@ def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
         if len(run.criticality) > 1:
             figure = heatmap.criticality_map(run.criticality, chosen)
             found["map"] = plots.inline_svg(figure, "map", "Criticality of each layer at each selection")
+    if run.rankings:
+        first = min(run.rankings)
+        chosen_first = _layers_at(run, first)
+        figure = rankings.ranking_bars(run.rankings[first], chosen_first)
+        found["ranking"] = plots.inline_svg(figure, "ranking", f"Ranking of the layers at epoch {first}")
+        found["first_ranking"] = (first, run.rankings[first], len(chosen_first))
     if series(run.epochs, "heldout_robust")[0] or series(run.epochs, "heldout_clean")[0]:
         figure = curves.training_curves(run, others)
         found["curves"] = plots.inline_svg(figure, "curves", "Held-out clean and robust accuracy per epoch")

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from clat import modes
 from clat.companion import State
 from clat.seeds import generator
+from clat.weights.exchange import copied, put, tensors_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,12 @@ class Revision:
     def start(self) -> None:
         """theta_rev = theta, unless it has begun already."""
         if not self.tensors:
-            self.tensors = {name: value.detach().clone() for name, value in self._current().items()}
+            self.tensors = copied(tensors_of(self.model))
 
     def restore(self, saved: State) -> None:
         """Go on from saved tensors, which may lie on another device."""
-        current = self._current()
-        self.tensors = {name: torch.empty_like(current[name]).copy_(value) for name, value in saved.items()}
+        self.tensors = copied(tensors_of(self.model))
+        put(self.tensors, saved)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
@@ -78,16 +79,13 @@ class Revision:
         if not self.pace.follows(step):
             return False
         weight = 1 - self.pace.decay_at(step)
-        for name, value in self._current().items():
+        for name, value in tensors_of(self.model).items():
             mine = self.tensors[name]
             if mine.is_floating_point():
                 mine.lerp_(value, weight)  # exact where both agree, as constant buffers do
             else:
                 mine.copy_(value)
         return True
-
-    def _current(self) -> State:
-        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
     @contextmanager
     def _as_teacher(self) -> Iterator[None]:
