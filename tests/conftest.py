@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.companion import Surroundings
+from clat.config import EngineConfig
+from clat.data import ImageSet
+from clat.data.loader import Loader
 from clat.models.resnet import resnet18
+from clat.training.engine import Engine
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -46,3 +52,28 @@ def tiny_resnet() -> Callable[[], nn.Module]:
             return randomise(resnet18(width=4)).eval()
 
     return build
+
+
+@pytest.fixture
+def around() -> Callable[..., Surroundings]:
+    """around(model, epochs=..., images=..., batch_size=...): 12 images in batches of 4, 20 more held out."""
+
+    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> Surroundings:
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.randint(0, 256, (images, 3, 8, 8), generator=generator).to(torch.uint8)
+        train = ImageSet("noise", "train", ("a", "b", "c"), pixels, torch.arange(images) % 3)
+        heldout = torch.rand(20, 3, 8, 8, generator=generator), torch.arange(20) % 3
+        settings: dict[str, Any] = {
+            "model": model,
+            "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
+            "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
+            "heldout": heldout,
+            "eps": "0.05",
+            "norm": "linf",
+            "seed": 0,
+            "epochs": epochs,
+            "batch_size": batch_size,
+        }
+        return Surroundings(**settings | more)
+
+    return make

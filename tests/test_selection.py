@@ -150,3 +150,13 @@ def test_update_selected_of_a_layer_without_batch_norm_updates_nothing(images):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
     layers = enumerate_layers(model, images)
     assert updating_batch_norms(model, layers, "update-selected") == set()
+
+
+def test_a_block_as_a_layer_moves_with_its_batch_norms(tiny_resnet, images):
+    model = tiny_resnet()
+    blocks = enumerate_layers(model, images, include=("layer2", "layer3"))
+    moving = trainable_parameters(model, blocks)
+    assert set(moving) == {n for n, _ in model.named_parameters() if n.startswith(("layer2.", "layer3."))}
+    expected = {m for n, m in model.named_modules() if n.startswith(("layer2.", "layer3.")) and "bn" in n}
+    expected |= {model.layer2[0].shortcut[1], model.layer3[0].shortcut[1]}
+    assert updating_batch_norms(model, blocks, "update-selected") == expected

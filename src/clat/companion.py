@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class Companion:
     def after_backward(self) -> None:
         """Gradients are complete, averaged over the processes, and may be changed."""
 
+    def during_step(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Entered around the optimizer's step, for what must undo part of it, momentum included."""
+        return nullcontext()
+
     def after_step(self) -> None:
         """The optimizer has moved the parameters."""
 
@@ -153,6 +158,13 @@ class Company(Companion):
     def after_backward(self) -> None:
         for one in self.members.values():
             one.after_backward()
+
+    @contextmanager
+    def during_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in self.members.values():
+                stack.enter_context(one.during_step(optimizer))
+            yield
 
     def after_step(self) -> None:
         for one in self.members.values():

@@ -20,7 +20,7 @@ from clat.errors import ClatError, unknown
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
 `update` normalises by the batch and updates the statistics everywhere, `update-selected` does so only in
-the BatchNorm layers that directly follow a selected layer."""
+the BatchNorm layers that directly follow a selected layer, or are part of one that is a whole block."""
 
 
 @contextmanager

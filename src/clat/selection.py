@@ -121,5 +121,6 @@ def updating_batch_norms(model: nn.Module, layers: Sequence[Layer], policy: str)
         return None
     if policy == "frozen":
         return set()
-    followers = (model.get_submodule(layer.norm_name) for layer in layers if layer.norm_name)
-    return {module for module in followers if isinstance(module, _BatchNorm)}
+    followers = [model.get_submodule(layer.norm_name) for layer in layers if layer.norm_name]
+    within = [module for layer in layers for module in model.get_submodule(layer.name).modules()]
+    return {module for module in (*followers, *within) if isinstance(module, _BatchNorm)}

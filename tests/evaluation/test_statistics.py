@@ -5,6 +5,7 @@ import math
 import pytest
 
 from clat.evaluation import Accuracy
+from clat.evaluation.statistics import nrr
 
 Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -45,3 +46,10 @@ def test_as_data_and_text() -> None:
 def test_confidence_is_used() -> None:
     wide, narrow = Accuracy(50, 100, confidence=0.99).interval, Accuracy(50, 100, confidence=0.5).interval
     assert wide[0] < Accuracy(50, 100).interval[0] < narrow[0] < 0.5
+
+
+def test_nrr_is_the_harmonic_mean() -> None:
+    assert nrr(0.8, 0.4) == pytest.approx(2 / (1 / 0.8 + 1 / 0.4))
+    assert nrr(87.05, 55.25) == pytest.approx(67.60, abs=0.005), "CURE, Table 1, in percent"
+    assert nrr(0.5, 0.5) == pytest.approx(0.5)
+    assert nrr(0.9, 0.0) == nrr(0.0, 0.0) == 0.0

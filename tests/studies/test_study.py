@@ -11,7 +11,7 @@ from clat.errors import ClatError
 from clat.report.study import render_study, write_study_page
 from clat.studies import STUDIES, find_study
 from clat.studies.baselines import pair
-from clat.studies.collect import collect, markdown, nrr
+from clat.studies.collect import collect, markdown
 from clat.studies.row import Paper, Scale, Study, chosen
 from clat.studies.run import run_study
 
@@ -126,8 +126,3 @@ def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):
     table = collect(STUDY, TINY, tiny_rows(TINY)[:1], tmp_path)
     assert table["rows"][0]["status"] == "not run"
     assert "<svg" not in render_study(table)
-
-
-def test_nrr_is_the_harmonic_mean():
-    assert nrr(0.8, 0.4) == pytest.approx(2 * 0.8 * 0.4 / 1.2)
-    assert nrr(0.0, 0.0) == 0.0

@@ -132,6 +132,19 @@ def test_two_processes_agree_and_move_only_what_is_selected(two_processes, tmp_p
 
 
 @pytest.mark.slow
+def test_two_processes_conserve_the_same_weights(two_processes, tmp_path):
+    """Each has its own images, gradients and attack: did they choose by these alone, their weights would part."""
+    cure = '{ name = "cure", steps = 1, percent = 50, rate = 1.0 }'
+    done = two_processes("--out", "run", "--stages.pgd-at.objective", cure)
+    assert done.returncode == 0, done.stderr
+    own = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(own[0][name], own[1][name]) for name in own[0])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    kept = [line["companions"]["objective"] for line in lines if line["event"] == "epoch" and line["stage"] == 0]
+    assert kept[-1]["revisions"] == kept[-1]["steps"] > 0
+
+
+@pytest.mark.slow
 def test_two_processes_agree_on_treated_weights(two_processes, tmp_path):
     """Perturbed alike, averaged alike, the statistics counted on both shares, and stopped at the same point."""
     treatments = """[

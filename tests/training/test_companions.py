@@ -7,7 +7,7 @@ import pytest
 import clat
 from clat.config import StageConfig
 from clat.errors import ClatError
-from clat.objectives import PgdAT
+from clat.objectives import Cure, PgdAT
 from clat.recipe import build_recipe, recipe_data
 from clat.weights import AWP, EMA, SWA, Interpolation, Reinitialise
 
@@ -20,10 +20,17 @@ TREATMENTS = {
 }
 """One of each, for a stage of two epochs of the tiny network."""
 
+OBJECTIVES = {"cure": Cure(steps=1, rate=0.5, rate_end=0.3, revision_bn="stored")}
+"""One of each that carries state."""
 
-@pytest.mark.parametrize("name", TREATMENTS)
+STAGES = {name: {"treatments": (treatment,)} for name, treatment in TREATMENTS.items()} | {
+    name: {"objective": objective} for name, objective in OBJECTIVES.items()
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monkeypatch, name):
-    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=(TREATMENTS[name],)), kit.clat(1)))
+    recipe = kit.recipe(stages=(kit.pgd_at(2, **STAGES[name]), kit.clat(1)))
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
     kit.train_and_stop(monkeypatch, recipe, halted, after_steps=6)

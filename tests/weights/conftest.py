@@ -1,20 +1,13 @@
-"""A tiny network and the surroundings of a stage that trains it."""
+"""A tiny network, and what is compared of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from clat.companion import Surroundings
-from clat.config import EngineConfig
-from clat.data import ImageSet
-from clat.data.loader import Loader
-from clat.training.engine import Engine
 
 CLASSES = ("a", "b", "c")
 
@@ -65,31 +58,6 @@ def x() -> Tensor:
 @pytest.fixture
 def y() -> Tensor:
     return torch.tensor([0, 1, 2, 0, 1, 2])
-
-
-@pytest.fixture
-def around() -> Callable[..., Surroundings]:
-    """around(model, epochs=..., images=..., batch_size=...): 12 images in batches of 4, 20 more held out."""
-
-    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> Surroundings:
-        generator = torch.Generator().manual_seed(2)
-        pixels = torch.randint(0, 256, (images, 3, 8, 8), generator=generator).to(torch.uint8)
-        train = ImageSet("noise", "train", CLASSES, pixels, torch.arange(images) % len(CLASSES))
-        heldout = torch.rand(20, 3, 8, 8, generator=generator), torch.arange(20) % len(CLASSES)
-        settings: dict[str, Any] = {
-            "model": model,
-            "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
-            "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
-            "heldout": heldout,
-            "eps": "0.05",
-            "norm": "linf",
-            "seed": 0,
-            "epochs": epochs,
-            "batch_size": batch_size,
-        }
-        return Surroundings(**settings | more)
-
-    return make
 
 
 @pytest.fixture

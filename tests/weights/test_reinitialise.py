@@ -40,6 +40,14 @@ def test_the_draw_is_kaiming_normal_and_batch_norm_is_new(tiny_resnet):
     assert torch.equal(model.linear.bias, torch.zeros(10))
 
 
+def test_batch_norm_can_be_kept(tiny_resnet):
+    model = tiny_resnet()
+    before = state(model)
+    reinitialise(model, ("layer2",), seed=0, batch_norm=False)
+    changed = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
+    assert changed == {n for n in before if n.startswith("layer2.") and before[n].dim() == 4}
+
+
 def test_it_leaves_the_global_random_state_alone(tiny_resnet):
     model, before = tiny_resnet(), torch.get_rng_state()
     reinitialise(model, ("layer1",), seed=0)

@@ -24,7 +24,7 @@ from clat.evaluation.identity import device_of, digest, fingerprint
 from clat.evaluation.passes import Pass, passes
 from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
-from clat.evaluation.statistics import Accuracy
+from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json
 from clat.units import Size, parse_size, size_text
 
@@ -87,6 +87,7 @@ class Evaluation:
             "precision": self.precision,
             "clean_accuracy": self.clean_accuracy.to_dict(),
             "robust_accuracy": self.robust_accuracy.to_dict(),
+            "nrr": nrr(self.clean_accuracy.value, self.robust_accuracy.value),
             "per_attack": [
                 {"name": name, "robust_accuracy": accuracy.to_dict()} for name, accuracy in self.per_attack.items()
             ],

@@ -41,6 +41,12 @@ class Accuracy:
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}] (n = {self.n})"
 
 
+def nrr(natural: float, robust: float) -> float:
+    """NRR = 2 * Nat * Rob / (Nat + Rob) of CURE (Gowda et al. 2024): the harmonic mean of the clean and the robust
+    accuracy, in the unit of both; 0 where both are 0."""
+    return 2 * natural * robust / (natural + robust) if natural + robust > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Two networks, or two attacks, on the same samples: the second's accuracy less the first's.

@@ -8,19 +8,23 @@ from pydantic import Field
 
 from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
+from clat.objectives.cure import Cure
 from clat.objectives.fast_at import FastAT
 from clat.objectives.mixing import Mixing
 from clat.objectives.pgd_at import PgdAT
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 
-AnyObjective = Annotated[Standard | PgdAT | FastAT | Trades | Clat | ClatFast | Mixing, Field(discriminator="name")]
+AnyObjective = Annotated[
+    Standard | PgdAT | FastAT | Trades | Cure | Clat | ClatFast | Mixing, Field(discriminator="name")
+]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
 __all__ = [
     "AnyObjective",
     "Clat",
     "ClatFast",
+    "Cure",
     "Examples",
     "FastAT",
     "Loss",

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.divergence import DivergenceAttack
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(InnerAttack):
+class Trades(DivergenceAttack):
     """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL from x + 0.001 * N(0, 1).
 
-    The gradient of the KL flows into both outputs. The clean output of the inner attack is computed once.
+    The gradient of the KL flows into both outputs.
     """
 
     name: Literal["trades"] = "trades"
@@ -34,22 +31,6 @@ class Trades(InnerAttack):
             raise ClatError(f"beta is {self.beta}: TRADES expects a weight of at least 0")
         if not 0 <= self.label_smoothing < 1:
             raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
-
-    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
-        attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
-        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
-        with modes.for_attack(model, self.attack_bn):
-            with torch.no_grad():
-                reference = model(x)
-            x_adv = ascend(
-                lambda z: kl_divergence(model(z), reference),
-                ball.project(x + 0.001 * noise),
-                ball,
-                alpha=attack.alpha_value,
-                steps=attack.steps,
-            )
-        return (x_adv,)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples

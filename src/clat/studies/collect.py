@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from clat.evaluation.statistics import nrr
 from clat.files import write_json, write_text
 from clat.report.formatting import DASH, count, duration, memory, percent
 from clat.studies.row import Paper, Row, Scale, Study
@@ -82,11 +83,6 @@ def _json(file: Path) -> Any:
 def _accuracies(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
     return {"clean": clean, "robust": robust, "nrr": nrr(clean["value"], robust["value"])}
-
-
-def nrr(clean: float, robust: float) -> float:
-    """The harmonic mean of clean and robust accuracy, "NRR" in the CURE paper; 0 where both are."""
-    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
 
 
 def cells(entry: Mapping[str, Any]) -> list[str]:

@@ -304,7 +304,8 @@ class Trainer:
             self.company.after_backward()
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.optimizer.step()
+            with self.company.during_step(self.optimizer):
+                self.optimizer.step()
             self.company.after_step()
         return Loss(loss.total.detach(), loss.parts)
 

@@ -24,19 +24,22 @@ class Reinitialise(Treatment):
     name: Literal["reinitialise"] = "reinitialise"
     modules: tuple[str, ...] = ()
     """Patterns of module names ("layer2", "layer3.*"); everything below a matching module is drawn anew."""
+    batch_norm: bool = True
+    """Whether BatchNorm in them starts anew too. CURE's code keeps its scale, shift and statistics by default."""
 
     def __post_init__(self) -> None:
         if not self.modules:
             raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
 
     def join(self, surroundings: Surroundings) -> Companion:
-        reinitialise(surroundings.model, self.modules, derive_seed(surroundings.seed, "reinitialise"))
+        seed = derive_seed(surroundings.seed, "reinitialise")
+        reinitialise(surroundings.model, self.modules, seed, batch_norm=self.batch_norm)
         return Companion()
 
 
-def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int) -> None:
+def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
     """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
-    Raises ClatError for a pattern that matches no module."""
+    `batch_norm`: BatchNorm too. Raises ClatError for a pattern that matches no module."""
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -58,5 +61,5 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int) -> None
                 module.weight.copy_(fresh)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, _BatchNorm) and batch_norm:
             module.reset_parameters()

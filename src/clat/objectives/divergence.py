@@ -1,0 +1,37 @@
+"""The inner attack that TRADES and CURE share: away from the network's own clean output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import ascend, generator_for
+from clat.attacks.ball import Ball
+from clat.objectives.base import Examples, InnerAttack, Step, kl_divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceAttack(InnerAttack):
+    """An objective on x', which maximises KL(p(x) || p(x')) from x + 0.001 * N(0, 1) (Zhang et al. 2019).
+
+    The clean output is computed once.
+    """
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        attack = self.attack(step)
+        ball = Ball(x, attack.eps_value, attack.norm)
+        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
+        with modes.for_attack(model, self.attack_bn):
+            with torch.no_grad():
+                reference = model(x)
+            x_adv = ascend(
+                lambda z: kl_divergence(model(z), reference),
+                ball.project(x + 0.001 * noise),
+                ball,
+                alpha=attack.alpha_value,
+                steps=attack.steps,
+            )
+        return (x_adv,)
