@@ -9,11 +9,18 @@ from pydantic import Field
 from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
 from clat.objectives.fast_at import FastAT
+from clat.objectives.free_at import FreeAT
+from clat.objectives.grad_align import GradAlign
+from clat.objectives.mart import Mart
 from clat.objectives.pgd_at import PgdAT
+from clat.objectives.score import ScoreAT, ScoreTrades
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 
-AnyObjective = Annotated[Standard | PgdAT | FastAT | Trades | Clat | ClatFast, Field(discriminator="name")]
+AnyObjective = Annotated[
+    Standard | PgdAT | FastAT | FreeAT | GradAlign | Trades | Mart | ScoreAT | ScoreTrades | Clat | ClatFast,
+    Field(discriminator="name"),
+]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
 __all__ = [
@@ -22,9 +29,14 @@ __all__ = [
     "ClatFast",
     "Examples",
     "FastAT",
+    "FreeAT",
+    "GradAlign",
     "Loss",
+    "Mart",
     "Objective",
     "PgdAT",
+    "ScoreAT",
+    "ScoreTrades",
     "Standard",
     "Step",
     "Trades",

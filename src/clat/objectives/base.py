@@ -56,6 +56,9 @@ class Objective:
         """Optimizer steps on each batch."""
         return 1
 
+    def check(self, eps: Size, norm: str) -> None:
+        """Raise ClatError if the settings make no sense under the run's threat model."""
+
     def join(self, surroundings: Surroundings) -> Companion | None:
         """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
         return None
