@@ -9,7 +9,6 @@ from torch import nn
 
 from clat.config import Recipe, StageConfig
 from clat.errors import ClatError
-from clat.evaluation.cost import metered
 from clat.objectives import GradAlign, Step
 from clat.objectives.grad_align import lambda_rule, mean_cosine
 from clat.seeds import derive_seed
@@ -165,22 +164,6 @@ def test_every_weight_of_a_real_network_gets_a_finite_gradient(build, images, la
     assert all(
         parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in net.parameters()
     )
-
-
-@pytest.mark.parametrize(
-    ("settings", "forwards", "backwards"),
-    [
-        # attack 1 + 1; x' 1 + 1; each differentiable gradient 1 + 1, and 1 for going back through it
-        ({}, 4, 2 + 2 * 2),
-        ({"first_gradient": "attack"}, 3, 2 + 2),
-        ({"lambda_": 0}, 2, 2),
-    ],
-)
-def test_what_a_step_costs(build, images, labels, settings, forwards, backwards):
-    net = build().train()
-    with metered(net) as cost:
-        GradAlign(**settings).loss(net, images, labels, STEP).total.backward()
-    assert (cost.forwards, cost.backwards) == (forwards * len(images), backwards * len(images))
 
 
 def test_the_rule_of_lambda():

@@ -2,7 +2,7 @@
 
     LSE(p, q) = sum over classes of (p_k - q_k)^2
 
-Unlike the KL divergence its square root obeys the triangle inequality. The loss of a sample counts only beyond c, the
+Unlike the KL divergence's, its square root obeys the triangle inequality. A sample's loss counts only beyond c, the
 LSE between a one-hot vector and one with 1 - clip on the true class and clip / (K - 1) on each other: who is that
 sure is not asked to be surer.
 """
