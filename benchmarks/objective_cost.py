@@ -28,17 +28,20 @@ from clat.config import DataConfig, EngineConfig, MonitorConfig, Recipe, StageCo
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.environment import describe_environment
+from clat.errors import ClatError
 from clat.evaluation.cost import metered
-from clat.objectives import AnyObjective, GradAlign, Loss, Trades
+from clat.objectives import AnyObjective, GradAlign, Loss, PgdAT, Trades
 from clat.selection import Selection
 from clat.training.engine import Engine
 from clat.training.interrupt import StopFlag
 from clat.training.log import RunLog
 from clat.training.trainer import Trainer
+from clat.weights import AWP
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "grad-align, first_gradient = attack": {"objective": GradAlign(first_gradient="attack")},
-    "trades, steps = 1": {"objective": Trades(steps=1)},
+    "pgd-at, awp": {"objective": PgdAT(), "treatments": (AWP(),)},
+    "trades, awp": {"objective": Trades(), "treatments": (AWP(),)},
 }
 """Rows beside the registered objectives at their defaults: label -> what a stage is given."""
 
@@ -118,6 +121,10 @@ def main() -> None:
     for label, given in rows().items():
         torch.manual_seed(0)
         model = clat.load_model(chosen.model, width=chosen.width)
+        try:
+            given["objective"].requires(model)
+        except ClatError:  # such as a mixture's gate
+            continue
         if given["objective"].name.startswith("clat"):
             given = {"selection": Selection(rule="named", layers=(chosen.layer,)), **given}
         found[label] = step_cost(model, images, StageConfig(name="row", epochs=1, **given))

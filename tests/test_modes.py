@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks import feature_attack, fgsm, pgd
+from clat.attacks import activation_attack, feature_attack, fgsm, pgd
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.criticality import measure_criticality
@@ -22,6 +22,9 @@ from clat.evaluation import evaluate
 from clat.layers import enumerate_layers
 from clat.objectives import Trades
 from clat.objectives.base import Step
+from clat.rankings.activation import measure_activation_ranking
+from clat.rankings.rewinding import measure_rewinding_criticality, measure_rewinding_drop
+from clat.rankings.robust_criticality import measure_robust_criticality
 
 
 class Restless(nn.Module):
@@ -114,6 +117,11 @@ def _batch_pgd(model: nn.Module, x: Tensor, y: Tensor) -> None:
         run_pgd(model, x, y, Attack(steps=2), seed=0)
 
 
+def _doubled(model: nn.Module) -> dict[str, Tensor]:
+    """Weights to rewind to."""
+    return {name: 2 * value for name, value in model.state_dict().items()}
+
+
 ACTIONS: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
     "pgd linf": lambda model, x, y: pgd(model, x, y, eps="8/255", steps=3),
     "pgd l2": lambda model, x, y: pgd(model, x, y, eps=0.5, norm="l2", steps=3, seed=1),
@@ -130,6 +138,19 @@ ACTIONS: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
         model, x, y, eps="8/255", steps=2, tap="activation"
     ),
     "curvature": lambda model, x, y: measure_criticality(model, x, y, eps="8/255", steps=2, metric="curvature"),
+    "activation attack": lambda model, x, y: activation_attack(
+        model, x, x.flip(0), enumerate_layers(model, x)[1], eps=0.1, steps=2
+    ),
+    "robust criticality": lambda model, x, y: measure_robust_criticality(
+        model, x, y, eps=0.1, steps=1, epochs=2, layers=enumerate_layers(model, x)
+    ),
+    "rewinding": lambda model, x, y: measure_rewinding_drop(model, _doubled(model), x, y),
+    "rewinding criticality": lambda model, x, y: measure_rewinding_criticality(
+        model, _doubled(model), x, y, alphas=3, sigmas=[0.1], draws=1
+    ),
+    "activation ranking": lambda model, x, y: measure_activation_ranking(
+        model, x, y, eps=0.1, steps=1, layers=enumerate_layers(model, x)[1:]
+    ),
     "enumerate": lambda model, x, y: enumerate_layers(model, x),
     "evaluate": lambda model, x, y: evaluate(model, x, y, protocol="pgd-10", eps="8/255", batch_size=4),
 }

@@ -17,10 +17,12 @@ from clat.config import (
     StageConfig,
 )
 from clat.errors import ClatError
+from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
 from clat.recipe import build_recipe, built_in_recipes, read_recipe, recipe_hash, recipe_toml
 from clat.selection import Selection
 from clat.training.schedules import Schedule
+from clat.weights import Reinitialise
 
 TEXT = """
 name = "small"
@@ -81,16 +83,21 @@ RICH = Recipe(
     eps=0.03,
     norm="l2",
     model=ModelConfig(
-        name="own.module:factory", width=3, normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), weights="w.pt"
+        name="own.module:factory",
+        width=3,
+        depths=(1, 2),
+        activation="silu",
+        normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
+        weights="w.pt",
     ),
     data=DataConfig(name="cifar10", train_size=100, split_seed=2, image_size=16, pad=0, flip=False),
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
     optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
     monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
-    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11),
+    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, stages=False),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
-        StageConfig(name="a", epochs=1, objective=Standard()),
+        StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),
         StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
         StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
         StageConfig(
@@ -105,7 +112,22 @@ RICH = Recipe(
 )
 
 
-@pytest.mark.parametrize("recipe", [RICH, *map(read_recipe, built_in_recipes())], ids=lambda r: r.name)
+MIXED = Recipe(
+    name="mixture",
+    model=ModelConfig(
+        name="mixture",
+        standard=NetworkConfig(name="resnet18", width=4, weights="s.pt"),
+        robust=NetworkConfig(name="robustbench:Wang2023Better_WRN-70-16", weights="r.pt"),
+        gate=GateConfig(standard=("layer1",), robust=("layer.0",), hidden=(8,), alpha_range=(0.5, 1.0)),
+        scales=(1.2, 0.5),
+        standard_size=128,
+        weights="whole.safetensors",
+    ),
+    stages=RICH.stages[:1],
+)
+
+
+@pytest.mark.parametrize("recipe", [RICH, MIXED, *map(read_recipe, built_in_recipes())], ids=lambda r: r.name)
 def test_writing_and_reading_gives_an_equal_recipe(recipe, tmp_path):
     path = tmp_path / "again.toml"
     path.write_text(recipe_toml(recipe))
@@ -117,7 +139,11 @@ def test_writing_and_reading_gives_an_equal_recipe(recipe, tmp_path):
 
 def test_the_rich_recipe_differs_from_the_default_everywhere():
     """So the round trip above covers every field of the run's own tables."""
-    for config in (RICH.model, RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
+    network = {f.name for f in dataclasses.fields(NetworkConfig)}
+    assert not [f.name for f in dataclasses.fields(NetworkConfig) if getattr(RICH.model, f.name) == f.default]
+    own = [f for f in dataclasses.fields(ModelConfig) if f.name not in network]
+    assert [f.name for f in own if getattr(MIXED.model, f.name) == f.default] == ["alpha"]  # a gate instead
+    for config in (RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
         same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
         assert same in ([], ["heldout"]), type(config)
 

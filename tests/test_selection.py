@@ -9,7 +9,9 @@ from torch import nn
 
 from clat.criticality_report import CriticalityReport, CriticalityRow
 from clat.errors import ClatError
+from clat.evaluation.cost import Cost
 from clat.layers import enumerate_layers
+from clat.rankings.report import RankingReport, RankingRow
 from clat.selection import Selection, select, trainable_parameters, updating_batch_norms
 
 
@@ -54,6 +56,17 @@ def test_critical_may_take_layer_1_and_never_an_undefined_index_first(layers):
 @pytest.mark.parametrize(("k", "expected"), [(1, [3]), (2, [3, 6]), (5, [2, 3, 4, 5, 6])])
 def test_least_critical_takes_the_smallest_but_not_layer_1(layers, k, expected):
     assert numbers(Selection(rule="least-critical", k=k), layers, VALUES) == expected
+
+
+def test_rift_takes_the_least_critical_by_robust_criticality_and_may_take_layer_1(layers):
+    rows = [
+        RankingRow(layer.index, layer.name, layer.kind, layer.num_params, value)
+        for layer, value in zip(layers, VALUES, strict=True)
+    ]
+    found = RankingReport("mrc", "rise of the robust loss", rows, 1, 0, {}, {}, Cost())
+    for rule, k, expected in (("least-critical", 1, [1]), ("least-critical", 2, [1, 3]), ("critical", 2, [2, 5])):
+        chosen = select(Selection(rule=rule, ranking="mrc", k=k), layers, found, 0)
+        assert [layer.index for layer in chosen] == expected
 
 
 def test_all_takes_every_candidate(layers):
@@ -104,6 +117,9 @@ def test_a_ranking_rule_needs_a_report(layers):
         ({"tap": "outputs"}, "did you mean 'output'"),
         ({"normaliser": "numle"}, "did you mean 'numel'"),
         ({"metric": "weaknes"}, "did you mean 'weakness'"),
+        ({"ranking": "mcr"}, "did you mean 'mrc'"),
+        ({"rule": "random", "ranking": "mrc"}, "the rule 'random' ranks nothing"),
+        ({"ranking": "mrc", "initial": "start.pt"}, "only of those"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(settings, message):

@@ -21,6 +21,11 @@ from clat.evaluation.transfer import transfer
 from clat.features import read_features
 from clat.layers import Layer, enumerate_layers
 from clat.models import Normalized, load_model, load_weights, save_weights
+from clat.rankings.activation import measure_activation_ranking
+from clat.rankings.comparison import RankingComparison, compare_rankings
+from clat.rankings.report import RankingReport
+from clat.rankings.rewinding import measure_rewinding_criticality, measure_rewinding_drop
+from clat.rankings.robust_criticality import measure_robust_criticality
 from clat.recipe import read_recipe
 from clat.selection import Selection, select
 from clat.training.run import Result, resume, train
@@ -34,12 +39,15 @@ __all__ = [
     "ImageSet",
     "Layer",
     "Normalized",
+    "RankingComparison",
+    "RankingReport",
     "Recipe",
     "Result",
     "Selection",
     "attacks",
     "check",
     "compare",
+    "compare_rankings",
     "compare_seeds",
     "enumerate_layers",
     "eps_curve",
@@ -47,7 +55,11 @@ __all__ = [
     "load_model",
     "load_split",
     "load_weights",
+    "measure_activation_ranking",
     "measure_criticality",
+    "measure_rewinding_criticality",
+    "measure_rewinding_drop",
+    "measure_robust_criticality",
     "objectives",
     "read_features",
     "read_recipe",

@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from clat.errors import ClatError, unknown
 
-COMMANDS = dict.fromkeys(("criticality", "train", "evaluate", "report", "demo"), "clat.commands")
+COMMANDS = dict.fromkeys(("train", "evaluate", "report", "demo"), "clat.commands")
+COMMANDS |= {"criticality": "clat.commands_criticality", "study": "clat.commands_study"}
 COMMANDS |= dict.fromkeys(("check", "curve", "transfer", "compare"), "clat.commands_evaluation")
 """Each command, and the module with the function of its name."""
 
@@ -67,29 +68,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    one = commands.add_parser("criticality", help="rank the layers of a network by criticality")
-    _model_options(one)
-    one.add_argument(
-        "--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name"
-    )
-    one.add_argument("--split", default="train", help="split to take the images from (default: train)")
-    one.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
-    one.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
-    one.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
-    one.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
-    one.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
-    one.add_argument("--normaliser", default="numel", help="numel (paper), sqrt, relative")
-    one.add_argument("--tap", default="output", help="output (paper), norm, activation")
-    one.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
-    one.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches")
-    one.add_argument(
-        "--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches"
-    )
-    one.add_argument("--top", type=int, default=5, help="layers to mark in the table (default: 5)")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--device", default="auto", help="cpu, cuda, auto")
-    one.add_argument("--out", metavar="FILE", help="write the report as JSON")
-    one.add_argument("--plot", metavar="FILE", help="draw the report (.svg or .png)")
+    _criticality_parser(commands)
 
     two = commands.add_parser(
         "train",
@@ -121,9 +100,55 @@ def _parser() -> _Parser:
     four.add_argument("run", metavar="DIR", help="the folder of a run")
     four.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs to compare with")
 
+    six = commands.add_parser("study", help="run a table of recipes under one budget, row by row")
+    six.add_argument("study", nargs="?", help="its name (see --list)")
+    six.add_argument("--scale", default="smoke", help="how large: see --list (default: smoke)")
+    six.add_argument("--out", metavar="DIR", help="the study's folder; the same one goes on where it was stopped")
+    six.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
+    six.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
+
     five = commands.add_parser("demo", help="CLAT on handwritten digits, end to end, in about a minute")
     five.add_argument("--out", default="demo", metavar="DIR", help="a new folder (default: demo)")
     return parser
+
+
+def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The ranking of layers."""
+    one = commands.add_parser("criticality", help="rank the layers of a network, by criticality or otherwise")
+    one.add_argument(
+        "--ranking", help="clat (its criticality, the default), mrc, activation, rewinding, rewinding-drop"
+    )
+    one.add_argument("--compare", action="store_true", help="measure every ranking and correlate them")
+    _model_options(one)
+    one.add_argument(
+        "--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name"
+    )
+    one.add_argument("--split", default="train", help="split to take the images from (default: train)")
+    one.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
+    one.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
+    one.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
+    one.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
+    one.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    one.add_argument("--normaliser", default="numel", help="numel (paper), sqrt, relative")
+    one.add_argument("--tap", default="output", help="output (paper), norm, activation")
+    one.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
+    one.add_argument("--radius", type=float, default=0.1, help="mrc: relative change of a weight (default: 0.1)")
+    one.add_argument("--epochs", type=int, default=10, help="mrc: epochs of the ascent (default: 10)")
+    one.add_argument("--lr", type=float, default=1.0, help="mrc: step size of the ascent (default: 1)")
+    one.add_argument("--initial", metavar="FILE", help="weights of the start, for the rewinding rankings")
+    one.add_argument("--shortcuts", action=argparse.BooleanOptionalAction, help="count shortcuts (mrc alone: yes)")
+    one.add_argument(
+        "--classifier", action=argparse.BooleanOptionalAction, help="count the classifier (mrc alone: yes)"
+    )
+    one.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches")
+    one.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches"
+    )
+    one.add_argument("--top", type=int, default=5, help="layers to mark in the table (default: 5)")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    one.add_argument("--out", metavar="FILE", help="write the report as JSON")
+    one.add_argument("--plot", metavar="FILE", help="draw the report (.svg or .png)")
 
 
 def _evaluation_parsers(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -186,7 +211,9 @@ def _measuring_options(parser: argparse.ArgumentParser, default_samples: int | N
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a built-in network, or package.module:factory")
+    parser.add_argument(
+        "--model", required=True, help="a built-in network, robustbench:ID, package.module:factory, or RECIPE.toml"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")

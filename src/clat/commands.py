@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from clat.criticality import measure_criticality
+from clat import models
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
 from clat.evaluation import evaluate_set, find_protocol
 from clat.evaluation.live import evaluation_progress
 from clat.files import claim_output
-from clat.layers import enumerate_layers
-from clat.models import load_model
+from clat.models import load_model, robustbench
 from clat.recipe import built_in_recipes, read_recipe
-from clat.seeds import permutation
 from clat.training.interrupt import Interrupted
 from clat.training.prepare import check_model
 from clat.training.run import Result
@@ -27,46 +26,6 @@ from clat.training.run import train as start_run
 from clat.units import parse_size
 
 console = Console(highlight=False)
-
-
-def criticality(options: Namespace) -> int:
-    """`clat criticality`: the table on screen, JSON and plot on request."""
-    outputs = [claim_output(path) for path in (options.out, options.plot) if path is not None]
-    parse_size(options.eps, norm=options.norm)
-    device = pick_device(options.device)
-    images = load_split(options.data, options.split, image_size=options.image_size)
-    model = build_model(options, images, device)
-    if not 1 <= options.num_samples <= len(images):
-        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
-    chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
-    x, y = next(iter(Loader(chosen, len(chosen), device=device).epoch()))
-    report = measure_criticality(
-        model,
-        x,
-        y,
-        eps=options.eps,
-        alpha=options.alpha,
-        steps=options.steps,
-        norm=options.norm,
-        normaliser=options.normaliser,
-        tap=options.tap,
-        metric=options.metric,
-        seed=options.seed,
-        layers=enumerate_layers(model, x, include=options.include, exclude=options.exclude),
-    )
-    top = min(options.top, len(report.rows))
-    console.print(report.table(top=top))
-    if top > 0:
-        console.print(f"most critical: {', '.join(report.top(top))}")
-    if options.out is not None:
-        report.to_json(options.out)
-    if options.plot is not None:
-        from clat.report.plots import criticality_bars, save_figure
-
-        save_figure(criticality_bars(report.to_dict(), report.top(top) if top else []), Path(options.plot))
-    for path in outputs:
-        console.print(f"wrote {path}")
-    return 0
 
 
 def evaluate(options: Namespace) -> int:
@@ -100,6 +59,9 @@ def evaluate(options: Namespace) -> int:
     for name, accuracy in result.per_attack.items():
         console.print(f"after {name:10} {accuracy}")
     console.print(f"clean accuracy   {result.clean_accuracy}")
+    if options.model.startswith(robustbench.PREFIX):
+        listed = robustbench.entry(options.model, images.num_classes)
+        console.print(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
     console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
     console.print(
         f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "
@@ -189,15 +151,27 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
+    """The network of a recipe's [model], with `--weights` instead of its own if they are given."""
+    if options.width is not None or options.normalize is not None:
+        raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
+    config = read_recipe(options.model).model
+    config = config if options.weights is None else replace(config, weights=options.weights)
+    return models.build_model(config, num_classes)
+
+
 def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
     """`--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
-    model = load_model(
-        options.model,
-        num_classes=images.num_classes,
-        width=options.width,
-        normalize=options.normalize,
-        weights=options.weights,
-    )
+    if options.model.endswith(".toml"):
+        model = _model_of_recipe(options, images.num_classes)
+    else:
+        model = load_model(
+            options.model,
+            num_classes=images.num_classes,
+            width=options.width,
+            normalize=options.normalize,
+            weights=options.weights,
+        )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     check_model(model, sample, images.num_classes)
     return model.to(device).eval()

@@ -25,10 +25,11 @@ State = dict[str, Tensor]
 class Surroundings:
     """What a companion may know of the stage it joins.
 
-    `model`: the network, on its device; `engine`: precision and processes (`autocast`, `images`,
-    `average_gradients`, `from_first`); `loader`: the training batches; `heldout`: (x, y) cut from train, the only
-    images that may decide anything; `eps`, `norm`: the threat model; `seed`: of this stage, from which a companion
-    derives its own; `epochs`: of the stage; `batch_size`: for passes over the held-out images.
+    `model`: the network, on its device; `engine`: precision and processes (`autocast`, `images`, `average`,
+    `total`, `from_first`); `loader`: the training batches; `heldout`: (x, y) cut from train, the only images that
+    may decide anything; `eps`, `norm`: the threat model; `seed`: of this stage, from which a companion derives its
+    own; `epochs`: of the stage; `batch_size`: for passes over the held-out images; `replays`: optimizer steps on
+    each batch.
     """
 
     model: nn.Module
@@ -40,10 +41,12 @@ class Surroundings:
     seed: int
     epochs: int
     batch_size: int
+    replays: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.loader.num_batches
+        """Optimizer steps, each of which ends with `Companion.after_step`."""
+        return self.loader.num_batches * self.replays
 
 
 class Companion:

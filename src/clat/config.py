@@ -10,25 +10,12 @@ from typing import Literal
 
 from clat.attacks.ball import NORMS
 from clat.errors import ClatError, unknown
+from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.selection import Selection
 from clat.training.schedules import Schedule
 from clat.units import Size, parse_size, size_text
 from clat.weights import AnyTreatment
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network."""
-
-    name: str = "resnet18"
-    """A built-in network, or "package.module:factory" for one of your own."""
-    width: int | None = None
-    """Base channels of a built-in network; None: as published."""
-    normalize: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
-    weights: str | None = None
-    """A weight file to start from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +114,8 @@ class EvaluationConfig:
     num_samples: int | None = None
     """Test images, from the first; None: all."""
     batch_size: int = 250
+    stages: bool = True
+    """Also the weights at the start, if they were given, and at the end of each earlier stage."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.batch_size", self.batch_size, 1)

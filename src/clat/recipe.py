@@ -63,13 +63,13 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
     seen = (*seen, path.resolve())
     if not isinstance(base, str) or path.resolve() in seen[:-1]:
         raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
-    return _merged(_read_toml(base, path.parent, seen), data)
+    return merged(_read_toml(base, path.parent, seen), data)
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`base` with the entries of `own`; tables are merged, everything else is replaced."""
     both = {key: (base[key], own[key]) for key in base.keys() & own.keys()}
-    tables = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
+    tables = {key: merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
     return base | own | tables
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.criticality import METRICS, NORMALISERS
-from clat.criticality_report import CriticalityReport
 from clat.errors import ClatError, unknown
 from clat.features import TAPS
 from clat.layers import Layer, find_layers
 from clat.modes import BN_POLICIES
+from clat.rankings.measure import RANKINGS, REWINDING
+from clat.rankings.report import Ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,12 @@ class Selection:
     """The rule of a stage. Without a selection a stage moves the whole network, classifier included."""
 
     rule: Literal["critical", "least-critical", "random", "all", "named"] = "critical"
-    """`critical`: the k largest C. `least-critical`: the k smallest, layer 1 aside (its C is no ratio).
-    `random`: k layers drawn anew at each selection. `all`: every layer. `named`: those in `layers`."""
+    """`critical`: the k most critical by `ranking`. `least-critical`: the k least, for CLAT's criticality layer 1
+    aside (its C is no ratio). `random`: k layers drawn anew at each selection. `all`: every layer. `named`:
+    those in `layers`."""
+    ranking: Literal["criticality", "mrc", "activation", "rewinding", "rewinding-drop"] = "criticality"
+    """What `critical` and `least-critical` rank by, see `clat.rankings.measure.RANKINGS`: CLAT's criticality, or
+    another. RiFT is `rule = "least-critical", ranking = "mrc", k = 1`."""
     k: int = 1
     """How many layers (paper: about 5 % of them; 1 for ResNet-18, 3 for ResNet-50, 5 for DenseNet-121)."""
     every: int = 10
@@ -35,10 +40,12 @@ class Selection:
     """Only layers whose name matches one of these patterns take part ("layer3.*")."""
     exclude: tuple[str, ...] = ()
     """Layers whose name matches one of these patterns do not take part."""
+    initial: str | None = None
+    """The weight file that the rewinding rankings rewind to; None: the weights that the run began with."""
     num_samples: int = 100
-    """Held-out images on which criticality is measured (paper: one batch; 10 suffice)."""
+    """Held-out images on which layers are ranked (CLAT's paper: one batch; 10 suffice)."""
     steps: int = 10
-    """Steps of the PGD attack on the output for this measurement."""
+    """Steps of the attack within this measurement."""
     normaliser: Literal["numel", "sqrt", "relative"] = "numel"
     """See `clat.criticality.NORMALISERS`; numel is the paper's."""
     tap: Literal["output", "norm", "activation"] = "output"
@@ -51,6 +58,7 @@ class Selection:
             ("normaliser", self.normaliser, NORMALISERS),
             ("feature tap", self.tap, TAPS),
             ("metric", self.metric, METRICS),
+            ("ranking", self.ranking, RANKINGS),
         ):
             if name not in valid:
                 raise unknown(kind, name, valid)
@@ -62,21 +70,23 @@ class Selection:
         ):
             if number < least:
                 raise ClatError(f"selection.{what} is {number}: expected at least {least}")
+        if self.ranking != "criticality" and not self.ranks:
+            raise ClatError(f"selection.ranking is '{self.ranking}', but the rule '{self.rule}' ranks nothing")
+        if self.initial is not None and self.ranking not in REWINDING:
+            raise ClatError("selection.initial names the weights of the rewinding rankings, and only of those")
         if (self.rule == "named") != bool(self.layers):
             raise ClatError("selection.layers names the layers of the rule 'named', and only of that rule")
 
     @property
     def ranks(self) -> bool:
-        """Whether the rule needs a criticality report."""
+        """Whether the rule needs a ranking."""
         return self.rule in ("critical", "least-critical")
 
 
-def select(
-    rule: Selection, layers: Sequence[Layer], report: CriticalityReport | None, seed: int
-) -> tuple[Layer, ...]:
+def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> tuple[Layer, ...]:
     """The layers that move until the next selection, in forward order.
 
-    `layers`: the candidates; `report`: their criticality, needed by the ranking rules; `seed`: for `random`.
+    `layers`: the candidates; `report`: their ranking, needed by the rules that rank; `seed`: for `random`.
     Raises ClatError if k exceeds the number of candidates or a named layer does not exist.
     """
     if rule.rule == "all":
@@ -90,13 +100,8 @@ def select(
             find_layers(layers, [layer.name for layer in random.Random(seed).sample(list(layers), rule.k)])
         )
     if report is None:
-        raise ClatError(f"the rule '{rule.rule}' needs a criticality report")
-    if rule.rule == "critical":
-        return tuple(find_layers(layers, report.top(rule.k)))
-    ratios = [row.name for row in report.ranked() if row.index != report.rows[0].index]
-    if rule.k > len(ratios):
-        raise ClatError(f"selection.k is {rule.k}, but only {len(ratios)} layers have a ratio to rank by")
-    return tuple(find_layers(layers, ratios[-rule.k :]))
+        raise ClatError(f"the rule '{rule.rule}' needs a criticality report or another ranking")
+    return tuple(find_layers(layers, (report.top if rule.rule == "critical" else report.bottom)(rule.k)))
 
 
 def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> dict[str, nn.Parameter]:

@@ -11,10 +11,13 @@ from torch import nn
 
 from clat.models import load_model, model_names
 from clat.models.densenet import DenseLayer, Transition
+from clat.models.dm_wide_resnet import DMBlock, SameConv, SqueezeExcitation
+from clat.models.parts import ACTIVATIONS
 from clat.models.preact_resnet import PreActBlock
 from clat.models.wide_resnet import WideBlock
 
 NARROW = {name: 2 if name.startswith("densenet") else 4 for name in model_names()}
+SHORT = {"dm-wrn-70-16": (2, 1, 1), "ra-wrn-70-16": (2, 1, 1), "wrn-70-16": (2, 1, 1)}
 
 
 def on_meta(name: str, **options: object) -> nn.Module:
@@ -25,7 +28,7 @@ def on_meta(name: str, **options: object) -> nn.Module:
 
 def narrow(name: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return load_model(name, width=NARROW[name], **options).eval()
+    return load_model(name, **({"width": NARROW[name], "depths": SHORT.get(name)} | options)).eval()
 
 
 def parameters(model: nn.Module) -> int:
@@ -52,6 +55,11 @@ def wide_resnet_size(depth: int, width: int, classes: int) -> int:
         ("densenet121", 10, 6_956_298),  # the paper's 6.96 M
         ("wrn-34-10", 10, 46_160_474),
         ("wrn-70-16", 10, 266_796_506),
+        ("preact-resnet18-bn", 10, 11_171_146 + 2 * 512),
+        ("preact-resnet18-raw", 10, 11_171_146),
+        ("dm-wrn-28-10", 10, 36_479_194),  # the 36.5 M of WRN-28-10
+        ("dm-wrn-70-16", 10, 266_796_506),
+        ("ra-wrn-70-16", 10, 267_240_802),
         ("vgg19", 100, 39_327_652),  # the paper's 39.3 M
         ("vgg19-linear", 10, 20_040_522),
     ],
@@ -63,13 +71,18 @@ def test_parameter_counts(name: str, classes: int, count: int) -> None:
 def test_counts_of_wide_resnets_follow_from_their_definition() -> None:
     assert wide_resnet_size(34, 160, 10) == 46_160_474
     assert wide_resnet_size(70, 256, 10) == 266_796_506
+    assert wide_resnet_size(28, 160, 10) == 36_479_194
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "preact-resnet18", "wrn-34-10", "densenet121", "vgg19-linear"]
+    "name",
+    [
+        *("resnet18", "resnet50", "preact-resnet18", "preact-resnet18-raw", "wrn-34-10", "densenet121"),
+        *("vgg19-linear", "dm-wrn-70-16", "ra-wrn-70-16"),
+    ],
 )
 def test_names_and_shapes_are_those_of_public_checkpoints(name: str, shared_file) -> None:
-    manifest = json.loads(shared_file(f"manifests/{name}.json").read_text())
+    manifest = json.loads(shared_file(f"manifests/{name.removesuffix('-raw')}.json").read_text())
     ours = [(k, list(v.shape)) for k, v in on_meta(name).state_dict().items()]
     assert ours == list(manifest["state_dict"].items())
 
@@ -192,3 +205,65 @@ def test_a_transition_averages_the_pixels_that_exist() -> None:
         out = layer(x)
     torch.testing.assert_close(out[0, 0, 0, 0], full[0, 0, :2, :2].mean())
     torch.testing.assert_close(out[0, 0, 1, 1], full[0, 0, 2, 2:].mean())
+
+
+def test_a_raw_projection_reads_the_raw_input() -> None:
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        block = randomised(PreActBlock(4, 8, 2, raw_projection=True))
+        main = block.conv2(F.relu(block.bn2(block.conv1(F.relu(block.bn1(x))))))
+        torch.testing.assert_close(block(x), main + block.shortcut(x))
+
+
+def test_a_final_norm_sits_between_the_last_block_and_the_pooling() -> None:
+    model = randomised(narrow("preact-resnet18-bn"))
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        out = model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x)))))
+        torch.testing.assert_close(model(x), model.linear(F.relu(model.bn(out)).mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_a_dm_block_with_its_activation_and_without_or_with_squeeze_and_excitation(activation: str) -> None:
+    act = {"relu": lambda v: v.clamp(min=0)}.get(activation, lambda v: v / (1 + (-v).exp()))
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        plain = randomised(DMBlock(4, 4, 1, activation=ACTIVATIONS[activation]))
+        main = plain.conv_1(act(plain.batchnorm_1(plain.conv_0(act(plain.batchnorm_0(x))))))
+        torch.testing.assert_close(plain(x), x + main)
+        wider = randomised(DMBlock(4, 8, 2, activation=ACTIVATIONS[activation], squeeze=0.25))
+        active = act(wider.batchnorm_0(x))
+        main = wider.conv_1(act(wider.batchnorm_1(wider.conv_0(active))))
+        torch.testing.assert_close(wider(x), wider.se(main) + wider.shortcut(active))
+
+
+def test_squeeze_and_excitation_scales_each_channel_by_a_gate_in_0_1() -> None:
+    layer = SqueezeExcitation(3, 2)
+    x = torch.randn(2, 3, 4, 5)
+    with torch.no_grad():
+        hidden = F.relu(F.linear(x.mean(dim=(2, 3)), layer.fc1.weight[:, :, 0, 0], layer.fc1.bias))
+        gate = torch.sigmoid(F.linear(hidden, layer.fc2.weight[:, :, 0, 0], layer.fc2.bias))
+        torch.testing.assert_close(layer(x), x * gate[:, :, None, None])
+
+
+def test_same_padding_pads_the_far_border_of_even_sizes_and_both_of_odd_ones() -> None:
+    conv = SameConv(1, 1)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+        even, odd = conv(torch.ones(1, 1, 4, 4)), conv(torch.ones(1, 1, 5, 5))
+    assert even[0, 0].tolist() == [[9, 6], [6, 4]]  # the near border is whole, unlike with padding 1
+    assert odd[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+
+
+def test_dm_networks_train_with_their_own_batch_norm_momentum() -> None:
+    for name in ("dm-wrn-28-10", "ra-wrn-70-16"):
+        norms = [m for m in narrow(name, depths=(1, 1, 1)).modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {norm.momentum for norm in norms} == {0.01}
+
+
+def test_depths_count_the_blocks() -> None:
+    model = narrow("ra-wrn-70-16", depths=(1, 3, 2), width=9)
+    assert [len(group.block) for group in model.layer] == [1, 3, 2]
+    assert model.init_conv.out_channels == 4
+    assert len(narrow("resnet50", depths=(1, 1, 2, 1)).layer3) == 2
+    assert len(narrow("densenet121", depths=(1, 2, 1, 1)).dense2) == 2

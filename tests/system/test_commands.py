@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 
 import clat as package
 from clat import cli
-from clat.recipe import built_in_recipes
+from clat.data.loader import Loader
+from clat.models import build_model
+from clat.models.robustbench import TABLES
+from clat.recipe import built_in_recipes, read_recipe
 
 
 def read(path):
@@ -211,3 +214,36 @@ def test_the_python_interface(workplace, tmp_path):
     assert set(result.evaluations) == {"stage-0", "stage-1", "best", "last"}
     assert result.evaluations["last"]["data"] == {"name": "mine", "split": "test", "n": 20}
     assert result.summary["best"]["heldout_n"] == 16
+
+
+def test_evaluate_takes_the_network_of_a_recipe(clat, workplace, tmp_path):
+    """A mixture, which no option describes; --weights replaces the recipe's own."""
+    recipe = tmp_path / "mixture.toml"
+    member = '{ name = "resnet18", width = 2, depths = [1, 1, 1, 1] }'
+    recipe.write_text(
+        f'[model]\nname = "mixture"\nalpha = 0.5\nstandard = {member}\nrobust = {member}\n'
+        '[[stages]]\nname = "a"\nepochs = 1\nobjective = { name = "standard" }\n'
+    )
+    model = build_model(read_recipe(recipe).model, 10).eval()
+    weights = package.save_weights(model, tmp_path / "whole.safetensors")
+    words = ("--data", "digits", "--protocol", "fgsm", "--eps", 0.03, "--num-samples", 40)
+    out = tmp_path / "result.json"
+    assert clat("evaluate", "--model", recipe, "--weights", weights, *words, "--out", out).code == 0
+    x, y = next(iter(Loader(package.load_split("digits", "test").take(40), 40, device=torch.device("cpu")).epoch()))
+    with torch.no_grad():
+        expected = (model(x).argmax(1) == y).int().tolist()
+    assert read(out)["correct"] == "".join(map(str, expected))
+    refused = clat("evaluate", "--model", recipe, "--width", 2, *words)
+    assert refused.code == 2
+    assert "the recipe says width" in refused.err
+
+
+def test_evaluate_prints_what_robustbench_lists(clat, tmp_path):
+    entry = TABLES[10]["Addepalli2022Efficient_RN18"]
+    torch.save({"state_dict": entry.builder(width=2).state_dict()}, tmp_path / "net.pt")
+    done = clat(
+        "evaluate", "--model", "robustbench:Addepalli2022Efficient_RN18", "--weights", tmp_path / "net.pt",
+        "--width", 2, "--data", "digits", "--protocol", "fgsm", "--eps", 0.03, "--num-samples", 5,
+    )  # fmt: skip
+    assert done.code == 0
+    assert "RobustBench lists 85.71 % clean and 52.48 % under AutoAttack" in done.out

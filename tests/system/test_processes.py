@@ -132,6 +132,23 @@ def test_two_processes_agree_and_move_only_what_is_selected(two_processes, tmp_p
 
 
 @pytest.mark.slow
+def test_two_processes_agree_on_treated_weights(two_processes, tmp_path):
+    """Perturbed alike, averaged alike, the statistics counted on both shares, and stopped at the same point."""
+    treatments = """[
+        { name = "interpolation", steps = 2, margin = 1.0 },
+        { name = "awp", gamma = 0.1 },
+        { name = "swa", start = 0.25, window = 2, unit = "batches" },
+        { name = "ema", batch_norm = "reestimated" },
+    ]"""
+    done = two_processes("--out", "run", "--stages.pgd-at.treatments", " ".join(treatments.split()))
+    assert done.returncode == 0, done.stderr
+    last = load_file(tmp_path / "run" / "weights" / "last.safetensors")
+    for rank in (0, 1):
+        own = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert all(torch.equal(own[name], last[name]) for name in last), f"rank {rank}"
+
+
+@pytest.mark.slow
 def test_two_processes_refuse_bad_input_in_one_line(two_processes, tmp_path):
     for words, says in (
         (("--out", "run", "--evaluation.protocol", "pgd-21"), "unknown protocol"),

@@ -99,8 +99,10 @@ def clat(epochs: int = 2, **changes: Any) -> StageConfig:
     )
 
 
-def train_and_stop(monkeypatch: Any, recipe: Recipe, out: Path, *, after_steps: int) -> None:
-    """Train the tiny network until SIGINT after so many steps."""
+def train_and_stop(
+    monkeypatch: Any, recipe: Recipe, out: Path, *, after_steps: int, own_model: bool = False
+) -> None:
+    """Train the tiny network, or the recipe's own, until SIGINT after so many steps."""
     original, count = trainer.Trainer._train_step, [0]
 
     def step(self: trainer.Trainer, *args: Any) -> Any:
@@ -113,7 +115,7 @@ def train_and_stop(monkeypatch: Any, recipe: Recipe, out: Path, *, after_steps: 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_train_step", step)
         try:
-            package.train(recipe, out, model=tiny(), data=data(), quiet=True)
+            package.train(recipe, out, model=None if own_model else tiny(), data=data(), quiet=True)
         except Interrupted:
             return
     raise AssertionError(f"the run ended before step {after_steps}")

@@ -13,9 +13,15 @@ from clat.errors import ClatError
 from clat.objectives import FreeAT, PgdAT
 from clat.objectives.free_at import Perturbation
 from clat.recipe import build_recipe, recipe_data
-from clat.weights import Reinitialise
+from clat.weights import AWP, EMA, SWA, Interpolation, Reinitialise
 
-TREATMENTS = {"reinitialise": Reinitialise(modules=("conv2",))}
+TREATMENTS = {
+    "reinitialise": Reinitialise(modules=("conv2",)),
+    "awp": AWP(gamma=0.1, warmup=1),
+    "ema": EMA(batch_norm="reestimated"),
+    "swa": SWA(start=0.25, window=3, unit="batches"),
+    "interpolation": Interpolation(steps=1, margin=1.0),
+}
 """One of each, for a stage of two epochs of the tiny network."""
 
 OBJECTIVES = {"free-at": FreeAT(replays=2)}

@@ -16,7 +16,7 @@ from clat import files
 from clat.config import DataConfig, EngineConfig, MonitorConfig
 from clat.errors import ClatError
 from clat.models import load_weights
-from clat.training import trainer
+from clat.training import monitor, trainer
 from clat.training.interrupt import Interrupted, stop_on_signals
 
 
@@ -179,7 +179,7 @@ def test_resuming_a_finished_run_changes_nothing(kit, finished, tmp_path):
 def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_path, monkeypatch):
     """After the last step nothing looks at the flag but the end of the stage."""
     out = tmp_path / "run"
-    original, calls = trainer.heldout_correct, [0]
+    original, calls = monitor.heldout_correct, [0]
 
     def check(*args, **kwargs):
         calls[0] += 1
@@ -187,7 +187,7 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
             interrupt()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "heldout_correct", check)
+    monkeypatch.setattr(monitor, "heldout_correct", check)
     with pytest.raises(Interrupted):
         train(kit, out)
     assert not list((out / "evaluations").iterdir())
@@ -306,7 +306,7 @@ def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
 def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(kit, tmp_path, monkeypatch):
     """The other run's later stage may have had a better one."""
     scores = iter([(8, 4), (8, 2), (8, 9), (8, 9), (8, 1), (8, 1)])
-    monkeypatch.setattr(trainer, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
+    monkeypatch.setattr(monitor, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
     train(kit, tmp_path / "one")
     train(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
     assert kit.progress(tmp_path / "two")["best"]["epoch"] == 1

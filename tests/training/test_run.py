@@ -17,7 +17,7 @@ from clat.data import hold_out
 from clat.errors import ClatError
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
 from clat.selection import Selection
-from clat.training import trainer
+from clat.training import monitor, trainer
 from clat.training.monitor import heldout_correct, overfitted_catastrophically
 from clat.training.schedules import Schedule
 
@@ -264,7 +264,7 @@ def scripted(monkeypatch, counts, seen=None):
             seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return torch.tensor(next(script))
 
-    monkeypatch.setattr(trainer, "heldout_correct", check)
+    monkeypatch.setattr(monitor, "heldout_correct", check)
 
 
 def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(kit, tmp_path, monkeypatch):

@@ -38,8 +38,9 @@ class Cost:
 
 
 @contextmanager
-def metered(model: nn.Module) -> Iterator[Cost]:
-    """Count what happens to `model` inside; the yielded `Cost` is complete on leaving."""
+def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
+    """Count what happens to `model` inside; the yielded `Cost` is complete on leaving. `memory=False` leaves the
+    peak out, for a part of something metered: CUDA has one peak, and a part that resets it loses the whole's."""
     cost = Cost()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
@@ -60,7 +61,7 @@ def metered(model: nn.Module) -> Iterator[Cost]:
         if logits is not None and logits.requires_grad and x is not None and not x.requires_grad:
             logits.register_hook(count_backward)
 
-    if device.type == "cuda":
+    if memory and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
     start = time.perf_counter()
@@ -71,8 +72,13 @@ def metered(model: nn.Module) -> Iterator[Cost]:
             hook.remove()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-            cost.peak_memory_bytes = torch.cuda.max_memory_allocated(device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            cost.peak_memory_bytes = peak if sys.platform == "darwin" else peak * 1024
+        if memory:
+            cost.peak_memory_bytes = _peak_memory(device)
         cost.seconds = time.perf_counter() - start
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -59,14 +59,15 @@ def dense_block(inputs: int, growth: int, count: int) -> tuple[nn.Sequential, in
 class DenseNet(nn.Module):
     """Four dense blocks with a transition after each of the first three, then a linear head.
 
-    `width` is the growth rate; the stem has twice as many channels. Input (N, in_channels, H, W) in [0, 1],
-    any H and W; output (N, num_classes) logits. Each transition halves the map.
+    `depths` counts the layers of the four blocks. `width` is the growth rate; the stem has twice as many
+    channels. Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Each transition
+    halves the map.
     """
 
     def __init__(
         self,
-        counts: tuple[int, int, int, int],
         *,
+        depths: tuple[int, ...],
         num_classes: int = 10,
         width: int = 32,
         in_channels: int = 3,
@@ -74,13 +75,13 @@ class DenseNet(nn.Module):
         super().__init__()
         self.normalize = Normalize()
         self.conv1 = conv3x3(in_channels, 2 * width)
-        self.dense1, channels = dense_block(2 * width, width, counts[0])
+        self.dense1, channels = dense_block(2 * width, width, depths[0])
         self.trans1 = Transition(channels)
-        self.dense2, channels = dense_block(channels // 2, width, counts[1])
+        self.dense2, channels = dense_block(channels // 2, width, depths[1])
         self.trans2 = Transition(channels)
-        self.dense3, channels = dense_block(channels // 2, width, counts[2])
+        self.dense3, channels = dense_block(channels // 2, width, depths[2])
         self.trans3 = Transition(channels)
-        self.dense4, channels = dense_block(channels // 2, width, counts[3])
+        self.dense4, channels = dense_block(channels // 2, width, depths[3])
         self.bn = nn.BatchNorm2d(channels)
         self.linear = nn.Linear(channels, num_classes)
         init_convolutions(self)
@@ -94,4 +95,4 @@ class DenseNet(nn.Module):
         return self.linear(global_mean(out))
 
 
-densenet121 = partial(DenseNet, (6, 12, 24, 16))
+densenet121 = partial(DenseNet, depths=(6, 12, 24, 16))

@@ -8,7 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from clat.errors import unknown
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "swish": F.silu}
+"""Nonlinearities by name. SiLU and Swish are one function, x * sigmoid(x); papers use either name."""
+
+
+def activation_named(name: str) -> Activation:
+    """The nonlinearity of this name in ACTIVATIONS; an unknown one is a ClatError."""
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
@@ -27,6 +42,29 @@ def stage(
     """`count` residual blocks in a row; the first changes the channels (inputs to outputs) and the stride."""
     rest = [block(outputs, outputs, 1) for _ in range(count - 1)]
     return nn.Sequential(block(inputs, outputs, stride), *rest)
+
+
+def pre_activation(
+    x: Tensor,
+    norm1: nn.Module,
+    conv1: nn.Module,
+    norm2: nn.Module,
+    conv2: nn.Module,
+    *,
+    project: nn.Module | None,
+    activation: Activation = F.relu,
+    gate: nn.Module | None = None,
+    raw_projection: bool = False,
+) -> Tensor:
+    """The pre-activation residual block (He et al. 2016, arXiv 1603.05027) on modules of any names.
+
+    Norm, activation and convolution, twice, then `gate` if any, beside a shortcut. `project`, where shapes change,
+    reads the activated input, or with `raw_projection` the raw one; None adds the raw input.
+    """
+    active = activation(norm1(x))
+    shortcut = x if project is None else project(x if raw_projection else active)
+    out = conv2(activation(norm2(conv1(active))))
+    return (out if gate is None else gate(out)) + shortcut
 
 
 def global_mean(feature: Tensor) -> Tensor:

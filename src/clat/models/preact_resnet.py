@@ -1,7 +1,12 @@
-"""Pre-activation ResNet-18 with the CIFAR stem, the network of the Fast-AT and AWP lines of work.
+"""Pre-activation ResNet-18 with the CIFAR stem, in the three public variants, whose names and shapes these are.
 
-Source: He et al. 2016, arXiv 1603.05027. The public CIFAR variant, whose names and shapes these are, has
-neither BatchNorm nor ReLU between the last block and the pooling, and no BatchNorm in its shortcuts.
+Source: He et al. 2016, arXiv 1603.05027. None has BatchNorm in its shortcuts. They differ in two places:
+
+| variant | projections read | between the last block and the pooling | used by |
+| --- | --- | --- | --- |
+| `preact-resnet18` | the activated input | nothing | the common CIFAR code |
+| `preact-resnet18-bn` | the activated input | BatchNorm and ReLU | Rice et al. 2020 and the AWP code after it |
+| `preact-resnet18-raw` | the raw input | nothing | Wong et al. 2020 (Fast-AT) |
 """
 
 from __future__ import annotations
@@ -12,17 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.models.normalize import Normalize
-from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, stage
+from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, pre_activation, stage
 
 
 class PreActBlock(nn.Module):
     """BatchNorm, ReLU, convolution, twice, beside a shortcut; nothing follows the sum.
 
-    A projecting shortcut reads the activated input, an identity shortcut the raw one.
+    A projecting shortcut reads the activated input, or with `raw_projection` the raw one; an identity shortcut
+    the raw one.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, raw_projection: bool = False) -> None:
         super().__init__()
+        self.raw_projection = raw_projection
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = conv3x3(inputs, outputs, stride)
         self.bn2 = nn.BatchNorm2d(outputs)
@@ -31,41 +38,48 @@ class PreActBlock(nn.Module):
         self.shortcut = nn.Sequential(conv1x1(inputs, outputs, stride)) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        out = self.conv1(active)
-        out = self.conv2(F.relu(self.bn2(out)))
-        return out + (x if self.shortcut is None else self.shortcut(active))
+        layers = (self.bn1, self.conv1, self.bn2, self.conv2)
+        return pre_activation(x, *layers, project=self.shortcut, raw_projection=self.raw_projection)
 
 
 class PreActResNet(nn.Module):
     """Four stages with width, 2, 4 and 8 times width channels, then a linear head.
 
-    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Stages 2 to 4 halve
-    the map.
+    `depths` counts the blocks of the four stages. `final_norm`: BatchNorm and ReLU before the pooling.
+    `raw_projection`: see `PreActBlock`. Input (N, in_channels, H, W) in [0, 1], any H and W; output
+    (N, num_classes) logits. Stages 2 to 4 halve the map.
     """
 
     def __init__(
         self,
-        counts: tuple[int, int, int, int],
         *,
+        depths: tuple[int, ...],
         num_classes: int = 10,
         width: int = 64,
         in_channels: int = 3,
+        final_norm: bool = False,
+        raw_projection: bool = False,
     ) -> None:
         super().__init__()
+        block = partial(PreActBlock, raw_projection=raw_projection)
         self.normalize = Normalize()
         self.conv1 = conv3x3(in_channels, width)
-        self.layer1 = stage(PreActBlock, width, width, counts[0], stride=1)
-        self.layer2 = stage(PreActBlock, width, 2 * width, counts[1], stride=2)
-        self.layer3 = stage(PreActBlock, 2 * width, 4 * width, counts[2], stride=2)
-        self.layer4 = stage(PreActBlock, 4 * width, 8 * width, counts[3], stride=2)
+        self.layer1 = stage(block, width, width, depths[0], stride=1)
+        self.layer2 = stage(block, width, 2 * width, depths[1], stride=2)
+        self.layer3 = stage(block, 2 * width, 4 * width, depths[2], stride=2)
+        self.layer4 = stage(block, 4 * width, 8 * width, depths[3], stride=2)
+        self.bn = nn.BatchNorm2d(8 * width) if final_norm else None
         self.linear = nn.Linear(8 * width, num_classes)
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(self.normalize(x))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        if self.bn is not None:
+            out = F.relu(self.bn(out))
         return self.linear(global_mean(out))
 
 
-preact_resnet18 = partial(PreActResNet, (2, 2, 2, 2))
+preact_resnet18 = partial(PreActResNet, depths=(2, 2, 2, 2))
+preact_resnet18_bn = partial(preact_resnet18, final_norm=True)
+preact_resnet18_raw = partial(preact_resnet18, raw_projection=True)

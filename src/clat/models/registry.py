@@ -1,39 +1,46 @@
-"""Networks by name: the papers' own, and any factory of the user's."""
+"""Networks by name: the papers' own, those behind RobustBench's entries, and any factory of the user's."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from clat.errors import ClatError, unknown
+from clat.models import robustbench
 from clat.models.densenet import densenet121
+from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
+from clat.models.factory import from_factory
 from clat.models.files import fit_state, read_state, recorded_statistics
-from clat.models.normalize import NormalizeSpec, parse_normalize, with_normalize
-from clat.models.preact_resnet import preact_resnet18
+from clat.models.normalize import NormalizeSpec, Statistics, parse_normalize, with_normalize
+from clat.models.preact_resnet import preact_resnet18, preact_resnet18_bn, preact_resnet18_raw
 from clat.models.resnet import resnet18, resnet50
 from clat.models.vgg import vgg19, vgg19_linear
 from clat.models.wide_resnet import wrn_34_10, wrn_70_16
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+Builder = partial[Any]
+
+MODELS: dict[str, Builder] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
     "preact-resnet18": preact_resnet18,
+    "preact-resnet18-bn": preact_resnet18_bn,
+    "preact-resnet18-raw": preact_resnet18_raw,
     "wrn-34-10": wrn_34_10,
     "wrn-70-16": wrn_70_16,
+    "dm-wrn-28-10": dm_wrn_28_10,
+    "dm-wrn-70-16": dm_wrn_70_16,
+    "ra-wrn-70-16": ra_wrn_70_16,
     "densenet121": densenet121,
     "vgg19": vgg19,
     "vgg19-linear": vgg19_linear,
 }
-"""Name to builder. A builder takes the keywords num_classes, width and in_channels, each with a default."""
+"""Name to builder. A builder takes the keywords num_classes, width and in_channels, and where its network has them
+depths and activation, each with a default."""
 
 
 def model_names() -> list[str]:
@@ -46,18 +53,22 @@ def load_model(
     *,
     num_classes: int = 10,
     width: int | None = None,
+    depths: Sequence[int] | None = None,
+    activation: str | None = None,
     normalize: NormalizeSpec = None,
     weights: str | Path | None = None,
     in_channels: int = 3,
 ) -> nn.Module:
     """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
 
-    `name` is one of model_names(), or `package.module:factory` for a function or class of your own, found
-    from the current directory too. A factory is given num_classes, in_channels and width where its
-    signature has them, and must return an nn.Module; with a normalisation that is wrapped in Normalized.
+    `name` is one of model_names(), `robustbench:ID` (see below), or `package.module:factory` for a function or
+    class of your own, found from the current directory too. A factory is given num_classes and in_channels where
+    its signature has them, and the options below that are given; it must return an nn.Module, which with a
+    normalisation is wrapped in Normalized.
 
     `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
-    or the growth rate of DenseNet (32). None keeps the default.
+    or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-
+    and ra- networks, is relu, silu or swish. None keeps the published value.
 
     `normalize` is None, a data set's name (see clat.models.normalize.STATISTICS), or (mean, std). None
     means the identity, unless `weights` is a file of ours that records the normalisation it was trained
@@ -65,28 +76,51 @@ def load_model(
     "identity" to insist on none.
 
     `weights` is a file that load_weights reads. Without it, weights are drawn from the global generator.
+
+    `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
+    its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.
+
     The model is returned in training mode, on torch's default device. Raises ClatError for bad names, sizes
     and files.
     """
     _check_sizes(num_classes=num_classes, width=width, in_channels=in_channels)
     statistics = parse_normalize(normalize)
+    given = {"width": width, "depths": _checked_depths(depths), "activation": activation}
+    options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    options |= {key: value for key, value in given.items() if value is not None}
     state = None
-    if weights is not None:
-        state, metadata = read_state(
-            weights
-        )  # before building: a bad path should not cost a large network's set-up
+    if weights is not None:  # before building: a bad path should not cost a large network's set-up
+        state, metadata = read_state(weights)
         statistics = statistics or recorded_statistics(metadata, weights)
-    sizes = {"num_classes": num_classes, "in_channels": in_channels} | ({} if width is None else {"width": width})
-    if ":" in name:
-        model = _from_factory(name, sizes)
+    if name.startswith(robustbench.PREFIX):
+        entry = robustbench.entry(name, num_classes)
+        if state is None:
+            raise ClatError(f"model '{name}' needs weights: download the file that RobustBench lists and name it")
+        state, own = robustbench.split_statistics(state, weights)
+        statistics = statistics or own or entry.normalize
+        _check_channels(statistics, in_channels)
+        model = _built(name, entry.builder, options)
+    elif ":" in name:
+        model = from_factory(name, options)
     elif name in MODELS:
         _check_channels(statistics, in_channels)
-        model = MODELS[name](**sizes)
+        model = _built(name, MODELS[name], options)
     else:
         raise unknown("model", name, MODELS)
     model = with_normalize(model, statistics)
     if state is not None:
         fit_state(model, state, weights)
+    return model
+
+
+def _built(name: str, builder: Builder, options: dict[str, Any]) -> nn.Module:
+    """The network of a builder of ours, after a check that it takes the options."""
+    for option in options.keys() - inspect.signature(builder).parameters.keys():
+        raise ClatError(f"model '{name}' takes no {option}; leave {option} out")
+    stages = len(builder.keywords.get("depths", ()))
+    if len(options.get("depths", ())) not in (0, stages):
+        raise ClatError(f"depths={list(options['depths'])}: '{name}' has {stages} stages; give one number for each")
+    model: nn.Module = builder(**options)
     return model
 
 
@@ -96,66 +130,19 @@ def _check_sizes(**sizes: int | None) -> None:
             raise ClatError(f"{name}={value!r}: must be a whole number of at least 1")
 
 
-def _check_channels(statistics: tuple[tuple[float, ...], ...] | None, in_channels: int) -> None:
+def _checked_depths(depths: Sequence[int] | None) -> tuple[int, ...] | None:
+    if depths is None:
+        return None
+    if isinstance(depths, str) or not depths:
+        raise ClatError(f"depths={depths!r}: give the number of blocks of each stage, such as (2, 2, 2, 2)")
+    for number in depths:
+        _check_sizes(depths=number)
+    return tuple(depths)
+
+
+def _check_channels(statistics: Statistics | None, in_channels: int) -> None:
     channels = max(map(len, statistics)) if statistics else 1
     if channels not in (1, in_channels):
         raise ClatError(
             f"normalize has {channels} channels but in_channels={in_channels}; give one value a channel"
         )
-
-
-def _from_factory(name: str, sizes: dict[str, int]) -> nn.Module:
-    """Build the user's own network. What goes wrong in their code is told in one line, and chained."""
-    with _current_directory_importable():
-        factory = _find(name)
-        options = _accepted(name, factory, sizes)
-        try:
-            model = factory(**options)
-        except Exception as error:
-            raise ClatError(f"model '{name}': the factory failed, {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ClatError(f"model '{name}': the factory gave a {type(model).__name__}; it must return an nn.Module")
-    return model
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The object that `package.module:factory` names; dots after the colon reach into classes."""
-    module_name, _, path = name.partition(":")
-    try:
-        factory = reduce(getattr, path.split("."), importlib.import_module(module_name))
-    except AttributeError as error:
-        raise ClatError(f"model '{name}': {error}; check the name after the colon") from error
-    except Exception as error:
-        raise ClatError(
-            f"model '{name}': importing '{module_name}' failed, {type(error).__name__}: {error}; "
-            "write package.module:factory"
-        ) from error
-    if not callable(factory):
-        raise ClatError(f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class")
-    return factory
-
-
-def _accepted(name: str, factory: Callable[..., Any], sizes: dict[str, int]) -> dict[str, int]:
-    """The sizes that the factory's signature has. A bare **kwargs gets num_classes, the usual name."""
-    try:
-        parameters = list(inspect.signature(factory).parameters.values())
-    except (TypeError, ValueError):  # built-in callables show no signature
-        parameters = []
-    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        by_name.add("num_classes")
-    if "width" in sizes and "width" not in by_name:
-        raise ClatError(f"model '{name}': its factory takes no width; leave width out")
-    return {key: value for key, value in sizes.items() if key in by_name}
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Import from the current directory first, as `python -m` does; the search path is put back after."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

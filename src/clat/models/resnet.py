@@ -67,15 +67,15 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Four stages with width, 2, 4 and 8 times width channels (times 4 in bottlenecks), then a linear head.
 
-    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Stages 2 to 4 halve
-    the map.
+    `depths` counts the blocks of the four stages. Input (N, in_channels, H, W) in [0, 1], any H and W; output
+    (N, num_classes) logits. Stages 2 to 4 halve the map.
     """
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        counts: tuple[int, int, int, int],
         *,
+        depths: tuple[int, ...],
         num_classes: int = 10,
         width: int = 64,
         in_channels: int = 3,
@@ -85,10 +85,10 @@ class ResNet(nn.Module):
         self.normalize = Normalize()
         self.conv1 = conv3x3(in_channels, width)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = stage(block, width, wide[0], counts[0], stride=1)
-        self.layer2 = stage(block, wide[0], wide[1], counts[1], stride=2)
-        self.layer3 = stage(block, wide[1], wide[2], counts[2], stride=2)
-        self.layer4 = stage(block, wide[2], wide[3], counts[3], stride=2)
+        self.layer1 = stage(block, width, wide[0], depths[0], stride=1)
+        self.layer2 = stage(block, wide[0], wide[1], depths[1], stride=2)
+        self.layer3 = stage(block, wide[1], wide[2], depths[2], stride=2)
+        self.layer4 = stage(block, wide[2], wide[3], depths[3], stride=2)
         self.linear = nn.Linear(wide[3], num_classes)
         init_convolutions(self)
 
@@ -98,5 +98,5 @@ class ResNet(nn.Module):
         return self.linear(global_mean(out))
 
 
-resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
-resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
+resnet18 = partial(ResNet, BasicBlock, depths=(2, 2, 2, 2))
+resnet50 = partial(ResNet, Bottleneck, depths=(3, 4, 6, 3))

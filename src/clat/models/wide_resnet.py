@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.models.normalize import Normalize
-from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, stage
+from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, pre_activation, stage
 
 STEM_CHANNELS = 16
 
@@ -35,10 +35,7 @@ class WideBlock(nn.Module):
         self.convShortcut = conv1x1(inputs, outputs, stride) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        out = self.conv1(active)
-        out = self.conv2(F.relu(self.bn2(out)))
-        return out + (x if self.convShortcut is None else self.convShortcut(active))
+        return pre_activation(x, self.bn1, self.conv1, self.bn2, self.conv2, project=self.convShortcut)
 
 
 class Group(nn.Module):
@@ -53,11 +50,11 @@ class Group(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three groups of (depth - 4) / 6 blocks with width, 2 and 4 times width channels, then a linear head.
+    """Three groups of blocks with width, 2 and 4 times width channels, then a linear head.
 
-    `width` counts the channels of the first group, 16 times the widening factor: 160 in WRN-34-10. Input
-    (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the
-    map.
+    `depths` counts the blocks of each group, (depth - 4) / 6 in the published networks. `width` counts the
+    channels of the first group, 16 times the widening factor: 160 in WRN-34-10. Input (N, in_channels, H, W) in
+    [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the map.
 
     Some published checkpoints carry a second copy of the first group, `sub_block1`, which no forward ever
     used. Entries of that name are dropped when a state dict is loaded (see `unused_entries`) rather than
@@ -67,14 +64,15 @@ class WideResNet(nn.Module):
     unused_entries = ("sub_block1.",)
     """Prefixes of state-dict names that mean nothing to this network and are skipped on loading."""
 
-    def __init__(self, depth: int, *, num_classes: int = 10, width: int = 160, in_channels: int = 3) -> None:
+    def __init__(
+        self, *, depths: tuple[int, ...], num_classes: int = 10, width: int = 160, in_channels: int = 3
+    ) -> None:
         super().__init__()
-        count = (depth - 4) // 6
         self.normalize = Normalize()
         self.conv1 = conv3x3(in_channels, STEM_CHANNELS)
-        self.block1 = Group(STEM_CHANNELS, width, count, stride=1)
-        self.block2 = Group(width, 2 * width, count, stride=2)
-        self.block3 = Group(2 * width, 4 * width, count, stride=2)
+        self.block1 = Group(STEM_CHANNELS, width, depths[0], stride=1)
+        self.block2 = Group(width, 2 * width, depths[1], stride=2)
+        self.block3 = Group(2 * width, 4 * width, depths[2], stride=2)
         self.bn1 = nn.BatchNorm2d(4 * width)
         self.fc = nn.Linear(4 * width, num_classes)
         init_convolutions(self)
@@ -93,5 +91,5 @@ def _drop_unused(module: nn.Module, state: dict[str, Any], prefix: str, *_: obje
         del state[name]
 
 
-wrn_34_10 = partial(WideResNet, 34)
-wrn_70_16 = partial(WideResNet, 70, width=256)
+wrn_34_10 = partial(WideResNet, depths=(5, 5, 5))
+wrn_70_16 = partial(WideResNet, depths=(11, 11, 11), width=256)

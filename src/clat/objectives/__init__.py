@@ -12,13 +12,25 @@ from clat.objectives.fast_at import FastAT
 from clat.objectives.free_at import FreeAT
 from clat.objectives.grad_align import GradAlign
 from clat.objectives.mart import Mart
+from clat.objectives.mixing import Mixing
 from clat.objectives.pgd_at import PgdAT
 from clat.objectives.score import ScoreAT, ScoreTrades
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 
 AnyObjective = Annotated[
-    Standard | PgdAT | FastAT | FreeAT | GradAlign | Trades | Mart | ScoreAT | ScoreTrades | Clat | ClatFast,
+    Standard
+    | PgdAT
+    | FastAT
+    | FreeAT
+    | GradAlign
+    | Trades
+    | Mart
+    | ScoreAT
+    | ScoreTrades
+    | Clat
+    | ClatFast
+    | Mixing,
     Field(discriminator="name"),
 ]
 """What a recipe's `objective` may be, told apart by its `name`."""
@@ -33,6 +45,7 @@ __all__ = [
     "GradAlign",
     "Loss",
     "Mart",
+    "Mixing",
     "Objective",
     "PgdAT",
     "ScoreAT",

@@ -59,6 +59,9 @@ class Objective:
     def check(self, eps: Size, norm: str) -> None:
         """Raise ClatError if the settings make no sense under the run's threat model."""
 
+    def requires(self, model: nn.Module) -> None:
+        """Raise ClatError if this is no network that the objective can train. Called before training starts."""
+
     def join(self, surroundings: Surroundings) -> Companion | None:
         """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
         return None

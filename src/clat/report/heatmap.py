@@ -31,7 +31,7 @@ def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[
     axes = figure.subplots()
     axes.patch.set(facecolor="white", edgecolor="#c9d1d9", hatch="/////")  # shows where there is no number
     mesh = _draw_cells(axes, _grid(reports, epochs, place))
-    _outline(axes, chosen)
+    outline_cells(axes, chosen)
     label_layers(axes, rows, {row for row, _ in chosen}, height)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     step = math.ceil(len(epochs) / 14)
@@ -70,7 +70,7 @@ def _draw_cells(axes: Axes, grid: np.ndarray) -> ScalarMappable:
     )
 
 
-def _outline(axes: Axes, chosen: Iterable[tuple[int, int]]) -> None:
+def outline_cells(axes: Axes, chosen: Iterable[tuple[int, int]]) -> None:
     """One frame around the neighbouring selections that kept a layer, so that frames do not hide colours."""
     ordered = enumerate(sorted(chosen))
     for _, group in groupby(ordered, key=lambda item: (item[1][0], item[1][1] - item[0])):

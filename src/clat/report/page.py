@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from clat.errors import ClatError
-from clat.report import curves, formatting, heatmap, plots
+from clat.report import curves, formatting, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
 
@@ -42,33 +42,46 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
     """The page as text."""
     runs = [run, *others]
     _tell_apart(runs)
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            run=run,
+            others=others,
+            style=style_sheet(),
+            outcome=outcome(run, others),
+            facts=_facts(run),
+            gaps=[(one, overfitting(one)) for one in runs],
+            evaluations=[
+                (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
+            ],
+            costs=[(one, _cost_rows(one)) for one in runs],
+            protocols=_protocols(runs),
+            notices=[(one, notice) for one in runs for notice in one.notices],
+            selections=_selection_rows(run),
+            plots=_plots(run, others),
+            text=text,
+            dump=lambda value: json.dumps(value, ensure_ascii=False),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this folder, with what they write numbers with."""
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("clat", "report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
-    style = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(
-        run=run,
-        others=others,
-        style=style,
-        outcome=outcome(run, others),
-        facts=_facts(run),
-        gaps=[(one, overfitting(one)) for one in runs],
-        evaluations=[
-            (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
-        ],
-        costs=[(one, _cost_rows(one)) for one in runs],
-        protocols=_protocols(runs),
-        notices=[(one, notice) for one in runs for notice in one.notices],
-        selections=_selection_rows(run),
-        plots=_plots(run, others),
-        text=text,
-        dump=lambda value: json.dumps(value, ensure_ascii=False),
-    )
+    found.filters.update({name: getattr(formatting, name) for name in FILTERS})
+    return found
+
+
+def style_sheet() -> Markup:
+    """The style of every page, to stand inside it."""
+    return Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
@@ -164,6 +177,12 @@ def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
         if len(run.criticality) > 1:
             figure = heatmap.criticality_map(run.criticality, chosen)
             found["map"] = plots.inline_svg(figure, "map", "Criticality of each layer at each selection")
+    if run.rankings:
+        first = min(run.rankings)
+        chosen_first = _layers_at(run, first)
+        figure = rankings.ranking_bars(run.rankings[first], chosen_first)
+        found["ranking"] = plots.inline_svg(figure, "ranking", f"Ranking of the layers at epoch {first}")
+        found["first_ranking"] = (first, run.rankings[first], len(chosen_first))
     if series(run.epochs, "heldout_robust")[0] or series(run.epochs, "heldout_clean")[0]:
         figure = curves.training_curves(run, others)
         found["curves"] = plots.inline_svg(figure, "curves", "Held-out clean and robust accuracy per epoch")

@@ -71,12 +71,18 @@ def _render(figure: Figure, target: Any, file_format: str, fonttype: str = "path
         figure.savefig(target, format=file_format, metadata=metadata, dpi=200, facecolor="white")
 
 
+def plot_format(path: Path | str) -> str:
+    """ "svg" or "png", by the file's name. Raises ClatError for any other: ask before the measurement."""
+    file_format = Path(path).suffix.lower().lstrip(".")
+    if file_format not in ("svg", "png"):
+        raise ClatError(f"cannot write a plot to '{path}': its name must end in .svg or .png")
+    return file_format
+
+
 def save_figure(figure: Figure, path: Path | str) -> Path:
     """Writes a figure as .svg or .png, whole or not at all; the same figure gives the same bytes."""
     path = Path(path)
-    file_format = path.suffix.lower().lstrip(".")
-    if file_format not in ("svg", "png"):
-        raise ClatError(f"cannot write a plot to '{path}': its name must end in .svg or .png")
+    file_format = plot_format(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         _render(figure, partial, file_format)

@@ -84,6 +84,7 @@ class Run:
     stages: list[Stage] = field(default_factory=list)
     selections: dict[int, Json] = field(default_factory=dict)
     criticality: dict[int, Json] = field(default_factory=dict)
+    rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
     evaluations: list[Evaluation] = field(default_factory=list)
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -244,7 +245,8 @@ def _read_criticality(run: Run) -> None:
         epoch = re.fullmatch(r"epoch-(\d+)", path.stem)
         report = _read_json(run, f"criticality/{path.name}") if epoch else {}
         if epoch and isinstance(report.get("rows"), list) and report["rows"]:
-            run.criticality[int(epoch[1])] = report
+            found = run.rankings if report.get("what") == "ranking" else run.criticality
+            found[int(epoch[1])] = report
 
 
 def _read_evaluations(run: Run) -> None:

@@ -74,17 +74,13 @@ class Engine:
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """The mean over the processes of each gradient, in one message."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.world > 1 and gradients:
-            self._average(gradients)
+        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
 
     def average_statistics(self, model: nn.Module) -> None:
         """BatchNorm statistics, which each process updates on its own share, become their mean; those that
         are frozen are left alone."""
         updating = (bn for bn in batch_norms(model) if bn.training)
-        buffers = [buffer for bn in updating for buffer in bn.buffers() if buffer.is_floating_point()]
-        if self.world > 1 and buffers:
-            self._average(buffers)
+        self.average(buffer for bn in updating for buffer in bn.buffers() if buffer.is_floating_point())
 
     def share(self, model: nn.Module) -> None:
         """Every process gets process 0's weights and buffers: a network of the user's own may be drawn anew in
@@ -96,7 +92,11 @@ class Engine:
                     torch.distributed.broadcast(sent, src=0)
                     value.copy_(sent)
 
-    def _average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes, in place, its mean over the processes; all of them go in one message."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         flat = self._reduce(flat, "mean")
         with torch.no_grad():

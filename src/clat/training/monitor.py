@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,9 @@ from clat import modes
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from clat.training.engine import Engine
 
 
 def heldout_correct(
@@ -26,6 +31,17 @@ def heldout_correct(
                 clean, moved = (model(images).argmax(1) == labels for images in (part, x_adv))
             totals += torch.stack([clean.sum(), (clean & moved).sum()])
     return totals
+
+
+def heldout_accuracies(
+    model: nn.Module, engine: Engine, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
+) -> tuple[float, float]:
+    """Clean and robust accuracy on all of `x`, `y`, each process taking its share and all learning the same."""
+    mine, labels = (part[engine.rank :: engine.world] for part in (x, y))
+    with engine.autocast():
+        correct = heldout_correct(model, engine.images(mine), labels, attack, batch_size=batch_size, seed=seed)
+    clean, robust = (engine.total(correct).double() / len(x)).tolist()
+    return clean, robust
 
 
 def overfitted_catastrophically(clean: float, robust: float, best_robust: float) -> bool:

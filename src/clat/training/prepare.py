@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
 from clat.layers import enumerate_layers, find_layers
-from clat.models import load_model
+from clat.models import build_model
+from clat.models.files import fit_state, read_state
+from clat.rankings.measure import REWINDING
 from clat.seeds import derive_seed
 
 Data = tuple[ImageSet, ImageSet]
@@ -48,14 +51,18 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     """The parts of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.weights is not None
-    model = _model(recipe, train_set.num_classes) if model is None else model
+    given = model is not None or recipe.model.starts_from_weights
+    model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
     for stage in recipe.stages:
-        _check_selection(stage, model, sample)
-    train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+        stage.objective.requires(model)
+        _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices)
+    for stage in recipe.stages:
+        for treatment in stage.treatments:
+            treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     return Parts(model, given, train_set, heldout, test)
 
 
@@ -89,15 +96,24 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int) -> None:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
 
 
-def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if the stage's selection asks for layers that the model does not have."""
+def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
+    """Raise ClatError if the stage's selection asks for layers that the model does not have, or for weights to
+    rewind to that there are not."""
     rule = stage.selection
     if rule is None:
         return
     layers = enumerate_layers(model, x, include=rule.include, exclude=rule.exclude)
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
-    most = len(layers) - (rule.rule == "least-critical")  # layer 1 has no ratio to be least critical by
+    if rule.initial is not None:
+        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
+    elif rule.ranking in REWINDING and first:
+        raise ClatError(
+            f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
+            "in selection.initial"
+        )
+    # Layer 1 has no ratio to be least critical by.
+    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
@@ -125,14 +141,8 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     return train_set, heldout, test
 
 
-def _model(recipe: Recipe, num_classes: int) -> nn.Module:
-    config = recipe.model
+def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network with its first weights: a file's, or random ones that the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return load_model(
-            config.name,
-            num_classes=num_classes,
-            width=config.width,
-            normalize=config.normalize,
-            weights=config.weights,
-        )
+        return build_model(recipe.model, num_classes)

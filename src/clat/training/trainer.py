@@ -20,7 +20,6 @@ from clat import modes
 from clat.attacks.settings import Attack
 from clat.companion import Company, Surroundings
 from clat.config import Recipe, StageConfig
-from clat.criticality import measure_criticality
 from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
@@ -33,8 +32,9 @@ from clat.selection import Selection, select, trainable_parameters, updating_bat
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
-from clat.training.monitor import heldout_correct, overfitted_catastrophically
+from clat.training.monitor import heldout_accuracies, overfitted_catastrophically
 from clat.training.optimizer import build_optimizer, momentum_of
+from clat.training.ranking import initial_weights, rank_layers
 from clat.training.schedules import learning_rate
 from clat.training.state import Progress, Saved, save_state
 
@@ -131,6 +131,7 @@ class Trainer:
             seed=derive_seed(self.recipe.seed, "stage", self.progress.stage),
             epochs=stage.epochs,
             batch_size=self.recipe.batch_size,
+            replays=stage.objective.replays,
         )
         own = stage.objective.join(surroundings)
         members = [] if own is None else [("objective", own)]
@@ -181,19 +182,17 @@ class Trainer:
     def _choose(self, rule: Selection, candidates: Sequence[Layer]) -> tuple[list[str], str | None]:
         epoch, report, file = self.progress.epoch + 1, None, None
         if rule.ranks:
-            x, y = (part[: rule.num_samples] for part in self.heldout)
-            report = measure_criticality(
+            x, y = self.heldout
+            report = rank_layers(
+                rule,
                 self.model,
                 x,
                 y,
                 eps=self.recipe.eps,
-                steps=rule.steps,
                 norm=self.recipe.norm,
-                normaliser=rule.normaliser,
-                tap=rule.tap,
-                metric=rule.metric,
                 seed=derive_seed(self.recipe.seed, "selection", epoch),
                 layers=candidates,
+                initial=lambda: initial_weights(rule, self.recipe, self.out, self.model, x),
             )
             file = f"criticality/epoch-{epoch:04d}.json"
             report.to_json(self.out / file)
@@ -379,18 +378,14 @@ class Trainer:
         return check, better
 
     def _check(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the held-out images, each process taking its share."""
-        count = min(self.recipe.monitor.num_samples, len(self.heldout[0]))
-        mine = slice(self.engine.rank, count, self.engine.world)
-        x, y = (part[mine] for part in self.heldout)
+        """Clean and robust accuracy on the held-out images."""
+        x, y = (part[: self.recipe.monitor.num_samples] for part in self.heldout)
         attack = Attack(eps=self.recipe.eps, steps=self.recipe.monitor.steps, norm=self.recipe.norm)
         seed = derive_seed(self.recipe.seed, "heldout")
-        with self.engine.autocast():
-            totals = heldout_correct(
-                self.model, self.engine.images(x), y, attack, batch_size=self.recipe.batch_size, seed=seed
-            )
-        clean, robust = (self.engine.total(totals).double() / count).tolist()
-        return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": count}
+        clean, robust = heldout_accuracies(
+            self.model, self.engine, x, y, attack, batch_size=self.recipe.batch_size, seed=seed
+        )
+        return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 
     def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
         """Report catastrophic overfitting of one-step training, once an event, and stop if asked to."""

@@ -14,6 +14,9 @@ class Treatment:
     def check(self, epochs: int) -> None:
         """Raise ClatError if the settings make no sense for a stage of `epochs`."""
 
+    def check_steps(self, steps: int) -> None:
+        """The same, once the data is read, for a stage of so many optimizer steps."""
+
     def join(self, surroundings: Surroundings) -> Companion:
         """Enter a stage. May change the network's structure, always in the same way: a resumed run joins the
         plain network anew and then puts the saved tensors back."""

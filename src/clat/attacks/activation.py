@@ -1,0 +1,97 @@
+"""The activation attack (Inkawhich, Wen, Li, Chen, CVPR 2019): drive a hidden feature towards another image's.
+
+Targeted: minimise ||A_L(x') - A_L(x_t)||_2 at one layer L, with x_t an image of the target class, by the
+momentum iterative method (Dong et al. 2018): g <- decay * g + grad / mean|grad|, x' <- x' - alpha * sign(g).
+Published: eps 0.07, 10 steps, alpha = eps / steps, decay 1, started at x. CLAT's inner attack
+(`clat.attacks.feature`) is its untargeted relative, over several layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import check_found, input_gradient
+from clat.attacks.ball import Ball
+from clat.attacks.settings import Attack
+from clat.data.checks import check_images
+from clat.errors import ClatError
+from clat.features import distance, read_features
+from clat.layers import Layer
+from clat.units import Size, parse_size
+
+
+def activation_attack(
+    model: nn.Module,
+    x: Tensor,
+    x_target: Tensor,
+    layer: Layer,
+    *,
+    eps: Size,
+    alpha: Size | None = None,
+    steps: int = 10,
+    norm: str = "linf",
+    decay: float = 1.0,
+    tap: str = "output",
+) -> Tensor:
+    """Minimise the distance of each sample's feature at `layer` to that of its target image.
+
+    `x`, `x_target`: (N, C, H, W) float in [0, 1]; `layer`: from `enumerate_layers`; `eps`, `steps`, `norm` as for
+    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.features.TAPS`. Nothing is drawn
+    at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is left
+    without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    """
+    check_images(x)
+    check_images(x_target)
+    if x_target.shape != x.shape:
+        raise ClatError(f"x_target has shape {tuple(x_target.shape)}, expected that of x, {tuple(x.shape)}")
+    attack = activation_settings(eps, alpha, steps, norm)
+    check_decay(decay)
+    with modes.for_attack(model):
+        found = run_activation_attack(model, x, x_target, layer, attack, decay=decay, tap=tap)
+    check_found(found)
+    return found
+
+
+def activation_settings(eps: Size, alpha: Size | None, steps: int, norm: str) -> Attack:
+    """The attack's numbers; alpha None: eps / steps, with which the ball's surface is just reached."""
+    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=False)
+    size = parse_size(attack.eps, norm=norm)
+    if alpha is not None or size == 0:
+        return attack
+    return Attack(eps=eps, alpha=size / steps, steps=steps, norm=norm, random_start=False)
+
+
+def check_decay(decay: float) -> None:
+    if not 0 <= decay <= 1:
+        raise ClatError(f"decay of the momentum is {decay}: expected a value from 0 to 1")
+
+
+def run_activation_attack(
+    model: nn.Module, x: Tensor, x_target: Tensor, layer: Layer, attack: Attack, *, decay: float, tap: str
+) -> Tensor:
+    """The attack without checks; the caller has put the model into attack mode."""
+
+    def feature(z: Tensor) -> Tensor:
+        return read_features(model, z, [layer], tap=tap, stop=True).values[0]
+
+    with torch.no_grad():
+        wanted = feature(x_target)
+    ball = Ball(x, attack.eps_value, attack.norm)
+    point, momentum = x, torch.zeros_like(x)
+    for _ in range(attack.steps):
+        point = point.detach().requires_grad_(True)
+        with torch.enable_grad():
+            gradient = input_gradient(distance(feature(point), wanted).sum(), point)
+        momentum = decay * momentum + _normalised(gradient)
+        point = ball.project(point.detach() - attack.alpha_value * ball.unit(momentum))
+    return point.detach()
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    """Each sample's gradient over the mean of its absolute values; a zero gradient stays zero."""
+    if gradient.numel() == 0:
+        return gradient
+    mean = gradient.abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / mean.view(-1, *([1] * (gradient.dim() - 1)))

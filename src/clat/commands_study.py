@@ -1,0 +1,36 @@
+"""`clat study`: tables of recipes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from clat.commands import console
+from clat.errors import ClatError
+from clat.studies import STUDIES, find_study
+from clat.studies.collect import rich_table
+from clat.studies.row import chosen
+from clat.studies.run import run_study
+
+
+def study(options: Namespace) -> int:
+    """Run a study, or go on with it; the table on screen, and table.json, table.md and study.html in its folder.
+    Exit code 1 if a row failed."""
+    if options.list or options.study is None:
+        for one in STUDIES.values():
+            console.print(f"{one.name}: {one.title}", style="bold")
+            for scale in one.scales:
+                names = ", ".join(row.name for row in one.rows(scale))
+                console.print(f"  {scale.name}, {scale.epochs} epochs: {names}")
+        return 0
+    found = find_study(options.study)
+    scale = found.at(options.scale)
+    rows = chosen(found.rows(scale), options.rows)
+    if options.out is None:
+        raise ClatError("clat study needs --out, the folder of its runs")
+    table = run_study(found, scale, rows, Path(options.out), console)
+    console.print(rich_table(table))
+    from clat.report.study import write_study_page
+
+    console.print(f"wrote {write_study_page(table, Path(options.out))}")
+    return int(any(row["status"] != "finished" for row in table["rows"]))

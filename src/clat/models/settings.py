@@ -1,0 +1,107 @@
+"""Which network: the settings of `[model]` in a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from clat.errors import ClatError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One network."""
+
+    name: str = "resnet18"
+    """A built-in network, "robustbench:ID", or "package.module:factory" for one of your own."""
+    width: int | None = None
+    """Base channels of a built-in network; None: as published."""
+    depths: tuple[int, ...] | None = None
+    """Blocks in each stage of a built-in network; None: as published."""
+    activation: str | None = None
+    """Of the dm- and ra- networks: relu, silu or swish; None: as published."""
+    normalize: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
+    weights: str | None = None
+    """A weight file to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """The mixing network of adaptive smoothing, which reads features of both members and sets alpha per image.
+
+    Defaults are those of the published CIFAR-10 training; `hidden` belongs to features of 256 and 512 channels.
+    """
+
+    standard: tuple[str, ...]
+    """One or two modules of the standard member, by name, whose outputs (N, C, H, W) are read: the early first."""
+    robust: tuple[str, ...]
+    """As many modules of the robust member."""
+    hidden: tuple[int, ...] = (512, 768, 1024)
+    """Channels of the stages of two pre-activation blocks, each of which halves the map."""
+    alpha_range: tuple[float, float] = (0.84, 0.99)
+    """The interval that alpha is shrunk to in evaluation; in training it is (0, 1)."""
+    scale: float = 2.0
+    """The gate's logit is scale * normalised output + bias."""
+    bias: float = 1.3
+    """In evaluation."""
+    train_bias: float = 0.4
+    """While the gate is trained."""
+
+    def __post_init__(self) -> None:
+        if len(self.standard) not in (1, 2) or len(self.standard) != len(self.robust):
+            raise ClatError("model.gate reads one or two features of each member: name as many of both")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ClatError(
+                f"model.gate.hidden is {self.hidden}: give the channels of each stage, such as (64, 128)"
+            )
+        low, high = self.alpha_range
+        if not 0 <= low < high <= 1:
+            raise ClatError(f"model.gate.alpha_range is ({low}, {high}): expected 0 <= low < high <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(NetworkConfig):
+    """The network, or with name = "mixture" two of them (adaptive smoothing, see `clat.models.mixture`)."""
+
+    standard: NetworkConfig | None = None
+    """Of a mixture: the accurate member."""
+    robust: NetworkConfig | None = None
+    """Of a mixture: the robust member; its layers are called "robust.*"."""
+    alpha: float | None = None
+    """Of a mixture: the fixed weight of the robust member's probabilities; or a `gate`."""
+    gate: GateConfig | None = None
+    """Of a mixture: a mixing network that sets alpha per image; or a fixed `alpha`."""
+    scales: tuple[float, float] | None = None
+    """Of a mixture: factors of the members' logits, standard and robust; None: 1 and 1."""
+    standard_size: int | None = None
+    """Of a mixture: resize images to this many pixels for the standard member; None: leave them."""
+
+    def __post_init__(self) -> None:
+        own = {field.name for field in fields(ModelConfig)} - {field.name for field in fields(NetworkConfig)}
+        if self.name != "mixture":
+            given = sorted(name for name in own if getattr(self, name) is not None)
+            if given:
+                raise ClatError(
+                    f'model.{given[0]} belongs to a mixture: set model.name = "mixture", or leave it out'
+                )
+            return
+        if self.standard is None or self.robust is None:
+            raise ClatError("a mixture has two members: give model.standard and model.robust, each with a name")
+        if (self.alpha is None) == (self.gate is None):
+            raise ClatError(
+                "a mixture takes a fixed model.alpha or a model.gate that sets it per image, one of them"
+            )
+        for name in ("width", "depths", "activation", "normalize"):
+            if getattr(self, name) is not None:
+                raise ClatError(f"model.{name} is a member's: write model.robust.{name} or model.standard.{name}")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ClatError(f"model.alpha is {self.alpha}: expected a value from 0 to 1")
+        if self.scales is not None and not min(self.scales) > 0:
+            raise ClatError(f"model.scales is {self.scales}: expected two factors above 0")
+        if self.standard_size is not None and self.standard_size < 1:
+            raise ClatError(f"model.standard_size is {self.standard_size}: expected at least 1")
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether any part of the network comes from a weight file."""
+        return any(one is not None and one.weights is not None for one in (self, self.standard, self.robust))

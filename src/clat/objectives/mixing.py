@@ -1,0 +1,134 @@
+"""Training the mixing network of adaptive smoothing (Bai et al. 2024, arXiv 2301.12554, and its released code).
+
+The gate learns to tell attacked images, where the robust member should decide (s = 1), from clean ones (s = 0):
+
+    loss = mean of  a * BCE(gate, s) + b * CE(mixture, y) + c * BCE(gate, s) * CE(mixture, y)
+
+with (a, b, c) = (1.5, 0, 0.3) for CIFAR-10; c = 0.2 for CIFAR-100. Attacks go through the whole mixture as it is
+evaluated, with a strength drawn anew for each batch. The released code draws it for each image, adds the gate's own
+loss to the attack's with a random weight, and attacks nine target classes besides; here the attack ascends the
+cross-entropy alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat.attacks.apgd import apgd
+from clat.attacks.pgd import pgd
+from clat.companion import Companion, Surroundings
+from clat.errors import ClatError, unknown
+from clat.models.mixture import Mixture
+from clat.objectives.base import Examples, Loss, Objective, Step
+from clat.seeds import derive_seed, generator
+from clat.units import Size, parse_size
+
+ATTACKS = ("apgd", "pgd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing(Objective):
+    """Trains the gate of a mixture and nothing else; both members stay as they are, in evaluation mode."""
+
+    name: Literal["mixing"] = "mixing"
+    gate_weight: float = 1.5
+    """a: of the gate's cross-entropy."""
+    output_weight: float = 0.0
+    """b: of the mixture's cross-entropy."""
+    product_weight: float = 0.3
+    """c: of their product."""
+    attack: Literal["apgd", "pgd"] = "apgd"
+    steps: int = 75
+    """Gradient steps of the attack; 75 is the mean of the published random number."""
+    eps: Size | None = None
+    """None: the run's eps."""
+    strength: tuple[float, float] = (0.4, 1.1)
+    """The attack of a batch has a size of eps times a number drawn uniformly from this interval."""
+
+    def __post_init__(self) -> None:
+        if self.attack not in ATTACKS:
+            raise unknown("attack", self.attack, ATTACKS)
+        if self.steps < 1:
+            raise ClatError(f"mixing: steps is {self.steps}, expected at least 1")
+        for what in ("gate_weight", "output_weight", "product_weight"):
+            if not getattr(self, what) >= 0:
+                raise ClatError(f"mixing: {what} is {getattr(self, what)}, expected at least 0")
+        low, high = self.strength
+        if not 0 < low <= high:
+            raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
+
+    def requires(self, model: nn.Module) -> None:
+        if not isinstance(model, Mixture) or model.gate is None:
+            raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
+
+    def join(self, surroundings: Surroundings) -> Companion:
+        return GateOnly(surroundings.model)
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        """(x',): the first half of the batch as it is, the second half attacked."""
+        half = len(x) // 2
+        clean, attacked, labels = x[:half], x[half:], y[half:] if y.dim() == 1 else y[half:].argmax(dim=1)
+        seed, size = derive_seed(step.seed, "attack"), self.size(step)
+        if self.attack == "apgd":
+            found = apgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+        else:
+            found = pgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+        return (torch.cat([clean, found]),)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        assert isinstance(model, Mixture)
+        (images,) = examples
+        attacked = torch.arange(len(x), device=x.device) >= len(x) // 2
+        logits, gate = model.outputs(images)
+        assert gate is not None
+        return mixing_loss(
+            gate, logits, y, attacked, gate=self.gate_weight, output=self.output_weight, product=self.product_weight
+        )
+
+    def size(self, step: Step) -> float:
+        """The eps of this batch's attack."""
+        eps = float(parse_size(step.eps if self.eps is None else self.eps, norm=step.norm))
+        low, high = self.strength
+        drawn = low + (high - low) * torch.rand((), generator=generator(step.seed, "strength")).item()
+        return min(eps * drawn, 1.0) if step.norm == "linf" else eps * drawn
+
+
+class GateOnly(Companion):
+    """Of a mixture, only the gate's parameters move, and the members neither train nor update statistics."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        assert isinstance(self.model, Mixture)
+        self.model.standard.eval()
+        self.model.robust.eval()
+        return {name: parameter for name, parameter in parameters.items() if name.startswith("gate.")}
+
+
+def mixing_loss(
+    gate_logit: Tensor,
+    logits: Tensor,
+    y: Tensor,
+    attacked: Tensor,
+    *,
+    gate: float = 1.5,
+    output: float = 0.0,
+    product: float = 0.3,
+) -> Loss:
+    """The loss above, in float32.
+
+    `gate_logit`: (N,), before the sigmoid; `logits`: (N, K) of the mixture; `y`: labels (N,) or probabilities
+    (N, K); `attacked`: (N,), true where the image is an adversary. Gradients flow through both factors of the
+    product.
+    """
+    bce = F.binary_cross_entropy_with_logits(gate_logit.float(), attacked.float(), reduction="none")
+    ce = F.cross_entropy(logits.float(), y, reduction="none")
+    total = (gate * bce + output * ce + product * bce * ce).mean()
+    return Loss(total, {"gate": bce.detach().mean(), "cross_entropy": ce.detach().mean()})

@@ -1,0 +1,19 @@
+"""Studies: the papers' tables as lists of recipes, run under one budget each, and their results in one table."""
+
+from __future__ import annotations
+
+from clat.errors import unknown
+from clat.studies.baselines import BASELINES
+from clat.studies.row import Row, Scale, Study
+
+STUDIES = {study.name: study for study in (BASELINES,)}
+
+
+def find_study(name: str) -> Study:
+    """The study called `name`. Raises ClatError with the nearest name."""
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    return STUDIES[name]
+
+
+__all__ = ["STUDIES", "Row", "Scale", "Study", "find_study"]

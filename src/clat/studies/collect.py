@@ -1,0 +1,166 @@
+"""A study's finished rows as one table: accuracies, intervals, what moved, what it cost, the paper beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from clat.files import write_json, write_text
+from clat.report.formatting import DASH, count, duration, memory, percent
+from clat.studies.row import Paper, Row, Scale, Study
+
+COLUMNS = (
+    "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",
+)  # fmt: skip
+WIDE = COLUMNS.index("paper")
+
+
+def collect(
+    study: Study, scale: Scale, rows: Sequence[Row], out: Path, failures: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The table as plain data. Rows that did not finish are there without numbers."""
+    entries = [_entry(row, out, (failures or {}).get(row.name)) for row in rows]
+    done = [entry for entry in entries if entry["status"] == "finished"]
+    return {
+        "study": study.name,
+        "title": study.title,
+        "scale": scale.name,
+        "remark": scale.remark,
+        "epochs": scale.epochs,
+        "settings": scale.settings,
+        "protocol": done[0]["protocol"] if done else None,
+        "environment": done[0]["environment"] if done else None,
+        "rows": entries,
+    }
+
+
+def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
+    run = out / "runs" / row.name
+    entry: dict[str, Any] = {
+        "name": row.name,
+        "status": "failed" if failure else "not run",
+        "failure": failure,
+        "note": row.note,
+        "paper": vars(row.paper) if row.paper else None,
+    }
+    try:
+        about, summary = (_json(run / name) for name in ("run.json", "summary.json"))
+        last, best = (_json(run / "evaluations" / f"{label}.json") for label in ("last", "best"))
+    except (OSError, ValueError):
+        return entry
+    if about["status"] != "finished":
+        return entry
+    stages = summary["stages"]
+    return entry | {
+        "status": "finished",
+        "failure": None,
+        "seed": about["seed"],
+        "recipe_hash": about["recipe_hash"],
+        "environment": about["environment"],
+        "protocol": {key: last["protocol"][key] for key in ("name", "hash")} | {"eps": last["eps"]["text"]},
+        "last": _accuracies(last) | {"epoch": summary["last"]["epoch"]},
+        "best": _accuracies(best) | {"epoch": summary["best"]["epoch"]},
+        "parameters": about["model"]["parameters"],
+        "trainable_parameters": stages[-1]["trainable_parameters"],
+        "stages": [{key: one[key] for key in ("name", "epochs", "seconds")} for one in stages],
+        "seconds": sum(one["seconds"] for one in stages),
+        "forwards": summary["cost"]["forwards"],
+        "backwards": summary["cost"]["backwards"],
+        "peak_memory_bytes": summary["cost"]["peak_memory_bytes"],
+        "warnings": summary["warnings"],
+    }
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _accuracies(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
+    return {"clean": clean, "robust": robust, "nrr": nrr(clean["value"], robust["value"])}
+
+
+def nrr(clean: float, robust: float) -> float:
+    """The harmonic mean of clean and robust accuracy, "NRR" in the CURE paper; 0 where both are."""
+    return 2 * clean * robust / (clean + robust) if clean + robust else 0.0
+
+
+def cells(entry: Mapping[str, Any]) -> list[str]:
+    """One row as text, a cell a column."""
+    if entry["status"] != "finished":
+        why = f"failed: {entry['failure']}" if entry["failure"] else "not run"
+        return [entry["name"], why, DASH, _printed(entry["paper"]), *[DASH] * (len(COLUMNS) - 4)]
+    last, best = entry["last"], entry["best"]
+    return [
+        entry["name"],
+        _measured(last["clean"]),
+        _measured(last["robust"]),
+        _printed(entry["paper"]),
+        f"{percent(best['robust']['value'])} (epoch {best['epoch']})",
+        percent(last["nrr"]),
+        count(entry["trainable_parameters"]),
+        duration(entry["seconds"]),
+        f"{(entry['forwards'] + entry['backwards']) / 1e6:.2f} M",
+        memory(entry["peak_memory_bytes"]),
+    ]
+
+
+def _measured(accuracy: Mapping[str, Any]) -> str:
+    half = 50 * (accuracy["high"] - accuracy["low"])
+    return f"{percent(accuracy['value'])} ± {half:.1f}"
+
+
+def _printed(paper: Mapping[str, Any] | Paper | None) -> str:
+    if paper is None:
+        return DASH
+    values = vars(paper) if isinstance(paper, Paper) else paper
+    return f"{values['clean']:.1f} / {values['robust']:.1f} {values['attack']} ({values['source']})"
+
+
+def caption(table: Mapping[str, Any]) -> str:
+    """What the columns mean, under every form of the table."""
+    protocol = table["protocol"] or {"name": "robust", "eps": "", "hash": ""}
+    ns = sorted({row["last"]["clean"]["n"] for row in table["rows"] if row["status"] == "finished"})
+    return (
+        f"{table['remark']} Clean and robust accuracy ({protocol['name']}, eps {protocol['eps']}, protocol hash "
+        f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} test images, with half the width of "
+        "their 95 % interval, of the last weights; best: the epoch with the highest robust accuracy on held-out "
+        "training images. NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "
+        "Time: training. Passes: samples through the network, forward and backward. Paper: as printed, clean / "
+        "robust, at the paper's own budget, eps and metric, so not comparable line by line."
+    )
+
+
+def rich_table(table: Mapping[str, Any]) -> RichTable:
+    """The table for a terminal: the columns that fit one."""
+    shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=table["remark"])
+    narrow = [COLUMNS.index(name) for name in ("row", "clean", "robust", "best robust", "moving", "time")]
+    for position in narrow:
+        shown.add_column(COLUMNS[position], justify="right" if position else "left", no_wrap=position > 0)
+    for entry in table["rows"]:
+        texts = cells(entry)
+        shown.add_row(*(texts[position] for position in narrow))
+    return shown
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown, with its caption."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for entry in table["rows"]:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry)) + " |")
+    notes = [f"- {entry['name']}: {entry['note']}" for entry in table["rows"] if entry["note"]]
+    warned = [f"- {entry['name']}: {text}" for entry in table["rows"] for text in entry.get("warnings", ())]
+    parts = [f"# {table['title']} ({table['scale']})", caption(table), "\n".join(lines)]
+    parts += ["\n".join(["Notes:", "", *notes])] if notes else []
+    parts += ["\n".join(["Warnings during training:", "", *warned])] if warned else []
+    return "\n\n".join(parts) + "\n"
+
+
+def write_table(table: Mapping[str, Any], out: Path) -> None:
+    """table.json and table.md in `out`."""
+    write_json(out / "table.json", dict(table))
+    write_text(out / "table.md", markdown(table))

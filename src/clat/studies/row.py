@@ -1,0 +1,113 @@
+"""What a study is made of: rows, each a recipe with a name, at one of several scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clat.config import Recipe
+from clat.errors import ClatError, unknown
+from clat.recipe import build_recipe, merged
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper prints for a row, in percent, and where; our numbers stand beside it."""
+
+    clean: float
+    robust: float
+    attack: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study's table. `reuse`: the row whose finished first stages this one may take over."""
+
+    name: str
+    recipe: Recipe
+    reuse: str | None = None
+    paper: Paper | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is run: the settings that all its rows share, and the budget.
+
+    `start`, `rest`: epochs of the first and of the second part ("X", then CLAT or more of X), so that every row
+    has start + rest; `settings`: recipe fields, as in TOML; `remark`: what the numbers can and cannot say.
+    """
+
+    name: str
+    start: int
+    rest: int
+    settings: Table
+    remark: str
+
+    @property
+    def epochs(self) -> int:
+        return self.start + self.rest
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named list of rows, and the scales at which it can be run."""
+
+    name: str
+    title: str
+    rows: Callable[[Scale], Sequence[Row]]
+    scales: tuple[Scale, ...] = field(default=())
+
+    def at(self, scale: str) -> Scale:
+        found = next((one for one in self.scales if one.name == scale), None)
+        if found is None:
+            raise unknown(f"scale of the study '{self.name}'", scale, [one.name for one in self.scales])
+        return found
+
+
+def make_recipe(
+    scale: Scale, name: str, stages: Sequence[Mapping[str, Any]], changes: Table | None = None
+) -> Recipe:
+    """The scale's recipe with these stages and a row's own `changes`."""
+    return build_recipe(
+        merged(scale.settings, {**(changes or {}), "name": name, "stages": [dict(s) for s in stages]})
+    )
+
+
+def stage(name: str, epochs: int, objective: str | Mapping[str, Any], **settings: Any) -> Table:
+    """A stage's table; an objective that needs no settings is given by its name."""
+    return {
+        "name": name,
+        "epochs": epochs,
+        "objective": {"name": objective} if isinstance(objective, str) else dict(objective),
+        **settings,
+    }
+
+
+def clat_stage(epochs: int, *, k: int = 1, every: int = 10, **settings: Any) -> Table:
+    """CLAT as every "X + CLAT" row has it: the recipe's defaults, one critical layer."""
+    return stage(
+        "clat",
+        epochs,
+        {"name": "clat", "ratio": 0.1},
+        selection={"rule": "critical", "k": k, "every": every, **settings},
+    )
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows called `names`, and what they reuse; all of them if none is named."""
+    by_name = {row.name: row for row in rows}
+    if len(by_name) < len(rows):
+        raise ClatError("two rows of the study have one name")
+    for name in names:
+        if name not in by_name:
+            raise unknown("row", name, by_name)
+    wanted = set(names or by_name)
+    for row in reversed(rows):
+        if row.name in wanted and row.reuse is not None:
+            wanted.add(row.reuse)
+    return [row for row in rows if row.name in wanted]

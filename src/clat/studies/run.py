@@ -1,0 +1,116 @@
+"""Running a study row by row, each in a process of its own: its memory is its own, and a failure ends no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clat.errors import ClatError
+from clat.files import write_json, write_text
+from clat.recipe import recipe_toml
+from clat.studies.collect import collect, write_table
+from clat.studies.row import Row, Scale, Study
+
+STOPPED = (130, 143)
+"""Exit codes of a run that was asked to stop."""
+
+
+def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console) -> dict[str, Any]:
+    """Train and measure `rows` in the folder `out`, going on where an earlier call was stopped.
+
+    It holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row table.json and
+    table.md are written anew. A row that fails is named in the table with its message, and the others go on.
+    Returns the table. Raises ClatError if `out` holds another study, or a row of the same name with other settings.
+    """
+    _claim(study, scale, out)
+    files = {row.name: _write_recipe(row, out) for row in rows}
+    failures: dict[str, str] = {}
+    for number, row in enumerate(rows, start=1):
+        label = f"[{number}/{len(rows)}] {row.name}"
+        if finished(out / "runs" / row.name):
+            console.print(f"{label}: done before")
+            continue
+        console.print(f"{label} ...")
+        start = time.perf_counter()
+        failure = _run_row(row, files[row.name], out)
+        if failure is None:
+            console.print(f"{label}: {time.perf_counter() - start:.0f} s")
+        else:
+            failures[row.name] = failure
+            console.print(f"{label}: failed: {failure}", style="red")
+        write_table(collect(study, scale, rows, out, failures), out)
+    table = collect(study, scale, rows, out, failures)
+    write_table(table, out)
+    return table
+
+
+def finished(run: Path) -> bool:
+    """Whether a run's folder says that it came to its end."""
+    try:
+        return bool(json.loads((run / "run.json").read_text())["status"] == "finished")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _claim(study: Study, scale: Scale, out: Path) -> None:
+    file = out / "study.json"
+    about = {"study": study.name, "scale": scale.name}
+    if file.exists():
+        held = json.loads(file.read_text())
+        if {key: held.get(key) for key in about} != about:
+            raise ClatError(
+                f"{out} holds the study {held.get('study')} at scale {held.get('scale')}: name a new folder"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ClatError(f"{out} holds something already: name a new folder")
+    for folder in ("recipes", "runs", "logs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    write_json(file, {**about, "title": study.title, "command": ["clat", *sys.argv[1:]]})
+
+
+def _write_recipe(row: Row, out: Path) -> Path:
+    file, text = out / "recipes" / f"{row.name}.toml", recipe_toml(row.recipe)
+    if file.exists() and file.read_text() != text:
+        raise ClatError(f"{file} differs from what the row '{row.name}' is now: name a new folder for the study")
+    write_text(file, text)
+    return file
+
+
+def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
+    """Run or resume one row; None if it finished, else why not."""
+    run, log = out / "runs" / row.name, out / "logs" / f"{row.name}.log"
+    if (run / "recipe.toml").exists():
+        words = ["--resume", str(run)]
+    else:
+        words = [str(recipe), "--out", str(run)]
+        if row.reuse is not None and finished(out / "runs" / row.reuse):
+            words += ["--reuse", str(out / "runs" / row.reuse)]
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clat.cli", "train", *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            code = process.wait()
+        except BaseException:  # Ctrl-C reaches the run as well, which saves its state before it leaves
+            process.wait()
+            raise
+    if code in STOPPED:
+        raise KeyboardInterrupt
+    return None if code == 0 else _last_line(log)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("clat: error: ") if lines else "no message"

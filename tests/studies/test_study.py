@@ -1,0 +1,133 @@
+"""Studies: rows are chosen with what they build on, run in processes, resumed row by row, and end in one table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from clat.errors import ClatError
+from clat.report.study import render_study, write_study_page
+from clat.studies import STUDIES, find_study
+from clat.studies.baselines import pair
+from clat.studies.collect import collect, markdown, nrr
+from clat.studies.row import Paper, Scale, Study, chosen
+from clat.studies.run import run_study
+
+TINY = Scale(
+    name="tiny",
+    start=1,
+    rest=1,
+    settings={
+        "eps": "0.1",
+        "batch_size": 32,
+        "model": {"name": "resnet18", "width": 4},
+        "data": {"name": "digits", "train_size": 64, "heldout": 32},
+        "monitor": {"num_samples": 16, "steps": 1},
+        "evaluation": {"protocol": "fgsm", "num_samples": 32},
+    },
+    remark="A test.",
+)
+PAPERS = (Paper(81.46, 53.63, "PGD-10", "T1"), None)
+
+
+def tiny_rows(scale):
+    broken = pair(scale, "broken", {"name": "pgd-at", "steps": 1}, changes={"model": {"weights": "nowhere.pt"}})
+    return [*pair(scale, "pgd-at", {"name": "pgd-at", "steps": 1}, papers=PAPERS), broken[0]]
+
+
+STUDY = Study("tiny-study", "Two rows and one that cannot run", tiny_rows, (TINY,))
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    return out, run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
+
+
+def test_every_row_is_in_the_table_with_its_numbers_or_its_failure(done):
+    out, table = done
+    first, second, failed = table["rows"]
+    assert [row["status"] for row in table["rows"]] == ["finished", "finished", "failed"]
+    assert "nowhere.pt" in failed["failure"]
+    assert first["last"]["clean"]["n"] == second["last"]["robust"]["n"] == 32
+    assert first["trainable_parameters"] == first["parameters"] > second["trainable_parameters"]
+    assert [stage["name"] for stage in second["stages"]] == ["pgd-at", "clat"]
+    assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
+
+
+def test_the_second_row_takes_over_the_first_stage(done):
+    out, _ = done
+    for name in ("pgd-at", "pgd-at+clat"):
+        assert (out / "runs" / name / "weights" / "stage-1.safetensors").is_file()
+    shared = [
+        (out / "runs" / name / "weights" / "stage-1.safetensors").read_bytes() for name in ("pgd-at", "pgd-at+clat")
+    ]
+    assert shared[0] == shared[1]
+    assert "stage 1/2" not in (out / "logs" / "pgd-at+clat.log").read_text()
+
+
+def test_going_on_runs_only_what_is_missing(done, monkeypatch):
+    out, _table = done
+    called = []
+    monkeypatch.setattr("clat.studies.run._run_row", lambda row, *_: called.append(row.name))
+    run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
+    assert called == ["broken"]
+
+
+def test_the_table_and_the_page_name_every_row_and_the_paper(done, tmp_path):
+    _, table = done
+    text = markdown(table)
+    assert "81.5 / 53.6 PGD-10 (T1)" in text
+    assert "failed: " in text
+    page = render_study(table)
+    assert all(row["name"] in page for row in table["rows"])
+    assert "<svg" in page
+    assert write_study_page(table, tmp_path).is_file()
+    assert (tmp_path / "clean-robust.svg").is_file()
+
+
+def test_a_folder_of_another_study_or_scale_is_refused(done, tmp_path):
+    out, _ = done
+    other = Scale("other", 1, 1, TINY.settings, "")
+    with pytest.raises(ClatError, match="holds the study tiny-study at scale tiny"):
+        run_study(STUDY, other, tiny_rows(other), out, QUIET)
+    changed = Scale("tiny", 1, 2, TINY.settings, "")
+    with pytest.raises(ClatError, match="differs from what the row"):
+        run_study(STUDY, changed, tiny_rows(changed), out, QUIET)
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ClatError, match="holds something"):
+        run_study(STUDY, TINY, tiny_rows(TINY), tmp_path, QUIET)
+
+
+def test_chosen_rows_come_with_what_they_build_on():
+    rows = tiny_rows(TINY)
+    assert [row.name for row in chosen(rows, ["pgd-at+clat"])] == ["pgd-at", "pgd-at+clat"]
+    assert chosen(rows, []) == rows
+    with pytest.raises(ClatError, match="did you mean 'pgd-at'"):
+        chosen(rows, ["pgdat"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name):
+    study = find_study(name)
+    for scale in study.scales:
+        rows = study.rows(scale)
+        assert len({row.name for row in rows}) == len(rows)
+        names = [row.name for row in rows]
+        for row in rows:
+            assert row.recipe.total_epochs == scale.epochs, row.name
+            assert row.reuse is None or names.index(row.reuse) < names.index(row.name)
+
+
+def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):
+    table = collect(STUDY, TINY, tiny_rows(TINY)[:1], tmp_path)
+    assert table["rows"][0]["status"] == "not run"
+    assert "<svg" not in render_study(table)
+
+
+def test_nrr_is_the_harmonic_mean():
+    assert nrr(0.8, 0.4) == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert nrr(0.0, 0.0) == 0.0

@@ -1,0 +1,80 @@
+"""`clat criticality --ranking` and `--compare` on the digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def words(trained):
+    return (
+        "criticality", "--model", "own_network:Net", "--weights", trained / "weights" / "last.safetensors",
+        "--num-samples", 20, "--steps", 2, "--epochs", 2, "--eps", 0.1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def start(trained):
+    return trained / "weights" / "stage-1.safetensors"
+
+
+@pytest.mark.parametrize("ranking", ["clat", "mrc", "activation", "rewinding", "rewinding-drop"])
+def test_one_ranking(clat, words, start, ranking, tmp_path):
+    out, plot = tmp_path / "ranking.json", tmp_path / "ranking.svg"
+    rewinding = ("--initial", start) if ranking.startswith("rewinding") else ()
+    done = clat(*words, "--ranking", ranking, *rewinding, "--out", out, "--plot", plot)
+    assert done.code == 0
+    assert "most critical: " in done.out
+    report = json.loads(out.read_text())
+    assert report["ranking"] == ("criticality" if ranking == "clat" else ranking)
+    layers = ["conv1", "conv2"] + ["head"] * (ranking == "mrc")
+    assert [row["name"] for row in report["rows"]] == layers
+    assert report["n"] == 20
+    assert "<svg" in plot.read_text()
+
+
+def test_the_options_of_a_ranking_reach_it(clat, words, tmp_path):
+    out = tmp_path / "mrc.json"
+    options = ("--radius", 0.2, "--lr", 0.5, "--no-classifier", "--alpha", "2/225", "--exclude", "conv1")
+    assert clat(*words, "--ranking", "mrc", *options, "--out", out).code == 0
+    report = json.loads(out.read_text())
+    assert [row["name"] for row in report["rows"]] == ["conv2"]
+    assert report["settings"] == {
+        "eps": "0.1", "alpha": 2 / 225, "steps": 2, "norm": "linf",
+        "radius": 0.2, "epochs": 2, "lr": 0.5, "batch_size": 512,
+    }  # fmt: skip
+
+
+def test_comparing_them_all(clat, words, start, tmp_path):
+    out, plot = tmp_path / "comparison.json", tmp_path / "comparison.png"
+    done = clat(*words, "--compare", "--classifier", "--initial", start, "--out", out, "--plot", plot, "--top", 1)
+    assert done.code == 0
+    assert "Rank correlations" in done.out
+    assert "mrc, activation" in done.out
+    comparison = json.loads(out.read_text())
+    assert comparison["rankings"] == ["criticality", "mrc", "activation", "rewinding", "rewinding-drop"]
+    assert [layer["name"] for layer in comparison["layers"]] == ["conv1", "conv2", "head"]
+    assert comparison["spearman"][1][1] == pytest.approx(1)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_weights_of_the_start_rewinding_is_left_out(clat, words, tmp_path):
+    out = tmp_path / "comparison.json"
+    done = clat(*words, "--compare", "--out", out)
+    assert done.code == 0
+    assert "left out" in done.out
+    assert json.loads(out.read_text())["rankings"] == ["criticality", "mrc", "activation"]
+
+
+def test_bad_input(refused, words, start, trained, tmp_path):
+    assert "did you mean 'mrc'?" in refused(*words, "--ranking", "mcr")
+    assert "leave --ranking out" in refused(*words, "--ranking", "mrc", "--compare")
+    assert "--initial FILE" in refused(*words, "--ranking", "rewinding")
+    assert "--initial is for" in refused(*words, "--ranking", "mrc", "--initial", start)
+    assert "no such file" in refused(*words, "--compare", "--initial", tmp_path / "gone.pt")
+    same = trained / "weights" / "last.safetensors"
+    assert "nothing to rewind" in refused(*words, "--ranking", "rewinding", "--initial", same)
+    assert "end in .svg or .png" in refused(*words, "--compare", "--plot", tmp_path / "plot.pdf")
+    assert "radius" in refused(*words, "--ranking", "mrc", "--radius", "-1")

@@ -1,0 +1,122 @@
+"""Selections by rankings other than CLAT's criticality, within a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import clat
+from clat.config import ModelConfig
+from clat.errors import ClatError
+from clat.objectives import Standard
+from clat.rankings.report import RankingReport
+from clat.report.page import write_report
+from clat.seeds import derive_seed
+from clat.selection import Selection
+from clat.training import ranking
+from clat.training.prepare import build_network
+from clat.training.ranking import initial_weights
+
+
+def recipe(kit: Any, selection: Selection, **changes: Any) -> clat.Recipe:
+    stage = kit.clat(name="fine-tune", epochs=1, objective=Standard(), selection=selection)
+    return kit.recipe(stages=(kit.pgd_at(epochs=1), stage), **changes)
+
+
+def run(kit: Any, out: Any, recipe: clat.Recipe) -> Any:
+    return clat.train(recipe, out, model=kit.tiny(), data=kit.data(), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ("least-critical", "mrc"),
+        ("critical", "activation"),
+        ("least-critical", "rewinding"),
+        ("critical", "rewinding-drop"),
+    ],
+)
+def test_a_stage_moves_what_its_ranking_says(kit: Any, tmp_path: Any, rule: Any, name: Any) -> None:
+    chosen = Selection(rule=rule, ranking=name, k=1, num_samples=8, steps=1)
+    run(kit, tmp_path / "run", recipe(kit, chosen))
+    (record,) = kit.records(tmp_path / "run", "selection")
+    report = RankingReport.from_json(tmp_path / "run" / record["report"])
+    assert (report.ranking, report.n) == (name, 8)
+    assert record["layers"] == (report.top(1) if rule == "critical" else report.bottom(1))
+    before, after = (kit.weights(tmp_path / "run", name) for name in ("stage-1", "last"))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {f"{record['layers'][0]}.{part}" for part in ("weight", "bias")}
+    assert f"The ranking “{name}”" in write_report(tmp_path / "run").read_text()
+
+
+def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(
+    kit: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    measure = ranking.measure_ranking
+
+    def spy(name: str, model: Any, x: Any, y: Any, **settings: Any) -> Any:
+        seen.append((name, x, settings["eps"], settings["steps"], settings["seed"], settings["initial"]))
+        return measure(name, model, x, y, **settings)
+
+    monkeypatch.setattr(ranking, "measure_ranking", spy)
+    chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=1)
+    run(kit, tmp_path / "run", recipe(kit, chosen))
+    ((name, x, eps, steps, seed, initial),) = seen
+    assert (name, len(x), eps, steps, initial) == ("mrc", 8, "0.05", 1, None)
+    assert seed == derive_seed(0, "selection", 2)
+
+
+def test_what_a_run_rewinds_to(kit: Any, tmp_path: Any, images: torch.Tensor) -> None:
+    """The file that is named, else the weights given at the start, else the random ones of the seed."""
+    rule, settings = Selection(ranking="rewinding-drop"), kit.recipe(model=ModelConfig(name="resnet18", width=4))
+    drawn = build_network(settings, 7)
+    random_state = torch.get_rng_state()
+    found = initial_weights(rule, settings, tmp_path, drawn, images)
+    assert kit.same(dict(found), drawn.state_dict())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    clat.save_weights(kit.tiny(1), tmp_path / "weights" / "stage-0.safetensors")
+    found = initial_weights(rule, settings, tmp_path, drawn, images)
+    assert kit.same(dict(found), kit.tiny(1).state_dict())
+    clat.save_weights(kit.tiny(2), tmp_path / "named.safetensors")
+    named = Selection(ranking="rewinding", initial=str(tmp_path / "named.safetensors"))
+    found = initial_weights(named, settings, tmp_path, drawn, images)
+    assert kit.same(dict(found), kit.tiny(2).state_dict())
+
+
+def test_the_same_run_twice(kit: Any, tmp_path: Any) -> None:
+    """All but the seconds of the reports is alike."""
+    chosen = Selection(rule="critical", ranking="rewinding", num_samples=8)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out in (one, two):
+        run(kit, out, recipe(kit, chosen))
+    reports = [RankingReport.from_json(out / "criticality" / "epoch-0002.json") for out in (one, two)]
+    assert reports[0] == reports[1]
+    assert kit.same(kit.weights(one, "last"), kit.weights(two, "last"))
+
+
+def test_bad_input_is_found_before_training(kit: Any, tmp_path: Any) -> None:
+    first = kit.recipe(stages=(kit.clat(selection=Selection(ranking="rewinding")),))
+    with pytest.raises(ClatError, match=r"the first: .* selection\.initial"):
+        run(kit, tmp_path / "run", first)
+    missing = Selection(ranking="rewinding", initial=str(tmp_path / "gone.pt"))
+    with pytest.raises(ClatError, match="gone"):
+        run(kit, tmp_path / "run", recipe(kit, missing))
+    clat.save_weights(kit.tiny(width=5), tmp_path / "wide.safetensors")
+    wide = Selection(ranking="rewinding", initial=str(tmp_path / "wide.safetensors"))
+    with pytest.raises(ClatError, match="of another shape"):
+        run(kit, tmp_path / "run", recipe(kit, wide))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_least_critical_by_another_ranking_may_be_any_layer(kit: Any, tmp_path: Any) -> None:
+    """Layer 1 is left aside only where its value is no ratio: k = 3 of 3 is fine for MRC."""
+    run(
+        kit,
+        tmp_path / "run",
+        recipe(kit, Selection(rule="least-critical", ranking="mrc", k=3, num_samples=4, steps=1)),
+    )
+    with pytest.raises(ClatError, match="there are 2 layers"):
+        run(kit, tmp_path / "other", recipe(kit, Selection(rule="least-critical", k=3)))
