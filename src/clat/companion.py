@@ -62,7 +62,8 @@ class Companion:
         """Small state. Saved, and shown in the log of each epoch."""
 
     def tensors(self) -> State:
-        """Tensors to save, by name."""
+        """Tensors to save, by name, the same in every process. All processes call it when the run is saved, so that
+        what is spread over them can be gathered."""
         return {}
 
     def restore(self, tensors: State) -> None:

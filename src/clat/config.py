@@ -119,6 +119,9 @@ class MonitorConfig:
     num_samples: int = 500
     every: int = 1
     """Epochs between two checks; the last epoch is always checked."""
+    stop_on_collapse: bool = False
+    """End a stage of one-step training at the check that shows catastrophic overfitting, and go back to the best
+    weights so far, from which the next stage starts."""
 
     def __post_init__(self) -> None:
         for what in ("steps", "num_samples", "every"):
@@ -197,6 +200,8 @@ class Recipe:
         if eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
         object.__setattr__(self, "eps", size_text(eps))
+        for stage in self.stages:
+            stage.objective.check(self.eps, self.norm)
 
     @property
     def total_epochs(self) -> int:

@@ -62,3 +62,38 @@ def layers(net: Net, images: Tensor) -> tuple[Layer, ...]:
     found = tuple(enumerate_layers(net, images))
     assert [layer.name for layer in found] == ["conv1", "conv2"]
     return found
+
+
+class Table(nn.Module):
+    """Gives the logits `clean` (N, K) for images of zeros and `moved` for all others, each a parameter."""
+
+    def __init__(self, clean: Tensor, moved: Tensor) -> None:
+        super().__init__()
+        self.clean, self.moved = nn.Parameter(clean), nn.Parameter(moved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        still = (x.flatten(1) == 0).all(dim=1, keepdim=True)
+        return torch.where(still, self.clean, self.moved)
+
+
+@pytest.fixture
+def table() -> Callable[[list[list[float]], list[list[float]]], Table]:
+    """A builder of a `Table` from probabilities."""
+
+    def make(clean: list[list[float]], moved: list[list[float]]) -> Table:
+        return Table(torch.tensor(clean).log(), torch.tensor(moved).log())
+
+    return make
+
+
+@pytest.fixture
+def steep(build: Callable[[], Net]) -> Callable[[], Net]:
+    """A builder of the same network with a steeper head: a divergence that is not lost in rounding."""
+
+    def make() -> Net:
+        net = build()
+        with torch.no_grad():
+            net.head.weight.mul_(30)
+        return net
+
+    return make

@@ -191,6 +191,32 @@ def test_ctrl_c_stops_both_processes_and_the_run_goes_on(start, workplace, tmp_p
     assert epochs(tmp_path / "run") == list(range(1, 13))
 
 
+@pytest.mark.slow
+def test_what_is_spread_over_two_processes_survives_a_stop(start, workplace, tmp_path):
+    """Free-AT's perturbation, of which each process carries its own part. Its training passes normalise by the
+    batch, so that a lost part would show in the weights."""
+    (tmp_path / "own_network.py").write_text((workplace / "own_network.py").read_text())
+    recipe = (workplace / "tiny.toml").read_text()
+    clat_stage = recipe[recipe.index('[[stages]]\nname = "clat"') : recipe.index("[monitor]")]
+    recipe = recipe.replace(clat_stage, "").replace("epochs = 2", "epochs = 12")
+    recipe = recipe.replace('name = "pgd-at", steps = 2', 'name = "free-at", replays = 2')
+    (tmp_path / "free.toml").write_text(recipe + "devices = 2\ncheckpoint_seconds = 0.0\n")
+
+    whole = start(["train", "free.toml", "--out", "whole"], cwd=tmp_path)
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+    halted = start(["train", "free.toml", "--out", "halted"], cwd=tmp_path)
+    wait_for_epoch(halted, tmp_path / "halted", 2)
+    os.killpg(halted.pid, signal.SIGINT)
+    _, errors = halted.communicate(timeout=300)
+    assert halted.returncode == 130, errors
+    resumed = start(["train", "--resume", "halted"], cwd=tmp_path)
+    _, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    one, other = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("whole", "halted"))
+    assert all(torch.equal(one[name], other[name]) for name in one if "running" not in name)
+
+
 OWN = """
 import sys, torch, clat
 torch.seed()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+import torch
 
 import clat
 from clat.config import StageConfig
 from clat.errors import ClatError
-from clat.objectives import Cure, PgdAT
+from clat.objectives import Cure, FreeAT, PgdAT
+from clat.objectives.free_at import Perturbation
 from clat.recipe import build_recipe, recipe_data
 from clat.weights import AWP, EMA, SWA, Interpolation, Reinitialise
 
@@ -20,7 +24,10 @@ TREATMENTS = {
 }
 """One of each, for a stage of two epochs of the tiny network."""
 
-OBJECTIVES = {"cure": Cure(steps=1, rate=0.5, rate_end=0.3, revision_bn="stored")}
+OBJECTIVES = {
+    "cure": Cure(steps=1, rate=0.5, rate_end=0.3, revision_bn="stored"),
+    "free-at": FreeAT(replays=2),
+}
 """One of each that carries state."""
 
 STAGES = {name: {"treatments": (treatment,)} for name, treatment in TREATMENTS.items()} | {
@@ -47,3 +54,15 @@ def test_a_treatment_stands_in_a_stage_once():
     twice = (Reinitialise(modules=("a",)), Reinitialise(modules=("b",)))
     with pytest.raises(ClatError, match="'reinitialise' twice"):
         StageConfig(name="x", epochs=1, objective=PgdAT(), treatments=twice)
+
+
+def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(kit, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Perturbation, "after_step", lambda self: seen.append(self.delta.clone()))
+    recipe = kit.recipe(stages=(kit.pgd_at(1, objective=FreeAT(replays=3)),))
+    result = clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert len(seen) == 4 * 3
+    assert all(not torch.equal(one, other) for one, other in pairwise(seen))
+    monitor = (16 + 2 * 16, 16)  # one step of PGD, and the verdicts on clean and attacked images
+    stage = result.summary["stages"][0]
+    assert (stage["forwards"], stage["backwards"]) == (64 * 3 + monitor[0], 64 * 3 + monitor[1])

@@ -335,6 +335,61 @@ def test_a_run_reports_catastrophic_overfitting_once_an_event(
     assert ("catastrophic overfitting at epoch 3" in capsys.readouterr().out) == bool(epochs)
 
 
+STOPPING = MonitorConfig(steps=1, num_samples=16, stop_on_collapse=True)
+
+
+def test_a_stage_can_end_at_its_collapse_with_the_best_weights(kit, tmp_path, monkeypatch, capsys):
+    """The stage of 6 epochs ends after 3, at the weights of epoch 2; the next one starts from them at epoch 7."""
+    seen = []
+    scripted(monkeypatch, [*COLLAPSE[:3], (14, 7), (14, 7)], seen)
+    stages = (kit.pgd_at(6, objective=FastAT()), kit.pgd_at(2, name="on"))
+    out = tmp_path / "run"
+    summary = clat.train(
+        kit.recipe(stages=stages, monitor=STOPPING), out, model=kit.tiny(), data=kit.data()
+    ).summary
+    assert [record["epoch"] for record in kit.records(out, "epoch")] == [1, 2, 3, 7, 8]
+    assert [stage["epochs"] for stage in summary["stages"]] == [3, 2]
+    assert kit.same(kit.weights(out, "stage-1"), seen[1])
+    assert kit.same(kit.weights(out, "best"), seen[1])
+    assert "back to the best weights" in summary["warnings"][0]
+    assert "catastrophic overfitting at epoch 3" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_at_its_collapse_ends_with_the_best_weights(kit, tmp_path, monkeypatch):
+    scripted(monkeypatch, COLLAPSE)
+    out = tmp_path / "run"
+    recipe = kit.recipe(stages=(kit.pgd_at(6, objective=FastAT()),), monitor=STOPPING)
+    summary = clat.train(recipe, out, model=kit.tiny(), data=kit.data(), quiet=True).summary
+    assert kit.same(kit.weights(out, "last"), kit.weights(out, "best"))
+    assert summary["last"] == summary["best"]
+    assert summary["last"]["epoch"] == 2
+
+
+def test_a_run_resumed_after_a_collapse_ends_with_the_same_bits(kit, tmp_path, monkeypatch):
+    """Also the momentum, which must not remember what the best weights have not seen."""
+    script = [*COLLAPSE[:3], (14, 7), (14, 7)]
+    recipe = kit.recipe(stages=(kit.pgd_at(6, objective=FastAT()), kit.pgd_at(2, name="on")), monitor=STOPPING)
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    scripted(monkeypatch, script)
+    clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
+    scripted(monkeypatch, script)
+    kit.train_and_stop(monkeypatch, recipe, halted, after_steps=12)  # the collapse is found next
+    clat.resume(halted, model=kit.tiny(seed=9), data=kit.data(), quiet=True)
+    kit.assert_same_run(whole, halted)
+    halted = tmp_path / "halted later"
+    scripted(monkeypatch, script)
+    kit.train_and_stop(monkeypatch, recipe, halted, after_steps=13)
+    clat.resume(halted, model=kit.tiny(seed=9), data=kit.data(), quiet=True)
+    kit.assert_same_run(whole, halted)
+
+
+def test_multi_step_training_is_not_stopped(kit, tmp_path, monkeypatch):
+    scripted(monkeypatch, COLLAPSE)
+    recipe = kit.recipe(stages=(kit.pgd_at(6),), monitor=STOPPING)
+    summary = clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True).summary
+    assert summary["stages"][0]["epochs"] == 6
+
+
 # Loss not finite
 
 

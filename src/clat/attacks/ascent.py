@@ -28,11 +28,11 @@ def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alph
     return point.detach()
 
 
-def input_gradient(value: Tensor, point: Tensor) -> Tensor:
-    """d value / d point. Raises ClatError where there is no gradient at all."""
+def input_gradient(value: Tensor, point: Tensor, *, differentiable: bool = False) -> Tensor:
+    """d value / d point, if asked for `differentiable` itself. Raises ClatError where there is no gradient."""
     if not value.requires_grad:
         raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
-    return torch.autograd.grad(value, point)[0]
+    return torch.autograd.grad(value, point, create_graph=differentiable)[0]
 
 
 def check_found(x_adv: Tensor) -> None:

@@ -10,13 +10,30 @@ from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
 from clat.objectives.cure import Cure
 from clat.objectives.fast_at import FastAT
+from clat.objectives.free_at import FreeAT
+from clat.objectives.grad_align import GradAlign
+from clat.objectives.mart import Mart
 from clat.objectives.mixing import Mixing
 from clat.objectives.pgd_at import PgdAT
+from clat.objectives.score import ScoreAT, ScoreTrades
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 
 AnyObjective = Annotated[
-    Standard | PgdAT | FastAT | Trades | Cure | Clat | ClatFast | Mixing, Field(discriminator="name")
+    Standard
+    | PgdAT
+    | FastAT
+    | FreeAT
+    | GradAlign
+    | Trades
+    | Mart
+    | ScoreAT
+    | ScoreTrades
+    | Cure
+    | Clat
+    | ClatFast
+    | Mixing,
+    Field(discriminator="name"),
 ]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
@@ -27,10 +44,15 @@ __all__ = [
     "Cure",
     "Examples",
     "FastAT",
+    "FreeAT",
+    "GradAlign",
     "Loss",
+    "Mart",
     "Mixing",
     "Objective",
     "PgdAT",
+    "ScoreAT",
+    "ScoreTrades",
     "Standard",
     "Step",
     "Trades",

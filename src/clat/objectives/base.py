@@ -57,6 +57,9 @@ class Objective:
         """Optimizer steps on each batch."""
         return 1
 
+    def check(self, eps: Size, norm: str) -> None:
+        """Raise ClatError if the settings make no sense under the run's threat model."""
+
     def requires(self, model: nn.Module) -> None:
         """Raise ClatError if this is no network that the objective can train. Called before training starts."""
 

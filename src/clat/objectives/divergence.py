@@ -23,13 +23,12 @@ class DivergenceAttack(InnerAttack):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
         ball = Ball(x, attack.eps_value, attack.norm)
-        noise = torch.randn(x.shape, generator=generator_for(x.device, step.seed), device=x.device, dtype=x.dtype)
         with modes.for_attack(model, self.attack_bn):
             with torch.no_grad():
                 reference = model(x)
             x_adv = ascend(
                 lambda z: kl_divergence(model(z), reference),
-                ball.project(x + 0.001 * noise),
+                ball.nearby_point(generator_for(x.device, step.seed)),
                 ball,
                 alpha=attack.alpha_value,
                 steps=attack.steps,

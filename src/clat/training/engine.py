@@ -112,6 +112,14 @@ class Engine:
         assert isinstance(reduced, Tensor)
         return reduced
 
+    def gather(self, share: Tensor) -> Tensor:
+        """Every process's `share` (N, ...), in order of rank: (world * N, ...). All must call it."""
+        if self.world == 1:
+            return share
+        gathered = self.fabric.all_gather(share)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
     def from_first(self, value: Any) -> Any:
         """What process 0 decided."""
         return self.fabric.broadcast(value, src=0) if self.world > 1 else value

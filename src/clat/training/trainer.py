@@ -24,7 +24,7 @@ from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
 from clat.layers import Layer, enumerate_layers, find_layers
-from clat.models.files import save_weights
+from clat.models.files import load_weights, save_weights
 from clat.objectives import Examples, Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
@@ -64,6 +64,7 @@ class Trainer:
         self.progress = Progress() if saved is None else saved.progress
         self.momentum = {} if saved is None else saved.momentum
         self.company = Company()
+        self.collapsed = False
         self.hash = recipe_hash(recipe)
         self.parameters: dict[str, nn.Parameter] = {}
         self.optimizer: torch.optim.SGD
@@ -115,6 +116,8 @@ class Trainer:
                 self._begin(stage, first)
             self._epoch(stage)
             self._close_epoch(stage, last=self.progress.epoch + 1 == first + stage.epochs)
+            if self.collapsed:
+                break
 
     def _join(self, stage: StageConfig) -> None:
         """The companions of the stage enter the network: the objective's own, then the treatments'."""
@@ -265,7 +268,8 @@ class Trainer:
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
                 self._heed_stop(self.save)
                 start = time.perf_counter()
-                if start - saved > self.recipe.engine.checkpoint_seconds and progress.step < batches:
+                overdue = start - saved > self.recipe.engine.checkpoint_seconds
+                if self.engine.any_of(overdue) and progress.step < batches:
                     self.save()
                     saved = start = time.perf_counter()
 
@@ -359,7 +363,7 @@ class Trainer:
         self.log.record("epoch", **values)
         self.log.say(line)
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
-        if not last:
+        if not last and not self.collapsed:
             self.save()
 
     def _judge(self) -> tuple[dict[str, Any], bool]:
@@ -385,15 +389,17 @@ class Trainer:
         return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 
     def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
-        """Report catastrophic overfitting of one-step training, once an event."""
+        """Report catastrophic overfitting of one-step training, once an event, and stop if asked to."""
         progress, robust = self.progress, check["heldout_robust"]
         if stage.objective.one_step and overfitted_catastrophically(
             check["heldout_clean"], robust, progress.best_robust_in_stage
         ):
+            self.collapsed = self.recipe.monitor.stop_on_collapse
+            advice = "use a smaller alpha, fewer epochs, or more steps"
             message = (
                 f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from "
                 f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; "
-                "use a smaller alpha, fewer epochs, or more steps"
+                + ("back to the best weights" if self.collapsed else advice)
             )
             progress.warnings.append(message)
             self.log.record("warning", epoch=progress.epoch, kind="catastrophic-overfitting", message=message)
@@ -410,12 +416,16 @@ class Trainer:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
             self.log.say(f"  finished: {_told(facts)}", style="cyan")
-        images = stage.epochs * self.loader.num_batches * self.loader.batch_size
+        if self.collapsed:
+            self._return_to_best()
+        first = self.recipe.first_epoch(progress.stage)
+        epochs, progress.epoch = progress.epoch - first, first + stage.epochs
+        images = epochs * self.loader.num_batches * self.loader.batch_size
         spent, before = self._spent(), progress.stages
         progress.stages.append(
             {
                 "name": stage.name,
-                "epochs": stage.epochs,
+                "epochs": epochs,
                 "seconds": progress.stage_seconds,
                 "forwards": spent.forwards - sum(earlier["forwards"] for earlier in before),
                 "backwards": spent.backwards - sum(earlier["backwards"] for earlier in before),
@@ -432,6 +442,16 @@ class Trainer:
             self._keep_for_reuse(f"stage-{progress.stage}")
         self.save()  # last, so that a run killed before it writes the other files again
 
+    def _return_to_best(self) -> None:
+        """The network with the best weights so far, and an optimizer without a memory of what came after."""
+        self.collapsed = False
+        if self.engine.rank == 0:
+            load_weights(self.model, self.out / "weights" / "best.safetensors")
+        self.engine.share(self.model)
+        self.optimizer.state.clear()
+        self.momentum = {}
+        self.progress.last = self.progress.best
+
     def _keep_for_reuse(self, name: str) -> None:
         """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
         start from here (`--reuse`)."""
@@ -439,12 +459,13 @@ class Trainer:
         best = self.out / "weights" / "best.safetensors"
         (self.out / "states" / f"{name}.best.safetensors").write_bytes(best.read_bytes())
         self._write_state(
-            self.out / "states" / f"{name}.safetensors", recipe_hash(self.recipe, self.progress.stage)
+            self.out / "states" / f"{name}.safetensors", recipe_hash(self.recipe, self.progress.stage), {}
         )
 
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
-            about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.epoch)}
+            assert self.progress.last is not None  # weights are saved after a check
+            about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.last["epoch"])}
             plain = self.company.plain(dict(self.model.state_dict()))
             save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
 
@@ -455,19 +476,18 @@ class Trainer:
             raise self._diverged("a weight", self.progress.step)
 
     def save(self) -> None:
-        """Save the state, unless a weight has become useless."""
+        """Save the state, unless a weight has become useless. All processes must call it."""
         self._require_finite()
+        companions = self.company.tensors()
         if self.engine.rank == 0:
-            self._write_state(self.out / "state.safetensors", self.hash)
+            self._write_state(self.out / "state.safetensors", self.hash, companions)
 
-    def _write_state(self, file: Path, recipe_hash: str) -> None:
+    def _write_state(self, file: Path, recipe_hash: str, companions: dict[str, Tensor]) -> None:
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
         self.progress.companions = self.company.figures()
         momentum = momentum_of(self.optimizer, self.parameters)
-        save_state(
-            file, Saved(self.progress, self.model.state_dict(), momentum, self.company.tensors()), recipe_hash
-        )
+        save_state(file, Saved(self.progress, self.model.state_dict(), momentum, companions), recipe_hash)
 
 
 def _told(facts: dict[str, Any]) -> str:

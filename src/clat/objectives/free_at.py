@@ -1,0 +1,107 @@
+"""Free adversarial training (Shafahi et al. 2019): the backward pass of the weights also gives the perturbation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+
+from clat.attacks.ball import Ball
+from clat.attacks.settings import Attack
+from clat.companion import Companion, State, Surroundings
+from clat.errors import ClatError
+from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
+from clat.units import Size
+
+if TYPE_CHECKING:
+    from clat.training.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeAT(Objective):
+    """min CE(F(x + delta), y), each batch replayed several times in a row. Every replay is one forward and one
+    backward pass, from whose gradients the weights take a step down and delta one step of eps up, projected.
+
+    Delta persists: the next batch starts from where the last one left it, image by image in the batch's order.
+    Epochs count passes over the data, so the paper's N epochs with m replays are N / m of a stage's epochs. A delta
+    that leads out of the next image's range [0, 1] is cut before it is used (the published code does so after).
+    """
+
+    one_step = True
+
+    name: Literal["free-at"] = "free-at"
+    replays: int = 8
+    """How often each batch is trained on in a row, m in the paper."""
+    eps: Size | None = None
+    """Largest perturbation, and the length of each step; None: the run's eps."""
+
+    def __post_init__(self) -> None:
+        if self.replays < 1:
+            raise ClatError(f"replays is {self.replays}: Free-AT trains on each batch at least once")
+        self._attack(Step())
+
+    def join(self, surroundings: Surroundings) -> Companion:
+        share = surroundings.loader.batch_size // surroundings.engine.world
+        x = surroundings.heldout[0]
+        return Perturbation(x.new_zeros(share, *x.shape[1:]), surroundings.engine)
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        return (_carried(step).on(x, self._attack(step)),)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        (x_adv,) = examples
+        # A leaf of its own for each evaluation: the one that the loss's backward pass reaches moves delta.
+        x_adv = _carried(step).point = x_adv.detach().requires_grad_(True)
+        total = cross_entropy(model(x_adv), y)
+        return Loss(total, {"cross_entropy": total.detach()})
+
+    def _attack(self, step: Step) -> Attack:
+        return Attack(eps=step.eps if self.eps is None else self.eps, steps=1, norm=step.norm)
+
+
+class Perturbation(Companion):
+    """The perturbation that Free-AT carries from step to step. `delta`: this process's share, (N, C, H, W)."""
+
+    def __init__(self, delta: Tensor, engine: Engine | None = None) -> None:
+        super().__init__()
+        self.delta, self.engine = delta, engine
+        self.point: Tensor | None = None
+        """Where the current step's gradient is taken."""
+        self._ball: Ball
+
+    def on(self, x: Tensor, attack: Attack) -> Tensor:
+        """x + delta, inside the ball around x."""
+        if len(x) > len(self.delta) or x.shape[1:] != self.delta.shape[1:]:
+            raise ClatError(
+                f"Free-AT carries a perturbation of shape {tuple(self.delta.shape)}; a batch of {tuple(x.shape)} "
+                "does not fit it"
+            )
+        self._ball = Ball(x, attack.eps_value, attack.norm)
+        return self._ball.project(x + self.delta[: len(x)])
+
+    def after_backward(self) -> None:
+        """One step of eps up the gradient that the loss's backward pass left at the point."""
+        point = self.point
+        assert point is not None
+        if point.grad is None:
+            raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
+        ball = self._ball
+        moved = ball.project(point.detach() + ball.eps * ball.unit(point.grad))
+        self.delta[: len(moved)] = moved - ball.x
+        self.point = None
+
+    def tensors(self) -> State:
+        return {"delta": self.delta if self.engine is None else self.engine.gather(self.delta)}
+
+    def restore(self, tensors: State) -> None:
+        share, rank = len(self.delta), 0 if self.engine is None else self.engine.rank
+        self.delta.copy_(tensors["delta"][rank * share : (rank + 1) * share])
+
+
+def _carried(step: Step) -> Perturbation:
+    if not isinstance(step.companion, Perturbation):
+        raise ClatError(
+            "Free-AT carries a perturbation through its stage: give Step(companion=Perturbation(zeros))"
+        )
+    return step.companion

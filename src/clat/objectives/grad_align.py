@@ -1,0 +1,128 @@
+"""GradAlign (Andriushchenko and Flammarion 2020): one-step training kept from catastrophic overfitting.
+
+    min CE(F(x'), y) + lambda * (1 - mean cos(g(x), g(x + U(-eps, eps)))),  g = the gradient of CE towards the input
+
+The input's gradient is part of the loss, so the weights' gradient goes through it a second time (double
+backpropagation). Activations without a second derivative are no obstacle: the input's gradient is a product of
+weights, and the cosine depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import generator_for, input_gradient
+from clat.attacks.ball import Ball
+from clat.attacks.fgsm import one_step_alpha
+from clat.attacks.pgd import summed_cross_entropy
+from clat.attacks.settings import Attack
+from clat.errors import ClatError
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+from clat.seeds import derive_seed
+from clat.units import Size, parse_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradAlign(InnerAttack):
+    """FGSM training with the alignment term.
+
+    x' is one step of 1.25 * eps along the sign of the gradient, projected: from x itself it ends at eps. Samples
+    with a gradient of zero have no direction and are left out of the mean. BatchNorm: the alignment's passes run in
+    the mode of the training step and do not touch the stored statistics, which follow x' alone.
+    """
+
+    one_step = True
+
+    name: Literal["grad-align"] = "grad-align"
+    steps: int = 1
+    lambda_: Annotated[float | None, Field(alias="lambda")] = None
+    """The weight of the alignment term (`lambda` in a recipe). None: `lambda_rule` of eps, 0.2 at 8/255."""
+    random_start: bool = False
+    """Begin the step at a uniform point of the ball rather than at x, as the paper's reported runs do not."""
+    first_gradient: Literal["clean", "attack"] = "clean"
+    """The first of the two gradients. `clean`: g(x), which the weights' gradient goes through like the second's, as
+    the paper's formula reads. `attack`: the attack's own gradient, where it started, as a constant: what the
+    published code does, and one pass each way less."""
+    attack_bn: Literal["eval", "train"] = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps != 1:
+            raise ClatError(f"steps is {self.steps}: GradAlign is for attacks of one step")
+        if self.lambda_ is not None and not self.lambda_ >= 0:
+            raise ClatError(f"lambda is {self.lambda_}: GradAlign expects a weight of at least 0")
+
+    def check(self, eps: Size, norm: str) -> None:
+        self._weight(Step(eps=eps, norm=norm))
+
+    def attack(self, step: Step, *, random_start: bool = True) -> Attack:
+        attack = super().attack(step, random_start=random_start)  # 1.25 eps, whatever the start
+        return one_step_alpha(attack, given=self.alpha is not None)
+
+    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
+        """For the log."""
+        return {"lambda": self._weight(step)}
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        """(x', the attack's gradient)."""
+        attack = self.attack(step)
+        ball = Ball(x, attack.eps_value, attack.norm)
+        start = ball.random_point(generator_for(x.device, step.seed)) if self.random_start else x
+        with modes.for_attack(model, self.attack_bn):
+            gradient = _gradient(model, start, y)
+        return ball.project(start + attack.alpha_value * ball.unit(gradient)), gradient
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        x_adv, first = examples
+        total = cross_entropy(model(x_adv), y)
+        parts = {"cross_entropy": total.detach()}
+        weight = self._weight(step)
+        if weight > 0:
+            ball = Ball(x, self.attack(step).eps_value, step.norm)
+            elsewhere = ball.random_point(generator_for(x.device, derive_seed(step.seed, "alignment")))
+            with modes.statistics_kept(model):
+                if self.first_gradient == "clean":
+                    first = _gradient(model, x, y, differentiable=True)
+                second = _gradient(model, elsewhere, y, differentiable=True)
+            misalignment = 1 - mean_cosine(first, second)
+            total = total + weight * misalignment
+            parts["misalignment"] = misalignment.detach()
+        return Loss(total, parts)
+
+    def _weight(self, step: Step) -> float:
+        if self.lambda_ is not None:
+            return self.lambda_
+        if step.norm != "linf":
+            raise ClatError(f"GradAlign's rule for lambda is for linf, the run's norm is {step.norm}: give lambda")
+        return lambda_rule(step.eps if self.eps is None else self.eps)
+
+
+def lambda_rule(eps: Size) -> float:
+    """lambda(eps) = 0.02 * 10^(eps / 8), with eps in pixel values: 0.2 at 8/255. Published for eps up to 16/255."""
+    return 0.02 * 10 ** (float(parse_size(eps)) * 255 / 8)
+
+
+def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
+    """The mean over samples of cos(one, other), of the samples where neither is zero; 1 if there is none."""
+    one, other = one.flatten(1), other.flatten(1)
+    peaks = [side.detach().abs().amax(dim=1, keepdim=True) for side in (one, other)]
+    there = ((peaks[0] > 0) & (peaks[1] > 0)).squeeze(1)
+    if not there.any():
+        return one.new_ones(())
+    # The largest element first: the squares of a confident network's gradient vanish in float32.
+    units = [F.normalize(side[there] / peak[there], dim=1) for side, peak in zip((one, other), peaks, strict=True)]
+    return (units[0] * units[1]).sum(dim=1).mean()
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False) -> Tensor:
+    """d CE / d x of each sample, (N, C, H, W); `differentiable`: as a function of the weights."""
+    point = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        return input_gradient(summed_cross_entropy(model(point), y), point, differentiable=differentiable)

@@ -1,0 +1,67 @@
+"""MART (Wang et al. 2020): misclassified examples count for more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat import modes
+from clat.attacks.ascent import generator_for
+from clat.attacks.ball import Ball
+from clat.attacks.pgd import run_pgd
+from clat.errors import ClatError
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mart(InnerAttack):
+    """min BCE(p(x'), y) + beta * mean KL(p(x) || p(x')) * (1 - p_y(x)), with
+    BCE = -log p_y(x') - log(1 - max_{k != y} p_k(x')).
+
+    x' by PGD on the cross-entropy from x + 0.001 * N(0, 1). Nothing in the loss is a constant: the gradient flows
+    into both outputs, and into the weight 1 - p_y(x), which may so be lowered by being right. The small numbers
+    that keep the logarithms finite (1.0001, 1.0000001, 1e-12) are the published code's.
+    """
+
+    name: Literal["mart"] = "mart"
+    beta: float = 5.0
+    """Weight of the divergence: 5 for ResNet-18, 6 for wide ResNets."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta >= 0:
+            raise ClatError(f"beta is {self.beta}: MART expects a weight of at least 0")
+
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        if y.dim() != 1:
+            raise ClatError("MART needs one label an image, not class probabilities: switch label mixing off")
+        attack = self.attack(step)
+        start = Ball(x, attack.eps_value, attack.norm).nearby_point(generator_for(x.device, step.seed))
+        with modes.for_attack(model, self.attack_bn):
+            return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        (x_adv,) = examples
+        logits, moved = model(x).float(), model(x_adv).float()
+        natural, attacked = F.softmax(logits, dim=1), F.softmax(moved, dim=1)
+        margin = -torch.log(1.0001 - _largest_other(attacked, y)).mean()
+        attacked_entropy = cross_entropy(moved, y)
+        divergence = F.kl_div(torch.log(attacked + 1e-12), natural, reduction="none").sum(dim=1)
+        weighted = (divergence * (1.0000001 - _own(natural, y))).mean()
+        total = attacked_entropy + margin + self.beta * weighted
+        parts = {"cross_entropy": attacked_entropy, "margin": margin, "weighted_divergence": weighted}
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+
+def _own(probabilities: Tensor, y: Tensor) -> Tensor:
+    """p_y, (N,)."""
+    return probabilities.gather(1, y[:, None]).squeeze(1)
+
+
+def _largest_other(probabilities: Tensor, y: Tensor) -> Tensor:
+    """The largest probability of a wrong class, (N,)."""
+    return probabilities.masked_fill(F.one_hot(y, probabilities.shape[1]).bool(), -1).amax(dim=1)

@@ -1,0 +1,73 @@
+"""The recipes of published methods: schedules, sizes and attacks as published, and their CLAT siblings."""
+
+from __future__ import annotations
+
+import pytest
+
+from clat.objectives import Step
+from clat.recipe import built_in_recipes, read_recipe
+from clat.training.schedules import learning_rate
+
+# name: (network, eps, alpha, weight decay, learning rates after so many epochs)
+PUBLISHED = {
+    "pgd-at": ("resnet18", "8/255", 2 / 255, 5e-4, {0: 0.1, 99.99: 0.1, 100: 0.01, 104.99: 0.01, 105: 0.001}),
+    "trades": ("wrn-34-10", "0.031", 0.007, 2e-4, {0: 0.1, 73.99: 0.1, 74: 0.01, 76: 0.01}),
+    "mart": (
+        "resnet18",
+        "0.031",
+        0.007,
+        3.5e-3,
+        {0: 0.01, 73.99: 0.01, 74: 1e-3, 88.99: 1e-3, 89: 1e-4, 98.99: 1e-4, 99: 1e-5},
+    ),
+    "score-at": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 104.99: 0.005, 105: 5e-4}),
+    "score-trades": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 105: 5e-4}),
+    "fast-at": ("preact-resnet18", "8/255", 10 / 255, 5e-4, {0: 0.0, 3.75: 0.1, 7.5: 0.2, 11.25: 0.1, 15: 0.0}),
+    "free-at": ("preact-resnet18", "8/255", None, 5e-4, {0: 0.0, 5: 0.04, 7.5: 0.02, 10: 0.0}),
+    "grad-align": ("preact-resnet18", "8/255", 10 / 255, 5e-4, {0: 0.0, 6: 0.15, 12: 0.3, 21: 0.15, 30: 0.0}),
+}
+EPOCHS = {"pgd-at": 110, "trades": 76, "mart": 120, "fast-at": 15, "free-at": 10, "grad-align": 30}
+ATTACK_BN = {"score-at": "train", "fast-at": "train", "grad-align": "train"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_is_the_published_one(name):
+    network, eps, alpha, decay, rates = PUBLISHED[name]
+    recipe = read_recipe(name)
+    (stage,) = recipe.stages
+    assert (recipe.model.name, recipe.eps, recipe.batch_size) == (network, eps, 128)
+    assert stage.epochs == EPOCHS.get(name, 110)
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, decay)
+    for done, rate in rates.items():
+        assert learning_rate(recipe.schedule, done, recipe.total_epochs) == pytest.approx(rate), done
+    if alpha is not None:
+        attack = stage.objective.attack(Step(eps=recipe.eps))
+        assert attack.alpha_value == pytest.approx(alpha)
+        assert attack.steps == (10 if name not in ("fast-at", "grad-align") else 1)
+        assert stage.objective.attack_bn == ATTACK_BN.get(name, "eval")
+    assert stage.bn_policy == "update"
+
+
+def test_what_is_special_to_each():
+    objectives = {name: read_recipe(name).stages[0].objective for name in PUBLISHED}
+    assert (objectives["trades"].beta, objectives["mart"].beta, objectives["score-trades"].beta) == (6, 5, 6)
+    assert (objectives["score-at"].clip, objectives["score-trades"].clip) == (0.4, 0.3)
+    assert (objectives["score-at"].start, objectives["score-trades"].start) == ("uniform", "normal")
+    assert objectives["free-at"].replays == 8
+    assert (objectives["grad-align"].lambda_, objectives["grad-align"].random_start) == (0.2, False)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_its_clat_sibling_shares_the_first_half_and_the_budget(name):
+    """But for Fast-AT's, which has the budget of the longer published run, 30 epochs."""
+    alone, both = read_recipe(name), read_recipe(f"{name}-clat")
+    assert f"{name}-clat" in built_in_recipes()
+    first, second = both.stages
+    assert (first.objective, first.name) == (alone.stages[0].objective, alone.stages[0].name)
+    assert both.total_epochs == (30 if name == "fast-at" else alone.total_epochs)
+    assert first.epochs == second.epochs
+    assert second.objective.name in ("clat", "clat-fast")
+    assert second.selection is not None
+    assert first.schedule is None
+    assert second.schedule is None
+    same = ("eps", "norm", "batch_size", "model", "data", "schedule", "optimizer", "monitor", "engine")
+    assert all(getattr(alone, field) == getattr(both, field) for field in same)
