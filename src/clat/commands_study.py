@@ -20,14 +20,14 @@ def study(options: Namespace) -> int:
         for one in STUDIES.values():
             console.print(f"{one.name}: {one.title}", style="bold")
             for scale in one.scales:
-                names = ", ".join(row.name for row in one.rows(scale))
+                names = ", ".join(row.name for row in one.rows(scale, Path("OUT")))
                 console.print(f"  {scale.name}, {scale.epochs} epochs: {names}")
         return 0
     found = find_study(options.study)
     scale = found.at(options.scale)
-    rows = chosen(found.rows(scale), options.rows)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
+    rows = chosen(found.rows(scale, Path(options.out)), options.rows)
     table = run_study(found, scale, rows, Path(options.out), console)
     console.print(rich_table(table))
     from clat.report.study import write_study_page

@@ -32,7 +32,7 @@ TINY = Scale(
 PAPERS = (Paper(81.46, 53.63, "PGD-10", "T1"), None)
 
 
-def tiny_rows(scale):
+def tiny_rows(scale, out=None):
     broken = pair(scale, "broken", {"name": "pgd-at", "steps": 1}, changes={"model": {"weights": "nowhere.pt"}})
     return [*pair(scale, "pgd-at", {"name": "pgd-at", "steps": 1}, papers=PAPERS), broken[0]]
 
@@ -111,15 +111,16 @@ def test_chosen_rows_come_with_what_they_build_on():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name):
+def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path):
     study = find_study(name)
     for scale in study.scales:
-        rows = study.rows(scale)
+        rows = study.rows(scale, tmp_path)
         assert len({row.name for row in rows}) == len(rows)
         names = [row.name for row in rows]
         for row in rows:
-            assert row.recipe.total_epochs == scale.epochs, row.name
-            assert row.reuse is None or names.index(row.reuse) < names.index(row.name)
+            assert row.recipe.total_epochs == (scale.rest if row.needs else scale.epochs), row.name
+            for earlier in (*row.needs, row.reuse or row.name):
+                assert names.index(earlier) <= names.index(row.name)
 
 
 def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clat.config import Recipe
@@ -25,11 +26,13 @@ class Paper:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a study's table. `reuse`: the row whose finished first stages this one may take over."""
+    """One line of a study's table. `reuse`: the row whose finished first stages this one may take over; `needs`:
+    rows whose weights it starts from."""
 
     name: str
     recipe: Recipe
     reuse: str | None = None
+    needs: tuple[str, ...] = ()
     paper: Paper | None = None
     note: str = ""
 
@@ -55,12 +58,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of rows, and the scales at which it can be run."""
+    """A named list of rows, and the scales at which it can be run. `rows(scale, out)`: the rows for the study's
+    folder `out`, in which some find others' weights; `prepare(scale, out)`: writes what rows read besides."""
 
     name: str
     title: str
-    rows: Callable[[Scale], Sequence[Row]]
-    scales: tuple[Scale, ...] = field(default=())
+    rows: Callable[[Scale, Path], Sequence[Row]]
+    scales: tuple[Scale, ...]
+    prepare: Callable[[Scale, Path], None] | None = None
 
     def at(self, scale: str) -> Scale:
         found = next((one for one in self.scales if one.name == scale), None)
@@ -88,12 +93,13 @@ def stage(name: str, epochs: int, objective: str | Mapping[str, Any], **settings
     }
 
 
-def clat_stage(epochs: int, *, k: int = 1, every: int = 10, **settings: Any) -> Table:
-    """CLAT as every "X + CLAT" row has it: the recipe's defaults, one critical layer."""
+def clat_stage(epochs: int, *, fast: bool = False, k: int = 1, every: int = 10, **settings: Any) -> Table:
+    """CLAT as every "X + CLAT" row has it: one critical layer, L_C a tenth of the cross-entropy. `fast`: its
+    one-step form; `settings`: more of the selection."""
     return stage(
         "clat",
         epochs,
-        {"name": "clat", "ratio": 0.1},
+        {"name": "clat-fast" if fast else "clat", "ratio": 0.1},
         selection={"rule": "critical", "k": k, "every": every, **settings},
     )
 
@@ -108,6 +114,6 @@ def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
             raise unknown("row", name, by_name)
     wanted = set(names or by_name)
     for row in reversed(rows):
-        if row.name in wanted and row.reuse is not None:
-            wanted.add(row.reuse)
+        if row.name in wanted:
+            wanted |= {*row.needs, *([row.reuse] if row.reuse else [])}
     return [row for row in rows if row.name in wanted]

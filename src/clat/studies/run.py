@@ -31,6 +31,8 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
     Returns the table. Raises ClatError if `out` holds another study, or a row of the same name with other settings.
     """
     _claim(study, scale, out)
+    if study.prepare is not None:
+        study.prepare(scale, out)
     files = {row.name: _write_recipe(row, out) for row in rows}
     failures: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):

@@ -13,6 +13,7 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
+import filecmp
 import json
 import sys
 from collections.abc import Callable
@@ -250,6 +251,11 @@ def _evaluate(
         load_weights(model, weights)
         if file.exists():
             results[label] = json.loads(file.read_text())
+        elif label == "last" and filecmp.cmp(weights, out / "weights" / "best.safetensors", shallow=False):
+            named = {"label": label, "weights": str(weights.relative_to(out))}  # the last epoch is the best one
+            results[label] = results["best"] | named
+            if engine.rank == 0:
+                write_json(file, results[label])
         else:
             result = evaluate_set(
                 model,
