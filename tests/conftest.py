@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.companion import Surroundings
+from clat.config import EngineConfig
+from clat.data import ImageSet
+from clat.data.loader import Loader
 from clat.models.resnet import resnet18
+from clat.training.engine import Engine
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -44,5 +50,28 @@ def tiny_resnet() -> Callable[[], nn.Module]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # for the biases, which `randomise` leaves alone
             return randomise(resnet18(width=4)).eval()
+
+    return build
+
+
+@pytest.fixture
+def surroundings(images: Tensor, labels: Tensor) -> Callable[..., Surroundings]:
+    """A builder of what a companion is told, for a network: three batches of two of the images, held out too."""
+
+    def build(model: nn.Module, **changes: Any) -> Surroundings:
+        pixels = (images * 255).round().to(torch.uint8)
+        train = ImageSet("noise", "train", tuple("abcde"), pixels, labels)
+        settings: dict[str, Any] = {
+            "model": model,
+            "engine": Engine(EngineConfig(device="cpu")),
+            "loader": Loader(train, 2, shuffle=True),
+            "heldout": (images, labels),
+            "eps": "8/255",
+            "norm": "linf",
+            "seed": 5,
+            "epochs": 4,
+            "batch_size": 2,
+        }
+        return Surroundings(**settings | changes)
 
     return build

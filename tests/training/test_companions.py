@@ -9,15 +9,15 @@ from clat.config import StageConfig
 from clat.errors import ClatError
 from clat.objectives import PgdAT
 from clat.recipe import build_recipe, recipe_data
-from clat.weights import Reinitialise
+from clat.weights import LoRA, Reinitialise
 
-TREATMENTS = {"reinitialise": Reinitialise(modules=("conv2",))}
+TREATMENTS = {"lora": LoRA(classifier="full"), "reinitialise": Reinitialise(modules=("conv2",))}
 """One of each, for a stage of two epochs of the tiny network."""
 
 
 @pytest.mark.parametrize("name", TREATMENTS)
 def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monkeypatch, name):
-    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=(TREATMENTS[name],)), kit.clat(1)))
+    recipe = kit.recipe(stages=(kit.pgd_at(treatments=(TREATMENTS[name],)), kit.clat(1)))
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
     kit.train_and_stop(monkeypatch, recipe, halted, after_steps=6)

@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from clat.weights.base import Treatment
+from clat.weights.lora import LoRA
 from clat.weights.reinitialise import Reinitialise
 
-AnyTreatment = Annotated[Reinitialise, Field(discriminator="name")]
+AnyTreatment = Annotated[LoRA | Reinitialise, Field(discriminator="name")]
 """What a stage's `treatments` may hold, told apart by their `name`."""
 
-__all__ = ["AnyTreatment", "Reinitialise", "Treatment"]
+__all__ = ["AnyTreatment", "LoRA", "Reinitialise", "Treatment"]
