@@ -51,6 +51,12 @@ class Ball:
         step = self.unit(direction) * (self.eps * _column(radius ** (1 / dimension), self.x))
         return self.project(self.x + step)
 
+    def nearby_point(self, generator: torch.Generator, scale: float = 0.001) -> Tensor:
+        """x + scale * N(0, 1), projected: where TRADES and its kin start, a little off x, where their divergence
+        has no gradient."""
+        noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+        return self.project(self.x + scale * noise)
+
     def unit(self, gradient: Tensor) -> Tensor:
         """The steepest direction of unit length in this norm; zero where the gradient is zero, NaN where it is
         NaN (whose sign torch calls zero, so that a broken gradient would pass for robustness)."""

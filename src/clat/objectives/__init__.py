@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clat.objectives.autolora import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
 from clat.objectives.fast_at import FastAT
@@ -13,11 +14,14 @@ from clat.objectives.pgd_at import PgdAT
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 
-AnyObjective = Annotated[Standard | PgdAT | FastAT | Trades | Clat | ClatFast, Field(discriminator="name")]
+AnyObjective = Annotated[
+    Standard | PgdAT | FastAT | Trades | Clat | ClatFast | AutoLoRa, Field(discriminator="name")
+]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
 __all__ = [
     "AnyObjective",
+    "AutoLoRa",
     "Clat",
     "ClatFast",
     "Examples",
