@@ -7,7 +7,7 @@ import pytest
 import clat
 from clat.config import StageConfig
 from clat.errors import ClatError
-from clat.objectives import AutoLoRa, PgdAT
+from clat.objectives import AutoLoRa, PgdAT, Twins
 from clat.recipe import build_recipe, recipe_data
 from clat.weights import LoRA, Reinitialise
 
@@ -16,6 +16,8 @@ TREATMENTS = {"lora": LoRA(classifier="full"), "reinitialise": Reinitialise(modu
 
 OBJECTIVES = {
     "autolora": AutoLoRa(steps=1, rank=2, checkpoints=(1,), accuracy_batches=1),
+    "twins": Twins(steps=1),
+    "twins, trades": Twins(steps=1, form="trades"),
 }
 """One of each that carries state."""
 

@@ -13,9 +13,10 @@ from clat.objectives.fast_at import FastAT
 from clat.objectives.pgd_at import PgdAT
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
+from clat.objectives.twins import Twins
 
 AnyObjective = Annotated[
-    Standard | PgdAT | FastAT | Trades | Clat | ClatFast | AutoLoRa, Field(discriminator="name")
+    Standard | PgdAT | FastAT | Trades | Clat | ClatFast | AutoLoRa | Twins, Field(discriminator="name")
 ]
 """What a recipe's `objective` may be, told apart by its `name`."""
 
@@ -32,4 +33,5 @@ __all__ = [
     "Standard",
     "Step",
     "Trades",
+    "Twins",
 ]
