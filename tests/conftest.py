@@ -77,3 +77,26 @@ def around() -> Callable[..., Surroundings]:
         return Surroundings(**settings | more)
 
     return make
+
+
+@pytest.fixture
+def surroundings(
+    around: Callable[..., Surroundings], images: Tensor, labels: Tensor
+) -> Callable[..., Surroundings]:
+    """The same, with three batches of two of the images, which are held out too."""
+
+    def build(model: nn.Module, **changes: Any) -> Surroundings:
+        pixels = (images * 255).round().to(torch.uint8)
+        train = ImageSet("noise", "train", tuple("abcde"), pixels, labels)
+        settings: dict[str, Any] = {
+            "engine": Engine(EngineConfig(device="cpu")),
+            "loader": Loader(train, 2, shuffle=True),
+            "heldout": (images, labels),
+            "eps": "8/255",
+            "seed": 5,
+            "epochs": 4,
+            "batch_size": 2,
+        }
+        return around(model, **settings | changes)
+
+    return build

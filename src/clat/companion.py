@@ -71,7 +71,8 @@ class Companion:
 
     def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Called at the start of the stage and whenever its selection changes, after BatchNorm modes and
-        requires_grad flags are set: which parameters move, given those that the selection lets move."""
+        requires_grad flags are set: which parameters move, given those that the selection lets move. Momentum is
+        kept by the names that are returned."""
         return parameters
 
     def learning_rate(self, rate: float) -> float:

@@ -10,12 +10,13 @@ import torch
 import clat
 from clat.config import StageConfig
 from clat.errors import ClatError
-from clat.objectives import Cure, FreeAT, PgdAT
+from clat.objectives import AutoLoRa, Cure, FreeAT, PgdAT, Twins
 from clat.objectives.free_at import Perturbation
 from clat.recipe import build_recipe, recipe_data
-from clat.weights import AWP, EMA, SWA, Interpolation, Reinitialise
+from clat.weights import AWP, EMA, SWA, Interpolation, LoRA, Reinitialise
 
 TREATMENTS = {
+    "lora": LoRA(classifier="full"),
     "reinitialise": Reinitialise(modules=("conv2",)),
     "awp": AWP(gamma=0.1, warmup=1),
     "ema": EMA(batch_norm="reestimated"),
@@ -27,22 +28,43 @@ TREATMENTS = {
 OBJECTIVES = {
     "cure": Cure(steps=1, rate=0.5, rate_end=0.3, revision_bn="stored"),
     "free-at": FreeAT(replays=2),
+    "autolora": AutoLoRa(steps=1, rank=2, checkpoints=(1,), accuracy_batches=1),
+    "twins": Twins(steps=1),
+    "twins, trades": Twins(steps=1, form="trades"),
 }
 """One of each that carries state."""
 
 STAGES = {name: {"treatments": (treatment,)} for name, treatment in TREATMENTS.items()} | {
     name: {"objective": objective} for name, objective in OBJECTIVES.items()
 }
+STAGES["autolora"]["epochs"] = 3  # its rate is looked at after the second
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monkeypatch, name):
-    recipe = kit.recipe(stages=(kit.pgd_at(2, **STAGES[name]), kit.clat(1)))
+    recipe = kit.recipe(stages=(kit.pgd_at(**STAGES[name]), kit.clat(1)))
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
     kit.train_and_stop(monkeypatch, recipe, halted, after_steps=6)
     clat.resume(halted, model=kit.tiny(seed=9), data=kit.data(), quiet=True)
     kit.assert_same_run(whole, halted)
+
+
+def test_adapters_one_after_the_other_and_stopped_in_the_second(kit, tmp_path, monkeypatch):
+    """Their factors have the same names and other shapes: nothing of the first may reach the second."""
+    stages = (
+        kit.pgd_at(1, treatments=(LoRA(rank=1),)),
+        kit.pgd_at(2, name="autolora", objective=AutoLoRa(steps=1, rank=2)),
+        kit.pgd_at(1, name="on"),
+    )
+    recipe, whole, halted = kit.recipe(stages=stages), tmp_path / "whole", tmp_path / "halted"
+    clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
+    kit.train_and_stop(monkeypatch, recipe, halted, after_steps=6)
+    clat.resume(halted, model=kit.tiny(seed=9), data=kit.data(), quiet=True)
+    kit.assert_same_run(whole, halted)
+    assert all(kit.weights(whole, name).keys() == kit.tiny().state_dict().keys() for name in ("stage-1", "stage-2"))
+    momentum = {name.removeprefix("momentum.") for name in kit.state(whole) if name.startswith("momentum.")}
+    assert momentum == set(dict(kit.tiny().named_parameters()))
 
 
 def test_treatments_survive_a_recipe_file(kit):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clat.errors import ClatError
-from clat.weights import Reinitialise
+from clat.weights import LoRA, Reinitialise
 from clat.weights.reinitialise import reinitialise
 
 
@@ -59,3 +59,11 @@ def test_a_pattern_that_fits_nothing_is_refused(tiny_resnet):
         reinitialise(tiny_resnet(), ("layer9",), seed=0)
     with pytest.raises(ClatError, match="needs modules"):
         Reinitialise()
+
+
+def test_a_weight_that_is_computed_is_refused(tiny_resnet, surroundings):
+    model = tiny_resnet()
+    LoRA().join(surroundings(model))
+    with pytest.raises(ClatError, match="name lora and its kin later"):
+        reinitialise(model, ("layer1",), seed=0)
+    reinitialise(model, ("linear",), seed=0)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from clat.objectives.autolora import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat, ClatFast
 from clat.objectives.cure import Cure
@@ -18,6 +19,7 @@ from clat.objectives.pgd_at import PgdAT
 from clat.objectives.score import ScoreAT, ScoreTrades
 from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
+from clat.objectives.twins import Twins
 
 AnyObjective = Annotated[
     Standard
@@ -30,6 +32,8 @@ AnyObjective = Annotated[
     | ScoreAT
     | ScoreTrades
     | Cure
+    | AutoLoRa
+    | Twins
     | Clat
     | ClatFast
     | Mixing,
@@ -39,6 +43,7 @@ AnyObjective = Annotated[
 
 __all__ = [
     "AnyObjective",
+    "AutoLoRa",
     "Clat",
     "ClatFast",
     "Cure",
@@ -56,4 +61,5 @@ __all__ = [
     "Standard",
     "Step",
     "Trades",
+    "Twins",
 ]

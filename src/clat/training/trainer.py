@@ -412,6 +412,7 @@ class Trainer:
         moved = sum(parameter.numel() for parameter in self.parameters.values())
         facts = self.company.finish()
         self.company = Company()
+        self._forget_guests()
         if facts:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
@@ -451,6 +452,12 @@ class Trainer:
         self.optimizer.state.clear()
         self.momentum = {}
         self.progress.last = self.progress.best
+
+    def _forget_guests(self) -> None:
+        """Parameters that a companion took out of the network again, and their momentum."""
+        own = {id(parameter) for parameter in self.model.parameters()}
+        self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
+        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.parameters}
 
     def _keep_for_reuse(self, name: str) -> None:
         """The state after a stage, under the hash of what led to it: a recipe with the same beginning can

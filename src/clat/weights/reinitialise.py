@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from clat.companion import Companion, Surroundings
 from clat.errors import ClatError, unknown
@@ -54,6 +55,8 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
     for module in model.modules():  # in the model's order, so that the draw does not hang on a set's
         if module not in chosen:
             continue
+        if parametrize.is_parametrized(module):
+            raise ClatError("reinitialise: a layer's weight is computed from others; name lora and its kin later")
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             fan_out = len(module.weight) * module.weight[0, 0].numel()
             fresh = torch.randn(module.weight.shape, generator=generator) * (2 / fan_out) ** 0.5

@@ -1,0 +1,150 @@
+"""TWINS (Liu, Xu, Ji, Chan, CVPR 2023, arXiv 2303.11135): two networks that share all but their normalisation.
+
+The frozen one normalises by the mean and variance that each BatchNorm had before the stage, in training too, and so
+keeps what the robust pre-training knew; the adaptive one is the ordinary network. Each has a scale and shift of its
+own. The first half of a batch goes through the frozen network, the second through the adaptive one:
+
+    AT      lambda * CE(F_frozen(x'), y) + CE(F(x'), y)
+    TRADES  lambda * CE(F_frozen(x), y) + CE(F(x), y) + beta / N * (lambda * KL_frozen + KL)
+
+N is the whole batch and each KL(p(x) || p(x')) a sum over its half. x' comes from PGD on the adaptive network in
+evaluation mode, whose cross-entropy is also TRADES' inner attack here, and the adaptive network alone is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clat.companion import Companion, State, Surroundings
+from clat.errors import ClatError
+from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.pgd_at import PgdAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twins(PgdAT):
+    """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
+
+    name: Literal["twins"] = "twins"  # type: ignore[assignment]
+    form: Literal["at", "trades"] = "at"
+    """The loss of both networks."""
+    lambda_: Annotated[float, Field(alias="lambda")] = 1.0
+    """The weight of the frozen network (`lambda` in a recipe). Released: 1 for CIFAR, 0.4 for Caltech-256."""
+    beta: float = 6.0
+    """The weight of the divergence in the TRADES form."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, value in (("lambda", self.lambda_), ("beta", self.beta)):
+            if not value >= 0:
+                raise ClatError(f"twins: {what} is {value}, expected a weight of at least 0")
+
+    def join(self, surroundings: Surroundings) -> Companion:
+        if surroundings.batch_size < 2 * surroundings.engine.world:
+            raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
+        return TwinsCompanion(surroundings.model)
+
+    def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        (x_adv,) = examples
+        companion, half = step.companion, len(x) // 2
+        if not isinstance(companion, TwinsCompanion):
+            raise ClatError("twins keeps a second set of BatchNorms through its stage: train it with a recipe")
+
+        def both(images: Tensor) -> tuple[Tensor, Tensor]:
+            with companion.frozen():
+                frozen = model(images[:half])
+            return frozen, model(images[half:])
+
+        def mixed(frozen: Tensor, adaptive: Tensor) -> Tensor:
+            return self.lambda_ * frozen + adaptive
+
+        moved = both(x_adv)
+        judged = moved if self.form == "at" else both(x)
+        losses = [cross_entropy(z, labels) for z, labels in zip(judged, (y[:half], y[half:]), strict=True)]
+        parts = {"frozen": losses[0], "adaptive": losses[1]}
+        total = mixed(*losses)
+        if self.form == "trades":
+            gaps = [kl_divergence(z_adv, z) / len(x) for z_adv, z in zip(moved, judged, strict=True)]
+            parts["divergence"] = mixed(*gaps)
+            total = total + self.beta * parts["divergence"]
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+
+class FrozenTwin(nn.Module):
+    """The statistics that a BatchNorm had, for good, with a scale and shift of their own, which begin as copies."""
+
+    mean: Tensor
+    variance: Tensor
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, bn: _BatchNorm) -> None:
+        super().__init__()
+        self.eps, self.in_use = bn.eps, False
+        for name in ("weight", "bias"):
+            own = getattr(bn, name)
+            self.register_parameter(name, None if own is None else nn.Parameter(own.detach().clone()))
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        self.register_buffer("mean", bn.running_mean.clone())
+        self.register_buffer("variance", bn.running_var.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
+
+
+def _with_twin(kind: Any) -> Any:
+    """A kind of BatchNorm that gives its input to its child `frozen` instead, while that is in use."""
+
+    class WithTwin(kind):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.frozen(x) if self.frozen.in_use else super().forward(x)
+
+    WithTwin.__name__ = WithTwin.__qualname__ = f"{kind.__name__}WithTwin"
+    return WithTwin
+
+
+class TwinsCompanion(Companion):
+    """Puts a frozen twin into each BatchNorm, which stays what and where it was for everybody else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
+        if not self._norms:
+            raise ClatError("twins needs a network with BatchNorm, whose statistics it keeps")
+        for name, bn in self._norms.items():
+            if bn.running_mean is None:
+                raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
+        self._twins = {name: FrozenTwin(bn) for name, bn in self._norms.items()}
+        for name, bn in self._norms.items():
+            bn.frozen = self._twins[name]
+            bn.__class__ = _with_twin(type(bn))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A forward pass inside is the frozen network's."""
+        try:
+            for twin in self._twins.values():
+                twin.in_use = True
+            yield
+        finally:
+            for twin in self._twins.values():
+                twin.in_use = False
+
+    def plain(self, state: State) -> State:
+        twins = {f"{name}.frozen" for name in self._norms}
+        return {key: value for key, value in state.items() if key.rpartition(".")[0] not in twins}
+
+    def finish(self) -> dict[str, Any]:
+        for bn in self._norms.values():
+            del bn.frozen
+            bn.__class__ = type(bn).__mro__[1]
+        return {}
