@@ -21,12 +21,17 @@ PUBLISHED = {
     ),
     "score-at": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 104.99: 0.005, 105: 5e-4}),
     "score-trades": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 105: 5e-4}),
-    "fast-at": ("preact-resnet18", "8/255", 10 / 255, 5e-4, {0: 0.0, 3.75: 0.1, 7.5: 0.2, 11.25: 0.1, 15: 0.0}),
-    "free-at": ("preact-resnet18", "8/255", None, 5e-4, {0: 0.0, 5: 0.04, 7.5: 0.02, 10: 0.0}),
-    "grad-align": ("preact-resnet18", "8/255", 10 / 255, 5e-4, {0: 0.0, 6: 0.15, 12: 0.3, 21: 0.15, 30: 0.0}),
+    "fast-at": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 3.75: 0.1, 7.5: 0.2, 11.25: 0.1, 15: 0.0}),
+    "free-at": ("preact-resnet18-raw", "8/255", None, 5e-4, {0: 0.0, 5: 0.04, 7.5: 0.02, 10: 0.0}),
+    "grad-align": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 6: 0.15, 12: 0.3, 21: 0.15, 30: 0.0}),
+    "awp": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
+    "trades-awp": ("wrn-34-10", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
+    "swaat": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
+    "idbh": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
 }
 EPOCHS = {"pgd-at": 110, "trades": 76, "mart": 120, "fast-at": 15, "free-at": 10, "grad-align": 30}
-ATTACK_BN = {"score-at": "train", "fast-at": "train", "grad-align": "train"}
+EPOCHS |= dict.fromkeys(("awp", "trades-awp", "swaat", "idbh"), 200)
+ATTACK_BN = dict.fromkeys(("score-at", "fast-at", "grad-align", "awp", "idbh"), "train")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,6 +58,8 @@ def test_what_is_special_to_each():
     assert (objectives["score-at"].clip, objectives["score-trades"].clip) == (0.4, 0.3)
     assert (objectives["score-at"].start, objectives["score-trades"].start) == ("uniform", "normal")
     assert objectives["free-at"].replays == 8
+    assert [read_recipe(name).stages[0].treatments[0].gamma for name in ("awp", "trades-awp")] == [0.01, 0.005]
+    assert read_recipe("wang2023").data.extra.fraction == read_recipe("peng2023").data.extra.fraction == 0.7
     assert (objectives["grad-align"].lambda_, objectives["grad-align"].random_start) == (0.2, False)
 
 

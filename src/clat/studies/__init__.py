@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from clat.errors import unknown
 from clat.studies.baselines import BASELINES
+from clat.studies.competitors import COMPETITORS
 from clat.studies.row import Row, Scale, Study
 
-STUDIES = {study.name: study for study in (BASELINES,)}
+STUDIES = {study.name: study for study in (BASELINES, COMPETITORS)}
 
 
 def find_study(name: str) -> Study:

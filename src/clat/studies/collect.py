@@ -114,7 +114,8 @@ def _printed(paper: Mapping[str, Any] | Paper | None) -> str:
     if paper is None:
         return DASH
     values = vars(paper) if isinstance(paper, Paper) else paper
-    return f"{values['clean']:.1f} / {values['robust']:.1f} {values['attack']} ({values['source']})"
+    clean = DASH if values["clean"] is None else f"{values['clean']:.1f}"
+    return f"{clean} / {values['robust']:.1f} {values['attack']} ({values['source']})"
 
 
 def caption(table: Mapping[str, Any]) -> str:

@@ -16,9 +16,10 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True)
 class Paper:
-    """What a paper prints for a row, in percent, and where; our numbers stand beside it."""
+    """What a paper prints for a row, in percent, and where; our numbers stand beside it. `clean`: None if it prints
+    none."""
 
-    clean: float
+    clean: float | None
     robust: float
     attack: str
     source: str
