@@ -104,7 +104,7 @@ def test_a_constant_classifier() -> None:
     assert torch.equal(result.robust, y == 2)
 
 
-@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce"])
+@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce", "fab", "fab-t", "stadv"])
 def test_a_classifier_without_a_gradient_is_not_called_robust(protocol: str) -> None:
     class Steps(Brightness):
         def forward(self, x: Tensor) -> Tensor:
@@ -184,6 +184,31 @@ def test_what_only_half_precision_takes_for_an_example_is_searched_again(protoco
         assert result.robust.tolist() == [False, True, True], precision
         with torch.no_grad():
             assert torch.equal(model(result.x_adv).argmax(1) == y, result.robust)
+
+
+@pytest.mark.parametrize("protocol", ["square", "pixle"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_logits_that_are_nan_near_the_image_are_not_robustness(protocol: str, label: int) -> None:
+    """argmax takes the first NaN for the largest, so that class 0 would look right there."""
+    x = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+
+    class Fragile(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            moved = (images != x).flatten(1).any(1, keepdim=True)
+            return torch.where(moved, torch.nan, 9 * torch.eye(3)[label])
+
+    with pytest.raises(ClatError, match="NaN or infinite logits"):
+        evaluate(Fragile(), x, torch.tensor([label]), eps="8/255", protocol=protocol)
+
+
+def test_fab_searches_in_float32_whatever_the_precision() -> None:
+    x, y = grey(0.2, 0.8), torch.tensor([0, 1])
+    model = Brightness()
+    both = Protocol(name="both", attacks=(AttackSpec(attack="fab", steps=2), AttackSpec(attack="pgd", steps=2)))
+    evaluate(model, x, y, eps=0.1, protocol=both, precision="bfloat16")
+    # the number of classes, the clean images; a start, two steps of two, the verdict; two of PGD
+    assert model.dtypes[:8] == [torch.float32] * 8
+    assert model.dtypes[8:10] == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -399,7 +424,7 @@ def test_bad_models(output: Callable[[Tensor], Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce"])
+@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce", "fab", "fab-t", "stadv"])
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_gradient_that_is_nan_is_not_robustness(protocol: str, label: int) -> None:
     model = Broken(lambda out: torch.sqrt(out - out) + 9 * torch.eye(3)[torch.full((len(out),), label)])

@@ -195,7 +195,7 @@ class SquareSearch:
         state["draws"] = torch.empty(len(x), BLOCK, 5 + x.shape[1], device=x.device)
         state["drawn_from"] = state["t"] - BLOCK
         state["value"] = self._query(state["adv"], y)
-        state["done"] = (state["value"] > 0) | (self.queries == 1)
+        state["done"] = ~(state["value"] <= 0) | (self.queries == 1)
         return state
 
     def step(self, state: State) -> None:
@@ -204,14 +204,14 @@ class SquareSearch:
         for edit in edits:
             pixels.scatter_(1, edit.places, edit.new)
         value = self._query(state["adv"], state["y"])
-        keep = (value > state["value"]) & ~state["done"]
+        keep = ~(value <= state["value"]) & ~state["done"]  # NaN too, to be seen in the end
         for edit in edits:
             pixels.scatter_(1, edit.places, torch.where(keep[:, None], edit.new, edit.old))
         state["value"] = torch.where(keep, value, state["value"])
         if squared_length is not None:
             state["squared_length"] = torch.where(keep, squared_length, state["squared_length"])
         state["t"] = state["t"] + 1
-        state["done"] = (state["value"] > 0) | (state["t"] >= self.queries)
+        state["done"] = ~(state["value"] <= 0) | (state["t"] >= self.queries)
 
     def _linf_edit(self, state: State) -> tuple[None, list[Edit]]:
         """One window that is at +eps or at -eps in each channel.

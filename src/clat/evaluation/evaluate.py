@@ -29,7 +29,8 @@ from clat.files import write_json
 from clat.units import Size, parse_size, size_text
 
 PRECISIONS = ("float32", "bfloat16")
-"""Of the search. The verdict on every example is a fresh float32 forward pass either way."""
+"""Of the search, but for FAB's, which is float32 always. The verdict on every example is a fresh float32 forward
+pass either way."""
 
 Report = Callable[[str, int, int, float], None]
 """(attack, samples it is through with, samples it had, upper bound of the robust accuracy) -> None."""
@@ -127,11 +128,11 @@ def evaluate(
 
     `protocol`: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol; `eps`: float or
     fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
-    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16;
-    `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return x_adv too, which a state
-    does not hold; `report`: told of the progress. x may live on the CPU with the model on a GPU. The model runs in
-    evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside [0, 1],
-    wrong labels, a model whose output is not finite logits, or a state file of something else.
+    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
+    (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
+    x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
+    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
+    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
     check_images(x)
@@ -224,9 +225,9 @@ class _Job:
     def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
         """One pass over the samples that are still robust and have not been through it. A search in lower precision
         leaves a sample once that precision takes it for fooled; if it is not, float32 searches for it again."""
-        self._search(number, one, self.precision, standing, keeper)
-        if self.precision != "float32":
-            self._search(number, one, "float32", standing, keeper)
+        if self.precision != "float32" and not one.exact:
+            self._search(number, one, self.precision, standing, keeper)
+        self._search(number, one, "float32", standing, keeper)
 
     def _search(self, number: int, one: Pass, precision: str, standing: Standing, keeper: Keeper) -> None:
         model = _InPrecision(self.model, self.device, precision)

@@ -22,11 +22,14 @@ from clat.units import parse_size
 
 @dataclass(frozen=True)
 class Pass:
-    """`attack`: the position of its attack in the protocol; `build(model)`: its search."""
+    """`attack`: the position of its attack in the protocol; `build(model)`: its search; `exact`: in float32
+    whatever the precision of the others: FAB walks along the boundary, where logits differ by less than bfloat16
+    can tell."""
 
     attack: int
     label: str
     build: Callable[[nn.Module], Search]
+    exact: bool = False
 
 
 def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int) -> tuple[list[Pass], list[str]]:
@@ -56,7 +59,7 @@ def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int
             for target in targets:
                 place = derive_seed(seed, spec.label, restart, target)
                 build = _builder(spec, loss, target, restart, eps, norm, place)
-                result.append(Pass(position, spec.label, build))
+                result.append(Pass(position, spec.label, build, exact=spec.attack == "fab"))
     return result, notes
 
 
