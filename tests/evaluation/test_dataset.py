@@ -72,6 +72,7 @@ def test_parts_make_the_whole(part: int, model: Any, images: ImageSet, eps: floa
     )  # fmt: skip
     assert same(parts, whole)
     assert torch.equal(parts.x_adv, whole.x_adv)
+    assert parts.images == whole.images
     assert max(seen) <= part
     extra = -(-23 // part) - 1  # each part asks for the number of classes
     assert parts.cost.forwards >= whole.cost.forwards + extra - 23
@@ -91,6 +92,7 @@ def test_a_list_of_numbers(model: Any, images: ImageSet, eps: float) -> None:
     some = evaluate_set(model, images, protocol=SHORT, eps=eps, ids=ids, part_bytes=2 * IMAGE_BYTES)
     assert torch.equal(some.correct, whole.correct[ids])
     assert torch.equal(some.fooled_by, whole.fooled_by[ids])
+    assert torch.equal(some.samples, whole.samples[ids])
     assert some.to_dict()["data"]["n"] == 5
 
 
@@ -168,8 +170,8 @@ try:
     evaluate_set(model, broken, protocol=protocol, eps=eps)
 except ClatError as error:
     said = str(error)
-torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "forwards": whole.cost.forwards,
-            "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
+torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "samples": whole.samples,
+            "forwards": whole.cost.forwards, "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -195,6 +197,7 @@ def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_p
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         assert torch.equal(found["correct"], expected.correct)
         assert torch.equal(found["fooled_by"], expected.fooled_by)
+        assert torch.equal(found["samples"], expected.samples)
         assert found["one"].tolist() == [expected.fooled_by[9].item()]
         assert found["forwards"] > 23
         assert found["said"] == "the model returns NaN or infinite logits"

@@ -397,6 +397,22 @@ def test_the_result_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["robust"] == "10010", "an existing file is replaced"
 
 
+def test_the_digest_changes_with_images_labels_and_numbers_only() -> None:
+    x, y = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 0])
+
+    def digest(x: Tensor = x, y: Tensor = y, **options: Any) -> str:
+        return evaluate(Brightness(), x, y, **{"eps": 0.1, "protocol": "fgsm", **options}).to_dict()["images"]
+
+    one = digest()
+    assert len(one) == 16
+    assert one == digest(protocol="pgd-10", eps=0.2, seed=1, batch_size=1)
+    assert one == digest(x.contiguous(memory_format=torch.channels_last), ids=torch.arange(3))
+    nudged = x.clone()
+    nudged[2, 1, 3, 3] = torch.nextafter(nudged[2, 1, 3, 3], torch.tensor(0.5))
+    others = [digest(nudged), digest(y=1 - y), digest(ids=torch.tensor([0, 2, 1])), digest(x[:2], y[:2])]
+    assert len({one, *others}) == 5
+
+
 class Broken(nn.Module):
     def __init__(self, output: Callable[[Tensor], Any]) -> None:
         super().__init__()

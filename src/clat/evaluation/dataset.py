@@ -97,6 +97,7 @@ def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
         results[0],
         correct=whole([result.correct for result in results]),
         fooled_by=whole([result.fooled_by for result in results]),
+        samples=whole([result.samples for result in results]),
         x_adv=whole(examples) if examples else None,
         notes=list(dict.fromkeys(note for result in results for note in result.notes)),
         cost=sum((result.cost for result in results), Cost()),

@@ -20,7 +20,7 @@ from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
 from clat.errors import ClatError, unknown
 from clat.evaluation.cost import Cost, metered
-from clat.evaluation.identity import device_of, digest, fingerprint
+from clat.evaluation.identity import device_of, digest, fingerprint, sample_digests
 from clat.evaluation.passes import Pass, passes
 from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -39,9 +39,9 @@ Report = Callable[[str, int, int, float], None]
 @dataclass(frozen=True)
 class Evaluation:
     """`correct`, `robust`: bool per sample, (N,), on the CPU; a robust sample is correct on its clean image too.
-    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `x_adv`: the examples, if
-    they were asked for. `notes`: what differs from the protocol's letter. `about`: what the caller adds to the
-    JSON (model, weights, data)."""
+    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `samples`: a digest of each
+    sample's image, label and number, (N,) int64. `x_adv`: the examples, if they were asked for. `notes`: what
+    differs from the protocol's letter. `about`: what the caller adds to the JSON (model, weights, data)."""
 
     protocol: Protocol
     eps: str
@@ -50,6 +50,7 @@ class Evaluation:
     precision: str
     correct: Tensor
     fooled_by: Tensor
+    samples: Tensor
     cost: Cost
     environment: dict[str, Any]
     notes: list[str] = field(default_factory=list)
@@ -67,6 +68,11 @@ class Evaluation:
     @property
     def robust_accuracy(self) -> Accuracy:
         return Accuracy(int(self.robust.sum()), len(self.correct))
+
+    @property
+    def images(self) -> str:
+        """A digest of what was evaluated, by which results of other images, labels or numbers are told apart."""
+        return digest(self.samples)
 
     @property
     def per_attack(self) -> dict[str, Accuracy]:
@@ -92,6 +98,7 @@ class Evaluation:
                 {"name": name, "robust_accuracy": accuracy.to_dict()} for name, accuracy in self.per_attack.items()
             ],
             "notes": self.notes,
+            "images": self.images,
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
             "cost": asdict(self.cost),
@@ -153,6 +160,7 @@ def evaluate(
     ids = torch.arange(len(x)) if ids is None else ids.cpu().long()
     if ids.shape != (len(x),):
         raise ClatError(f"ids have shape {tuple(ids.shape)}, expected ({len(x)},): one number an image")
+    samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
@@ -167,7 +175,7 @@ def evaluate(
                 "seed": str(seed),
                 "precision": precision,
                 "model": fingerprint(model),
-                "images": digest(x, y, ids),
+                "images": digest(samples),
             }
             keeper = Keeper(Path(state), key)
         standing = keeper.load()
@@ -189,6 +197,7 @@ def evaluate(
         precision=precision,
         correct=standing.correct,
         fooled_by=standing.fooled_by,
+        samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
         notes=notes,
