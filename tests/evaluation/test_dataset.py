@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate, evaluate_set
+from clat.evaluation.subset import read_ids
 
 SHORT = Protocol(
     name="short",
@@ -129,15 +130,36 @@ def test_convolutions_run_channels_last(tiny_resnet, images: ImageSet) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ids": torch.tensor([3, 23])}, "ids reach from 3 to 23, but 'greys' has 23 images"),
-        ({"ids": torch.tensor([-1, 3])}, "ids reach from -1 to 3"),
-        ({"ids": []}, "'greys/test' is empty"),
+        ({"ids": torch.tensor([3, 23])}, "ids hold 23, but 'greys/test' has 23 images, numbered from 0 to 22"),
+        ({"ids": torch.tensor([-1, 3])}, "ids hold -1, but"),
+        ({"ids": torch.tensor([1.0, 3.0])}, "ids hold 1.0: expected whole numbers"),
+        ({"ids": [3, "4"]}, "ids hold '4': expected whole numbers"),
+        ({"ids": [3, True]}, "ids hold True: expected whole numbers"),
+        ({"ids": [3, 0, 3]}, "ids hold 3 twice"),
+        ({"ids": []}, "ids name no image of 'greys/test'"),
         ({"eps": 8}, "did you mean 8/255"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str, model: Any, images: ImageSet) -> None:
     with pytest.raises(ClatError, match=message):
         evaluate_set(model, images, **{"protocol": "fgsm", "eps": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("[3, 0, 7]", [3, 0, 7]),
+        (" 3\n0\n\n7 ", [3, 0, 7]),
+        ("3,0, 7", [3, 0, 7]),
+        ("", []),
+        ("3 -1 x", [3, "-1", "x"]),
+        ("[3.0, true]", [3.0, True]),
+    ],
+)
+def test_numbers_from_a_file(text: str, entries: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    file.write_text(text)
+    assert read_ids(file) == entries
 
 
 PROCESS = """
@@ -171,7 +193,8 @@ try:
 except ClatError as error:
     said = str(error)
 torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "samples": whole.samples,
-            "forwards": whole.cost.forwards, "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
+            "forwards": whole.cost.forwards, "processes": whole.environment["processes"],
+            "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -200,6 +223,7 @@ def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_p
         assert torch.equal(found["samples"], expected.samples)
         assert found["one"].tolist() == [expected.fooled_by[9].item()]
         assert found["forwards"] > 23
+        assert found["processes"] == 2
         assert found["said"] == "the model returns NaN or infinite logits"
     assert {path.name for path in tmp_path.glob("state*")} == {
         "state.0-0", "state.0-1", "state.0-2", "state.1-0", "state.1-1", "state.1-2",

@@ -63,10 +63,35 @@ def test_options(refused, command, words, says):
         (("--protocol", "autoattak"), "unknown protocol"),
         (("--eps", "0"), "eps is 0"),
         (("--batch-size", "0"), "batch_size is 0"),
+        (("--devices", "0"), "--devices is 0"),
+        (("--devices", "two"), "invalid int value: 'two'"),
     ],
 )
 def test_options_of_evaluate(refused, words, says):
     assert says in refused("evaluate", *MODEL, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0 1 0", "ids hold 0 twice"),
+        ("[0, 1.5]", "ids hold 1.5: expected whole numbers"),
+        ("0\n1\ncat", "ids hold 'cat': expected whole numbers"),
+        ("0 99999", "ids hold 99999, but 'digits/test' has"),
+        ("-3", "ids hold '-3'"),
+        ("", "ids name no image"),
+        ("[0, 1", "is not valid JSON"),
+        ('{"ids": [0]}', "holds no JSON list"),
+        (b"\xff\xfe", "is not text"),
+        (None, "cannot read"),
+    ],
+)
+def test_numbers_of_images(refused, tmp_path, text, says):
+    file = tmp_path / "ids"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert says in refused("evaluate", *MODEL, "--ids", file)
+    assert "give one of them" in refused("evaluate", *MODEL, "--ids", file, "--num-samples", 3)
 
 
 @pytest.mark.parametrize(

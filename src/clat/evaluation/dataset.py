@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from clat.evaluation.cost import Cost
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
 from clat.evaluation.identity import device_of
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.subset import check_ids
 from clat.units import Size
 
 PART_BYTES = 2**30
@@ -28,7 +30,7 @@ def evaluate_set(
     *,
     protocol: str | Path | Protocol,
     eps: Size,
-    ids: Tensor | None = None,
+    ids: Tensor | Sequence[int] | None = None,
     state: str | Path | None = None,
     part_bytes: int = PART_BYTES,
     channels_last: bool = True,
@@ -38,17 +40,18 @@ def evaluate_set(
 ) -> Evaluation:
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
 
-    `ids`: evaluate these images of the set only (the 5,000-image convention), by number. `state`: a file name from
-    which an interrupted evaluation goes on; each process and part adds its number to it. Within torch.distributed,
-    each process takes every world-th image and all return the whole result; a sample's verdict does not depend on
-    which process had it.
+    `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
+    file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
+    torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
+    a sample's verdict does not depend on which process had it. Raises ClatError as `clat.evaluate` does, and for
+    ids that are no numbers of images, or there twice.
     """
-    ids = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
+    where = f"'{images.name}/{images.split}'"
+    if len(images) == 0:
+        raise ClatError(f"{where} is empty: there is nothing to evaluate")
+    ids = torch.arange(len(images)) if ids is None else check_ids(ids, len(images), where)
     if len(ids) == 0:
-        raise ClatError(f"'{images.name}/{images.split}' is empty: there is nothing to evaluate")
-    if int(ids.min()) < 0 or int(ids.max()) >= len(images):
-        reach = f"ids reach from {int(ids.min())} to {int(ids.max())}"
-        raise ClatError(f"{reach}, but '{images.name}' has {len(images)} images")
+        raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
     device = device_of(model, torch.device("cpu"))
@@ -80,7 +83,8 @@ def evaluate_set(
     places = torch.cat([torch.arange(len(ids))[start::world] for start in range(world)])
     whole = _joined([result for theirs in gathered for result in theirs], places)
     longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
-    return replace(whole, cost=replace(whole.cost, seconds=longest))
+    environment = {**whole.environment, "processes": world}
+    return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
 
 
 def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
