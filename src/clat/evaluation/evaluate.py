@@ -26,11 +26,12 @@ from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
 from clat.files import write_json
+from clat.precision import exact_float32, is_exact
 from clat.units import Size, parse_size, size_text
 
 PRECISIONS = ("float32", "bfloat16")
-"""Of the search, but for FAB's, which is float32 always. The verdict on every example is a fresh float32 forward
-pass either way."""
+"""Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags
+have it. The verdict on every example is a fresh forward pass in exact float32 either way."""
 
 Report = Callable[[str, int, int, float], None]
 """(attack, samples it is through with, samples it had, upper bound of the robust accuracy) -> None."""
@@ -233,10 +234,11 @@ class _Job:
 
     def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
         """One pass over the samples that are still robust and have not been through it. A search in lower precision
-        leaves a sample once that precision takes it for fooled; if it is not, float32 searches for it again."""
-        if self.precision != "float32" and not one.exact:
+        leaves a sample once that precision takes it for fooled; if it is not, exact float32 searches again."""
+        if not (one.exact or (self.precision == "float32" and is_exact(self.device))):
             self._search(number, one, self.precision, standing, keeper)
-        self._search(number, one, "float32", standing, keeper)
+        with exact_float32():
+            self._search(number, one, "exact", standing, keeper)
 
     def _search(self, number: int, one: Pass, precision: str, standing: Standing, keeper: Keeper) -> None:
         model = _InPrecision(self.model, self.device, precision)
@@ -269,7 +271,7 @@ class _Job:
     def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:
         """Which of the samples that withstood their examples did so in the search's precision too."""
         agreed = right.clone()
-        if model.low and right.any():
+        if model.precision != "exact" and right.any():
             with torch.no_grad():
                 found = model(adv[right.to(adv.device)]).argmax(1).cpu()
             agreed[right] = found == self.y[rows[right]].cpu()
@@ -279,7 +281,7 @@ class _Job:
         return self._logits(x, y).argmax(1) == y
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32():
             logits = self.model(x)
         check_logits(logits, y)
         if not torch.isfinite(logits).all():
@@ -292,9 +294,10 @@ class _InPrecision(nn.Module):
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.model, self.device, self.low = model, device, precision == "bfloat16"
+        self.model, self.device, self.precision = model, device, precision
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16) if self.low else nullcontext():
+        low = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if low else nullcontext():
             logits: Tensor = self.model(x)
         return logits.float()
