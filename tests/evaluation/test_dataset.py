@@ -75,8 +75,7 @@ def test_parts_make_the_whole(part: int, model: Any, images: ImageSet, eps: floa
     assert torch.equal(parts.x_adv, whole.x_adv)
     assert parts.images == whole.images
     assert max(seen) <= part
-    extra = -(-23 // part) - 1  # each part asks for the number of classes
-    assert parts.cost.forwards >= whole.cost.forwards + extra - 23
+    assert parts.cost.forwards == whole.cost.forwards
     assert parts.notes == whole.notes
 
 
@@ -125,6 +124,21 @@ def test_convolutions_run_channels_last(tiny_resnet, images: ImageSet) -> None:
     assert layouts[0] is False
     assert layouts[-1] is True
     assert torch.equal(plain.correct, last.correct)
+
+
+@pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last])
+def test_the_model_keeps_its_layout(given: torch.memory_format, tiny_resnet, images: ImageSet) -> None:
+    """Its very tensors, also where the evaluation ends in an error."""
+    net: nn.Module = tiny_resnet().to(memory_format=given)
+    before = [(value, value.data_ptr(), value.stride()) for value in net.state_dict(keep_vars=True).values()]
+    for flag in (True, False):
+        evaluate_set(net, images, protocol="fgsm", eps="8/255", channels_last=flag)
+        with pytest.raises(ClatError):
+            evaluate_set(net, images, protocol="fgsm", eps=0, channels_last=flag)
+    after = net.state_dict(keep_vars=True).values()
+    for (value, place, stride), now in zip(before, after, strict=True):
+        assert now is value
+        assert (now.data_ptr(), now.stride()) == (place, stride)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clat import modes
 from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost
@@ -43,8 +44,9 @@ def evaluate_set(
     `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
     file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
     torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
-    a sample's verdict does not depend on which process had it. Raises ClatError as `clat.evaluate` does, and for
-    ids that are no numbers of images, or there twice.
+    a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
+    faster for convolutions; the model is left in the one that it had. Raises ClatError as `clat.evaluate` does, and
+    for ids that are no numbers of images, or there twice.
     """
     where = f"'{images.name}/{images.split}'"
     if len(images) == 0:
@@ -56,16 +58,15 @@ def evaluate_set(
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
     def evaluated(number: int, part: Tensor) -> Evaluation:
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{rank}-{number}")
-        return evaluate(
-            model, x, y, protocol=protocol, eps=eps, ids=part, state=file, report=report, about=about, **options
-        )
+        options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
+        with modes.in_layout(model, layout):
+            return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
 
     parts = [part for part in ids[rank::world].split(size) if len(part)]
     if world == 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -166,7 +167,8 @@ def evaluate(
     device = device_of(model, x.device)
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
-        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=job.classes(), seed=seed)
+        first = job.first_logits()
+        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed)
         keeper = Keeper(None, {})
         if state is not None:
             key = {
@@ -181,7 +183,7 @@ def evaluate(
             keeper = Keeper(Path(state), key)
         standing = keeper.load()
         if standing is None:
-            standing = Standing.fresh(job.correct())
+            standing = Standing.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         else:
             notes.append("went on from a state file: the cost is of the last session alone")
@@ -221,16 +223,21 @@ class _Job:
     examples: Tensor | None
     report: Report | None
 
-    def classes(self) -> int:
-        """How many classes the model tells apart; its output is checked on the way."""
-        logits = self._logits(self.x[:1].to(self.device), self.y[:1].to(self.device))
-        if bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3:
+    def first_logits(self) -> Tensor:
+        """Of the first batch of clean images. That a model returns no probabilities is checked on them."""
+        logits = self._logits(*next(self._batches()))
+        if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
-        return logits.shape[1]
+        return logits
 
-    def correct(self) -> Tensor:
-        parts = zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
-        return torch.cat([self._right(x.to(self.device), y.to(self.device)).cpu() for x, y in parts])
+    def correct(self, first: Tensor) -> Tensor:
+        """Which samples are right on their clean image, (N,) bool, on the CPU; `first`: as `first_logits`."""
+        rest = (self._logits(x, y) for x, y in itertools.islice(self._batches(), 1, None))
+        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)]) == self.y.cpu()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
+            yield x.to(self.device), y.to(self.device)
 
     def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
         """One pass over the samples that are still robust and have not been through it. A search in lower precision
