@@ -287,7 +287,7 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
-    evaluate(model, x, y, eps=1e-5, protocol=twice)
+    evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
     first, second = seen[2], seen[6]  # after the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)

