@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import clat
 from benchmarks.foreign_networks import FILES, foreign_network
-from clat.data import Loader
+from clat.data import ImageSet, Loader
 from clat.environment import describe_environment
-from clat.evaluation import Accuracy, evaluate
+from clat.evaluation import Accuracy, evaluate_set
 from clat.evaluation.cost import Cost, metered
 from clat.files import claim_output, write_json
 from clat.units import parse_size
@@ -53,7 +53,7 @@ def main() -> None:
     images = clat.load_split(chosen.data, "test").take(chosen.images)
     x, y = next(iter(Loader(images, len(images), device=device).epoch()))
     model = _network(chosen, images.num_classes).to(device).eval()
-    _ours(model, x[:2], y[:2], "apgd-ce", chosen)  # so that neither pays for what happens once
+    _ours(model, images.take(2), "apgd-ce", chosen)  # so that neither pays for what happens once
     _theirs(model, x[:2], y[:2], ["apgd-ce"], chosen)
 
     runs = {"autoattack": list(COMPONENTS.values())}
@@ -62,7 +62,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for protocol, attacks in runs.items():
         results[protocol] = _compared(
-            _timed(_ours, model, x, y, protocol, chosen), _timed(_theirs, model, x, y, attacks, chosen)
+            _timed(_ours, model, images, protocol, chosen), _timed(_theirs, model, x, y, attacks, chosen)
         )
         print(protocol, json.dumps(results[protocol], indent=1))
     data = {
@@ -87,9 +87,9 @@ def _timed(side: Callable[..., tuple[Tensor, Cost]], *arguments: Any) -> tuple[T
     return robust, cost, time.process_time() - start
 
 
-def _ours(model: nn.Module, x: Tensor, y: Tensor, protocol: str, chosen: argparse.Namespace) -> tuple[Tensor, Cost]:
-    result = evaluate(
-        model, x, y, protocol=protocol, eps=chosen.eps, norm=chosen.norm, batch_size=chosen.batch_size,
+def _ours(model: nn.Module, images: ImageSet, protocol: str, chosen: argparse.Namespace) -> tuple[Tensor, Cost]:
+    result = evaluate_set(
+        model, images, protocol=protocol, eps=chosen.eps, norm=chosen.norm, batch_size=chosen.batch_size,
         seed=chosen.seed, precision=chosen.precision,
     )  # fmt: skip
     return result.robust, result.cost

@@ -126,6 +126,22 @@ def test_convolutions_run_channels_last(tiny_resnet, images: ImageSet) -> None:
     assert torch.equal(plain.correct, last.correct)
 
 
+def test_a_model_that_does_not_run_channels_last(images: ImageSet) -> None:
+    class Old(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.conv(x).view(len(x), -1))
+            return out
+
+    model = Old()
+    with pytest.raises(RuntimeError, match="view"):
+        model.to(memory_format=torch.channels_last)(torch.rand(2, 3, 4, 4))  # type: ignore[call-overload]
+    assert len(evaluate_set(Old(), images, protocol="fgsm", eps="8/255").robust) == 23
+
+
 @pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last])
 def test_the_model_keeps_its_layout(given: torch.memory_format, tiny_resnet, images: ImageSet) -> None:
     """Its very tensors, also where the evaluation ends in an error."""

@@ -178,7 +178,7 @@ class SquareSearch:
     """The Square attack as a search. The model is in attack mode; `eps` in image units.
 
     As in the paper a window may also touch the last row and column, which the authors' code leaves out (0.6 points
-    of accuracy on one network), and every sample has windows of its own. `room`: images that a forward pass may hold.
+    of accuracy on one network), and every sample has windows of its own. `room`: images a forward pass may hold.
     """
 
     model: nn.Module

@@ -45,7 +45,7 @@ def evaluate_set(
     file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
     torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
     a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
-    faster for convolutions; the model is left in the one that it had. Raises ClatError as `clat.evaluate` does, and
+    faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as `clat.evaluate` does, and
     for ids that are no numbers of images, or there twice.
     """
     where = f"'{images.name}/{images.split}'"
@@ -57,7 +57,9 @@ def evaluate_set(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
     device = device_of(model, torch.device("cpu"))
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.contiguous_format
+    if channels_last and _runs(model, images, device, torch.channels_last):
+        layout = torch.channels_last
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
     def evaluated(number: int, part: Tensor) -> Evaluation:
@@ -86,6 +88,17 @@ def evaluate_set(
     longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
+
+
+def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> bool:
+    """Whether the model takes images in this layout; one that calls view() on them may not."""
+    x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
+    try:
+        with modes.in_layout(model, layout), modes.for_attack(model), torch.no_grad():
+            model(x.contiguous(memory_format=layout).to(device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
