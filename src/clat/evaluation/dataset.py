@@ -45,8 +45,8 @@ def evaluate_set(
     file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
     torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
     a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
-    faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as `clat.evaluate` does, and
-    for ids that are no numbers of images, or there twice.
+    faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
+    `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
     """
     where = f"'{images.name}/{images.split}'"
     if len(images) == 0:
