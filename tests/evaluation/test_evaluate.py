@@ -138,6 +138,9 @@ def test_batches_change_nothing(norm: str, linear, samples) -> None:
         assert torch.equal(apart.correct, together.correct)
         assert torch.equal(apart.fooled_by, together.fooled_by)
         assert torch.equal(apart.x_adv, together.x_adv)
+        # Without examples, passes share batches.
+        shared = evaluate(model, x, y, protocol=SHORT, eps=eps, norm=norm, batch_size=size)
+        assert torch.equal(shared.fooled_by, together.fooled_by)
     order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
     other = evaluate(model, x[order], y[order], protocol=SHORT, eps=eps, norm=norm, ids=order, keep_examples=True)
     assert torch.equal(other.x_adv, together.x_adv[order])
