@@ -26,8 +26,8 @@ NARROW = Scale(
         "evaluation": {"weights": "none"},
         "engine": {"precision": "bf16-mixed"},
     },
-    remark="1,000 training images, so that PGD-AT can overfit robustly, and a ResNet-18 of width 16: the regime that "
-    "CLAT is meant for, on a CPU. Judged on held-out training images; the test split is unread.",
+    remark="1,000 training images, so that PGD-AT can overfit robustly, and a ResNet-18 of width 16: the regime "
+    "that CLAT is meant for, on a CPU. Judged on held-out training images; the test split is unread.",
 )
 
 WIDE = Scale(
