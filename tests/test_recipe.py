@@ -89,7 +89,9 @@ RICH = Recipe(
         depths=(1, 2),
         activation="silu",
         normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
+        input_size=224,
         weights="w.pt",
+        classifier="new",
     ),
     data=DataConfig(
         name="cifar10",
