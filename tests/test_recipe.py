@@ -108,7 +108,7 @@ RICH = Recipe(
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
     optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
     monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
-    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, stages=False),
+    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
         StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),

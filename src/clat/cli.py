@@ -92,6 +92,10 @@ def _parser() -> _Parser:
     three.add_argument("--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)")
     three.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
     three.add_argument("--eps", default="8/255", help=EPS)
+    three.add_argument(
+        "--ids", metavar="FILE", help="only these images of the split: a JSON list of numbers, or one a line"
+    )
+    three.add_argument("--devices", type=int, default=1, help="processes, one a device (default: 1)")
     _measuring_options(three)
 
     _evaluation_parsers(commands)

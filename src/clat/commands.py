@@ -8,16 +8,19 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from clat import models
+from clat.config import EngineConfig
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
-from clat.evaluation import evaluate_set, find_protocol
+from clat.evaluation import Protocol, evaluate_set, find_protocol
 from clat.evaluation.live import evaluation_progress
+from clat.evaluation.subset import check_ids, read_ids
 from clat.files import claim_output
 from clat.models import load_model, robustbench
 from clat.recipe import built_in_recipes, read_recipe
+from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted
 from clat.training.prepare import check_model
 from clat.training.run import Result
@@ -35,25 +38,39 @@ def evaluate(options: Namespace) -> int:
     protocol = find_protocol(options.protocol)
     parse_size(options.eps, norm=options.norm)
     device = pick_device(options.device)
+    if options.devices < 1:
+        raise ClatError(f"--devices is {options.devices}: expected at least 1")
+    if device.type == "cuda" and options.devices > torch.cuda.device_count():
+        raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
     images = load_split(options.data, options.split, image_size=options.image_size)
+    ids = _chosen(options, images, protocol)
+    # Whatever can be wrong with the network is found before other processes are started.
     model = build_model(options, images, device)
-    count = protocol.num_samples if options.num_samples is None else options.num_samples
-    if count is not None:
-        images = images.take(min(count, len(images)) if options.num_samples is None else count)
-    with evaluation_progress(console) as report:
-        result = evaluate_set(
-            model,
-            images,
-            protocol=protocol,
-            eps=options.eps,
-            norm=options.norm,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            precision=options.precision,
-            state=options.state,
-            report=report,
-            about={"model": options.model, "weights": options.weights},
-        )
+    engine = Engine(EngineConfig(device=device.type, devices=options.devices))
+    engine.launch()
+    model = model.to(engine.device)
+    engine.share(model)
+    try:
+        with evaluation_progress(console) as report:
+            result = evaluate_set(
+                model,
+                images,
+                ids=ids,
+                protocol=protocol,
+                eps=options.eps,
+                norm=options.norm,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                precision=options.precision,
+                state=options.state,
+                report=report if engine.rank == 0 else None,
+                about={"model": options.model, "weights": options.weights},
+            )
+    except ClatError:
+        if engine.rank == 0:
+            raise
+    if engine.rank > 0:
+        return 0  # the first process speaks for all
     for note in result.notes:
         console.print(f"note: {note}")
     for name, accuracy in result.per_attack.items():
@@ -71,6 +88,19 @@ def evaluate(options: Namespace) -> int:
         result.to_json(options.out)
         console.print(f"wrote {options.out}")
     return 0
+
+
+def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> Tensor:
+    """The numbers of the images to evaluate: --ids, else the first --num-samples, else the protocol's count."""
+    if options.ids is not None:
+        if options.num_samples is not None:
+            raise ClatError("--ids and --num-samples both choose images: give one of them")
+        return check_ids(read_ids(options.ids), len(images), f"'{images.name}/{images.split}'")
+    if options.num_samples is None:
+        return torch.arange(min(protocol.num_samples or len(images), len(images)))
+    if not 1 <= options.num_samples <= len(images):
+        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    return torch.arange(options.num_samples)
 
 
 def train(options: Namespace) -> int:

@@ -96,6 +96,8 @@ def compare(options: Namespace) -> int:
         raise ClatError("give two results, A.json B.json; several of one network's seeds go with --seeds")
     else:
         result = compare_two(*options.results)
+    for note in result.notes:
+        console.print(f"note: {note}")
     console.print(result.table())
     if options.out is not None:
         result.to_json(options.out)

@@ -9,7 +9,7 @@ from clat.commands import console
 from clat.errors import ClatError
 from clat.studies import STUDIES, find_study
 from clat.studies.collect import rich_table
-from clat.studies.row import chosen
+from clat.studies.row import chosen, seeded
 from clat.studies.run import run_study
 
 
@@ -27,7 +27,7 @@ def study(options: Namespace) -> int:
     scale = found.at(options.scale)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
-    rows = chosen(found.rows(scale, Path(options.out)), options.rows)
+    rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)
     table = run_study(found, scale, rows, Path(options.out), console)
     console.print(rich_table(table))
     from clat.report.study import write_study_page

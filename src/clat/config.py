@@ -136,8 +136,9 @@ class EvaluationConfig:
     num_samples: int | None = None
     """Test images, from the first; None: all."""
     batch_size: int = 250
-    stages: bool = True
-    """Also the weights at the start, if they were given, and at the end of each earlier stage."""
+    weights: Literal["all", "best-and-last", "none"] = "all"
+    """Which weights are measured. `all`: also those at the start, if they were given, and at the end of each
+    earlier stage. `none`: the test split stays unread, as it must while runs are compared to decide something."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.batch_size", self.batch_size, 1)

@@ -82,6 +82,20 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
+    """Inside, parameters and buffers lie in memory in this format; afterwards they are the tensors they were. What
+    changes them inside is lost."""
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    with buffers_kept(model):
+        try:
+            model.to(memory_format=memory_format)  # type: ignore[call-overload]
+            yield
+        finally:
+            for parameter, data in parameters:
+                parameter.data = data
+
+
+@contextmanager
 def random_states_kept(model: nn.Module) -> Iterator[None]:
     """The global random states of Python, NumPy and torch (on the CPU and the model's devices) stay as they are."""
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}

@@ -191,11 +191,55 @@ def test_wrong_from_the_start_is_left_alone() -> None:
 
 
 def test_a_flat_model_has_no_boundary() -> None:
-    """Gradients of zero, and logits that are not numbers: no example and no error."""
     x, y = inner_images(), torch.zeros(12, dtype=torch.int64)
     for norm in ("linf", "l2"):
         assert torch.equal(fab(Linear(torch.zeros(3, 48), torch.tensor([1.0, 0, 0])), x, y, steps=3, norm=norm), x)
-        assert torch.equal(fab(Linear(torch.full((3, 48), torch.nan), torch.zeros(3)), x, y, steps=3, norm=norm), x)
+
+
+class Slope(torch.autograd.Function):
+    """The identity, whose derivative is something else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.slope = slope
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return torch.full_like(gradient, ctx.slope), None
+
+
+class Broken(nn.Module):
+    """Fine logits that speak for `label`; the last sample's gradient is `slope` in one pixel."""
+
+    def __init__(self, label: int, slope: float) -> None:
+        super().__init__()
+        self.label, self.slope = label, slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = 0.01 * x.flatten(1)[:, :3] + torch.eye(3)[self.label]
+        last = Slope.apply(x[-1:, 0, 0, 0], self.slope)
+        return z + 0.01 * torch.cat([torch.zeros(len(x) - 1), last])[:, None] * torch.tensor([1.0, 0, 0])
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("eps", [None, "8/255"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_is_not_finite_is_not_robustness(norm: str, eps: str | None, target: int | None, label: int) -> None:
+    x, y = inner_images(3), torch.full((3,), label)
+    nothing = Linear(torch.full((3, 48), torch.nan), torch.zeros(3))
+    for model in (Broken(label, torch.nan), Broken(label, torch.inf), nothing):
+        with pytest.raises(ClatError, match="gradient is not finite"):
+            fab(model, x, y, steps=3, norm=norm, eps=eps, target=target)
+
+
+def test_no_gradient_at_all_is_not_robustness() -> None:
+    model, x, y = linear(3)
+    model.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+    for target in (None, 1):
+        with pytest.raises(ClatError, match="no gradient towards its input"):
+            fab(model, x, y, steps=2, target=target)
 
 
 def test_a_step_is_two_forwards() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clat.attacks.search import State, run_search
+from clat.attacks.search import State, run_search, run_searches, worthwhile
 
 
 class Countdown:
@@ -81,14 +81,77 @@ def test_a_place_that_becomes_free_is_filled_at_once() -> None:
     assert search.steps_of_done == 0
 
 
-def test_samples_leave_a_large_batch_an_eighth_at_a_time() -> None:
+def test_samples_leave_a_large_batch_before_waiting_costs_a_quarter_of_a_step() -> None:
     """Gathering the rest costs, so those that are done wait, though they are not searched on."""
     search = Countdown()
     x, y = samples(*range(1, 33))
     adv = run_search(search, x, y)
     assert adv[:, 0, 0, 0].tolist() == list(range(1, 33))
-    assert search.batches[:5] == [32, 32, 32, 32, 28]
-    assert 0 < search.steps_of_done <= 1 + 2 + 3 + 3 * 31
+    assert search.batches[:4] == [32, 32, 32, 32]
+    assert search.batches[4] == 28
+    assert 0 < search.steps_of_done <= sum(search.batches) / 4
+
+
+class Successes(Countdown):
+    """The `number`-th of several searches on a sample needs as many steps as its channel says; y decides which of
+    them succeeds."""
+
+    def __init__(self, number: int, log: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.number, self.log = number, log
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+        self.log += [(self.number, row) for row in ids.tolist()]
+        state = super().start(x, y, ids)
+        state["adv"][:, 1, 0, 0] = float(self.number)
+        return state
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_searches_on_the_same_samples(batch_size: int) -> None:
+    """Each wanted pair is searched for once, but for those of a sample that an earlier one has settled."""
+    x, _ = samples(*MIXED)
+    success = torch.tensor([0, 1, 2, 9, 9, 0, 1, 9, 2, 0, 9])
+    log: list[tuple[int, int]] = []
+    searches = [Successes(number, log) for number in range(3)]
+    wanted = torch.ones(3, len(x), dtype=torch.bool)
+    wanted[1, 4] = wanted[0, 7] = False
+    settled = torch.zeros(len(x), dtype=torch.bool)
+    seen: list[tuple[int, int]] = []
+
+    def finished(numbers: Tensor, rows: Tensor, adv: Tensor) -> Tensor:
+        assert torch.equal(adv[:, 1, 0, 0].long(), numbers)
+        assert torch.equal(adv[:, 0, 0, 0], x[rows, 0, 0, 0])
+        assert not settled[rows].any()
+        seen.extend(zip(numbers.tolist(), rows.tolist(), strict=True))
+        settled[rows[success[rows] == numbers]] = True
+        return settled
+
+    run_searches(searches, x, success, wanted=wanted, batch_size=batch_size, finished=finished)
+    assert len(set(seen)) == len(seen) <= len(log) == len(set(log))
+    assert torch.equal(settled, success < 3)
+    for row in range(len(x)):
+        known = {number for number, one in seen if one == row}
+        if settled[row]:
+            assert int(success[row]) in known
+        else:
+            assert known == {number for number in range(3) if wanted[number, row]}
+    if batch_size == 1:
+        assert log == seen
+        assert not [pair for pair in log if pair[0] > success[pair[1]]]
+    assert max(searches[0].batches) <= batch_size
+
+
+def test_guesses_fill_a_forward_pass_on_a_cpu_only_as_far_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clat.attacks.search.CPU_BATCH", 6)
+    x, y = samples(5, 5, 5, 5)
+    log: list[tuple[int, int]] = []
+    searches = [Successes(number, log) for number in range(3)]
+    run_searches(searches, x, y, batch_size=100, finished=lambda *what: None)
+    assert searches[0].batches == [6] * 10
+    assert worthwhile(100, torch.device("cpu")) == 6
+    assert worthwhile(3, torch.device("cpu")) == 3
+    assert worthwhile(100, torch.device("cuda")) == 100
 
 
 def test_input_is_left_alone_and_empty_is_empty() -> None:

@@ -51,19 +51,22 @@ def rising(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def test_windows_shrink_as_published() -> None:
-    sides = window_sides(10_000, 0.8, 32, 32, "linf", CPU)
+    sides = window_sides(10_000, 10_000, 0.8, 32, 32, "linf", CPU)
     for query, side in [(0, 29), (10, 29), (11, 20), (51, 14), (201, 10), (501, 7), (4001, 3), (8001, 1)]:
         assert sides[query] == side
-    odd = window_sides(10_000, 0.8, 32, 32, "l2", CPU)
+    odd = window_sides(10_000, 10_000, 0.8, 32, 32, "l2", CPU)
     assert odd[0] == 29
     assert odd[11] == 21
     assert odd.min() == 3
 
 
+@pytest.mark.parametrize("rescaled", [True, False])
 @pytest.mark.parametrize("queries", [1, 7, 500, 5000])
-def test_windows_shrink_as_in_the_authors_code(queries: int) -> None:
-    official = pytest.importorskip("pyautoattack.square").SquareAttack(None, n_queries=queries, eps=0.1)
-    sides = window_sides(queries, 0.8, 32, 32, "linf", CPU).tolist()
+def test_windows_shrink_as_in_the_authors_code(queries: int, rescaled: bool) -> None:
+    official = pytest.importorskip("pyautoattack.square").SquareAttack(
+        None, n_queries=queries, eps=0.1, resc_schedule=rescaled
+    )
+    sides = window_sides(queries, queries if rescaled else 10_000, 0.8, 32, 32, "linf", CPU).tolist()
     assert sides == [max(round((official.p_selection(i) * 1024) ** 0.5), 1) for i in range(queries)]
 
 
@@ -164,6 +167,28 @@ def test_a_sample_fares_alike_in_any_batch(norm: str) -> None:
     assert 0 < fooled.sum() < 9
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("room", [8, 1000])
+def test_queries_at_once_find_what_they_find_one_by_one(norm: str, room: int) -> None:
+    """To the bit, over queries of all kinds of success; what is tried in vain is counted as forward passes only."""
+    x, y = grey(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64)
+    w = weight(3, 12, 12)
+    clean = (x * w).sum((1, 2, 3)).median().item()
+    model = Linear(w, offset=-clean - 0.6 * EPS[norm] * (w.abs().sum() if norm == "linf" else w.norm()).item())
+    tries: list[tuple[int, int]] = []
+    with modes.for_attack(model):
+        single = SquareSearch(model, EPS[norm], norm, queries=300)
+        alone, queries = run_search(single, x, y), model.queries
+        search = SquareSearch(model, EPS[norm], norm, queries=300, room=room)
+        drawn = search._draws
+        search._draws = lambda state, count: (tries.append((len(state["t"]), count)), drawn(state, count))[1]  # type: ignore[method-assign,func-returns-value]
+        assert torch.equal(run_search(search, x, y), alone)
+    assert queries < model.queries - queries < 2 * queries
+    assert max(count for _, count in tries) > 1
+    assert max(samples * count for samples, count in tries) <= room
+    assert len(tries) < 300
+
+
 def test_seeds_differ_and_repeat() -> None:
     x, y, model = grey(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64), Linear(weight(3, 8, 8), offset=-100)
     first, again, other = (square(model, x, y, eps=0.1, queries=20, seed=seed) for seed in (0, 0, 1))
@@ -208,6 +233,7 @@ def test_channels_last_images(tiny_resnet: Callable[[], nn.Module], images: Tens
         ({"queries": 0}, "queries is 0"),
         ({"p_init": 0}, "p_init is 0"),
         ({"p_init": 1.5}, "p_init is 1.5"),
+        ({"schedule": 0}, "schedule is 0"),
         ({"eps": 8}, "did you mean 8/255"),
     ],
 )

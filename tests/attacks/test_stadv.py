@@ -216,3 +216,25 @@ def test_a_larger_bound_is_stronger_on_a_real_network() -> None:
         ]
     assert 45 > left[0] > left[1] + 5 > left[2] + 10
     assert left[2] <= 10
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_what_is_not_finite_is_not_robustness(label: int, images: Tensor) -> None:
+    """Finite logits whose gradient is not, whichever class argmax would find among NaN."""
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = x.flatten(1)[:, :3]
+            return torch.sqrt(z - z) + 9 * torch.eye(3)[torch.full((len(x),), label)]
+
+    with pytest.raises(ClatError, match="gradient is not finite"):
+        stadv(Broken(), images, torch.full((len(images),), label), steps=3)
+
+
+def test_no_gradient_at_all_is_not_robustness(images: Tensor) -> None:
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().flatten(1)[:, :3] + torch.eye(3)[0]
+
+    with pytest.raises(ClatError, match="no gradient towards its input"):
+        stadv(Detached(), images, torch.zeros(len(images), dtype=torch.int64), steps=3)

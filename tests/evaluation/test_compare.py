@@ -101,6 +101,7 @@ def result(path: Path, correct: str = "1111", robust: str = "1100", **changes: A
         "protocol": {"name": "pgd-20", "hash": "abc", "norm": "linf"},
         "eps": {"text": "8/255", "value": 8 / 255},
         "data": {"name": "cifar10", "split": "test", "n": len(correct)},
+        "images": "abcd",
         "correct": correct,
         "robust": robust,
     }
@@ -130,8 +131,10 @@ def test_two_files(tmp_path: Path) -> None:
         ({"eps": {"text": "4/255", "value": 4 / 255}}, "eps is 8/255 in the one and 4/255 in the other"),
         ({"data": {"name": "cifar100", "split": "test", "n": 4}}, "data is cifar10 test in the one and cifar100"),
         ({"correct": "11111", "robust": "11000"}, "n is 4 in the one and 5 in the other"),
+        ({"images": "abce"}, "different images, labels or numbers (abcd and abce)"),
         ({"correct": "11111"}, "damaged: 5 clean and 4 robust"),
         ({"correct": "112a"}, "no result of `clat evaluate`"),
+        ({"images": 5}, "no result of `clat evaluate`"),
         ({"robust": None}, "no result of `clat evaluate`"),
         ({"protocol": "pgd-20"}, "no result of `clat evaluate`"),
     ],
@@ -148,6 +151,23 @@ def test_what_cannot_be_compared(
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
+
+
+def test_files_of_before_there_were_digests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are compared by position, which is said; a digest among them still has to agree with the other ones."""
+    old, new, other = (
+        result(tmp_path / f"{name}.json", images=digest)
+        for name, digest in (("old", None), ("new", "abcd"), ("other", "abce"))
+    )
+    assert compare(new, result(tmp_path / "same.json")).notes == ()
+    (note,) = compare(old, new).notes
+    assert note.startswith(f"{old} without a digest of the images: the 4 samples are taken to be the same")
+    assert compare(new, old).to_dict()["notes"] == [note]
+    assert compare_seeds([new, old]).to_dict()["notes"] == [note]
+    assert cli.main(["compare", str(old), str(new)]) == 0
+    assert "without a digest" in capsys.readouterr().out
+    with pytest.raises(ClatError, match="different images"):
+        compare_seeds([new, old], [other])
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +211,9 @@ def test_evaluations_in_memory(linear: Any, samples: Any) -> None:
     first, second = linear(seed=0), linear(seed=1)
     x: Tensor
     x, y = samples(first, 30)
+    shifted = evaluate(first, x, y, protocol="fgsm", eps=0.02, ids=torch.arange(30) + 1)
+    with pytest.raises(ClatError, match="this evaluation and this evaluation are of different images"):
+        compare(evaluate(first, x, y, protocol="fgsm", eps=0.02), shifted)
     results = [evaluate(model, x, y, protocol="pgd-10", eps=0.02) for model in (first, second)]
     comparison = compare(*results)
     expected = results[1].clean_accuracy.value - results[0].clean_accuracy.value

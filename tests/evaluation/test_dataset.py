@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate, evaluate_set
+from clat.evaluation.subset import read_ids
 
 SHORT = Protocol(
     name="short",
@@ -72,9 +73,9 @@ def test_parts_make_the_whole(part: int, model: Any, images: ImageSet, eps: floa
     )  # fmt: skip
     assert same(parts, whole)
     assert torch.equal(parts.x_adv, whole.x_adv)
+    assert parts.images == whole.images
     assert max(seen) <= part
-    extra = -(-23 // part) - 1  # each part asks for the number of classes
-    assert parts.cost.forwards >= whole.cost.forwards + extra - 23
+    assert parts.cost.forwards == whole.cost.forwards
     assert parts.notes == whole.notes
 
 
@@ -91,6 +92,7 @@ def test_a_list_of_numbers(model: Any, images: ImageSet, eps: float) -> None:
     some = evaluate_set(model, images, protocol=SHORT, eps=eps, ids=ids, part_bytes=2 * IMAGE_BYTES)
     assert torch.equal(some.correct, whole.correct[ids])
     assert torch.equal(some.fooled_by, whole.fooled_by[ids])
+    assert torch.equal(some.samples, whole.samples[ids])
     assert some.to_dict()["data"]["n"] == 5
 
 
@@ -124,18 +126,70 @@ def test_convolutions_run_channels_last(tiny_resnet, images: ImageSet) -> None:
     assert torch.equal(plain.correct, last.correct)
 
 
+def test_a_model_that_does_not_run_channels_last(images: ImageSet) -> None:
+    class Old(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.conv(x).view(len(x), -1))
+            return out
+
+    model = Old()
+    with pytest.raises(RuntimeError, match="view"):
+        model.to(memory_format=torch.channels_last)(torch.rand(2, 3, 4, 4))  # type: ignore[call-overload]
+    assert len(evaluate_set(Old(), images, protocol="fgsm", eps="8/255").robust) == 23
+
+
+@pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last])
+def test_the_model_keeps_its_layout(given: torch.memory_format, tiny_resnet, images: ImageSet) -> None:
+    """Its very tensors, also where the evaluation ends in an error."""
+    net: nn.Module = tiny_resnet().to(memory_format=given)
+    before = [(value, value.data_ptr(), value.stride()) for value in net.state_dict(keep_vars=True).values()]
+    for flag in (True, False):
+        evaluate_set(net, images, protocol="fgsm", eps="8/255", channels_last=flag)
+        with pytest.raises(ClatError):
+            evaluate_set(net, images, protocol="fgsm", eps=0, channels_last=flag)
+    after = net.state_dict(keep_vars=True).values()
+    for (value, place, stride), now in zip(before, after, strict=True):
+        assert now is value
+        assert (now.data_ptr(), now.stride()) == (place, stride)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ids": torch.tensor([3, 23])}, "ids reach from 3 to 23, but 'greys' has 23 images"),
-        ({"ids": torch.tensor([-1, 3])}, "ids reach from -1 to 3"),
-        ({"ids": []}, "'greys/test' is empty"),
+        ({"ids": torch.tensor([3, 23])}, "ids hold 23, but 'greys/test' has 23 images, numbered from 0 to 22"),
+        ({"ids": torch.tensor([-1, 3])}, "ids hold -1, but"),
+        ({"ids": torch.tensor([1.0, 3.0])}, "ids hold 1.0: expected whole numbers"),
+        ({"ids": [3, "4"]}, "ids hold '4': expected whole numbers"),
+        ({"ids": [3, True]}, "ids hold True: expected whole numbers"),
+        ({"ids": [3, 0, 3]}, "ids hold 3 twice"),
+        ({"ids": []}, "ids name no image of 'greys/test'"),
         ({"eps": 8}, "did you mean 8/255"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str, model: Any, images: ImageSet) -> None:
     with pytest.raises(ClatError, match=message):
         evaluate_set(model, images, **{"protocol": "fgsm", "eps": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("[3, 0, 7]", [3, 0, 7]),
+        (" 3\n0\n\n7 ", [3, 0, 7]),
+        ("3,0, 7", [3, 0, 7]),
+        ("", []),
+        ("3 -1 x", [3, "-1", "x"]),
+        ("[3.0, true]", [3.0, True]),
+    ],
+)
+def test_numbers_from_a_file(text: str, entries: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    file.write_text(text)
+    assert read_ids(file) == entries
 
 
 PROCESS = """
@@ -168,7 +222,8 @@ try:
     evaluate_set(model, broken, protocol=protocol, eps=eps)
 except ClatError as error:
     said = str(error)
-torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "forwards": whole.cost.forwards,
+torch.save({"correct": whole.correct, "fooled_by": whole.fooled_by, "samples": whole.samples,
+            "forwards": whole.cost.forwards, "processes": whole.environment["processes"],
             "one": one.fooled_by, "said": said}, f"rank-{rank}.pt")
 dist.destroy_process_group()
 """
@@ -195,8 +250,10 @@ def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_p
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         assert torch.equal(found["correct"], expected.correct)
         assert torch.equal(found["fooled_by"], expected.fooled_by)
+        assert torch.equal(found["samples"], expected.samples)
         assert found["one"].tolist() == [expected.fooled_by[9].item()]
         assert found["forwards"] > 23
+        assert found["processes"] == 2
         assert found["said"] == "the model returns NaN or infinite logits"
     assert {path.name for path in tmp_path.glob("state*")} == {
         "state.0-0", "state.0-1", "state.0-2", "state.1-0", "state.1-1", "state.1-2",

@@ -104,7 +104,7 @@ def test_a_constant_classifier() -> None:
     assert torch.equal(result.robust, y == 2)
 
 
-@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce"])
+@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce", "fab", "fab-t", "stadv"])
 def test_a_classifier_without_a_gradient_is_not_called_robust(protocol: str) -> None:
     class Steps(Brightness):
         def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +138,9 @@ def test_batches_change_nothing(norm: str, linear, samples) -> None:
         assert torch.equal(apart.correct, together.correct)
         assert torch.equal(apart.fooled_by, together.fooled_by)
         assert torch.equal(apart.x_adv, together.x_adv)
+        # Without examples, passes share batches.
+        shared = evaluate(model, x, y, protocol=SHORT, eps=eps, norm=norm, batch_size=size)
+        assert torch.equal(shared.fooled_by, together.fooled_by)
     order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
     other = evaluate(model, x[order], y[order], protocol=SHORT, eps=eps, norm=norm, ids=order, keep_examples=True)
     assert torch.equal(other.x_adv, together.x_adv[order])
@@ -154,16 +157,16 @@ def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
         result = evaluate(half, x, y, eps=0.2, protocol="pgd-10", precision=precision, keep_examples=True)
     assert result.precision == precision
     search = torch.float32 if precision == "float32" else torch.bfloat16
-    # one image for the number of classes, all of them clean, ten steps, the verdict
-    assert half.dtypes[:13] == [torch.float32] * 2 + [search] * 10 + [torch.float32]
-    assert [len(seen) for seen in half.seen[:13]] == [1] + [3] * 12
+    # the clean images, ten steps, the verdict
+    assert half.dtypes[:12] == [torch.float32] + [search] * 10 + [torch.float32]
+    assert [len(seen) for seen in half.seen[:12]] == [3] * 12
     assert torch.equal(result.robust, expected.robust)
-    assert torch.equal(half.seen[12], result.x_adv)
+    assert torch.equal(half.seen[11], result.x_adv)
     if precision == "float32":
         assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     else:  # does the search take one of the rest for an example?
-        assert half.dtypes[13:] == [torch.bfloat16]
-        assert torch.equal(half.seen[13], result.x_adv[result.robust])
+        assert half.dtypes[12:] == [torch.bfloat16]
+        assert torch.equal(half.seen[12], result.x_adv[result.robust])
     with torch.no_grad():
         assert torch.equal(result.robust, plain(result.x_adv).argmax(1) == y)
 
@@ -184,6 +187,31 @@ def test_what_only_half_precision_takes_for_an_example_is_searched_again(protoco
         assert result.robust.tolist() == [False, True, True], precision
         with torch.no_grad():
             assert torch.equal(model(result.x_adv).argmax(1) == y, result.robust)
+
+
+@pytest.mark.parametrize("protocol", ["square", "pixle"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_logits_that_are_nan_near_the_image_are_not_robustness(protocol: str, label: int) -> None:
+    """argmax takes the first NaN for the largest, so that class 0 would look right there."""
+    x = torch.linspace(0.2, 0.8, 48).view(1, 3, 4, 4)
+
+    class Fragile(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            moved = (images != x).flatten(1).any(1, keepdim=True)
+            return torch.where(moved, torch.nan, 9 * torch.eye(3)[label])
+
+    with pytest.raises(ClatError, match="NaN or infinite logits"):
+        evaluate(Fragile(), x, torch.tensor([label]), eps="8/255", protocol=protocol)
+
+
+def test_fab_searches_in_float32_whatever_the_precision() -> None:
+    x, y = grey(0.2, 0.8), torch.tensor([0, 1])
+    model = Brightness()
+    both = Protocol(name="both", attacks=(AttackSpec(attack="fab", steps=2), AttackSpec(attack="pgd", steps=2)))
+    evaluate(model, x, y, eps=0.1, protocol=both, precision="bfloat16")
+    # the clean images; a start, two steps of two, the verdict; two of PGD
+    assert model.dtypes[:7] == [torch.float32] * 7
+    assert model.dtypes[7:9] == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -221,7 +249,7 @@ def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
         model = Brightness()
         evaluate(model, x, labels, eps=0.1, protocol="pgd-10", seed=9)
         rows = [i for i in range(4) if i != wrong]
-        points[wrong] = {row: model.seen[2][place] for place, row in enumerate(rows)}
+        points[wrong] = {row: model.seen[1][place] for place, row in enumerate(rows)}
     for wrong in (0, 2):
         for row, point in points[wrong].items():
             assert torch.equal(point, points[None][row]), (wrong, row)
@@ -233,7 +261,7 @@ def test_seeds_and_numbers() -> None:
     def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
         evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
-        return model.seen[2] - x
+        return model.seen[1] - x
 
     assert torch.equal(noise(0), noise(0))
     assert not torch.isclose(noise(0), noise(1), atol=1e-3).all(1).any()
@@ -252,7 +280,7 @@ def test_attacks_follow_one_another_on_what_is_left() -> None:
         "pgd-1": 2, "pgd-10": 1, "pgd-10 (3)": 1,
     }  # fmt: skip
     assert result.fooled_by.tolist() == [-1, 1, 0]
-    assert [len(seen) for seen in model.seen] == [1, 3, *[3] * 2, *[2] * 11, *[1] * 11]
+    assert [len(seen) for seen in model.seen] == [3, *[3] * 2, *[2] * 11, *[1] * 11]
     assert told == [("pgd-1", 3, 3, 2 / 3), ("pgd-10", 2, 2, 1 / 3), ("pgd-10", 1, 1, 1 / 3)]
 
 
@@ -262,8 +290,8 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
-    evaluate(model, x, y, eps=1e-5, protocol=twice)
-    first, second = seen[3], seen[7]  # after the class count and the clean images: start, step, look, verdict
+    evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
+    first, second = seen[2], seen[6]  # after the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
 
@@ -271,13 +299,12 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
 @pytest.mark.parametrize("batch_size", [2, 5])
 @pytest.mark.parametrize(("protocol", "steps"), [("fgsm", 1), ("pgd-10", 10)])
 def test_cost_of_pgd(protocol: str, steps: int, batch_size: int, linear, samples) -> None:
-    """One pass for the number of classes, N clean ones, and for each of the M samples correct on them k passes both
-    ways and a verdict."""
+    """N clean passes, and for each of the M samples correct on them k passes both ways and a verdict."""
     model = linear()
     x, y = samples(model, 9)
     n, m = 9, 8
     cost = evaluate(model, x, y, eps=0.3, protocol=protocol, batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == 1 + n + m * steps + m
+    assert cost.forwards == model.forwards == n + m * steps + m
     assert cost.backwards == model.backwards == m * steps
     assert cost.seconds > 0
     assert (cost.peak_memory_bytes or 0) > 2**20
@@ -290,11 +317,11 @@ def test_cost_of_apgd(batch_size: int, linear, samples) -> None:
     x, y = samples(model, 5)
     n, m = 5, 4
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-ce", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == 1 + n + m * 101 + m
+    assert cost.forwards == model.forwards == n + m * 101 + m
     assert cost.backwards == model.backwards == m * 101
     model.forwards = model.backwards = 0
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-t", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == 1 + n + 4 * m * (1 + 101 + 1)
+    assert cost.forwards == model.forwards == n + 4 * m * (1 + 101 + 1)
     assert cost.backwards == model.backwards == 4 * m * 101
 
 
@@ -366,10 +393,26 @@ def test_the_result_file(tmp_path: Path) -> None:
         assert data[key].items() >= expected.items()
     assert data["per_attack"] == [{"name": "pgd-20", "robust_accuracy": data["robust_accuracy"]}]
     assert set(data["cost"]) == {"forwards", "backwards", "seconds", "peak_memory_bytes"}
-    assert data["cost"]["forwards"] == 1 + 5 + 4 * 20 + 4
+    assert data["cost"]["forwards"] == 5 + 4 * 20 + 4
     assert {"clat", "torch", "device", "threads"} <= set(data["environment"])
     evaluate(Brightness(), x, y, eps=0.2, protocol="fgsm").to_json(path)
     assert json.loads(path.read_text())["robust"] == "10010", "an existing file is replaced"
+
+
+def test_the_digest_changes_with_images_labels_and_numbers_only() -> None:
+    x, y = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 0])
+
+    def digest(x: Tensor = x, y: Tensor = y, **options: Any) -> str:
+        return evaluate(Brightness(), x, y, **{"eps": 0.1, "protocol": "fgsm", **options}).to_dict()["images"]
+
+    one = digest()
+    assert len(one) == 16
+    assert one == digest(protocol="pgd-10", eps=0.2, seed=1, batch_size=1)
+    assert one == digest(x.contiguous(memory_format=torch.channels_last), ids=torch.arange(3))
+    nudged = x.clone()
+    nudged[2, 1, 3, 3] = torch.nextafter(nudged[2, 1, 3, 3], torch.tensor(0.5))
+    others = [digest(nudged), digest(y=1 - y), digest(ids=torch.tensor([0, 2, 1])), digest(x[:2], y[:2])]
+    assert len({one, *others}) == 5
 
 
 class Broken(nn.Module):
@@ -399,12 +442,22 @@ def test_bad_models(output: Callable[[Tensor], Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce"])
+@pytest.mark.parametrize("protocol", ["pgd-10", "apgd-ce", "fab", "fab-t", "stadv"])
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_gradient_that_is_nan_is_not_robustness(protocol: str, label: int) -> None:
     model = Broken(lambda out: torch.sqrt(out - out) + 9 * torch.eye(3)[torch.full((len(out),), label)])
     with pytest.raises(ClatError, match="gradient is not finite"):
         evaluate(model, torch.rand(3, 3, 4, 4), torch.full((3,), label), eps="8/255", protocol=protocol)
+
+
+def test_one_image_that_looks_like_probabilities_is_not_enough() -> None:
+    """The first image's logits happen to be some; those of the others, in the same batch, are not."""
+    x = torch.rand(3, 3, 4, 4)
+    x[0, 0, 0, :3] = torch.tensor([0.2, 0.5, 0.3])
+    x[1, 0, 0, :3] = torch.tensor([0.9, 0.9, 0.3])
+    evaluate(Broken(lambda out: out), x, torch.tensor([1, 1, 1]), eps="8/255", protocol="fgsm")
+    with pytest.raises(ClatError, match="returns probabilities"):
+        evaluate(Broken(lambda out: out), x[:1], torch.tensor([1]), eps="8/255", protocol="fgsm")
 
 
 def test_logarithms_of_probabilities_are_logits() -> None:

@@ -63,10 +63,35 @@ def test_options(refused, command, words, says):
         (("--protocol", "autoattak"), "unknown protocol"),
         (("--eps", "0"), "eps is 0"),
         (("--batch-size", "0"), "batch_size is 0"),
+        (("--devices", "0"), "--devices is 0"),
+        (("--devices", "two"), "invalid int value: 'two'"),
     ],
 )
 def test_options_of_evaluate(refused, words, says):
     assert says in refused("evaluate", *MODEL, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0 1 0", "ids hold 0 twice"),
+        ("[0, 1.5]", "ids hold 1.5: expected whole numbers"),
+        ("0\n1\ncat", "ids hold 'cat': expected whole numbers"),
+        ("0 99999", "ids hold 99999, but 'digits/test' has"),
+        ("-3", "ids hold '-3'"),
+        ("", "ids name no image"),
+        ("[0, 1", "is not valid JSON"),
+        ('{"ids": [0]}', "holds no JSON list"),
+        (b"\xff\xfe", "is not text"),
+        (None, "cannot read"),
+    ],
+)
+def test_numbers_of_images(refused, tmp_path, text, says):
+    file = tmp_path / "ids"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert says in refused("evaluate", *MODEL, "--ids", file)
+    assert "give one of them" in refused("evaluate", *MODEL, "--ids", file, "--num-samples", 3)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +114,48 @@ def test_commands(refused):
     assert "unknown command 'trian'; did you mean 'train'?" in refused("trian")
     assert "DIR" in refused("report")
     assert "no-such-run" in refused("report", "no-such-run")
+
+
+def test_a_state_of_another_evaluation(refused, clat, weights, tmp_path):
+    words = ("evaluate", *MODEL, "--num-samples", 6, "--protocol", "fgsm", "--eps", 0.1, "--state", tmp_path / "s")
+    assert clat(*words, "--weights", weights).code == 0
+    kept = (tmp_path / "s.0-0").read_bytes()
+    for more, what in (
+        ((), "model"),
+        (("--weights", weights, "--split", "train"), "images"),
+        (("--weights", weights, "--seed", 1), "seed"),
+    ):
+        line = refused(*words, *more)
+        assert f"s.0-0 belongs to another evaluation ({what} " in line
+        assert "name another state file or remove it" in line
+    assert (tmp_path / "s.0-0").read_bytes() == kept
+
+
+def test_networks_whose_robustness_cannot_be_measured(refused, workplace, tmp_path):
+    (workplace / "odd_network.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def __init__(self, after):\n"
+        "        super().__init__()\n"
+        "        self.fc, self.after = nn.Linear(192, 10), after\n"
+        "    def forward(self, x): return self.after(self.fc(x.flatten(1)))\n"
+        "def probabilities(): return Odd(lambda z: z.softmax(1))\n"
+        "def pair(): return Odd(lambda z: (z, z))\n"
+        "def nan(): return Odd(lambda z: z * float('nan'))\n"
+        "def detached(): return Odd(lambda z: 0 * z.detach() + 9 * torch.eye(10)[3])\n"
+        "def few(): return Odd(lambda z: z[:, :3])\n"
+    )
+    (tmp_path / "mine.toml").write_text('name = "mine"\nattacks = [{ attack = "apgd", loss = "dlr" }]\n')
+    for name, says in (
+        ("probabilities", "returns probabilities: let it return logits"),
+        ("pair", "does not return logits of shape (N, classes)"),
+        ("nan", "NaN or infinite logits"),
+        ("detached", "no gradient towards its input"),
+        ("few", "3"),
+    ):
+        words = ("--model", f"odd_network:{name}", "--num-samples", 40, "--eps", 0.1)
+        assert says in refused("evaluate", *words, "--protocol", "pgd-10"), name
+        assert says in refused("evaluate", *words, "--protocol", tmp_path / "mine.toml"), name
 
 
 def test_a_network_that_does_not_fit_the_images(refused, workplace):

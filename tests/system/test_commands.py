@@ -139,6 +139,19 @@ def test_evaluate_and_the_runs_own_evaluation_agree(clat, trained, tmp_path):
     assert read(out)["clean_accuracy"] == read(trained / "evaluations" / "last.json")["clean_accuracy"]
 
 
+def test_evaluate_some_images_by_number(clat, trained, tmp_path):
+    weights = trained / "weights" / "last.safetensors"
+    words = ("evaluate", "--model", "own_network:Net", "--weights", weights, "--protocol", "pgd-10", "--eps", 0.1)
+    (tmp_path / "ids.txt").write_text("11\n3\n19\n")
+    assert clat(*words, "--num-samples", 20, "--out", tmp_path / "all.json").code == 0
+    assert clat(*words, "--ids", tmp_path / "ids.txt", "--out", tmp_path / "some.json").code == 0
+    whole, some = read(tmp_path / "all.json"), read(tmp_path / "some.json")
+    for name in ("correct", "robust"):
+        assert some[name] == "".join(whole[name][number] for number in (11, 3, 19))
+    assert some["data"] == {"name": "digits", "split": "test", "n": 3}
+    assert some["images"] != whole["images"]
+
+
 def test_report_draws_the_page_again(clat, trained, workplace):
     (trained / "report.html").unlink()
     done = clat("report", trained)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clat import cli
@@ -215,6 +216,44 @@ def test_what_is_spread_over_two_processes_survives_a_stop(start, workplace, tmp
     assert resumed.returncode == 0, errors
     one, other = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("whole", "halted"))
     assert all(torch.equal(one[name], other[name]) for name in one if "running" not in name)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(start, trained, tmp_path):
+    """Also a network that each would draw for itself."""
+    words = ["evaluate", "--protocol", "pgd-10", "--eps", "0.1", "--num-samples", "31", "--device", "cpu"]
+    known = ["--model", "own_network:Net", "--weights", str(trained / "weights" / "last.safetensors")]
+    assert cli.main([*words, *known, "--out", str(tmp_path / "one.json")]) == 0
+    for name, which in (("two", known), ("drawn", ["--model", "own_network:Net"])):
+        state = ["--state", tmp_path / name]
+        process = start([*words, *which, *state, "--devices", "2", "--out", tmp_path / f"{name}.json"])
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert output.count("clean accuracy") == 1
+        assert {path.name for path in tmp_path.glob(f"{name}.?-?")} == {f"{name}.0-0", f"{name}.1-0"}
+    one, two, drawn = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "drawn"))
+    assert [two[name] for name in ("correct", "robust", "images")] == [
+        one[name] for name in ("correct", "robust", "images")
+    ]
+    assert two["environment"]["processes"] == 2
+    keys = [json.loads(safe_open(tmp_path / f"drawn.{rank}-0", "pt").metadata()["key"])["model"] for rank in (0, 1)]
+    assert keys[0] == keys[1]
+    assert len(drawn["robust"]) == 31
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_an_evaluation_in_one_line(start, trained, tmp_path):
+    """Before the others are started, and afterwards."""
+    words = ["evaluate", "--model", "own_network:Net", "--num-samples", "9", "--device", "cpu", "--devices", "2"]
+    (tmp_path / "state.1-0").write_text("not a state")
+    for more, says in ((["--eps", "8"], "did you mean 8/255"), (["--state", tmp_path / "state"], "not an eval")):
+        process = start([*words, *more])
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 2
+        lines = [line for line in errors.splitlines() if "clat: error" in line]
+        assert len(lines) == 1, errors
+        assert says in lines[0]
+        assert "Traceback" not in errors + output
 
 
 OWN = """

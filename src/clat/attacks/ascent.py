@@ -28,11 +28,17 @@ def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alph
     return point.detach()
 
 
-def input_gradient(value: Tensor, point: Tensor, *, differentiable: bool = False) -> Tensor:
-    """d value / d point, if asked for `differentiable` itself. Raises ClatError where there is no gradient."""
+def input_gradient(value: Tensor, point: Tensor, *, again: bool = False, differentiable: bool = False) -> Tensor:
+    """d value / d point; `again`: another one follows from the same forward pass; `differentiable`: the gradient
+    itself can be differentiated. Raises ClatError where there is no gradient at all."""
+    check_path(value)
+    return torch.autograd.grad(value, point, retain_graph=again or differentiable, create_graph=differentiable)[0]
+
+
+def check_path(value: Tensor) -> None:
+    """Raises ClatError if no gradient leads from what the model returned back to its input."""
     if not value.requires_grad:
         raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
-    return torch.autograd.grad(value, point, create_graph=differentiable)[0]
 
 
 def check_found(x_adv: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks import losses
+from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import NORMS, Ball
 from clat.attacks.box_projection import step_to_hyperplane
 from clat.attacks.noise import normal, uniform
@@ -52,7 +53,8 @@ def fab(
     clean image, counted from 1, which needs one backward pass a step (None: to all wrong classes, a pass for each);
     `alpha_max`: the largest weight of the clean image's projection, in [0, 1]; `eta`: how far past the hyperplane,
     at least 1; `beta`: what is kept of an adversarial perturbation, in (0, 1]; `restart`: 0 begins at x, others at
-    random points drawn with `seed`. Leaves no trace in the model. Raises ClatError for settings that make no sense.
+    random points drawn with `seed`. Leaves no trace in the model. Raises ClatError for settings that make no sense
+    and where logits or a gradient are not finite, which must not pass for robustness.
     """
     check_images(x)
     check_labels(y, None, len(x))
@@ -62,7 +64,9 @@ def fab(
     size = None if eps is None else float(parse_size(eps, norm=norm))
     with modes.for_attack(model):
         search = FabSearch(model, size, norm, steps, target, alpha_max, eta, beta, restart, seed)
-        return run_search(search, x, y)
+        found = run_search(search, x, y)
+    check_found(found)
+    return found
 
 
 def _check_settings(steps: int, target: int | None, alpha_max: float, eta: float, beta: float) -> None:
@@ -103,7 +107,7 @@ class FabSearch:
             "adv": x.clone(),
             "point": self._restarted(x, ids) if self.restart else x,
             "t": torch.zeros_like(y),
-            "done": logits.argmax(1) != y,
+            "done": (logits.argmax(1) != y) & logits.isfinite().all(1),
         }
         if self.eps is None:
             state["length"] = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
@@ -123,9 +127,12 @@ class FabSearch:
             state["adv"][nearer], state["length"][nearer] = moved[nearer], length[nearer]
         else:
             self._settle(state, moved, wrong & (length <= self.eps * _NEARLY) & ~state["done"])
+        # NaN is the mark by which a broken gradient is seen in the end.
+        broken = ~(length.isfinite() & rise.isfinite()) & ~state["done"]
+        state["adv"] = state["adv"].masked_fill(_wide(broken, x), torch.nan)
         state["point"] = torch.lerp(x, moved, _wide(torch.where(wrong, self.beta, 1.0), x))
         state["t"] = state["t"] + 1
-        state["done"] = state["done"] | (state["t"] >= self.steps)
+        state["done"] = state["done"] | broken | (state["t"] >= self.steps)
 
     def _settle(self, state: State, moved: Tensor, near: Tensor) -> None:
         """Ends the search where a point in the ball, but for rounding, is still misclassified when put inside."""
@@ -162,12 +169,12 @@ class FabSearch:
         rise, w = torch.zeros_like(nearest), torch.zeros_like(point, requires_grad=False)
         # One class after the other rather than the whole Jacobian at once, which could fill the memory.
         for number, margin in enumerate(margins, start=1):
-            (gradient,) = torch.autograd.grad(margin.sum(), point, retain_graph=number < len(margins))
+            gradient = input_gradient(margin.sum(), point, again=number < len(margins))
             margin = margin.detach()
             if len(margins) == 1:
                 return -margin, gradient
             distance = margin.abs() / (self._dual_length(gradient) + 1e-12)
-            nearer = distance < nearest
+            nearer = ~(distance >= nearest) & ~nearest.isnan()  # NaN comes first and stays
             nearest, rise = torch.where(nearer, distance, nearest), torch.where(nearer, -margin, rise)
             w[nearer] = gradient[nearer]
         return rise, w

@@ -35,8 +35,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y, (N,): positive exactly where the sample is misclassified."""
     own = logits.gather(1, y[:, None])
-    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
-    return others.amax(1) - own.squeeze(1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own.squeeze(1)
 
 
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 def runner_up(logits: Tensor, y: Tensor, place: int) -> Tensor:
     """The `place`-th most likely wrong class of each sample, counted from 1: (N,) int64."""
     _need(place + 1, logits, f"target {place}")
-    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)
+    others = logits.scatter(1, y[:, None], -torch.inf)
     return others.argsort(dim=1, descending=True)[:, place - 1]
 
 

@@ -119,10 +119,12 @@ class PixleSearch:
         return source.flatten(1), (down[:, :, None] & across[:, None, :]).flatten(1)
 
     def _query(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of each sample and which ones are misclassified."""
+        """The cross-entropy of each sample and which ones are misclassified; NaN counts as that, to be seen in the
+        end."""
         with torch.no_grad():
             logits = self.model(images)
-            return losses.cross_entropy(logits, y), logits.argmax(1) != y
+            value = losses.cross_entropy(logits, y)
+            return value, (logits.argmax(1) != y) | value.isnan()
 
 
 def _extent(first: Tensor, length: Tensor, lengths: tuple[int, int], size: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ either way every forward pass is a full one, and no time goes into samples whose
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -30,6 +30,15 @@ class Search(Protocol):
         """One iteration for every sample of the state, in place."""
 
 
+CPU_BATCH = 96
+"""On a CPU larger forward passes cost no less an image, so that nothing is gained by filling them with guesses."""
+
+
+def worthwhile(batch_size: int, device: torch.device) -> int:
+    """How many images to fill a forward pass up to with work that may turn out to be in vain."""
+    return min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size
+
+
 def run_search(
     search: Search,
     x: Tensor,
@@ -45,30 +54,82 @@ def run_search(
     `ids`: the samples' numbers in the data set (None: 0, 1, ...); `device`: where the model is, if x is elsewhere;
     `finished(rows, adv)` is called as samples finish, with their places in x and their examples.
     """
+    result = x.clone()
+
+    def keep(_: Tensor, rows: Tensor, adv: Tensor) -> None:
+        result[rows.to(result.device)] = adv.to(result.device)
+        if finished is not None:
+            finished(rows, adv)
+
+    run_searches([search], x, y, ids, batch_size=batch_size, device=device, finished=keep)
+    return result
+
+
+def run_searches(
+    searches: Sequence[Search],
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor | None = None,
+    *,
+    wanted: Tensor | None = None,
+    batch_size: int | None = None,
+    device: torch.device | None = None,
+    finished: Callable[[Tensor, Tensor, Tensor], Tensor | None],
+) -> None:
+    """Several searches on the same samples, in order, though a later one may begin while an earlier one goes on.
+
+    `searches`: alike but for how they start, as those for several targets are; `wanted`: which search is to be
+    made on which sample, (S, N) bool (None: each on all); the rest as for `run_search`. `finished(number, rows,
+    adv)` is told the search too, (M,) int64, and may return which samples are settled, (N,) bool: what is still
+    searched for on them is given up.
+    """
     device = x.device if device is None else device
     size = len(x) if batch_size is None else batch_size
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
-    result = x.clone()
+    everything = torch.ones(len(searches), len(x), dtype=torch.bool)
+    waiting = (everything if wanted is None else wanted.cpu()).nonzero()
+    held = waiting[:0]  # (M, 2): which search, on which sample
     state: State | None = None
-    waiting, rows = 0, torch.empty(0, dtype=torch.int64)
-    while waiting < len(x) or len(rows):
-        new = torch.arange(waiting, min(waiting + size - len(rows), len(x)))
-        if len(new):
-            fresh = (part[new.to(part.device)].to(device) for part in (x, y, ids))
-            state = _joined(state, search.start(*fresh))
-            rows, waiting = torch.cat([rows, new]), waiting + len(new)
+    while len(waiting) or len(held):
+        count = _free(held, waiting, size, worthwhile(size, device))
+        new, waiting = waiting[:count], waiting[count:]
+        for number, search in enumerate(searches):
+            rows = new[new[:, 0] == number, 1]
+            if len(rows):
+                state = _joined(
+                    state, search.start(*(part[rows.to(part.device)].to(device) for part in (x, y, ids)))
+                )
+        held = torch.cat([held, new])
         assert state is not None
-        # Copying the survivors together costs a pass over the state, so it waits until it pays.
-        while int(state["done"].sum()) < max(1, len(rows) // 8):
-            search.step(state)
+        # Copying the rest together costs a pass over the state, about a quarter of an iteration.
+        lost = 0
+        while 4 * (lost := lost + len(searches) * int(state["done"].sum())) < max(1, len(held)):
+            searches[0].step(state)
         done = state["done"]
-        leaving, found = rows[done.cpu()], state["adv"][done]
-        result[leaving.to(result.device)] = found.to(result.device)
-        if finished is not None:
-            finished(leaving, found)
+        leaving = held[done.cpu()]
+        settled = finished(leaving[:, 0], leaving[:, 1], state["adv"][done])
         keep = ~done
-        state, rows = {name: value[keep] for name, value in state.items()}, rows[keep.cpu()]
-    return result
+        if settled is not None:
+            keep &= ~settled[held[:, 1]].to(device)
+            waiting = waiting[~settled[waiting[:, 1]]]
+        state, held = {name: value[keep] for name, value in state.items()}, held[keep.cpu()]
+
+
+def _free(held: Tensor, waiting: Tensor, size: int, guesses: int) -> int:
+    """How many of those that wait may begin. While a sample's earlier search is under way, a later one is a guess:
+    it is in vain if the earlier one succeeds."""
+    room = size - len(held)
+    candidates = waiting[:room]
+    if not len(candidates):
+        return 0
+    busy = set(held[:, 1].tolist())
+    first = 0
+    for row in candidates[:, 1].tolist():
+        if row in busy:
+            break
+        busy.add(row)
+        first += 1
+    return max(first, min(len(candidates), guesses - len(held)))
 
 
 def _joined(state: State | None, new: State) -> State:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks import losses
+from clat.attacks.ascent import check_found, check_path
 from clat.attacks.noise import uniform
 from clat.attacks.search import State, run_search
 from clat.data.checks import check_images, check_labels
@@ -41,7 +42,7 @@ def stadv(
     `step_size`: by how much one Adam step moves it, in units of half the image's side (0.05 is 0.775 pixels of 32);
     `steps`: forward and backward passes a sample; `tau`: the weight of the flow's roughness, see `roughness`.
     Returns x_adv in [0, 1]; samples that no step fooled come back at their largest margin. Leaves no trace in the
-    model. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    model. Raises ClatError for images outside [0, 1], bad settings, or a gradient that is not finite.
     """
     check_images(x)
     check_labels(y, None, len(x))
@@ -54,7 +55,9 @@ def stadv(
             raise ClatError(f"{name} is {value}: expected a value of at least 0")
     search = StadvSearch(model, bound, steps=steps, step_size=step_size, tau=tau, seed=seed)
     with modes.for_attack(model):
-        return run_search(search, x, y)
+        found = run_search(search, x, y)
+    check_found(found)
+    return found
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
@@ -149,8 +152,13 @@ class StadvSearch:
         better = ((value > state["value"]) | wrong) & ~state["done"]
         state["adv"] = torch.where(better[:, None, None, None], adv, state["adv"])
         state["value"] = torch.where(better, value, state["value"])
+        # NaN is the mark by which a broken gradient is seen in the end; a flow of NaN could not be warped by.
+        sound = value.isfinite() & gradient.isfinite().flatten(1).all(1)
+        broken = (~sound & ~state["done"])[:, None, None, None]
+        state["adv"] = state["adv"].masked_fill(broken, torch.nan)
+        gradient = torch.where(sound[:, None, None, None], gradient, 0)
         state["t"] = state["t"] + 1
-        state["done"] = state["done"] | wrong | (state["t"] >= self.steps)
+        state["done"] = state["done"] | wrong | ~sound | (state["t"] >= self.steps)
         state["flow"] = confined(state["flow"] + self._adam(state, gradient), self.bound)
 
     def _evaluate(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,6 +168,7 @@ class StadvSearch:
             adv = warp(state["x"], flow)
             logits = self.model(adv)
             value = losses.margin(logits, state["y"])
+            check_path(value)
             (gradient,) = torch.autograd.grad((value - self.tau * roughness(flow)).sum(), flow)
         return adv.detach(), value.detach(), logits.detach().argmax(1) != state["y"], gradient
 

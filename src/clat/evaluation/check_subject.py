@@ -30,7 +30,7 @@ RESTARTED = _one("restarted", "pgd", steps=10, restarts=5)
 LONG = _one("long", "pgd", steps=100)
 OTHER_LOSS = _one("other-loss", "apgd", loss="dlr-targeted", targets=1, steps=50)
 UNBOUNDED = _one("unbounded", "apgd", loss="ce", steps=100)
-BLACK_BOX = _one("black-box", "square", steps=500)
+BLACK_BOX = _one("black-box", "square", steps=500, schedule=500)
 
 
 @dataclass

@@ -27,10 +27,12 @@ KINDS = ("clean", "robust")
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a comparison needs of a result. `setting`: what has to agree; `clean`, `robust`: (N,) bool."""
+    """What a comparison needs of a result. `setting`: what has to agree; `images`: the digest of what was
+    evaluated, None in a file of a version that had none; `clean`, `robust`: (N,) bool."""
 
     label: str
     setting: dict[str, Any]
+    images: str | None
     clean: Tensor
     robust: Tensor
 
@@ -43,10 +45,12 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same samples; differences are the second's less the first's."""
+    """Two networks on the same samples; differences are the second's less the first's. `notes`: what could not be
+    checked."""
 
     labels: tuple[str, str]
     setting: dict[str, Any]
+    notes: tuple[str, ...]
     accuracies: dict[str, tuple[Accuracy, Accuracy]]
     differences: dict[str, PairedDifference]
 
@@ -57,6 +61,7 @@ class Comparison:
             "first": self.labels[0],
             "second": self.labels[1],
             **self.setting,
+            "notes": list(self.notes),
             **{
                 kind: {"accuracies": accuracies[kind], "difference": self.differences[kind].to_dict()}
                 for kind in KINDS
@@ -81,10 +86,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SeedComparison:
-    """One or two groups of networks that differ in their seed alone; `differences`: the second less the first."""
+    """One or two groups of networks that differ in their seed alone; `differences`: the second less the first;
+    `notes`: what could not be checked."""
 
     labels: tuple[tuple[str, ...], ...]
     setting: dict[str, Any]
+    notes: tuple[str, ...]
     summaries: dict[str, tuple[SeedSummary, ...]]
 
     @property
@@ -100,6 +107,7 @@ class SeedComparison:
                 for place, labels in enumerate(self.labels)
             ],
             **self.setting,
+            "notes": list(self.notes),
             **({"differences": differences} if differences else {}),
         }
 
@@ -128,10 +136,12 @@ def compare(first: Source, second: Source) -> Comparison:
 
     Raises ClatError where these differ, naming what does, and for a file that is no result of an evaluation.
     """
-    one, other = _read_all([first, second])
+    both = _read_all([first, second])
+    one, other = both
     return Comparison(
         labels=(one.label, other.label),
         setting=one.setting,
+        notes=_notes(both),
         accuracies={kind: (_accuracy(one.of(kind)), _accuracy(other.of(kind))) for kind in KINDS},
         differences={kind: PairedDifference.between(one.of(kind), other.of(kind)) for kind in KINDS},
     )
@@ -145,6 +155,7 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     return SeedComparison(
         labels=tuple(tuple(one.label for one in group) for group in groups),
         setting=everything[0].setting,
+        notes=_notes(everything),
         summaries={
             kind: tuple(SeedSummary(tuple(one.share(kind) for one in group)) for group in groups) for kind in KINDS
         },
@@ -167,7 +178,23 @@ def _read_all(sources: Sequence[Source]) -> list[Verdicts]:
                     f"{first.label} and {other.label} cannot be compared: {name} is {_plain(value)} in the one and"
                     f" {_plain(other.setting[name])} in the other"
                 )
+    known = [one for one in everything if one.images is not None]
+    for other in known[1:]:
+        if other.images != known[0].images:
+            raise ClatError(
+                f"{known[0].label} and {other.label} are of different images, labels or numbers"
+                f" ({known[0].images} and {other.images}): evaluate both on the same"
+            )
     return everything
+
+
+def _notes(everything: Sequence[Verdicts]) -> tuple[str, ...]:
+    """What has to be taken on trust: results of older versions do not say which images they are of."""
+    without = [one.label for one in everything if one.images is None]
+    if not without:
+        return ()
+    samples = f"the {everything[0].setting['n']} samples are taken to be the same, in the same order"
+    return (f"{', '.join(without)} without a digest of the images: {samples}",)
 
 
 def read_verdicts(source: Source) -> Verdicts:
@@ -192,11 +219,14 @@ def read_verdicts(source: Source) -> Verdicts:
             "data": {"name": images.get("name"), "split": images.get("split")},
             "n": len(clean),
         }
+        digest = data.get("images")
+        if digest is not None and not isinstance(digest, str):
+            raise ValueError
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ClatError(f"{label} is no result of `clat evaluate`: it lacks verdicts or what they are of") from None
     if len(clean) != len(robust) or len(clean) == 0:
         raise ClatError(f"{label} is damaged: {len(clean)} clean and {len(robust)} robust verdicts")
-    return Verdicts(label, setting, clean, robust)
+    return Verdicts(label, setting, digest, clean, robust)
 
 
 def _flags(bits: str) -> Tensor:

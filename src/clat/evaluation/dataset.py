@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clat import modes
 from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
 from clat.evaluation.identity import device_of
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.subset import check_ids
 from clat.units import Size
 
 PART_BYTES = 2**30
@@ -28,7 +31,7 @@ def evaluate_set(
     *,
     protocol: str | Path | Protocol,
     eps: Size,
-    ids: Tensor | None = None,
+    ids: Tensor | Sequence[int] | None = None,
     state: str | Path | None = None,
     part_bytes: int = PART_BYTES,
     channels_last: bool = True,
@@ -38,31 +41,34 @@ def evaluate_set(
 ) -> Evaluation:
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
 
-    `ids`: evaluate these images of the set only (the 5,000-image convention), by number. `state`: a file name from
-    which an interrupted evaluation goes on; each process and part adds its number to it. Within torch.distributed,
-    each process takes every world-th image and all return the whole result; a sample's verdict does not depend on
-    which process had it.
+    `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
+    file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
+    torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
+    a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
+    faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
+    `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
     """
-    ids = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
+    where = f"'{images.name}/{images.split}'"
+    if len(images) == 0:
+        raise ClatError(f"{where} is empty: there is nothing to evaluate")
+    ids = torch.arange(len(images)) if ids is None else check_ids(ids, len(images), where)
     if len(ids) == 0:
-        raise ClatError(f"'{images.name}/{images.split}' is empty: there is nothing to evaluate")
-    if int(ids.min()) < 0 or int(ids.max()) >= len(images):
-        reach = f"ids reach from {int(ids.min())} to {int(ids.max())}"
-        raise ClatError(f"{reach}, but '{images.name}' has {len(images)} images")
+        raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
     device = device_of(model, torch.device("cpu"))
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
+    layout = torch.contiguous_format
+    if channels_last and _runs(model, images, device, torch.channels_last):
+        layout = torch.channels_last
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
     def evaluated(number: int, part: Tensor) -> Evaluation:
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{rank}-{number}")
-        return evaluate(
-            model, x, y, protocol=protocol, eps=eps, ids=part, state=file, report=report, about=about, **options
-        )
+        options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
+        with modes.in_layout(model, layout):
+            return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
 
     parts = [part for part in ids[rank::world].split(size) if len(part)]
     if world == 1:
@@ -80,7 +86,19 @@ def evaluate_set(
     places = torch.cat([torch.arange(len(ids))[start::world] for start in range(world)])
     whole = _joined([result for theirs in gathered for result in theirs], places)
     longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
-    return replace(whole, cost=replace(whole.cost, seconds=longest))
+    environment = {**whole.environment, "processes": world}
+    return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
+
+
+def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> bool:
+    """Whether the model takes images in this layout; one that calls view() on them may not."""
+    x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
+    try:
+        with modes.in_layout(model, layout), modes.for_attack(model), torch.no_grad():
+            model(x.contiguous(memory_format=layout).to(device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
@@ -97,6 +115,7 @@ def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
         results[0],
         correct=whole([result.correct for result in results]),
         fooled_by=whole([result.fooled_by for result in results]),
+        samples=whole([result.samples for result in results]),
         x_adv=whole(examples) if examples else None,
         notes=list(dict.fromkeys(note for result in results for note in result.notes)),
         cost=sum((result.cost for result in results), Cost()),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,21 +16,23 @@ from clat import modes
 from clat.attacks.ascent import check_found
 from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
-from clat.attacks.search import run_search
+from clat.attacks.search import run_searches, worthwhile
 from clat.data.checks import check_images, check_labels
 from clat.environment import describe_environment
 from clat.errors import ClatError, unknown
 from clat.evaluation.cost import Cost, metered
-from clat.evaluation.identity import device_of, digest, fingerprint
+from clat.evaluation.identity import device_of, digest, fingerprint, sample_digests
 from clat.evaluation.passes import Pass, passes
 from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json
+from clat.precision import exact_float32, is_exact
 from clat.units import Size, parse_size, size_text
 
 PRECISIONS = ("float32", "bfloat16")
-"""Of the search. The verdict on every example is a fresh float32 forward pass either way."""
+"""Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags
+have it. The verdict on every example is a fresh forward pass in exact float32 either way."""
 
 Report = Callable[[str, int, int, float], None]
 """(attack, samples it is through with, samples it had, upper bound of the robust accuracy) -> None."""
@@ -38,9 +41,9 @@ Report = Callable[[str, int, int, float], None]
 @dataclass(frozen=True)
 class Evaluation:
     """`correct`, `robust`: bool per sample, (N,), on the CPU; a robust sample is correct on its clean image too.
-    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `x_adv`: the examples, if
-    they were asked for. `notes`: what differs from the protocol's letter. `about`: what the caller adds to the
-    JSON (model, weights, data)."""
+    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `samples`: a digest of each
+    sample's image, label and number, (N,) int64. `x_adv`: the examples, if they were asked for. `notes`: what
+    differs from the protocol's letter. `about`: what the caller adds to the JSON (model, weights, data)."""
 
     protocol: Protocol
     eps: str
@@ -49,6 +52,7 @@ class Evaluation:
     precision: str
     correct: Tensor
     fooled_by: Tensor
+    samples: Tensor
     cost: Cost
     environment: dict[str, Any]
     notes: list[str] = field(default_factory=list)
@@ -66,6 +70,11 @@ class Evaluation:
     @property
     def robust_accuracy(self) -> Accuracy:
         return Accuracy(int(self.robust.sum()), len(self.correct))
+
+    @property
+    def images(self) -> str:
+        """A digest of what was evaluated, by which results of other images, labels or numbers are told apart."""
+        return digest(self.samples)
 
     @property
     def per_attack(self) -> dict[str, Accuracy]:
@@ -92,6 +101,7 @@ class Evaluation:
                 {"name": name, "robust_accuracy": accuracy.to_dict()} for name, accuracy in self.per_attack.items()
             ],
             "notes": self.notes,
+            "images": self.images,
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
             "cost": asdict(self.cost),
@@ -128,11 +138,11 @@ def evaluate(
 
     `protocol`: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol; `eps`: float or
     fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
-    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16;
-    `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return x_adv too, which a state
-    does not hold; `report`: told of the progress. x may live on the CPU with the model on a GPU. The model runs in
-    evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside [0, 1],
-    wrong labels, a model whose output is not finite logits, or a state file of something else.
+    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
+    (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
+    x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
+    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
+    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
     check_images(x)
@@ -153,11 +163,14 @@ def evaluate(
     ids = torch.arange(len(x)) if ids is None else ids.cpu().long()
     if ids.shape != (len(x),):
         raise ClatError(f"ids have shape {tuple(ids.shape)}, expected ({len(x)},): one number an image")
+    samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
-        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=job.classes(), seed=seed)
+        first = job.first_logits()
+        room = worthwhile(batch_size, device)
+        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room)
         keeper = Keeper(None, {})
         if state is not None:
             key = {
@@ -167,18 +180,18 @@ def evaluate(
                 "seed": str(seed),
                 "precision": precision,
                 "model": fingerprint(model),
-                "images": digest(x, y, ids),
+                "images": digest(samples),
             }
             keeper = Keeper(Path(state), key)
         standing = keeper.load()
         if standing is None:
-            standing = Standing.fresh(job.correct())
+            standing = Standing.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         else:
             notes.append("went on from a state file: the cost is of the last session alone")
         try:
-            for number, one in enumerate(todo):
-                job.run(number, one, standing, keeper)
+            for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
+                job.run(list(group), standing, keeper)
         finally:
             keeper.save(standing, now=True)
     return Evaluation(
@@ -189,6 +202,7 @@ def evaluate(
         precision=precision,
         correct=standing.correct,
         fooled_by=standing.fooled_by,
+        samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
         notes=notes,
@@ -211,56 +225,79 @@ class _Job:
     examples: Tensor | None
     report: Report | None
 
-    def classes(self) -> int:
-        """How many classes the model tells apart; its output is checked on the way."""
-        logits = self._logits(self.x[:1].to(self.device), self.y[:1].to(self.device))
-        if bool((logits >= 0).all()) and abs(float(logits.sum()) - 1) < 1e-3:
+    def first_logits(self) -> Tensor:
+        """Of the first batch of clean images. That a model returns no probabilities is checked on them."""
+        logits = self._logits(*next(self._batches()))
+        if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
-        return logits.shape[1]
+        return logits
 
-    def correct(self) -> Tensor:
-        parts = zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
-        return torch.cat([self._right(x.to(self.device), y.to(self.device)).cpu() for x, y in parts])
+    def correct(self, first: Tensor) -> Tensor:
+        """Which samples are right on their clean image, (N,) bool, on the CPU; `first`: as `first_logits`."""
+        rest = (self._logits(x, y) for x, y in itertools.islice(self._batches(), 1, None))
+        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)]) == self.y.cpu()
 
-    def run(self, number: int, one: Pass, standing: Standing, keeper: Keeper) -> None:
-        """One pass over the samples that are still robust and have not been through it. A search in lower precision
-        leaves a sample once that precision takes it for fooled; if it is not, float32 searches for it again."""
-        self._search(number, one, self.precision, standing, keeper)
-        if self.precision != "float32":
-            self._search(number, one, "float32", standing, keeper)
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
+            yield x.to(self.device), y.to(self.device)
 
-    def _search(self, number: int, one: Pass, precision: str, standing: Standing, keeper: Keeper) -> None:
+    def run(self, group: list[tuple[int, Pass]], standing: Standing, keeper: Keeper) -> None:
+        """Passes of one group, numbered, over the samples that are still robust and have not been through them.
+
+        They share batches, but where examples are asked for: which pass fools a sample first is then not left to
+        the batch. A search in lower precision leaves a sample once that precision takes it for fooled; if it is
+        not, exact float32 searches again.
+        """
+        exact = group[0][1].exact or (self.precision == "float32" and is_exact(self.device))
+        for together in [group] if self.examples is None else [[one] for one in group]:
+            through = standing.passed[:, None] > torch.tensor([number for number, _ in together])
+            if not exact:
+                self._search(together, self.precision, through, standing, keeper)
+            with exact_float32():
+                self._search(together, "exact", through, standing, keeper)
+
+    def _search(
+        self, group: list[tuple[int, Pass]], precision: str, through: Tensor, standing: Standing, keeper: Keeper
+    ) -> None:
+        """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = _InPrecision(self.model, self.device, precision)
-        rows = (standing.alive & (standing.passed <= number)).nonzero().squeeze(1)
-        total, through = len(rows), 0
+        rows = standing.alive.nonzero().squeeze(1)
+        wanted = ~through[rows].T
+        first, one = group[0]
+        total, to_come = int(wanted.sum()), wanted.clone()
 
-        def judge(finished: Tensor, adv: Tensor) -> None:
-            nonlocal through
+        def judge(numbers: Tensor, finished: Tensor, adv: Tensor) -> Tensor:
             here = rows[finished]
             check_found(adv)
             right = self._right(adv, self.y[here].to(self.device)).cpu()
             standing.fooled_by[here[~right]] = one.attack
-            standing.passed[here[~right | self._as_searched(model, adv, here, right)]] = number + 1
+            judged = ~right | self._as_searched(model, adv, here, right)
+            through[here[judged], numbers[judged]] = True
+            # A state holds how many passes a sample has been through in order.
+            standing.passed[here] = first + through[here].long().cumprod(1).sum(1)
             if self.examples is not None:
                 # Of a sample that nothing fools, the first attack's example stays: the last one's says less.
-                shown = ~right if number else torch.ones_like(right)
+                shown = ~right if first else torch.ones_like(right)
                 self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
             keeper.save(standing)
-            through += len(here)
+            settled = ~standing.alive[rows]
+            to_come[numbers, finished] = False
+            to_come[:, settled] = False
             if self.report is not None:
                 bound = float(standing.alive.double().mean())
-                self.report(one.label, through, total, bound)
+                self.report(one.label, total - int(to_come.sum()), total, bound)
+            return settled
 
         if total:
-            run_search(
-                one.build(model), self.x[rows], self.y[rows], self.ids[rows],
-                batch_size=self.batch_size, device=self.device, finished=judge,
+            run_searches(
+                [search.build(model) for _, search in group], self.x[rows], self.y[rows], self.ids[rows],
+                wanted=wanted, batch_size=self.batch_size, device=self.device, finished=judge,
             )  # fmt: skip
 
     def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:
         """Which of the samples that withstood their examples did so in the search's precision too."""
         agreed = right.clone()
-        if model.low and right.any():
+        if model.precision != "exact" and right.any():
             with torch.no_grad():
                 found = model(adv[right.to(adv.device)]).argmax(1).cpu()
             agreed[right] = found == self.y[rows[right]].cpu()
@@ -270,7 +307,7 @@ class _Job:
         return self._logits(x, y).argmax(1) == y
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32():
             logits = self.model(x)
         check_logits(logits, y)
         if not torch.isfinite(logits).all():
@@ -283,9 +320,10 @@ class _InPrecision(nn.Module):
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.model, self.device, self.low = model, device, precision == "bfloat16"
+        self.model, self.device, self.precision = model, device, precision
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16) if self.low else nullcontext():
+        low = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if low else nullcontext():
             logits: Tensor = self.model(x)
         return logits.float()

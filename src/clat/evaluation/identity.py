@@ -29,12 +29,21 @@ def fingerprint(model: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
-def digest(*tensors: Tensor) -> str:
-    """Sixteen hex digits that change with any value of the tensors."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(_raw(tensor))
-    return sha.hexdigest()[:16]
+def sample_digests(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    """One number a sample, (N,) int64, that changes with its pixels, label or number. Those of a set's parts,
+    whichever process had them, make up those of the set."""
+    rows = zip(x.detach().float().cpu(), y.tolist(), ids.tolist(), strict=True)
+    found = []
+    for image, label, number in rows:
+        sha = hashlib.sha256(f"{tuple(image.shape)} {label} {number} ".encode())
+        sha.update(_raw(image))
+        found.append(int.from_bytes(sha.digest()[:8], "little", signed=True))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def digest(tensor: Tensor) -> str:
+    """Sixteen hex digits that change with any value of the tensor."""
+    return hashlib.sha256(_raw(tensor)).hexdigest()[:16]
 
 
 def _raw(tensor: Tensor) -> memoryview:

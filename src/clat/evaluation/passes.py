@@ -22,16 +22,24 @@ from clat.units import parse_size
 
 @dataclass(frozen=True)
 class Pass:
-    """`attack`: the position of its attack in the protocol; `build(model)`: its search."""
+    """`attack`: the position of its attack in the protocol; `build(model)`: its search; `group`: passes of the same
+    differ in nothing but how a sample starts; `exact`: in float32
+    whatever the precision of the others: FAB walks along the boundary, where logits differ by less than bfloat16
+    can tell."""
 
     attack: int
     label: str
     build: Callable[[nn.Module], Search]
+    group: int
+    exact: bool
 
 
-def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int) -> tuple[list[Pass], list[str]]:
+def passes(
+    protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1
+) -> tuple[list[Pass], list[str]]:
     """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
-    plain margin where the targeted DLR, which needs 4 classes, cannot be had."""
+    plain margin where the targeted DLR, which needs 4 classes, cannot be had. `room`: how many images a forward
+    pass may be filled up to."""
     if classes < 2:
         raise ClatError(f"the model has {classes} class: an evaluation needs a wrong one beside the right one")
     result: list[Pass] = []
@@ -51,17 +59,27 @@ def passes(protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int
             raise ClatError(
                 f"{spec.label} needs at least 3 classes, the model has {classes}: use apgd with loss ce"
             )
+        alike = spec.attack not in ("square", "pixle")  # these draw random numbers in every iteration
+        first = len(result)
         targets: list[int | None] = [None] if spec_targets is None else list(range(1, spec_targets + 1))
         for restart in range(spec.restarts):
             for target in targets:
                 place = derive_seed(seed, spec.label, restart, target)
-                build = _builder(spec, loss, target, restart, eps, norm, place)
-                result.append(Pass(position, spec.label, build))
+                build = _builder(spec, loss, target, restart, eps, norm, place, room)
+                group = first if alike else len(result)
+                result.append(Pass(position, spec.label, build, group, exact=spec.attack == "fab"))
     return result, notes
 
 
 def _builder(
-    spec: AttackSpec, loss: str | None, target: int | None, restart: int, eps: float, norm: str, seed: int
+    spec: AttackSpec,
+    loss: str | None,
+    target: int | None,
+    restart: int,
+    eps: float,
+    norm: str,
+    seed: int,
+    room: int,
 ) -> Callable[[nn.Module], Search]:
     steps = spec.steps or 0
     if spec.attack == "pgd":
@@ -76,7 +94,9 @@ def _builder(
             model, eps, norm=norm, steps=steps, target=target, restart=restart, seed=seed
         )
     if spec.attack == "square":
-        return lambda model: SquareSearch(model, eps, norm=norm, queries=steps, seed=seed)
+        return lambda model: SquareSearch(
+            model, eps, norm=norm, queries=steps, schedule=spec.schedule, seed=seed, room=room
+        )
     if spec.attack == "stadv":
         return lambda model: StadvSearch(model, bound=spec.bound or 0.0, steps=steps, seed=seed)
     return lambda model: PixleSearch(model, seed=seed)

@@ -9,16 +9,18 @@ from clat import modes
 from clat.attacks.pgd import check_logits
 from clat.errors import ClatError
 from clat.evaluation.identity import device_of
+from clat.precision import exact_float32
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Logits (N, classes), float32, on the CPU, of `x` (N, C, H, W) in [0, 1]; `y` (N,) only has to fit them.
+    """Logits (N, classes), exact float32, on the CPU, of `x` (N, C, H, W) in [0, 1]; `y` (N,) only has to fit them.
 
     Leaves no trace in the model. Raises ClatError where the model returns something else, or NaN.
     """
     device = device_of(model, x.device)
     parts = []
-    with modes.for_attack(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    exactly = torch.autocast(device.type, enabled=False), exact_float32()
+    with modes.for_attack(model), torch.no_grad(), exactly[0], exactly[1]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = model(images.to(device))
             check_logits(logits, labels)

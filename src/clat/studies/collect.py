@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from clat.evaluation.statistics import nrr
+from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json, write_text
 from clat.report.formatting import DASH, count, duration, memory, percent
 from clat.studies.row import Paper, Row, Scale, Study
@@ -45,15 +45,16 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
         "name": row.name,
         "status": "failed" if failure else "not run",
         "failure": failure,
+        "group": row.group or row.name,
         "note": row.note,
         "paper": vars(row.paper) if row.paper else None,
     }
     try:
         about, summary = (_json(run / name) for name in ("run.json", "summary.json"))
-        last, best = (_json(run / "evaluations" / f"{label}.json") for label in ("last", "best"))
+        if about["status"] != "finished":
+            return entry
+        last, best = (_measure(row, run, summary, label) for label in ("last", "best"))
     except (OSError, ValueError):
-        return entry
-    if about["status"] != "finished":
         return entry
     stages = summary["stages"]
     return entry | {
@@ -62,9 +63,9 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
         "seed": about["seed"],
         "recipe_hash": about["recipe_hash"],
         "environment": about["environment"],
-        "protocol": {key: last["protocol"][key] for key in ("name", "hash")} | {"eps": last["eps"]["text"]},
-        "last": _accuracies(last) | {"epoch": summary["last"]["epoch"]},
-        "best": _accuracies(best) | {"epoch": summary["best"]["epoch"]},
+        "protocol": last.pop("protocol"),
+        "last": last,
+        "best": {key: value for key, value in best.items() if key != "protocol"},
         "parameters": about["model"]["parameters"],
         "trainable_parameters": stages[-1]["trainable_parameters"],
         "stages": [{key: one[key] for key in ("name", "epochs", "seconds")} for one in stages],
@@ -80,9 +81,26 @@ def _json(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def _accuracies(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
-    return {"clean": clean, "robust": robust, "nrr": nrr(clean["value"], robust["value"])}
+def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """The accuracies of the best or the last weights: on the test split or, where a row leaves it unread, on the
+    held-out images."""
+    if row.recipe.evaluation.weights == "none":
+        monitor, check = row.recipe.monitor, summary[label]
+        n = check["heldout_n"]
+        clean, robust = (Accuracy(round(check[f"heldout_{kind}"] * n), n).to_dict() for kind in ("clean", "robust"))
+        protocol = {"name": f"pgd-{monitor.steps} on held-out images", "hash": "-", "eps": row.recipe.eps}
+    else:
+        evaluation = _json(run / "evaluations" / f"{label}.json")
+        clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
+        protocol = {key: evaluation["protocol"][key] for key in ("name", "hash")}
+        protocol["eps"] = evaluation["eps"]["text"]
+    return {
+        "clean": clean,
+        "robust": robust,
+        "nrr": nrr(clean["value"], robust["value"]),
+        "epoch": summary[label]["epoch"],
+        "protocol": protocol,
+    }
 
 
 def cells(entry: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ class Paper:
 @dataclass(frozen=True)
 class Row:
     """One line of a study's table. `reuse`: the row whose finished first stages this one may take over; `needs`:
-    rows whose weights it starts from."""
+    rows whose weights it starts from; `group`: what it is a seed of, if the study has several."""
 
     name: str
     recipe: Recipe
     reuse: str | None = None
     needs: tuple[str, ...] = ()
+    group: str = ""
     paper: Paper | None = None
     note: str = ""
 
@@ -43,7 +44,8 @@ class Scale:
     """How large a study is run: the settings that all its rows share, and the budget.
 
     `start`, `rest`: epochs of the first and of the second part ("X", then CLAT or more of X), so that every row
-    has start + rest; `settings`: recipe fields, as in TOML; `remark`: what the numbers can and cannot say.
+    has start + rest; `settings`: recipe fields, as in TOML; `remark`: what the numbers can and cannot say; `seeds`:
+    every row is run once with each.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Scale:
     rest: int
     settings: Table
     remark: str
+    seeds: tuple[int, ...] = (0,)
 
     @property
     def epochs(self) -> int:
@@ -105,15 +108,34 @@ def clat_stage(epochs: int, *, fast: bool = False, k: int = 1, every: int = 10, 
     )
 
 
+def seeded(rows: Sequence[Row], seeds: Sequence[int]) -> list[Row]:
+    """Each row once a seed, as ROW@SEED, the first seed of all rows first. One seed only: the rows as they are."""
+    if len(seeds) == 1:
+        return [replace(row, recipe=replace(row.recipe, seed=seeds[0]), group=row.name) for row in rows]
+    return [
+        replace(
+            row,
+            name=f"{row.name}@{seed}",
+            recipe=replace(row.recipe, seed=seed),
+            reuse=row.reuse and f"{row.reuse}@{seed}",
+            needs=tuple(f"{name}@{seed}" for name in row.needs),
+            group=row.name,
+        )
+        for seed in seeds
+        for row in rows
+    ]
+
+
 def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows called `names`, and what they reuse; all of them if none is named."""
+    """The rows called `names` (or of the groups so called), and what they reuse; all of them if none is named."""
     by_name = {row.name: row for row in rows}
     if len(by_name) < len(rows):
         raise ClatError("two rows of the study have one name")
+    groups = {row.group for row in rows}
     for name in names:
-        if name not in by_name:
+        if name not in by_name and name not in groups:
             raise unknown("row", name, by_name)
-    wanted = set(names or by_name)
+    wanted = {row.name for row in rows if not names or row.name in names or row.group in names}
     for row in reversed(rows):
         if row.name in wanted:
             wanted |= {*row.needs, *([row.reuse] if row.reuse else [])}

@@ -15,7 +15,7 @@ SMOKE = Scale(
         "data": {"name": "cifar10", "train_size": 1500, "heldout": 500},
         "schedule": {"kind": "cosine", "lr": 0.1},
         "monitor": {"num_samples": 250, "every": 2},
-        "evaluation": {"protocol": "pgd-20", "num_samples": 1000, "stages": False},
+        "evaluation": {"protocol": "pgd-20", "num_samples": 1000, "weights": "best-and-last"},
         "engine": {"precision": "bf16-mixed"},
     },
     remark="1,500 images, six epochs, a ResNet-18 of width 16 and one seed show that every row trains and is "
@@ -33,7 +33,7 @@ SHORT = Scale(
         "data": {"name": "cifar10", "heldout": 1000},
         "schedule": {"kind": "cosine", "lr": 0.1},
         "monitor": {"num_samples": 1000},
-        "evaluation": {"protocol": "pgd-20", "stages": False},
+        "evaluation": {"protocol": "pgd-20", "weights": "best-and-last"},
         "engine": {"precision": "bf16-mixed"},
     },
     remark="The whole of CIFAR-10, a full ResNet-18 and 30 epochs: an equal, short budget, one seed. The papers "

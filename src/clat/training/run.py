@@ -242,11 +242,13 @@ def _evaluate(
     the last weights.
     """
     config = recipe.evaluation
+    if config.weights == "none":
+        return {}
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
     results = {}
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
-    for label in [*(stages if config.stages else ()), "best", "last"]:
+    for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
         if file.exists():

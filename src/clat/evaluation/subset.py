@@ -1,0 +1,53 @@
+"""Which images of a split are evaluated, by number: as the 5,000 of ImageNet that results are reported on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clat.errors import ClatError
+
+
+def read_ids(path: str | Path) -> list[Any]:
+    """The entries of a file: a JSON list, or numbers with spaces, commas or line ends between them. Whether they
+    are numbers of images is for `check_ids` to say. Raises ClatError where the file cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ClatError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ClatError(f"{path} is not text: give a JSON list of image numbers, or one a line") from None
+    if not text.lstrip().startswith(("[", "{")):
+        return [int(word) if word.isdecimal() else word for word in text.replace(",", " ").split()]
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise ClatError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(entries, list):
+        raise ClatError(f"{path} holds no JSON list: give image numbers such as [0, 10, 20]")
+    return entries
+
+
+def check_ids(ids: Tensor | Sequence[Any], n: int, where: str) -> Tensor:
+    """The numbers as (M,) int64, in the order given.
+
+    `n`: how many images there are; `where`: what the numbers are of, for the message. Raises ClatError unless they
+    are whole numbers from 0 to n - 1, each there once.
+    """
+    entries = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else list(ids)
+    seen: set[int] = set()
+    for entry in entries:
+        if not hasattr(entry, "__index__") or isinstance(entry, bool):
+            raise ClatError(f"ids hold {entry!r}: expected whole numbers, those of images of {where}")
+        number = int(entry)
+        if not 0 <= number < n:
+            raise ClatError(f"ids hold {number}, but {where} has {n} images, numbered from 0 to {n - 1}")
+        if number in seen:
+            raise ClatError(f"ids hold {number} twice: each image counts once")
+        seen.add(number)
+    return torch.tensor([int(entry) for entry in entries], dtype=torch.int64)
