@@ -119,7 +119,7 @@ class Cure(DivergenceAttack):
             parts["consistency"] = consistency / len(x)
             total = total + self.gamma * parts["consistency"]
         if state.conservation is not None:
-            state.conservation.weigh(natural, cross_entropy(moved, y))
+            state.conservation.losses = natural, cross_entropy(moved, y)
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
 
@@ -145,6 +145,10 @@ class CureState(Companion):
         if self.conservation is not None:
             self.conservation.adopt(parameters)
         return parameters
+
+    def before_backward(self) -> None:
+        if self.conservation is not None:
+            self.conservation.weigh()
 
     def after_backward(self) -> None:
         if self.conservation is not None:

@@ -303,6 +303,7 @@ class Trainer:
                 if self.engine.any_of(not torch.isfinite(loss.total)):
                     raise self._diverged("the loss", progress.step + 1)
                 self.optimizer.zero_grad(set_to_none=True)
+                self.company.before_backward()
                 loss.total.backward()
             self.engine.average_gradients(self.parameters.values())
             self.company.after_backward()
