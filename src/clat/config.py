@@ -13,6 +13,7 @@ from clat.data.generated import check_fraction
 from clat.errors import ClatError, unknown
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.rankings.measure import READING_WEIGHTS
 from clat.selection import Selection
 from clat.training.schedules import Schedule
 from clat.units import Size, parse_size, size_text
@@ -101,9 +102,21 @@ class StageConfig:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
         names = [treatment.name for treatment in self.treatments]
         for treatment in self.treatments:
-            if names.count(treatment.name) > 1:
-                raise ClatError(f"stage '{self.name}' has the treatment '{treatment.name}' twice")
+            try:
+                treatment.check_beside(names)
+            except ClatError as error:
+                raise ClatError(f"stage '{self.name}' {error}") from None
             treatment.check(self.epochs)
+        self._check_ranking()
+
+    def _check_ranking(self) -> None:
+        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
+        if guests and self.selection is not None and self.selection.ranking in READING_WEIGHTS:
+            raise ClatError(
+                f"stage '{self.name}': the ranking '{self.selection.ranking}' reads the weights of a plain "
+                f"network, which '{guests[0]}' changes: rank by criticality or activation, or name the layers"
+            )
 
     @property
     def bn_policy(self) -> str:

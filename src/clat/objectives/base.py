@@ -52,6 +52,9 @@ class Objective:
     one_step = False
     """Whether training examples come from a single gradient step, so that catastrophic overfitting threatens."""
 
+    reparametrises = False
+    """Whether its companion puts parameters of its own into the network's layers."""
+
     @property
     def replays(self) -> int:
         """Optimizer steps on each batch."""

@@ -33,6 +33,7 @@ from clat.objectives.pgd_at import PgdAT
 class Twins(PgdAT):
     """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
 
+    reparametrises = True
     name: Literal["twins"] = "twins"  # type: ignore[assignment]
     form: Literal["at", "trades"] = "at"
     """The loss of both networks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -26,6 +26,8 @@ class LoRA(Treatment):
     """
 
     name: Literal["lora"] = "lora"
+    before: ClassVar[tuple[str, ...]] = ("ema", "swa")
+    reparametrises: ClassVar[bool] = True
     rank: int = 2
     """r, of a linear layer or a 1 x 1 convolution; a k x k one has inner dimension r k."""
     alpha: float | None = None

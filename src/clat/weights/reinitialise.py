@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ class Reinitialise(Treatment):
     Together with a selection of the same modules, the rest stays as it was trained."""
 
     name: Literal["reinitialise"] = "reinitialise"
+    before: ClassVar[tuple[str, ...]] = ("lora", "ema", "swa")
     modules: tuple[str, ...] = ()
     """Patterns of module names ("layer2", "layer3.*"); everything below a matching module is drawn anew."""
     batch_norm: bool = True
