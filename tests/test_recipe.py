@@ -96,6 +96,7 @@ RICH = Recipe(
     data=DataConfig(
         name="cifar10",
         train_size=100,
+        decide_on="test-split",
         split_seed=2,
         image_size=16,
         augment="idbh-weak",

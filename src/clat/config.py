@@ -35,7 +35,8 @@ class ExtraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The images. The held-out part of train decides everything that is decided; test is for the end."""
+    """The images. The held-out part of train decides everything that is decided; test is for the end (but for
+    `decide_on`)."""
 
     name: str = "digits"
     """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
@@ -43,6 +44,10 @@ class DataConfig:
     """Train on this many images only; None: all that are not held out."""
     heldout: int = 1000
     """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
+    decide_on: Literal["test-split"] | None = None
+    """`test-split`: the test images decide, and nothing is held out, as in the released code of RiFT and others: to
+    repeat published runs. The accuracies on them are then no estimate for new images, and the run says so. None:
+    the held-out part of train."""
     split_seed: int = 0
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
