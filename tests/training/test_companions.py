@@ -134,3 +134,23 @@ def test_rankings_that_read_weights_are_refused_where_the_network_is_not_plain(r
     with pytest.raises(ClatError, match=f"'{ranking}' reads the weights of a plain network"):
         StageConfig(**stage, selection=Selection(ranking=ranking))
     StageConfig(**stage, selection=Selection(ranking="activation"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"treatments": (LoRA(include=("nowhere",)),)}, "'nowhere'"),
+        ({"treatments": (Reinitialise(modules=("nowhere",)),)}, "'nowhere'"),
+        ({"objective": Cure(masked=("nowhere",))}, "'nowhere'"),
+        ({"objective": Twins()}, "needs a network with BatchNorm"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_network_is_refused_before_the_first_stage(kit, tmp_path, settings, says):
+    net = kit.tiny()
+    if "objective" in settings and says.startswith("needs"):
+        net.bn1 = net.bn2 = net.bn3 = torch.nn.Identity()
+    recipe = kit.recipe(stages=(kit.pgd_at(1), kit.pgd_at(1, **{"name": "second"} | settings)))
+    with pytest.raises(ClatError, match=says):
+        clat.train(recipe, tmp_path / "run", model=net, data=kit.data(), quiet=True)
+    assert not (tmp_path / "run").exists()

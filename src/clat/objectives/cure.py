@@ -31,7 +31,7 @@ from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_diverge
 from clat.objectives.divergence import DivergenceAttack
 from clat.seeds import derive_seed
 from clat.weights.conservation import Conservation
-from clat.weights.prominence import GROUPS, Group
+from clat.weights.prominence import GROUPS, Group, maskable
 from clat.weights.revision import Pace, Revision
 
 
@@ -81,6 +81,10 @@ class Cure(DivergenceAttack):
                 raise ClatError(f"{what} is {value}: CURE expects {expected}")
         if isinstance(self.masked, str) and self.masked not in GROUPS:
             raise unknown("group of masked weights", self.masked, GROUPS)
+
+    def requires(self, model: nn.Module) -> None:
+        if self.percent > 0:
+            maskable(model, dict(model.named_parameters()), self.masked)
 
     def join(self, surroundings: Surroundings) -> Companion:
         conservation = revision = None

@@ -73,6 +73,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
     for stage in recipe.stages:
         stage.objective.requires(model)
+        for treatment in stage.treatments:
+            treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor, nn
+
 from clat.companion import Companion, Surroundings
 from clat.errors import ClatError
 
@@ -28,6 +30,10 @@ class Treatment:
         for earlier in names[: names.index(self.name)]:
             if earlier in self.before:
                 raise ClatError(f"names the treatment '{self.name}' after '{earlier}': it has to stand before it")
+
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        """Raise ClatError if this is no network that it can treat. `x`: an image, (1, C, H, W). Called before
+        training starts."""
 
     def check(self, epochs: int) -> None:
         """Raise ClatError if the settings make no sense for a stage of `epochs`."""

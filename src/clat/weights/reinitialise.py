@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -33,6 +33,9 @@ class Reinitialise(Treatment):
         if not self.modules:
             raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
 
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        check_patterns(model, self.modules)
+
     def join(self, surroundings: Surroundings) -> Companion:
         seed = derive_seed(surroundings.seed, "reinitialise")
         reinitialise(surroundings.model, self.modules, seed, batch_norm=self.batch_norm)
@@ -42,10 +45,7 @@ class Reinitialise(Treatment):
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
     """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
     `batch_norm`: BatchNorm too. Raises ClatError for a pattern that matches no module."""
-    names = [name for name, _ in model.named_modules() if name]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise unknown("module pattern", pattern, names)
+    check_patterns(model, patterns)
     chosen = {
         module
         for name, top in model.named_modules()
@@ -67,3 +67,11 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
                 nn.init.zeros_(module.bias)
         elif isinstance(module, _BatchNorm) and batch_norm:
             module.reset_parameters()
+
+
+def check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Raise ClatError for a pattern that matches no module."""
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown("module pattern", pattern, names)
