@@ -182,11 +182,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
-    """The network of a recipe's [model], with `--weights` instead of its own if they are given."""
+    """The network of a recipe's [model], with all of `--weights` instead of its own if they are given."""
     if options.width is not None or options.normalize is not None:
         raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
     config = read_recipe(options.model).model
-    config = config if options.weights is None else replace(config, weights=options.weights)
+    config = config if options.weights is None else replace(config, weights=options.weights, classifier=None)
     return models.build_model(config, num_classes)
 
 

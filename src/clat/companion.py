@@ -84,6 +84,9 @@ class Companion:
         for treatments that look ahead; it may update BatchNorm statistics like any training pass."""
         return nullcontext()
 
+    def before_backward(self) -> None:
+        """The loss of the step is computed, and its graph still whole. Not called where a treatment looks ahead."""
+
     def after_backward(self) -> None:
         """Gradients are complete, averaged over the processes, and may be changed."""
 
@@ -156,6 +159,10 @@ class Company(Companion):
             for one in self.members.values():
                 stack.enter_context(one.during_cost(cost))
             yield
+
+    def before_backward(self) -> None:
+        for one in self.members.values():
+            one.before_backward()
 
     def after_backward(self) -> None:
         for one in self.members.values():

@@ -13,6 +13,7 @@ from clat.data.generated import check_fraction
 from clat.errors import ClatError, unknown
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.rankings.measure import READING_WEIGHTS
 from clat.selection import Selection
 from clat.training.schedules import Schedule
 from clat.units import Size, parse_size, size_text
@@ -34,7 +35,8 @@ class ExtraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The images. The held-out part of train decides everything that is decided; test is for the end."""
+    """The images. The held-out part of train decides everything that is decided; test is for the end (but for
+    `decide_on`)."""
 
     name: str = "digits"
     """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
@@ -42,6 +44,10 @@ class DataConfig:
     """Train on this many images only; None: all that are not held out."""
     heldout: int = 1000
     """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
+    decide_on: Literal["test-split"] | None = None
+    """`test-split`: the test images decide, and nothing is held out, as in the released code of RiFT and others: to
+    repeat published runs. The accuracies on them are then no estimate for new images, and the run says so. None:
+    the held-out part of train."""
     split_seed: int = 0
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
@@ -101,9 +107,21 @@ class StageConfig:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
         names = [treatment.name for treatment in self.treatments]
         for treatment in self.treatments:
-            if names.count(treatment.name) > 1:
-                raise ClatError(f"stage '{self.name}' has the treatment '{treatment.name}' twice")
+            try:
+                treatment.check_beside(names)
+            except ClatError as error:
+                raise ClatError(f"stage '{self.name}' {error}") from None
             treatment.check(self.epochs)
+        self._check_ranking()
+
+    def _check_ranking(self) -> None:
+        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
+        if guests and self.selection is not None and self.selection.ranking in READING_WEIGHTS:
+            raise ClatError(
+                f"stage '{self.name}': the ranking '{self.selection.ranking}' reads the weights of a plain "
+                f"network, which '{guests[0]}' changes: rank by criticality or activation, or name the layers"
+            )
 
     @property
     def bn_policy(self) -> str:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.criticality import METRICS, NORMALISERS
 from clat.errors import ClatError, unknown
 from clat.features import TAPS
-from clat.layers import Layer, find_layers
+from clat.layers import Layer, enumerate_layers, find_layers
 from clat.modes import BN_POLICIES
 from clat.rankings.measure import RANKINGS, REWINDING
 from clat.rankings.report import Ranked
+from clat.units import Size, parse_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,19 @@ class Selection:
     """Only layers whose name matches one of these patterns take part ("layer3.*")."""
     exclude: tuple[str, ...] = ()
     """Layers whose name matches one of these patterns do not take part."""
+    shortcuts: bool | None = None
+    """Whether projection shortcuts take part; None: only under "mrc", as RiFT ranks every convolution and linear
+    layer."""
+    classifier: bool | None = None
+    """Whether the classifier does; None: the same."""
     initial: str | None = None
     """The weight file that the rewinding rankings rewind to; None: the weights that the run began with."""
     num_samples: int = 100
     """Held-out images on which layers are ranked (CLAT's paper: one batch; 10 suffice)."""
     steps: int = 10
     """Steps of the attack within this measurement."""
+    alpha: Size | None = None
+    """Step size of this attack; None: 2.5 * eps / steps, or eps / steps of the activation attack."""
     normaliser: Literal["numel", "sqrt", "relative"] = "numel"
     """See `clat.criticality.NORMALISERS`; numel is the paper's."""
     tap: Literal["output", "norm", "activation"] = "output"
@@ -70,6 +78,8 @@ class Selection:
         ):
             if number < least:
                 raise ClatError(f"selection.{what} is {number}: expected at least {least}")
+        if self.alpha is not None:
+            parse_size(self.alpha, what="selection.alpha", norm="l2")
         if self.ranking != "criticality" and not self.ranks:
             raise ClatError(f"selection.ranking is '{self.ranking}', but the rule '{self.rule}' ranks nothing")
         if self.initial is not None and self.ranking not in REWINDING:
@@ -81,6 +91,18 @@ class Selection:
     def ranks(self) -> bool:
         """Whether the rule needs a ranking."""
         return self.rule in ("critical", "least-critical")
+
+    def candidates(self, model: nn.Module, x: Tensor) -> list[Layer]:
+        """The layers that take part, in forward order. `x`: (N, C, H, W) in [0, 1], of which one image is used."""
+        whole = self.ranking == "mrc"
+        return enumerate_layers(
+            model,
+            x,
+            include=self.include,
+            exclude=self.exclude,
+            shortcuts=whole if self.shortcuts is None else self.shortcuts,
+            classifier=whole if self.classifier is None else self.classifier,
+        )
 
 
 def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> tuple[Layer, ...]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clat.attacks.losses import cross_entropy, dlr, margin, runner_up, targeted_dlr, targeted_margin
+from clat.attacks.losses import carlini_wagner, cross_entropy, dlr, margin, runner_up, targeted_dlr, targeted_margin
 from clat.errors import ClatError
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, 0.0, 2.0]]).repeat(3, 1)
@@ -28,6 +28,17 @@ def test_by_hand() -> None:
     assert targeted_margin(LOGITS, Y, target).tolist() == [-1, 1, 1]
     # z_(1) - (z_(3) + z_(4)) / 2 = 4 - (2 + 1) / 2
     assert targeted_dlr(LOGITS, Y, target).tolist() == pytest.approx([-1 / 2.5, 1 / 2.5, 1 / 2.5])
+
+
+def test_carlini_wagner_by_hand() -> None:
+    """min(margin - confidence, 0) for margins -1, 1 and 4, and no gradient where the confidence is reached."""
+    z = LOGITS.clone().requires_grad_(True)
+    found = carlini_wagner(z, Y, confidence=1.5)
+    assert found.tolist() == [-2.5, -0.5, 0.0]
+    found.sum().backward()
+    assert z.grad is not None
+    assert z.grad.tolist() == [[-1, 0, 1, 0, 0], [1, 0, -1, 0, 0], [0, 0, 0, 0, 0]]
+    assert carlini_wagner(LOGITS, Y).tolist() == [-51, -49, -46]
 
 
 def test_the_most_likely_wrong_classes_in_order() -> None:

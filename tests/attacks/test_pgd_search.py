@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clat import modes
 from clat.attacks.ascent import ascend
 from clat.attacks.ball import Ball
+from clat.attacks.losses import carlini_wagner
 from clat.attacks.pgd import pgd, summed_cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.search import run_search
@@ -46,6 +47,35 @@ def test_from_a_random_point_it_is_ascent_from_there(
             lambda z: summed_cross_entropy(model(z), labels), start, Ball(images, eps, norm), alpha=eps / 4, steps=5
         )
     assert torch.equal(found(search, images, labels), expected)
+
+
+def test_on_carlini_and_wagners_loss_it_is_the_loop_of_the_published_evaluations(
+    tiny_resnet: Build, images: Tensor
+) -> None:
+    """-max(z_y - max wrong z + 50, 0), ascended by signs; images 0 and 1 are wrong by more than 50."""
+    model = tiny_resnet()
+    with torch.no_grad():
+        model.linear.weight.mul_(300)
+        logits = model(images)
+        labels = torch.cat([logits[:2].argmin(1), logits[2:].argmax(1)])
+    search = PgdSearch(model, 0.1, 0.02, steps=6, seed=3, loss=carlini_wagner)
+    start = search.start(images, labels, torch.arange(6))["adv"]
+    point = start
+    with modes.for_attack(model):
+        for _ in range(6):
+            point = point.detach().requires_grad_(True)
+            logits, onehot = model(point), torch.eye(10)[labels]
+            real = (onehot * logits).sum(1)
+            other = ((1 - onehot) * logits - onehot * 10_000).max(1).values
+            loss = -(real - other + 50).clamp(min=0)
+            (gradient,) = torch.autograd.grad(loss.sum(), point)
+            moved = point.detach() + 0.02 * gradient.sign()
+            point = torch.minimum(torch.maximum(moved, images - 0.1), images + 0.1).clamp(0, 1)
+    adv = found(search, images, labels)
+    torch.testing.assert_close(adv, point, rtol=0, atol=1e-6)
+    assert torch.equal(adv[:2], start[:2]), "left alone"
+    assert not torch.isclose(adv[2:], start[2:]).flatten(1).all(1).any()
+    assert not torch.allclose(adv, found(PgdSearch(model, 0.1, 0.02, steps=6, seed=3), images, labels))
 
 
 def middle(count: int = 400) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from clat.attacks.apgd import ApgdSearch
 from clat.attacks.fab import FabSearch
+from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.errors import ClatError
@@ -27,7 +28,7 @@ def test_the_hash_is_stable() -> None:
         "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08", "pgd-100": "a9dfe43ff860",
         "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
         "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "8575be3541e4",
-        "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
+        "cw-pgd-20": "34540b0a52ca", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
     }  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def test_what_the_names_stand_for() -> None:
     assert PROTOCOLS["screen"].num_samples == 1000
     for steps in (10, 20, 50, 100):
         assert attacks(f"pgd-{steps}") == [(f"pgd-{steps}", steps, None)]
+    assert attacks("cw-pgd-20") == [("cw-pgd-20", 20, None)]
+    assert PROTOCOLS["cw-pgd-20"].attacks[0].loss == "cw"
     assert {"fab", "stadv", "pixle", "square"} <= set(PROTOCOLS)
     assert attacks("fab")[0][2] is None
     assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
@@ -66,6 +69,7 @@ def test_every_change_of_content_changes_the_hash() -> None:
         (ce, targeted, fab, replace(square, steps=5001)),
         (AttackSpec(attack="pgd", steps=2, alpha_ratio="1/8"),),
         (PGD_2,),
+        (replace(PGD_2, loss="cw"),),
         (AttackSpec(attack="stadv"),),
         (AttackSpec(attack="stadv", bound=0.1),),
     ]
@@ -117,8 +121,9 @@ def test_a_built_in_name_stays_what_it_is(name: str) -> None:
         ({"attack": "pgd", "restarts": 0}, "restarts of attack 'pgd' is 0"),
         ({"attack": "square", "targets": 3}, "attack 'square' has no setting 'targets': it has steps"),
         ({"attack": "pixle", "steps": 3}, "attack 'pixle' has no setting 'steps': it has none"),
-        ({"attack": "pgd", "loss": "dlr"}, "attack 'pgd' has no setting 'loss'"),
+        ({"attack": "pgd", "bound": 0.1}, "attack 'pgd' has no setting 'bound'"),
         ({"attack": "apgd", "loss": "cee"}, "unknown loss 'cee'; did you mean 'ce'"),
+        ({"attack": "pgd", "loss": "dlr"}, "unknown loss 'dlr'; Valid: cw"),
         ({"attack": "apgd", "loss": "dlr-targeted"}, "give targets with loss 'dlr-targeted'"),
         ({"attack": "apgd", "targets": 9}, "give targets with loss 'dlr-targeted', and only with it"),
         ({"attack": "pgd", "alpha_ratio": "a quarter"}, "alpha_ratio is 'a quarter'"),
@@ -253,6 +258,9 @@ def test_the_steps_of_pgd() -> None:
     assert (type(search), search.steps, search.alpha, search.random_start) == (PgdSearch, 20, 2 / 255, True)
     ((_, _, search),) = built("fgsm", eps=8 / 255)
     assert (search.steps, search.alpha) == (1, pytest.approx(10 / 255))
+    assert search.loss is cross_entropy
+    ((_, _, search),) = built("cw-pgd-20", eps=8 / 255)
+    assert (search.steps, search.alpha, search.loss) == (20, 2 / 255, carlini_wagner)
     ((_, _, search),) = built("pgd-10", eps=2.0, norm="l2")
     assert (search.alpha, search.norm) == (0.5, "l2")
 

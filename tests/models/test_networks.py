@@ -51,6 +51,8 @@ def wide_resnet_size(depth: int, width: int, classes: int) -> int:
         ("resnet18", 10, 11_173_962),
         ("resnet50", 10, 23_520_842),
         ("resnet50", 100, 23_705_252),  # the paper's 23.7 M
+        ("imagenet-resnet18", 1000, 11_689_512),  # torchvision's counts
+        ("imagenet-resnet50", 1000, 25_557_032),
         ("preact-resnet18", 10, 11_171_146),
         ("densenet121", 10, 6_956_298),  # the paper's 6.96 M
         ("wrn-34-10", 10, 46_160_474),
@@ -267,3 +269,46 @@ def test_depths_count_the_blocks() -> None:
     assert model.init_conv.out_channels == 4
     assert len(narrow("resnet50", depths=(1, 1, 2, 1)).layer3) == 2
     assert len(narrow("densenet121", depths=(1, 2, 1, 1)).dense2) == 2
+
+
+@pytest.mark.parametrize(("name", "entries"), [("imagenet-resnet18", 122), ("imagenet-resnet50", 320)])
+def test_imagenet_networks_have_torchvisions_names(name: str, entries: int) -> None:
+    state = on_meta(name, num_classes=1000).state_dict()
+    assert len(state) == entries
+    assert list(state)[:2] == ["conv1.weight", "bn1.weight"]
+    assert list(state)[-2:] == ["fc.weight", "fc.bias"]
+    assert {k.split(".")[2] for k in state if k.startswith("layer2.0")} == (
+        {"conv1", "bn1", "conv2", "bn2", "downsample"} | ({"conv3", "bn3"} if "50" in name else set())
+    )
+    assert not any(k.startswith("layer2.1.downsample") for k in state)
+    expansion = 4 if "50" in name else 1
+    assert state["layer3.0.downsample.0.weight"].shape == (256 * expansion, 128 * expansion, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "resnet50"])
+def test_an_imagenet_network_is_the_cifar_one_behind_another_stem(kind: str) -> None:
+    ours, theirs = (randomised(narrow(prefix + kind)) for prefix in ("imagenet-", ""))
+    names = {"downsample": "shortcut", "fc": "linear"}
+    for name, value in ours.state_dict().items():
+        if name != "conv1.weight":
+            twin = ".".join(names.get(part, part) for part in name.split("."))
+            theirs.state_dict()[twin].copy_(value)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        stem = F.relu(ours.bn1(F.conv2d(x, ours.conv1.weight, stride=2, padding=3)))
+        assert stem.shape[2:] == (16, 16)
+        pooled = F.max_pool2d(stem, 3, 2, 1)
+        feature = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(pooled))))
+        torch.testing.assert_close(ours(x), theirs.linear(feature.mean((2, 3))))
+
+
+def test_images_are_enlarged_inside_and_those_of_the_size_are_not_touched() -> None:
+    model, plain = (narrow("imagenet-resnet18", input_size=size) for size in (64, None))
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    large = F.interpolate(x, size=(64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model(x), plain(large))
+    assert torch.equal(model(large), plain(large))
+    model(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    assert (x.grad != 0).float().mean() > 0.9

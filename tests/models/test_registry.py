@@ -10,6 +10,7 @@ import torch
 
 from clat.errors import ClatError
 from clat.models import Normalized, load_model, model_names, save_weights
+from clat.models.files import fit_state
 from clat.models.normalize import STATISTICS, statistics_of
 
 FACTORIES = """
@@ -80,6 +81,10 @@ def test_same_seed_same_weights() -> None:
         ({"name": "resnet18", "activation": "silu"}, "'resnet18' takes no activation"),
         ({"name": "dm-wrn-28-10", "activation": "sillu"}, "unknown activation 'sillu'; did you mean 'silu'"),
         ({"name": "resnet18", "in_channels": True}, "in_channels=True"),
+        ({"name": "resnet18", "input_size": 64}, "'resnet18' takes no input_size"),
+        ({"name": "imagenet-resnet18", "input_size": 0}, "input_size=0"),
+        ({"name": "resnet18", "classifier": "old"}, "unknown classifier 'old'"),
+        ({"name": "resnet18", "classifier": "new"}, "name their file as the model's weights"),
         ({"name": "resnet18", "normalize": "nowhere"}, "unknown normalisation"),
         ({"name": "resnet18", "weights": "/nowhere/at/all.pt"}, "no such file"),
         ({"name": "no_such_package_here:make"}, "importing 'no_such_package_here' failed"),
@@ -150,3 +155,30 @@ def test_a_foreign_network_gets_its_recorded_normalisation_back(tmp_path: Path) 
     path = save_weights(trained, tmp_path / "net.safetensors")
     x = torch.rand(2, 3, 2, 2)
     assert torch.equal(load_model("my_nets:plain", weights=path)(x), trained(x))
+
+
+@pytest.mark.parametrize("classes", [7, 10])
+@pytest.mark.parametrize("prefix", ["", "module.model."])
+def test_a_new_classifier_takes_all_of_a_file_but_the_last_layer(tmp_path: Path, classes: int, prefix: str) -> None:
+    """Of other classes and of as many."""
+    state = load_model("imagenet-resnet18", width=2, num_classes=10).state_dict()
+    path = tmp_path / "net.pt"
+    torch.save({prefix + name: value for name, value in state.items()}, path)
+    options = {"width": 2, "num_classes": classes, "weights": path}
+    torch.manual_seed(3)
+    fresh = load_model("imagenet-resnet18", width=2, num_classes=classes).fc.weight
+    torch.manual_seed(3)
+    model = load_model("imagenet-resnet18", **options, classifier="new")
+    assert torch.equal(model.fc.weight, fresh)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if not k.startswith("fc."))
+    if classes == 10:
+        assert torch.equal(load_model("imagenet-resnet18", **options).fc.weight, state["fc.weight"])
+    else:
+        with pytest.raises(ClatError, match="2 of another shape"):
+            load_model("imagenet-resnet18", **options)
+
+
+def test_a_network_without_a_linear_layer_has_no_classifier_to_renew() -> None:
+    net = torch.nn.Conv2d(3, 4, 1)
+    with pytest.raises(ClatError, match="no linear layer"):
+        fit_state(net, net.state_dict(), "net.pt", new_classifier=True)

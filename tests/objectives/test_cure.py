@@ -74,7 +74,9 @@ def test_the_prominence_by_hand(joined):
     for alpha in (1.0, 0.5, 0.0):
         companion, step = joined(model, objective := Cure(percent=50, rgp_alpha=alpha, masked=("w",)))
         model.zero_grad()
-        objective.cost(model, x, torch.tensor([0]), (x_adv,), step).total.backward()
+        total = objective.cost(model, x, torch.tensor([0]), (x_adv,), step).total
+        companion.before_backward()
+        total.backward()
         companion.after_backward()
         values[alpha] = companion.conservation.conserved["w"].tolist()
     q, q_adv = (1 - sigmoid((z.flatten() * model.w).sum().item()) for z in (x, x_adv))
@@ -97,6 +99,7 @@ def test_two_steps_by_hand(joined):
     for _ in range(2):
         total = objective.cost(model, x, label, (x.clone(),), step).total
         optimizer.zero_grad()
+        companion.before_backward()
         total.backward()
         companion.after_backward()
         with companion.during_step(optimizer):
@@ -157,7 +160,9 @@ def test_a_step_takes_at_most_two_backward_passes_of_the_pair(build, joined, ima
         examples = objective.examples(net, images, labels, step)
     assert (attack.forwards, attack.backwards) == (4 * n, 3 * n)
     with metered(net) as cost:
-        objective.cost(net, images, labels, examples, step).total.backward()
+        total = objective.cost(net, images, labels, examples, step).total
+        companion.before_backward()
+        total.backward()
         companion.after_backward()
     assert cost.forwards == 2 * pair, "the network's and the revision copy's"
     assert cost.backwards == backwards * pair
@@ -166,8 +171,10 @@ def test_a_step_takes_at_most_two_backward_passes_of_the_pair(build, joined, ima
 def test_prominence_changes_no_gradient_of_the_loss(build, joined, images, labels):
     net, twin = build().train(), build().train()
     for model, percent in ((net, 30), (twin, 0)):
-        _, step = joined(model, objective := Cure(percent=percent, steps=1))
-        objective.loss(model, images, labels, step).total.backward()
+        companion, step = joined(model, objective := Cure(percent=percent, steps=1))
+        total = objective.loss(model, images, labels, step).total
+        companion.before_backward()
+        total.backward()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
 
@@ -178,6 +185,7 @@ def test_under_bfloat16_gradients_and_copy_stay_float32(build, joined, images, l
     with torch.autocast("cpu", dtype=torch.bfloat16):
         examples = objective.examples(net, images, labels, step)
         total = objective.cost(net, images, labels, examples, step).total
+    companion.before_backward()
     total.backward()
     companion.after_backward()
     assert total.dtype == torch.float32
@@ -195,7 +203,9 @@ def test_the_attack_leaves_no_trace_and_nothing_draws_from_the_global_stream(bui
     objective.examples(net, images, labels, step)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
-    objective.loss(net, images, labels, step).total.backward()
+    total = objective.loss(net, images, labels, step).total
+    companion.before_backward()
+    total.backward()
     companion.after_backward()
     companion.after_step()
     assert torch.equal(random, torch.get_rng_state())

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clat.config import EngineConfig
 from clat.errors import ClatError
 from clat.layers import enumerate_layers
 from clat.objectives import PgdAT, Step, Twins
+from clat.training.engine import Engine
 
 NORMS = ("bn1", "bn2")
 
@@ -117,6 +119,16 @@ def test_frozen_statistics_never_move_and_adaptive_ones_do(build, joined, images
             assert not torch.equal(after[f"{name}.{moving}"], before[f"{name}.{moving}"])
     passes = 3 if form == "at" else 6
     assert after["bn1.num_batches_tracked"] == before["bn1.num_batches_tracked"] + passes
+
+
+def test_processes_average_the_adaptive_statistics_alone(joined):
+    """The mean of three equal numbers is not always that number."""
+    net, *_ = joined()
+    engine, sent = Engine(EngineConfig(device="cpu")), []
+    engine.average = lambda tensors: sent.extend(tensors)
+    engine.average_statistics(net)
+    averaged = {name for name, value in net.named_buffers() if any(value is one for one in sent)}
+    assert averaged == {f"{name}.{what}" for name in NORMS for what in ("running_mean", "running_var")}
 
 
 def test_each_half_teaches_its_own_scale_and_the_shared_weights(joined, images, labels):

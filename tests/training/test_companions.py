@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from clat.errors import ClatError
 from clat.objectives import AutoLoRa, Cure, FreeAT, PgdAT, Twins
 from clat.objectives.free_at import Perturbation
 from clat.recipe import build_recipe, recipe_data
+from clat.selection import Selection
 from clat.weights import AWP, EMA, SWA, Interpolation, LoRA, Reinitialise
 
 TREATMENTS = {
@@ -68,7 +70,9 @@ def test_adapters_one_after_the_other_and_stopped_in_the_second(kit, tmp_path, m
 
 
 def test_treatments_survive_a_recipe_file(kit):
-    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=tuple(TREATMENTS.values())),))
+    named = ("interpolation", "reinitialise", "lora", "awp", "ema", "swa")
+    treatments = (replace(TREATMENTS["interpolation"], end="last"), *(TREATMENTS[name] for name in named[1:]))
+    recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=treatments),))
     assert build_recipe(recipe_data(recipe)) == recipe
 
 
@@ -88,3 +92,65 @@ def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(kit, tmp_pat
     monitor = (16 + 2 * 16, 16)  # one step of PGD, and the verdicts on clean and attacked images
     stage = result.summary["stages"][0]
     assert (stage["forwards"], stage["backwards"]) == (64 * 3 + monitor[0], 64 * 3 + monitor[1])
+
+
+@pytest.mark.parametrize(
+    ("treatments", "says"),
+    [
+        ((EMA(), Interpolation(end="last")), "stage 'x' names the treatment 'interpolation' after 'ema'"),
+        ((SWA(), Interpolation(end="last")), "'interpolation' after 'swa'"),
+        ((LoRA(), Interpolation(end="last")), "'interpolation' after 'lora'"),
+        ((EMA(), LoRA()), "'lora' after 'ema'"),
+        ((SWA(), AWP(), Reinitialise(modules=("conv2",))), "'reinitialise' after 'swa'"),
+        ((LoRA(), Reinitialise(modules=("conv2",))), "'reinitialise' after 'lora'"),
+        ((Interpolation(), LoRA()), "end = 'last'"),
+        ((Interpolation(), EMA()), "end = 'last'"),
+    ],
+)
+def test_an_order_in_which_one_would_undo_the_other_is_refused(treatments, says):
+    with pytest.raises(ClatError, match=says):
+        StageConfig(name="x", epochs=9, objective=PgdAT(), treatments=treatments)
+
+
+@pytest.mark.parametrize("last", [LoRA(), EMA(decay=0.5), SWA(window=1)])
+def test_interpolation_ends_between_the_start_and_what_the_others_leave(kit, tmp_path, last):
+    """alpha = 1 is the network as it would be without the interpolation, alpha = 0 the start."""
+    ends = {}
+    for alpha in (None, 0.0, 1.0):
+        line = () if alpha is None else (Interpolation(alpha=alpha, end="last", steps=1),)
+        recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=(*line, last)),))
+        clat.train(recipe, tmp_path / str(alpha), model=kit.tiny(), data=kit.data(), quiet=True)
+        ends[alpha] = kit.weights(tmp_path / str(alpha), "last")
+    assert kit.same(ends[1.0], ends[None])
+    assert kit.same(ends[0.0], kit.tiny().state_dict())
+
+
+@pytest.mark.parametrize("ranking", ["mrc", "rewinding", "rewinding-drop"])
+@pytest.mark.parametrize(
+    "settings", [{"treatments": (LoRA(),)}, {"objective": AutoLoRa()}, {"objective": Twins()}], ids=str
+)
+def test_rankings_that_read_weights_are_refused_where_the_network_is_not_plain(ranking, settings):
+    stage = {"name": "x", "epochs": 1, "objective": PgdAT()} | settings
+    with pytest.raises(ClatError, match=f"'{ranking}' reads the weights of a plain network"):
+        StageConfig(**stage, selection=Selection(ranking=ranking))
+    StageConfig(**stage, selection=Selection(ranking="activation"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"treatments": (LoRA(include=("nowhere",)),)}, "'nowhere'"),
+        ({"treatments": (Reinitialise(modules=("nowhere",)),)}, "'nowhere'"),
+        ({"objective": Cure(masked=("nowhere",))}, "'nowhere'"),
+        ({"objective": Twins()}, "needs a network with BatchNorm"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_network_is_refused_before_the_first_stage(kit, tmp_path, settings, says):
+    net = kit.tiny()
+    if "objective" in settings and says.startswith("needs"):
+        net.bn1 = net.bn2 = net.bn3 = torch.nn.Identity()
+    recipe = kit.recipe(stages=(kit.pgd_at(1), kit.pgd_at(1, **{"name": "second"} | settings)))
+    with pytest.raises(ClatError, match=says):
+        clat.train(recipe, tmp_path / "run", model=net, data=kit.data(), quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from clat.config import EngineConfig, OptimizerConfig
 from clat.objectives import Cure
 from clat.recipe import read_recipe
 from clat.training import trainer
+from clat.weights import AWP
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -31,6 +32,17 @@ def test_in_a_run_every_step_conserves_its_share(kit, tmp_path, monkeypatch, cha
     clat.train(recipe, tmp_path / "run", model=kit.tiny(dropout=0.0), data=kit.data(), quiet=True)
     assert kept == [{"conv1.weight": 27, "conv2.weight": 36, "conv3.weight": 36}] * 8
     assert kit.records(tmp_path / "run", "epoch")[-1]["companions"] == {"objective": {"steps": 8, "revisions": 8}}
+
+
+def test_looking_ahead_costs_no_prominence(kit, tmp_path):
+    """Of a step with one of attack: 1 pass back of the batch, 2 of the look ahead, 2 of the prominence, 2 of the
+    loss."""
+    stage = kit.pgd_at(1, objective=Cure(steps=1), treatments=(AWP(gamma=0.01),))
+    result = clat.train(
+        kit.recipe(stages=(stage,)), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True
+    )
+    monitor = 16
+    assert result.summary["stages"][0]["backwards"] == 64 * (1 + 2 + 2 + 2) + monitor
 
 
 SMALL = """--model.width=4 --batch_size=16 --data.heldout=16 --data.pad=1 --optimizer.weight_decay=0.1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
 import clat
-from clat.config import ModelConfig
+from clat.config import DataConfig, ModelConfig
+from clat.data import Loader
 from clat.errors import ClatError
 from clat.objectives import Standard
 from clat.rankings.report import RankingReport
@@ -49,6 +51,49 @@ def test_a_stage_moves_what_its_ranking_says(kit: Any, tmp_path: Any, rule: Any,
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved == {f"{record['layers'][0]}.{part}" for part in ("weight", "bias")}
     assert f"The ranking “{name}”" in write_report(tmp_path / "run").read_text()
+
+
+def test_under_mrc_shortcuts_and_classifier_take_part_as_in_rift() -> None:
+    net, x = clat.load_model("resnet18", width=2), torch.rand(1, 3, 8, 8)
+
+    def names(**settings: Any) -> set[str]:
+        return {layer.name for layer in Selection(rule="least-critical", **settings).candidates(net, x)}
+
+    beside = {"layer2.0.shortcut.0", "layer3.0.shortcut.0", "layer4.0.shortcut.0", "linear"}
+    assert names(ranking="mrc") - names() == beside
+    assert names(ranking="mrc", shortcuts=False) - names() == {"linear"}
+    assert names(ranking="mrc", classifier=False) - names() == beside - {"linear"}
+    assert names(shortcuts=True, classifier=True) == names(ranking="mrc")
+
+
+def test_the_attack_of_the_measurement_has_the_rules_step(kit: Any, tmp_path: Any) -> None:
+    chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=2, alpha="2/225")
+    run(kit, tmp_path / "run", recipe(kit, chosen))
+    (record,) = kit.records(tmp_path / "run", "selection")
+    assert RankingReport.from_json(tmp_path / "run" / record["report"]).settings["alpha"] == 2 / 225
+    with pytest.raises(ClatError, match=r"selection\.alpha"):
+        Selection(alpha="2/0")
+
+
+def test_the_test_split_decides_only_where_it_is_told_to_and_the_run_says_so(kit: Any, tmp_path: Any) -> None:
+    chosen = Selection(rule="least-critical", ranking="mrc", num_samples=16, steps=1)
+    data = DataConfig(decide_on="test-split", pad=1)
+    result = run(kit, tmp_path / "run", recipe(kit, chosen, data=data))
+    about = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert (about["train"], about["heldout"]) == (80, 16)
+    (record,) = kit.records(tmp_path / "run", "selection")
+    report = RankingReport.from_json(tmp_path / "run" / record["report"])
+    start = kit.tiny()
+    start.load_state_dict(kit.weights(tmp_path / "run", "stage-1"))
+    (x, y), test = next(iter(Loader(kit.data()[1], 16).epoch())), Selection(ranking="mrc")
+    again = clat.measure_robust_criticality(
+        start, x, y, eps="0.05", steps=1, seed=report.seed, layers=test.candidates(start, x)
+    )
+    assert [row.value for row in again.rows] == pytest.approx([row.value for row in report.rows], abs=1e-4)
+    (warning,) = result.summary["warnings"]
+    assert "the test split decides" in warning
+    assert "the test split decides" in write_report(tmp_path / "run").read_text()
+    assert [line["kind"] for line in kit.records(tmp_path / "run", "warning")] == ["test-split"]
 
 
 def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(

@@ -46,7 +46,8 @@ def losses(model, x, y):
 
 def step(model, conservation, optimizer, x, y):
     natural, adversarial = losses(model, x, y)
-    conservation.weigh(natural, adversarial)
+    conservation.losses = natural, adversarial
+    conservation.weigh()
     optimizer.zero_grad()
     (natural + adversarial).backward()
     conservation.mask()
@@ -72,7 +73,8 @@ CONVOLUTIONS = ("conv1.weight", "conv2.weight")
 def test_the_masks_are_those_of_equation_6(model, begin, images, labels):
     conservation = begin(model)
     natural, adversarial = losses(model, images, labels)
-    conservation.weigh(natural, adversarial)
+    conservation.losses = natural, adversarial
+    conservation.weigh()
     (natural + adversarial).backward()
     conservation.mask()
     assert tuple(conservation.conserved) == CONVOLUTIONS
@@ -138,7 +140,8 @@ def test_prominence_by_the_whole_gradient_takes_no_pass(model, begin, images, la
     conservation, optimizer = begin(model, alpha=None), sgd(model)
     gradient = torch.autograd.grad(sum(losses(model, images, labels)), model.conv2.weight)[0]
     natural = torch.zeros(())  # without a graph: any backward pass over it would fail
-    conservation.weigh(natural, natural)
+    conservation.losses = natural, natural
+    conservation.weigh()
     sum(losses(model, images, labels)).backward()
     conservation.mask()
     stays = conservation.conserved["conv2.weight"]
@@ -164,7 +167,8 @@ def test_processes_choose_by_the_mean_of_their_gradients(model, around, images, 
             around(model, engine=engine), percent=30, alpha=0.1, choice="convolutions", hold=True
         )
         conservation.adopt(dict(model.named_parameters()))
-        conservation.weigh(*losses(model, x, y))
+        conservation.losses = losses(model, x, y)
+        conservation.weigh()
         conservation.mask()
         return conservation.conserved
 

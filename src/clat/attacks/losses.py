@@ -38,6 +38,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own.squeeze(1)
 
 
+def carlini_wagner(logits: Tensor, y: Tensor, confidence: float = 50.0) -> Tensor:
+    """min(margin - confidence, 0), (N,): Carlini and Wagner's loss (2017), which leaves a sample alone once it is
+    misclassified by `confidence`; 50 in CURE's evaluation."""
+    return (margin(logits, y) - confidence).clamp_max(0)
+
+
 def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """z_t - z_y, (N,): what stands in for the targeted DLR where there are fewer than 4 classes."""
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,8 @@ from clat.attacks.search import State
 
 @dataclass
 class PgdSearch:
-    """PGD on the cross-entropy whose verdict is its last iterate, as published PGD-k numbers have it: no sample
-    leaves early. `eps`, `alpha` in image units; the model is in attack mode."""
+    """PGD whose verdict is its last iterate, as published PGD-k numbers have it: no sample leaves early. `eps`,
+    `alpha` in image units; `loss`: of `clat.attacks.losses`; the model is in attack mode."""
 
     model: nn.Module
     eps: float
@@ -26,6 +27,7 @@ class PgdSearch:
     steps: int = 20
     random_start: bool = True
     seed: int = 0
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
         ball = Ball(x, self.eps, self.norm)
@@ -43,7 +45,7 @@ class PgdSearch:
         ball = Ball(state["x"], self.eps, self.norm, bounds=bounds)
         point = state["adv"].detach().requires_grad_(True)
         with torch.enable_grad():
-            value = cross_entropy(self.model(point).float(), state["y"]).sum()
+            value = self.loss(self.model(point).float(), state["y"]).sum()
             gradient = input_gradient(value, point)
         moved = ball.project(torch.add(point.detach(), ball.unit(gradient), alpha=self.alpha))
         waiting = state["done"].view(-1, *([1] * (moved.dim() - 1)))  # to be taken out; it has had its steps

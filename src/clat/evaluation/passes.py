@@ -9,6 +9,7 @@ from torch import nn
 
 from clat.attacks.apgd import ApgdSearch
 from clat.attacks.fab import FabSearch
+from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.pixle import PixleSearch
 from clat.attacks.search import Search
@@ -84,7 +85,8 @@ def _builder(
     steps = spec.steps or 0
     if spec.attack == "pgd":
         ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
-        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps, seed=seed)
+        what = carlini_wagner if loss == "cw" else cross_entropy
+        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps, seed=seed, loss=what)
     if spec.attack == "apgd":
         return lambda model: ApgdSearch(
             model, eps, norm=norm, steps=steps, loss=loss or "ce", target=target or 1, seed=seed

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from clat.units import parse_size
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
     "fab": {"steps": 100, "targets": None},
-    "pgd": {"steps": 20, "alpha_ratio": "1/4"},
+    "pgd": {"steps": 20, "alpha_ratio": "1/4", "loss": None},
     "pixle": {},
     "square": {"steps": 5000, "schedule": AUTOATTACK_SCHEDULE},
     "stadv": {"steps": 100, "bound": 0.05},
 }
 """What each attack can be told beside `restarts`, and what holds where it is not told."""
 
-APGD_LOSSES = ("ce", "dlr", "dlr-targeted")
+LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
+"""What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class AttackSpec:
     steps: int | None = None
     """Gradient steps; queries for Square."""
     loss: str | None = None
-    """APGD: "ce", "dlr", or "dlr-targeted"."""
+    """APGD: "ce", "dlr", or "dlr-targeted". PGD: "cw", see `clat.attacks.losses.carlini_wagner`; None: the
+    cross-entropy."""
     targets: int | None = None
     """APGD with a targeted loss and FAB: aim at so many wrong classes, the most likely first; None: untargeted."""
     restarts: int = 1
@@ -74,8 +76,8 @@ class AttackSpec:
             value = getattr(self, what)
             if value is not None and value < 1:
                 raise ClatError(f"{what} of attack '{self.attack}' is {value}: expected at least 1")
-        if self.loss is not None and self.loss not in APGD_LOSSES:
-            raise unknown("loss", self.loss, APGD_LOSSES)
+        if self.loss is not None and self.loss not in LOSSES[self.attack]:
+            raise unknown("loss", self.loss, LOSSES[self.attack])
         if self.attack == "apgd" and (self.loss == "dlr-targeted") != (self.targets is not None):
             raise ClatError("attack 'apgd': give targets with loss 'dlr-targeted', and only with it")
         if self.alpha_ratio is not None and not parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2"):
@@ -85,11 +87,11 @@ class AttackSpec:
 
     @property
     def label(self) -> str:
-        """What the attack is called in a result: "apgd-ce", "apgd-t", "fab-t", "pgd-20"."""
+        """What the attack is called in a result: "apgd-ce", "apgd-t", "fab-t", "pgd-20", "cw-pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
         if self.attack == "pgd":
-            return f"pgd-{self.steps}"
+            return f"{self.loss}-pgd-{self.steps}" if self.loss else f"pgd-{self.steps}"
         return f"{self.attack}-t" if self.targets else self.attack
 
     def data(self) -> dict[str, Any]:
@@ -148,6 +150,7 @@ _built_in("clat-v1", _APGD_CE)
 _built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
 for _steps in (10, 20, 50, 100):
     _built_in(f"pgd-{_steps}", _pgd(_steps))
+_built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
 _built_in("fgsm", _pgd(1, "5/4"))
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)

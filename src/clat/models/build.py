@@ -40,6 +40,8 @@ def _network(config: NetworkConfig, num_classes: int) -> nn.Module:
         width=config.width,
         depths=config.depths,
         activation=config.activation,
+        input_size=config.input_size,
         normalize=config.normalize,
         weights=config.weights,
+        classifier=config.classifier,
     )

@@ -86,8 +86,11 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     return metadata
 
 
-def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
-    """Copy a state dict into `model` by the rules of load_weights; error messages call it `source`."""
+def fit_state(
+    model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool = False
+) -> None:
+    """Copy a state dict into `model` by the rules of load_weights; error messages call it `source`.
+    `new_classifier`: the last linear layer keeps the weights it has, whatever the state dict says of it."""
     net = _bare(model)
     expected = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     unused = tuple(getattr(net, "unused_entries", ()))
@@ -95,6 +98,8 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: object) -> 
     for name, value in expected.items():
         if name.endswith("num_batches_tracked"):
             found.setdefault(name, value)
+    if new_classifier:
+        found |= {name: value for name, value in expected.items() if name.startswith(_last_linear(net))}
     shapes = {k: (tuple(found[k].shape), tuple(v.shape)) for k, v in expected.items() if k in found}
     misfits = [f"{k}: file {file}, model {own}" for k, (file, own) in shapes.items() if file != own]
     problems = [
@@ -159,6 +164,14 @@ def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statisti
         return parse_normalize((record["mean"], record["std"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ClatError(f"weights {source}: damaged record of the normalisation; save the model again") from error
+
+
+def _last_linear(net: nn.Module) -> str:
+    """What the entries of the last linear layer begin with."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
+    return f"{linear[-1]}."
 
 
 def _bare(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
 from clat.models.files import fit_state, read_state, recorded_statistics
+from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.normalize import NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import preact_resnet18, preact_resnet18_bn, preact_resnet18_raw
 from clat.models.resnet import resnet18, resnet50
@@ -27,6 +28,8 @@ Builder = partial[Any]
 MODELS: dict[str, Builder] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "imagenet-resnet18": imagenet_resnet18,
+    "imagenet-resnet50": imagenet_resnet50,
     "preact-resnet18": preact_resnet18,
     "preact-resnet18-bn": preact_resnet18_bn,
     "preact-resnet18-raw": preact_resnet18_raw,
@@ -40,7 +43,7 @@ MODELS: dict[str, Builder] = {
     "vgg19-linear": vgg19_linear,
 }
 """Name to builder. A builder takes the keywords num_classes, width and in_channels, and where its network has them
-depths and activation, each with a default."""
+depths, activation and input_size, each with a default."""
 
 
 def model_names() -> list[str]:
@@ -55,8 +58,10 @@ def load_model(
     width: int | None = None,
     depths: Sequence[int] | None = None,
     activation: str | None = None,
+    input_size: int | None = None,
     normalize: NormalizeSpec = None,
     weights: str | Path | None = None,
+    classifier: str | None = None,
     in_channels: int = 3,
 ) -> nn.Module:
     """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
@@ -68,7 +73,8 @@ def load_model(
 
     `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
     or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-
-    and ra- networks, is relu, silu or swish. None keeps the published value.
+    and ra- networks, is relu, silu or swish. `input_size`, for the imagenet- networks: images are first brought to
+    so many pixels a side, inside the network. None keeps the published value.
 
     `normalize` is None, a data set's name (see clat.models.normalize.STATISTICS), or (mean, std). None
     means the identity, unless `weights` is a file of ours that records the normalisation it was trained
@@ -76,6 +82,8 @@ def load_model(
     "identity" to insist on none.
 
     `weights` is a file that load_weights reads. Without it, weights are drawn from the global generator.
+    `classifier="new"` takes all weights of the file but those of the last linear layer, which is drawn anew: the
+    start of fine-tuning on other classes. None takes all.
 
     `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
     its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.
@@ -83,9 +91,14 @@ def load_model(
     The model is returned in training mode, on torch's default device. Raises ClatError for bad names, sizes
     and files.
     """
-    _check_sizes(num_classes=num_classes, width=width, in_channels=in_channels)
+    _check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, input_size=input_size)
+    if classifier not in (None, "new"):
+        raise unknown("classifier", classifier, ("new",))
+    if classifier and weights is None:
+        raise ClatError("a new classifier goes on top of trained weights: name their file as the model's weights")
     statistics = parse_normalize(normalize)
-    given = {"width": width, "depths": _checked_depths(depths), "activation": activation}
+    given: dict[str, Any] = {"width": width, "depths": _checked_depths(depths), "activation": activation}
+    given["input_size"] = input_size
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     options |= {key: value for key, value in given.items() if value is not None}
     state = None
@@ -109,7 +122,7 @@ def load_model(
         raise unknown("model", name, MODELS)
     model = with_normalize(model, statistics)
     if state is not None:
-        fit_state(model, state, weights)
+        fit_state(model, state, weights, new_classifier=classifier == "new")
     return model
 
 

@@ -22,8 +22,20 @@ def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the ReLU comes after the sum. Stride sits in the first."""
+class Block(nn.Module):
+    """A residual beside a shortcut; the ReLU comes after the sum."""
+
+    shortcut: nn.Module
+
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions. Stride sits in the first."""
 
     expansion = 1
 
@@ -35,13 +47,12 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = projection(inputs, outputs, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + self.shortcut(x))
+        return self.bn2(self.conv2(out))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3, 1x1 convolutions with a quarter of the channels inside. Stride sits in the 3x3 one."""
 
     expansion = 4
@@ -57,11 +68,10 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.shortcut = projection(inputs, outputs, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + self.shortcut(x))
+        return self.bn3(self.conv3(out))
 
 
 class ResNet(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from clat.errors import ClatError
 
@@ -19,10 +20,14 @@ class NetworkConfig:
     """Blocks in each stage of a built-in network; None: as published."""
     activation: str | None = None
     """Of the dm- and ra- networks: relu, silu or swish; None: as published."""
+    input_size: int | None = None
+    """Of the imagenet- networks: bring images to so many pixels a side, inside; None: take them as they are."""
     normalize: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
     weights: str | None = None
     """A weight file to start from."""
+    classifier: Literal["new"] | None = None
+    """`new`: the file's last linear layer is left out and drawn anew, for other classes; None: all of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ class ModelConfig(NetworkConfig):
             raise ClatError(
                 "a mixture takes a fixed model.alpha or a model.gate that sets it per image, one of them"
             )
-        for name in ("width", "depths", "activation", "normalize"):
+        for name in ("width", "depths", "activation", "input_size", "normalize", "classifier"):
             if getattr(self, name) is not None:
                 raise ClatError(f"model.{name} is a member's: write model.robust.{name} or model.standard.{name}")
         if self.alpha is not None and not 0 <= self.alpha <= 1:

@@ -43,6 +43,7 @@ class AutoLoRa(InnerAttack):
     defaults are those of the released code for CIFAR-sized images. Give the stage a constant schedule, which sets
     the first learning rate, and a held-out check after every epoch: the rate knows of no others."""
 
+    reparametrises = True
     name: Literal["autolora"] = "autolora"
     rank: int = 8
     """Rank of the branch."""

@@ -54,6 +54,9 @@ class Objective:
     mixed_labels = True
     """Whether y may be class probabilities, as label mixing makes them."""
 
+    reparametrises = False
+    """Whether its companion puts parameters of its own into the network's layers."""
+
     @property
     def replays(self) -> int:
         """Optimizer steps on each batch."""

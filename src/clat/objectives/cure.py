@@ -31,7 +31,7 @@ from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_diverge
 from clat.objectives.divergence import DivergenceAttack
 from clat.seeds import derive_seed
 from clat.weights.conservation import Conservation
-from clat.weights.prominence import GROUPS, Group
+from clat.weights.prominence import GROUPS, Group, maskable
 from clat.weights.revision import Pace, Revision
 
 
@@ -82,6 +82,10 @@ class Cure(DivergenceAttack):
         if isinstance(self.masked, str) and self.masked not in GROUPS:
             raise unknown("group of masked weights", self.masked, GROUPS)
 
+    def requires(self, model: nn.Module) -> None:
+        if self.percent > 0:
+            maskable(model, dict(model.named_parameters()), self.masked)
+
     def join(self, surroundings: Surroundings) -> Companion:
         conservation = revision = None
         if self.percent > 0:
@@ -119,7 +123,7 @@ class Cure(DivergenceAttack):
             parts["consistency"] = consistency / len(x)
             total = total + self.gamma * parts["consistency"]
         if state.conservation is not None:
-            state.conservation.weigh(natural, cross_entropy(moved, y))
+            state.conservation.losses = natural, cross_entropy(moved, y)
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
 
@@ -145,6 +149,10 @@ class CureState(Companion):
         if self.conservation is not None:
             self.conservation.adopt(parameters)
         return parameters
+
+    def before_backward(self) -> None:
+        if self.conservation is not None:
+            self.conservation.weigh()
 
     def after_backward(self) -> None:
         if self.conservation is not None:

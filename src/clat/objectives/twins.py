@@ -33,6 +33,7 @@ from clat.objectives.pgd_at import PgdAT
 class Twins(PgdAT):
     """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
 
+    reparametrises = True
     name: Literal["twins"] = "twins"  # type: ignore[assignment]
     form: Literal["at", "trades"] = "at"
     """The loss of both networks."""
@@ -47,7 +48,16 @@ class Twins(PgdAT):
             if not value >= 0:
                 raise ClatError(f"twins: {what} is {value}, expected a weight of at least 0")
 
+    def requires(self, model: nn.Module) -> None:
+        norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
+        if not norms:
+            raise ClatError("twins needs a network with BatchNorm, whose statistics it keeps")
+        for name, bn in norms:
+            if bn.running_mean is None:
+                raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
+
     def join(self, surroundings: Surroundings) -> Companion:
+        self.requires(surroundings.model)
         if surroundings.batch_size < 2 * surroundings.engine.world:
             raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
         return TwinsCompanion(surroundings.model)
@@ -118,11 +128,6 @@ class TwinsCompanion(Companion):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
-        if not self._norms:
-            raise ClatError("twins needs a network with BatchNorm, whose statistics it keeps")
-        for name, bn in self._norms.items():
-            if bn.running_mean is None:
-                raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
         self._twins = {name: FrozenTwin(bn) for name, bn in self._norms.items()}
         for name, bn in self._norms.items():
             bn.frozen = self._twins[name]

@@ -28,6 +28,9 @@ RANKINGS = {
 REWINDING = ("rewinding", "rewinding-drop")
 """The rankings that need the weights of the start."""
 
+READING_WEIGHTS = ("mrc", *REWINDING)
+"""The rankings that put other weights in a layer's place."""
+
 
 def measure_ranking(
     ranking: str,

@@ -80,7 +80,7 @@ class Engine:
         """BatchNorm statistics, which each process updates on its own share, become their mean; those that
         are frozen are left alone."""
         updating = (bn for bn in batch_norms(model) if bn.training)
-        self.average(buffer for bn in updating for buffer in bn.buffers() if buffer.is_floating_point())
+        self.average(b for bn in updating for b in bn.buffers(recurse=False) if b.is_floating_point())
 
     def share(self, model: nn.Module) -> None:
         """Every process gets process 0's weights and buffers: a network of the user's own may be drawn anew in

@@ -24,7 +24,7 @@ from clat.data import (
 )
 from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
-from clat.layers import enumerate_layers, find_layers
+from clat.layers import find_layers
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.rankings.measure import REWINDING
@@ -73,6 +73,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
     for stage in recipe.stages:
         stage.objective.requires(model)
+        for treatment in stage.treatments:
+            treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
@@ -144,7 +146,7 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     rule = stage.selection
     if rule is None:
         return
-    layers = enumerate_layers(model, x, include=rule.include, exclude=rule.exclude)
+    layers = rule.candidates(model, x)
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
@@ -177,6 +179,8 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
         )
     if len(test) == 0:
         raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
+    if config.decide_on == "test-split":
+        return hold_out(train_set, 0, config.split_seed, config.train_size)[0], test, test
     if config.heldout < 1:
         raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
     train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)

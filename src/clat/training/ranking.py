@@ -44,6 +44,7 @@ def rank_layers(
         layers=layers,
         eps=eps,
         norm=norm,
+        alpha=rule.alpha,
         steps=rule.steps,
         normaliser=rule.normaliser,
         tap=rule.tap,

@@ -23,7 +23,7 @@ from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
-from clat.layers import Layer, enumerate_layers, find_layers
+from clat.layers import Layer, find_layers
 from clat.models.files import load_weights, save_weights
 from clat.objectives import Examples, Loss, Step
 from clat.recipe import recipe_hash
@@ -37,6 +37,12 @@ from clat.training.optimizer import build_optimizer, momentum_of
 from clat.training.ranking import initial_weights, rank_layers
 from clat.training.schedules import learning_rate
 from clat.training.state import Progress, Saved, save_state
+
+TEST_DECIDES = (
+    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
+    "those on new images"
+)
+"""What a run with that option says wherever its results are shown."""
 
 
 class Diverged(ClatError):
@@ -88,6 +94,8 @@ class Trainer:
         """Train from where `progress` stands to the end of the last stage."""
         earlier, start = self.progress.cost, time.perf_counter()
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
+        if self.recipe.data.decide_on == "test-split" and TEST_DECIDES not in self.progress.warnings:
+            self._warn("test-split", TEST_DECIDES)
         with torch.random.fork_rng(devices=devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
@@ -143,9 +151,7 @@ class Trainer:
     def _candidates(self, stage: StageConfig) -> list[Layer]:
         if stage.selection is None:
             return []
-        rule = stage.selection
-        x = self.heldout[0][:1]
-        return enumerate_layers(self.model, x, include=rule.include, exclude=rule.exclude)
+        return stage.selection.candidates(self.model, self.heldout[0][:1])
 
     def _selection_due(self, stage: StageConfig, done: int) -> bool:
         if stage.selection is None:
@@ -303,6 +309,7 @@ class Trainer:
                 if self.engine.any_of(not torch.isfinite(loss.total)):
                     raise self._diverged("the loss", progress.step + 1)
                 self.optimizer.zero_grad(set_to_none=True)
+                self.company.before_backward()
                 loss.total.backward()
             self.engine.average_gradients(self.parameters.values())
             self.company.after_backward()
@@ -401,11 +408,15 @@ class Trainer:
                 f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; "
                 + ("back to the best weights" if self.collapsed else advice)
             )
-            progress.warnings.append(message)
-            self.log.record("warning", epoch=progress.epoch, kind="catastrophic-overfitting", message=message)
-            self.log.say(f"  warning: {message}", style="yellow")
+            self._warn("catastrophic-overfitting", message)
             progress.best_robust_in_stage = robust
         progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
+
+    def _warn(self, kind: str, message: str) -> None:
+        """Say it, and keep it with the results."""
+        self.progress.warnings.append(message)
+        self.log.record("warning", epoch=self.progress.epoch, kind=kind, message=message)
+        self.log.say(f"  warning: {message}", style="yellow")
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]

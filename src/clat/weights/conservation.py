@@ -18,8 +18,8 @@ class Conservation:
     `percent`: p of the paper; `alpha`: of Eq. 6, or None for |gradient of the whole loss|, which costs no pass;
     `choice`: which tensors are masked; `hold`: put conserved weights and their momentum back after the step.
 
-    A step calls `weigh` with its two cross-entropies, `mask` once the gradients are complete, and enters
-    `during_step` around the optimizer's step.
+    A step sets `losses`, its two cross-entropies, calls `weigh` before its backward pass and `mask` once the
+    gradients are complete, and enters `during_step` around the optimizer's step.
     """
 
     def __init__(
@@ -36,16 +36,20 @@ class Conservation:
         self.masked: dict[str, nn.Parameter] = {}
         self.conserved: dict[str, Tensor] = {}
         """By parameter name: True where a weight stays in this step."""
+        self.losses: tuple[Tensor, Tensor] | None = None
+        """CE(x) and CE(x') of the step, with their graphs."""
         self._gradients: tuple[list[Tensor], list[Tensor]] | None = None
 
     def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
         self.masked = maskable(self.surroundings.model, parameters, self.choice)
 
-    def weigh(self, natural: Tensor, adversarial: Tensor) -> None:
+    def weigh(self) -> None:
         """The gradients of CE(x) and CE(x') in the masked weights. Their graphs stay: the loss shares them, so that
         this costs one backward pass of each and no forward pass."""
-        if self.alpha is None or not torch.is_grad_enabled():
+        losses, self.losses = self.losses, None
+        if self.alpha is None:
             return
+        assert losses is not None, "the step has no losses"
         weights = list(self.masked.values())
 
         def gradients(value: Tensor) -> list[Tensor]:
@@ -54,8 +58,7 @@ class Conservation:
             )
             return list(found)
 
-        with torch.autocast(natural.device.type, enabled=False):
-            self._gradients = gradients(natural), gradients(adversarial)
+        self._gradients = gradients(losses[0]), gradients(losses[1])
 
     def mask(self) -> None:
         """Choose the conserved weights and zero their gradient. All processes choose alike: by mean gradients."""

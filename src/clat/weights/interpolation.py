@@ -9,9 +9,9 @@ fine-tuned checkpoint, on the test split; here it is the held-out part of train.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,10 +40,12 @@ class Point(NamedTuple):
 class Interpolation(Treatment):
     """The stage ends between the weights that it started from and those that it reached.
 
-    To be named before the treatments that change the network's structure.
+    To be named before the treatments that change the network's structure or average its weights, and with
+    `end = "last"` beside them: the line is that of the networks they leave.
     """
 
     name: Literal["interpolation"] = "interpolation"
+    before: ClassVar[tuple[str, ...]] = ("lora", "ema", "swa")
     alpha: float | None = None
     """Where to stop between start (0) and end (1); None: search."""
     margin: float = 0.001
@@ -63,6 +65,15 @@ class Interpolation(Treatment):
             )
         if self.steps < 1:
             raise ClatError(f"interpolation.steps is {self.steps}: expected at least 1")
+
+    def check_beside(self, names: Sequence[str]) -> None:
+        super().check_beside(names)
+        for other in names:
+            if other in self.before and self.end != "last":
+                raise ClatError(
+                    f"has 'interpolation' beside '{other}', whose network is there only at the end of the stage: "
+                    "give it end = 'last'"
+                )
 
     def join(self, surroundings: Surroundings) -> Companion:
         return Line(self, surroundings)

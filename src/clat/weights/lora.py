@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from clat.companion import Companion, State, Surroundings
@@ -26,6 +26,8 @@ class LoRA(Treatment):
     """
 
     name: Literal["lora"] = "lora"
+    before: ClassVar[tuple[str, ...]] = ("ema", "swa")
+    reparametrises: ClassVar[bool] = True
     rank: int = 2
     """r, of a linear layer or a 1 x 1 convolution; a k x k one has inner dimension r k."""
     alpha: float | None = None
@@ -47,6 +49,18 @@ class LoRA(Treatment):
         if self.alpha is not None and not self.alpha > 0:
             raise ClatError(f"lora: alpha is {self.alpha}, expected a number above 0")
 
+    def layers(self, model: nn.Module, x: Tensor) -> list[str]:
+        """The names of the layers that get factors."""
+        if self.classifier == "full" and classifier_of(model, x) is None:
+            raise ClatError("lora: classifier is 'full', but the last layer does not give the logits")
+        low_rank = self.classifier == "low-rank"
+        return adaptable_layers(
+            model, x, include=self.include, exclude=self.exclude, stem=self.stem, classifier=low_rank
+        )
+
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        self.layers(model, x)
+
     def join(self, surroundings: Surroundings) -> Companion:
         return LoRACompanion(self, surroundings)
 
@@ -57,14 +71,7 @@ class LoRACompanion(Companion):
     def __init__(self, settings: LoRA, surroundings: Surroundings) -> None:
         super().__init__()
         model, x = surroundings.model, surroundings.heldout[0][:1]
-        names = adaptable_layers(
-            model,
-            x,
-            include=settings.include,
-            exclude=settings.exclude,
-            stem=settings.stem,
-            classifier=settings.classifier == "low-rank",
-        )
+        names = settings.layers(model, x)
         whole = [model.get_submodule(name) for name in [classifier_of(model, x)] if name is not None]
         self.branch = Branch(
             model,
@@ -80,8 +87,6 @@ class LoRACompanion(Companion):
             normalisations = (_NormBase, nn.GroupNorm, nn.LayerNorm)
             moving += [p for part in model.modules() if isinstance(part, normalisations) for p in part.parameters()]
         if settings.classifier == "full":
-            if not whole:
-                raise ClatError("lora: classifier is 'full', but the last layer does not give the logits")
             moving += [parameter for part in whole for parameter in part.parameters()]
         self._moving = {id(parameter) for parameter in moving}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -23,6 +23,7 @@ class Reinitialise(Treatment):
     Together with a selection of the same modules, the rest stays as it was trained."""
 
     name: Literal["reinitialise"] = "reinitialise"
+    before: ClassVar[tuple[str, ...]] = ("lora", "ema", "swa")
     modules: tuple[str, ...] = ()
     """Patterns of module names ("layer2", "layer3.*"); everything below a matching module is drawn anew."""
     batch_norm: bool = True
@@ -31,6 +32,9 @@ class Reinitialise(Treatment):
     def __post_init__(self) -> None:
         if not self.modules:
             raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
+
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        check_patterns(model, self.modules)
 
     def join(self, surroundings: Surroundings) -> Companion:
         seed = derive_seed(surroundings.seed, "reinitialise")
@@ -41,10 +45,7 @@ class Reinitialise(Treatment):
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
     """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
     `batch_norm`: BatchNorm too. Raises ClatError for a pattern that matches no module."""
-    names = [name for name, _ in model.named_modules() if name]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise unknown("module pattern", pattern, names)
+    check_patterns(model, patterns)
     chosen = {
         module
         for name, top in model.named_modules()
@@ -66,3 +67,11 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
                 nn.init.zeros_(module.bias)
         elif isinstance(module, _BatchNorm) and batch_norm:
             module.reset_parameters()
+
+
+def check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Raise ClatError for a pattern that matches no module."""
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown("module pattern", pattern, names)

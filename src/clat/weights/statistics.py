@@ -66,4 +66,4 @@ def reestimate_on_training_batches(
     batches = islice(surroundings.loader.epoch(0), most)
     with engine.autocast():
         reestimate_batch_norm(surroundings.model, (engine.images(x) for x, _ in batches), layers)
-    engine.average(buffer for bn in layers for buffer in bn.buffers() if buffer.is_floating_point())
+    engine.average(buffer for bn in layers for buffer in bn.buffers(recurse=False) if buffer.is_floating_point())
