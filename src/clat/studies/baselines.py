@@ -28,10 +28,12 @@ def pair(
     papers: tuple[Paper | None, Paper | None] = (None, None),
     note: str = "",
     fast: bool = False,
+    exclude: tuple[str, ...] = (),
     **settings: Any,
 ) -> list[Row]:
     """X and X + CLAT, of which the second takes over X's first stage from the first, unless X keeps state that a
-    cut into two stages would reset (`stateful`). `settings`: of X's stage; `fast`: CLAT's one-step form."""
+    cut into two stages would reset (`stateful`). `settings`: of X's stage; `fast`: CLAT's one-step form;
+    `exclude`: layers that CLAT leaves alone."""
     first = stage(name, scale.start, objective, **settings)
     more = stage(f"{name}-on", scale.rest, objective, **settings)
     alone = [{**first, "epochs": scale.epochs}] if stateful else [first, more]
@@ -39,7 +41,7 @@ def pair(
         Row(name, make_recipe(scale, name, alone, changes), paper=papers[0], note=note),
         Row(
             f"{name}+clat",
-            make_recipe(scale, name, [first, clat_stage(scale.rest, fast=fast)], changes),
+            make_recipe(scale, name, [first, clat_stage(scale.rest, fast=fast, exclude=exclude)], changes),
             reuse=None if stateful else name,
             paper=papers[1],
         ),
@@ -106,6 +108,7 @@ def _generated(scale: Scale, out: Path) -> list[Row]:
             changes=changes,
             treatments=[_EMA],
             stateful=True,
+            exclude=("*.se.*",) if name == "peng2023" else (),
             papers=(paper, None),
             note=_STAND_IN,
         )
