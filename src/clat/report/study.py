@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from clat.files import write_text
 from clat.report import plots
@@ -72,6 +75,7 @@ def clean_against_robust(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     def at(name: str) -> tuple[float, float]:
         return 100 * done[name]["clean"]["value"], 100 * done[name]["robust"]["value"]
 
+    labels = []
     for name, last in done.items():
         x, y = at(name)
         colour = ORANGE if "clat" in name else BLUE
@@ -81,11 +85,32 @@ def clean_against_robust(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         ]
         axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
         axes.plot(x, y, "o", color=colour, markersize=4.5, zorder=3)
-        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour, zorder=4)
+        labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
+        labels[-1].set(fontsize=6.5, color=colour)
         base = name.removesuffix("+clat")
         if base != name and base in done:
             axes.plot(*zip(at(base), (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
     axes.set_xlabel("clean accuracy in %")
     axes.set_ylabel("robust accuracy in %")
     axes.grid(True)
+    _set_apart(figure, axes, labels)
     return figure
+
+
+PLACES = [(4, 3), (4, -8), (-4, 3), (-4, -8), (4, 10), (4, -15), (-4, 10), (-4, -15), (4, 17), (-4, 17)]
+"""Where a label may stand, in points right of and above its point; it ends there where that is to the left."""
+
+
+def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None:
+    """Each label at the first of PLACES at which it covers neither a point nor a label before it."""
+    figure.draw_without_rendering()  # gives everything its place on the page
+    points = axes.transData.transform([label.xy for label in labels])
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+    for number, label in enumerate(labels):
+        others = [box for place, box in enumerate(taken) if place != number]
+        for right, up in PLACES:
+            label.set(position=(right, up), horizontalalignment="left" if right > 0 else "right")
+            box = label.get_window_extent()
+            if not box.count_overlaps(others):
+                break
+        taken.append(box)
