@@ -300,6 +300,12 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path):
     assert "extends" in refused(tmp_path / "d.toml")
 
 
+def test_an_objective_that_reads_single_labels_is_refused_where_they_are_mixed():
+    with pytest.raises(ClatError, match="'mart' needs one label an image"):
+        read_recipe("mart", ["--data.cutmix", "true"])
+    assert read_recipe("trades", ["--data.cutmix", "true"]).data.cutmix
+
+
 @pytest.mark.parametrize(
     "words",
     [

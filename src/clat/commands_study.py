@@ -9,6 +9,7 @@ from clat.commands import console
 from clat.errors import ClatError
 from clat.studies import STUDIES, find_study
 from clat.studies.collect import rich_table
+from clat.studies.groups import group_table
 from clat.studies.row import chosen, seeded
 from clat.studies.run import run_study
 
@@ -29,7 +30,7 @@ def study(options: Namespace) -> int:
         raise ClatError("clat study needs --out, the folder of its runs")
     rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)
     table = run_study(found, scale, rows, Path(options.out), console)
-    console.print(rich_table(table))
+    console.print(group_table(table) if table["groups"] else rich_table(table))
     from clat.report.study import write_study_page
 
     console.print(f"wrote {write_study_page(table, Path(options.out))}")

@@ -212,6 +212,12 @@ class Recipe:
         for name in names:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
+        for stage in self.stages:
+            if self.data.cutmix and not stage.objective.mixed_labels:
+                name = stage.objective.name
+                raise ClatError(
+                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                )
         if self.norm not in NORMS:
             raise unknown("norm", self.norm, NORMS)
         _at_least("batch_size", self.batch_size, 1)

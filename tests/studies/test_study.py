@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clat.errors import ClatError
-from clat.report.study import clean_against_robust, render_study, write_study_page
+from clat.report.study import Point, clean_against_robust, render_study, write_study_page
 from clat.studies import STUDIES, find_study
 from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
@@ -124,14 +124,12 @@ def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path)
 
 
 def test_labels_of_rows_that_lie_close_are_set_apart():
-    def entry(name, clean, robust):
-        def interval(value):
-            return {"value": value, "low": value - 0.03, "high": value + 0.03}
-
-        return {"name": name, "status": "finished", "last": {"clean": interval(clean), "robust": interval(robust)}}
-
     names = ("lora", "clat", "clat-random", "cure", "cure+clat", "twins+clat")
-    figure = clean_against_robust([entry(name, 0.24 + i / 250, 0.155) for i, name in enumerate(names)])
+    clean = [0.24 + number / 250 for number in range(len(names))]
+    points = [
+        Point(name, (x, x - 0.03, x + 0.03), (0.155, 0.13, 0.18)) for name, x in zip(names, clean, strict=True)
+    ]
+    figure = clean_against_robust(points)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert [text.get_text() for text in figure.axes[0].texts] == list(names)

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest, norm, ttest_ind
+from scipy.stats import binomtest, norm, ttest_1samp, ttest_ind
 from torch import Tensor
 
 
@@ -157,3 +157,40 @@ class SeedDifference:
     def to_dict(self) -> dict[str, Any]:
         low, high = self.interval or (None, None)
         return {"value": self.value, "low": low, "high": high, "p_value": self.p_value, "method": "welch-t"}
+
+
+@dataclass(frozen=True)
+class PairedSeeds:
+    """Differences of one accuracy between two methods, one a seed, where a seed means the same to both (the same
+    data order, and the same network to start from): a t test on the differences."""
+
+    values: tuple[float, ...]
+    confidence: float = 0.95
+
+    @property
+    def value(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """None for a single seed, or where the seeds do not differ: there is no spread to judge by."""
+        test = self._test()
+        if test is None:
+            return None
+        low, high = test.confidence_interval(self.confidence)
+        return float(low), float(high)
+
+    @property
+    def p_value(self) -> float | None:
+        test = self._test()
+        return None if test is None else float(test.pvalue)
+
+    def _test(self) -> Any:
+        if len(self.values) < 2 or statistics.stdev(self.values) == 0:
+            return None
+        return ttest_1samp(self.values, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        low, high = self.interval or (None, None)
+        numbers = {"value": self.value, "low": low, "high": high, "p_value": self.p_value}
+        return {**numbers, "values": list(self.values), "method": "paired-t"}

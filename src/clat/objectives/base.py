@@ -51,6 +51,8 @@ class Objective:
 
     one_step = False
     """Whether training examples come from a single gradient step, so that catastrophic overfitting threatens."""
+    mixed_labels = True
+    """Whether y may be class probabilities, as label mixing makes them."""
 
     reparametrises = False
     """Whether its companion puts parameters of its own into the network's layers."""

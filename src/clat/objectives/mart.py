@@ -27,6 +27,8 @@ class Mart(InnerAttack):
     that keep the logarithms finite (1.0001, 1.0000001, 1e-12) are the published code's.
     """
 
+    mixed_labels = False
+
     name: Literal["mart"] = "mart"
     beta: float = 5.0
     """Weight of the divergence: 5 for ResNet-18, 6 for wide ResNets."""

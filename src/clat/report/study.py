@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,11 +17,13 @@ from clat.report import plots
 from clat.report.page import environment, style_sheet
 from clat.report.plots import BLUE, MUTED, ORANGE, WIDTH, styled
 from clat.studies.collect import COLUMNS, WIDE, caption, cells
+from clat.studies.groups import COLUMNS as GROUP_COLUMNS
+from clat.studies.groups import GROUP_CAPTION, KINDS, group_cells
 
 
 def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
     """study.html and clean-robust.svg in the study's folder `out`; returns the page's path."""
-    figure = clean_against_robust(table["rows"])
+    figure = clean_against_robust(table_points(table))
     if figure is not None:
         plots.save_figure(figure, out / "clean-robust.svg")
     write_text(out / "study.html", render_study(table))
@@ -30,7 +32,7 @@ def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
 
 def render_study(table: Mapping[str, Any]) -> str:
     """The page as text."""
-    figure = clean_against_robust(table["rows"])
+    figure = clean_against_robust(table_points(table))
     settings = table["settings"]
     protocol = table["protocol"] or {}
     facts = [
@@ -56,6 +58,9 @@ def render_study(table: Mapping[str, Any]) -> str:
             columns=COLUMNS,
             wide=WIDE,
             rows=[cells(row) for row in table["rows"]],
+            group_columns=GROUP_COLUMNS,
+            groups=[group_cells(group) for group in table["groups"]],
+            group_caption=GROUP_CAPTION,
             caption=caption(table),
             notes=notes,
             made=made,
@@ -63,33 +68,50 @@ def render_study(table: Mapping[str, Any]) -> str:
     )
 
 
+class Point(NamedTuple):
+    """A row of the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
+
+    name: str
+    clean: tuple[float, float, float]
+    robust: tuple[float, float, float]
+
+
+def table_points(table: Mapping[str, Any]) -> list[Point]:
+    """Means and deviations over the seeds where there are several, else each row and its intervals."""
+    if table["groups"]:
+        found = []
+        for group in table["groups"]:
+            summaries = [group[f"last_{kind}"] for kind in KINDS]
+            spans = [(one["mean"], one["deviation"] or 0.0) for one in summaries]
+            found.append(Point(group["name"], *((mean, mean - sd, mean + sd) for mean, sd in spans)))
+        return found
+    done = [row for row in table["rows"] if row["status"] == "finished"]
+    return [
+        Point(row["name"], *(tuple(row["last"][kind][key] for key in ("value", "low", "high")) for kind in KINDS))
+        for row in done
+    ]
+
+
 @styled()
-def clean_against_robust(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A point a row with its two intervals, named beside it; X and X+clat are joined. None without results."""
-    done = {row["name"]: row["last"] for row in rows if row["status"] == "finished"}
-    if not done:
+def clean_against_robust(points: Sequence[Point]) -> Figure | None:
+    """A dot a point with its two spans, named beside it; X and X+clat are joined. None without points."""
+    if not points:
         return None
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-
-    def at(name: str) -> tuple[float, float]:
-        return 100 * done[name]["clean"]["value"], 100 * done[name]["robust"]["value"]
-
     labels = []
-    for name, last in done.items():
-        x, y = at(name)
+    places = {point.name: (100 * point.clean[0], 100 * point.robust[0]) for point in points}
+    for name, clean, robust in points:
+        x, y = places[name]
         colour = ORANGE if "clat" in name else BLUE
-        spread = [
-            [[100 * abs(last[kind][side] - last[kind]["value"])] for side in ("low", "high")]
-            for kind in ("clean", "robust")
-        ]
-        axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
+        spans = [[[100 * abs(value - end)] for end in (low, high)] for value, low, high in (clean, robust)]
+        axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
         axes.plot(x, y, "o", color=colour, markersize=4.5, zorder=3)
         labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
         labels[-1].set(fontsize=6.5, color=colour)
         base = name.removesuffix("+clat")
-        if base != name and base in done:
-            axes.plot(*zip(at(base), (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
+        if base != name and base in places:
+            axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
     axes.set_xlabel("clean accuracy in %")
     axes.set_ylabel("robust accuracy in %")
     axes.grid(True)

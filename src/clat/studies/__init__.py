@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from clat.errors import unknown
 from clat.studies.baselines import BASELINES
+from clat.studies.claim import CLAIM
 from clat.studies.competitors import COMPETITORS
 from clat.studies.row import Row, Scale, Study
 
-STUDIES = {study.name: study for study in (BASELINES, COMPETITORS)}
+STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, CLAIM)}
 
 
 def find_study(name: str) -> Study:

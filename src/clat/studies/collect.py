@@ -12,6 +12,8 @@ from rich.table import Table as RichTable
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json, write_text
 from clat.report.formatting import DASH, count, duration, memory, percent
+from clat.studies.groups import COLUMNS as GROUP_COLUMNS
+from clat.studies.groups import GROUP_CAPTION, group_cells, summarise
 from clat.studies.row import Paper, Row, Scale, Study
 
 COLUMNS = (
@@ -36,6 +38,7 @@ def collect(
         "protocol": done[0]["protocol"] if done else None,
         "environment": done[0]["environment"] if done else None,
         "rows": entries,
+        "groups": summarise(entries) if len(scale.seeds) > 1 else [],
     }
 
 
@@ -164,15 +167,22 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, with its caption."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    for entry in table["rows"]:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells(entry)) + " |")
+    body = _markdown_table(COLUMNS, [cells(entry) for entry in table["rows"]])
     notes = [f"- {entry['name']}: {entry['note']}" for entry in table["rows"] if entry["note"]]
     warned = [f"- {entry['name']}: {text}" for entry in table["rows"] for text in entry.get("warnings", ())]
-    parts = [f"# {table['title']} ({table['scale']})", caption(table), "\n".join(lines)]
+    parts = [f"# {table['title']} ({table['scale']})"]
+    if table["groups"]:
+        parts += [GROUP_CAPTION, _markdown_table(GROUP_COLUMNS, [group_cells(one) for one in table["groups"]])]
+    parts += [caption(table), body]
     parts += ["\n".join(["Notes:", "", *notes])] if notes else []
     parts += ["\n".join(["Warnings during training:", "", *warned])] if warned else []
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def write_table(table: Mapping[str, Any], out: Path) -> None:

@@ -1,0 +1,167 @@
+"""Is CLAT's gain real, and under which settings? The grid that decides it, the most decisive cells first.
+
+All cells begin with the same PGD-AT stage, long enough for the network to overfit robustly, and differ in what they
+do with the rest. Held-out training images judge them; the test split stays unread until a setting has been chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clat.studies.row import Row, Scale, Study, Table, make_recipe, stage
+
+NARROW = Scale(
+    name="narrow",
+    start=60,
+    rest=15,
+    seeds=(0, 1, 2),
+    settings={
+        "eps": "8/255",
+        "batch_size": 100,
+        "model": {"name": "resnet18", "width": 16, "normalize": "cifar10"},
+        "data": {"name": "cifar10", "train_size": 1000, "heldout": 3000},
+        "monitor": {"num_samples": 2000, "every": 15},
+        "evaluation": {"weights": "none"},
+        "engine": {"precision": "bf16-mixed"},
+    },
+    remark="1,000 training images, so that PGD-AT can overfit robustly, and a ResNet-18 of width 16: the regime "
+    "that CLAT is meant for, on a CPU. Judged on held-out training images; the test split is unread.",
+)
+
+WIDE = Scale(
+    name="wide",
+    start=20,
+    rest=10,
+    seeds=(0, 1, 2),
+    settings={
+        "eps": "8/255",
+        "batch_size": 128,
+        "model": {"name": "resnet18", "width": 32, "normalize": "cifar10"},
+        "data": {"name": "cifar10", "heldout": 5000},
+        "monitor": {"num_samples": 2000, "every": 5},
+        "evaluation": {"weights": "none"},
+        "engine": {"precision": "bf16-mixed"},
+    },
+    remark="All of CIFAR-10 and a ResNet-18 of width 32, for a GPU. Judged on held-out training images; the test "
+    "split is unread.",
+)
+
+
+def rows(scale: Scale, out: Path) -> Sequence[Row]:
+    """The cells."""
+    return [*_claim(scale), *_plus(scale), *_layers(scale), *_ambiguities(scale)]
+
+
+def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, note: str = "") -> Row:
+    """The common start, then `rest`."""
+    epochs = scale.start if start is None else start
+    begin = stage("pgd-at", epochs, "pgd-at", schedule=_START)
+    shared = name != "pgd-at" and epochs == scale.start
+    return Row(name, make_recipe(scale, name, [begin, *rest]), reuse="pgd-at" if shared else None, note=note)
+
+
+_START = {"kind": "piecewise", "lr": 0.1, "milestones": [0.75], "factor": 0.5}
+_END = {"kind": "cosine", "lr": 0.03}
+
+
+def _clat(
+    scale: Scale, epochs: int | None = None, lr: float = 0.03, bn: str | None = None, **settings: Any
+) -> Table:
+    """A CLAT stage in the paper's form but for `settings`, of the objective or, where they name one of its fields,
+    of the selection."""
+    selection = {"rule": "critical", "k": 1, "every": 5}
+    objective: Table = {"name": "clat", "ratio": 0.1}
+    for key, value in settings.items():
+        if key in ("rule", "k", "every", "normaliser", "metric", "ranking", "layers"):
+            selection[key] = value
+        elif key == "tap":
+            selection[key] = objective[key] = value
+        elif key == "treatments":
+            continue
+        else:
+            objective[key] = value
+    made = stage("clat", scale.rest if epochs is None else epochs, objective, selection=selection)
+    made["schedule"] = {"kind": "cosine", "lr": lr}
+    made |= {"batch_norm": bn} if bn else {}
+    return made | ({"treatments": settings["treatments"]} if "treatments" in settings else {})
+
+
+def _claim(scale: Scale) -> list[Row]:
+    """The claim itself; early-stopped PGD-AT is the best epoch of the first row."""
+    critical = {"rule": "critical", "k": 1, "every": 5}
+    return [
+        _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=_END)),
+        _row(scale, "clat", _clat(scale)),
+        _row(
+            scale,
+            "pgd-at-on-critical",
+            stage("tune", scale.rest, "pgd-at", selection=critical, schedule=_END),
+            note="PGD-AT that moves only what CLAT would.",
+        ),
+        _row(scale, "ce-on-critical", _clat(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
+    ]
+
+
+def _plus(scale: Scale) -> list[Row]:
+    """Beyond the paper: what the prototype's traps suggest."""
+    average = [{"name": "ema", "decay": 0.99}]
+    line = [{"name": "interpolation", "margin": 0.0, "end": "last"}]
+    robust: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
+    return [
+        _row(scale, "plus-pgd", _clat(scale, ce_input="pgd")),
+        _row(scale, "plus-relative", _clat(scale, **robust)),
+        _row(scale, "plus-relative-k4", _clat(scale, k=4, **robust)),
+        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=average, **robust)),
+        _row(scale, "plus-relative-k4-line", _clat(scale, k=4, treatments=line, **robust)),
+        _row(scale, "plus-relative-all", _clat(scale, rule="all", **robust)),
+        _row(
+            scale,
+            "pgd-at-ema",
+            stage("pgd-at-on", scale.rest, "pgd-at", schedule=_END, treatments=average),
+            note="The control of the averaged rows.",
+        ),
+    ]
+
+
+def _layers(scale: Scale) -> list[Row]:
+    """Which layers, fixed or re-selected, and how many (paper: Tables 5, 7, 14, 20, Figs. 3 and 7)."""
+    found = [
+        _row(scale, "clat-random", _clat(scale, rule="random")),
+        _row(scale, "clat-least", _clat(scale, rule="least-critical")),
+        _row(scale, "clat-all", _clat(scale, rule="all")),
+        _row(scale, "clat-fixed", _clat(scale, every=0)),
+    ]
+    return found + [_row(scale, f"clat-k{k}", _clat(scale, k=k)) for k in (2, 4, 8)]
+
+
+def _ambiguities(scale: Scale) -> list[Row]:
+    """What the paper leaves open, one setting at a time."""
+    found = [_row(scale, f"clat-ratio-{ratio}", _clat(scale, ratio=ratio)) for ratio in (0.01, 0.03, 0.3, 1.0)]
+    found += [
+        _row(scale, "clat-tap-norm", _clat(scale, tap="norm")),
+        _row(scale, "clat-tap-activation", _clat(scale, tap="activation")),
+        _row(scale, "clat-rank-sqrt", _clat(scale, normaliser="sqrt")),
+        _row(scale, "clat-rank-relative", _clat(scale, normaliser="relative")),
+        _row(scale, "clat-rank-curvature", _clat(scale, metric="curvature")),
+        _row(scale, "clat-relative-term", _clat(scale, relative=True)),
+        _row(scale, "clat-detached", _clat(scale, detach_clean=True)),
+        _row(scale, "clat-ce-feature", _clat(scale, ce_input="feature")),
+        _row(scale, "clat-bn-update", _clat(scale, bn="update")),
+        _row(scale, "clat-bn-selected", _clat(scale, bn="update-selected")),
+        _row(scale, "clat-lr-0.1", _clat(scale, lr=0.1)),
+        _row(scale, "clat-lr-0.003", _clat(scale, lr=0.003)),
+        _row(scale, "clat-one-step", _clat(scale, name="clat-fast")),
+    ]
+    for share in (0.0, 0.25, 0.5):
+        start = round(share * scale.epochs)
+        tuned = _clat(scale, epochs=scale.epochs - start, lr=0.1 if share == 0 else 0.03)
+        if start:
+            found.append(_row(scale, f"clat-from-{share:.0%}", tuned, start=start))
+        else:
+            found.append(Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [tuned])))
+    return found
+
+
+CLAIM = Study("claim", "Is CLAT's gain real, and under which settings?", rows, (NARROW, WIDE))
