@@ -8,6 +8,7 @@ import torch
 
 import clat
 from clat.data import ImageSet
+from clat.models import load_model, save_weights
 from clat.recipe import build_recipe, built_in_recipes, read_recipe, recipe_data
 
 SMALL = {"resnet50": 4, "densenet121": 4, "wrn-34-10": 4, "wrn-70-16": 4, "dm-wrn-28-10": 4, "ra-wrn-70-16": 8}
@@ -39,6 +40,9 @@ def tiny(name, folder):
     """The recipe with everything small but its structure."""
     data = recipe_data(read_recipe(name))
     data["model"] = small_model(dict(data["model"]))
+    if "classifier" in data["model"]:  # goes on top of a file of 1000 classes
+        data["model"] |= {"input_size": 48, "weights": str(folder / "imagenet.safetensors")}
+        save_weights(load_model(data["model"]["name"], width=4, num_classes=1000), data["model"]["weights"])
     data |= {"batch_size": 8, "engine": {"device": "cpu"}}
     data["data"] |= {"heldout": 16, "train_size": 32}
     if "extra" in data["data"]:

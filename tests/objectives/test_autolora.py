@@ -169,10 +169,13 @@ def test_both_training_passes_update_the_one_set_of_statistics(joined, images, l
 
 def test_lambdas_follow_the_clean_accuracy_through_the_branch(build, joined, images, labels):
     net, _, companion, _ = joined(around={"epochs": 9})
-    companion.after_epoch(None)
+    x = (images * 255).round() / 255
     with torch.no_grad():
-        logits = through_branch(net, companion, build(), (images * 255).round() / 255)
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
+        companion.branch.layers["conv2"].up.normal_(std=3.0, generator=torch.Generator().manual_seed(2))
+        companion.after_epoch(None)
+        logits, bare = through_branch(net, companion, build(), x), net.eval()(x)
+    accuracy, other = ((z.argmax(1) == labels).double().mean().item() for z in (logits, bare))
+    assert accuracy != other, "or the test could not tell"
     assert companion.numbers["accuracy"] == pytest.approx(accuracy)
     assert companion.numbers["lambda1"] == pytest.approx(1 - accuracy)
     assert companion.numbers["lambda2"] == pytest.approx(6 * accuracy)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clat.errors import ClatError
-from clat.report.study import render_study, write_study_page
+from clat.report.study import Point, clean_against_robust, render_study, write_study_page
 from clat.studies import STUDIES, find_study
 from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
@@ -121,6 +121,19 @@ def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path)
             assert row.recipe.total_epochs == (scale.rest if row.needs else scale.epochs), row.name
             for earlier in (*row.needs, row.reuse or row.name):
                 assert names.index(earlier) <= names.index(row.name)
+
+
+def test_labels_of_rows_that_lie_close_are_set_apart():
+    names = ("lora", "clat", "clat-random", "cure", "cure+clat", "twins+clat")
+    clean = [0.24 + number / 250 for number in range(len(names))]
+    points = [
+        Point(name, (x, x - 0.03, x + 0.03), (0.155, 0.13, 0.18)) for name, x in zip(names, clean, strict=True)
+    ]
+    figure = clean_against_robust(points)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert [text.get_text() for text in figure.axes[0].texts] == list(names)
+    assert all(not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
 def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from clat.files import write_text
 from clat.report import plots
@@ -96,6 +99,7 @@ def clean_against_robust(points: Sequence[Point]) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
+    labels = []
     places = {point.name: (100 * point.clean[0], 100 * point.robust[0]) for point in points}
     for name, clean, robust in points:
         x, y = places[name]
@@ -103,11 +107,32 @@ def clean_against_robust(points: Sequence[Point]) -> Figure | None:
         spans = [[[100 * abs(value - end)] for end in (low, high)] for value, low, high in (clean, robust)]
         axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
         axes.plot(x, y, "o", color=colour, markersize=4.5, zorder=3)
-        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=colour, zorder=4)
+        labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
+        labels[-1].set(fontsize=6.5, color=colour)
         base = name.removesuffix("+clat")
         if base != name and base in places:
             axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
     axes.set_xlabel("clean accuracy in %")
     axes.set_ylabel("robust accuracy in %")
     axes.grid(True)
+    _set_apart(figure, axes, labels)
     return figure
+
+
+PLACES = [(4, 3), (4, -8), (-4, 3), (-4, -8), (4, 10), (4, -15), (-4, 10), (-4, -15), (4, 17), (-4, 17)]
+"""Where a label may stand, in points right of and above its point; it ends there where that is to the left."""
+
+
+def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None:
+    """Each label at the first of PLACES at which it covers neither a point nor a label before it."""
+    figure.draw_without_rendering()  # gives everything its place on the page
+    points = axes.transData.transform([label.xy for label in labels])
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+    for number, label in enumerate(labels):
+        others = [box for place, box in enumerate(taken) if place != number]
+        for right, up in PLACES:
+            label.set(position=(right, up), horizontalalignment="left" if right > 0 else "right")
+            box = label.get_window_extent()
+            if not box.count_overlaps(others):
+                break
+        taken.append(box)

@@ -31,7 +31,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
         row("pgd-at", stage("pgd-at-on", rest, "pgd-at"), paper=_table1(81.46, 53.63)),
         row("clat", clat_stage(rest), paper=_table1(83.89, 55.37)),
         row("clat-random", clat_stage(rest, rule="random"), paper=Paper(78.02, 51.03, "PGD-10", "CLAT v2, T7")),
-        row("rift", _rift(rest), paper=Paper(83.44, 53.65, "PGD-10", "RiFT, T1")),
+        row("rift", _rift(scale, rest), paper=Paper(83.44, 53.65, "PGD-10", "RiFT, T1")),
         row(
             "lora",
             stage("lora", rest, "pgd-at", treatments=[lora], batch_norm="update"),
@@ -42,7 +42,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
         row("twins-at", stage("twins", rest, "twins"), paper=_twins(47.89), note=_IMAGENET),
         row("twins-trades", stage("twins", rest, {"name": "twins", "form": "trades"}), note=_IMAGENET),
         row("cure", stage("cure", rest, "cure"), paper=Paper(86.76, 54.92, "PGD-20", "CURE, T1"), note=_CURE),
-        row("clat+rift", clat_stage(rest - half), _rift(half)),
+        row("clat+rift", clat_stage(rest - half), _rift(scale, half)),
         row("autolora+clat", _autolora(half), clat_stage(rest - half), paper=_table1(86.45, 58.53), note=_IMAGENET),
         row(
             "twins+clat",
@@ -59,13 +59,14 @@ _IMAGENET = "The paper starts from a robust ImageNet network; here, as every row
 _CURE = "The paper starts from a naturally trained network; here, as every row, from PGD-AT."
 
 
-def _rift(epochs: int) -> Table:
+def _rift(scale: Scale, epochs: int) -> Table:
     """RiFT as published, but for its length: the least robust-critical layer, clean images, interpolation."""
+    heldout = scale.settings["data"]["heldout"]
     return stage(
         "rift",
         epochs,
         "standard",
-        selection={"rule": "least-critical", "ranking": "mrc", "k": 1, "every": 0},
+        selection={"rule": "least-critical", "ranking": "mrc", "k": 1, "every": 0, "num_samples": heldout},
         batch_norm="update",
         schedule={"kind": "piecewise", "lr": 0.001, "milestones": [0.5]},
         treatments=[{"name": "interpolation"}],
