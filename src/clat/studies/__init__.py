@@ -5,9 +5,10 @@ from __future__ import annotations
 from clat.errors import unknown
 from clat.studies.baselines import BASELINES
 from clat.studies.competitors import COMPETITORS
+from clat.studies.precision import PRECISION
 from clat.studies.row import Row, Scale, Study
 
-STUDIES = {study.name: study for study in (BASELINES, COMPETITORS)}
+STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, PRECISION)}
 
 
 def find_study(name: str) -> Study:
