@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import clat
-from benchmarks.timing import interleaved
+from clat.bench import interleaved
 from clat.data import IDBH_VARIANTS, Augment, BatchAugment
 from clat.environment import describe_environment
 from clat.objectives import PgdAT, Step
@@ -32,7 +32,7 @@ def main() -> None:
     augments: dict[str, BatchAugment] = {"standard": Augment(), **IDBH_VARIANTS}
     candidates = {name: augmenting(augment, x) for name, augment in augments.items()}
     candidates["pgd-at step"] = pgd_at_step(x.float() / 255, chosen.width)
-    medians = interleaved(candidates, chosen.rounds)
+    medians = {name: timing.seconds for name, timing in interleaved(candidates, chosen.rounds).items()}
     result = {
         "benchmark": "augmentation",
         **vars(chosen),

@@ -11,7 +11,7 @@ import json
 import torch
 
 import clat
-from benchmarks.timing import interleaved
+from clat.bench import interleaved
 from clat.environment import describe_environment
 
 
@@ -27,13 +27,14 @@ def main() -> None:
     model = clat.load_model(chosen.model, width=chosen.width).to(device).eval()
     x = torch.rand(chosen.images, 3, 32, 32, device=device)
     y = torch.randint(10, (chosen.images,), device=device)
-    medians = interleaved(
+    times = interleaved(
         {
             "pgd-10": lambda: clat.attacks.pgd(model, x, y, eps="8/255", alpha="2/255", steps=10, seed=0),
             "criticality": lambda: clat.measure_criticality(model, x, y, eps="8/255", steps=10),
         },
         chosen.rounds,
     )
+    medians = {name: timing.seconds for name, timing in times.items()}
     result = {
         "benchmark": "criticality_cost",
         **vars(chosen),

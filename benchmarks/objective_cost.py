@@ -1,6 +1,6 @@
 """What a training step of each objective costs: `python -m benchmarks.objective_cost`.
 
-Every row is trained for a step by the real training loop, with attacks of 10 steps where there are several, and
+Every row is a step of the real training loop, with attacks of 10 steps where there are several, and
 counted per image of the batch:
 
 - `forwards`, `backwards`: passes through the network and back, as runs report them;
@@ -13,29 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import typing
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import clat
-from clat.config import DataConfig, EngineConfig, MonitorConfig, Recipe, StageConfig
+from clat.bench.subject import subject
+from clat.config import EngineConfig, StageConfig
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.environment import describe_environment
 from clat.errors import ClatError
 from clat.evaluation.cost import metered
-from clat.objectives import AnyObjective, GradAlign, Loss, PgdAT, Trades
+from clat.objectives import AnyObjective, GradAlign, PgdAT, Trades
 from clat.selection import Selection
 from clat.training.engine import Engine
-from clat.training.interrupt import StopFlag
-from clat.training.log import RunLog
-from clat.training.trainer import Trainer
 from clat.weights import AWP
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,42 +59,20 @@ class Operations(TorchDispatchMode):
         return found
 
 
-class CountedTrainer(Trainer):
-    """Counts what happens in its training steps, and nothing else of a run."""
-
-    forwards = backwards = operations = 0
-
-    def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
-        with metered(self.model) as cost, Operations() as operations:
-            loss = super()._train_step(stage, x, y, rate)
-        self.forwards += cost.forwards
-        self.backwards += cost.backwards
-        self.operations += operations.total
-        return loss
-
-
 def step_cost(model: nn.Module, images: ImageSet, stage: StageConfig) -> dict[str, float]:
     """Passes and forward-equivalents of one step of `stage` on all of `images`, per image."""
-    count = len(images)
-    recipe = Recipe(
-        stages=(stage,),
-        batch_size=count,
-        data=DataConfig(heldout=count),
-        monitor=MonitorConfig(steps=1, num_samples=1),
-        engine=EngineConfig(device="cpu", channels_last=False),
-    )
-    engine, log = Engine(recipe.engine), RunLog(None, quiet=True)
-    x, y = next(iter(Loader(images, count).epoch()))
+    count, config = len(images), EngineConfig(device="cpu", channels_last=False)
+    x, _ = next(iter(Loader(images, count).epoch()))
     with Operations() as forward, torch.no_grad():
         model(x)
-    with tempfile.TemporaryDirectory() as folder:
-        for part in ("weights", "criticality", "states"):
-            (Path(folder) / part).mkdir()
-        loader = Loader(images, count)
-        trainer = CountedTrainer(recipe, model, loader, (x, y), engine, log, Path(folder), StopFlag())
-        trainer.run()
-    equivalents, steps = trainer.operations / forward.total, stage.objective.replays
-    passes = (trainer.forwards / count, trainer.backwards / count)
+    with (
+        subject(model, images, stage, Engine(config), config) as made,
+        metered(made.model, memory=False) as cost,
+        Operations() as operations,
+    ):
+        made.again()
+    equivalents, steps = operations.total / forward.total, stage.objective.replays
+    passes = (cost.forwards / count, cost.backwards / count)
     return dict(zip(HEAD[1:], (steps, *passes, round(equivalents, 2), round(equivalents / steps, 2)), strict=True))
 
 

@@ -15,6 +15,7 @@ from clat.errors import ClatError, unknown
 
 COMMANDS = dict.fromkeys(("train", "evaluate", "report", "demo"), "clat.commands")
 COMMANDS |= {"criticality": "clat.commands_criticality", "study": "clat.commands_study"}
+COMMANDS |= {"bench": "clat.commands_bench"}
 COMMANDS |= dict.fromkeys(("check", "curve", "transfer", "compare"), "clat.commands_evaluation")
 """Each command, and the module with the function of its name."""
 
@@ -82,6 +83,7 @@ def _parser() -> _Parser:
     two.add_argument("--device", help="cpu, cuda, auto: short for --engine.device")
     two.add_argument("--devices", help="processes, one a device: short for --engine.devices")
     two.add_argument("--precision", help="32 or bf16-mixed: short for --engine.precision")
+    two.add_argument("--compile", action="store_true", help="short for --engine.compile true")
     two.add_argument("--list", action="store_true", help="list the built-in recipes")
 
     three = commands.add_parser("evaluate", help="clean and robust accuracy under a protocol")
@@ -110,6 +112,8 @@ def _parser() -> _Parser:
     six.add_argument("--out", metavar="DIR", help="the study's folder; the same one goes on where it was stopped")
     six.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
     six.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
+
+    _bench_parser(commands)
 
     five = commands.add_parser("demo", help="CLAT on handwritten digits, end to end, in about a minute")
     five.add_argument("--out", default="demo", metavar="DIR", help="a new folder (default: demo)")
@@ -153,6 +157,37 @@ def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     one.add_argument("--device", default="auto", help="cpu, cuda, auto")
     one.add_argument("--out", metavar="FILE", help="write the report as JSON")
     one.add_argument("--plot", metavar="FILE", help="draw the report (.svg or .png)")
+
+
+def _bench_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """What a training step costs."""
+    one = commands.add_parser(
+        "bench",
+        help="what a training step costs, beside PGD-AT's and a plain one",
+        epilog="clat bench --model resnet18 --width 32 --objectives pgd-at trades clat --layers 11",
+    )
+    one.add_argument("--model", default="resnet18", help="a built-in network, or package.module:factory")
+    one.add_argument("--width", type=int, help="base channels of a built-in network")
+    one.add_argument("--depths", nargs="+", type=int, metavar="N", help="blocks of each stage")
+    one.add_argument(
+        "--objectives", nargs="+", default=["pgd-at"], metavar="NAME", help="pgd-at, trades, clat, ..."
+    )
+    one.add_argument("--layers", nargs="+", default=[], metavar="LAYER", help="what clat moves: numbers or names")
+    one.add_argument("--steps", type=int, help="of the inner attacks (default: the objectives' own, 10)")
+    one.add_argument("--batch-size", type=int, default=64)
+    one.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
+    one.add_argument("--num-classes", type=int, default=10)
+    one.add_argument("--precision", default="32", choices=["32", "bf16-mixed"], help="32, bf16-mixed (default: 32)")
+    one.add_argument("--contiguous", action="store_true", help="the default memory layout, not channels_last")
+    one.add_argument("--compile", action="store_true", help="let torch.compile fuse the blocks")
+    one.add_argument("--rounds", type=int, default=5, help="in which all steps take turns (default: 5)")
+    one.add_argument("--train-size", type=int, default=50_000, help="images of an epoch (default: 50000)")
+    one.add_argument("--no-plain", action="store_true", help="leave the plain reference steps out")
+    one.add_argument("--no-surroundings", action="store_true", help="leave the data path and the selections out")
+    one.add_argument("--profile", action="store_true", help="where the time goes, beside its floor")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    one.add_argument("--out", metavar="FILE", help="write the result as JSON")
 
 
 def _evaluation_parsers(commands: argparse._SubParsersAction[_Parser]) -> None:

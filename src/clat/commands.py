@@ -110,7 +110,7 @@ def train(options: Namespace) -> int:
             console.print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
         return 0
     if options.resume is not None:
-        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision")
+        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile")
         if any(getattr(options, name) for name in beside):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         return _finish(lambda: resume_run(options.resume))
@@ -123,6 +123,8 @@ def train(options: Namespace) -> int:
         if value is not None
         for word in (f"--engine.{name}", f'"{value}"' if name == "precision" else value)
     ]
+    if options.compile:
+        overrides += ["--engine.compile", "true"]
     recipe = read_recipe(options.recipe, [*options.overrides, *overrides])
     return _finish(lambda: start_run(recipe, options.out, reuse=options.reuse))
 

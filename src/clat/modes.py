@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.errors import ClatError, unknown
+from clat.frozen_norm import frozen_norms_lean
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -60,7 +61,8 @@ def for_attack(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
             for bn in batch_norms(model):
                 bn.training = True
                 bn.track_running_stats = False
-        yield
+        with frozen_norms_lean(model):
+            yield
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
+    if not data["engine"]["compile"]:  # as in runs from before there was a choice
+        data["engine"].pop("compile")
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if data["schedule"]["kind"] != "constant":

@@ -277,3 +277,53 @@ def test_a_network_that_each_process_draws_for_itself_starts_alike(workplace, tm
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_move_as_one_does(start, workplace, tmp_path):
+    """PGD-AT and CLAT with re-selection on the same global batches, up to rounding. BatchNorm is frozen, so that
+    the mean over the shares is the gradient of the whole batch, and no random start tells the shares apart."""
+    (tmp_path / "same.py").write_text(SAME)
+    recipe = (workplace / "tiny.toml").read_text()
+    recipe = recipe.replace("own_network:Net", "same:make")
+    recipe = recipe.replace('objective = { name = "pgd-at", steps = 2 }', FROZEN)
+    recipe = recipe.replace('epochs = 2\nobjective = { name = "clat"', 'epochs = 3\nobjective = { name = "clat"')
+    (tmp_path / "tiny.toml").write_text(recipe)
+    ends = {}
+    for count in (1, 2):
+        done = start(["train", "tiny.toml", "--out", f"by-{count}", "--devices", count], cwd=tmp_path)
+        _, errors = done.communicate(timeout=300)
+        assert done.returncode == 0, errors
+        out = tmp_path / f"by-{count}"
+        ends[count] = {name: load_file(out / "weights" / f"{name}.safetensors") for name in ("stage-1", "last")}
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        ends[count]["selected"] = [line["layers"] for line in lines if line["event"] == "selection"]
+    one, two = ends[1], ends[2]
+    assert one["selected"] == two["selected"]
+    assert len(one["selected"]) == 3
+    moved = 0
+    for name, before in one["stage-1"].items():
+        torch.testing.assert_close(two["stage-1"][name], before, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(two["last"][name], one["last"][name], rtol=1e-4, atol=1e-6)
+        moved += int(not torch.allclose(one["last"][name], before, rtol=1e-3, atol=1e-5))
+    assert moved
+
+
+SAME = """
+import torch
+from torch import nn
+from clat.attacks.ball import Ball
+
+# A start that depends on the image alone: random ones are drawn by each process for its own share.
+Ball.random_point = lambda self, generator: self.project(self.x + self.eps * torch.sin(1000 * self.x))
+
+
+def make(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )
+"""
+
+FROZEN = 'objective = { name = "pgd-at", steps = 2 }\nbatch_norm = "frozen"'

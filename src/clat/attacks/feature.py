@@ -57,13 +57,16 @@ def run_feature_attack(
     tap: str,
     relative: bool,
     seed: int | None,
+    clean: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The attack without checks; the caller has put the model into attack mode.
+    """The attack without checks; the caller has put the model into attack mode. `clean`: the features of x, if
+    they are known already.
 
     The start is always random: at delta = 0 the distance has its minimum and no gradient.
     """
-    with torch.no_grad():
-        clean = read_features(model, x, layers, tap=tap, stop=True).values
+    if clean is None:
+        with torch.no_grad():
+            clean = read_features(model, x, layers, tap=tap, stop=True).values
 
     def value(z: Tensor) -> Tensor:
         moved = read_features(model, z, layers, tap=tap, stop=True).values

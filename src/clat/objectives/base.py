@@ -37,6 +37,9 @@ class Step:
     norm: str = "linf"
     state: dict[str, float] = field(default_factory=dict)
     companion: Companion | None = None
+    once: bool = False
+    """The loss is evaluated once on the examples, at the weights that the attack saw, so that a pass which both
+    need can be shared. Not so under a treatment, which may look at the loss elsewhere too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Objective:
     - `examples(model, x, y, step)`: the inner attack, which leaves no trace in the model;
     - `cost(model, x, y, examples, step)`: the loss of the weights on them.
     """
+
+    second_order = False
+    """Whether the loss holds a gradient, which is differentiated again; compiled blocks cannot be."""
 
     one_step = False
     """Whether training examples come from a single gradient step, so that catastrophic overfitting threatens."""

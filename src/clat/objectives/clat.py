@@ -28,6 +28,12 @@ from clat.errors import ClatError, unknown
 from clat.features import TAPS, read_features
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
 
+_SHARES = "shares_clean_pass"
+
+
+def _batch_statistics(model: nn.Module) -> bool:
+    return any(norm.training for norm in modes.batch_norms(model))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clat(InnerAttack):
@@ -63,21 +69,42 @@ class Clat(InnerAttack):
             raise unknown("feature tap", self.tap, TAPS)
 
     def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
-        """Lambda for the stage: as given, or from `ratio` and the two terms on this held-out batch."""
+        """Lambda for the stage: as given, or from `ratio` and the two terms on this held-out batch. And, if the
+        loss is evaluated once, whether the clean pass can be shared."""
+        shares = step.once and self.ce_input == "clean" and self._modes_agree(model, x, step)
+        return {"lambda": self._begin_weight(model, x, y, step)} | ({_SHARES: 1.0} if shares else {})
+
+    def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
+        """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
+        uses the batch."""
+        with modes.statistics_kept(model), modes.random_states_kept(model), torch.no_grad():
+            trained = read_features(model, x, step.layers, tap=self.tap, stop=True).values
+        with modes.for_attack(model, self.attack_bn), torch.no_grad():
+            attacked = read_features(model, x, step.layers, tap=self.tap, stop=True).values
+        return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))
+
+    def _begin_weight(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> float:
         if self.lambda_ is not None:
-            return {"lambda": float(self.lambda_)}
+            return float(self.lambda_)
         ratio = 0.1 if self.ratio is None else self.ratio
         if ratio == 0:
-            return {"lambda": 0.0}
+            return 0.0
         with modes.statistics_kept(model), torch.no_grad():
             parts = self._terms(model, x, y, self._attacked(model, x, y, step, weight=1.0), step, weight=1.0)
         change = parts["feature_change"].item()
         if not change > 0:
             raise ClatError("the feature attack moves no feature of the selected layers: lambda is undefined")
-        return {"lambda": ratio * parts["cross_entropy"].item() / change}
+        return ratio * parts["cross_entropy"].item() / change
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
-        return self._attacked(model, x, y, step, weight=self._weight(step))
+        """The two attacked inputs; and the clean logits and features, with their graph, where the loss can go on
+        from the very pass that the attack measures its distances from."""
+        weight = self._weight(step)
+        if not (weight > 0 and step.once and _SHARES in step.state) or _batch_statistics(model):
+            return self._attacked(model, x, y, step, weight=weight)
+        clean = read_features(model, x, step.layers, tap=self.tap)
+        assert clean.logits is not None
+        return *self._attacked(model, x, y, step, weight=weight, clean=clean.values), clean.logits, *clean.values
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         weight = self._weight(step)
@@ -93,7 +120,16 @@ class Clat(InnerAttack):
             raise ClatError("CLAT's lambda is not set: give lambda, or call begin() once for the stage")
         return weight
 
-    def _attacked(self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, weight: float) -> Examples:
+    def _attacked(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: Step,
+        *,
+        weight: float,
+        clean: Sequence[Tensor] | None = None,
+    ) -> Examples:
         """(the feature attack's example, PGD's on the output), each x itself where no term reads it."""
         if not step.layers:
             raise ClatError("CLAT needs selected layers: give the stage a selection")
@@ -102,7 +138,14 @@ class Clat(InnerAttack):
         with modes.for_attack(model, self.attack_bn):
             if weight > 0 or self.ce_input == "feature":
                 x_feature = run_feature_attack(
-                    model, x, step.layers, attack, tap=self.tap, relative=self.relative, seed=step.seed
+                    model,
+                    x,
+                    step.layers,
+                    attack,
+                    tap=self.tap,
+                    relative=self.relative,
+                    seed=step.seed,
+                    clean=None if clean is None else [feature.detach() for feature in clean],
                 )
             if self.ce_input == "pgd":
                 x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
@@ -115,7 +158,7 @@ class Clat(InnerAttack):
         the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
         BatchNorm statistics alone, which follow the cross-entropy's input only."""
         layers = step.layers
-        x_feature, x_output = examples
+        x_feature, x_output, *shared = examples
         if weight == 0:
             source = {"clean": x, "feature": x_feature, "pgd": x_output}[self.ce_input]
             return {"cross_entropy": cross_entropy(model(source), y)}
@@ -126,8 +169,13 @@ class Clat(InnerAttack):
                 found = read_features(model, source, layers, tap=self.tap, stop=not whole)
             return found.values, found.logits
 
-        clean_whole = self.ce_input == "clean"
-        clean, logits = features(x, whole=clean_whole, constant=self.detach_clean and not clean_whole)
+        clean: Sequence[Tensor]
+        logits: Tensor | None
+        if shared:
+            logits, *clean = shared
+        else:
+            clean_whole = self.ce_input == "clean"
+            clean, logits = features(x, whole=clean_whole, constant=self.detach_clean and not clean_whole)
         if self.detach_clean:
             clean = [feature.detach() for feature in clean]
         moved, moved_logits = features(x_feature, whole=self.ce_input == "feature", constant=False)

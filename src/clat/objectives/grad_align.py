@@ -39,6 +39,7 @@ class GradAlign(InnerAttack):
     """
 
     one_step = True
+    second_order = True
 
     name: Literal["grad-align"] = "grad-align"
     steps: int = 1

@@ -17,6 +17,7 @@ import filecmp
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.compiled import blocks_compiled
 from clat.config import Recipe
 from clat.data import ImageSet
 from clat.data.loader import Loader
@@ -121,7 +123,7 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     finish("running")
     try:
-        with stop_on_signals() as stop:
+        with stop_on_signals() as stop, _compiled(recipe, model, engine):
             pixels, labels = _tensors(parts.heldout, engine)
             trainer = Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, saved)
             trainer.run()
@@ -140,6 +142,13 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
         log.close()
     finish("finished")
     return Result(model.eval(), summary, evaluations, out)
+
+
+def _compiled(recipe: Recipe, model: nn.Module, engine: Engine) -> AbstractContextManager[Any]:
+    """Inside, the blocks of the network are compiled, if the recipe asks for it."""
+    if not recipe.engine.compile:
+        return nullcontext()
+    return blocks_compiled(model, recipe.batch_size // engine.world)
 
 
 def _refuse_taken(out: Path) -> None:

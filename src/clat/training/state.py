@@ -42,6 +42,8 @@ class Progress:
     """Sums over the epoch's steps so far of the loss and its parts."""
     epoch_seconds: float = 0.0
     stage_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    """Of the epoch so far, and not in its `epoch_seconds`."""
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     best_robust_in_stage: float = 0.0

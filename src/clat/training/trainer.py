@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from clat import modes
 from clat.attacks.settings import Attack
 from clat.companion import Company, Surroundings
+from clat.compiled import compile_seconds
 from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
+from clat.frozen_norm import frozen_norms_lean
 from clat.layers import Layer, find_layers
 from clat.models.files import load_weights, save_weights
 from clat.objectives import Examples, Loss, Step
@@ -216,6 +218,7 @@ class Trainer:
             norm=self.recipe.norm,
             state=self.progress.objective_state,
             companion=self.company.members.get("objective"),
+            once=not self.company.members,
         )
         self.model.requires_grad_(False)
         modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
@@ -232,7 +235,7 @@ class Trainer:
         torch.manual_seed(seed)  # for dropout, as in a training step
         state: dict[str, float] | None = None
         if self.engine.rank == 0:
-            with self.engine.autocast():
+            with self.engine.autocast(), frozen_norms_lean(self.model):
                 state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
         self.progress.objective_state = self.engine.from_first(state)
         self.step = replace(self.step, state=self.progress.objective_state)
@@ -259,6 +262,7 @@ class Trainer:
         batches = self.loader.num_batches
         label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
         saved = start = time.perf_counter()
+        compiling = compile_seconds()
         with self.log.bar(label, batches, progress.step) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self._learning_rate(stage)
@@ -268,7 +272,10 @@ class Trainer:
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
                 progress.step += 1
-                spent = time.perf_counter() - start
+                # Compiling is told apart: it happens once, however long the run.
+                compiled, compiling = compile_seconds() - compiling, compile_seconds()
+                progress.compile_seconds += compiled
+                spent = time.perf_counter() - start - compiled
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
@@ -297,11 +304,11 @@ class Trainer:
                 self.engine.rank,
             )
             step = self._seeded(seed)
-            with self.engine.autocast():
+            with self.engine.autocast(), frozen_norms_lean(self.model):
                 examples = objective.examples(self.model, x, y, step)
 
             def cost(examples: Examples = examples, step: Step = step) -> Loss:
-                with self.engine.autocast():
+                with self.engine.autocast(), frozen_norms_lean(self.model):
                     return objective.cost(self.model, x, y, examples, step)
 
             with self.company.during_cost(lambda cost=cost: cost().total):  # type: ignore[misc]
@@ -355,6 +362,8 @@ class Trainer:
             "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
             "objective_state": progress.objective_state,
         }
+        if self.recipe.engine.compile:
+            values["compile_seconds"] = progress.compile_seconds
         line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
@@ -370,6 +379,7 @@ class Trainer:
         self.log.record("epoch", **values)
         self.log.say(line)
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
+        progress.compile_seconds = 0.0
         if not last and not self.collapsed:
             self.save()
 

@@ -1,0 +1,88 @@
+"""The multiplications that a training step cannot do without, counted from the layers.
+
+In a layer with M multiplications a sample, forward, the gradient towards its input and the gradient towards its
+weights cost M each. What must run: the attack forward and back to the image, as far as its value needs the network;
+the loss forward, back to the first layer that moves, and the weight gradients of the layers that move. Everything
+else (normalisation, nonlinearities, projections of the perturbation) moves memory and multiplies next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat import modes
+from clat.layers import Layer, first_tensor
+from clat.objectives import Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
+
+
+@dataclass(frozen=True)
+class Multiplications:
+    """Of one convolution or linear layer, in forward order, for one sample's forward pass."""
+
+    name: str
+    count: int
+
+
+def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
+    """Every convolution and linear layer that runs on `x` (N, C, H, W), shortcuts and classifier included."""
+    found: list[Multiplications] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        weight, result = module.weight, first_tensor(output)
+        assert isinstance(weight, Tensor)
+        assert result is not None
+        if isinstance(module, nn.Linear):
+            count = result.numel() // len(x) // weight.shape[0] * weight.numel()
+        else:
+            places = result[0, 0].numel()  # each output pixel takes every weight once
+            count = places * weight.numel()
+        found.append(Multiplications(names[module], count))
+
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    hooks = [module.register_forward_hook(note) for module in names if isinstance(module, kinds)]
+    try:
+        with modes.for_attack(model), torch.no_grad():
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def step_floor(objective: Objective, layers: Sequence[Multiplications], selected: Sequence[Layer]) -> float | None:
+    """Multiplications a sample of one step, in forward passes through the network; None for an objective whose
+    needs are not written down here."""
+    whole = sum(layer.count for layer in layers)
+    names = [layer.name for layer in layers]
+    moving = [names.index(layer.name) for layer in selected] or list(range(len(layers)))
+    first, last = moving[0], moving[-1]
+
+    def forward(end: int = len(layers)) -> int:
+        return sum(layer.count for layer in layers[:end])
+
+    def back_to_weights(end: int = len(layers)) -> int:
+        """Towards the inputs of what lies above the first moving layer, and the moving weights."""
+        return sum(layer.count for layer in layers[first + 1 : end]) + sum(layers[i].count for i in moving)
+
+    loss = forward() + back_to_weights()
+    steps = getattr(objective, "steps", 0)
+    if isinstance(objective, Clat) and objective.ce_input == "clean":
+        deep = last + 1
+        return (2 * steps * forward(deep) + loss + forward(deep) + back_to_weights(deep)) / whole
+    if isinstance(objective, Standard):
+        return loss / whole
+    if isinstance(objective, FastAT):
+        return (2 * forward() + loss) / whole
+    if isinstance(objective, PgdAT | ScoreAT):
+        return (2 * steps * forward() + loss) / whole
+    if isinstance(objective, Mart):
+        return (2 * steps * forward() + 2 * loss) / whole
+    if isinstance(objective, Trades | ScoreTrades):
+        return (2 * steps * forward() + 2 * loss + forward()) / whole
+    return None

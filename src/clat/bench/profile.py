@@ -1,0 +1,110 @@
+"""Where the time of a step goes, beside the least it could take on this machine.
+
+Operations are grouped by what they do. For each group: the time measured, the time its arithmetic would take at the
+measured peak of a matrix product, and the time its inputs and outputs would take at the measured bandwidth of a
+copy. The larger of the two is the floor. Times carry the profiler's own overhead, so the shares are what to read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from clat.bench.subject import Subject
+from clat.bench.timing import synchronize
+
+GROUPS = {
+    "convolution": ("convolution", "conv2d", "mm", "addmm", "bmm", "linear"),
+    "normalisation": ("batch_norm", "layer_norm", "group_norm"),
+    "nonlinearity": ("relu", "clamp_min", "threshold_backward", "silu", "gelu", "sigmoid"),
+    "sums and copies": ("add", "copy_", "_to_copy", "clone", "cat", "slice_backward", "contiguous"),
+}
+"""Group -> words in the name of an operation; the first group that has one wins, `rest` takes the others."""
+
+
+class Traffic(TorchDispatchMode):
+    """By group: arithmetic (2 a multiplication) and bytes of inputs and outputs of every operation inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        group = group_of(func.__name__)
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            flops = count(*args, **(kwargs or {}), out_val=found)
+            self.flops[group] = self.flops.get(group, 0) + flops
+        if not func.is_view:
+            moved = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor))
+            self.bytes[group] = self.bytes.get(group, 0) + moved
+        return found
+
+
+def group_of(operation: str) -> str:
+    name = operation.removeprefix("aten::")
+    return next((group for group, words in GROUPS.items() if any(word in name for word in words)), "rest")
+
+
+def profile_step(made: Subject, precision: str) -> dict[str, Any]:
+    """Of one step of a subject: for each group of operations seconds, share and floor."""
+    device = made.engine.device
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    peak, bandwidth = peak_flops(device, dtype), peak_bandwidth(device)
+    with Traffic() as traffic:
+        made.again()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as events:
+        made.again()
+        synchronize()
+    seconds: dict[str, float] = {}
+    for event in events.key_averages():
+        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        if event.key.startswith("aten::"):
+            seconds[group_of(event.key)] = seconds.get(group_of(event.key), 0.0) + spent / 1e6
+    total = sum(seconds.values())
+    groups = {
+        group: {
+            "seconds": spent,
+            "share": spent / total,
+            "arithmetic_floor": traffic.flops.get(group, 0) / peak,
+            "bandwidth_floor": traffic.bytes.get(group, 0) / bandwidth,
+        }
+        for group, spent in sorted(seconds.items(), key=lambda item: -item[1])
+    }
+    return {"flops_per_second": peak, "bytes_per_second": bandwidth, "seconds": total, "groups": groups}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Of the fastest of a few large matrix products, 2 a multiplication."""
+    size = 8192 if device.type == "cuda" else 1024
+    one, other = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / _fastest(lambda: one @ other)
+
+
+def peak_bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written, of the fastest of a few copies too large for a cache."""
+    source = torch.ones(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _fastest(lambda: target.copy_(source))
+
+
+def _fastest(run: Callable[[], object], rounds: int = 6) -> float:
+    spent = []
+    for _ in range(rounds):
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        spent.append(time.perf_counter() - start)
+    return min(spent)

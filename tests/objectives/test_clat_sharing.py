@@ -1,0 +1,116 @@
+"""CLAT's clean pass, shared by the attack and the loss: the same bits, one pass fewer, and only where it may be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import clat
+from clat import modes
+from clat.evaluation.cost import metered
+from clat.layers import enumerate_layers
+from clat.objectives import Clat, Step
+
+NETWORKS = {
+    "resnet18": {"width": 4},
+    "resnet50": {"width": 4, "depths": (1, 1, 1, 1)},
+    "preact-resnet18": {"width": 4},
+    "wrn-34-10": {"width": 4, "depths": (1, 1, 1)},
+    "dm-wrn-28-10": {"width": 4, "depths": (1, 1, 1)},
+    "densenet121": {"width": 4, "depths": (2, 2, 2, 2)},
+    "vgg19": {"width": 4},
+}
+
+
+def prepared(name, chosen=(2, 5)):
+    """A network as CLAT's stage sets it up, and its selected layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = clat.load_model(name, num_classes=5, **NETWORKS[name])
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    layers = tuple(layer for layer in enumerate_layers(net, x) if layer.index in chosen)
+    net.requires_grad_(False)
+    modes.set_training(net, set())
+    for layer in layers:
+        net.get_submodule(layer.name).requires_grad_(True)
+    return net, x, torch.tensor([0, 3]), layers
+
+
+def stepped(objective, net, x, y, step):
+    """Loss, gradients and passes of one step."""
+    net.zero_grad()
+    torch.manual_seed(0)  # for dropout, as in a training step
+    with metered(net) as cost:
+        loss = objective.loss(net, x, y, step)
+        loss.total.backward()
+    grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    return loss.total.detach(), grads, (cost.forwards / len(x), cost.backwards / len(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("settings", [{}, {"detach_clean": True, "relative": True}], ids=["plain", "detached"])
+def test_the_same_bits_and_one_pass_fewer(name, settings):
+    net, x, y, layers = prepared(name)
+    objective = Clat(steps=2, lambda_=0.5, **settings)
+    once = Step(layers, seed=3, once=True)
+    state = objective.begin(net, x, y, once)
+    assert state == {"lambda": 0.5, "shares_clean_pass": 1.0}
+    total, grads, passes = stepped(objective, net, x, y, Step(layers, seed=3, state=state))
+    assert passes[0] == 5  # clean, two steps, clean again, moved
+    shared = Step(layers, seed=3, state=state, once=True)
+    shared_total, shared_grads, shared_passes = stepped(objective, net, x, y, shared)
+    assert shared_passes == (passes[0] - 1, passes[1])
+    assert torch.equal(shared_total, total)
+    assert grads.keys() == shared_grads.keys()
+    assert grads
+    assert all(torch.equal(grads[key], shared_grads[key]) for key in grads)
+
+
+def shares(objective, net, x, y, layers):
+    step = Step(layers, seed=3, once=True)
+    state = objective.begin(net, x, y, step)
+    return len(objective.examples(net, x, y, Step(layers, seed=3, once=True, state=state))) > 2
+
+
+def test_not_where_training_and_attack_see_another_network():
+    objective = Clat(steps=1, lambda_=0.5)
+    parts = prepared("resnet18")
+    assert shares(objective, *parts)
+    net = parts[0]
+    modes.set_training(net, None)
+    assert not shares(objective, *parts)
+    modes.set_training(net, set())
+    net.layer1[0].add_module("bn1", nn.Sequential(net.layer1[0].bn1, nn.Dropout(0.5)))
+    assert not shares(objective, *parts)
+
+
+def test_not_where_batch_norm_begins_to_train_after_the_beginning():
+    net, x, y, layers = prepared("resnet18")
+    objective, step = Clat(steps=1, lambda_=0.5), Step(layers, seed=3, once=True)
+    state = objective.begin(net, x, y, step)
+    net.layer2[0].bn1.train()
+    assert len(objective.examples(net, x, y, Step(layers, seed=3, once=True, state=state))) == 2
+
+
+@pytest.mark.parametrize("ce_input", ["feature", "pgd"])
+def test_not_where_the_cross_entropy_reads_another_input(ce_input):
+    parts = prepared("resnet18")
+    assert not shares(Clat(steps=1, lambda_=0.5, ce_input=ce_input), *parts)
+
+
+def test_not_where_the_loss_may_be_evaluated_twice():
+    net, x, y, layers = prepared("resnet18")
+    objective = Clat(steps=1, lambda_=0.5)
+    assert objective.begin(net, x, y, Step(layers)) == {"lambda": 0.5}
+
+
+def test_nothing_is_kept_before_the_first_selected_layer():
+    """The weight step's passes record no graph there: its inputs are the last that is kept of the prefix."""
+    net, x, y, layers = prepared("resnet18", chosen=(11,))
+    objective, kept = Clat(steps=1, lambda_=0.5), set()
+    examples = objective.examples(net, x, y, Step(layers, seed=3))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.add(tuple(t.shape)) or t, lambda t: t):
+        objective.cost(net, x, y, examples, Step(layers, seed=3)).total.backward()
+    maps = {shape[2:] for shape in kept if len(shape) == 4 and shape[0] == len(x)}
+    assert maps == {(8, 8), (4, 4)}  # stages 3 and 4; the image and stages 1 and 2 have 32 and 16 pixels
