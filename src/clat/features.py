@@ -36,9 +36,13 @@ def read_features(
     *,
     tap: str = "output",
     stop: bool = False,
+    flat: bool = True,
     reduce: Callable[[Tensor, Layer], Tensor] | None = None,
 ) -> Features:
     """Run `model` on `x` (N, C, H, W) and return the features of `layers`, each flattened to (N, N_i).
+
+    `flat=False` leaves them in their own shape, the batch first, and in their own memory layout, which a flattened
+    feature of a channels_last network would have to be copied out of, and its gradient too.
 
     `stop=True` leaves the forward pass at the deepest wanted layer: the logits are then None and nothing above
     it is computed. `reduce(feature, layer)` is applied on the spot, so that a full set of features need not be
@@ -47,15 +51,17 @@ def read_features(
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
     values: dict[int, Tensor] = {}
-    size = x.shape[0]
+    count = x.shape[0]
 
     def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
         if position in values or feature is None:
             return
         if where in layer.overwritten:
             feature = feature.clone()
-        flat = feature.movedim(layer.batch_axis, 0).reshape(size, -1)
-        values[position] = reduce(flat, layer) if reduce is not None else flat
+        value = feature.movedim(layer.batch_axis, 0)
+        if flat:
+            value = value.reshape(count, -1)
+        values[position] = reduce(value, layer) if reduce is not None else value
         if stop and len(values) == len(layers):
             raise _Enough
 
@@ -105,5 +111,10 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
 
 
 def distance(feature: Tensor, other: Tensor) -> Tensor:
-    """||F_i(x') - F_i(x)||_2 for each sample: (N, N_i), (N, N_i) -> (N,), in float32."""
-    return torch.linalg.vector_norm(feature - other, dim=1, dtype=torch.float32)
+    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
+    return size(feature - other)
+
+
+def size(feature: Tensor) -> Tensor:
+    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
+    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)

@@ -13,7 +13,7 @@ from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.data.checks import check_images
 from clat.errors import ClatError
-from clat.features import distance, read_features
+from clat.features import distance, read_features, size
 from clat.layers import Layer
 from clat.units import Size
 
@@ -66,10 +66,10 @@ def run_feature_attack(
     """
     if clean is None:
         with torch.no_grad():
-            clean = read_features(model, x, layers, tap=tap, stop=True).values
+            clean = read_features(model, x, layers, tap=tap, stop=True, flat=False).values
 
     def value(z: Tensor) -> Tensor:
-        moved = read_features(model, z, layers, tap=tap, stop=True).values
+        moved = read_features(model, z, layers, tap=tap, stop=True, flat=False).values
         return feature_change(moved, clean, relative=relative).sum()
 
     ball = Ball(x, attack.eps_value, attack.norm)
@@ -83,7 +83,6 @@ def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative
     for after, before in zip(moved, clean, strict=True):
         change = distance(after, before)
         if relative:
-            size = torch.linalg.vector_norm(before, dim=1, dtype=torch.float32)
-            change = change / size.clamp_min(torch.finfo(torch.float32).tiny)
+            change = change / size(before).clamp_min(torch.finfo(torch.float32).tiny)
         total = total + change
     return total

@@ -78,9 +78,9 @@ class Clat(InnerAttack):
         """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
         uses the batch."""
         with modes.statistics_kept(model), modes.random_states_kept(model), torch.no_grad():
-            trained = read_features(model, x, step.layers, tap=self.tap, stop=True).values
+            trained = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         with modes.for_attack(model, self.attack_bn), torch.no_grad():
-            attacked = read_features(model, x, step.layers, tap=self.tap, stop=True).values
+            attacked = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))
 
     def _begin_weight(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> float:
@@ -102,7 +102,7 @@ class Clat(InnerAttack):
         weight = self._weight(step)
         if not (weight > 0 and step.once and _SHARES in step.state) or _batch_statistics(model):
             return self._attacked(model, x, y, step, weight=weight)
-        clean = read_features(model, x, step.layers, tap=self.tap)
+        clean = read_features(model, x, step.layers, tap=self.tap, flat=False)
         assert clean.logits is not None
         return *self._attacked(model, x, y, step, weight=weight, clean=clean.values), clean.logits, *clean.values
 
@@ -166,7 +166,7 @@ class Clat(InnerAttack):
         def features(source: Tensor, *, whole: bool, constant: bool) -> tuple[Sequence[Tensor], Tensor | None]:
             quiet = nullcontext() if whole else modes.statistics_kept(model)
             with quiet, torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
-                found = read_features(model, source, layers, tap=self.tap, stop=not whole)
+                found = read_features(model, source, layers, tap=self.tap, stop=not whole, flat=False)
             return found.values, found.logits
 
         clean: Sequence[Tensor]
