@@ -2,8 +2,9 @@
 
     python -m benchmarks.autoattack_reference --network resnet4b --eps 8/255 --images 500 --components --out FILE
 
-Both are given the same batch size and number of threads, and both have every forward and backward pass counted. On
-a machine shared with others the CPU seconds are the ones to compare.
+Both are given the same batch size and number of threads, and both have every forward and backward pass counted.
+Our verdicts are in float32 whatever the precision of the search. On a machine shared with others the CPU seconds
+are the ones to compare.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def main() -> None:
     options.add_argument("--norm", default="linf", choices=("linf", "l2"))
     options.add_argument("--images", type=int, default=500)
     options.add_argument("--batch-size", type=int, default=500)
-    options.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of our search")
+    options.add_argument(
+        "--precision", nargs="+", default=["float32"], choices=("float32", "bfloat16"), help="of our searches"
+    )
     options.add_argument("--components", action="store_true", help="also each attack alone")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=1, help="of the CPU, for both (default: 1)")
@@ -53,7 +56,7 @@ def main() -> None:
     images = clat.load_split(chosen.data, "test").take(chosen.images)
     x, y = next(iter(Loader(images, len(images), device=device).epoch()))
     model = _network(chosen, images.num_classes).to(device).eval()
-    _ours(model, images.take(2), "apgd-ce", chosen)  # so that neither pays for what happens once
+    _ours(model, images.take(2), "apgd-ce", "float32", chosen)  # so that neither pays for what happens once
     _theirs(model, x[:2], y[:2], ["apgd-ce"], chosen)
 
     runs = {"autoattack": list(COMPONENTS.values())}
@@ -61,10 +64,12 @@ def main() -> None:
         runs |= {protocol: [attack] for protocol, attack in COMPONENTS.items()}
     results: dict[str, Any] = {}
     for protocol, attacks in runs.items():
-        results[protocol] = _compared(
-            _timed(_ours, model, images, protocol, chosen), _timed(_theirs, model, x, y, attacks, chosen)
-        )
-        print(protocol, json.dumps(results[protocol], indent=1))
+        official = _timed(_theirs, model, x, y, attacks, chosen)
+        results[protocol] = {"official": _side(*official)}
+        for precision in chosen.precision:
+            ours = _timed(_ours, model, images, protocol, precision, chosen)
+            results[protocol][precision] = {**_side(*ours), **_compared(ours, official)}
+        print(protocol, json.dumps(results[protocol], indent=1), flush=True)
     data = {
         "benchmark": "autoattack_reference",
         **vars(chosen),
@@ -87,10 +92,12 @@ def _timed(side: Callable[..., tuple[Tensor, Cost]], *arguments: Any) -> tuple[T
     return robust, cost, time.process_time() - start
 
 
-def _ours(model: nn.Module, images: ImageSet, protocol: str, chosen: argparse.Namespace) -> tuple[Tensor, Cost]:
+def _ours(
+    model: nn.Module, images: ImageSet, protocol: str, precision: str, chosen: argparse.Namespace
+) -> tuple[Tensor, Cost]:
     result = evaluate_set(
         model, images, protocol=protocol, eps=chosen.eps, norm=chosen.norm, batch_size=chosen.batch_size,
-        seed=chosen.seed, precision=chosen.precision,
+        seed=chosen.seed, precision=precision,
     )  # fmt: skip
     return result.robust, result.cost
 
@@ -114,22 +121,20 @@ def _theirs(
     return (found == y).cpu(), cost
 
 
-def _compared(first: tuple[Tensor, Cost, float], second: tuple[Tensor, Cost, float]) -> dict[str, Any]:
-    (ours, our_cost, our_cpu), (theirs, their_cost, their_cpu) = first, second
-    n = len(ours)
-
-    def side(robust: Tensor, cost: Cost, cpu: float) -> dict[str, Any]:
-        return {
-            "robust_accuracy": Accuracy(int(robust.sum()), n).to_dict(),
-            "forwards": cost.forwards,
-            "backwards": cost.backwards,
-            "seconds": round(cost.seconds, 2),
-            "cpu_seconds": round(cpu, 2),
-        }
-
+def _side(robust: Tensor, cost: Cost, cpu: float) -> dict[str, Any]:
     return {
-        "ours": side(ours, our_cost, our_cpu),
-        "official": side(theirs, their_cost, their_cpu),
+        "robust_accuracy": Accuracy(int(robust.sum()), len(robust)).to_dict(),
+        "forwards": cost.forwards,
+        "backwards": cost.backwards,
+        "seconds": round(cost.seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+    }
+
+
+def _compared(first: tuple[Tensor, Cost, float], second: tuple[Tensor, Cost, float]) -> dict[str, Any]:
+    """The first, ours, against the second, the official code's."""
+    (ours, our_cost, our_cpu), (theirs, their_cost, their_cpu) = first, second
+    return {
         "points between them": round(100 * (float(ours.double().mean()) - float(theirs.double().mean())), 3),
         "share of equal verdicts": float((ours == theirs).double().mean()),
         "robust for us only": (ours & ~theirs).nonzero().flatten().tolist(),
