@@ -37,8 +37,8 @@ def render_study(table: Mapping[str, Any]) -> str:
     protocol = table["protocol"] or {}
     facts = [
         ("Scale", table["scale"]),
-        ("Network", " ".join(f"{key} {value}" for key, value in settings["model"].items())),
-        ("Data", " ".join(f"{key} {value}" for key, value in settings["data"].items())),
+        ("Network", _listed(settings["model"])),
+        ("Data", _listed(settings["data"])),
         ("eps", settings["eps"]),
         ("Epochs", table["epochs"]),
         ("Protocol", f"{protocol.get('name')} ({protocol.get('hash')})" if protocol else "–"),
@@ -66,6 +66,12 @@ def render_study(table: Mapping[str, Any]) -> str:
             made=made,
         )
     )
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """A network or data set in words: its name, then what is set beside it."""
+    rest = (f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key != "name")
+    return ", ".join([settings["name"], *rest])
 
 
 class Point(NamedTuple):

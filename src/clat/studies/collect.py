@@ -72,7 +72,7 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
         "parameters": about["model"]["parameters"],
         "trainable_parameters": stages[-1]["trainable_parameters"],
         "stages": [{key: one[key] for key in ("name", "epochs", "seconds")} for one in stages],
-        "seconds": sum(one["seconds"] for one in stages),
+        "seconds": summary["cost"]["seconds"],
         "forwards": summary["cost"]["forwards"],
         "backwards": summary["cost"]["backwards"],
         "peak_memory_bytes": summary["cost"]["peak_memory_bytes"],
@@ -143,13 +143,15 @@ def caption(table: Mapping[str, Any]) -> str:
     """What the columns mean, under every form of the table."""
     protocol = table["protocol"] or {"name": "robust", "eps": "", "hash": ""}
     ns = sorted({row["last"]["clean"]["n"] for row in table["rows"] if row["status"] == "finished"})
+    images = "held-out training" if protocol["name"].endswith("held-out images") else "test"
     return (
         f"{table['remark']} Clean and robust accuracy ({protocol['name']}, eps {protocol['eps']}, protocol hash "
-        f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} test images, with half the width of "
+        f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} {images} images, with half the width of "
         "their 95 % interval, of the last weights; best: the epoch with the highest robust accuracy on held-out "
         "training images. NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "
-        "Time: training. Passes: samples through the network, forward and backward. Paper: as printed, clean / "
-        "robust, at the paper's own budget, eps and metric, so not comparable line by line."
+        "Time and passes (samples through the network, forward and backward): the whole run, with its selections and "
+        "checks and with the stage that it took over. Paper: as printed, clean / robust, at the paper's own budget, "
+        "eps and metric, so not comparable line by line."
     )
 
 
