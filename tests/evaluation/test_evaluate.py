@@ -16,6 +16,7 @@ from clat.attacks import pgd
 from clat.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
 from clat.evaluation.cost import Cost, metered
+from clat.evaluation.passes import passes
 
 Build = Callable[[], nn.Module]
 
@@ -212,6 +213,13 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
     # the clean images; a start, two steps of two, the verdict; two of PGD
     assert model.dtypes[:7] == [torch.float32] * 7
     assert model.dtypes[7:9] == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
+def test_attacks_that_live_on_small_differences_search_in_float32_only(attack: str) -> None:
+    one = Protocol(name="one", attacks=(AttackSpec(attack=attack),))
+    found, _ = passes(one, eps=0.1, norm="linf", classes=2, seed=0)
+    assert all(single.exact for single in found)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -20,13 +20,15 @@ from clat.evaluation.protocols import AttackSpec, Protocol
 from clat.seeds import derive_seed
 from clat.units import parse_size
 
+EXACT = ("fab", "square", "pixle")
+"""Attacks that bfloat16 would weaken: FAB walks along the boundary and the black-box ones keep a change if the loss
+falls, however little, where logits differ by less than bfloat16 can tell."""
+
 
 @dataclass(frozen=True)
 class Pass:
     """`attack`: the position of its attack in the protocol; `build(model)`: its search; `group`: passes of the same
-    differ in nothing but how a sample starts; `exact`: in float32
-    whatever the precision of the others: FAB walks along the boundary, where logits differ by less than bfloat16
-    can tell."""
+    differ in nothing but how a sample starts; `exact`: in float32 whatever the precision of the others."""
 
     attack: int
     label: str
@@ -68,7 +70,7 @@ def passes(
                 place = derive_seed(seed, spec.label, restart, target)
                 build = _builder(spec, loss, target, restart, eps, norm, place, room)
                 group = first if alike else len(result)
-                result.append(Pass(position, spec.label, build, group, exact=spec.attack == "fab"))
+                result.append(Pass(position, spec.label, build, group, exact=spec.attack in EXACT))
     return result, notes
 
 

@@ -41,7 +41,7 @@ class AttackSpec:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     attack: str
-    """A name from ATTACKS. FAB searches in float32 whatever the evaluation's precision."""
+    """A name from ATTACKS. FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
     steps: int | None = None
     """Gradient steps; queries for Square."""
     loss: str | None = None

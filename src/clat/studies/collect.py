@@ -149,9 +149,9 @@ def caption(table: Mapping[str, Any]) -> str:
         f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} {images} images, with half the width of "
         "their 95 % interval, of the last weights; best: the epoch with the highest robust accuracy on held-out "
         "training images. NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "
-        "Time and passes (samples through the network, forward and backward): the whole run, with its selections and "
-        "checks and with the stage that it took over. Paper: as printed, clean / robust, at the paper's own budget, "
-        "eps and metric, so not comparable line by line."
+        "Time and passes (samples through the network, forward and backward): the whole run, with selections, "
+        "checks and the stage that it took over. Paper: as printed, clean / robust, at the paper's own budget, eps "
+        "and metric, so not comparable line by line."
     )
 
 
