@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,24 +30,35 @@ GROUPS = {
 """Group -> words in the name of an operation; the first group that has one wins, `rest` takes the others."""
 
 
+class Call(NamedTuple):
+    """One operation: its arithmetic (2 a multiplication) and the bytes of its inputs and outputs."""
+
+    flops: int
+    bytes: int
+
+
 class Traffic(TorchDispatchMode):
-    """By group: arithmetic (2 a multiplication) and bytes of inputs and outputs of every operation inside."""
+    """Arithmetic and bytes of every operation inside: `flops` and `bytes` by group, and `calls` one by one. Views
+    are no operations: they move nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.flops: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
+        self.calls: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        group = group_of(func.__name__)
+        if func.is_view or func.namespace == "prim":  # prim: questions that fake tensors ask
+            return found
+        group, flops = group_of(func.__name__), 0
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
             flops = count(*args, **(kwargs or {}), out_val=found)
             self.flops[group] = self.flops.get(group, 0) + flops
-        if not func.is_view:
-            moved = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor))
-            self.bytes[group] = self.bytes.get(group, 0) + moved
+        moved = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor))
+        self.bytes[group] = self.bytes.get(group, 0) + moved
+        self.calls.append(Call(flops, moved))
         return found
 
 
