@@ -1,34 +1,41 @@
 """Does training in bfloat16 cost robustness? PGD-AT, then CLAT, from three seeds in either precision.
 
-A pair of rows shares everything but `engine.precision`; what the seeds differ by says how much of the difference
-between the pairs is noise.
+The two rows share everything but `engine.precision`; what the seeds differ by says how much of the difference
+between them is noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clat.studies.row import Row, Scale, Study, clat_stage, make_recipe, stage
 from clat.studies.scales import SHORT, SMOKE
 
-SEEDS = (0, 1, 2)
 PRECISIONS = {"float32": "32", "bfloat16": "bf16-mixed"}
+_REMARK = "Three seeds in either precision, all else equal; {budget}."
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """Two rows a seed."""
+    """A row a precision, float32 first: it is the control."""
     stages = [stage("pgd-at", scale.start, "pgd-at"), clat_stage(scale.rest)]
     return [
-        Row(
-            f"{label}-seed{seed}",
-            make_recipe(scale, f"{label}-seed{seed}", stages, {"seed": seed, "engine": {"precision": precision}}),
-        )
-        for seed in SEEDS
+        Row(label, make_recipe(scale, label, stages, {"engine": {"precision": precision}}))
         for label, precision in PRECISIONS.items()
     ]
 
 
+def _with_seeds(scale: Scale, budget: str) -> Scale:
+    return replace(scale, seeds=(0, 1, 2), remark=_REMARK.format(budget=budget))
+
+
 PRECISION = Study(
-    "precision", "bfloat16 against float32: PGD-AT, then CLAT, three seeds each", rows, (SMOKE, SHORT)
+    "precision",
+    "bfloat16 against float32: PGD-AT, then CLAT, three seeds each",
+    rows,
+    (
+        _with_seeds(SMOKE, "1,500 images, six epochs, a ResNet-18 of width 16"),
+        _with_seeds(SHORT, "all of CIFAR-10, 30 epochs, a full ResNet-18"),
+    ),
 )
