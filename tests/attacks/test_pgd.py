@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from clat.attacks import fgsm, pgd
 from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
+from clat.attacks.pgd import run_pgd
+from clat.attacks.settings import Attack
+from clat.bench.memory import TensorMemory
 from clat.errors import ClatError
 
 Build = Callable[[], nn.Module]
@@ -258,3 +261,16 @@ def test_models_that_cannot_be_attacked(
 ) -> None:
     with pytest.raises(ClatError, match=message):
         pgd(Broken(output), images, labels, eps="8/255", steps=2)
+
+
+def test_memory_does_not_grow_with_the_steps_under_autocast() -> None:
+    """Autocast keeps what it cast of a leaf that requires a gradient, as each step's point is, until it ends."""
+    model = nn.Sequential(nn.Conv2d(3, 10, 32), nn.Flatten())
+    x, y = torch.rand(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+
+    def peak(steps: int) -> int:
+        with torch.autocast("cpu", dtype=torch.bfloat16), TensorMemory([x]) as memory:
+            run_pgd(model, x, y, Attack(eps="8/255", steps=steps), seed=0)
+        return memory.peak
+
+    assert peak(10) == peak(3)

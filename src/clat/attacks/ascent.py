@@ -23,7 +23,8 @@ def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alph
     for _ in range(steps):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            gradient = input_gradient(value(point), point)
+            # A view: of a leaf that requires a gradient, autocast would keep what it casts until it ends.
+            gradient = input_gradient(value(point.view_as(point)), point)
         point = ball.project(point.detach() + alpha * ball.unit(gradient))
     return point.detach()
 
