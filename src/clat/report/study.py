@@ -103,7 +103,8 @@ def clean_against_robust(points: Sequence[Point]) -> Figure | None:
     """A dot a point with its two spans, named beside it; X and X+clat are joined. None without points."""
     if not points:
         return None
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     labels = []
     places = {point.name: (100 * point.clean[0], 100 * point.robust[0]) for point in points}
