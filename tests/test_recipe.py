@@ -348,6 +348,17 @@ def test_the_hash_ignores_what_does_not(file, words):
     assert recipe_hash(read(file)) == recipe_hash(read(file, *words))
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"), [("pgd-at", "random_start", "false"), ("trades", "start", "uniform")]
+)
+def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name, field, value):
+    assert recipe_hash(read(file)) == "6bac12a3aaf9bd06"  # computed before there was `random_start`
+    named = ["--stages.0.objective.name", name]
+    assert recipe_hash(read(file, *named)) != recipe_hash(
+        read(file, *named, f"--stages.0.objective.{field}", value)
+    )
+
+
 def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):
     one = read(file)
     other = read(file, "--stages.clat.objective.lambda", "2", "--stages.clat.selection.k", "1")

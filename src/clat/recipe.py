@@ -20,6 +20,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from clat.config import Recipe
 from clat.errors import ClatError, unknown
 
+LATER: dict[str, dict[str, Any]] = {
+    "pgd-at": {"random_start": True},
+    "fast-at": {"random_start": True},
+    "twins": {"random_start": True},
+    "trades": {"start": "normal"},
+    "cure": {"start": "normal"},
+}
+"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
+hash, so that such runs can still be resumed and reused."""
+
 
 def built_in_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with clat."""
@@ -103,6 +113,10 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     data["engine"].pop("checkpoint_seconds")
     if not data["engine"]["compile"]:  # as in runs from before there was a choice
         data["engine"].pop("compile")
+    for stage in data["stages"]:
+        for field, before in LATER.get(stage["objective"]["name"], {}).items():
+            if stage["objective"][field] == before:
+                del stage["objective"][field]
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if data["schedule"]["kind"] != "constant":

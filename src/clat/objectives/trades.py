@@ -14,7 +14,7 @@ from clat.objectives.divergence import DivergenceAttack
 
 @dataclass(frozen=True, kw_only=True)
 class Trades(DivergenceAttack):
-    """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL from x + 0.001 * N(0, 1).
+    """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL.
 
     The gradient of the KL flows into both outputs.
     """
