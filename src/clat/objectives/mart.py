@@ -14,7 +14,7 @@ from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.pgd import run_pgd
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,7 @@ class Mart(InnerAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise ClatError(f"beta is {self.beta}: MART expects a weight of at least 0")
+        check_weight("MART", "beta", self.beta)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         if y.dim() != 1:

@@ -20,7 +20,7 @@ from clat import modes
 from clat.attacks.ascent import ascend, generator_for
 from clat.attacks.ball import Ball, Start
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,7 @@ class ScoreTrades(ScoreAT):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise ClatError(f"beta is {self.beta}: SCORE expects a weight of at least 0")
+        check_weight("SCORE", "beta", self.beta)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         with torch.no_grad():
