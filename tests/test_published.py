@@ -8,6 +8,7 @@ from clat.models.normalize import STATISTICS, parse_normalize
 from clat.objectives import Step
 from clat.recipe import built_in_recipes, read_recipe
 from clat.training.schedules import learning_rate
+from clat.weights import EMA
 
 # name: (network, eps, alpha, weight decay, learning rates after so many epochs)
 PUBLISHED = {
@@ -70,7 +71,23 @@ def test_what_is_special_to_each():
     assert (objectives["grad-align"].lambda_, objectives["grad-align"].random_start) == (0.2, False)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_moving_averages_are_the_published_ones():
+    gowal, li = (read_recipe(name) for name in ("ema", "idbh-wrn-34-10"))
+    assert (gowal.model.name, gowal.batch_size, gowal.total_epochs) == ("dm-wrn-28-10", 1024, 400)
+    assert learning_rate(gowal.schedule, 10, 400) == pytest.approx(0.4)
+    assert (gowal.stages[0].objective.beta, gowal.stages[0].objective.start) == (6, "uniform")
+    assert gowal.stages[0].treatments == (EMA(decay=0.995),)
+    assert li.stages[0].treatments == (EMA(decay=0.999, start=0.0, ramp=False, batch_norm="reestimated"),)
+    assert li.data.augment == "idbh-weak"
+
+
+def test_the_gate_is_trained_before_clat_as_without_it():
+    alone, both = read_recipe("mixture-gate"), read_recipe("mixture-gate-clat")
+    assert (alone.model, alone.stages[0].objective) == (both.model, both.stages[0].objective)
+    assert (alone.optimizer.weight_decay, both.optimizer.weight_decay) == (1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "ema", "idbh-wrn-34-10"])
 def test_its_clat_sibling_shares_the_first_half_and_the_budget(name):
     """But for Fast-AT's, which has the budget of the longer published run, 30 epochs."""
     alone, both = read_recipe(name), read_recipe(f"{name}-clat")
