@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from clat.models.normalize import STATISTICS, parse_normalize
 from clat.objectives import Step
 from clat.recipe import built_in_recipes, read_recipe
 from clat.training.schedules import learning_rate
+from clat.weights import EMA
 
 # name: (network, eps, alpha, weight decay, learning rates after so many epochs)
 PUBLISHED = {
@@ -19,19 +21,21 @@ PUBLISHED = {
         3.5e-3,
         {0: 0.01, 73.99: 0.01, 74: 1e-3, 88.99: 1e-3, 89: 1e-4, 98.99: 1e-4, 99: 1e-5},
     ),
-    "score-at": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 104.99: 0.005, 105: 5e-4}),
-    "score-trades": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 105: 5e-4}),
+    "score-at": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 104.99: 0.005, 105: 5e-4}),
+    "score-trades": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.05, 100: 0.005, 105: 5e-4}),
     "fast-at": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 3.75: 0.1, 7.5: 0.2, 11.25: 0.1, 15: 0.0}),
     "free-at": ("preact-resnet18-raw", "8/255", None, 5e-4, {0: 0.0, 5: 0.04, 7.5: 0.02, 10: 0.0}),
     "grad-align": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 6: 0.15, 12: 0.3, 21: 0.15, 30: 0.0}),
     "awp": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
     "trades-awp": ("wrn-34-10", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
     "swaat": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
-    "idbh": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
+    "idbh": ("preact-resnet18-raw-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
 }
 EPOCHS = {"pgd-at": 110, "trades": 76, "mart": 120, "fast-at": 15, "free-at": 10, "grad-align": 30}
 EPOCHS |= dict.fromkeys(("awp", "trades-awp", "swaat", "idbh"), 200)
 ATTACK_BN = dict.fromkeys(("score-at", "fast-at", "grad-align", "awp", "idbh"), "train")
+RAW_INPUTS = ("trades", "mart", "grad-align", "trades-awp", "idbh")  # all others normalise
+REFLECTED = ("pgd-at", "awp")  # all others pad with black
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -50,6 +54,10 @@ def test_a_recipe_is_the_published_one(name):
         assert attack.steps == (10 if name not in ("fast-at", "grad-align") else 1)
         assert stage.objective.attack_bn == ATTACK_BN.get(name, "eval")
     assert stage.bn_policy == "update"
+    assert parse_normalize(recipe.model.normalize) in (
+        (None, STATISTICS["identity"]) if name in RAW_INPUTS else (STATISTICS["cifar10"],)
+    )
+    assert recipe.data.padding_mode == ("reflect" if name in REFLECTED else "zeros")
 
 
 def test_what_is_special_to_each():
@@ -63,7 +71,23 @@ def test_what_is_special_to_each():
     assert (objectives["grad-align"].lambda_, objectives["grad-align"].random_start) == (0.2, False)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_moving_averages_are_the_published_ones():
+    gowal, li = (read_recipe(name) for name in ("ema", "idbh-wrn-34-10"))
+    assert (gowal.model.name, gowal.batch_size, gowal.total_epochs) == ("dm-wrn-28-10", 1024, 400)
+    assert learning_rate(gowal.schedule, 10, 400) == pytest.approx(0.4)
+    assert (gowal.stages[0].objective.beta, gowal.stages[0].objective.start) == (6, "uniform")
+    assert gowal.stages[0].treatments == (EMA(decay=0.995),)
+    assert li.stages[0].treatments == (EMA(decay=0.999, start=0.0, ramp=False, batch_norm="reestimated"),)
+    assert li.data.augment == "idbh-weak"
+
+
+def test_the_gate_is_trained_before_clat_as_without_it():
+    alone, both = read_recipe("mixture-gate"), read_recipe("mixture-gate-clat")
+    assert (alone.model, alone.stages[0].objective) == (both.model, both.stages[0].objective)
+    assert (alone.optimizer.weight_decay, both.optimizer.weight_decay) == (1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "ema", "idbh-wrn-34-10"])
 def test_its_clat_sibling_shares_the_first_half_and_the_budget(name):
     """But for Fast-AT's, which has the budget of the longer published run, 30 epochs."""
     alone, both = read_recipe(name), read_recipe(f"{name}-clat")

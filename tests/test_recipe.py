@@ -247,7 +247,19 @@ def test_overrides(file, words, where, value):
         (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
         (["--evaluation.batch_size", "0"], "evaluation.batch_size"),
         (["--monitor.every", "0"], "monitor.every"),
-        (["--stages", "3"], "stages"),
+        (["--stages", "3"], "stages: expected a list"),
+        (["--stages.pgd-at.objective", "pgd-at"], "stages.0.objective: expected a table"),
+        (["--data.extra", "5"], "data.extra: expected a table"),
+        (["--stages.pgd-at.treatments", "[{ gamma = 1.0 }]"], "stages.0.treatments.0.name is missing"),
+        (["--schedule.factor", "inf"], "schedule.factor: input should be a finite number"),
+        (["--optimizer.weight_decay", "inf"], "optimizer.weight_decay: input should be a finite number"),
+        (["--stages.clat.objective.lambda", "inf"], "clat.lambda: input should be a finite number"),
+        (["--engine.checkpoint_seconds", "-1"], "engine.checkpoint_seconds is -1"),
+        (["--stages.pgd-at.objective", '{name = "fast-at", steps = 2}'], "steps is 2"),
+        (["--stages.clat.objective", '{name = "clat-fast", steps = 2}'], "steps is 2"),
+        (["--stages.pgd-at.objective", '{name = "mixing", eps = 8}'], "did you mean 8/255?"),
+        (["--stages.pgd-at.treatments", '[{name = "ema"}, {name = "swa", window = 1}]'], "'ema' beside 'swa'"),
+        (["--stages.pgd-at.treatments", '[{name = "swa", window = 1}, {name = "ema"}]'], "'swa' beside 'ema'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(file, words, says):
@@ -346,6 +358,17 @@ def test_the_hash_depends_on_what_decides_the_weights(file, words):
 )
 def test_the_hash_ignores_what_does_not(file, words):
     assert recipe_hash(read(file)) == recipe_hash(read(file, *words))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"), [("pgd-at", "random_start", "false"), ("trades", "start", "uniform")]
+)
+def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name, field, value):
+    assert recipe_hash(read(file)) == "6bac12a3aaf9bd06"  # computed before there was `random_start`
+    named = ["--stages.0.objective.name", name]
+    assert recipe_hash(read(file, *named)) != recipe_hash(
+        read(file, *named, f"--stages.0.objective.{field}", value)
+    )
 
 
 def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):

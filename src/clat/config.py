@@ -184,6 +184,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _at_least("engine.devices", self.devices, 1)
+        _at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
         if self.device not in ("auto", "cpu", "cuda"):
             raise unknown("device", self.device, ("auto", "cpu", "cuda"))
 

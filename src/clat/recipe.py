@@ -20,6 +20,21 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from clat.config import Recipe
 from clat.errors import ClatError, unknown
 
+LATER: dict[str, dict[str, Any]] = {
+    "pgd-at": {"random_start": True},
+    "fast-at": {"random_start": True},
+    "twins": {"random_start": True},
+    "trades": {"start": "normal"},
+    "cure": {"start": "normal"},
+}
+"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
+hash, so that such runs can still be resumed and reused."""
+
+
+SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
+SHAPES |= {"tuple_type": "a list, [ ... ]"}
+"""pydantic's problems with a value's shape, in TOML's words."""
+
 
 def built_in_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with clat."""
@@ -103,6 +118,10 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     data["engine"].pop("checkpoint_seconds")
     if not data["engine"]["compile"]:  # as in runs from before there was a choice
         data["engine"].pop("compile")
+    for stage in data["stages"]:
+        for field, before in LATER.get(stage["objective"]["name"], {}).items():
+            if stage["objective"][field] == before:
+                del stage["objective"][field]
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if data["schedule"]["kind"] != "constant":
@@ -155,9 +174,10 @@ def _item(items: list[Any], key: str, whole: str) -> Any:
 
 @cache
 def _adapter() -> TypeAdapter[Recipe]:
-    """The checker of recipes. Every dataclass below `Recipe` is marked as refusing unknown fields."""
+    """The checker of recipes. Every dataclass below `Recipe` is marked as refusing unknown fields and numbers that
+    are not finite."""
     for config in _dataclasses(Recipe):
-        config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True)
+        config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
     return TypeAdapter(Recipe)
 
 
@@ -190,6 +210,10 @@ def _one_line(error: ValidationError) -> str:
         return f"recipe: {where + ': ' if where else ''}{problem['ctx']['error']}"
     if problem["type"] == "missing":
         return f"recipe: {where} is missing"
+    if problem["type"] == "union_tag_not_found":
+        return f"recipe: {where}.name is missing"
+    if problem["type"] in SHAPES:
+        return f"recipe: {where}: expected {SHAPES[problem['type']]} (got {problem['input']!r})"
     return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
 
 

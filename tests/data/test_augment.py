@@ -90,6 +90,8 @@ def test_bad_fields_are_refused(fields: dict, message: str) -> None:
         Augment(**fields)
 
 
-def test_reflecting_beyond_the_image_is_refused(ramp: ImageSet) -> None:
-    with pytest.raises(ClatError, match="cannot reflect 5 pixels of 5x6 images"):
-        Augment(pad=5, padding_mode="reflect")(ramp.images, generator(0))
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_padding_as_wide_as_the_image_is_refused(ramp: ImageSet, mode: str) -> None:
+    Augment(pad=4, padding_mode=mode)(ramp.images, generator(0))
+    with pytest.raises(ClatError, match="cannot pad 5x6 images by 5 pixels"):
+        Augment(pad=5, padding_mode=mode)(ramp.images, generator(0))

@@ -59,6 +59,7 @@ def wide_resnet_size(depth: int, width: int, classes: int) -> int:
         ("wrn-70-16", 10, 266_796_506),
         ("preact-resnet18-bn", 10, 11_171_146 + 2 * 512),
         ("preact-resnet18-raw", 10, 11_171_146),
+        ("preact-resnet18-raw-bn", 10, 11_171_146 + 2 * 512),
         ("dm-wrn-28-10", 10, 36_479_194),  # the 36.5 M of WRN-28-10
         ("dm-wrn-70-16", 10, 266_796_506),
         ("ra-wrn-70-16", 10, 267_240_802),
@@ -217,8 +218,10 @@ def test_a_raw_projection_reads_the_raw_input() -> None:
         torch.testing.assert_close(block(x), main + block.shortcut(x))
 
 
-def test_a_final_norm_sits_between_the_last_block_and_the_pooling() -> None:
-    model = randomised(narrow("preact-resnet18-bn"))
+@pytest.mark.parametrize(("name", "raw"), [("preact-resnet18-bn", False), ("preact-resnet18-raw-bn", True)])
+def test_a_final_norm_sits_between_the_last_block_and_the_pooling(name: str, raw: bool) -> None:
+    model = randomised(narrow(name))
+    assert model.layer2[0].raw_projection is raw
     x = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         out = model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x)))))

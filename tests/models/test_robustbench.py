@@ -93,6 +93,8 @@ def test_full_size_names_and_shapes_are_the_published_ones(manifest: str, names:
     [
         (10, "Rice2020Overfitting", (5, 5, 5), 320, None),
         (100, "Wang2023Better_WRN-28-10", (4, 4, 4), 160, "silu"),
+        (10, "Gowal2020Uncovering_34_20", (5, 5, 5), 320, "swish"),
+        (10, "Rebuffi2021Fixing_106_16_cutmix_ddpm", (17, 17, 17), 256, "swish"),
         (10, "Gowal2021Improving_70_16_ddpm_100m", (11, 11, 11), 256, "swish"),
         (10, "Rebuffi2021Fixing_28_10_cutmix_ddpm", (4, 4, 4), 160, "swish"),
     ],

@@ -226,7 +226,7 @@ def test_the_revision_network_begins_after_the_treatments(build, around):
         ({"percent": 101}, "percent is 101"),
         ({"percent": -1}, "percent is -1"),
         ({"rgp_alpha": 1.5}, "rgp_alpha is 1.5: CURE expects a value from 0 to 1"),
-        ({"gamma": -1}, "gamma is -1: CURE expects at least 0"),
+        ({"gamma": -1}, "gamma is -1: CURE expects a weight of at least 0"),
         ({"beta": math.nan}, "beta is nan"),
         ({"decay": 2}, "decay is 2"),
         ({"rate": 1.1}, "rate is 1.1"),

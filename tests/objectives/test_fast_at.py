@@ -44,3 +44,4 @@ def test_the_default_attacks_on_batch_statistics(build, images, labels):
 def test_the_step_never_exceeds_the_image_range():
     assert FastAT(eps=1).attack(Step()).alpha_value == 1.0
     assert FastAT().attack(Step(eps="8/255")).alpha_value == pytest.approx(10 / 255)
+    assert FastAT().attack(Step(eps="8/255"), random_start=False).alpha_value == pytest.approx(8 / 255)

@@ -178,7 +178,7 @@ def test_the_rule_of_lambda():
 def test_what_makes_no_sense_is_refused_before_training():
     with pytest.raises(ClatError, match="lambda is -1"):
         GradAlign(lambda_=-1)
-    with pytest.raises(ClatError, match="one step"):
+    with pytest.raises(ClatError, match="single step"):
         GradAlign(steps=2)
     stages = (StageConfig(name="a", epochs=1, objective=GradAlign()),)
     with pytest.raises(ClatError, match="norm is l2: give lambda"):

@@ -40,6 +40,15 @@ def test_a_sure_and_right_sample_costs_nothing_and_a_sure_wrong_one_a_finite_amo
     assert parts["margin"].item() == pytest.approx(-(math.log(1.0001) + math.log(0.0001)) / 2, rel=1e-3)
 
 
+def test_the_gradient_is_finite_where_a_probability_of_the_clean_output_is_zero_in_float32(table):
+    net = table([[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]])
+    with torch.no_grad():
+        net.clean.copy_(torch.tensor([[200.0, 0.0, -50.0]]))
+    Mart().cost(net, X[:1], torch.tensor([1]), (X_ADV[:1],), Step()).total.backward()
+    assert torch.isfinite(net.clean.grad).all()
+    assert torch.isfinite(net.moved.grad).all()
+
+
 def published(net, x, x_adv, y, beta, cut=None):
     """The released code's loss; `cut` takes one path out of the graph."""
     moved, natural = F.softmax(net(x_adv), dim=1), F.softmax(net(x), dim=1)

@@ -59,6 +59,13 @@ def test_pgd_at_trains_on_the_attack_of_its_seed_and_the_runs_threat_model(net, 
     assert not torch.equal(total, other)
 
 
+def test_without_a_random_start_the_attack_begins_at_the_image(net, images, labels):
+    with modes.for_attack(net):
+        x_adv = run_pgd(net, images, labels, Attack(eps="0.1", steps=1), seed=None, start=images)
+    total, _ = PgdAT(steps=1, random_start=False).loss(net, images, labels, Step(seed=11, eps="0.1"))
+    assert torch.equal(total, F.cross_entropy(net(x_adv), labels))
+
+
 def test_an_eps_of_its_own_goes_before_the_runs(net, images, labels):
     given, _ = PgdAT(eps="8/255", steps=2).loss(net, images, labels, Step(eps="0.3"))
     from_run, _ = PgdAT(steps=2).loss(net, images, labels, Step(eps="8/255"))

@@ -16,11 +16,13 @@ def build(steep):
     return steep
 
 
-def attack(net, x, *, eps, alpha, steps, seed):
-    """x + 0.001 N(0, 1), then signed ascent on the summed KL with a constant clean output."""
+def attack(net, x, *, eps, alpha, steps, seed, start="normal"):
+    """x + 0.001 N(0, 1) or a uniform point, then signed ascent on the summed KL with a constant clean output."""
     natural = F.softmax(net(x), dim=1).detach()
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-    point = (x + 0.001 * noise).clamp(x - eps, x + eps).clamp(0, 1)
+    draw = {"normal": torch.randn, "uniform": torch.rand}[start]
+    noise = draw(x.shape, generator=torch.Generator().manual_seed(seed))
+    noise = 0.001 * noise if start == "normal" else (2 * noise - 1) * eps
+    point = (x + noise).clamp(x - eps, x + eps).clamp(0, 1)
     for _ in range(steps):
         point = point.detach().requires_grad_(True)
         value = nn.KLDivLoss(reduction="sum")(F.log_softmax(net(point), dim=1), natural)
@@ -34,10 +36,11 @@ def divergence(net, x, x_adv):
     return nn.KLDivLoss(reduction="batchmean")(F.log_softmax(moved, dim=1), F.softmax(natural, dim=1))
 
 
-def test_value_and_gradient_are_those_of_the_published_code(build, images, labels):
+@pytest.mark.parametrize("start", ["normal", "uniform"])
+def test_value_and_gradient_are_those_of_the_published_code(build, images, labels, start):
     net, twin = build(), build()
-    total, parts = Trades(beta=6, eps=0.1, steps=4).loss(net, images, labels, Step(seed=9))
-    x_adv = attack(twin, images, eps=0.1, alpha=0.0625, steps=4, seed=9)
+    total, parts = Trades(beta=6, eps=0.1, steps=4, start=start).loss(net, images, labels, Step(seed=9))
+    x_adv = attack(twin, images, eps=0.1, alpha=0.0625, steps=4, seed=9, start=start)
     kl = divergence(twin, images, x_adv)
     expected = F.cross_entropy(twin(images), labels) + 6 * kl
     assert kl.item() > 1e-3, "the attack must have found something, or the test says nothing"

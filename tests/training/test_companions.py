@@ -69,8 +69,9 @@ def test_adapters_one_after_the_other_and_stopped_in_the_second(kit, tmp_path, m
     assert momentum == set(dict(kit.tiny().named_parameters()))
 
 
-def test_treatments_survive_a_recipe_file(kit):
-    named = ("interpolation", "reinitialise", "lora", "awp", "ema", "swa")
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_treatments_survive_a_recipe_file(kit, average):
+    named = ("interpolation", "reinitialise", "lora", "awp", average)
     treatments = (replace(TREATMENTS["interpolation"], end="last"), *(TREATMENTS[name] for name in named[1:]))
     recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=treatments),))
     assert build_recipe(recipe_data(recipe)) == recipe
@@ -80,6 +81,12 @@ def test_a_treatment_stands_in_a_stage_once():
     twice = (Reinitialise(modules=("a",)), Reinitialise(modules=("b",)))
     with pytest.raises(ClatError, match="'reinitialise' twice"):
         StageConfig(name="x", epochs=1, objective=PgdAT(), treatments=twice)
+
+
+@pytest.mark.parametrize("names", [("ema", "swa"), ("swa", "ema")])
+def test_two_averages_cannot_both_be_what_a_stage_is_evaluated_as(names):
+    with pytest.raises(ClatError, match=f"stage 'x' has the treatment '{names[0]}' beside '{names[1]}'"):
+        StageConfig(name="x", epochs=2, objective=PgdAT(), treatments=[TREATMENTS[name] for name in names])
 
 
 def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(kit, tmp_path, monkeypatch):

@@ -475,9 +475,10 @@ class Flat(nn.Module):
         ({"stages": "pattern"}, None, "unknown layer pattern"),
         ({"evaluation": EvaluationConfig(protocol="pgd-21")}, None, "did you mean 'pgd-"),
         ({"data": DataConfig(heldout=0)}, None, "data.heldout is 0"),
+        ({"data": DataConfig(heldout=-3)}, None, "data.heldout is -3"),
         ({"data": DataConfig(heldout=80)}, None, "cannot hold out 80"),
         ({"data": DataConfig(heldout=16, train_size=65)}, None, "cannot train on 65"),
-        ({"data": DataConfig(heldout=16, pad=8, padding_mode="reflect")}, None, "cannot reflect 8 pixels"),
+        ({"data": DataConfig(heldout=16, pad=8, padding_mode="reflect")}, None, "by 8 pixels"),
         ({"data": DataConfig(heldout=16, augment="idbh-weak")}, None, "cuts up to 10 pixels off"),
         ({"data": DataConfig(heldout=16, extra=ExtraConfig(file="no.npz"))}, None, "no file no.npz"),
         ({"data": DataConfig(heldout=16, cutmix=True)}, "five classes", "the data's 4 classes: it has 5"),
@@ -503,6 +504,22 @@ def test_bad_input_is_found_before_the_folder_is_made(kit, tmp_path, changes, mo
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_of_one_image_are_refused_where_batch_norm_cannot_normalise_them(kit, tmp_path):
+    def flat():
+        return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten())
+
+    recipe = kit.recipe(batch_size=1, stages=(kit.pgd_at(1),), data=DataConfig(heldout=16, train_size=2))
+    with pytest.raises(ClatError, match="too few for the model's BatchNorm: raise batch_size"):
+        run(kit, tmp_path / "run", recipe, model=flat())
+    assert not (tmp_path / "run").exists()
+    run(
+        kit,
+        tmp_path / "frozen",
+        dataclasses.replace(recipe, stages=(kit.pgd_at(1, batch_norm="frozen"),)),
+        model=flat(),
+    )
 
 
 def test_data_that_does_not_fit_together(kit, tmp_path):

@@ -81,6 +81,8 @@ def test_constant():
         ({"lr": 0}, "schedule.lr"),
         ({"lr": float("inf")}, "schedule.lr"),
         ({"epochs": 0}, "schedule.epochs"),
+        ({"factor": -0.1}, "schedule.factor"),
+        ({"factor": float("nan")}, "schedule.factor"),
         ({"peak": 1.0}, "schedule.peak"),
         ({"milestones": (0.7, 0.5)}, "schedule.milestones"),
         ({"milestones": (0.5, 1.5)}, "schedule.milestones"),

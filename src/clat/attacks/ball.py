@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from clat.errors import unknown
 
 NORMS = ("linf", "l2")
+
+Start = Literal["uniform", "normal"]
+"""Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
 
 
 class Ball:
@@ -56,6 +60,10 @@ class Ball:
         has no gradient."""
         noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
         return self.project(self.x + scale * noise)
+
+    def starting_point(self, start: Start, generator: torch.Generator) -> Tensor:
+        """Where `start` says."""
+        return self.random_point(generator) if start == "uniform" else self.nearby_point(generator)
 
     def unit(self, gradient: Tensor) -> Tensor:
         """The steepest direction of unit length in this norm; zero where the gradient is zero, NaN where it is

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clat.attacks.pgd import pgd
 from clat.attacks.settings import Attack
+from clat.errors import ClatError
 from clat.units import Size, parse_size
 
 
@@ -32,7 +33,9 @@ def fgsm(
 
 def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
     """The attack with the customary step of a single-step attack, 1.25 * eps (10/255 at 8/255) from a random
-    start and eps from x itself, unless a step was given."""
+    start and eps from x itself, unless a step was given. Raises ClatError for an attack of more steps."""
+    if attack.steps != 1:
+        raise ClatError(f"steps is {attack.steps}: expected 1, as the attack is a single step")
     eps = parse_size(attack.eps, norm=attack.norm)
     if given or eps == 0:
         return attack

@@ -75,9 +75,11 @@ class Augment:
             A new tensor of the same shape, type and device.
 
         Raises:
-            ClatError: reflection further than the image is wide.
+            ClatError: padding as wide as the image.
         """
         n, _, height, width = images.shape
+        if self.pad >= min(height, width):  # a window could miss the image, and a reflection has no more rows
+            raise ClatError(f"cannot pad {width}x{height} images by {self.pad} pixels: give a smaller pad")
         if isinstance(params, torch.Generator):
             params = self.draw(n, params)
         top, left, mirrored = params.to(images.device, non_blocking=True).unbind(1)
@@ -89,11 +91,6 @@ class Augment:
     def _padded(self, images: torch.Tensor) -> torch.Tensor:
         if self.padding_mode == "zeros":
             return F.pad(images, (self.pad,) * 4)
-        if self.pad >= min(images.shape[-2:]):
-            raise ClatError(
-                f"cannot reflect {self.pad} pixels of {images.shape[-1]}x{images.shape[-2]} images:"
-                " give a smaller pad"
-            )
         # By index, since F.pad reflects no uint8: row -r is row r, and row last + r is row last - r.
         for dim in (2, 3):
             last = images.shape[dim] - 1

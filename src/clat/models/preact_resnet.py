@@ -1,12 +1,13 @@
-"""Pre-activation ResNet-18 with the CIFAR stem, in the three public variants, whose names and shapes these are.
+"""Pre-activation ResNet-18 with the CIFAR stem, in the four public variants, whose names and shapes these are.
 
 Source: He et al. 2016, arXiv 1603.05027. None has BatchNorm in its shortcuts. They differ in two places:
 
 | variant | projections read | between the last block and the pooling | used by |
 | --- | --- | --- | --- |
 | `preact-resnet18` | the activated input | nothing | the common CIFAR code |
-| `preact-resnet18-bn` | the activated input | BatchNorm and ReLU | Rice et al. 2020 and the AWP code after it |
-| `preact-resnet18-raw` | the raw input | nothing | Wong et al. 2020 (Fast-AT) |
+| `preact-resnet18-bn` | the activated input | BatchNorm and ReLU | Rice et al. 2020, AWP, SCORE |
+| `preact-resnet18-raw` | the raw input | nothing | Wong et al. 2020 (Fast-AT), GradAlign |
+| `preact-resnet18-raw-bn` | the raw input | BatchNorm and ReLU | Li and Spratling 2023 (IDBH) |
 """
 
 from __future__ import annotations
@@ -83,3 +84,4 @@ class PreActResNet(nn.Module):
 preact_resnet18 = partial(PreActResNet, depths=(2, 2, 2, 2))
 preact_resnet18_bn = partial(preact_resnet18, final_norm=True)
 preact_resnet18_raw = partial(preact_resnet18, raw_projection=True)
+preact_resnet18_raw_bn = partial(preact_resnet18_raw, final_norm=True)

@@ -18,7 +18,12 @@ from clat.models.factory import from_factory
 from clat.models.files import fit_state, read_state, recorded_statistics
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.normalize import NormalizeSpec, Statistics, parse_normalize, with_normalize
-from clat.models.preact_resnet import preact_resnet18, preact_resnet18_bn, preact_resnet18_raw
+from clat.models.preact_resnet import (
+    preact_resnet18,
+    preact_resnet18_bn,
+    preact_resnet18_raw,
+    preact_resnet18_raw_bn,
+)
 from clat.models.resnet import resnet18, resnet50
 from clat.models.vgg import vgg19, vgg19_linear
 from clat.models.wide_resnet import wrn_34_10, wrn_70_16
@@ -33,6 +38,7 @@ MODELS: dict[str, Builder] = {
     "preact-resnet18": preact_resnet18,
     "preact-resnet18-bn": preact_resnet18_bn,
     "preact-resnet18-raw": preact_resnet18_raw,
+    "preact-resnet18-raw-bn": preact_resnet18_raw_bn,
     "wrn-34-10": wrn_34_10,
     "wrn-70-16": wrn_70_16,
     "dm-wrn-28-10": dm_wrn_28_10,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
 from clat.companion import Companion, Surroundings
+from clat.errors import ClatError
 from clat.layers import Layer
 from clat.units import Size
 
@@ -113,6 +115,12 @@ class InnerAttack(Objective):
         """The attack's numbers for this step."""
         eps = step.eps if self.eps is None else self.eps
         return Attack(eps=eps, alpha=self.alpha, steps=self.steps, norm=step.norm, random_start=random_start)
+
+
+def check_weight(who: str, what: str, value: float) -> None:
+    """Raise ClatError unless the weight `what` of a loss is finite and not negative."""
+    if not 0 <= value < math.inf:
+        raise ClatError(f"{what} is {value}: {who} expects a weight of at least 0")
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:

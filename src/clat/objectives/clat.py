@@ -26,7 +26,7 @@ from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.errors import ClatError, unknown
 from clat.features import TAPS, read_features
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 _SHARES = "shares_clean_pass"
 
@@ -63,8 +63,8 @@ class Clat(InnerAttack):
         if self.lambda_ is not None and self.ratio is not None:
             raise ClatError("CLAT takes lambda or ratio, not both")
         for what, value in (("lambda", self.lambda_), ("ratio", self.ratio)):
-            if value is not None and not value >= 0:
-                raise ClatError(f"{what} is {value}: CLAT expects a weight of at least 0")
+            if value is not None:
+                check_weight("CLAT", what, value)
         if self.tap not in TAPS:
             raise unknown("feature tap", self.tap, TAPS)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from clat.companion import Companion, State, Surroundings
 from clat.errors import ClatError, unknown
-from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.divergence import DivergenceAttack
 from clat.seeds import derive_seed
 from clat.weights.conservation import Conservation
@@ -74,11 +74,12 @@ class Cure(DivergenceAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         limits = {"percent": 100.0, "rgp_alpha": 1.0, "decay": 1.0, "rate": 1.0, "rate_end": 1.0}
-        for what, most in {**limits, "gamma": float("inf"), "beta": float("inf")}.items():
+        for what, most in limits.items():
             value = getattr(self, what)
             if value is not None and not 0 <= value <= most:
-                expected = "at least 0" if most == float("inf") else f"a value from 0 to {most:g}"
-                raise ClatError(f"{what} is {value}: CURE expects {expected}")
+                raise ClatError(f"{what} is {value}: CURE expects a value from 0 to {most:g}")
+        for what in ("gamma", "beta"):
+            check_weight("CURE", what, getattr(self, what))
         if isinstance(self.masked, str) and self.masked not in GROUPS:
             raise unknown("group of masked weights", self.masked, GROUPS)
 

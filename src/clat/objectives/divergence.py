@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball
+from clat.attacks.ball import Ball, Start
 from clat.objectives.base import Examples, InnerAttack, Step, kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceAttack(InnerAttack):
-    """An objective on x', which maximises KL(p(x) || p(x')) from x + 0.001 * N(0, 1) (Zhang et al. 2019).
+    """An objective on x', which maximises KL(p(x) || p(x')) from a point near x (Zhang et al. 2019).
 
     The clean output is computed once.
     """
+
+    start: Start = "normal"
+    """Where the attack begins: x + 0.001 * N(0, 1), or a uniform point of the ball, as in the code of Gowal et al.
+    2020 and Wang et al. 2023."""
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
@@ -28,7 +32,7 @@ class DivergenceAttack(InnerAttack):
                 reference = model(x)
             x_adv = ascend(
                 lambda z: kl_divergence(model(z), reference),
-                ball.nearby_point(generator_for(x.device, step.seed)),
+                ball.starting_point(self.start, generator_for(x.device, step.seed)),
                 ball,
                 alpha=attack.alpha_value,
                 steps=attack.steps,

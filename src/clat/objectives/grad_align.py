@@ -24,7 +24,7 @@ from clat.attacks.fgsm import one_step_alpha
 from clat.attacks.pgd import summed_cross_entropy
 from clat.attacks.settings import Attack
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 from clat.seeds import derive_seed
 from clat.units import Size, parse_size
 
@@ -55,10 +55,8 @@ class GradAlign(InnerAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps != 1:
-            raise ClatError(f"steps is {self.steps}: GradAlign is for attacks of one step")
-        if self.lambda_ is not None and not self.lambda_ >= 0:
-            raise ClatError(f"lambda is {self.lambda_}: GradAlign expects a weight of at least 0")
+        if self.lambda_ is not None:
+            check_weight("GradAlign", "lambda", self.lambda_)
 
     def check(self, eps: Size, norm: str) -> None:
         self._weight(Step(eps=eps, norm=norm))

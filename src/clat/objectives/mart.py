@@ -14,7 +14,7 @@ from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.pgd import run_pgd
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,7 @@ class Mart(InnerAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise ClatError(f"beta is {self.beta}: MART expects a weight of at least 0")
+        check_weight("MART", "beta", self.beta)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         if y.dim() != 1:
@@ -52,7 +51,8 @@ class Mart(InnerAttack):
         natural, attacked = F.softmax(logits, dim=1), F.softmax(moved, dim=1)
         margin = -torch.log(1.0001 - _largest_other(attacked, y)).mean()
         attacked_entropy = cross_entropy(moved, y)
-        divergence = F.kl_div(torch.log(attacked + 1e-12), natural, reduction="none").sum(dim=1)
+        # By the logits: the gradient of p log p by a p that is 0 in float32 is not finite.
+        divergence = (natural * (F.log_softmax(logits, dim=1) - torch.log(attacked + 1e-12))).sum(dim=1)
         weighted = (divergence * (1.0000001 - _own(natural, y))).mean()
         total = attacked_entropy + margin + self.beta * weighted
         parts = {"cross_entropy": attacked_entropy, "margin": margin, "weighted_divergence": weighted}

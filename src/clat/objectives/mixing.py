@@ -12,6 +12,7 @@ cross-entropy alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ from clat.attacks.pgd import pgd
 from clat.companion import Companion, Surroundings
 from clat.errors import ClatError, unknown
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step
+from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
 from clat.seeds import derive_seed, generator
 from clat.units import Size, parse_size
 
@@ -56,11 +57,14 @@ class Mixing(Objective):
         if self.steps < 1:
             raise ClatError(f"mixing: steps is {self.steps}, expected at least 1")
         for what in ("gate_weight", "output_weight", "product_weight"):
-            if not getattr(self, what) >= 0:
-                raise ClatError(f"mixing: {what} is {getattr(self, what)}, expected at least 0")
+            check_weight("mixing", what, getattr(self, what))
         low, high = self.strength
-        if not 0 < low <= high:
+        if not 0 < low <= high < math.inf:
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
+
+    def check(self, eps: Size, norm: str) -> None:
+        if self.eps is not None:
+            parse_size(self.eps, norm=norm)
 
     def requires(self, model: nn.Module) -> None:
         if not isinstance(model, Mixture) or model.gate is None:

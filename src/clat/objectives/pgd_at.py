@@ -14,13 +14,16 @@ from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entrop
 
 @dataclass(frozen=True, kw_only=True)
 class PgdAT(InnerAttack):
-    """min CE(F(x'), y), x' by PGD on the cross-entropy from a uniform start."""
+    """min CE(F(x'), y), x' by PGD on the cross-entropy."""
 
     name: Literal["pgd-at"] = "pgd-at"
+    random_start: bool = True
+    """Begin at a uniform point of the ball rather than at x, as the released code of IDBH does."""
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        attack = self.attack(step, random_start=self.random_start)
         with modes.for_attack(model, self.attack_bn):
-            return (run_pgd(model, x, y, self.attack(step), seed=step.seed),)
+            return (run_pgd(model, x, y, attack, seed=step.seed),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball
+from clat.attacks.ball import Ball, Start
 from clat.errors import ClatError
-from clat.objectives.base import Examples, InnerAttack, Loss, Step
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ScoreAT(InnerAttack):
     """How much probability may stay off the true class at no cost; 0: none."""
     label_smoothing: float = 0.0
     """The probability that the target gives to the wrong classes together; the attack aims at the true label."""
-    start: Literal["uniform", "normal"] = "uniform"
+    start: Start = "uniform"
     """Where the attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
     attack_bn: Literal["eval", "train"] = "train"
 
@@ -47,8 +47,8 @@ class ScoreAT(InnerAttack):
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball, generator = Ball(x, attack.eps_value, attack.norm), generator_for(x.device, step.seed)
-        start = ball.random_point(generator) if self.start == "uniform" else ball.nearby_point(generator)
+        ball = Ball(x, attack.eps_value, attack.norm)
+        start = ball.starting_point(self.start, generator_for(x.device, step.seed))
 
         def distance(z: Tensor) -> Tensor:
             found = probabilities(model(z))
@@ -86,13 +86,12 @@ class ScoreTrades(ScoreAT):
     clip: float = 0.3
     clips: Literal["total", "divergence"] = "total"
     """What counts only beyond c: the sum of the two terms, or the distance between the outputs alone."""
-    start: Literal["uniform", "normal"] = "normal"
+    start: Start = "normal"
     attack_bn: Literal["eval", "train"] = "eval"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise ClatError(f"beta is {self.beta}: SCORE expects a weight of at least 0")
+        check_weight("SCORE", "beta", self.beta)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         with torch.no_grad():

@@ -8,13 +8,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from clat.errors import ClatError
-from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.divergence import DivergenceAttack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trades(DivergenceAttack):
-    """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL from x + 0.001 * N(0, 1).
+    """min CE(F(x), y) + beta * mean KL(p(x) || p(x')), x' maximising the same KL.
 
     The gradient of the KL flows into both outputs.
     """
@@ -27,8 +27,7 @@ class Trades(DivergenceAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise ClatError(f"beta is {self.beta}: TRADES expects a weight of at least 0")
+        check_weight("TRADES", "beta", self.beta)
         if not 0 <= self.label_smoothing < 1:
             raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
 

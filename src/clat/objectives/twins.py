@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.companion import Companion, State, Surroundings
 from clat.errors import ClatError
-from clat.objectives.base import Examples, Loss, Step, cross_entropy, kl_divergence
+from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.pgd_at import PgdAT
 
 
@@ -45,8 +45,7 @@ class Twins(PgdAT):
     def __post_init__(self) -> None:
         super().__post_init__()
         for what, value in (("lambda", self.lambda_), ("beta", self.beta)):
-            if not value >= 0:
-                raise ClatError(f"twins: {what} is {value}, expected a weight of at least 0")
+            check_weight("TWINS", what, value)
 
     def requires(self, model: nn.Module) -> None:
         norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]

@@ -81,6 +81,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
+    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+        check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
@@ -140,6 +142,19 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
         )
 
 
+def check_single(model: nn.Module, x: Tensor) -> None:
+    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
+    a batch that leaves it one value a channel."""
+    with modes.remembered(model), modes.buffers_kept(model), modes.random_states_kept(model), torch.no_grad():
+        model.train()
+        try:
+            model(x)
+        except ValueError:
+            raise ClatError(
+                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
+            ) from None
+
+
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
     """Raise ClatError if the stage's selection asks for layers that the model does not have, or for weights to
     rewind to that there are not."""
@@ -182,7 +197,9 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     if config.decide_on == "test-split":
         return hold_out(train_set, 0, config.split_seed, config.train_size)[0], test, test
     if config.heldout < 1:
-        raise ClatError("data.heldout is 0: a run decides on held-out images; give it some, such as 500")
+        raise ClatError(
+            f"data.heldout is {config.heldout}: a run decides on held-out images; give it some, such as 500"
+        )
     train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
     return train_set, heldout, test
 

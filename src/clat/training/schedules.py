@@ -35,6 +35,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not (0 < self.lr < math.inf):
             raise ClatError(f"schedule.lr is {self.lr}: expected a positive number")
+        if not (0 < self.factor < math.inf):
+            raise ClatError(f"schedule.factor is {self.factor}: expected a positive number, such as 0.1")
         if self.epochs is not None and self.epochs < 1:
             raise ClatError(f"schedule.epochs is {self.epochs}: expected at least 1")
         if self.peak is not None and not 0 < self.peak < 1:

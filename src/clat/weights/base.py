@@ -20,6 +20,8 @@ class Treatment:
     before: ClassVar[tuple[str, ...]] = ()
     """Names of the treatments that it has to be named before: after one of them, it would undo its work at the end
     of the stage, or miss what it put into the network."""
+    apart: ClassVar[tuple[str, ...]] = ()
+    """Names of the treatments that it cannot share a stage with."""
     reparametrises: ClassVar[bool] = False
     """Whether weights of layers are computed from other parameters during the stage."""
 
@@ -27,6 +29,9 @@ class Treatment:
         """Raise ClatError if it cannot be among the stage's treatments `names`, in this order."""
         if names.count(self.name) > 1:
             raise ClatError(f"has the treatment '{self.name}' twice")
+        for other in names:
+            if other in self.apart:
+                raise ClatError(f"has the treatment '{self.name}' beside '{other}': a stage takes one of them")
         for earlier in names[: names.index(self.name)]:
             if earlier in self.before:
                 raise ClatError(f"names the treatment '{self.name}' after '{earlier}': it has to stand before it")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class EMA(Treatment):
     """
 
     name: Literal["ema"] = "ema"
+    apart: ClassVar[tuple[str, ...]] = ("swa",)  # both would be the network that is evaluated
     decay: float = 0.995
     """The largest share of the old average (tau of the released code)."""
     start: float = 0.025

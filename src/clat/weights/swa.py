@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class SWA(Treatment):
     """
 
     name: Literal["swa"] = "swa"
+    apart: ClassVar[tuple[str, ...]] = ("ema",)  # both would be the network that is evaluated
     start: float = 0.5
     """Part of the stage before the first window."""
     window: int = 4
