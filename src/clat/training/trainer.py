@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clat import modes
 from clat.attacks.settings import Attack
-from clat.companion import Company, Surroundings
+from clat.companion import Company
 from clat.compiled import compile_seconds
 from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
@@ -27,18 +27,19 @@ from clat.evaluation.cost import Cost, metered
 from clat.frozen_norm import frozen_norms_lean
 from clat.layers import Layer, find_layers
 from clat.models.files import load_weights, save_weights
-from clat.objectives import Examples, Loss, Step
+from clat.objectives import Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
-from clat.selection import Selection, select, trainable_parameters, updating_batch_norms
+from clat.selection import Selection, select
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
 from clat.training.monitor import heldout_accuracies, overfitted_catastrophically
-from clat.training.optimizer import build_optimizer, momentum_of
 from clat.training.ranking import initial_weights, rank_layers
 from clat.training.schedules import learning_rate
+from clat.training.stage import Moving, join_company, set_moving, stage_summary
 from clat.training.state import Progress, Saved, save_state
+from clat.training.step import NotFinite, train_step
 
 TEST_DECIDES = (
     "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
@@ -74,9 +75,7 @@ class Trainer:
         self.company = Company()
         self.collapsed = False
         self.hash = recipe_hash(recipe)
-        self.parameters: dict[str, nn.Parameter] = {}
-        self.optimizer: torch.optim.SGD
-        self.step = Step(eps=recipe.eps, norm=recipe.norm)
+        self.moving: Moving
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
             self._restore(saved)
@@ -85,7 +84,7 @@ class Trainer:
         """Companions that were in the network join it first: the weights are named by its structure."""
         source = self.out / "state.safetensors"
         if saved.progress.joined:
-            self._join(self.recipe.stages[saved.progress.stage])
+            self._join()
             saved.put_into(self.model, source)
             self.company.restore_figures(saved.progress.companions)
             self.company.restore(saved.companions)
@@ -110,7 +109,7 @@ class Trainer:
     def _stage(self, stage: StageConfig) -> None:
         first = self.recipe.first_epoch(self.progress.stage)
         if not self.progress.joined:
-            self._join(stage)
+            self._join()
         candidates = self._candidates(stage)
         if self.progress.epoch == first and self.progress.step == 0:
             self.log.say(f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
@@ -129,25 +128,10 @@ class Trainer:
             if self.collapsed:
                 break
 
-    def _join(self, stage: StageConfig) -> None:
-        """The companions of the stage enter the network: the objective's own, then the treatments'."""
-        surroundings = Surroundings(
-            model=self.model,
-            engine=self.engine,
-            loader=self.loader,
-            heldout=self.heldout,
-            eps=str(self.recipe.eps),
-            norm=self.recipe.norm,
-            seed=derive_seed(self.recipe.seed, "stage", self.progress.stage),
-            epochs=stage.epochs,
-            batch_size=self.recipe.batch_size,
-            replays=stage.objective.replays,
+    def _join(self) -> None:
+        self.company = join_company(
+            self.model, self.recipe, self.progress.stage, self.engine, self.loader, self.heldout
         )
-        own = stage.objective.join(surroundings)
-        members = [] if own is None else [("objective", own)]
-        for treatment in stage.treatments:
-            members.append((treatment.name, treatment.join(surroundings)))
-        self.company = Company(members)
         self.progress.joined = True
 
     def _candidates(self, stage: StageConfig) -> list[Layer]:
@@ -169,8 +153,7 @@ class Trainer:
             names, file = self._choose(stage.selection, candidates)
         self.progress.selected = self.engine.from_first(names)
         self._adopt(stage, candidates)
-        chosen = self.step.layers
-        moving = sum(parameter.numel() for parameter in self.parameters.values())
+        chosen, count = self.moving.step.layers, self.moving.count
         self.log.record(
             "selection",
             stage=self.progress.stage,
@@ -178,12 +161,12 @@ class Trainer:
             rule=stage.selection.rule,
             layers=[layer.name for layer in chosen],
             indices=[layer.index for layer in chosen],
-            trainable_parameters=moving,
+            trainable_parameters=count,
             report=file,
             seconds=time.perf_counter() - start,
         )
         listed = ", ".join(f"{layer.index} {layer.name}" for layer in chosen)
-        self.log.say(f"  selected ({stage.selection.rule}): {listed}; {moving:,} parameters move", style="cyan")
+        self.log.say(f"  selected ({stage.selection.rule}): {listed}; {count:,} parameters move", style="cyan")
         if getattr(stage.objective, "calibrate", "stage") == "selection":
             self.progress.stage_begun = False
 
@@ -211,22 +194,8 @@ class Trainer:
         """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
         if stage.selection is not None and self.progress.selected is None:
             return
-        layers = tuple(find_layers(candidates, self.progress.selected or ()))
-        self.step = Step(
-            layers,
-            eps=self.recipe.eps,
-            norm=self.recipe.norm,
-            state=self.progress.objective_state,
-            companion=self.company.members.get("objective"),
-            once=not self.company.members,
-        )
-        self.model.requires_grad_(False)
-        modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
-        moving = trainable_parameters(self.model, layers if stage.selection is not None else None)
-        self.parameters = self.company.adopt(moving)
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
-        self.optimizer = build_optimizer(self.parameters, stage.optimizer or self.recipe.optimizer, self.momentum)
+        layers = find_layers(candidates, self.progress.selected or ())
+        self.moving = set_moving(self.model, self.recipe, stage, layers, self.company, self.progress, self.momentum)
 
     def _begin(self, stage: StageConfig, first: int) -> None:
         """The objective's own start (CLAT sets lambda), on held-out images."""
@@ -238,7 +207,7 @@ class Trainer:
             with self.engine.autocast(), frozen_norms_lean(self.model):
                 state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
         self.progress.objective_state = self.engine.from_first(state)
-        self.step = replace(self.step, state=self.progress.objective_state)
+        self.moving.step = replace(self.moving.step, state=self.progress.objective_state)
         self.progress.stage_begun = True
         if self.progress.epoch > first:
             return
@@ -248,14 +217,14 @@ class Trainer:
             name=stage.name,
             epochs=stage.epochs,
             first_epoch=first + 1,
-            trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            trainable_parameters=self.moving.count,
             total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             batch_norm=stage.bn_policy,
             objective_state=self.progress.objective_state,
         )
 
     def _seeded(self, seed: int) -> Step:
-        return replace(self.step, seed=seed)
+        return replace(self.moving.step, seed=seed)
 
     def _epoch(self, stage: StageConfig) -> None:
         progress, seed = self.progress, self.recipe.seed
@@ -293,39 +262,26 @@ class Trainer:
             raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
-        progress, objective = self.progress, stage.objective
+        """A batch: as many training steps on it as the objective asks for, each with a seed of its own."""
+        progress, replays = self.progress, stage.objective.replays
         rate = self.company.learning_rate(rate)
-        for replay in range(objective.replays):
-            seed = derive_seed(
-                self.recipe.seed,
-                "attack",
-                progress.epoch,
-                progress.step * objective.replays + replay,
-                self.engine.rank,
-            )
-            step = self._seeded(seed)
-            with self.engine.autocast(), frozen_norms_lean(self.model):
-                examples = objective.examples(self.model, x, y, step)
-
-            def cost(examples: Examples = examples, step: Step = step) -> Loss:
-                with self.engine.autocast(), frozen_norms_lean(self.model):
-                    return objective.cost(self.model, x, y, examples, step)
-
-            with self.company.during_cost(lambda cost=cost: cost().total):  # type: ignore[misc]
-                loss = cost()
-                if self.engine.any_of(not torch.isfinite(loss.total)):
-                    raise self._diverged("the loss", progress.step + 1)
-                self.optimizer.zero_grad(set_to_none=True)
-                self.company.before_backward()
-                loss.total.backward()
-            self.engine.average_gradients(self.parameters.values())
-            self.company.after_backward()
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            with self.company.during_step(self.optimizer):
-                self.optimizer.step()
-            self.company.after_step()
-        return Loss(loss.total.detach(), loss.parts)
+        for number in range(progress.step * replays, (progress.step + 1) * replays):
+            seed = derive_seed(self.recipe.seed, "attack", progress.epoch, number, self.engine.rank)
+            try:
+                loss = train_step(
+                    stage.objective,
+                    self.model,
+                    x,
+                    y,
+                    self._seeded(seed),
+                    moving=self.moving,
+                    company=self.company,
+                    engine=self.engine,
+                    rate=rate,
+                )
+            except NotFinite:
+                raise self._diverged("the loss", progress.step + 1) from None
+        return loss
 
     def _diverged(self, what: str, step: int) -> Diverged:
         place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
@@ -348,7 +304,7 @@ class Trainer:
         means = {name: total / steps for name, total in progress.sums.items()}
         rate = self.company.learning_rate(self._learning_rate(stage))
         progress.epoch += 1
-        self.momentum = momentum_of(self.optimizer, self.parameters)
+        self.momentum = self.moving.momentum
         self.engine.average_statistics(self.model)
         values: dict[str, Any] = {
             "stage": progress.stage,
@@ -359,7 +315,7 @@ class Trainer:
             "parts": means,
             "train_seconds": progress.epoch_seconds,
             "images_per_second": steps * self.loader.batch_size / progress.epoch_seconds,
-            "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
+            "trainable_parameters": self.moving.count,
             "objective_state": progress.objective_state,
         }
         if self.recipe.engine.compile:
@@ -430,10 +386,11 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
-        moved = sum(parameter.numel() for parameter in self.parameters.values())
+        moved = self.moving.count
         facts = self.company.finish()
         self.company = Company()
-        self._forget_guests()
+        self.moving.forget_guests(self.model)
+        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.moving.parameters}
         if facts:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
@@ -443,18 +400,7 @@ class Trainer:
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
-        spent, before = self._spent(), progress.stages
-        progress.stages.append(
-            {
-                "name": stage.name,
-                "epochs": epochs,
-                "seconds": progress.stage_seconds,
-                "forwards": spent.forwards - sum(earlier["forwards"] for earlier in before),
-                "backwards": spent.backwards - sum(earlier["backwards"] for earlier in before),
-                "trainable_parameters": moved,
-                "images_per_second": images / progress.stage_seconds,
-            }
-        )
+        progress.stages.append(stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
         progress.stage += 1
         progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
         progress.joined = False
@@ -470,15 +416,9 @@ class Trainer:
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
         self.engine.share(self.model)
-        self.optimizer.state.clear()
+        self.moving.optimizer.state.clear()
         self.momentum = {}
         self.progress.last = self.progress.best
-
-    def _forget_guests(self) -> None:
-        """Parameters that a companion took out of the network again, and their momentum."""
-        own = {id(parameter) for parameter in self.model.parameters()}
-        self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
-        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.parameters}
 
     def _keep_for_reuse(self, name: str) -> None:
         """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
@@ -499,7 +439,7 @@ class Trainer:
 
     def _require_finite(self) -> None:
         """Stop before a weight or a statistic that has become useless is saved anywhere."""
-        values = (*self.parameters.values(), *self.model.buffers())
+        values = (*self.moving.parameters.values(), *self.model.buffers())
         if not all(bool(torch.isfinite(value).all()) for value in values):
             raise self._diverged("a weight", self.progress.step)
 
@@ -514,8 +454,8 @@ class Trainer:
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
         self.progress.companions = self.company.figures()
-        momentum = momentum_of(self.optimizer, self.parameters)
-        save_state(file, Saved(self.progress, self.model.state_dict(), momentum, companions), recipe_hash)
+        saved = Saved(self.progress, self.model.state_dict(), self.moving.momentum, companions)
+        save_state(file, saved, recipe_hash)
 
 
 def _told(facts: dict[str, Any]) -> str:
