@@ -1,8 +1,8 @@
-"""The cheap check after each epoch: clean and PGD accuracy on held-out training images."""
+"""The cheap check after each epoch: clean and PGD accuracy on held-out training images, and what they warn of."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.seeds import derive_seed
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # treatments use this module, and settings name treatments
+    from clat.config import Recipe
     from clat.training.engine import Engine
 
 
@@ -44,7 +45,27 @@ def heldout_accuracies(
     return clean, robust
 
 
+def check_heldout(
+    model: nn.Module, engine: Engine, heldout: tuple[Tensor, Tensor], recipe: Recipe
+) -> dict[str, Any]:
+    """What a recipe's monitor measures: both accuracies, and on how many images."""
+    x, y = (part[: recipe.monitor.num_samples] for part in heldout)
+    attack = Attack(eps=recipe.eps, steps=recipe.monitor.steps, norm=recipe.norm)
+    seed = derive_seed(recipe.seed, "heldout")
+    clean, robust = heldout_accuracies(model, engine, x, y, attack, batch_size=recipe.batch_size, seed=seed)
+    return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
+
+
 def overfitted_catastrophically(clean: float, robust: float, best_robust: float) -> bool:
     """Catastrophic overfitting of one-step training (Wong et al. 2020): accuracy under multi-step PGD
     collapses, here below half of its best, while the clean accuracy does not."""
     return best_robust >= 0.1 and robust < 0.5 * best_robust and clean > best_robust
+
+
+def collapse_message(epoch: int, best_robust: float, robust: float, *, stops: bool) -> str:
+    """What a run says of it; `stops`: it ends the stage."""
+    advice = "back to the best weights" if stops else "use a smaller alpha, fewer epochs, or more steps"
+    return (
+        f"catastrophic overfitting at epoch {epoch}: held-out PGD accuracy fell from {best_robust:.1%} to "
+        f"{robust:.1%}; {advice}"
+    )

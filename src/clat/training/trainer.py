@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.settings import Attack
 from clat.companion import Company
 from clat.compiled import compile_seconds
 from clat.config import Recipe, StageConfig
@@ -30,12 +29,11 @@ from clat.models.files import load_weights, save_weights
 from clat.objectives import Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
-from clat.selection import Selection, select
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
-from clat.training.monitor import heldout_accuracies, overfitted_catastrophically
-from clat.training.ranking import initial_weights, rank_layers
+from clat.training.monitor import check_heldout, collapse_message, overfitted_catastrophically
+from clat.training.ranking import choose_layers
 from clat.training.schedules import learning_rate
 from clat.training.stage import Moving, join_company, set_moving, stage_summary
 from clat.training.state import Progress, Saved, save_state
@@ -119,7 +117,7 @@ class Trainer:
         self._adopt(stage, candidates)
         while self.progress.epoch < first + stage.epochs:
             done = self.progress.epoch - first
-            if self.progress.step == 0 and self._selection_due(stage, done):
+            if self.progress.step == 0 and stage.selection is not None and stage.selection.due(done):
                 self._select(stage, candidates)
             if not self.progress.stage_begun:
                 self._begin(stage, first)
@@ -139,18 +137,21 @@ class Trainer:
             return []
         return stage.selection.candidates(self.model, self.heldout[0][:1])
 
-    def _selection_due(self, stage: StageConfig, done: int) -> bool:
-        if stage.selection is None:
-            return False
-        return done == 0 or (stage.selection.every > 0 and done % stage.selection.every == 0)
-
     def _select(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
         """Decide which layers move from here on, on held-out images, and say so."""
         assert stage.selection is not None
         start = time.perf_counter()
         names, file = None, None
         if self.engine.rank == 0:
-            names, file = self._choose(stage.selection, candidates)
+            names, file = choose_layers(
+                stage.selection,
+                candidates,
+                model=self.model,
+                heldout=self.heldout,
+                recipe=self.recipe,
+                epoch=self.progress.epoch + 1,
+                out=self.out,
+            )
         self.progress.selected = self.engine.from_first(names)
         self._adopt(stage, candidates)
         chosen, count = self.moving.step.layers, self.moving.count
@@ -169,26 +170,6 @@ class Trainer:
         self.log.say(f"  selected ({stage.selection.rule}): {listed}; {count:,} parameters move", style="cyan")
         if getattr(stage.objective, "calibrate", "stage") == "selection":
             self.progress.stage_begun = False
-
-    def _choose(self, rule: Selection, candidates: Sequence[Layer]) -> tuple[list[str], str | None]:
-        epoch, report, file = self.progress.epoch + 1, None, None
-        if rule.ranks:
-            x, y = self.heldout
-            report = rank_layers(
-                rule,
-                self.model,
-                x,
-                y,
-                eps=self.recipe.eps,
-                norm=self.recipe.norm,
-                seed=derive_seed(self.recipe.seed, "selection", epoch),
-                layers=candidates,
-                initial=lambda: initial_weights(rule, self.recipe, self.out, self.model, x),
-            )
-            file = f"criticality/epoch-{epoch:04d}.json"
-            report.to_json(self.out / file)
-        seed = derive_seed(self.recipe.seed, "random layers", epoch)
-        return [layer.name for layer in select(rule, candidates, report, seed)], file
 
     def _adopt(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
         """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
@@ -343,23 +324,13 @@ class Trainer:
         """Check the network as it stands; whether it is the best so far, in which case it is kept."""
         progress = self.progress
         with self.company.as_evaluated():
-            check = self._check()
+            check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
             better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
             progress.last = {"epoch": progress.epoch, **check}
             if better:
                 progress.best = progress.last
                 self._save_weights("best")
         return check, better
-
-    def _check(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the held-out images."""
-        x, y = (part[: self.recipe.monitor.num_samples] for part in self.heldout)
-        attack = Attack(eps=self.recipe.eps, steps=self.recipe.monitor.steps, norm=self.recipe.norm)
-        seed = derive_seed(self.recipe.seed, "heldout")
-        clean, robust = heldout_accuracies(
-            self.model, self.engine, x, y, attack, batch_size=self.recipe.batch_size, seed=seed
-        )
-        return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 
     def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
         """Report catastrophic overfitting of one-step training, once an event, and stop if asked to."""
@@ -368,12 +339,7 @@ class Trainer:
             check["heldout_clean"], robust, progress.best_robust_in_stage
         ):
             self.collapsed = self.recipe.monitor.stop_on_collapse
-            advice = "use a smaller alpha, fewer epochs, or more steps"
-            message = (
-                f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from "
-                f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; "
-                + ("back to the best weights" if self.collapsed else advice)
-            )
+            message = collapse_message(progress.epoch, progress.best_robust_in_stage, robust, stops=self.collapsed)
             self._warn("catastrophic-overfitting", message)
             progress.best_robust_in_stage = robust
         progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
