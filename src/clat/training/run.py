@@ -42,6 +42,7 @@ from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
 from clat.training.prepare import Data, Parts, prepare, train_loader
 from clat.training.reuse import copy_beginning, other_data, shared_stages
+from clat.training.saving import STATE
 from clat.training.state import Progress, Saved, load_state
 from clat.training.trainer import Trainer
 
@@ -175,7 +176,7 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
 def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine) -> Saved | None:
     """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
     model = parts.model
-    state, first = out / "state.safetensors", out / "weights" / "stage-0.safetensors"
+    state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
         if reuse is not None:
             copy_beginning(recipe, out, parts, reuse)

@@ -25,15 +25,16 @@ from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
 from clat.frozen_norm import frozen_norms_lean
 from clat.layers import Layer, find_layers
-from clat.models.files import load_weights, save_weights
+from clat.models.files import load_weights
 from clat.objectives import Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
-from clat.training.log import RunLog
+from clat.training.log import RunLog, epoch_line, told
 from clat.training.monitor import check_heldout, collapse_message, overfitted_catastrophically
 from clat.training.ranking import choose_layers
+from clat.training.saving import STATE, all_finite, keep_for_reuse, keep_weights
 from clat.training.schedules import learning_rate
 from clat.training.stage import Moving, join_company, set_moving, stage_summary
 from clat.training.state import Progress, Saved, save_state
@@ -80,7 +81,7 @@ class Trainer:
 
     def _restore(self, saved: Saved) -> None:
         """Companions that were in the network join it first: the weights are named by its structure."""
-        source = self.out / "state.safetensors"
+        source = self.out / STATE
         if saved.progress.joined:
             self._join()
             saved.put_into(self.model, source)
@@ -266,7 +267,7 @@ class Trainer:
 
     def _diverged(self, what: str, step: int) -> Diverged:
         place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
-        saved = (self.out / "state.safetensors").exists()
+        saved = (self.out / STATE).exists()
         kept = f"; the last good state and the best checkpoint are in {self.out}" if saved else ""
         return Diverged(f"{what} is not finite ({place}, step {step}): lower the learning rate{kept}")
 
@@ -301,20 +302,15 @@ class Trainer:
         }
         if self.recipe.engine.compile:
             values["compile_seconds"] = progress.compile_seconds
-        line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, better = self._judge()
             values |= {**check, "best": better}
-            line += f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}" + (
-                " *" if better else ""
-            )
             self._watch(stage, check)
-        line += f"  {values['images_per_second']:.0f} images/s"
         self.company.after_epoch(check)
         values["companions"] = self.company.figures()
         self.log.record("epoch", **values)
-        self.log.say(line)
+        self.log.say(epoch_line(values, self.recipe.total_epochs))
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
         progress.compile_seconds = 0.0
         if not last and not self.collapsed:
@@ -360,9 +356,10 @@ class Trainer:
         if facts:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
-            self.log.say(f"  finished: {_told(facts)}", style="cyan")
+            self.log.say(f"  finished: {told(facts)}", style="cyan")
         if self.collapsed:
             self._return_to_best()
+        self._require_finite()
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
@@ -373,7 +370,7 @@ class Trainer:
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
         if not final and self.engine.rank == 0:
-            self._keep_for_reuse(f"stage-{progress.stage}")
+            keep_for_reuse(self.out, self.recipe, self._standing({}))
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -386,27 +383,14 @@ class Trainer:
         self.momentum = {}
         self.progress.last = self.progress.best
 
-    def _keep_for_reuse(self, name: str) -> None:
-        """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
-        start from here (`--reuse`)."""
-        self._require_finite()
-        best = self.out / "weights" / "best.safetensors"
-        (self.out / "states" / f"{name}.best.safetensors").write_bytes(best.read_bytes())
-        self._write_state(
-            self.out / "states" / f"{name}.safetensors", recipe_hash(self.recipe, self.progress.stage), {}
-        )
-
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
-            assert self.progress.last is not None  # weights are saved after a check
-            about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.last["epoch"])}
-            plain = self.company.plain(dict(self.model.state_dict()))
-            save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
+            keep_weights(self.out, name, self.model, self.company, self.recipe, self.progress)
 
     def _require_finite(self) -> None:
-        """Stop before a weight or a statistic that has become useless is saved anywhere."""
-        values = (*self.moving.parameters.values(), *self.model.buffers())
-        if not all(bool(torch.isfinite(value).all()) for value in values):
+        """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
+        it."""
+        if self.engine.any_of(not all_finite(self.model, self.moving)):
             raise self._diverged("a weight", self.progress.step)
 
     def save(self) -> None:
@@ -414,22 +398,10 @@ class Trainer:
         self._require_finite()
         companions = self.company.tensors()
         if self.engine.rank == 0:
-            self._write_state(self.out / "state.safetensors", self.hash, companions)
+            save_state(self.out / STATE, self._standing(companions), self.hash)
 
-    def _write_state(self, file: Path, recipe_hash: str, companions: dict[str, Tensor]) -> None:
+    def _standing(self, companions: dict[str, Tensor]) -> Saved:
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
         self.progress.companions = self.company.figures()
-        saved = Saved(self.progress, self.model.state_dict(), self.moving.momentum, companions)
-        save_state(file, saved, recipe_hash)
-
-
-def _told(facts: dict[str, Any]) -> str:
-    """A companion's closing facts in one line."""
-    return "; ".join(
-        f"{name}: "
-        + ", ".join(
-            f"{key.replace('_', ' ')} {value:.4g}" for key, value in one.items() if isinstance(value, int | float)
-        )
-        for name, one in facts.items()
-    )
+        return Saved(self.progress, self.model.state_dict(), self.moving.momentum, companions)

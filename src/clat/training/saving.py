@@ -1,0 +1,46 @@
+"""What a run keeps of its network: weights to use, a state to go on from, and one after each stage for other runs.
+
+Only the first process writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from clat.companion import Company
+from clat.config import Recipe
+from clat.models.files import save_weights
+from clat.recipe import recipe_hash
+from clat.training.stage import Moving
+from clat.training.state import Progress, Saved, save_state
+
+STATE = "state.safetensors"
+"""Where a run stands, in its folder."""
+
+
+def all_finite(model: nn.Module, moving: Moving) -> bool:
+    """Whether everything that a stage changes still has a use."""
+    values = (*moving.parameters.values(), *model.buffers())
+    return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def keep_weights(
+    out: Path, name: str, model: nn.Module, company: Company, recipe: Recipe, progress: Progress
+) -> None:
+    """The plain network, as it stands after the last check, as weights/NAME.safetensors."""
+    assert progress.last is not None  # weights are saved after a check
+    about = {"clat.model": recipe.model.name, "clat.epoch": str(progress.last["epoch"])}
+    plain = company.plain(dict(model.state_dict()))
+    save_weights(model, out / "weights" / f"{name}.safetensors", about, state=plain)
+
+
+def keep_for_reuse(out: Path, recipe: Recipe, saved: Saved) -> None:
+    """The state after a stage, and the best weights so far, under the hash of what led to them: a recipe with the
+    same beginning can start from here (`clat.training.reuse`)."""
+    number = saved.progress.stage
+    best = out / "weights" / "best.safetensors"
+    (out / "states" / f"stage-{number}.best.safetensors").write_bytes(best.read_bytes())
+    save_state(out / "states" / f"stage-{number}.safetensors", saved, recipe_hash(recipe, number))
