@@ -71,26 +71,6 @@ class RunLog:
             self._board.close()
 
 
-def epoch_line(values: dict[str, Any], epochs: int) -> str:
-    """An epoch's record in one line; `epochs`: of the run."""
-    line = f"  epoch {values['epoch']}/{epochs}  lr {values['lr']:.4f}  loss {values['loss']:.3f}"
-    if "heldout_robust" in values:
-        line += f"  held-out clean {values['heldout_clean']:.1%} robust {values['heldout_robust']:.1%}"
-        line += " *" if values["best"] else ""
-    return f"{line}  {values['images_per_second']:.0f} images/s"
-
-
-def told(facts: dict[str, Any]) -> str:
-    """The companions' closing facts in one line: their numbers, by companion."""
-    return "; ".join(
-        f"{name}: "
-        + ", ".join(
-            f"{key.replace('_', ' ')} {value:.4g}" for key, value in one.items() if isinstance(value, int | float)
-        )
-        for name, one in facts.items()
-    )
-
-
 def _tensorboard(folder: Path, epoch: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

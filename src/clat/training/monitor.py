@@ -15,6 +15,7 @@ from clat.seeds import derive_seed
 if TYPE_CHECKING:  # treatments use this module, and settings name treatments
     from clat.config import Recipe
     from clat.training.engine import Engine
+    from clat.training.state import Progress
 
 
 def heldout_correct(
@@ -62,10 +63,16 @@ def overfitted_catastrophically(clean: float, robust: float, best_robust: float)
     return best_robust >= 0.1 and robust < 0.5 * best_robust and clean > best_robust
 
 
-def collapse_message(epoch: int, best_robust: float, robust: float, *, stops: bool) -> str:
-    """What a run says of it; `stops`: it ends the stage."""
+def watch(check: dict[str, Any], progress: Progress, *, stops: bool) -> str | None:
+    """What to say if training has just overfitted catastrophically, told once an event: from then on the stage's
+    best is the low accuracy. `check`: the epoch's, which enters `progress`; `stops`: it ends the stage."""
+    clean, robust, best = check["heldout_clean"], check["heldout_robust"], progress.best_robust_in_stage
+    if not overfitted_catastrophically(clean, robust, best):
+        progress.best_robust_in_stage = max(best, robust)
+        return None
+    progress.best_robust_in_stage = robust
     advice = "back to the best weights" if stops else "use a smaller alpha, fewer epochs, or more steps"
     return (
-        f"catastrophic overfitting at epoch {epoch}: held-out PGD accuracy fell from {best_robust:.1%} to "
+        f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from {best:.1%} to "
         f"{robust:.1%}; {advice}"
     )

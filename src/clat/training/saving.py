@@ -12,6 +12,7 @@ from torch import nn
 
 from clat.companion import Company
 from clat.config import Recipe
+from clat.errors import ClatError
 from clat.models.files import save_weights
 from clat.recipe import recipe_hash
 from clat.training.stage import Moving
@@ -19,6 +20,17 @@ from clat.training.state import Progress, Saved, save_state
 
 STATE = "state.safetensors"
 """Where a run stands, in its folder."""
+
+
+class Diverged(ClatError):
+    """The loss or a weight is not finite. The last state and the best checkpoint stay as they were."""
+
+
+def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path) -> Diverged:
+    """The error for `what`, found at the `step`-th step of the epoch."""
+    place = f"stage '{recipe.stages[progress.stage].name}', epoch {progress.epoch + 1}, step {step}"
+    kept = f"; the last good state and the best checkpoint are in {out}" if (out / STATE).exists() else ""
+    return Diverged(f"{what} is not finite ({place}): lower the learning rate{kept}")
 
 
 def all_finite(model: nn.Module, moving: Moving) -> bool:

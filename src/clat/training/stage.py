@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from clat import modes
 from clat.companion import Company, Surroundings
 from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
-from clat.evaluation.cost import Cost
 from clat.layers import Layer
 from clat.objectives import Step
 from clat.seeds import derive_seed
@@ -96,19 +94,3 @@ def join_company(
     for treatment in stage.treatments:
         members.append((treatment.name, treatment.join(surroundings)))
     return Company(members)
-
-
-def stage_summary(
-    progress: Progress, name: str, epochs: int, images: int, moved: int, spent: Cost
-) -> dict[str, Any]:
-    """What a stage took. `images`: that it trained on; `spent`: the run's cost so far, of which the stages before
-    had their share."""
-    return {
-        "name": name,
-        "epochs": epochs,
-        "seconds": progress.stage_seconds,
-        "forwards": spent.forwards - sum(earlier["forwards"] for earlier in progress.stages),
-        "backwards": spent.backwards - sum(earlier["backwards"] for earlier in progress.stages),
-        "trainable_parameters": moved,
-        "images_per_second": images / progress.stage_seconds,
-    }

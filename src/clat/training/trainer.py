@@ -21,7 +21,6 @@ from clat.companion import Company
 from clat.compiled import compile_seconds
 from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
-from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
 from clat.frozen_norm import frozen_norms_lean
 from clat.layers import Layer, find_layers
@@ -31,24 +30,23 @@ from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
-from clat.training.log import RunLog, epoch_line, told
-from clat.training.monitor import check_heldout, collapse_message, overfitted_catastrophically
+from clat.training.log import RunLog
+from clat.training.monitor import check_heldout, watch
 from clat.training.ranking import choose_layers
-from clat.training.saving import STATE, all_finite, keep_for_reuse, keep_weights
-from clat.training.schedules import learning_rate
-from clat.training.stage import Moving, join_company, set_moving, stage_summary
+from clat.training.records import (
+    TEST_DECIDES,
+    epoch_line,
+    epoch_record,
+    finish_line,
+    selection_line,
+    selection_record,
+    stage_record,
+    stage_summary,
+)
+from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights
+from clat.training.stage import Moving, join_company, set_moving
 from clat.training.state import Progress, Saved, save_state
 from clat.training.step import NotFinite, train_step
-
-TEST_DECIDES = (
-    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
-    "those on new images"
-)
-"""What a run with that option says wherever its results are shown."""
-
-
-class Diverged(ClatError):
-    """The loss or a weight is not finite. The last state and the best checkpoint stay as they were."""
 
 
 class Trainer:
@@ -155,20 +153,10 @@ class Trainer:
             )
         self.progress.selected = self.engine.from_first(names)
         self._adopt(stage, candidates)
-        chosen, count = self.moving.step.layers, self.moving.count
-        self.log.record(
-            "selection",
-            stage=self.progress.stage,
-            epoch=self.progress.epoch + 1,
-            rule=stage.selection.rule,
-            layers=[layer.name for layer in chosen],
-            indices=[layer.index for layer in chosen],
-            trainable_parameters=count,
-            report=file,
-            seconds=time.perf_counter() - start,
-        )
-        listed = ", ".join(f"{layer.index} {layer.name}" for layer in chosen)
-        self.log.say(f"  selected ({stage.selection.rule}): {listed}; {count:,} parameters move", style="cyan")
+        seconds = time.perf_counter() - start
+        record = selection_record(self.progress, stage.selection.rule, self.moving, file, seconds)
+        self.log.record("selection", **record)
+        self.log.say(selection_line(record), style="cyan")
         if getattr(stage.objective, "calibrate", "stage") == "selection":
             self.progress.stage_begun = False
 
@@ -191,19 +179,8 @@ class Trainer:
         self.progress.objective_state = self.engine.from_first(state)
         self.moving.step = replace(self.moving.step, state=self.progress.objective_state)
         self.progress.stage_begun = True
-        if self.progress.epoch > first:
-            return
-        self.log.record(
-            "stage",
-            stage=self.progress.stage,
-            name=stage.name,
-            epochs=stage.epochs,
-            first_epoch=first + 1,
-            trainable_parameters=self.moving.count,
-            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            batch_norm=stage.bn_policy,
-            objective_state=self.progress.objective_state,
-        )
+        if self.progress.epoch == first:
+            self.log.record("stage", **stage_record(self.progress, stage, self.moving, self.model))
 
     def _seeded(self, seed: int) -> Step:
         return replace(self.moving.step, seed=seed)
@@ -216,7 +193,7 @@ class Trainer:
         compiling = compile_seconds()
         with self.log.bar(label, batches, progress.step) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
-                rate = self._learning_rate(stage)
+                rate = self.company.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
                 torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
                 loss = self._train_step(stage, self.engine.images(x), y, rate)
@@ -246,7 +223,6 @@ class Trainer:
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
         """A batch: as many training steps on it as the objective asks for, each with a seed of its own."""
         progress, replays = self.progress, stage.objective.replays
-        rate = self.company.learning_rate(rate)
         for number in range(progress.step * replays, (progress.step + 1) * replays):
             seed = derive_seed(self.recipe.seed, "attack", progress.epoch, number, self.engine.rank)
             try:
@@ -262,55 +238,30 @@ class Trainer:
                     rate=rate,
                 )
             except NotFinite:
-                raise self._diverged("the loss", progress.step + 1) from None
+                raise diverged("the loss", self.recipe, progress, progress.step + 1, self.out) from None
         return loss
-
-    def _diverged(self, what: str, step: int) -> Diverged:
-        place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
-        saved = (self.out / STATE).exists()
-        kept = f"; the last good state and the best checkpoint are in {self.out}" if saved else ""
-        return Diverged(f"{what} is not finite ({place}, step {step}): lower the learning rate{kept}")
-
-    def _learning_rate(self, stage: StageConfig) -> float:
-        done = self.progress.epoch + self.progress.step / self.loader.num_batches
-        if stage.schedule is not None:
-            first = self.recipe.first_epoch(self.progress.stage)
-            return learning_rate(stage.schedule, done - first, stage.epochs)
-        return learning_rate(self.recipe.schedule, done, self.recipe.total_epochs)
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
         self._require_finite()
         progress = self.progress
         steps = self.loader.num_batches
-        means = {name: total / steps for name, total in progress.sums.items()}
-        rate = self.company.learning_rate(self._learning_rate(stage))
+        rate = self.company.learning_rate(self._learning_rate())
         progress.epoch += 1
         self.momentum = self.moving.momentum
         self.engine.average_statistics(self.model)
-        values: dict[str, Any] = {
-            "stage": progress.stage,
-            "stage_name": stage.name,
-            "epoch": progress.epoch,
-            "lr": rate,
-            "loss": means.pop("loss"),
-            "parts": means,
-            "train_seconds": progress.epoch_seconds,
-            "images_per_second": steps * self.loader.batch_size / progress.epoch_seconds,
-            "trainable_parameters": self.moving.count,
-            "objective_state": progress.objective_state,
-        }
-        if self.recipe.engine.compile:
-            values["compile_seconds"] = progress.compile_seconds
+        images = steps * self.loader.batch_size
+        record = epoch_record(progress, self.recipe, self.moving, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, better = self._judge()
-            values |= {**check, "best": better}
-            self._watch(stage, check)
+            record |= {**check, "best": better}
+            if stage.objective.one_step:
+                self._watch(check)
         self.company.after_epoch(check)
-        values["companions"] = self.company.figures()
-        self.log.record("epoch", **values)
-        self.log.say(epoch_line(values, self.recipe.total_epochs))
+        record["companions"] = self.company.figures()
+        self.log.record("epoch", **record)
+        self.log.say(epoch_line(record, self.recipe.total_epochs))
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
         progress.compile_seconds = 0.0
         if not last and not self.collapsed:
@@ -328,17 +279,18 @@ class Trainer:
                 self._save_weights("best")
         return check, better
 
-    def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
-        """Report catastrophic overfitting of one-step training, once an event, and stop if asked to."""
-        progress, robust = self.progress, check["heldout_robust"]
-        if stage.objective.one_step and overfitted_catastrophically(
-            check["heldout_clean"], robust, progress.best_robust_in_stage
-        ):
-            self.collapsed = self.recipe.monitor.stop_on_collapse
-            message = collapse_message(progress.epoch, progress.best_robust_in_stage, robust, stops=self.collapsed)
-            self._warn("catastrophic-overfitting", message)
-            progress.best_robust_in_stage = robust
-        progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
+    def _watch(self, check: dict[str, Any]) -> None:
+        """Report catastrophic overfitting, and end the stage if asked to."""
+        stops = self.recipe.monitor.stop_on_collapse
+        warning = watch(check, self.progress, stops=stops)
+        if warning is not None:
+            self.collapsed = stops
+            self._warn("catastrophic-overfitting", warning)
+
+    def _learning_rate(self) -> float:
+        """The schedule's, companions aside."""
+        progress = self.progress
+        return self.recipe.learning_rate(progress.stage, progress.epoch + progress.step / self.loader.num_batches)
 
     def _warn(self, kind: str, message: str) -> None:
         """Say it, and keep it with the results."""
@@ -356,7 +308,7 @@ class Trainer:
         if facts:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
-            self.log.say(f"  finished: {told(facts)}", style="cyan")
+            self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
         self._require_finite()
@@ -391,7 +343,7 @@ class Trainer:
         """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
         it."""
         if self.engine.any_of(not all_finite(self.model, self.moving)):
-            raise self._diverged("a weight", self.progress.step)
+            raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
 
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
