@@ -8,7 +8,7 @@ fixed buckets allow without wrapping anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -112,13 +112,15 @@ class Engine:
         assert isinstance(reduced, Tensor)
         return reduced
 
-    def gather(self, share: Tensor) -> Tensor:
-        """Every process's `share` (N, ...), in order of rank: (world * N, ...). All must call it."""
-        if self.world == 1:
-            return share
-        gathered = self.fabric.all_gather(share)
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor as every process has it, in order of rank: (world, ...); nothing where there is only one
+        process. All must call it."""
+        return {name: self._gather(value) for name, value in tensors.items()} if self.world > 1 else {}
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        gathered = self.fabric.all_gather(tensor)
         assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
+        return gathered
 
     def from_first(self, value: Any) -> Any:
         """What process 0 decided."""

@@ -186,7 +186,7 @@ def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: 
             save_weights(model, first)
     engine.share(model)
     engine.wait()
-    return load_state(state, recipe_hash(recipe)) if state.exists() else None
+    return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
 def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from clat.config import Recipe
 from clat.errors import ClatError
 from clat.models.files import save_weights
 from clat.recipe import recipe_hash
+from clat.training.engine import Engine
 from clat.training.stage import Moving
 from clat.training.state import Progress, Saved, save_state
 
@@ -47,6 +48,16 @@ def keep_weights(
     about = {"clat.model": recipe.model.name, "clat.epoch": str(progress.last["epoch"])}
     plain = company.plain(dict(model.state_dict()))
     save_weights(model, out / "weights" / f"{name}.safetensors", about, state=plain)
+
+
+def standing(progress: Progress, model: nn.Module, moving: Moving, company: Company, engine: Engine) -> Saved:
+    """Where a run stands. Processes have buffers of their own between the ends of epochs, when BatchNorm statistics
+    are averaged, and companions may have more. All must call it."""
+    weights, own = model.state_dict(), company.own()
+    buffers = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name in weights}
+    theirs = {f"model.{name}": value for name, value in buffers.items()}
+    theirs |= {f"companion.{name}": value for name, value in own.items()}
+    return Saved(progress, weights, moving.momentum, company.tensors() | own, engine.gather(theirs))
 
 
 def keep_for_reuse(out: Path, recipe: Recipe, saved: Saved) -> None:

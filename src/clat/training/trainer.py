@@ -43,7 +43,7 @@ from clat.training.records import (
     stage_record,
     stage_summary,
 )
-from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights
+from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, standing
 from clat.training.stage import Moving, join_company, set_moving
 from clat.training.state import Progress, Saved, save_state
 from clat.training.step import NotFinite, train_step
@@ -321,8 +321,10 @@ class Trainer:
         progress.joined = False
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
-        if not final and self.engine.rank == 0:
-            keep_for_reuse(self.out, self.recipe, self._standing({}))
+        if not final:
+            saved = self._standing()
+            if self.engine.rank == 0:
+                keep_for_reuse(self.out, self.recipe, saved)
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -347,13 +349,14 @@ class Trainer:
 
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        self._require_finite()
-        companions = self.company.tensors()
+        saved = self._standing()
         if self.engine.rank == 0:
-            save_state(self.out / STATE, self._standing(companions), self.hash)
+            save_state(self.out / STATE, saved, self.hash)
 
-    def _standing(self, companions: dict[str, Tensor]) -> Saved:
+    def _standing(self) -> Saved:
+        """Where the run stands, with finite weights. All processes must call it."""
+        self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
         self.progress.companions = self.company.figures()
-        return Saved(self.progress, self.model.state_dict(), self.moving.momentum, companions)
+        return standing(self.progress, self.model, self.moving, self.company, self.engine)
