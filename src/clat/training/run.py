@@ -37,7 +37,7 @@ from clat.files import write_json, write_text
 from clat.models import load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
-from clat.training.engine import Engine
+from clat.training.engine import Engine, is_first_process
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
 from clat.training.prepare import Data, Parts, prepare, train_loader
@@ -78,7 +78,7 @@ def train(
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
-    if engine.launches:
+    if is_first_process():
         _refuse_taken(out)
     parts = prepare(recipe, model, data)
     if reuse is not None:
@@ -122,19 +122,25 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
     )
     about = _about(recipe, parts, engine)
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
-    finish("running")
+    trained = False
     try:
-        with stop_on_signals() as stop, _compiled(recipe, model, engine):
-            pixels, labels = _tensors(parts.heldout, engine)
-            trainer = Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, saved)
-            trainer.run()
-        summary = _summary(trainer.progress)
-        if engine.rank == 0:
-            write_json(out / "summary.json", summary)
-        evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
+        with stop_on_signals() as stop:
+            finish("running")
+            with _compiled(recipe, model, engine):
+                heldout = _tensors(parts.heldout, engine)
+                trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
+                trainer.run()
+            summary = _summary(trainer.progress)
+            if engine.rank == 0:
+                write_json(out / "summary.json", summary)
+            trained = True
+            with stop.at_once():
+                evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
+            engine.dismiss()
         raise
     except BaseException:
         finish("failed")
@@ -248,8 +254,8 @@ def _evaluate(
 ) -> dict[str, dict[str, Any]]:
     """The test split's only use: each stage's end, the best and the last weights, under the protocol.
 
-    Results already on disk are kept, so that an interrupted run need not repeat them. The model ends with
-    the last weights.
+    Results already on disk are kept, and so is how far the one was that was interrupted. The model ends with the
+    last weights.
     """
     config = recipe.evaluation
     if config.weights == "none":
@@ -278,11 +284,15 @@ def _evaluate(
                 batch_size=config.batch_size,
                 seed=derive_seed(recipe.seed, "evaluation"),
                 channels_last=recipe.engine.channels_last,
+                state=out / "evaluations" / f"{label}.state",
                 about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
             )
             results[label] = result.to_dict()
             if engine.rank == 0:
                 result.to_json(file)
+        if engine.rank == 0:  # also what a run left that was killed just after it had written the result
+            for state in (out / "evaluations").glob(f"{label}.state.*"):
+                state.unlink()
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
             f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",

@@ -218,6 +218,7 @@ class Trainer:
         """Stop if any process was asked to."""
         if self.engine.any_of(bool(self.stop.number)):
             before()
+            self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
             raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
