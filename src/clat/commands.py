@@ -20,7 +20,7 @@ from clat.evaluation.subset import check_ids, read_ids
 from clat.files import claim_output
 from clat.models import load_model, robustbench
 from clat.recipe import built_in_recipes, read_recipe
-from clat.training.engine import Engine
+from clat.training.engine import Engine, is_first_process
 from clat.training.interrupt import Interrupted
 from clat.training.prepare import check_model
 from clat.training.run import Result
@@ -164,7 +164,8 @@ def _finish(run: object) -> int:
     try:
         result = run()  # type: ignore[operator]
     except Interrupted as stopped:
-        return stopped.exit_code
+        # The first process speaks for all; where another fails, the launcher kills it.
+        return stopped.exit_code if is_first_process() else 0
     assert isinstance(result, Result)
     if not result.evaluations:
         return 0

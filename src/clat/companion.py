@@ -53,8 +53,8 @@ class Surroundings:
 class Companion:
     """Every hook has a default that does nothing.
 
-    What must survive a killed run is in `tensors()` or in `numbers`; everything else must follow from the
-    settings, the surroundings and these two.
+    What must survive a killed run is in `tensors()`, `own()` or `numbers`; everything else must follow from the
+    settings, the surroundings and these.
     """
 
     def __init__(self) -> None:
@@ -62,12 +62,15 @@ class Companion:
         """Small state. Saved, and shown in the log of each epoch."""
 
     def tensors(self) -> State:
-        """Tensors to save, by name, the same in every process. All processes call it when the run is saved, so that
-        what is spread over them can be gathered."""
+        """Tensors to save, by name, the same in every process."""
+        return {}
+
+    def own(self) -> State:
+        """Tensors to save of which each process has its own, such as what it carries for its share of a batch."""
         return {}
 
     def restore(self, tensors: State) -> None:
-        """Go on from saved `tensors`, on the CPU; `numbers` are put back already."""
+        """Go on from saved `tensors`, this process's own among them, on the CPU; `numbers` are put back already."""
 
     def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Called at the start of the stage and whenever its selection changes, after BatchNorm modes and
@@ -126,9 +129,10 @@ class Company(Companion):
         return self.members[name]
 
     def tensors(self) -> State:
-        return {
-            f"{name}.{key}": value for name, one in self.members.items() for key, value in one.tensors().items()
-        }
+        return _prefixed({name: one.tensors() for name, one in self.members.items()})
+
+    def own(self) -> State:
+        return _prefixed({name: one.own() for name, one in self.members.items()})
 
     def restore(self, tensors: State) -> None:
         for name, one in self.members.items():
@@ -197,3 +201,7 @@ class Company(Companion):
 
     def finish(self) -> dict[str, Any]:
         return {name: facts for name, one in reversed(self.members.items()) if (facts := one.finish())}
+
+
+def _prefixed(states: dict[str, State]) -> State:
+    return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}

@@ -15,7 +15,7 @@ from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.rankings.measure import READING_WEIGHTS
 from clat.selection import Selection
-from clat.training.schedules import Schedule
+from clat.training.schedules import Schedule, learning_rate
 from clat.units import Size, parse_size, size_text
 from clat.weights import AnyTreatment
 
@@ -244,6 +244,13 @@ class Recipe:
     def first_epoch(self, stage: int) -> int:
         """The number, from 0, of a stage's first epoch within the run."""
         return sum(earlier.epochs for earlier in self.stages[:stage])
+
+    def learning_rate(self, stage: int, done: float) -> float:
+        """The schedule's learning rate within a stage, `done` epochs into the run."""
+        own = self.stages[stage].schedule
+        if own is not None:
+            return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)
+        return learning_rate(self.schedule, done, self.total_epochs)
 
 
 def _at_least(what: str, value: float, least: float) -> None:

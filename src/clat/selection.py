@@ -92,6 +92,10 @@ class Selection:
         """Whether the rule needs a ranking."""
         return self.rule in ("critical", "least-critical")
 
+    def due(self, done: int) -> bool:
+        """Whether layers are selected after `done` epochs of the stage."""
+        return done == 0 or (self.every > 0 and done % self.every == 0)
+
     def candidates(self, model: nn.Module, x: Tensor) -> list[Layer]:
         """The layers that take part, in forward order. `x`: (N, C, H, W) in [0, 1], of which one image is used."""
         whole = self.ranking == "mrc"

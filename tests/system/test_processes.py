@@ -149,7 +149,7 @@ def test_two_processes_conserve_the_same_weights(two_processes, tmp_path):
 def test_two_processes_agree_on_treated_weights(two_processes, tmp_path):
     """Perturbed alike, averaged alike, the statistics counted on both shares, and stopped at the same point."""
     treatments = """[
-        { name = "interpolation", steps = 2, margin = 1.0 },
+        { name = "interpolation", steps = 2, margin = 1.0, end = "last" },
         { name = "awp", gamma = 0.1 },
         { name = "swa", start = 0.25, window = 2, unit = "batches" },
         { name = "ema", batch_norm = "reestimated" },
@@ -192,6 +192,51 @@ def test_ctrl_c_stops_both_processes_and_the_run_goes_on(start, workplace, tmp_p
     assert epochs(tmp_path / "run") == list(range(1, 13))
 
 
+LEISURELY = """
+import os, time
+from own_network import Net
+
+
+class Leisurely(Net):
+    def forward(self, x):
+        if os.path.exists("slow") and os.path.exists("run/summary.json"):
+            time.sleep(0.2)
+        return super().forward(x)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the first", "both"])
+def test_two_processes_stopped_in_the_final_evaluation_go_on_with_it(start, workplace, tmp_path, whom):
+    for name in ("own_network.py", "tiny.toml"):
+        (tmp_path / name).write_text((workplace / name).read_text())
+    (tmp_path / "leisurely.py").write_text(LEISURELY)
+    (tmp_path / "slow").touch()
+    words = ("train", "tiny.toml", "--out", "run", "--devices", 2, "--model.name", "leisurely:Leisurely")
+    process = start(words, cwd=tmp_path)
+    evaluations, deadline = tmp_path / "run" / "evaluations", time.monotonic() + 300
+    while len(list(evaluations.glob("stage-1.state.*"))) < 2:  # each process is at its share
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the run is too slow"
+        time.sleep(0.005)
+    if whom == "both":  # as a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=300)  # which is when the other one has left, too
+    assert process.returncode == (130 if whom == "both" else 143), errors
+    assert "Traceback" not in errors
+    assert "clat train --resume run" in output
+    assert not list(evaluations.glob("*.json"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    (tmp_path / "slow").unlink()
+    resumed = start(["train", "--resume", "run"], cwd=tmp_path)
+    _, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    assert {file.name for file in evaluations.iterdir()} == {"stage-1.json", "best.json", "last.json"}
+    assert epochs(tmp_path / "run") == [1, 2, 3, 4]
+
+
 @pytest.mark.slow
 def test_what_is_spread_over_two_processes_survives_a_stop(start, workplace, tmp_path):
     """Free-AT's perturbation, of which each process carries its own part. Its training passes normalise by the
@@ -215,7 +260,7 @@ def test_what_is_spread_over_two_processes_survives_a_stop(start, workplace, tmp
     _, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors
     one, other = (load_file(tmp_path / run / "weights" / "last.safetensors") for run in ("whole", "halted"))
-    assert all(torch.equal(one[name], other[name]) for name in one if "running" not in name)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ import clat
 from clat import files
 from clat.config import DataConfig, EngineConfig, MonitorConfig
 from clat.errors import ClatError
+from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
-from clat.training import monitor, trainer
+from clat.training import monitor, run, trainer
 from clat.training.interrupt import Interrupted, stop_on_signals
 
 
@@ -149,7 +150,7 @@ def writes(kit, tmp_path_factory):
     return names
 
 
-@pytest.mark.parametrize("n", range(1, 20))
+@pytest.mark.parametrize("n", range(1, 28))
 def test_a_kill_at_any_write_and_resuming_gives_the_same_bits(kit, finished, tmp_path, monkeypatch, n):
     out = tmp_path / "run"
     kill_at_write(monkeypatch, n)
@@ -163,7 +164,7 @@ def test_a_kill_at_any_write_and_resuming_gives_the_same_bits(kit, finished, tmp
 
 
 def test_all_writes_are_covered_above(writes):
-    assert len(writes) == 19
+    assert len(writes) == 27
     assert writes[0] == "recipe.toml"
     assert {"state.safetensors", "best.safetensors", "summary.json", "stage-1.safetensors"} <= set(writes)
 
@@ -192,6 +193,65 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
         train(kit, out)
     assert not list((out / "evaluations").iterdir())
     monkeypatch.undo()
+    resume(kit, out)
+    kit.assert_same_run(finished, out)
+
+
+def stop_while_judging(monkeypatch, number, n):
+    """The signal comes with the n-th verdict of the final evaluation."""
+    original, calls = _Job._right, [0]
+
+    def right(self, *args):
+        calls[0] += 1
+        if calls[0] == n:
+            os.kill(os.getpid(), number)
+        return original(self, *args)
+
+    monkeypatch.setattr(_Job, "_right", right)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("n", [1, 3])  # of the given weights, which come first, and of the best ones
+def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
+    kit, finished, tmp_path, monkeypatch, capsys, number, code, n
+):
+    out = tmp_path / "run"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        stop_while_judging(patch, number, n)
+        with pytest.raises(Interrupted) as caught:
+            clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data())
+    assert caught.value.exit_code == code
+    assert signal.getsignal(number) is before
+    assert f"go on with: clat train --resume {out}" in capsys.readouterr().out
+    assert '"interrupted"' in (out / "run.json").read_text()
+    done = [file.name for file in (out / "evaluations").glob("*.json")]
+    assert len(done) == n - 1
+    trained = (out / "state.safetensors").stat().st_mtime_ns
+    again = resume(kit, out)
+    assert (out / "state.safetensors").stat().st_mtime_ns == trained, "nothing is trained again"
+    kit.assert_same_run(finished, out)
+    went_on = [label for label, result in again.evaluations.items() if "went on" in " ".join(result["notes"])]
+    assert len(went_on) == 1, "the evaluation that was stopped goes on from where it stood"
+    assert {file.suffix for file in (out / "evaluations").iterdir()} == {".json"}
+    assert '"finished"' in (out / "run.json").read_text()
+
+
+def test_a_stop_between_training_and_evaluation_is_heeded(kit, finished, tmp_path, monkeypatch):
+    original = run.write_json
+
+    def write(path, data):
+        original(path, data)
+        if path.name == "summary.json":
+            interrupt()
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_json", write)
+        with pytest.raises(Interrupted):
+            train(kit, out)
+    assert not list((out / "evaluations").iterdir())
+    assert '"interrupted"' in (out / "run.json").read_text()
     resume(kit, out)
     kit.assert_same_run(finished, out)
 

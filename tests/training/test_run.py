@@ -17,7 +17,7 @@ from clat.data import hold_out
 from clat.errors import ClatError
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
 from clat.selection import Selection
-from clat.training import monitor, trainer
+from clat.training import monitor, stage, trainer
 from clat.training.monitor import heldout_correct, overfitted_catastrophically
 from clat.training.schedules import Schedule
 
@@ -134,7 +134,7 @@ def test_a_stage_without_a_selection_moves_everything(kit, tmp_path):
 def test_momentum_across_selections(kit, tmp_path, monkeypatch):
     """Two of three layers at random, selected anew each epoch: what stays goes on, what is new starts fresh."""
     built = []
-    original = trainer.build_optimizer
+    original = stage.build_optimizer
 
     def recording(parameters, config, momentum):
         optimizer = original(parameters, config, momentum)
@@ -144,7 +144,7 @@ def test_momentum_across_selections(kit, tmp_path, monkeypatch):
         return optimizer
 
     ended = []
-    monkeypatch.setattr(trainer, "build_optimizer", recording)
+    monkeypatch.setattr(stage, "build_optimizer", recording)
     rule = Selection(rule="random", k=2, every=1)
     run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(4, selection=rule))))
     picks = [set(record["layers"]) for record in kit.records(tmp_path / "run", "selection")]

@@ -119,7 +119,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
                 forwards=cost.forwards / bench.batch_size,
                 backwards=cost.backwards / bench.batch_size,
                 peak_memory=peak_memory(made.again, made.tensors(), device),
-                floor=step_floor(made.recipe.stages[0].objective, layers, made.step.layers),
+                floor=step_floor(made.recipe.stages[0].objective, layers, made.moving.step.layers),
                 warmup_seconds=warmup[label],
             )
             if bench.profile:

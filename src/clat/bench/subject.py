@@ -32,7 +32,7 @@ class Subject(Trainer):
         """What a stage does before its first epoch."""
         stage = self.recipe.stages[0]
         candidates = self._candidates(stage)
-        self._join(stage)
+        self._join()
         self._adopt(stage, candidates)
         if stage.selection is not None:
             self._select(stage, candidates)
@@ -47,7 +47,7 @@ class Subject(Trainer):
         """What lives between two steps: the network, its gradients, the momentum, the batch."""
         yield from (self.x, self.y, *self.model.parameters(), *self.model.buffers())
         yield from (p.grad for p in self.model.parameters() if p.grad is not None)
-        for state in self.optimizer.state.values():
+        for state in self.moving.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 

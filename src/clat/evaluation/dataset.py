@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ def evaluate_set(
         own = [evaluated(number, part) for number, part in enumerate(parts)]
     except ClatError as error:
         own = error  # to be raised by all: the others would wait for this process
+    _wait_for_all(device)
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, own)
     for theirs in gathered:
@@ -88,6 +90,15 @@ def evaluate_set(
     longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
+
+
+def _wait_for_all(device: torch.device) -> None:
+    """Until every process is here. Signals get through, which they do not within a collective; the shares of an
+    evaluation can take very different times."""
+    together = dist.all_reduce(torch.zeros(1, device=device), async_op=True)
+    while not together.is_completed():
+        time.sleep(0.05)
+    together.wait()
 
 
 def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> bool:

@@ -139,6 +139,9 @@ class CureState(Companion):
     def tensors(self) -> State:
         return {} if self.revision is None else self.revision.tensors
 
+    def own(self) -> State:
+        return {} if self.revision is None else self.revision.statistics
+
     def restore(self, tensors: State) -> None:
         if self.revision is not None:
             self.revision.restore(tensors)

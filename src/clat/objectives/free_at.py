@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,9 +13,6 @@ from clat.companion import Companion, State, Surroundings
 from clat.errors import ClatError
 from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
 from clat.units import Size
-
-if TYPE_CHECKING:
-    from clat.training.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class FreeAT(Objective):
     def join(self, surroundings: Surroundings) -> Companion:
         share = surroundings.loader.batch_size // surroundings.engine.world
         x = surroundings.heldout[0]
-        return Perturbation(x.new_zeros(share, *x.shape[1:]), surroundings.engine)
+        return Perturbation(x.new_zeros(share, *x.shape[1:]))
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         return (_carried(step).on(x, self._attack(step)),)
@@ -63,9 +60,9 @@ class FreeAT(Objective):
 class Perturbation(Companion):
     """The perturbation that Free-AT carries from step to step. `delta`: this process's share, (N, C, H, W)."""
 
-    def __init__(self, delta: Tensor, engine: Engine | None = None) -> None:
+    def __init__(self, delta: Tensor) -> None:
         super().__init__()
-        self.delta, self.engine = delta, engine
+        self.delta = delta
         self.point: Tensor | None = None
         """Where the current step's gradient is taken."""
         self._ball: Ball
@@ -91,12 +88,11 @@ class Perturbation(Companion):
         self.delta[: len(moved)] = moved - ball.x
         self.point = None
 
-    def tensors(self) -> State:
-        return {"delta": self.delta if self.engine is None else self.engine.gather(self.delta)}
+    def own(self) -> State:
+        return {"delta": self.delta}
 
     def restore(self, tensors: State) -> None:
-        share, rank = len(self.delta), 0 if self.engine is None else self.engine.rank
-        self.delta.copy_(tensors["delta"][rank * share : (rank + 1) * share])
+        self.delta.copy_(tensors["delta"])
 
 
 def _carried(step: Step) -> Perturbation:

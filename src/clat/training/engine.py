@@ -8,7 +8,9 @@ fixed buckets allow without wrapping anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +22,11 @@ from torch import Tensor, nn
 from clat.config import EngineConfig
 from clat.errors import ClatError
 from clat.modes import batch_norms
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks for all, which may start the others; known before they are."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class Engine:
@@ -39,11 +46,6 @@ class Engine:
             precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         )
         self.channels_last = config.channels_last
-
-    @property
-    def launches(self) -> bool:
-        """Whether this is the first process, which starts the others; known before `launch`."""
-        return getattr(rank_zero_only, "rank", 0) == 0
 
     def launch(self) -> None:
         """Start the other processes, if any."""
@@ -112,13 +114,15 @@ class Engine:
         assert isinstance(reduced, Tensor)
         return reduced
 
-    def gather(self, share: Tensor) -> Tensor:
-        """Every process's `share` (N, ...), in order of rank: (world * N, ...). All must call it."""
-        if self.world == 1:
-            return share
-        gathered = self.fabric.all_gather(share)
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor as every process has it, in order of rank: (world, ...); nothing where there is only one
+        process. All must call it."""
+        return {name: self._gather(value) for name, value in tensors.items()} if self.world > 1 else {}
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        gathered = self.fabric.all_gather(tensor)
         assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
+        return gathered
 
     def from_first(self, value: Any) -> Any:
         """What process 0 decided."""
@@ -130,3 +134,13 @@ class Engine:
 
     def wait(self) -> None:
         self.fabric.barrier()
+
+    def dismiss(self, seconds: float = 5.0) -> None:
+        """End the processes that this one launched: it was stopped where it need not wait for them. Ctrl-C in a
+        terminal reaches all; those that have not left by themselves after `seconds` are told to."""
+        until = time.monotonic() + seconds
+        for process in getattr(self.fabric.strategy.launcher, "procs", ()):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()

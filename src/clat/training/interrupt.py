@@ -1,4 +1,5 @@
-"""Stopping on Ctrl-C or a termination signal at the next safe point instead of in the middle of a step."""
+"""Stopping on Ctrl-C or a termination signal: at the next safe point where a step must not be cut in two, else at
+once."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state. `exit_code`: 128 plus the signal's number."""
+class Interrupted(BaseException):
+    """The run was asked to stop and has saved its state; no error, like KeyboardInterrupt. `exit_code`: 128 plus
+    the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -21,6 +23,26 @@ class StopFlag:
     """`number`: the first signal received, 0 while there is none. A second one stops at once."""
 
     number = 0
+    raising = False
+
+    def heed(self) -> None:
+        """Raise Interrupted if there was a signal."""
+        if self.number:
+            raise Interrupted(self.number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises Interrupted wherever it comes, also one from before: for what may be left at any
+        point."""
+        self.raising = True
+        try:
+            self.heed()
+            yield
+        except RuntimeError:  # of a collective, say, which the others left a moment before the signal got through
+            self.heed()
+            raise
+        finally:
+            self.raising = False
 
 
 @contextmanager
@@ -37,6 +59,8 @@ def stop_on_signals() -> Iterator[StopFlag]:
         flag.number = number
         for caught, handler in before.items():
             signal.signal(caught, handler)
+        if flag.raising:
+            flag.heed()
 
     try:
         for number in before:

@@ -1,8 +1,8 @@
-"""The cheap check after each epoch: clean and PGD accuracy on held-out training images."""
+"""The cheap check after each epoch: clean and PGD accuracy on held-out training images, and what they warn of."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.seeds import derive_seed
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # treatments use this module, and settings name treatments
+    from clat.config import Recipe
     from clat.training.engine import Engine
+    from clat.training.state import Progress
 
 
 def heldout_correct(
@@ -44,7 +46,33 @@ def heldout_accuracies(
     return clean, robust
 
 
+def check_heldout(
+    model: nn.Module, engine: Engine, heldout: tuple[Tensor, Tensor], recipe: Recipe
+) -> dict[str, Any]:
+    """What a recipe's monitor measures: both accuracies, and on how many images."""
+    x, y = (part[: recipe.monitor.num_samples] for part in heldout)
+    attack = Attack(eps=recipe.eps, steps=recipe.monitor.steps, norm=recipe.norm)
+    seed = derive_seed(recipe.seed, "heldout")
+    clean, robust = heldout_accuracies(model, engine, x, y, attack, batch_size=recipe.batch_size, seed=seed)
+    return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
+
+
 def overfitted_catastrophically(clean: float, robust: float, best_robust: float) -> bool:
     """Catastrophic overfitting of one-step training (Wong et al. 2020): accuracy under multi-step PGD
     collapses, here below half of its best, while the clean accuracy does not."""
     return best_robust >= 0.1 and robust < 0.5 * best_robust and clean > best_robust
+
+
+def watch(check: dict[str, Any], progress: Progress, *, stops: bool) -> str | None:
+    """What to say if training has just overfitted catastrophically, told once an event: from then on the stage's
+    best is the low accuracy. `check`: the epoch's, which enters `progress`; `stops`: it ends the stage."""
+    clean, robust, best = check["heldout_clean"], check["heldout_robust"], progress.best_robust_in_stage
+    if not overfitted_catastrophically(clean, robust, best):
+        progress.best_robust_in_stage = max(best, robust)
+        return None
+    progress.best_robust_in_stage = robust
+    advice = "back to the best weights" if stops else "use a smaller alpha, fewer epochs, or more steps"
+    return (
+        f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from {best:.1%} to "
+        f"{robust:.1%}; {advice}"
+    )

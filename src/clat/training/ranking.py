@@ -1,4 +1,4 @@
-"""The ranking that a stage's selection decides by, measured on held-out images."""
+"""Choosing the layers that a stage moves, by a ranking measured on held-out images where the rule asks for one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,44 @@ from clat.layers import Layer
 from clat.models.files import read_state
 from clat.rankings.measure import REWINDING, measure_ranking
 from clat.rankings.report import Ranked
-from clat.selection import Selection
+from clat.seeds import derive_seed
+from clat.selection import Selection, select
 from clat.training.prepare import build_network
 from clat.units import Size
 
 State = Mapping[str, Tensor]
+
+
+def choose_layers(
+    rule: Selection,
+    candidates: Sequence[Layer],
+    *,
+    model: nn.Module,
+    heldout: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    epoch: int,
+    out: Path,
+) -> tuple[list[str], str | None]:
+    """The names of the layers that move from `epoch` on, counted from 1, and the file of their ranking within the
+    run's folder `out`, if the rule ranks."""
+    report = file = None
+    if rule.ranks:
+        x, y = heldout
+        report = rank_layers(
+            rule,
+            model,
+            x,
+            y,
+            eps=recipe.eps,
+            norm=recipe.norm,
+            seed=derive_seed(recipe.seed, "selection", epoch),
+            layers=candidates,
+            initial=lambda: initial_weights(rule, recipe, out, model, x),
+        )
+        file = f"criticality/epoch-{epoch:04d}.json"
+        report.to_json(out / file)
+    seed = derive_seed(recipe.seed, "random layers", epoch)
+    return [layer.name for layer in select(rule, candidates, report, seed)], file
 
 
 def rank_layers(

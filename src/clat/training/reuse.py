@@ -15,6 +15,7 @@ from clat.models import Normalized
 from clat.models.files import read_state
 from clat.recipe import recipe_hash
 from clat.training.prepare import Parts
+from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
 
 
@@ -67,4 +68,4 @@ def copy_beginning(recipe: Recipe, out: Path, parts: Parts, reuse: Path) -> None
     for report in (reuse / "criticality").glob("epoch-*.json"):
         if int(report.stem.removeprefix("epoch-")) <= progress.epoch:
             shutil.copy(report, out / "criticality")
-    save_state(out / "state.safetensors", saved, recipe_hash(recipe))
+    save_state(out / STATE, saved, recipe_hash(recipe))

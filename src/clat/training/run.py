@@ -37,11 +37,12 @@ from clat.files import write_json, write_text
 from clat.models import load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
-from clat.training.engine import Engine
+from clat.training.engine import Engine, is_first_process
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.log import RunLog
 from clat.training.prepare import Data, Parts, prepare, train_loader
 from clat.training.reuse import copy_beginning, other_data, shared_stages
+from clat.training.saving import STATE
 from clat.training.state import Progress, Saved, load_state
 from clat.training.trainer import Trainer
 
@@ -77,7 +78,7 @@ def train(
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
-    if engine.launches:
+    if is_first_process():
         _refuse_taken(out)
     parts = prepare(recipe, model, data)
     if reuse is not None:
@@ -121,19 +122,25 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
     )
     about = _about(recipe, parts, engine)
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
-    finish("running")
+    trained = False
     try:
-        with stop_on_signals() as stop, _compiled(recipe, model, engine):
-            pixels, labels = _tensors(parts.heldout, engine)
-            trainer = Trainer(recipe, model, loader, (pixels, labels), engine, log, out, stop, saved)
-            trainer.run()
-        summary = _summary(trainer.progress)
-        if engine.rank == 0:
-            write_json(out / "summary.json", summary)
-        evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
+        with stop_on_signals() as stop:
+            finish("running")
+            with _compiled(recipe, model, engine):
+                heldout = _tensors(parts.heldout, engine)
+                trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
+                trainer.run()
+            summary = _summary(trainer.progress)
+            if engine.rank == 0:
+                write_json(out / "summary.json", summary)
+            trained = True
+            with stop.at_once():
+                evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
+            engine.dismiss()
         raise
     except BaseException:
         finish("failed")
@@ -175,7 +182,7 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
 def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine) -> Saved | None:
     """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
     model = parts.model
-    state, first = out / "state.safetensors", out / "weights" / "stage-0.safetensors"
+    state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
         if reuse is not None:
             copy_beginning(recipe, out, parts, reuse)
@@ -185,7 +192,7 @@ def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: 
             save_weights(model, first)
     engine.share(model)
     engine.wait()
-    return load_state(state, recipe_hash(recipe)) if state.exists() else None
+    return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
 def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
@@ -247,8 +254,8 @@ def _evaluate(
 ) -> dict[str, dict[str, Any]]:
     """The test split's only use: each stage's end, the best and the last weights, under the protocol.
 
-    Results already on disk are kept, so that an interrupted run need not repeat them. The model ends with
-    the last weights.
+    Results already on disk are kept, and so is how far the one was that was interrupted. The model ends with the
+    last weights.
     """
     config = recipe.evaluation
     if config.weights == "none":
@@ -277,11 +284,15 @@ def _evaluate(
                 batch_size=config.batch_size,
                 seed=derive_seed(recipe.seed, "evaluation"),
                 channels_last=recipe.engine.channels_last,
+                state=out / "evaluations" / f"{label}.state",
                 about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
             )
             results[label] = result.to_dict()
             if engine.rank == 0:
                 result.to_json(file)
+        if engine.rank == 0:  # also what a run left that was killed just after it had written the result
+            for state in (out / "evaluations").glob(f"{label}.state.*"):
+                state.unlink()
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
             f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",

@@ -62,6 +62,9 @@ class Saved(NamedTuple):
     weights: dict[str, Tensor]
     momentum: dict[str, Tensor]
     companions: dict[str, Tensor]
+    own: dict[str, Tensor]
+    """What each of several processes had of its own of these, in order of rank, (world, ...), by their names in the
+    file: "model.NAME", "companion.NAME"."""
 
     def put_into(self, model: nn.Module, source: object = "the saved state") -> None:
         """Load the weights and buffers. Raises ClatError if they do not fit."""
@@ -75,7 +78,12 @@ def save_state(path: Path, saved: Saved, recipe_hash: str) -> None:
     """Write the state."""
     tensors = {
         f"{kind}.{name}": value
-        for kind, group in (("model", saved.weights), ("momentum", saved.momentum), ("companion", saved.companions))
+        for kind, group in (
+            ("model", saved.weights),
+            ("momentum", saved.momentum),
+            ("companion", saved.companions),
+            ("own", saved.own),
+        )
         for name, value in group.items()
     }
     # One copy each: safetensors refuses views and shared storage, and the caller goes on training.
@@ -103,8 +111,9 @@ def state_hash(path: Path) -> str | None:
         return None
 
 
-def load_state(path: Path, recipe_hash: str) -> Saved:
-    """Read a state back. Raises ClatError if the file is damaged or belongs to a run of another recipe."""
+def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Saved:
+    """Read a state back as the process of this rank left it. Raises ClatError if the file is damaged or belongs to
+    a run of another recipe."""
     try:
         with safe_open(path, framework="pt") as file:
             record = file.metadata() or {}
@@ -119,4 +128,6 @@ def load_state(path: Path, recipe_hash: str) -> Saved:
     def group(kind: str) -> dict[str, Tensor]:
         return {name.removeprefix(kind): v for name, v in tensors.items() if name.startswith(kind)}
 
-    return Saved(progress, group("model."), group("momentum."), group("companion."))
+    own = group("own.")
+    tensors |= {name: values[rank] for name, values in own.items()}
+    return Saved(progress, group("model."), group("momentum."), group("companion."), own)

@@ -17,38 +17,36 @@ import torch
 from torch import Tensor, nn
 
 from clat import modes
-from clat.attacks.settings import Attack
-from clat.companion import Company, Surroundings
+from clat.companion import Company
 from clat.compiled import compile_seconds
 from clat.config import Recipe, StageConfig
 from clat.data.loader import Loader
-from clat.errors import ClatError
 from clat.evaluation.cost import Cost, metered
 from clat.frozen_norm import frozen_norms_lean
 from clat.layers import Layer, find_layers
-from clat.models.files import load_weights, save_weights
-from clat.objectives import Examples, Loss, Step
+from clat.models.files import load_weights
+from clat.objectives import Loss, Step
 from clat.recipe import recipe_hash
 from clat.seeds import derive_seed
-from clat.selection import Selection, select, trainable_parameters, updating_batch_norms
 from clat.training.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
-from clat.training.monitor import heldout_accuracies, overfitted_catastrophically
-from clat.training.optimizer import build_optimizer, momentum_of
-from clat.training.ranking import initial_weights, rank_layers
-from clat.training.schedules import learning_rate
-from clat.training.state import Progress, Saved, save_state
-
-TEST_DECIDES = (
-    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
-    "those on new images"
+from clat.training.monitor import check_heldout, watch
+from clat.training.ranking import choose_layers
+from clat.training.records import (
+    TEST_DECIDES,
+    epoch_line,
+    epoch_record,
+    finish_line,
+    selection_line,
+    selection_record,
+    stage_record,
+    stage_summary,
 )
-"""What a run with that option says wherever its results are shown."""
-
-
-class Diverged(ClatError):
-    """The loss or a weight is not finite. The last state and the best checkpoint stay as they were."""
+from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, standing
+from clat.training.stage import Moving, join_company, set_moving
+from clat.training.state import Progress, Saved, save_state
+from clat.training.step import NotFinite, train_step
 
 
 class Trainer:
@@ -74,18 +72,16 @@ class Trainer:
         self.company = Company()
         self.collapsed = False
         self.hash = recipe_hash(recipe)
-        self.parameters: dict[str, nn.Parameter] = {}
-        self.optimizer: torch.optim.SGD
-        self.step = Step(eps=recipe.eps, norm=recipe.norm)
+        self.moving: Moving
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
             self._restore(saved)
 
     def _restore(self, saved: Saved) -> None:
         """Companions that were in the network join it first: the weights are named by its structure."""
-        source = self.out / "state.safetensors"
+        source = self.out / STATE
         if saved.progress.joined:
-            self._join(self.recipe.stages[saved.progress.stage])
+            self._join()
             saved.put_into(self.model, source)
             self.company.restore_figures(saved.progress.companions)
             self.company.restore(saved.companions)
@@ -110,7 +106,7 @@ class Trainer:
     def _stage(self, stage: StageConfig) -> None:
         first = self.recipe.first_epoch(self.progress.stage)
         if not self.progress.joined:
-            self._join(stage)
+            self._join()
         candidates = self._candidates(stage)
         if self.progress.epoch == first and self.progress.step == 0:
             self.log.say(f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
@@ -120,7 +116,7 @@ class Trainer:
         self._adopt(stage, candidates)
         while self.progress.epoch < first + stage.epochs:
             done = self.progress.epoch - first
-            if self.progress.step == 0 and self._selection_due(stage, done):
+            if self.progress.step == 0 and stage.selection is not None and stage.selection.due(done):
                 self._select(stage, candidates)
             if not self.progress.stage_begun:
                 self._begin(stage, first)
@@ -129,25 +125,10 @@ class Trainer:
             if self.collapsed:
                 break
 
-    def _join(self, stage: StageConfig) -> None:
-        """The companions of the stage enter the network: the objective's own, then the treatments'."""
-        surroundings = Surroundings(
-            model=self.model,
-            engine=self.engine,
-            loader=self.loader,
-            heldout=self.heldout,
-            eps=str(self.recipe.eps),
-            norm=self.recipe.norm,
-            seed=derive_seed(self.recipe.seed, "stage", self.progress.stage),
-            epochs=stage.epochs,
-            batch_size=self.recipe.batch_size,
-            replays=stage.objective.replays,
+    def _join(self) -> None:
+        self.company = join_company(
+            self.model, self.recipe, self.progress.stage, self.engine, self.loader, self.heldout
         )
-        own = stage.objective.join(surroundings)
-        members = [] if own is None else [("objective", own)]
-        for treatment in stage.treatments:
-            members.append((treatment.name, treatment.join(surroundings)))
-        self.company = Company(members)
         self.progress.joined = True
 
     def _candidates(self, stage: StageConfig) -> list[Layer]:
@@ -155,78 +136,36 @@ class Trainer:
             return []
         return stage.selection.candidates(self.model, self.heldout[0][:1])
 
-    def _selection_due(self, stage: StageConfig, done: int) -> bool:
-        if stage.selection is None:
-            return False
-        return done == 0 or (stage.selection.every > 0 and done % stage.selection.every == 0)
-
     def _select(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
         """Decide which layers move from here on, on held-out images, and say so."""
         assert stage.selection is not None
         start = time.perf_counter()
         names, file = None, None
         if self.engine.rank == 0:
-            names, file = self._choose(stage.selection, candidates)
+            names, file = choose_layers(
+                stage.selection,
+                candidates,
+                model=self.model,
+                heldout=self.heldout,
+                recipe=self.recipe,
+                epoch=self.progress.epoch + 1,
+                out=self.out,
+            )
         self.progress.selected = self.engine.from_first(names)
         self._adopt(stage, candidates)
-        chosen = self.step.layers
-        moving = sum(parameter.numel() for parameter in self.parameters.values())
-        self.log.record(
-            "selection",
-            stage=self.progress.stage,
-            epoch=self.progress.epoch + 1,
-            rule=stage.selection.rule,
-            layers=[layer.name for layer in chosen],
-            indices=[layer.index for layer in chosen],
-            trainable_parameters=moving,
-            report=file,
-            seconds=time.perf_counter() - start,
-        )
-        listed = ", ".join(f"{layer.index} {layer.name}" for layer in chosen)
-        self.log.say(f"  selected ({stage.selection.rule}): {listed}; {moving:,} parameters move", style="cyan")
+        seconds = time.perf_counter() - start
+        record = selection_record(self.progress, stage.selection.rule, self.moving, file, seconds)
+        self.log.record("selection", **record)
+        self.log.say(selection_line(record), style="cyan")
         if getattr(stage.objective, "calibrate", "stage") == "selection":
             self.progress.stage_begun = False
-
-    def _choose(self, rule: Selection, candidates: Sequence[Layer]) -> tuple[list[str], str | None]:
-        epoch, report, file = self.progress.epoch + 1, None, None
-        if rule.ranks:
-            x, y = self.heldout
-            report = rank_layers(
-                rule,
-                self.model,
-                x,
-                y,
-                eps=self.recipe.eps,
-                norm=self.recipe.norm,
-                seed=derive_seed(self.recipe.seed, "selection", epoch),
-                layers=candidates,
-                initial=lambda: initial_weights(rule, self.recipe, self.out, self.model, x),
-            )
-            file = f"criticality/epoch-{epoch:04d}.json"
-            report.to_json(self.out / file)
-        seed = derive_seed(self.recipe.seed, "random layers", epoch)
-        return [layer.name for layer in select(rule, candidates, report, seed)], file
 
     def _adopt(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
         """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
         if stage.selection is not None and self.progress.selected is None:
             return
-        layers = tuple(find_layers(candidates, self.progress.selected or ()))
-        self.step = Step(
-            layers,
-            eps=self.recipe.eps,
-            norm=self.recipe.norm,
-            state=self.progress.objective_state,
-            companion=self.company.members.get("objective"),
-            once=not self.company.members,
-        )
-        self.model.requires_grad_(False)
-        modes.set_training(self.model, updating_batch_norms(self.model, layers, stage.bn_policy))
-        moving = trainable_parameters(self.model, layers if stage.selection is not None else None)
-        self.parameters = self.company.adopt(moving)
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
-        self.optimizer = build_optimizer(self.parameters, stage.optimizer or self.recipe.optimizer, self.momentum)
+        layers = find_layers(candidates, self.progress.selected or ())
+        self.moving = set_moving(self.model, self.recipe, stage, layers, self.company, self.progress, self.momentum)
 
     def _begin(self, stage: StageConfig, first: int) -> None:
         """The objective's own start (CLAT sets lambda), on held-out images."""
@@ -238,24 +177,13 @@ class Trainer:
             with self.engine.autocast(), frozen_norms_lean(self.model):
                 state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
         self.progress.objective_state = self.engine.from_first(state)
-        self.step = replace(self.step, state=self.progress.objective_state)
+        self.moving.step = replace(self.moving.step, state=self.progress.objective_state)
         self.progress.stage_begun = True
-        if self.progress.epoch > first:
-            return
-        self.log.record(
-            "stage",
-            stage=self.progress.stage,
-            name=stage.name,
-            epochs=stage.epochs,
-            first_epoch=first + 1,
-            trainable_parameters=sum(parameter.numel() for parameter in self.parameters.values()),
-            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            batch_norm=stage.bn_policy,
-            objective_state=self.progress.objective_state,
-        )
+        if self.progress.epoch == first:
+            self.log.record("stage", **stage_record(self.progress, stage, self.moving, self.model))
 
     def _seeded(self, seed: int) -> Step:
-        return replace(self.step, seed=seed)
+        return replace(self.moving.step, seed=seed)
 
     def _epoch(self, stage: StageConfig) -> None:
         progress, seed = self.progress, self.recipe.seed
@@ -265,7 +193,7 @@ class Trainer:
         compiling = compile_seconds()
         with self.log.bar(label, batches, progress.step) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
-                rate = self._learning_rate(stage)
+                rate = self.company.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
                 torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
                 loss = self._train_step(stage, self.engine.images(x), y, rate)
@@ -290,94 +218,51 @@ class Trainer:
         """Stop if any process was asked to."""
         if self.engine.any_of(bool(self.stop.number)):
             before()
+            self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
             raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
-        progress, objective = self.progress, stage.objective
-        rate = self.company.learning_rate(rate)
-        for replay in range(objective.replays):
-            seed = derive_seed(
-                self.recipe.seed,
-                "attack",
-                progress.epoch,
-                progress.step * objective.replays + replay,
-                self.engine.rank,
-            )
-            step = self._seeded(seed)
-            with self.engine.autocast(), frozen_norms_lean(self.model):
-                examples = objective.examples(self.model, x, y, step)
-
-            def cost(examples: Examples = examples, step: Step = step) -> Loss:
-                with self.engine.autocast(), frozen_norms_lean(self.model):
-                    return objective.cost(self.model, x, y, examples, step)
-
-            with self.company.during_cost(lambda cost=cost: cost().total):  # type: ignore[misc]
-                loss = cost()
-                if self.engine.any_of(not torch.isfinite(loss.total)):
-                    raise self._diverged("the loss", progress.step + 1)
-                self.optimizer.zero_grad(set_to_none=True)
-                self.company.before_backward()
-                loss.total.backward()
-            self.engine.average_gradients(self.parameters.values())
-            self.company.after_backward()
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            with self.company.during_step(self.optimizer):
-                self.optimizer.step()
-            self.company.after_step()
-        return Loss(loss.total.detach(), loss.parts)
-
-    def _diverged(self, what: str, step: int) -> Diverged:
-        place = f"stage '{self.recipe.stages[self.progress.stage].name}', epoch {self.progress.epoch + 1}"
-        saved = (self.out / "state.safetensors").exists()
-        kept = f"; the last good state and the best checkpoint are in {self.out}" if saved else ""
-        return Diverged(f"{what} is not finite ({place}, step {step}): lower the learning rate{kept}")
-
-    def _learning_rate(self, stage: StageConfig) -> float:
-        done = self.progress.epoch + self.progress.step / self.loader.num_batches
-        if stage.schedule is not None:
-            first = self.recipe.first_epoch(self.progress.stage)
-            return learning_rate(stage.schedule, done - first, stage.epochs)
-        return learning_rate(self.recipe.schedule, done, self.recipe.total_epochs)
+        """A batch: as many training steps on it as the objective asks for, each with a seed of its own."""
+        progress, replays = self.progress, stage.objective.replays
+        for number in range(progress.step * replays, (progress.step + 1) * replays):
+            seed = derive_seed(self.recipe.seed, "attack", progress.epoch, number, self.engine.rank)
+            try:
+                loss = train_step(
+                    stage.objective,
+                    self.model,
+                    x,
+                    y,
+                    self._seeded(seed),
+                    moving=self.moving,
+                    company=self.company,
+                    engine=self.engine,
+                    rate=rate,
+                )
+            except NotFinite:
+                raise diverged("the loss", self.recipe, progress, progress.step + 1, self.out) from None
+        return loss
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
         self._require_finite()
         progress = self.progress
         steps = self.loader.num_batches
-        means = {name: total / steps for name, total in progress.sums.items()}
-        rate = self.company.learning_rate(self._learning_rate(stage))
+        rate = self.company.learning_rate(self._learning_rate())
         progress.epoch += 1
-        self.momentum = momentum_of(self.optimizer, self.parameters)
+        self.momentum = self.moving.momentum
         self.engine.average_statistics(self.model)
-        values: dict[str, Any] = {
-            "stage": progress.stage,
-            "stage_name": stage.name,
-            "epoch": progress.epoch,
-            "lr": rate,
-            "loss": means.pop("loss"),
-            "parts": means,
-            "train_seconds": progress.epoch_seconds,
-            "images_per_second": steps * self.loader.batch_size / progress.epoch_seconds,
-            "trainable_parameters": sum(parameter.numel() for parameter in self.parameters.values()),
-            "objective_state": progress.objective_state,
-        }
-        if self.recipe.engine.compile:
-            values["compile_seconds"] = progress.compile_seconds
-        line = f"  epoch {progress.epoch}/{self.recipe.total_epochs}  lr {rate:.4f}  loss {values['loss']:.3f}"
+        images = steps * self.loader.batch_size
+        record = epoch_record(progress, self.recipe, self.moving, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, better = self._judge()
-            values |= {**check, "best": better}
-            line += f"  held-out clean {check['heldout_clean']:.1%} robust {check['heldout_robust']:.1%}" + (
-                " *" if better else ""
-            )
-            self._watch(stage, check)
-        line += f"  {values['images_per_second']:.0f} images/s"
+            record |= {**check, "best": better}
+            if stage.objective.one_step:
+                self._watch(check)
         self.company.after_epoch(check)
-        values["companions"] = self.company.figures()
-        self.log.record("epoch", **values)
-        self.log.say(line)
+        record["companions"] = self.company.figures()
+        self.log.record("epoch", **record)
+        self.log.say(epoch_line(record, self.recipe.total_epochs))
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
         progress.compile_seconds = 0.0
         if not last and not self.collapsed:
@@ -387,7 +272,7 @@ class Trainer:
         """Check the network as it stands; whether it is the best so far, in which case it is kept."""
         progress = self.progress
         with self.company.as_evaluated():
-            check = self._check()
+            check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
             better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
             progress.last = {"epoch": progress.epoch, **check}
             if better:
@@ -395,32 +280,18 @@ class Trainer:
                 self._save_weights("best")
         return check, better
 
-    def _check(self) -> dict[str, Any]:
-        """Clean and robust accuracy on the held-out images."""
-        x, y = (part[: self.recipe.monitor.num_samples] for part in self.heldout)
-        attack = Attack(eps=self.recipe.eps, steps=self.recipe.monitor.steps, norm=self.recipe.norm)
-        seed = derive_seed(self.recipe.seed, "heldout")
-        clean, robust = heldout_accuracies(
-            self.model, self.engine, x, y, attack, batch_size=self.recipe.batch_size, seed=seed
-        )
-        return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
+    def _watch(self, check: dict[str, Any]) -> None:
+        """Report catastrophic overfitting, and end the stage if asked to."""
+        stops = self.recipe.monitor.stop_on_collapse
+        warning = watch(check, self.progress, stops=stops)
+        if warning is not None:
+            self.collapsed = stops
+            self._warn("catastrophic-overfitting", warning)
 
-    def _watch(self, stage: StageConfig, check: dict[str, Any]) -> None:
-        """Report catastrophic overfitting of one-step training, once an event, and stop if asked to."""
-        progress, robust = self.progress, check["heldout_robust"]
-        if stage.objective.one_step and overfitted_catastrophically(
-            check["heldout_clean"], robust, progress.best_robust_in_stage
-        ):
-            self.collapsed = self.recipe.monitor.stop_on_collapse
-            advice = "use a smaller alpha, fewer epochs, or more steps"
-            message = (
-                f"catastrophic overfitting at epoch {progress.epoch}: held-out PGD accuracy fell from "
-                f"{progress.best_robust_in_stage:.1%} to {robust:.1%}; "
-                + ("back to the best weights" if self.collapsed else advice)
-            )
-            self._warn("catastrophic-overfitting", message)
-            progress.best_robust_in_stage = robust
-        progress.best_robust_in_stage = max(progress.best_robust_in_stage, robust)
+    def _learning_rate(self) -> float:
+        """The schedule's, companions aside."""
+        progress = self.progress
+        return self.recipe.learning_rate(progress.stage, progress.epoch + progress.step / self.loader.num_batches)
 
     def _warn(self, kind: str, message: str) -> None:
         """Say it, and keep it with the results."""
@@ -430,38 +301,31 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
-        moved = sum(parameter.numel() for parameter in self.parameters.values())
+        moved = self.moving.count
         facts = self.company.finish()
         self.company = Company()
-        self._forget_guests()
+        self.moving.forget_guests(self.model)
+        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.moving.parameters}
         if facts:
             check, better = self._judge()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
-            self.log.say(f"  finished: {_told(facts)}", style="cyan")
+            self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
+        self._require_finite()
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
-        spent, before = self._spent(), progress.stages
-        progress.stages.append(
-            {
-                "name": stage.name,
-                "epochs": epochs,
-                "seconds": progress.stage_seconds,
-                "forwards": spent.forwards - sum(earlier["forwards"] for earlier in before),
-                "backwards": spent.backwards - sum(earlier["backwards"] for earlier in before),
-                "trainable_parameters": moved,
-                "images_per_second": images / progress.stage_seconds,
-            }
-        )
+        progress.stages.append(stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
         progress.stage += 1
         progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
         progress.joined = False
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
-        if not final and self.engine.rank == 0:
-            self._keep_for_reuse(f"stage-{progress.stage}")
+        if not final:
+            saved = self._standing()
+            if self.engine.rank == 0:
+                keep_for_reuse(self.out, self.recipe, saved)
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -470,60 +334,30 @@ class Trainer:
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
         self.engine.share(self.model)
-        self.optimizer.state.clear()
+        self.moving.optimizer.state.clear()
         self.momentum = {}
         self.progress.last = self.progress.best
 
-    def _forget_guests(self) -> None:
-        """Parameters that a companion took out of the network again, and their momentum."""
-        own = {id(parameter) for parameter in self.model.parameters()}
-        self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
-        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.parameters}
-
-    def _keep_for_reuse(self, name: str) -> None:
-        """The state after a stage, under the hash of what led to it: a recipe with the same beginning can
-        start from here (`--reuse`)."""
-        self._require_finite()
-        best = self.out / "weights" / "best.safetensors"
-        (self.out / "states" / f"{name}.best.safetensors").write_bytes(best.read_bytes())
-        self._write_state(
-            self.out / "states" / f"{name}.safetensors", recipe_hash(self.recipe, self.progress.stage), {}
-        )
-
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
-            assert self.progress.last is not None  # weights are saved after a check
-            about = {"clat.model": self.recipe.model.name, "clat.epoch": str(self.progress.last["epoch"])}
-            plain = self.company.plain(dict(self.model.state_dict()))
-            save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
+            keep_weights(self.out, name, self.model, self.company, self.recipe, self.progress)
 
     def _require_finite(self) -> None:
-        """Stop before a weight or a statistic that has become useless is saved anywhere."""
-        values = (*self.parameters.values(), *self.model.buffers())
-        if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise self._diverged("a weight", self.progress.step)
+        """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
+        it."""
+        if self.engine.any_of(not all_finite(self.model, self.moving)):
+            raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
 
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        self._require_finite()
-        companions = self.company.tensors()
+        saved = self._standing()
         if self.engine.rank == 0:
-            self._write_state(self.out / "state.safetensors", self.hash, companions)
+            save_state(self.out / STATE, saved, self.hash)
 
-    def _write_state(self, file: Path, recipe_hash: str, companions: dict[str, Tensor]) -> None:
+    def _standing(self) -> Saved:
+        """Where the run stands, with finite weights. All processes must call it."""
+        self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
         self.progress.companions = self.company.figures()
-        momentum = momentum_of(self.optimizer, self.parameters)
-        save_state(file, Saved(self.progress, self.model.state_dict(), momentum, companions), recipe_hash)
-
-
-def _told(facts: dict[str, Any]) -> str:
-    """A companion's closing facts in one line."""
-    return "; ".join(
-        f"{name}: "
-        + ", ".join(
-            f"{key.replace('_', ' ')} {value:.4g}" for key, value in one.items() if isinstance(value, int | float)
-        )
-        for name, one in facts.items()
-    )
+        return standing(self.progress, self.model, self.moving, self.company, self.engine)

@@ -61,6 +61,11 @@ class Revision:
         if not self.tensors:
             self.tensors = copied(tensors_of(self.model))
 
+    @property
+    def statistics(self) -> State:
+        """The copies of buffers, which follow each process's own."""
+        return {name: self.tensors[name] for name, _ in self.model.named_buffers()}
+
     def restore(self, saved: State) -> None:
         """Go on from saved tensors, which may lie on another device."""
         self.tensors = copied(tensors_of(self.model))

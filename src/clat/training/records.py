@@ -1,0 +1,112 @@
+"""What a run writes down and says of its events: the records of metrics.jsonl, the summary's stages, the lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from clat.config import Recipe, StageConfig
+from clat.evaluation.cost import Cost
+from clat.training.stage import Moving
+from clat.training.state import Progress
+
+TEST_DECIDES = (
+    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
+    "those on new images"
+)
+"""What a run with that option says wherever its results are shown."""
+
+
+def stage_record(progress: Progress, stage: StageConfig, moving: Moving, model: nn.Module) -> dict[str, Any]:
+    """A stage begins with the next epoch."""
+    return {
+        "stage": progress.stage,
+        "name": stage.name,
+        "epochs": stage.epochs,
+        "first_epoch": progress.epoch + 1,
+        "trainable_parameters": moving.count,
+        "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "batch_norm": stage.bn_policy,
+        "objective_state": progress.objective_state,
+    }
+
+
+def selection_record(
+    progress: Progress, rule: str, moving: Moving, report: str | None, seconds: float
+) -> dict[str, Any]:
+    """Layers are selected for the next epoch; `report`: the file of their ranking."""
+    return {
+        "stage": progress.stage,
+        "epoch": progress.epoch + 1,
+        "rule": rule,
+        "layers": [layer.name for layer in moving.step.layers],
+        "indices": [layer.index for layer in moving.step.layers],
+        "trainable_parameters": moving.count,
+        "report": report,
+        "seconds": seconds,
+    }
+
+
+def selection_line(record: dict[str, Any]) -> str:
+    listed = ", ".join(f"{index} {name}" for index, name in zip(record["indices"], record["layers"], strict=True))
+    return f"  selected ({record['rule']}): {listed}; {record['trainable_parameters']:,} parameters move"
+
+
+def epoch_record(
+    progress: Progress, recipe: Recipe, moving: Moving, *, steps: int, images: int, rate: float
+) -> dict[str, Any]:
+    """The epoch that ends, whose number from 1 `progress` holds; `images`: that it trained on, in `steps` batches;
+    `rate`: the learning rate at its end."""
+    means = {name: total / steps for name, total in progress.sums.items()}
+    values = {
+        "stage": progress.stage,
+        "stage_name": recipe.stages[progress.stage].name,
+        "epoch": progress.epoch,
+        "lr": rate,
+        "loss": means.pop("loss"),
+        "parts": means,
+        "train_seconds": progress.epoch_seconds,
+        "images_per_second": images / progress.epoch_seconds,
+        "trainable_parameters": moving.count,
+        "objective_state": progress.objective_state,
+    }
+    if recipe.engine.compile:
+        values["compile_seconds"] = progress.compile_seconds
+    return values
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """`epochs`: of the run."""
+    line = f"  epoch {record['epoch']}/{epochs}  lr {record['lr']:.4f}  loss {record['loss']:.3f}"
+    if "heldout_robust" in record:
+        line += f"  held-out clean {record['heldout_clean']:.1%} robust {record['heldout_robust']:.1%}"
+        line += " *" if record["best"] else ""
+    return f"{line}  {record['images_per_second']:.0f} images/s"
+
+
+def finish_line(facts: dict[str, Any]) -> str:
+    """The companions' closing facts, those that are numbers, by companion."""
+    return "  finished: " + "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{key.replace('_', ' ')} {value:.4g}" for key, value in one.items() if isinstance(value, int | float)
+        )
+        for name, one in facts.items()
+    )
+
+
+def stage_summary(
+    progress: Progress, name: str, epochs: int, images: int, moved: int, spent: Cost
+) -> dict[str, Any]:
+    """What a stage took. `images`: that it trained on; `spent`: the run's cost so far, of which the stages before
+    had their share."""
+    return {
+        "name": name,
+        "epochs": epochs,
+        "seconds": progress.stage_seconds,
+        "forwards": spent.forwards - sum(earlier["forwards"] for earlier in progress.stages),
+        "backwards": spent.backwards - sum(earlier["backwards"] for earlier in progress.stages),
+        "trainable_parameters": moved,
+        "images_per_second": images / progress.stage_seconds,
+    }

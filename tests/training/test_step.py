@@ -1,0 +1,117 @@
+"""One training step, by hand: what moves, by how much, and when companions are asked."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from clat.companion import Companion, Company
+from clat.config import EngineConfig
+from clat.objectives import Loss, Objective, Step
+from clat.training.engine import Engine
+from clat.training.stage import Moving
+from clat.training.step import NotFinite, train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product(Objective):
+    """w * (x + shift), summed; the examples are x + shift."""
+
+    shift: float = 1.0
+
+    def examples(self, model, x, y, step):
+        return (x + self.shift,)
+
+    def cost(self, model, x, y, examples, step):
+        return Loss(model(examples[0]).sum(), {"part": torch.tensor(7.0)})
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.still = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(5.0), requires_grad=False)
+
+    def forward(self, x):
+        return self.w * self.still * x
+
+
+class Listening(Companion):
+    """Writes down the hooks, with the weight and its gradient as each finds them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.heard = model, []
+
+    def note(self, name):
+        grad = self.model.w.grad
+        self.heard.append((name, self.model.w.item(), None if grad is None else grad.item()))
+
+    @contextmanager
+    def during_cost(self, cost):
+        self.heard.append(("cost again", cost().item()))
+        yield
+        self.note("cost over")
+
+    def before_backward(self):
+        self.note("before backward")
+
+    def after_backward(self):
+        self.note("after backward")
+
+    @contextmanager
+    def during_step(self, optimizer):
+        self.heard.append(("rate", optimizer.param_groups[0]["lr"]))
+        yield
+        self.note("stepped")
+
+    def after_step(self):
+        self.note("after step")
+
+
+def stepped(model, objective, company=None, rate=0.1):
+    optimizer = torch.optim.SGD([model.w], lr=0.0, weight_decay=1.0)
+    moving = Moving(Step(), {"w": model.w}, optimizer)
+    engine = Engine(EngineConfig(device="cpu"))
+    x = torch.tensor([1.0, 3.0])
+    return train_step(
+        objective, model, x, x, moving.step, moving=moving, company=company or Company(), engine=engine, rate=rate
+    )
+
+
+def test_a_step_by_hand():
+    model = Scale()
+    loss = stepped(model, Product())
+    assert loss.total.item() == 2 * 5 * (2 + 4)
+    assert not loss.total.requires_grad
+    assert loss.parts == {"part": 7.0}
+    assert model.w.item() == pytest.approx(2 - 0.1 * (5 * (2 + 4) + 2))  # the gradient, and the decay of w itself
+    assert (model.still.item(), model.still.grad) == (5.0, None)
+
+
+def test_companions_are_asked_in_their_order():
+    model = Scale()
+    model.w.grad = torch.tensor(99.0)  # of an earlier step: no companion may take it for this one's
+    one = Listening(model)
+    stepped(model, Product(), Company([("one", one)]))
+    after = pytest.approx(2 - 0.1 * 32)
+    assert one.heard == [
+        ("cost again", 60.0),
+        ("before backward", 2.0, None),
+        ("cost over", 2.0, 30.0),
+        ("after backward", 2.0, 30.0),
+        ("rate", 0.1),
+        ("stepped", after, 30.0),
+        ("after step", after, 30.0),
+    ]
+
+
+@pytest.mark.parametrize("shift", [float("nan"), float("inf")])
+def test_nothing_moves_where_the_loss_is_not_finite(shift):
+    model = Scale()
+    with pytest.raises(NotFinite):
+        stepped(model, Product(shift=shift))
+    assert (model.w.item(), model.w.grad) == (2.0, None)
