@@ -225,6 +225,7 @@ def test_overrides(file, words, where, value):
         (["--eps", "-1/255"], "at least 0"),
         (["--eps", "big"], "eps is 'big'"),
         (["--stages.pgd-at.objective.eps", "8"], "did you mean 8/255?"),
+        (["--stages.pgd-at.objective.eps", "0"], "eps is 0: the attack would not move"),
         (["--norm", "l1"], "unknown norm 'l1'"),
         (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
         (["--stages.clat.batch_norm", "freeze"], "batch_norm"),

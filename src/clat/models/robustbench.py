@@ -4,7 +4,8 @@ RobustBench (Croce et al. 2021, arXiv 2010.09670) lists l-inf networks for CIFAR
 an id that both have names two networks, told apart by the number of classes. Facts are those of RobustBench's model
 zoo and result files. No weight file was at hand: names and shapes are tested against published ones, accuracies are
 RobustBench's. Of Chen2024Data the zoo's entry was not at hand either; that it normalises nothing follows from its
-authors' code. A clean accuracy that is far off says that a fact here is wrong.
+authors' code, and the zoo says so of their earlier networks. A clean accuracy that is far off says that a fact here
+is wrong.
 """
 
 from __future__ import annotations

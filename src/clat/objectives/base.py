@@ -109,7 +109,8 @@ class InnerAttack(Objective):
     """BatchNorm while attacking: the stored statistics, or those of the batch (stored ones stay untouched)."""
 
     def __post_init__(self) -> None:
-        self.attack(Step())
+        if self.attack(Step()).eps_value == 0:
+            raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         """The attack's numbers for this step."""
