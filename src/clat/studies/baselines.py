@@ -80,7 +80,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     found += pair(scale, "score-trades", "score-trades")
     found += pair(scale, "fast-at", "fast-at", papers=_table1(81.46, 45.55, 82.72, 49.62), fast=True)
     found += pair(scale, "free-at", "free-at", stateful=True, note="Eight steps on each batch in a row.")
-    found += pair(scale, "grad-align", "grad-align")
+    found += pair(scale, "grad-align", "grad-align", fast=True)
     window = max(1, scale.epochs // 20)
     swa = {"name": "swa", "start": 0.5, "window": window}
     found += pair(scale, "swaat", "pgd-at", treatments=[swa], stateful=True, note=f"Windows of {window} epochs.")
@@ -107,7 +107,7 @@ def _alone(scale: Scale, name: str, objective: str, note: str = "") -> Row:
 
 def _generated(scale: Scale, out: Path) -> list[Row]:
     """The recipe of Wang et al. 2023, on their network and on that of Peng et al. 2023."""
-    objective = {"name": "trades", "beta": 5.0, "label_smoothing": 0.1}
+    objective = {"name": "trades", "beta": 5.0, "label_smoothing": 0.1, "start": "uniform", "attack_bn": "train"}
     found = []
     for name, network, paper in (
         ("wang2023", "dm-wrn-28-10", None),
@@ -168,20 +168,30 @@ def _mixture(scale: Scale, out: Path) -> list[Row]:
     gate = {"standard": ["layer2", "layer3"], "robust": ["layer2", "layer3"], "hidden": [16, 16]}
     base = scale.settings | {"model": {}}
     bare = Scale(scale.name, scale.start, scale.rest, base, scale.remark)
-    mixing = stage("mixing", scale.rest, {"name": "mixing", "steps": 10}, schedule={"kind": "constant", "lr": 0.01})
     needs, gated, fixed = ("standard", "pgd-at"), model | {"gate": gate}, model | {"alpha": 0.924}
+    robust: Table = {"include": ["robust.*"]}
+    rest = stage("pgd-at-on", scale.rest, "pgd-at", selection={"rule": "all", **robust})
+    clat = clat_stage(scale.rest, **robust)
+    mixing = stage("mixing", scale.rest, {"name": "mixing", "steps": 10}, schedule={"kind": "constant", "lr": 0.01})
     return [
-        Row("mixture", make_recipe(bare, "mixture", [mixing], {"model": gated}), needs=needs, note=_MIXTURE),
-        Row(
-            "mixture+clat",
-            make_recipe(bare, "mixture+clat", [clat_stage(scale.rest, include=["robust.*"])], {"model": fixed}),
-            needs=needs,
-            note="CLAT on the robust member, with a fixed alpha, attacked through the mixture.",
-        ),
+        Row(name, make_recipe(bare, name, [last], {"model": network}), needs=needs, note=note)
+        for name, last, network, note in (
+            ("mixture", rest, fixed, _MIXTURE + "PGD-AT goes on in the robust one."),
+            ("mixture+clat", clat, fixed, _MIXTURE + "CLAT moves a layer of the robust one."),
+            (
+                "mixture-gate",
+                mixing,
+                gated,
+                "Adaptive smoothing with a gate, which is all that the last part trains.",
+            ),
+        )
     ]
 
 
-_MIXTURE = "Adaptive smoothing: a gate is trained over two networks of the first part of the budget."
+_MIXTURE = (
+    "Adaptive smoothing with a fixed alpha of a standard and a PGD-AT network, as they are after the first part of "
+    "the budget, attacked end to end. "
+)
 
 BASELINES = Study(
     "baselines", "Adversarial-training baselines, alone and under CLAT", rows, (SMOKE, SHORT), write_stand_in
