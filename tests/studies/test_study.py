@@ -90,6 +90,16 @@ def test_the_table_and_the_page_name_every_row_and_the_paper(done, tmp_path):
     assert (tmp_path / "clean-robust.svg").is_file()
 
 
+def test_rows_from_before_a_setting_was_there_are_kept(done):
+    out, _ = done
+    file = out / "recipes" / "pgd-at.toml"
+    text = file.read_text()
+    assert "random_start = true\n" in text
+    file.write_text(text.replace("random_start = true\n", ""))
+    table = run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
+    assert [row["status"] for row in table["rows"]] == ["finished", "finished", "failed"]
+
+
 def test_a_folder_of_another_study_or_scale_is_refused(done, tmp_path):
     out, _ = done
     other = Scale("other", 1, 1, TINY.settings, "")

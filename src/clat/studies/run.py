@@ -15,7 +15,7 @@ from rich.console import Console
 
 from clat.errors import ClatError
 from clat.files import write_json, write_text
-from clat.recipe import recipe_toml
+from clat.recipe import read_recipe, recipe_toml
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study
 
@@ -80,10 +80,11 @@ def _claim(study: Study, scale: Scale, out: Path) -> None:
 
 
 def _write_recipe(row: Row, out: Path) -> Path:
-    file, text = out / "recipes" / f"{row.name}.toml", recipe_toml(row.recipe)
-    if file.exists() and file.read_text() != text:
+    file = out / "recipes" / f"{row.name}.toml"
+    if not file.exists():
+        write_text(file, recipe_toml(row.recipe))
+    elif read_recipe(file) != row.recipe:  # the recipe, not its text: a new setting at its default changes nothing
         raise ClatError(f"{file} differs from what the row '{row.name}' is now: name a new folder for the study")
-    write_text(file, text)
     return file
 
 
