@@ -256,7 +256,7 @@ def test_a_full_disk_while_training(refused, clat, monkeypatch, trained, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         assert "No space left on device" in refused("train", "tiny.toml", "--out", out)
-    assert not [file for file in out.rglob("*") if file.name.startswith(".")], "temporary files stay behind"
+    assert not list(out.rglob("*.tmp")), "temporary files stay behind"
     for file in out.rglob("*.safetensors"):
         package.models.files.read_state(file)
     if nth == 1:
