@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from clat.errors import ClatError, unknown
@@ -53,15 +55,38 @@ def _run(words: list[str]) -> int:
         raise unknown("command", words[0], COMMANDS)
     parser = _parser()
     options, rest = parser.parse_known_args(words)
-    if rest and options.command != "train":
+    if options.command == "train":
+        options.recipe, options.overrides = _recipe_and_overrides(rest)
+    elif rest:
         raise ClatError(f"unexpected argument '{rest[0]}' (see clat {options.command} --help)")
-    options.overrides = rest
     if options.command is None:
         parser.print_help()
         return 0
     # Imported here, so that a mistyped option need not wait for all the libraries of training.
     module = importlib.import_module(COMMANDS[options.command])
     return int(getattr(module, options.command)(options))
+
+
+def _recipe_and_overrides(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe's name and the overrides, --FIELD VALUE or --FIELD=VALUE, in any order. argparse, which does not
+    know the fields, would take the first value for the recipe."""
+    recipe, overrides, rest = None, [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            overrides.append(word)
+            if "=" not in word and rest and not rest[0].startswith("--"):
+                overrides.append(rest.pop(0))
+        elif word.startswith("-") or (_ASSIGNMENT.match(word) and not Path(word).is_file()):
+            raise ClatError(f"unexpected argument '{word}': did you mean --{word.lstrip('-')}?")
+        elif recipe is not None:
+            raise ClatError(f"unexpected argument '{word}': '{recipe}' is the recipe (see clat train --help)")
+        else:
+            recipe = word
+    return recipe, overrides
+
+
+_ASSIGNMENT = re.compile(r"[\w.-]+=")
 
 
 def _parser() -> _Parser:
@@ -74,9 +99,10 @@ def _parser() -> _Parser:
     two = commands.add_parser(
         "train",
         help="run a recipe",
-        epilog="Any field of the recipe can be given: --stages.clat.epochs 5 --data.train_size 2000 --seed 1",
+        usage="clat train RECIPE --out DIR [options] [--FIELD VALUE ...]\n       clat train --resume DIR",
+        description="RECIPE: a recipe file, or the name of a built-in recipe (see --list). Any field of it can be "
+        "given: --stages.clat.epochs 5 --data.train_size 2000 --seed 1",
     )
-    two.add_argument("recipe", nargs="?", help="a recipe file, or the name of a built-in recipe (see --list)")
     two.add_argument("--out", metavar="DIR", help="a new folder for the run")
     two.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
     two.add_argument("--reuse", metavar="DIR", help="take over the stages that the run in DIR has in common")

@@ -116,6 +116,31 @@ def test_commands(refused):
     assert "no-such-run" in refused("report", "no-such-run")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("seed=1", "tiny.toml"), "unexpected argument 'seed=1': did you mean --seed=1?"),
+        (("tiny.toml", "seed=1"), "did you mean --seed=1?"),
+        (("stages.clat.epochs=2",), "did you mean --stages.clat.epochs=2?"),
+        (("tiny.toml", "demo"), "unexpected argument 'demo': 'tiny.toml' is the recipe"),
+        (("tiny.toml", "-seed", "1"), "unexpected argument '-seed': did you mean --seed?"),
+        (("-seed=1", "tiny.toml"), "unexpected argument '-seed=1': did you mean --seed=1?"),
+        (("--seed", "--data.pad", "1", "tiny.toml"), "--seed has no value"),
+        (("--seed", "tiny.toml"), "name a recipe"),
+        ((), "name a recipe"),
+    ],
+)
+def test_overrides_that_are_none(refused, tmp_path, words, says):
+    assert says in refused("train", *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_file_may_be_called_like_an_override(refused, workplace, tmp_path):
+    """It is there, so it is meant; what is wrong with this one is its content."""
+    (workplace / "lr=1").write_text("lr = ")
+    assert "lr=1 is not valid TOML" in refused("train", "lr=1", "--out", tmp_path / "run")
+
+
 def test_a_state_of_another_evaluation(refused, clat, weights, tmp_path):
     words = ("evaluate", *MODEL, "--num-samples", 6, "--protocol", "fgsm", "--eps", 0.1, "--state", tmp_path / "s")
     assert clat(*words, "--weights", weights).code == 0
@@ -256,7 +281,7 @@ def test_a_full_disk_while_training(refused, clat, monkeypatch, trained, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         assert "No space left on device" in refused("train", "tiny.toml", "--out", out)
-    assert not [file for file in out.rglob("*") if file.name.startswith(".")], "temporary files stay behind"
+    assert not list(out.rglob("*.tmp")), "temporary files stay behind"
     for file in out.rglob("*.safetensors"):
         package.models.files.read_state(file)
     if nth == 1:

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
-from clat import cli
+from clat import cli, commands
 from clat.data.loader import Loader
 from clat.models import build_model
 from clat.models.robustbench import TABLES
-from clat.recipe import built_in_recipes, read_recipe
+from clat.recipe import _pairs, built_in_recipes, read_recipe
 
 
 def read(path):
@@ -69,6 +69,24 @@ def test_overrides_and_short_options_reach_the_recipe(clat, workplace, tmp_path)
     assert (recipe.engine.device, recipe.engine.precision) == ("cpu", "32")
     assert "stage 1/2: pgd-at" in done.out
     assert "wrote" in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RECIPE --out DIR --seed 1 --data.pad=-2 --stages.clat.epochs 3",
+        "--seed 1 RECIPE --out DIR --data.pad -2 --stages.clat.epochs 3",
+        "--out DIR --seed 1 --data.pad -2 --stages.clat.epochs 3 RECIPE",
+        "--seed 1 --out DIR --data.pad -2 RECIPE --stages.clat.epochs=3",
+    ],
+)
+def test_the_recipe_may_stand_anywhere_among_the_overrides(monkeypatch, words):
+    seen = []
+    monkeypatch.setattr(commands, "train", lambda options: seen.append(options) or 0)
+    assert cli.main(["train", *words.split()]) == 0
+    (options,) = seen
+    assert (options.recipe, options.out) == ("RECIPE", "DIR")
+    assert _pairs(options.overrides) == [("seed", 1), ("data.pad", -2), ("stages.clat.epochs", 3)]
 
 
 def test_train_reuses_the_stages_of_another_run(clat, trained, tmp_path):

@@ -50,10 +50,11 @@ def wait_for_epoch(process, out, epoch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_stopped_by_a_signal_and_resumed(start, undisturbed, workplace, number, code):
+def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, number, code):
     out = workplace / "runs" / f"stopped-{number}"
     process = start(["train", "tiny.toml", "--out", out, *LONG])
     wait_for_epoch(process, out, 2)
+    assert "another process is training in" in refused("train", "--resume", out)
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == code

@@ -19,6 +19,7 @@ from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
 from clat.training import monitor, run, trainer
 from clat.training.interrupt import Interrupted, stop_on_signals
+from clat.training.lock import LOCK, only_one_in
 
 
 class Killed(BaseException):
@@ -297,6 +298,52 @@ def test_the_flag_is_left_alone_outside_the_main_thread():
     thread.join()
     assert seen == [0]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+# One process at a time
+
+
+def test_a_folder_in_which_another_run_goes_on_is_left_alone(kit, finished, tmp_path, at_step):
+    """Neither resumed nor trained in, and the run in it does not notice."""
+    out, before = tmp_path / "run", {}
+
+    def intrude():
+        before.update({file: file.read_bytes() for file in out.rglob("*") if file.is_file()})
+        with pytest.raises(ClatError, match=f"another process is training in {out}"):
+            resume(kit, out)
+        with pytest.raises(ClatError, match="holds another run already"):
+            train(kit, out)
+        assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+    at_step(6, intrude)
+    train(kit, out)
+    assert before
+    kit.assert_same_run(finished, out)
+
+
+def test_of_two_that_find_the_same_new_folder_one_gets_it(kit, tmp_path, monkeypatch):
+    """The other one comes between the look into the folder and taking it."""
+    original, out = run.prepare, tmp_path / "run"
+
+    def prepare(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "prepare", original)
+            train(kit, out)
+        return original(*args)
+
+    monkeypatch.setattr(run, "prepare", prepare)
+    with pytest.raises(ClatError, match="holds another run already"):
+        train(kit, out)
+    assert '"finished"' in (out / "run.json").read_text()
+
+
+def test_while_one_sets_up_a_folder_another_does_not_get_in(kit, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with only_one_in(out), pytest.raises(ClatError, match="another process is training in"):
+        train(kit, out)
+    assert [file.name for file in out.iterdir()] == [LOCK]
+    train(kit, out)
 
 
 # What cannot be resumed

@@ -31,7 +31,7 @@ def run(kit, out, recipe=None, model=None, data=None, **settings):
 def test_the_folder_of_a_finished_run(kit, finished):
     files = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
     assert {f for f in files if not f.startswith("tensorboard")} == {
-        "recipe.toml", "run.json", "metrics.jsonl", "summary.json", "state.safetensors",
+        ".lock", "recipe.toml", "run.json", "metrics.jsonl", "summary.json", "state.safetensors",
         "criticality/epoch-0003.json", "criticality/epoch-0004.json",
         "weights/stage-0.safetensors", "weights/stage-1.safetensors",
         "weights/best.safetensors", "weights/last.safetensors",

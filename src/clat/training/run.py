@@ -16,8 +16,8 @@ from __future__ import annotations
 import filecmp
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,6 +39,7 @@ from clat.recipe import read_recipe, recipe_hash, recipe_toml
 from clat.seeds import derive_seed
 from clat.training.engine import Engine, is_first_process
 from clat.training.interrupt import Interrupted, stop_on_signals
+from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, Parts, prepare, train_loader
 from clat.training.reuse import copy_beginning, other_data, shared_stages
@@ -83,12 +84,9 @@ def train(
     parts = prepare(recipe, model, data)
     if reuse is not None:
         shared_stages(recipe, reuse, parts)
-    engine.launch()
-    if engine.rank == 0:
-        _claim_folder(out)
-        write_text(out / "recipe.toml", recipe_toml(recipe))
-    engine.wait()
-    return _run(recipe, out, engine, parts, reuse=reuse, quiet=quiet)
+    with _claimed(out, recipe) if is_first_process() else nullcontext():
+        engine.launch()
+        return _run(recipe, out, engine, parts, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -101,13 +99,14 @@ def resume(
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
-    recipe = read_recipe(out / "recipe.toml")
-    engine = Engine(recipe.engine)
-    parts = prepare(recipe, model, data)
-    if other_data(out, parts):
-        raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
-    engine.launch()
-    return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
+    with only_one_in(out) if is_first_process() else nullcontext():
+        recipe = read_recipe(out / "recipe.toml")
+        engine = Engine(recipe.engine)
+        parts = prepare(recipe, model, data)
+        if other_data(out, parts):
+            raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
+        engine.launch()
+        return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
 
 
 def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
@@ -159,19 +158,28 @@ def _compiled(recipe: Recipe, model: nn.Module, engine: Engine) -> AbstractConte
 
 
 def _refuse_taken(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
         what = "another run" if (out / "recipe.toml").exists() else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
 
 
-def _claim_folder(out: Path) -> None:
-    """Make the run's folder, refusing one that holds anything."""
-    _refuse_taken(out)
-    try:
+@contextmanager
+def _claimed(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Inside, the run's folder is there, with its recipe, and nobody else's; one that holds anything is refused."""
+    _make(out)
+    with only_one_in(out):
+        _refuse_taken(out)
         for folder in ("weights", "criticality", "evaluations", "states"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
+            _make(out / folder)
+        write_text(out / "recipe.toml", recipe_toml(recipe))
+        yield
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
+        raise ClatError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:

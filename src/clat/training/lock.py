@@ -1,0 +1,30 @@
+"""One process at a time in a run's folder: two would write over each other's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from clat.errors import ClatError
+
+LOCK = ".lock"
+"""Stays in the folder; what locks is the operating system's mark on it, which goes with the process."""
+
+
+@contextmanager
+def only_one_in(out: Path) -> Iterator[None]:
+    """Inside, no other process, nor another run of this one, gets in. Raises ClatError if one is there already."""
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClatError(f"another process is training in {out}: let it finish, or stop it") from None
+    except OSError as error:
+        raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
