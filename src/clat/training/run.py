@@ -13,7 +13,6 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
-import filecmp
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -32,12 +31,11 @@ from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.environment import describe_environment
 from clat.errors import ClatError
-from clat.evaluation import evaluate_set
 from clat.files import write_json, write_text
 from clat.models import load_weights, save_weights
 from clat.recipe import read_recipe, recipe_hash, recipe_toml
-from clat.seeds import derive_seed
 from clat.training.engine import Engine, is_first_process
+from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
@@ -134,7 +132,7 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = _evaluate(recipe, out, model, parts.test, engine, log)
+                evaluations = final_evaluations(recipe, out, model, parts.test, engine, log)
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
@@ -255,59 +253,3 @@ def _summary(progress: Progress) -> dict[str, Any]:
         "stages": progress.stages,
         "warnings": progress.warnings,
     }
-
-
-def _evaluate(
-    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog
-) -> dict[str, dict[str, Any]]:
-    """The test split's only use: each stage's end, the best and the last weights, under the protocol.
-
-    Results already on disk are kept, and so is how far the one was that was interrupted. The model ends with the
-    last weights.
-    """
-    config = recipe.evaluation
-    if config.weights == "none":
-        return {}
-    test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
-    results = {}
-    given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
-    stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
-    for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
-        weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
-        load_weights(model, weights)
-        if file.exists():
-            results[label] = json.loads(file.read_text())
-        elif label == "last" and filecmp.cmp(weights, out / "weights" / "best.safetensors", shallow=False):
-            named = {"label": label, "weights": str(weights.relative_to(out))}  # the last epoch is the best one
-            results[label] = results["best"] | named
-            if engine.rank == 0:
-                write_json(file, results[label])
-        else:
-            result = evaluate_set(
-                model,
-                test,
-                protocol=config.protocol,
-                eps=recipe.eps,
-                norm=recipe.norm,
-                batch_size=config.batch_size,
-                seed=derive_seed(recipe.seed, "evaluation"),
-                channels_last=recipe.engine.channels_last,
-                state=out / "evaluations" / f"{label}.state",
-                about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
-            )
-            results[label] = result.to_dict()
-            if engine.rank == 0:
-                result.to_json(file)
-        if engine.rank == 0:  # also what a run left that was killed just after it had written the result
-            for state in (out / "evaluations").glob(f"{label}.state.*"):
-                state.unlink()
-        clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
-        log.say(
-            f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
-            style="green",
-        )
-    return results
-
-
-def _shown(accuracy: dict[str, Any]) -> str:
-    return f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"

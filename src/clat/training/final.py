@@ -1,0 +1,75 @@
+"""The test split's only use: the accuracies of the weights that a run ends with."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.config import Recipe
+from clat.data import ImageSet
+from clat.evaluation import evaluate_set
+from clat.files import write_json
+from clat.models import load_weights
+from clat.seeds import derive_seed
+from clat.training.engine import Engine
+from clat.training.log import RunLog
+
+
+def final_evaluations(
+    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog
+) -> dict[str, dict[str, Any]]:
+    """Each stage's end, the best and the last weights, under the protocol.
+
+    Results already on disk are kept, and so is how far the one was that was interrupted. The model ends with the
+    last weights.
+    """
+    config = recipe.evaluation
+    if config.weights == "none":
+        return {}
+    test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
+    results = {}
+    given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
+    stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
+    for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
+        weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
+        load_weights(model, weights)
+        if file.exists():
+            results[label] = json.loads(file.read_text())
+        elif label == "last" and filecmp.cmp(weights, out / "weights" / "best.safetensors", shallow=False):
+            named = {"label": label, "weights": str(weights.relative_to(out))}  # the last epoch is the best one
+            results[label] = results["best"] | named
+            if engine.rank == 0:
+                write_json(file, results[label])
+        else:
+            result = evaluate_set(
+                model,
+                test,
+                protocol=config.protocol,
+                eps=recipe.eps,
+                norm=recipe.norm,
+                batch_size=config.batch_size,
+                seed=derive_seed(recipe.seed, "evaluation"),
+                channels_last=recipe.engine.channels_last,
+                state=out / "evaluations" / f"{label}.state",
+                about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
+            )
+            results[label] = result.to_dict()
+            if engine.rank == 0:
+                result.to_json(file)
+        if engine.rank == 0:  # also what a run left that was killed just after it had written the result
+            for state in (out / "evaluations").glob(f"{label}.state.*"):
+                state.unlink()
+        clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
+        log.say(
+            f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
+            style="green",
+        )
+    return results
+
+
+def _shown(accuracy: dict[str, Any]) -> str:
+    return f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"
