@@ -22,9 +22,11 @@ def test_default_step(eps: str | float, steps: int, alpha: float) -> None:
 
 
 def test_one_step_alpha() -> None:
-    assert one_step_alpha(Attack(eps="8/255"), given=False).alpha == "10/255"
-    assert one_step_alpha(Attack(eps="8/255", random_start=False), given=False).alpha == "8/255"
-    assert one_step_alpha(Attack(eps="8/255", alpha=0.01), given=True).alpha == "0.01"
-    assert one_step_alpha(Attack(eps=0.9), given=False).alpha == "1"
-    assert one_step_alpha(Attack(eps=2, norm="l2"), given=False).alpha == "2.5"
-    assert one_step_alpha(Attack(eps=0), given=False).alpha_value == 0
+    assert one_step_alpha(Attack(steps=1, eps="8/255"), given=False).alpha == "10/255"
+    assert one_step_alpha(Attack(steps=1, eps="8/255", random_start=False), given=False).alpha == "8/255"
+    assert one_step_alpha(Attack(steps=1, eps="8/255", alpha=0.01), given=True).alpha == "0.01"
+    assert one_step_alpha(Attack(steps=1, eps=0.9), given=False).alpha == "1"
+    assert one_step_alpha(Attack(steps=1, eps=2, norm="l2"), given=False).alpha == "2.5"
+    assert one_step_alpha(Attack(steps=1, eps=0), given=False).alpha_value == 0
+    with pytest.raises(ClatError, match="steps is 10: expected 1"):
+        one_step_alpha(Attack(eps="8/255"), given=False)
