@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from clat.report.study import Point, clean_against_robust, render_study, write_s
 from clat.studies import STUDIES, find_study
 from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
+from clat.studies.groups import group_table, summarise
 from clat.studies.row import Paper, Scale, Study, chosen
 from clat.studies.run import run_study
 
@@ -160,3 +162,17 @@ def test_the_precision_study_differs_in_precision_alone():
     control, other = (row.recipe for row in study.rows(scale, None))
     assert (control.engine.precision, other.engine.precision) == ("32", "bf16-mixed")
     assert replace(control, name="", engine=other.engine) == replace(other, name="")
+
+
+def test_seeds_in_a_narrow_terminal_keep_their_names_and_numbers():
+    values = {"clean": {"value": 0.3}, "robust": {"value": 0.2}}
+    row = {"status": "finished", "last": values, "best": values, "seconds": 1.0, "trainable_parameters": 9}
+    entries = [
+        {**row, "name": f"{name}@{seed}", "group": name, "seed": seed} for name in ("a", "b") for seed in (0, 1)
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(group_table({"title": "t", "scale": "s", "groups": summarise(entries)}))
+    text = console.export_text().replace("\N{NO-BREAK SPACE}", " ")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    assert ["a", "30.0 % ± 0.0", "20.0 % ± 0.0", "–", "–"] in lines
+    assert ["b", "30.0 % ± 0.0", "20.0 % ± 0.0", "±0.0", "±0.0"] in lines

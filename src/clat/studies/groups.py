@@ -87,12 +87,16 @@ def _difference(difference: Mapping[str, Any] | None) -> str:
 
 
 def group_table(table: Mapping[str, Any]) -> RichTable:
-    """The groups for a terminal."""
+    """The groups for a terminal: the columns that fit one, a difference above its interval."""
     shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=GROUP_CAPTION)
-    for position, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="right" if position else "left", no_wrap=position > 0)
+    narrow = [
+        COLUMNS.index(name) for name in ("row", "clean", "robust", "clean less control", "robust less control")
+    ]
+    for position in narrow:
+        shown.add_column(COLUMNS[position], justify="right" if position else "left", overflow="fold")
     for group in table["groups"]:
-        shown.add_row(*group_cells(group))
+        texts = group_cells(group)
+        shown.add_row(*(texts[position].replace(" [", "\n[") for position in narrow))
     return shown
 
 
