@@ -121,21 +121,17 @@ class SeedSummary:
         return f"{self.mean:.1%}{spread}, lowest of {len(self.values)}: {self.lowest:.1%}"
 
 
-@dataclass(frozen=True)
-class SeedDifference:
-    """The second summary's mean less the first's, by Welch's t test, which does not ask for equal deviations."""
+class _TTest:
+    """What a t test on seeds says of a mean difference: its interval and p-value, None where `_test` is, since
+    there is no spread to judge by."""
 
-    first: SeedSummary
-    second: SeedSummary
-    confidence: float = 0.95
+    confidence: float
 
-    @property
-    def value(self) -> float:
-        return self.second.mean - self.first.mean
+    def _test(self) -> Any:
+        raise NotImplementedError
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """None where either side is a single seed or neither varies: there is no spread to judge by."""
         test = self._test()
         if test is None:
             return None
@@ -147,7 +143,21 @@ class SeedDifference:
         test = self._test()
         return None if test is None else float(test.pvalue)
 
+
+@dataclass(frozen=True)
+class SeedDifference(_TTest):
+    """The second summary's mean less the first's, by Welch's t test, which does not ask for equal deviations."""
+
+    first: SeedSummary
+    second: SeedSummary
+    confidence: float = 0.95
+
+    @property
+    def value(self) -> float:
+        return self.second.mean - self.first.mean
+
     def _test(self) -> Any:
+        """None where either side is a single seed or neither varies."""
         if not all(one.deviation is not None for one in (self.first, self.second)):
             return None
         if not any(one.deviation for one in (self.first, self.second)):
@@ -160,7 +170,7 @@ class SeedDifference:
 
 
 @dataclass(frozen=True)
-class PairedSeeds:
+class PairedSeeds(_TTest):
     """Differences of one accuracy between two methods, one a seed, where a seed means the same to both (the same
     data order, and the same network to start from): a t test on the differences."""
 
@@ -171,21 +181,8 @@ class PairedSeeds:
     def value(self) -> float:
         return statistics.fmean(self.values)
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """None for a single seed, or where the seeds do not differ: there is no spread to judge by."""
-        test = self._test()
-        if test is None:
-            return None
-        low, high = test.confidence_interval(self.confidence)
-        return float(low), float(high)
-
-    @property
-    def p_value(self) -> float | None:
-        test = self._test()
-        return None if test is None else float(test.pvalue)
-
     def _test(self) -> Any:
+        """None for a single seed, or where the seeds do not differ."""
         if len(self.values) < 2 or statistics.stdev(self.values) == 0:
             return None
         return ttest_1samp(self.values, 0.0)
