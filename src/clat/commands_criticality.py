@@ -13,10 +13,10 @@ from clat.commands import build_model, console, pick_device
 from clat.data import Loader, load_split
 from clat.errors import ClatError, unknown
 from clat.files import claim_output
-from clat.layers import Layer, enumerate_layers
+from clat.layers import Layer
 from clat.models.files import read_state
 from clat.rankings.comparison import compare_rankings
-from clat.rankings.measure import RANKINGS, REWINDING, measure_ranking
+from clat.rankings.measure import RANKINGS, REWINDING, layers_to_rank, measure_ranking
 from clat.rankings.report import Ranked
 from clat.report.plots import criticality_bars, plot_format, save_figure
 from clat.report.rankings import ranking_bars, ranking_comparison
@@ -75,14 +75,14 @@ def _rankings(options: Namespace) -> list[str]:
 
 def _layers(options: Namespace, model: nn.Module, x: Tensor, rankings: Sequence[str]) -> list[Layer]:
     """The layers to rank; RiFT's own ranking, measured alone, has shortcuts and classifier among them."""
-    whole = rankings == ["mrc"]
-    return enumerate_layers(
+    return layers_to_rank(
+        rankings[0] if len(rankings) == 1 else None,
         model,
         x,
         include=options.include,
         exclude=options.exclude,
-        shortcuts=whole if options.shortcuts is None else options.shortcuts,
-        classifier=whole if options.classifier is None else options.classifier,
+        shortcuts=options.shortcuts,
+        classifier=options.classifier,
     )
 
 

@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clat.criticality import METRICS, NORMALISERS
 from clat.errors import ClatError, unknown
 from clat.features import TAPS
-from clat.layers import Layer, enumerate_layers, find_layers
+from clat.layers import Layer, find_layers
 from clat.modes import BN_POLICIES
-from clat.rankings.measure import RANKINGS, REWINDING
+from clat.rankings.measure import RANKINGS, REWINDING, layers_to_rank
 from clat.rankings.report import Ranked
 from clat.units import Size, parse_size
 
@@ -98,14 +98,14 @@ class Selection:
 
     def candidates(self, model: nn.Module, x: Tensor) -> list[Layer]:
         """The layers that take part, in forward order. `x`: (N, C, H, W) in [0, 1], of which one image is used."""
-        whole = self.ranking == "mrc"
-        return enumerate_layers(
+        return layers_to_rank(
+            self.ranking,
             model,
             x,
             include=self.include,
             exclude=self.exclude,
-            shortcuts=whole if self.shortcuts is None else self.shortcuts,
-            classifier=whole if self.classifier is None else self.classifier,
+            shortcuts=self.shortcuts,
+            classifier=self.classifier,
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clat.criticality import measure_criticality
 from clat.errors import ClatError, unknown
-from clat.layers import Layer
+from clat.layers import Layer, enumerate_layers
 from clat.rankings.activation import measure_activation_ranking
 from clat.rankings.report import Ranked
 from clat.rankings.rewinding import measure_rewinding_criticality, measure_rewinding_drop
@@ -30,6 +30,29 @@ REWINDING = ("rewinding", "rewinding-drop")
 
 READING_WEIGHTS = ("mrc", *REWINDING)
 """The rankings that put other weights in a layer's place."""
+
+
+def layers_to_rank(
+    ranking: str | None,
+    model: nn.Module,
+    x: Tensor,
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    shortcuts: bool | None,
+    classifier: bool | None,
+) -> list[Layer]:
+    """The layers that take part in `ranking` (None: in several), in forward order. `shortcuts`, `classifier`: None
+    is only under "mrc", as RiFT ranks every convolution and linear layer."""
+    whole = ranking == "mrc"
+    return enumerate_layers(
+        model,
+        x,
+        include=include,
+        exclude=exclude,
+        shortcuts=whole if shortcuts is None else shortcuts,
+        classifier=whole if classifier is None else classifier,
+    )
 
 
 def measure_ranking(
