@@ -3,8 +3,9 @@
     python -m benchmarks.autoattack_reference --network resnet4b --eps 8/255 --images 500 --components --out FILE
 
 Both are given the same batch size and number of threads, and both have every forward and backward pass counted.
-Our verdicts are in float32 whatever the precision of the search. On a machine shared with others the CPU seconds
-are the ones to compare.
+Our verdicts are in float32 whatever the precision of the search. With `--processes` ours shares the samples and the
+threads among so many, as `clat evaluate --devices` does; the official code, which cannot, has all threads in one.
+On a machine shared with others the CPU seconds are the ones to compare.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 import clat
 from benchmarks.foreign_networks import FILES, foreign_network
+from clat.config import EngineConfig
 from clat.data import ImageSet, Loader
 from clat.environment import describe_environment
 from clat.evaluation import Accuracy, evaluate_set
 from clat.evaluation.cost import Cost, metered
 from clat.files import claim_output, write_json
+from clat.training.engine import Engine
 from clat.units import parse_size
 
 COMPONENTS = {"apgd-ce": "apgd-ce", "apgd-t": "apgd-t", "fab-t": "fab-t", "square": "square"}
@@ -48,28 +51,42 @@ def main() -> None:
     options.add_argument("--components", action="store_true", help="also each attack alone")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=1, help="of the CPU, for both (default: 1)")
+    options.add_argument("--processes", type=int, default=1, help="that ours is shared among (default: 1)")
     options.add_argument("--out", required=True)
     chosen = options.parse_args()
-    claim_output(chosen.out)
-    torch.set_num_threads(chosen.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = Engine(EngineConfig(device=device, devices=chosen.processes))
+    engine.launch()
+    first = engine.rank == 0
+    if first:
+        claim_output(chosen.out)
     images = clat.load_split(chosen.data, "test").take(chosen.images)
     x, y = next(iter(Loader(images, len(images), device=device).epoch()))
     model = _network(chosen, images.num_classes).to(device).eval()
-    _ours(model, images.take(2), "apgd-ce", "float32", chosen)  # so that neither pays for what happens once
-    _theirs(model, x[:2], y[:2], ["apgd-ce"], chosen)
+    # So that neither pays for what happens once:
+    _ours(model, images.take(2 * chosen.processes), "apgd-ce", "float32", chosen)
+    if first:
+        _theirs(model, x[:2], y[:2], ["apgd-ce"], chosen)
 
     runs = {"autoattack": list(COMPONENTS.values())}
     if chosen.components:
         runs |= {protocol: [attack] for protocol, attack in COMPONENTS.items()}
     results: dict[str, Any] = {}
     for protocol, attacks in runs.items():
-        official = _timed(_theirs, model, x, y, attacks, chosen)
-        results[protocol] = {"official": _side(*official)}
+        torch.set_num_threads(chosen.threads)
+        official = _timed(_theirs, model, x, y, attacks, chosen) if first else None
+        engine.from_first(None)  # the others wait
+        torch.set_num_threads(max(1, chosen.threads // chosen.processes))
         for precision in chosen.precision:
-            ours = _timed(_ours, model, images, protocol, precision, chosen)
-            results[protocol][precision] = {**_side(*ours), **_compared(ours, official)}
-        print(protocol, json.dumps(results[protocol], indent=1), flush=True)
+            robust, cost, cpu = _timed(_ours, model, images, protocol, precision, chosen)
+            ours = robust, cost, float(engine.total(torch.tensor(cpu)))
+            if official is not None:
+                sides = results.setdefault(protocol, {"official": _side(*official)})
+                sides[precision] = {**_side(*ours), **_compared(ours, official)}
+        if first:
+            print(protocol, json.dumps(results[protocol], indent=1), flush=True)
+    if not first:
+        return
     data = {
         "benchmark": "autoattack_reference",
         **vars(chosen),

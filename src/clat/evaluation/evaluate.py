@@ -27,6 +27,7 @@ from clat.evaluation.progress import Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json
+from clat.folding import unfolded
 from clat.precision import exact_float32, is_exact
 from clat.units import Size, parse_size, size_text
 
@@ -307,7 +308,7 @@ class _Job:
         return self._logits(x, y).argmax(1) == y
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad(), exact_float32():
+        with torch.no_grad(), exact_float32(), unfolded():
             logits = self.model(x)
         check_logits(logits, y)
         if not torch.isfinite(logits).all():
