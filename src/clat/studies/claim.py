@@ -63,16 +63,23 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     return [*_claim(scale), *_plus(scale), *_layers(scale), *_ambiguities(scale)]
 
 
-def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, note: str = "") -> Row:
-    """The common start, then `rest`."""
+def _row(
+    scale: Scale, name: str, *rest: Table, start: int | None = None, averaged: bool = False, note: str = ""
+) -> Row:
+    """The common start, then `rest`. `averaged`: the start's averaged weights, which cost nothing and are settled
+    where its last ones, of a high learning rate, are not."""
     epochs = scale.start if start is None else start
-    begin = stage("pgd-at", epochs, "pgd-at", schedule=_START)
-    shared = name != "pgd-at" and epochs == scale.start
-    return Row(name, make_recipe(scale, name, [begin, *rest]), reuse="pgd-at" if shared else None, note=note)
+    begin = stage("pgd-at", epochs, "pgd-at", schedule=START)
+    owner = "pgd-at"
+    if averaged:
+        begin["treatments"], owner = _AVERAGE, "averaged-pgd-at"
+    shared = name != owner and epochs == scale.start
+    return Row(name, make_recipe(scale, name, [begin, *rest]), reuse=owner if shared else None, note=note)
 
 
-_START = {"kind": "piecewise", "lr": 0.1, "milestones": [0.75], "factor": 0.5}
-_END = {"kind": "cosine", "lr": 0.03}
+_AVERAGE = [{"name": "ema", "decay": 0.99}]
+START = {"kind": "piecewise", "lr": 0.1, "milestones": [0.75], "factor": 0.5}
+END = {"kind": "cosine", "lr": 0.03}
 
 
 def _clat(
@@ -101,12 +108,12 @@ def _claim(scale: Scale) -> list[Row]:
     """The claim itself; early-stopped PGD-AT is the best epoch of the first row."""
     critical = {"rule": "critical", "k": 1, "every": 5}
     return [
-        _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=_END)),
+        _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=END)),
         _row(scale, "clat", _clat(scale)),
         _row(
             scale,
             "pgd-at-on-critical",
-            stage("tune", scale.rest, "pgd-at", selection=critical, schedule=_END),
+            stage("tune", scale.rest, "pgd-at", selection=critical, schedule=END),
             note="PGD-AT that moves only what CLAT would.",
         ),
         _row(scale, "ce-on-critical", _clat(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
@@ -115,14 +122,13 @@ def _claim(scale: Scale) -> list[Row]:
 
 def _plus(scale: Scale) -> list[Row]:
     """Beyond the paper: what the prototype's traps suggest."""
-    average = [{"name": "ema", "decay": 0.99}]
     line = [{"name": "interpolation", "margin": 0.0, "end": "last"}]
     robust: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
     return [
         _row(scale, "plus-pgd", _clat(scale, ce_input="pgd")),
         _row(scale, "plus-relative", _clat(scale, **robust)),
         _row(scale, "plus-relative-k4", _clat(scale, k=4, **robust)),
-        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=average, **robust)),
+        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=_AVERAGE, **robust)),
         _row(scale, "plus-relative-k4-line", _clat(scale, k=4, treatments=line, **robust)),
         _row(scale, "plus-relative-all", _clat(scale, rule="all", **robust)),
         _row(
@@ -134,8 +140,18 @@ def _plus(scale: Scale) -> list[Row]:
         _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**robust, "ce_input": "feature"})),
         _row(
             scale,
+            "averaged-pgd-at",
+            stage("pgd-at-on", scale.rest, "pgd-at", schedule=END),
+            averaged=True,
+            note="The control of the rows that begin with averaged weights.",
+        ),
+        _row(scale, "averaged-clat", _clat(scale), averaged=True),
+        _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), averaged=True),
+        _row(scale, "averaged-plus-feature", _clat(scale, **{**robust, "ce_input": "feature"}), averaged=True),
+        _row(
+            scale,
             "pgd-at-ema",
-            stage("pgd-at-on", scale.rest, "pgd-at", schedule=_END, treatments=average),
+            stage("pgd-at-on", scale.rest, "pgd-at", schedule=END, treatments=_AVERAGE),
             note="The control of the averaged rows.",
         ),
     ]
