@@ -332,6 +332,17 @@ def test_nothing_is_left_behind(images):
     torch.testing.assert_close(twin(images), net(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch's compiler, of its own doing
+def test_a_network_that_its_owner_compiled(images, folds):
+    net = frozen(Pair())
+    expected = value_and_gradient(net, images)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with modes.for_attack(compiled):
+        for _ in range(2):
+            torch.testing.assert_close(value_and_gradient(compiled, images), expected, rtol=1e-5, atol=1e-5)
+    assert not folds
+
+
 def test_attacks_fold(tiny_resnet, images, folds):
     net = tiny_resnet().eval()
     with modes.for_attack(net):

@@ -362,7 +362,8 @@ def test_the_hash_ignores_what_does_not(file, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "value"), [("pgd-at", "random_start", "false"), ("trades", "start", "uniform")]
+    ("name", "field", "value"),
+    [("pgd-at", "random_start", "false"), ("trades", "start", "uniform"), ("clat", "feature_input", "pgd")],
 )
 def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name, field, value):
     assert recipe_hash(read(file)) == "6bac12a3aaf9bd06"  # computed before there was `random_start`

@@ -24,6 +24,8 @@ LATER: dict[str, dict[str, Any]] = {
     "pgd-at": {"random_start": True},
     "fast-at": {"random_start": True},
     "twins": {"random_start": True},
+    "clat": {"feature_input": "feature"},
+    "clat-fast": {"feature_input": "feature"},
     "trades": {"start": "normal"},
     "cure": {"start": "normal"},
 }

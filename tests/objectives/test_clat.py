@@ -87,26 +87,28 @@ def test_features_are_read_at_the_tap(build, images, labels, layers, tap):
 @pytest.mark.parametrize("where", ["clean", "feature", "pgd"])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
-def test_the_input_of_the_cross_entropy(build, images, labels, layers, where, detach, weight):
+@pytest.mark.parametrize("moved", ["feature", "pgd"])
+def test_the_inputs_of_the_two_terms(build, images, labels, layers, where, detach, weight, moved):
     def expected(net):
-        moved = feature_example(net, images, layers)
+        sources = {"clean": images, "feature": feature_example(net, images, layers)}
         with modes.for_attack(net):
-            output = run_pgd(net, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
-        source = {"clean": images, "feature": moved, "pgd": output}[where]
-        return F.cross_entropy(net(source), labels) + weight * change(net, images, moved, layers, detach=detach)
+            sources["pgd"] = run_pgd(net, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
+        terms = change(net, images, sources[moved], layers, detach=detach)
+        return F.cross_entropy(net(sources[where]), labels) + weight * terms
 
-    objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, detach_clean=detach)
+    objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, feature_input=moved, detach_clean=detach)
     check(build, images, labels, layers, objective, expected)
 
 
 @pytest.mark.parametrize("where", ["clean", "feature", "pgd"])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("moved", ["feature", "pgd"])
 def test_statistics_follow_the_input_of_the_cross_entropy_alone(
-    build, images, labels, layers, where, weight, detach
+    build, images, labels, layers, where, weight, detach, moved
 ):
     net, twin = build().train(), build().train()
-    objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, detach_clean=detach)
+    objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, feature_input=moved, detach_clean=detach)
     objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
     with modes.for_attack(twin):
         output = run_pgd(twin, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
@@ -123,6 +125,8 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
         ({"lambda_": 0.0, "ce_input": "pgd"}, 1 + STEPS),
         ({"lambda_": 0.3}, 1 + STEPS + 2),  # clean features for the attack, its steps, two passes for the loss
         ({"lambda_": 0.3, "ce_input": "pgd"}, 1 + STEPS + STEPS + 3),
+        ({"lambda_": 0.3, "ce_input": "pgd", "feature_input": "pgd"}, STEPS + 2),  # one attack for both terms
+        ({"lambda_": 0.3, "feature_input": "pgd"}, STEPS + 2),
     ],
 )
 def test_how_often_the_network_runs(net, images, labels, layers, settings, runs):

@@ -51,6 +51,9 @@ class Clat(InnerAttack):
     ce_input: Literal["clean", "feature", "pgd"] = "clean"
     """What the cross-entropy is taken on: x (the paper), the feature attack's example, or an example of PGD on
     the output."""
+    feature_input: Literal["feature", "pgd"] = "feature"
+    """Where L_C is taken: at the feature attack's example, which maximises it (the paper), or at the example of PGD
+    on the output, so that with `ce_input="pgd"` one attack serves both terms."""
     tap: Literal["output", "norm", "activation"] = "output"
     """Where F_i is read: see `clat.features.TAPS`."""
     relative: bool = False
@@ -136,7 +139,7 @@ class Clat(InnerAttack):
         x_feature = x_output = x
         attack = self.attack(step)
         with modes.for_attack(model, self.attack_bn):
-            if weight > 0 or self.ce_input == "feature":
+            if (weight > 0 and self.feature_input == "feature") or self.ce_input == "feature":
                 x_feature = run_feature_attack(
                     model,
                     x,
@@ -147,7 +150,7 @@ class Clat(InnerAttack):
                     seed=step.seed,
                     clean=None if clean is None else [feature.detach() for feature in clean],
                 )
-            if self.ce_input == "pgd":
+            if self.ce_input == "pgd" or (weight > 0 and self.feature_input == "pgd"):
                 x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
         return x_feature, x_output
 
@@ -178,11 +181,12 @@ class Clat(InnerAttack):
             clean, logits = features(x, whole=clean_whole, constant=self.detach_clean and not clean_whole)
         if self.detach_clean:
             clean = [feature.detach() for feature in clean]
-        moved, moved_logits = features(x_feature, whole=self.ce_input == "feature", constant=False)
-        if self.ce_input == "feature":
+        changed = x_feature if self.feature_input == "feature" else x_output
+        moved, moved_logits = features(changed, whole=self.ce_input == self.feature_input, constant=False)
+        if self.ce_input == self.feature_input:
             logits = moved_logits
-        elif self.ce_input == "pgd":
-            logits = model(x_output)
+        elif self.ce_input != "clean":
+            logits = model({"feature": x_feature, "pgd": x_output}[self.ce_input])
         assert logits is not None
         change = feature_change(moved, clean, relative=self.relative).mean()
         return {"cross_entropy": cross_entropy(logits, y), "feature_change": change}

@@ -137,6 +137,13 @@ def _plus(scale: Scale) -> list[Row]:
             _clat(scale, **{**robust, "ce_input": "feature"}),
             note="One attack instead of two: cheaper than PGD-AT.",
         ),
+        _row(
+            scale,
+            "plus-output",
+            _clat(scale, **robust, feature_input="pgd"),
+            note="One attack, on the output, for both terms.",
+        ),
+        _row(scale, "plus-output-k4", _clat(scale, k=4, **robust, feature_input="pgd")),
         _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**robust, "ce_input": "feature"})),
         _row(
             scale,
@@ -147,7 +154,7 @@ def _plus(scale: Scale) -> list[Row]:
         ),
         _row(scale, "averaged-clat", _clat(scale), averaged=True),
         _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), averaged=True),
-        _row(scale, "averaged-plus-feature", _clat(scale, **{**robust, "ce_input": "feature"}), averaged=True),
+        _row(scale, "averaged-plus-output", _clat(scale, **robust, feature_input="pgd"), averaged=True),
         _row(
             scale,
             "pgd-at-ema",

@@ -1,0 +1,215 @@
+"""What the criticality index says: how stable it is, what inflates it, and whether it foretells what helps.
+
+    python -m benchmarks.index_meaning --runs claim/runs/pgd-at@0 claim/runs/pgd-at@1 --alone alone --out FILE
+
+`--runs`: runs of one recipe with several seeds, of which it takes the weights at the end of the first stage, the
+best and the last ones; `--alone`: the folder of `clat study alone`. Each number is a Spearman correlation between two
+rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is left out (see
+`clat.criticality`). Images are the runs' held-out training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import clat
+from clat.criticality_report import CriticalityReport
+from clat.data import ImageSet, Loader
+from clat.data.splits import hold_out
+from clat.environment import describe_environment
+from clat.evaluation.predict import predict
+from clat.files import claim_output, write_json
+from clat.rankings.robust_criticality import measure_robust_criticality
+from clat.recipe import read_recipe
+from clat.seeds import permutation
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "paper": {},
+    "sqrt": {"normaliser": "sqrt"},
+    "relative": {"normaliser": "relative"},
+    "paper, norm tap": {"tap": "norm"},
+    "relative, norm tap": {"normaliser": "relative", "tap": "norm"},
+    "curvature": {"metric": "curvature"},
+}
+"""The index as the paper has it, and with the settings that it leaves open."""
+
+MOMENTS = {"end of stage 1": "stage-1", "best": "best", "end": "last"}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--runs", nargs="+", type=Path, required=True)
+    options.add_argument("--alone", type=Path)
+    options.add_argument("--other-data", default="cifar100", help="another data set whose images are shown")
+    options.add_argument("--draws", type=int, default=10)
+    options.add_argument("--out", required=True)
+    chosen = options.parse_args()
+    claim_output(chosen.out)
+    images, other = heldout(chosen.runs[0]), clat.load_split(chosen.other_data, "test")
+    nets = {run.name: {when: network(run, file) for when, file in MOMENTS.items()} for run in chosen.runs}
+    first = next(iter(nets.values()))["end of stage 1"]
+    result: dict[str, Any] = {
+        "benchmark": "index_meaning",
+        "command": vars(chosen) | {"runs": [str(run) for run in chosen.runs], "alone": str(chosen.alone)},
+        "stability": {
+            name: stability(nets, first, images, other, chosen.draws, settings)
+            for name, settings in VARIANTS.items()
+        },
+        "inflation": inflation(first, images),
+        "mrc": against_mrc(nets, images),
+        "alone": None if chosen.alone is None else against_alone(chosen.alone, first, images),
+        "environment": describe_environment("cpu"),
+    }
+    print(json.dumps({key: value for key, value in result.items() if key != "environment"}, indent=1))
+    write_json(chosen.out, result)
+
+
+def network(run: Path, weights: str) -> nn.Module:
+    """The run's network with the weights of the file called so, in evaluation mode."""
+    recipe = read_recipe(run / "recipe.toml")
+    settings = {key: getattr(recipe.model, key) for key in ("width", "normalize")}
+    file = run / "weights" / f"{weights}.safetensors"
+    return clat.load_model(recipe.model.name, weights=file, num_classes=10, **settings).eval()
+
+
+def heldout(run: Path) -> ImageSet:
+    """The training images that the run's recipe holds out."""
+    data = read_recipe(run / "recipe.toml").data
+    return hold_out(clat.load_split(data.name, "train"), data.heldout, data.split_seed, data.train_size)[1]
+
+
+def index(
+    model: nn.Module, images: ImageSet, count: int, draw: int, *, guess: bool = False, **settings: str
+) -> CriticalityReport:
+    """Of `count` images, drawn anew for each `draw`. `guess`: the network's own labels, where the images' mean
+    nothing to it."""
+    part = images.subset(permutation(len(images), "draw", draw)[:count])
+    x, y = next(iter(Loader(part, count, device="cpu").epoch()))
+    labels = own_labels(model, x) if guess else y
+    return clat.measure_criticality(model, x, labels, eps="8/255", **settings)
+
+
+def own_labels(model: nn.Module, x: Tensor) -> Tensor:
+    return predict(model, x, torch.zeros(len(x), dtype=torch.long)).argmax(1)
+
+
+def stability(
+    nets: dict[str, dict[str, nn.Module]],
+    first: nn.Module,
+    images: ImageSet,
+    other: ImageSet,
+    draws: int,
+    settings: dict[str, str],
+) -> dict[str, Any]:
+    """How far two measurements agree that differ in one thing."""
+    hundred = [index(first, images, 100, draw, **settings) for draw in range(draws)]
+    ten = [index(first, images, 10, draw, **settings) for draw in range(draws)]
+    foreign = [index(first, other, 100, draw, guess=True, **settings) for draw in range(draws)]
+    moments = {when: [index(net[when], images, 100, 0, **settings) for net in nets.values()] for when in MOMENTS}
+    seeds = moments["end of stage 1"]
+    return {
+        "batches of 100": agreement(combinations(hundred, 2)),
+        "batches of 10 with those of 100": agreement((one, two) for one in ten for two in hundred),
+        "images of the other data set": agreement(zip(hundred, foreign, strict=True)),
+        "seeds": agreement(combinations(seeds, 2)),
+        "best weights with those at the end of stage 1": agreement(zip(moments["best"], seeds, strict=True)),
+        "last weights with those at the end of stage 1": agreement(zip(moments["end"], seeds, strict=True)),
+        "most critical, by seed": [report.top(5) for report in seeds],
+    }
+
+
+def agreement(pairs: Iterable[tuple[CriticalityReport, CriticalityReport]]) -> dict[str, float]:
+    pairs = list(pairs)
+    rhos = [correlation(values(one), values(two)) for one, two in pairs]
+    shared = [len(set(one.top(5)) & set(two.top(5))) for one, two in pairs]
+    return {
+        "spearman": round(sum(rhos) / len(rhos), 3),
+        "lowest": round(min(rhos), 3),
+        "shared of top 5": round(sum(shared) / len(shared), 2),
+    }
+
+
+def values(report: CriticalityReport) -> list[float]:
+    return [row.criticality for row in report.rows[1:]]
+
+
+def correlation(one: Sequence[float], two: Sequence[float]) -> float:
+    return float(spearmanr(one, two).statistic)
+
+
+def inflation(model: nn.Module, images: ImageSet) -> dict[str, Any]:
+    """How much of the paper's ranking is sqrt(N_{i-1} / N_i), the change of the features' size."""
+    report = index(model, images, 100, 0)
+    even = index(model, images, 100, 0, normaliser="sqrt")
+    sizes = [math.prod(row.feature_shape) for row in report.rows]
+    factors = [math.sqrt(before / here) for before, here in pairwise(sizes)]
+    return {
+        "spearman of the paper's index with the factor": round(correlation(values(report), factors), 3),
+        "spearman of the sqrt index with the factor": round(correlation(values(even), factors), 3),
+        "spearman of the two indices": round(correlation(values(report), values(even)), 3),
+        "layers": [
+            {
+                "layer": row.name,
+                "factor": round(factor, 3),
+                "paper": round(row.criticality, 4),
+                "sqrt": round(other.criticality, 4),
+            }
+            for row, other, factor in zip(report.rows[1:], even.rows[1:], factors, strict=True)
+        ],
+    }
+
+
+def against_mrc(nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict[str, Any]:
+    """With RiFT's module robust criticality on the same 100 images, by seed."""
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for net in nets.values():
+        model = net["end of stage 1"]
+        part = images.subset(permutation(len(images), "draw", 0)[:100])
+        x, y = next(iter(Loader(part, 100, device="cpu").epoch()))
+        mrc = {row.name: row.value for row in measure_robust_criticality(model, x, y, eps="8/255").rows}
+        for name, settings in VARIANTS.items():
+            report = index(model, images, 100, 0, **settings)
+            rho = correlation(values(report), [mrc[row.name] for row in report.rows[1:]])
+            found[name].append(round(rho, 3))
+    return found
+
+
+def against_alone(folder: Path, model: nn.Module, images: ImageSet) -> dict[str, Any]:
+    """With the held-out accuracies after tuning each layer by itself."""
+    rows = {number: last_check(folder / "runs" / f"layer-{number}") for number in range(1, 18)}
+    robust, clean = ([rows[number][key] for number in range(2, 18)] for key in ("robust", "clean"))
+    part = images.subset(permutation(len(images), "draw", 0)[:100])
+    x, y = next(iter(Loader(part, 100, device="cpu").epoch()))
+    rankings = {name: values(index(model, images, 100, 0, **settings)) for name, settings in VARIANTS.items()}
+    mrc = measure_robust_criticality(model, x, y, eps="8/255").rows
+    names = [row.name for row in index(model, images, 100, 0).rows[1:]]
+    by_name = {row.name: row for row in mrc}
+    rankings["mrc"] = [by_name[name].value for name in names]
+    rankings["weights of the layer"] = [float(by_name[name].num_params) for name in names]
+    return {
+        "by layer": rows,
+        "all layers": last_check(folder / "runs" / "whole"),
+        "spearman with robust accuracy": {n: round(correlation(v, robust), 3) for n, v in rankings.items()},
+        "spearman with clean accuracy": {n: round(correlation(v, clean), 3) for n, v in rankings.items()},
+    }
+
+
+def last_check(run: Path) -> dict[str, float]:
+    """The last held-out accuracies of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line.get("heldout_robust") is not None][-1]
+    return {"clean": last["heldout_clean"], "robust": last["heldout_robust"]}
+
+
+if __name__ == "__main__":
+    main()
