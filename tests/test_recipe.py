@@ -361,9 +361,18 @@ def test_the_hash_ignores_what_does_not(file, words):
     assert recipe_hash(read(file)) == recipe_hash(read(file, *words))
 
 
+def test_runs_from_before_clat_chose_where_its_term_is_taken_keep_their_hash():
+    words = ["--model.name", "resnet18", "--model.weights", "x.pt"]
+    assert (
+        recipe_hash(read_recipe("clat-finetune", words)) == "4d95a161082e7722"
+    )  # computed before there was `feature_input`
+    words += ["--stages.clat.objective.feature_input", "pgd"]
+    assert recipe_hash(read_recipe("clat-finetune", words)) != "4d95a161082e7722"
+
+
 @pytest.mark.parametrize(
     ("name", "field", "value"),
-    [("pgd-at", "random_start", "false"), ("trades", "start", "uniform"), ("clat", "feature_input", "pgd")],
+    [("pgd-at", "random_start", "false"), ("trades", "start", "uniform")],
 )
 def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name, field, value):
     assert recipe_hash(read(file)) == "6bac12a3aaf9bd06"  # computed before there was `random_start`
