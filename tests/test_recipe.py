@@ -363,9 +363,8 @@ def test_the_hash_ignores_what_does_not(file, words):
 
 def test_runs_from_before_clat_chose_where_its_term_is_taken_keep_their_hash():
     words = ["--model.name", "resnet18", "--model.weights", "x.pt"]
-    assert (
-        recipe_hash(read_recipe("clat-finetune", words)) == "4d95a161082e7722"
-    )  # computed before there was `feature_input`
+    before = "4d95a161082e7722"  # computed when there was no `feature_input`
+    assert recipe_hash(read_recipe("clat-finetune", words)) == before
     words += ["--stages.clat.objective.feature_input", "pgd"]
     assert recipe_hash(read_recipe("clat-finetune", words)) != before
 

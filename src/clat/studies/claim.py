@@ -124,6 +124,13 @@ def _plus(scale: Scale) -> list[Row]:
     """Beyond the paper: what the prototype's traps suggest."""
     line = [{"name": "interpolation", "margin": 0.0, "end": "last"}]
     robust: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
+    output: Table = {**robust, "feature_input": "pgd"}
+    variants: dict[str, Table] = {
+        "k4": {"k": 4},
+        "ratio-1": {"ratio": 1.0},
+        "lr-0.1": {"lr": 0.1},
+        "bn-update": {"bn": "update"},
+    }
     return [
         _row(scale, "plus-pgd", _clat(scale, ce_input="pgd")),
         _row(scale, "plus-relative", _clat(scale, **robust)),
@@ -140,10 +147,10 @@ def _plus(scale: Scale) -> list[Row]:
         _row(
             scale,
             "plus-output",
-            _clat(scale, **robust, feature_input="pgd"),
+            _clat(scale, **output),
             note="One attack, on the output, for both terms.",
         ),
-        _row(scale, "plus-output-k4", _clat(scale, k=4, **robust, feature_input="pgd")),
+        *(_row(scale, f"plus-output-{name}", _clat(scale, **output, **more)) for name, more in variants.items()),
         _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**robust, "ce_input": "feature"})),
         _row(
             scale,
@@ -154,7 +161,7 @@ def _plus(scale: Scale) -> list[Row]:
         ),
         _row(scale, "averaged-clat", _clat(scale), averaged=True),
         _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), averaged=True),
-        _row(scale, "averaged-plus-output", _clat(scale, **robust, feature_input="pgd"), averaged=True),
+        _row(scale, "averaged-plus-output", _clat(scale, **output), averaged=True),
         _row(
             scale,
             "pgd-at-ema",
