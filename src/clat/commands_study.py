@@ -9,6 +9,7 @@ from clat.commands import console
 from clat.errors import ClatError
 from clat.studies import STUDIES, find_study
 from clat.studies.collect import rich_table
+from clat.studies.finals import finals_table, run_finals
 from clat.studies.groups import group_table
 from clat.studies.row import chosen, seeded
 from clat.studies.run import run_study
@@ -16,7 +17,7 @@ from clat.studies.run import run_study
 
 def study(options: Namespace) -> int:
     """Run a study, or go on with it; the table on screen, and table.json, table.md and study.html in its folder.
-    Exit code 1 if a row failed."""
+    Exit code 1 if a row failed. With --finals: measure what it trained on the test split."""
     if options.list or options.study is None:
         for one in STUDIES.values():
             console.print(f"{one.name}: {one.title}", style="bold")
@@ -29,6 +30,17 @@ def study(options: Namespace) -> int:
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
     rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)
+    if options.finals is not None:
+        finals = run_finals(
+            rows,
+            Path(options.out),
+            console,
+            protocol=options.finals,
+            num_samples=options.num_samples,
+            precision=options.precision,
+        )
+        console.print(finals_table(finals))
+        return 0
     table = run_study(found, scale, rows, Path(options.out), console)
     console.print(group_table(table) if table["groups"] else rich_table(table))
     from clat.report.study import write_study_page

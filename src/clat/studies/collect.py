@@ -169,19 +169,19 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, with its caption."""
-    body = _markdown_table(COLUMNS, [cells(entry) for entry in table["rows"]])
+    body = markdown_table(COLUMNS, [cells(entry) for entry in table["rows"]])
     notes = [f"- {entry['name']}: {entry['note']}" for entry in table["rows"] if entry["note"]]
     warned = [f"- {entry['name']}: {text}" for entry in table["rows"] for text in entry.get("warnings", ())]
     parts = [f"# {table['title']} ({table['scale']})"]
     if table["groups"]:
-        parts += [GROUP_CAPTION, _markdown_table(GROUP_COLUMNS, [group_cells(one) for one in table["groups"]])]
+        parts += [GROUP_CAPTION, markdown_table(GROUP_COLUMNS, [group_cells(one) for one in table["groups"]])]
     parts += [caption(table), body]
     parts += ["\n".join(["Notes:", "", *notes])] if notes else []
     parts += ["\n".join(["Warnings during training:", "", *warned])] if warned else []
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

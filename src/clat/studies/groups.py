@@ -65,20 +65,20 @@ def group_cells(group: Mapping[str, Any]) -> list[str]:
     return [
         group["name"],
         str(len(group["seeds"])),
-        *(_spread(group[f"last_{kind}"]) for kind in KINDS),
-        *(_difference(group.get(f"{kind}_less_control")) for kind in KINDS),
-        _spread(group["best_robust"]),
+        *(spread_text(group[f"last_{kind}"]) for kind in KINDS),
+        *(difference_text(group.get(f"{kind}_less_control")) for kind in KINDS),
+        spread_text(group["best_robust"]),
         count(group["trainable_parameters"]),
         duration(group["seconds"]),
     ]
 
 
-def _spread(summary: Mapping[str, Any]) -> str:
+def spread_text(summary: Mapping[str, Any]) -> str:
     deviation = summary["deviation"]
     return percent(summary["mean"]) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
-def _difference(difference: Mapping[str, Any] | None) -> str:
+def difference_text(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return DASH
     low, high = difference["low"], difference["high"]

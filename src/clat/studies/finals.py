@@ -1,0 +1,136 @@
+"""A study's final numbers: chosen rows on the test split, once, after held-out images have decided which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from clat.data import load_split
+from clat.errors import ClatError
+from clat.evaluation import evaluate_set, find_protocol
+from clat.evaluation.compare import compare
+from clat.evaluation.statistics import PairedSeeds, SeedSummary
+from clat.files import write_json, write_text
+from clat.models import load_weights
+from clat.recipe import read_recipe
+from clat.seeds import derive_seed
+from clat.studies.collect import markdown_table
+from clat.studies.groups import KINDS, difference_text, spread_text
+from clat.studies.row import Row
+from clat.studies.run import finished
+from clat.training.prepare import build_network
+
+WEIGHTS = ("last", "best")
+COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
+
+
+def run_finals(
+    rows: Sequence[Row], out: Path, console: Console, *, protocol: str, num_samples: int | None, precision: str
+) -> dict[str, Any]:
+    """Evaluate the last weights of each finished row of the study in `out` under `protocol`, and of the first
+    group, the control, the best ones too (early stopping); goes on where it was stopped.
+
+    `num_samples`: test images, from the first (None: all); `precision`: of the searches. Writes
+    finals/PROTOCOL/ROW-WEIGHTS.json, finals/PROTOCOL.json and .md, and returns the table. Raises ClatError for a
+    row that has not finished.
+    """
+    name = find_protocol(protocol).name
+    folder = out / "finals" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    control = rows[0].group
+    entries = []
+    for row in rows:
+        if not finished(out / "runs" / row.name):
+            raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
+        for weights in WEIGHTS if row.group == control else WEIGHTS[:1]:
+            file = folder / f"{row.name}-{weights}.json"
+            if not file.exists():
+                _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision)
+            found = json.loads(file.read_text())
+            clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
+            console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
+            entries.append({"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file})
+    return _write(entries, control, name, num_samples, out)
+
+
+def _evaluate(run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str) -> None:
+    recipe = read_recipe(run / "recipe.toml")
+    test = load_split(recipe.data.name, "test", image_size=recipe.data.image_size)
+    test = test if num_samples is None else test.take(num_samples)
+    model = build_network(recipe, test.num_classes)
+    load_weights(model, run / "weights" / f"{weights}.safetensors")
+    state = file.with_suffix(".state")
+    evaluate_set(
+        model,
+        test,
+        protocol=protocol,
+        eps=recipe.eps,
+        norm=recipe.norm,
+        batch_size=recipe.evaluation.batch_size,
+        seed=derive_seed(recipe.seed, "evaluation"),
+        precision=precision,
+        state=state,
+        about={"label": f"{run.name}, {weights}", "model": recipe.model.name},
+    ).to_json(file)
+    for left in file.parent.glob(f"{state.name}.*"):
+        left.unlink()
+
+
+def _write(
+    entries: Sequence[Mapping[str, Any]], control: str, protocol: str, num_samples: int | None, out: Path
+) -> dict[str, Any]:
+    groups: dict[tuple[str, str], dict[int, Path]] = {}
+    for entry in entries:
+        groups.setdefault((entry["group"], entry["weights"]), {})[entry["seed"]] = entry["file"]
+    base = groups[control, "last"]
+    summaries = [_summary(*key, files, {} if files is base else base) for key, files in groups.items()]
+    table = {"what": "finals", "protocol": protocol, "num_samples": num_samples, "groups": summaries}
+    write_json(out / "finals" / f"{protocol}.json", table)
+    write_text(out / "finals" / f"{protocol}.md", markdown_table(COLUMNS, [cells(one) for one in summaries]))
+    return table
+
+
+def _summary(name: str, weights: str, files: Mapping[int, Path], base: Mapping[int, Path]) -> dict[str, Any]:
+    """`base`: the control's files by seed, none for itself. Beside the t test on seeds, which asks whether the
+    method differs, stands each pair of networks on the same images (McNemar), which asks whether these two do."""
+    results = {seed: json.loads(file.read_text()) for seed, file in files.items()}
+    found: dict[str, Any] = {"name": name, "weights": weights, "seeds": list(files)}
+    pairs = {seed: compare(base[seed], files[seed]).differences for seed in files if seed in base}
+    for kind in KINDS:
+        values = tuple(result[f"{kind}_accuracy"]["value"] for result in results.values())
+        found[kind] = SeedSummary(values).to_dict()
+        if pairs:
+            differences = [pair[kind] for pair in pairs.values()]
+            found[f"{kind}_less_control"] = PairedSeeds(tuple(one.value for one in differences)).to_dict()
+            found[f"{kind}_by_seed"] = [one.to_dict() for one in differences]
+    return found
+
+
+def cells(group: Mapping[str, Any]) -> list[str]:
+    """One group as text, a cell a column."""
+    return [
+        group["name"],
+        group["weights"],
+        str(len(group["seeds"])),
+        *(spread_text(group[kind]) for kind in KINDS),
+        *(difference_text(group.get(f"{kind}_less_control")) for kind in KINDS),
+    ]
+
+
+def finals_table(table: Mapping[str, Any]) -> RichTable:
+    """The groups for a terminal."""
+    count = table["num_samples"]
+    shown = RichTable(
+        title=f"{table['protocol']} on {'all' if count is None else count} test images",
+        caption="Mean over the seeds ± their deviation; less control: seed by seed, in points, 95 % t interval.",
+    )
+    for position, name in enumerate(COLUMNS):
+        shown.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
+    for group in table["groups"]:
+        shown.add_row(*(text.replace(" [", "\n[") for text in cells(group)))
+    return shown

@@ -1,0 +1,107 @@
+"""The test split, read once for the rows that were chosen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from clat.errors import ClatError
+from clat.studies.finals import cells, finals_table, run_finals
+from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
+from clat.studies.run import run_study
+
+QUIET = Console(quiet=True)
+SCALE = Scale(
+    "tiny",
+    1,
+    1,
+    {
+        "eps": "0.1",
+        "batch_size": 32,
+        "model": {"name": "resnet18", "width": 4},
+        "data": {"name": "digits", "train_size": 64, "heldout": 32},
+        "monitor": {"num_samples": 16, "steps": 1},
+        "evaluation": {"weights": "none"},
+    },
+    "",
+    seeds=(0, 1),
+)
+
+
+def rows(scale, out):
+    begin = stage("pgd-at", scale.start, {"name": "pgd-at", "steps": 1})
+    others = {
+        "pgd-at": stage("on", scale.rest, {"name": "pgd-at", "steps": 1}),
+        "standard": stage("on", scale.rest, "standard"),
+    }
+    return [
+        Row(name, make_recipe(scale, name, [begin, other]), reuse=None if name == "pgd-at" else "pgd-at")
+        for name, other in others.items()
+    ]
+
+
+STUDY = Study("tiny-study", "?", rows, (SCALE,))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finals") / "out"
+    chosen = seeded(rows(SCALE, out), SCALE.seeds)
+    table = run_study(STUDY, SCALE, chosen, out, QUIET)
+    assert [row["status"] for row in table["rows"]] == ["finished"] * 4
+    return out, chosen
+
+
+def finals(out, chosen, **settings):
+    settings = {"protocol": "pgd-20", "num_samples": 40, "precision": "float32", **settings}
+    return run_finals(chosen, out, QUIET, **settings)
+
+
+def test_every_row_and_the_early_stopped_control(done):
+    out, chosen = done
+    table = finals(out, chosen)
+    assert [(one["name"], one["weights"], one["seeds"]) for one in table["groups"]] == [
+        ("pgd-at", "last", [0, 1]),
+        ("pgd-at", "best", [0, 1]),
+        ("standard", "last", [0, 1]),
+    ]
+    control, _, other = table["groups"]
+    assert "robust_less_control" not in control
+    for kind in ("clean", "robust"):
+        by_seed = [one["value"] for one in other[f"{kind}_by_seed"]]
+        expected = [mine - base for mine, base in zip(other[kind]["values"], control[kind]["values"], strict=True)]
+        assert by_seed == pytest.approx(expected)
+        assert other[f"{kind}_less_control"]["value"] == pytest.approx(sum(expected) / 2)
+    files = sorted(path.name for path in (out / "finals" / "pgd-20").iterdir())
+    assert files == sorted(f"pgd-at@{seed}-{weights}.json" for seed in (0, 1) for weights in ("last", "best")) + [
+        f"standard@{seed}-last.json" for seed in (0, 1)
+    ]
+    assert json.loads((out / "finals" / "pgd-20.json").read_text()) == json.loads(json.dumps(table))
+    text = (out / "finals" / "pgd-20.md").read_text()
+    assert all(cell in text for one in table["groups"] for cell in cells(one))
+    assert finals_table(table).row_count == 3
+
+
+def test_the_verdicts_are_those_of_the_weights_on_the_first_test_images(done):
+    out, chosen = done
+    finals(out, chosen)
+    found = json.loads((out / "finals" / "pgd-20" / "standard@1-last.json").read_text())
+    assert found["clean_accuracy"]["n"] == 40
+    assert found["data"] == {"name": "digits", "split": "test", "n": 40}
+    assert found["label"] == "standard@1, last"
+
+
+def test_what_is_there_is_not_measured_again(done, monkeypatch):
+    out, chosen = done
+    finals(out, chosen)
+    monkeypatch.setattr("clat.studies.finals._evaluate", lambda *_: pytest.fail("measured again"))
+    finals(out, chosen)
+
+
+def test_a_row_that_has_not_finished(done):
+    out, chosen = done
+    missing = Row("missing@0", chosen[0].recipe, group="missing")
+    with pytest.raises(ClatError, match="missing@0 has not finished"):
+        finals(out, [*chosen, missing])
