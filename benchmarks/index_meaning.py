@@ -3,8 +3,8 @@
     python -m benchmarks.index_meaning --runs claim/runs/pgd-at@0 claim/runs/pgd-at@1 --alone alone --out FILE
 
 `--runs`: runs of one recipe with several seeds, of which it takes the weights at the end of the first stage, the
-best and the last ones; `--alone`: the folder of `clat study alone`. Each number is a Spearman correlation between two
-rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is left out (see
+best and the last ones; `--alone`: the folder of `clat study alone`. Each number is a Spearman correlation between
+two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is left out (see
 `clat.criticality`). Images are the runs' held-out training images.
 """
 
