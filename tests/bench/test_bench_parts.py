@@ -14,7 +14,7 @@ from clat.bench.reference import pgd_at_step, trades_step
 from clat.bench.subject import with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.layers import enumerate_layers
-from clat.objectives import Clat, Cure, PgdAT, Standard, Trades
+from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios():
@@ -92,6 +92,10 @@ def test_floors_of_objectives(net):
     # The first moves: the two below the head are gone back through, and no gradient of the image is needed.
     clat = 6 * one + (whole + two + head + one) + one + one
     assert step_floor(Clat(steps=3, lambda_=1), counts, layers[:1]) == pytest.approx(clat / whole)
+    # One attack on the output for both terms: clean features beside it, up to the layer that moves.
+    plus = 6 * whole + (whole + head + two) + (one + two) + two
+    assert step_floor(ClatPlus(steps=3, lambda_=1), counts, layers[1:]) == pytest.approx(plus / whole)
+    assert step_floor(Clat(steps=3, lambda_=1, ce_input="pgd"), counts, layers[1:]) is None
     assert step_floor(Cure(), counts, ()) is None
 
 

@@ -11,7 +11,7 @@ from clat.attacks.feature import run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.errors import ClatError
-from clat.objectives import Clat, ClatFast, Step
+from clat.objectives import Clat, ClatFast, ClatPlus, Step
 from clat.selection import trainable_parameters
 
 EPS, STEPS = "0.1", 3
@@ -203,3 +203,13 @@ def test_clat_fast_takes_one_feature_step_of_fast_at_length(build, images, label
     check(build, images, labels, layers, ClatFast(lambda_=0.3, **settings), expected)
     assert ClatFast.one_step
     assert not Clat.one_step
+
+
+def test_clat_plus_is_clat_with_its_settings(build, images, labels, layers):
+    settings = {"lambda_": 0.3, "steps": STEPS}
+    spelled = Clat(ce_input="pgd", feature_input="pgd", relative=True, tap="norm", **settings)
+    totals = [
+        objective.loss(build(), images, labels, Step(layers=layers, seed=7, eps=EPS)).total
+        for objective in (ClatPlus(**settings), spelled)
+    ]
+    assert torch.equal(*totals)

@@ -72,9 +72,12 @@ def step_floor(objective: Objective, layers: Sequence[Multiplications], selected
 
     loss = forward() + back_to_weights()
     steps = getattr(objective, "steps", 0)
-    if isinstance(objective, Clat) and objective.ce_input == "clean":
-        deep = last + 1
-        return (2 * steps * forward(deep) + loss + forward(deep) + back_to_weights(deep)) / whole
+    if isinstance(objective, Clat):
+        deep, inputs = last + 1, (objective.ce_input, objective.feature_input)
+        reach = {("clean", "feature"): forward(deep), ("pgd", "pgd"): forward()}.get(inputs)
+        if reach is None:
+            return None
+        return (2 * steps * reach + loss + forward(deep) + back_to_weights(deep)) / whole
     if isinstance(objective, Standard):
         return loss / whole
     if isinstance(objective, FastAT):

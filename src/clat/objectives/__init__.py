@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clat.objectives.autolora import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
-from clat.objectives.clat import Clat, ClatFast
+from clat.objectives.clat import Clat, ClatFast, ClatPlus
 from clat.objectives.cure import Cure
 from clat.objectives.fast_at import FastAT
 from clat.objectives.free_at import FreeAT
@@ -36,6 +36,7 @@ AnyObjective = Annotated[
     | Twins
     | Clat
     | ClatFast
+    | ClatPlus
     | Mixing,
     Field(discriminator="name"),
 ]
@@ -46,6 +47,7 @@ __all__ = [
     "AutoLoRa",
     "Clat",
     "ClatFast",
+    "ClatPlus",
     "Cure",
     "Examples",
     "FastAT",

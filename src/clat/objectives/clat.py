@@ -203,3 +203,16 @@ class ClatFast(Clat):
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         return one_step_alpha(super().attack(step, random_start=random_start), given=self.alpha is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClatPlus(Clat):
+    """What CLAT became where the printed form lost to its baseline (docs/results/claim): both terms at one example
+    of PGD on the output, and L_C relative, behind the normalisation, where shrinking a layer does not lower it. Not
+    the paper's; select by `normaliser = "relative"`, `tap = "norm"`, which are as free of scale."""
+
+    name: Literal["clat-plus"] = "clat-plus"  # type: ignore[assignment]
+    ce_input: Literal["clean", "feature", "pgd"] = "pgd"
+    feature_input: Literal["feature", "pgd"] = "pgd"
+    tap: Literal["output", "norm", "activation"] = "norm"
+    relative: bool = True
