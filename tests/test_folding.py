@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from clat import folding, modes
+from clat.errors import ClatError
 from clat.folding import Promise, fold, unfolded
 from clat.frozen_norm import frozen_norms_lean
 
@@ -182,6 +183,42 @@ def test_a_second_reader(images, first):
     assert_unchanged(frozen(Twice(first)), images)
 
 
+class Overwriting(nn.Module):
+    """What the convolution read is changed before the BatchNorm reads what it made of it."""
+
+    def __init__(self, always=True):
+        super().__init__()
+        self.conv, self.norm, self.now = nn.Conv2d(3, 4, 3), settled(nn.BatchNorm2d(4)), always
+
+    def forward(self, x):
+        x = x * 2 - 1
+        out = self.conv(x)
+        if self.now:
+            F.relu(x, inplace=True)
+        return self.norm(out) + x[:, :1, 1:-1, 1:-1]
+
+
+def test_an_input_that_is_overwritten(images, folds):
+    """Where autograd allows it, which is where no gradient is asked for."""
+    net = frozen(Overwriting())
+    expected = net(images)
+    with frozen_norms_lean(net):
+        assert torch.equal(net(images), expected)
+        assert torch.equal(net(images), expected)
+    assert not folds
+
+
+def test_an_input_that_is_overwritten_in_a_later_pass_only(images):
+    net = frozen(Overwriting(always=False))
+    with frozen_norms_lean(net):
+        net(images)
+        net.now = True
+        with pytest.raises(ClatError, match="changed in place"):
+            net(images)
+        with unfolded():
+            net(images)
+
+
 class Choosing(nn.Module):
     """What follows the convolution changes from pass to pass."""
 
@@ -320,6 +357,19 @@ def test_bfloat16_is_as_near_to_float32_as_it_was(tiny_resnet, images):
         together = net(images)
     assert together.dtype == torch.bfloat16
     assert (together - expected).norm() < 2 * (apart - expected).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_in_other_precisions(images, folds, dtype):
+    net = frozen(Pair(padding=1)).to(dtype)
+    x = images.to(dtype)
+    expected = copy.deepcopy(net).double()(x.double())
+    with frozen_norms_lean(net):
+        found = net(x)
+    assert found.dtype == dtype
+    assert len(folds) == 1
+    error = (found.double() - expected).abs().max() / expected.abs().max()
+    assert error < 4 * torch.finfo(dtype).eps
 
 
 def test_nothing_is_left_behind(images):

@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import _len_torch_function_stack
 
+from clat.errors import ClatError
+
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _feeding: WeakSet[nn.Module] = WeakSet()
@@ -54,7 +56,7 @@ class Folds:
             return Promise(self, convolution, x)
         result = _plain(convolution, x)
         if possible:
-            result.convolved = (result._version, self, convolution, x)  # type: ignore[attr-defined]
+            result.convolved = (result._version, self, convolution, x, x._version)  # type: ignore[attr-defined]
         return result
 
     def weights(self, convolution: _ConvNd, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -92,8 +94,9 @@ def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Weight and bias with which the convolution does what it and then `norm`, frozen, would."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    exact = torch.promote_types(convolution.weight.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(convolution.weight.device.type, enabled=False):
-        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = (norm.running_var.to(exact) + norm.eps).rsqrt()
         if norm.weight is not None:
             scale = scale * norm.weight
         shift = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
@@ -109,7 +112,9 @@ def met(x: Tensor) -> Tensor:
     version, *convolved = getattr(x, "convolved", (None,))
     if version is None or x._version != version:
         return x
-    folds, convolution, given = convolved
+    folds, convolution, given, before = convolved
+    if given._version != before:  # changed in place since: too late to compute anything from it
+        return x
     _feeding.add(convolution)
     return Promise(folds, convolution, given)
 
@@ -119,13 +124,15 @@ class Promise(Tensor):
 
     folds: Folds
     convolution: Any
-    x: Tensor
+    given: Tensor
+    version: int
     computed: Tensor | None
 
     @staticmethod
     def __new__(cls, folds: Folds, convolution: nn.Module, x: Tensor) -> Promise:
         promise = Tensor._make_subclass(cls, _NOTHING)
-        promise.folds, promise.convolution, promise.x, promise.computed = folds, convolution, x, None
+        promise.folds, promise.convolution, promise.computed = folds, convolution, None
+        promise.given, promise.version = x, x._version
         return promise
 
     def __init__(self, *_: Any) -> None:
@@ -137,6 +144,16 @@ class Promise(Tensor):
     ) -> Any:
         return func(*_kept(args), **_kept(kwargs or {}))
 
+    @property
+    def x(self) -> Tensor:
+        """The convolution's input. Raises ClatError if it has been overwritten since, which no earlier pass did."""
+        if self.given._version != self.version:
+            raise ClatError(
+                f"the input of {self.convolution} was changed in place before its result was read, in this pass "
+                "and not in an earlier one: run the model within clat.folding.unfolded()"
+            )
+        return self.given
+
     def plain(self) -> Tensor:
         """The convolution's own result."""
         if self.computed is None:
@@ -146,8 +163,9 @@ class Promise(Tensor):
 
     def normalised(self, norm: _BatchNorm) -> Tensor:
         """What `norm`, frozen, makes of the convolution's result."""
-        device = self.x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.x.dtype
+        device, dtype = self.given.device.type, self.convolution.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         weight, bias = self.folds.weights(self.convolution, norm, dtype)
         result: Tensor = self.convolution._conv_forward(self.x, weight, bias)
         return result
