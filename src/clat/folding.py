@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import _len_torch_function_stack
+from torch.overrides import has_torch_function_variadic
 
 from clat.errors import ClatError
 
@@ -192,7 +192,7 @@ def _kept(given: Any) -> Any:
 
 def _plain_call(convolution: _ConvNd, x: Tensor) -> bool:
     """Whether nobody looks at the result who would not say so: no hooks, no gradient of the weights, no mode."""
-    if torch.compiler.is_compiling() or _len_torch_function_stack() or type(x) is not Tensor:
+    if torch.compiler.is_compiling() or has_torch_function_variadic(x):
         return False
     if convolution._forward_hooks or convolution._forward_pre_hooks or convolution._backward_hooks:
         return False
