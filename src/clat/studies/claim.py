@@ -127,6 +127,7 @@ def _plus(scale: Scale) -> list[Row]:
     output: Table = {**robust, "feature_input": "pgd"}
     variants: dict[str, Table] = {
         "k4": {"k": 4},
+        "all": {"rule": "all"},
         "ratio-1": {"ratio": 1.0},
         "lr-0.1": {"lr": 0.1},
         "bn-update": {"bn": "update"},
