@@ -33,7 +33,7 @@ from clat.rankings.robust_criticality import measure_robust_criticality
 from clat.recipe import read_recipe
 from clat.seeds import permutation
 
-VARIANTS: dict[str, dict[str, str]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
     "sqrt": {"normaliser": "sqrt"},
     "relative": {"normaliser": "relative"},
@@ -89,7 +89,7 @@ def heldout(run: Path) -> ImageSet:
 
 
 def index(
-    model: nn.Module, images: ImageSet, count: int, draw: int, *, guess: bool = False, **settings: str
+    model: nn.Module, images: ImageSet, count: int, draw: int, *, guess: bool = False, **settings: Any
 ) -> CriticalityReport:
     """Of `count` images, drawn anew for each `draw`. `guess`: the network's own labels, where the images' mean
     nothing to it."""
@@ -109,7 +109,7 @@ def stability(
     images: ImageSet,
     other: ImageSet,
     draws: int,
-    settings: dict[str, str],
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """How far two measurements agree that differ in one thing."""
     hundred = [index(first, images, 100, draw, **settings) for draw in range(draws)]
