@@ -39,7 +39,7 @@ from clat.data import ImageSet
 from clat.data.decode import to_array
 from clat.environment import describe_environment
 from clat.layers import Layer
-from clat.objectives import Clat, Objective, PgdAT, Standard, Trades
+from clat.objectives import Clat, FastAT, Objective, PgdAT, Standard, Trades
 from clat.training.engine import Engine
 
 GPUS = {
@@ -89,6 +89,8 @@ CASES = {
 """The layers are the paper's, but for WRN-34-10: there the paper says two, and these begin the later stages."""
 
 OBJECTIVES: dict[str, Objective] = {"pgd-at": PgdAT(), "trades": Trades(), "clat": Clat()}
+FASTER: dict[str, Objective] = {"standard": Standard(), "fast-at": FastAT()}
+"""Without an attack and with one of a single step: what needs images, and messages, most often."""
 
 
 def counted_case(case: Case, batch: int, given: Assumptions, messages: int) -> dict[str, Any]:
@@ -125,6 +127,7 @@ def counted_case(case: Case, batch: int, given: Assumptions, messages: int) -> d
             found["state_bytes"][name] = state
             # After an epoch the state is written and, if they are the best so far, the weights.
             on["writing_share_8"] = (state + weights) / DISK * on["images_per_second_8"] / case.train
+        found["gpu_ms_faster"] = {name: faster_ms(net, one, batch, given) for name, one in FASTER.items()}
         found["selection"] = selection(net, found["objectives"]["clat"]["H100"], case.train, given)
     base = found["objectives"]["pgd-at"]
     for row in found["objectives"].values():
@@ -157,6 +160,12 @@ def predicted(large: Counted, small: Counted, gpu: Gpu, given: Assumptions, mess
         "efficiency_same_batch": one / (part + exchange) / WORLD,
         "efficiency_same_batch_graphs": one_unbound / (part_unbound + exchange) / WORLD,
     }
+
+
+def faster_ms(net: Hollow, objective: Objective, batch: int, given: Assumptions) -> dict[str, float]:
+    """The GPU's time for a step that moves everything."""
+    calls = count_step(net, objective, batch).calls
+    return {name: 1e3 * roofline_seconds(calls, gpu) / given.attained for name, gpu in GPUS.items()}
 
 
 def selection(net: Hollow, step: dict[str, float], train: int, given: Assumptions) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from torch import nn
 
@@ -69,6 +71,18 @@ def test_a_counted_step_is_the_floor(net, objective):
     moving = sum(layer.num_params for layer in layers) or sum(p.numel() for p in net.model.parameters())
     assert counted.gradients == 4 * moving
     assert 0 < len(counted.backward) < len(counted.calls)
+
+
+def test_another_step_of_the_attack_counts_as_if_there_were_no_batchnorm():
+    def another(build: Callable[[], nn.Module]) -> int:
+        with hollow(build, (3, 8, 8)) as made:
+            one, two = (len(count_step(made, PgdAT(steps=n), 2, bfloat16=False).calls) for n in (1, 2))
+        return two - one
+
+    def bare() -> nn.Module:
+        return nn.Sequential(*[part for part in small() if not isinstance(part, nn.BatchNorm2d)])
+
+    assert another(small) == another(bare)
 
 
 def test_memory_grows_with_the_batch(net):

@@ -72,8 +72,13 @@ class Hollow:
 @contextmanager
 def hollow(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> Iterator[Hollow]:
     """What `build` builds. No tensor made inside has content."""
-    with FakeTensorMode(), torch.device("cpu"):
-        yield Hollow(build(), shape)
+    with (
+        FakeTensorMode()
+    ):  # and no mode for functions, such as a device: convolutions would not fold (clat.folding)
+        made = Hollow(build(), shape)
+        with modes.for_attack(made.model), torch.no_grad():
+            made.model(made.images(1))  # the first pass computes convolutions twice, to learn which ones fold
+        yield made
 
 
 def count_forward(net: Hollow, batch: int) -> int:
