@@ -93,10 +93,14 @@ def index(
 ) -> CriticalityReport:
     """Of `count` images, drawn anew for each `draw`. `guess`: the network's own labels, where the images' mean
     nothing to it."""
-    part = images.subset(permutation(len(images), "draw", draw)[:count])
-    x, y = next(iter(Loader(part, count, device="cpu").epoch()))
+    x, y = drawn(images, count, draw)
     labels = own_labels(model, x) if guess else y
     return clat.measure_criticality(model, x, labels, eps="8/255", **settings)
+
+
+def drawn(images: ImageSet, count: int, draw: int) -> tuple[Tensor, Tensor]:
+    part = images.subset(permutation(len(images), "draw", draw)[:count])
+    return next(iter(Loader(part, count, device="cpu").epoch()))
 
 
 def own_labels(model: nn.Module, x: Tensor) -> Tensor:
@@ -174,8 +178,7 @@ def against_mrc(nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for net in nets.values():
         model = net["end of stage 1"]
-        part = images.subset(permutation(len(images), "draw", 0)[:100])
-        x, y = next(iter(Loader(part, 100, device="cpu").epoch()))
+        x, y = drawn(images, 100, 0)
         mrc = {row.name: row.value for row in measure_robust_criticality(model, x, y, eps="8/255").rows}
         for name, settings in VARIANTS.items():
             report = index(model, images, 100, 0, **settings)
@@ -188,8 +191,7 @@ def against_alone(folder: Path, model: nn.Module, images: ImageSet) -> dict[str,
     """With the held-out accuracies after tuning each layer by itself."""
     rows = {number: last_check(folder / "runs" / f"layer-{number}") for number in range(1, 18)}
     robust, clean = ([rows[number][key] for number in range(2, 18)] for key in ("robust", "clean"))
-    part = images.subset(permutation(len(images), "draw", 0)[:100])
-    x, y = next(iter(Loader(part, 100, device="cpu").epoch()))
+    x, y = drawn(images, 100, 0)
     rankings = {name: values(index(model, images, 100, 0, **settings)) for name, settings in VARIANTS.items()}
     mrc = measure_robust_criticality(model, x, y, eps="8/255").rows
     names = [row.name for row in index(model, images, 100, 0).rows[1:]]

@@ -12,17 +12,17 @@ from rich.table import Table as RichTable
 
 from clat.data import load_split
 from clat.errors import ClatError
-from clat.evaluation import evaluate_set, find_protocol
+from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 from clat.files import write_json, write_text
 from clat.models import load_weights
 from clat.recipe import read_recipe
-from clat.seeds import derive_seed
 from clat.studies.collect import markdown_table
 from clat.studies.groups import KINDS, difference_text, spread_text
 from clat.studies.row import Row
 from clat.studies.run import finished
+from clat.training.final import discard_state, evaluate_weights
 from clat.training.prepare import build_network
 
 WEIGHTS = ("last", "best")
@@ -64,21 +64,9 @@ def _evaluate(run: Path, weights: str, file: Path, protocol: str, num_samples: i
     test = test if num_samples is None else test.take(num_samples)
     model = build_network(recipe, test.num_classes)
     load_weights(model, run / "weights" / f"{weights}.safetensors")
-    state = file.with_suffix(".state")
-    evaluate_set(
-        model,
-        test,
-        protocol=protocol,
-        eps=recipe.eps,
-        norm=recipe.norm,
-        batch_size=recipe.evaluation.batch_size,
-        seed=derive_seed(recipe.seed, "evaluation"),
-        precision=precision,
-        state=state,
-        about={"label": f"{run.name}, {weights}", "model": recipe.model.name},
-    ).to_json(file)
-    for left in file.parent.glob(f"{state.name}.*"):
-        left.unlink()
+    about = {"label": f"{run.name}, {weights}"}
+    evaluate_weights(recipe, model, test, protocol, file, about, precision=precision).to_json(file)
+    discard_state(file)
 
 
 def _write(

@@ -11,7 +11,7 @@ from torch import nn
 
 from clat.config import Recipe
 from clat.data import ImageSet
-from clat.evaluation import evaluate_set
+from clat.evaluation import Evaluation, evaluate_set
 from clat.files import write_json
 from clat.models import load_weights
 from clat.seeds import derive_seed
@@ -45,30 +45,52 @@ def final_evaluations(
             if engine.rank == 0:
                 write_json(file, results[label])
         else:
-            result = evaluate_set(
-                model,
-                test,
-                protocol=config.protocol,
-                eps=recipe.eps,
-                norm=recipe.norm,
-                batch_size=config.batch_size,
-                seed=derive_seed(recipe.seed, "evaluation"),
-                channels_last=recipe.engine.channels_last,
-                state=out / "evaluations" / f"{label}.state",
-                about={"label": label, "model": recipe.model.name, "weights": str(weights.relative_to(out))},
-            )
+            about = {"label": label, "weights": str(weights.relative_to(out))}
+            result = evaluate_weights(recipe, model, test, config.protocol, file, about)
             results[label] = result.to_dict()
             if engine.rank == 0:
                 result.to_json(file)
         if engine.rank == 0:  # also what a run left that was killed just after it had written the result
-            for state in (out / "evaluations").glob(f"{label}.state.*"):
-                state.unlink()
+            discard_state(file)
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
             f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
             style="green",
         )
     return results
+
+
+def evaluate_weights(
+    recipe: Recipe,
+    model: nn.Module,
+    test: ImageSet,
+    protocol: str,
+    file: Path,
+    about: dict[str, Any],
+    **options: Any,
+) -> Evaluation:
+    """The model, as it is, under the threat model of its recipe, with the seed that all its final numbers share.
+    `file`: where the result will lie, and until then beside it how far it is; `about`: what the JSON says beside
+    the network's name; `options`: of `evaluate_set`."""
+    return evaluate_set(
+        model,
+        test,
+        protocol=protocol,
+        eps=recipe.eps,
+        norm=recipe.norm,
+        batch_size=recipe.evaluation.batch_size,
+        seed=derive_seed(recipe.seed, "evaluation"),
+        channels_last=recipe.engine.channels_last,
+        state=file.with_suffix(".state"),
+        about={"model": recipe.model.name, **about},
+        **options,
+    )
+
+
+def discard_state(file: Path) -> None:
+    """The result is in `file`: how far it was is of no use any more."""
+    for state in file.parent.glob(f"{file.stem}.state.*"):
+        state.unlink()
 
 
 def _shown(accuracy: dict[str, Any]) -> str:
