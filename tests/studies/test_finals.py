@@ -105,3 +105,11 @@ def test_a_row_that_has_not_finished(done):
     missing = Row("missing@0", chosen[0].recipe, group="missing")
     with pytest.raises(ClatError, match="missing@0 has not finished"):
         finals(out, [*chosen, missing])
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_samples", 39), ("num_samples", None), ("precision", "bfloat16")])
+def test_a_result_that_was_measured_otherwise_is_refused(done, name, value):
+    out, chosen = done
+    finals(out, chosen)
+    with pytest.raises(ClatError, match=f"was measured with {name} "):
+        finals(out, chosen, **{name: value})

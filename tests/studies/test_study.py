@@ -80,6 +80,20 @@ def test_going_on_runs_only_what_is_missing(done, monkeypatch):
     assert called == ["broken"]
 
 
+def test_a_call_with_few_rows_shows_what_others_have_finished(done):
+    out, _ = done
+    table = run_study(STUDY, TINY, tiny_rows(TINY)[1:2], out, QUIET)
+    assert [row["name"] for row in table["rows"]] == ["pgd-at", "pgd-at+clat"]
+    recipe = out / "recipes" / "pgd-at.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("batch_size = 32", "batch_size = 16"))
+    try:
+        table = run_study(STUDY, TINY, tiny_rows(TINY)[1:2], out, QUIET)
+    finally:
+        recipe.write_text(text)
+    assert [row["name"] for row in table["rows"]] == ["pgd-at+clat"], "a row of other settings is not the study's"
+
+
 def test_the_table_and_the_page_name_every_row_and_the_paper(done, tmp_path):
     _, table = done
     text = markdown(table)

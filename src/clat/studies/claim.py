@@ -106,16 +106,17 @@ def _clat(
 
 def _claim(scale: Scale) -> list[Row]:
     """The claim itself; early-stopped PGD-AT is the best epoch of the first row."""
-    critical = {"rule": "critical", "k": 1, "every": 5}
+
+    def tuned(rule: str) -> Table:
+        selection = {"rule": rule, "k": 1, "every": 5}
+        return stage("tune", scale.rest, "pgd-at", selection=selection, schedule=END)
+
     return [
         _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=END)),
         _row(scale, "clat", _clat(scale)),
-        _row(
-            scale,
-            "pgd-at-on-critical",
-            stage("tune", scale.rest, "pgd-at", selection=critical, schedule=END),
-            note="PGD-AT that moves only what CLAT would.",
-        ),
+        _row(scale, "pgd-at-on-critical", tuned("critical"), note="PGD-AT that moves only what CLAT would."),
+        _row(scale, "pgd-at-on-random", tuned("random"), note="PGD-AT that moves a layer drawn at random."),
+        _row(scale, "pgd-at-on-least", tuned("least-critical")),
         _row(scale, "ce-on-critical", _clat(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
     ]
 
@@ -128,6 +129,11 @@ def _plus(scale: Scale) -> list[Row]:
     variants: dict[str, Table] = {
         "k4": {"k": 4},
         "all": {"rule": "all"},
+        "random": {"rule": "random"},
+        "least": {"rule": "least-critical"},
+        "random-k4": {"rule": "random", "k": 4},
+        "random-lr-0.1": {"rule": "random", "lr": 0.1},
+        "ratio-0.3": {"ratio": 0.3},
         "ratio-1": {"ratio": 1.0},
         "lr-0.1": {"lr": 0.1},
         "bn-update": {"bn": "update"},

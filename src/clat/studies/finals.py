@@ -37,10 +37,10 @@ def run_finals(
 
     `num_samples`: test images, from the first (None: all); `precision`: of the searches. Writes
     finals/PROTOCOL/ROW-WEIGHTS.json, finals/PROTOCOL.json and .md, and returns the table. Raises ClatError for a
-    row that has not finished.
+    row that has not finished, or a result that is there but was measured otherwise.
     """
-    name = find_protocol(protocol).name
-    folder = out / "finals" / name
+    asked = find_protocol(protocol)
+    folder = out / "finals" / asked.name
     folder.mkdir(parents=True, exist_ok=True)
     control = rows[0].group
     entries = []
@@ -52,10 +52,11 @@ def run_finals(
             if not file.exists():
                 _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision)
             found = json.loads(file.read_text())
+            _check_same(found, file, protocol=asked.hash, num_samples=num_samples, precision=precision)
             clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
             console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
             entries.append({"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file})
-    return _write(entries, control, name, num_samples, out)
+    return _write(entries, control, asked.name, num_samples, out)
 
 
 def _evaluate(run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str) -> None:
@@ -64,9 +65,22 @@ def _evaluate(run: Path, weights: str, file: Path, protocol: str, num_samples: i
     test = test if num_samples is None else test.take(num_samples)
     model = build_network(recipe, test.num_classes)
     load_weights(model, run / "weights" / f"{weights}.safetensors")
-    about = {"label": f"{run.name}, {weights}"}
+    about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
     evaluate_weights(recipe, model, test, protocol, file, about, precision=precision).to_json(file)
     discard_state(file)
+
+
+def _check_same(found: Mapping[str, Any], file: Path, **settings: Any) -> None:
+    """That a result which is there is what was asked for."""
+    held = {
+        "protocol": found["protocol"]["hash"],
+        "num_samples": found.get("num_samples"),
+        "precision": found["precision"],
+    }
+    differing = [name for name, value in held.items() if value != settings[name]]
+    if differing:
+        was = ", ".join(f"{name} {held[name]}" for name in differing)
+        raise ClatError(f"{file} was measured with {was}: ask for the same, or move the file away")
 
 
 def _write(

@@ -26,6 +26,21 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     ]
 
 
+NARROW = Scale(
+    name="narrow",
+    start=14,
+    rest=6,
+    settings={
+        **SMOKE.settings,
+        "data": {"name": "cifar10", "train_size": 2000, "heldout": 500},
+        "monitor": {"num_samples": 500, "every": 10},
+        "evaluation": {"protocol": "pgd-20", "num_samples": 2000},
+    },
+    remark="",
+)
+"""Long enough for training to settle, small enough for a CPU."""
+
+
 def _with_seeds(scale: Scale, budget: str) -> Scale:
     return replace(scale, seeds=(0, 1, 2), remark=_REMARK.format(budget=budget))
 
@@ -36,6 +51,7 @@ PRECISION = Study(
     rows,
     (
         _with_seeds(SMOKE, "1,500 images, six epochs, a ResNet-18 of width 16"),
+        _with_seeds(NARROW, "2,000 images, twenty epochs, a ResNet-18 of width 16"),
         _with_seeds(SHORT, "all of CIFAR-10, 30 epochs, a full ResNet-18"),
     ),
 )

@@ -17,7 +17,7 @@ from clat.errors import ClatError
 from clat.files import write_json, write_text
 from clat.recipe import read_recipe, recipe_toml
 from clat.studies.collect import collect, write_table
-from clat.studies.row import Row, Scale, Study
+from clat.studies.row import Row, Scale, Study, seeded
 
 STOPPED = (130, 143)
 """Exit codes of a run that was asked to stop."""
@@ -27,8 +27,9 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
     """Train and measure `rows` in the folder `out`, going on where an earlier call was stopped.
 
     It holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row table.json and
-    table.md are written anew. A row that fails is named in the table with its message, and the others go on.
-    Returns the table. Raises ClatError if `out` holds another study, or a row of the same name with other settings.
+    table.md are written anew, with the rows that other calls have finished here, so that several may share the
+    folder. A row that fails is named in the table with its message, and the others go on. Returns the table.
+    Raises ClatError if `out` holds another study, or a row of the same name with other settings.
     """
     _claim(study, scale, out)
     if study.prepare is not None:
@@ -48,10 +49,22 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         else:
             failures[row.name] = failure
             console.print(f"{label}: failed: {failure}", style="red")
-        write_table(collect(study, scale, rows, out, failures), out)
-    table = collect(study, scale, rows, out, failures)
+        write_table(collect(study, scale, _shown(study, scale, rows, out), out, failures), out)
+    table = collect(study, scale, _shown(study, scale, rows, out), out, failures)
     write_table(table, out)
     return table
+
+
+def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[Row]:
+    """`rows` and, in the study's order, all others that have finished in `out` with the settings they have now."""
+    names = {row.name for row in rows}
+    every = seeded(study.rows(scale, out), scale.seeds)
+
+    def held(row: Row) -> bool:
+        file = out / "recipes" / f"{row.name}.toml"
+        return finished(out / "runs" / row.name) and file.exists() and read_recipe(file) == row.recipe
+
+    return [row for row in every if row.name in names or held(row)]
 
 
 def finished(run: Path) -> bool:
