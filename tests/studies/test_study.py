@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from clat.errors import ClatError
-from clat.report.study import Point, clean_against_robust, render_study, write_study_page
+from clat.evaluation.statistics import PairedSeeds
+from clat.report.study import render_study, write_study_page
+from clat.report.study_plots import Point, clean_against_robust, differences
 from clat.studies import STUDIES, find_study
 from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
@@ -161,6 +163,22 @@ def test_labels_of_rows_that_lie_close_are_set_apart():
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert [text.get_text() for text in figure.axes[0].texts] == list(names)
     assert all(not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
+def test_the_differences_plot_has_a_line_a_group_and_cuts_wide_intervals_off():
+    def group(name, values):
+        pair = PairedSeeds(tuple(values)).to_dict()
+        return {"name": name, "clean_less_control": pair, "robust_less_control": pair}
+
+    assert differences([{"name": "pgd-at"}]) is None
+    figure = differences([{"name": "pgd-at"}, group("clat", (0.01, 0.03)), group("one-seed", (-0.02,))])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clat", "one-seed"]
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert -3 < low < -2
+        assert 3 < high < 4, "two seeds' interval reaches from -11 to 15 points"
+        means = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 4.5]
+        assert means == pytest.approx([2, -2])
 
 
 def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):

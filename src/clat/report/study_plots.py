@@ -1,0 +1,113 @@
+"""The plots of a study: clean against robust accuracy, and each group's differences to the control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from clat.report.plots import BLUE, MUTED, ORANGE, PLAIN, WIDTH, styled
+from clat.studies.groups import KINDS
+
+
+class Point(NamedTuple):
+    """A row of the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
+
+    name: str
+    clean: tuple[float, float, float]
+    robust: tuple[float, float, float]
+
+
+def table_points(table: Mapping[str, Any]) -> list[Point]:
+    """Means and deviations over the seeds where there are several, else each row and its intervals."""
+    if table["groups"]:
+        found = []
+        for group in table["groups"]:
+            summaries = [group[f"last_{kind}"] for kind in KINDS]
+            spans = [(one["mean"], one["deviation"] or 0.0) for one in summaries]
+            found.append(Point(group["name"], *((mean, mean - sd, mean + sd) for mean, sd in spans)))
+        return found
+    done = [row for row in table["rows"] if row["status"] == "finished"]
+    return [
+        Point(row["name"], *(tuple(row["last"][kind][key] for key in ("value", "low", "high")) for kind in KINDS))
+        for row in done
+    ]
+
+
+@styled()
+def clean_against_robust(points: Sequence[Point]) -> Figure | None:
+    """A dot a point with its two spans, named beside it; X and X+clat are joined. None without points."""
+    if not points:
+        return None
+    height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    labels = []
+    places = {point.name: (100 * point.clean[0], 100 * point.robust[0]) for point in points}
+    for name, clean, robust in points:
+        x, y = places[name]
+        colour = ORANGE if "clat" in name else BLUE
+        spans = [[[100 * abs(value - end)] for end in (low, high)] for value, low, high in (clean, robust)]
+        axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
+        axes.plot(x, y, "o", color=colour, markersize=4.5, zorder=3)
+        labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
+        labels[-1].set(fontsize=6.5, color=colour)
+        base = name.removesuffix("+clat")
+        if base != name and base in places:
+            axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
+    axes.set_xlabel("clean accuracy in %")
+    axes.set_ylabel("robust accuracy in %")
+    axes.grid(True)
+    _set_apart(figure, axes, labels)
+    return figure
+
+
+PLACES = [(4, 3), (4, -8), (-4, 3), (-4, -8), (4, 10), (4, -15), (-4, 10), (-4, -15), (4, 17), (-4, 17)]
+"""Where a label may stand, in points right of and above its point; it ends there where that is to the left."""
+
+
+def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None:
+    """Each label at the first of PLACES at which it covers neither a point nor a label before it."""
+    figure.draw_without_rendering()  # gives everything its place on the page
+    points = axes.transData.transform([label.xy for label in labels])
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
+    for number, label in enumerate(labels):
+        others = [box for place, box in enumerate(taken) if place != number]
+        for right, up in PLACES:
+            label.set(position=(right, up), horizontalalignment="left" if right > 0 else "right")
+            box = label.get_window_extent()
+            if not box.count_overlaps(others):
+                break
+        taken.append(box)
+
+
+@styled()
+def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """A line a group: what it has more than the control in clean and in robust accuracy, in points, with the 95 % t
+    interval over the seeds, cut off at the border, and each seed as a faint dot. None if no group has a control."""
+    shown = [group for group in groups if f"{KINDS[0]}_less_control" in group]
+    if not shown:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(shown)), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
+        found = [group[f"{kind}_less_control"] for group in shown]
+        values = [0.0, *(100 * value for one in found for value in one["values"])]
+        margin = 0.1 * (max(values) - min(values)) or 1.0
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        for place, one in enumerate(found):
+            dots = [100 * value for value in one["values"]]
+            axes.plot(dots, [place] * len(dots), "o", color=PLAIN, markersize=3)
+            if one["low"] is not None:
+                axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=BLUE, linewidth=1.0)
+            axes.plot(100 * one["value"], place, "o", color=BLUE, markersize=4.5)
+        axes.set_xlim(min(values) - margin, max(values) + margin)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_yticks(range(len(shown)), [group["name"] for group in shown])
+        axes.tick_params(axis="y", length=0, labelsize=7)
+        axes.set_xlabel(f"{kind} less control, points")
+        axes.grid(True, axis="x")
+    return figure
