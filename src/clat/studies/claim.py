@@ -60,7 +60,7 @@ WIDE = Scale(
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
     """The cells."""
-    return [*_claim(scale), *_plus(scale), *_layers(scale), *_ambiguities(scale)]
+    return [*_claim(scale), *_plus(scale), *_layers(scale), *_ambiguities(scale), *_starts(scale)]
 
 
 def _row(
@@ -80,6 +80,9 @@ def _row(
 _AVERAGE = [{"name": "ema", "decay": 0.99}]
 START = {"kind": "piecewise", "lr": 0.1, "milestones": [0.75], "factor": 0.5}
 END = {"kind": "cosine", "lr": 0.03}
+ROBUST: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
+OUTPUT: Table = {**ROBUST, "feature_input": "pgd"}
+"""`clat-plus`, spelled out."""
 
 
 def _clat(
@@ -124,8 +127,6 @@ def _claim(scale: Scale) -> list[Row]:
 def _plus(scale: Scale) -> list[Row]:
     """Beyond the paper: what the prototype's traps suggest."""
     line = [{"name": "interpolation", "margin": 0.0, "end": "last"}]
-    robust: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
-    output: Table = {**robust, "feature_input": "pgd"}
     variants: dict[str, Table] = {
         "k4": {"k": 4},
         "all": {"rule": "all"},
@@ -140,25 +141,25 @@ def _plus(scale: Scale) -> list[Row]:
     }
     return [
         _row(scale, "plus-pgd", _clat(scale, ce_input="pgd")),
-        _row(scale, "plus-relative", _clat(scale, **robust)),
-        _row(scale, "plus-relative-k4", _clat(scale, k=4, **robust)),
-        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=_AVERAGE, **robust)),
-        _row(scale, "plus-relative-k4-line", _clat(scale, k=4, treatments=line, **robust)),
-        _row(scale, "plus-relative-all", _clat(scale, rule="all", **robust)),
+        _row(scale, "plus-relative", _clat(scale, **ROBUST)),
+        _row(scale, "plus-relative-k4", _clat(scale, k=4, **ROBUST)),
+        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=_AVERAGE, **ROBUST)),
+        _row(scale, "plus-relative-k4-line", _clat(scale, k=4, treatments=line, **ROBUST)),
+        _row(scale, "plus-relative-all", _clat(scale, rule="all", **ROBUST)),
         _row(
             scale,
             "plus-feature",
-            _clat(scale, **{**robust, "ce_input": "feature"}),
+            _clat(scale, **{**ROBUST, "ce_input": "feature"}),
             note="One attack instead of two: cheaper than PGD-AT.",
         ),
         _row(
             scale,
             "plus-output",
-            _clat(scale, **output),
+            _clat(scale, **OUTPUT),
             note="One attack, on the output, for both terms.",
         ),
-        *(_row(scale, f"plus-output-{name}", _clat(scale, **output, **more)) for name, more in variants.items()),
-        _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**robust, "ce_input": "feature"})),
+        *(_row(scale, f"plus-output-{name}", _clat(scale, **OUTPUT, **more)) for name, more in variants.items()),
+        _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**ROBUST, "ce_input": "feature"})),
         _row(
             scale,
             "averaged-pgd-at",
@@ -168,7 +169,7 @@ def _plus(scale: Scale) -> list[Row]:
         ),
         _row(scale, "averaged-clat", _clat(scale), averaged=True),
         _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), averaged=True),
-        _row(scale, "averaged-plus-output", _clat(scale, **output), averaged=True),
+        _row(scale, "averaged-plus-output", _clat(scale, **OUTPUT), averaged=True),
         _row(
             scale,
             "pgd-at-ema",
@@ -207,13 +208,21 @@ def _ambiguities(scale: Scale) -> list[Row]:
         _row(scale, "clat-lr-0.003", _clat(scale, lr=0.003)),
         _row(scale, "clat-one-step", _clat(scale, name="clat-fast")),
     ]
-    for share in (0.0, 0.25, 0.5):
+    return found
+
+
+def _starts(scale: Scale) -> list[Row]:
+    """When to begin, the budget as a whole being the same."""
+    found = [Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [_clat(scale, epochs=scale.epochs, lr=0.1)]))]
+    for name, share, settings in (
+        ("clat", 0.25, {}),
+        ("clat", 0.5, {}),
+        ("plus-output", 0.25, OUTPUT),
+        ("plus-output", 0.4, OUTPUT),
+    ):
         start = round(share * scale.epochs)
-        tuned = _clat(scale, epochs=scale.epochs - start, lr=0.1 if share == 0 else 0.03)
-        if start:
-            found.append(_row(scale, f"clat-from-{share:.0%}", tuned, start=start))
-        else:
-            found.append(Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [tuned])))
+        tuned = _clat(scale, epochs=scale.epochs - start, **settings)
+        found.append(_row(scale, f"{name}-from-{share:.0%}", tuned, start=start))
     return found
 
 
