@@ -93,9 +93,24 @@ def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def build_recipe(data: dict[str, Any]) -> Recipe:
     """A `Recipe` from plain nested data, every field checked."""
     try:
-        return _adapter().validate_python(data)
+        recipe = _adapter().validate_python(data)
     except ValidationError as error:
         raise ClatError(_one_line(error)) from None
+    _refuse_truth_as_number(data, recipe)
+    return recipe
+
+
+def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ()) -> None:
+    """pydantic takes true for 1, which in a recipe is a slip of the pen."""
+    if isinstance(given, bool) and not isinstance(built, bool):
+        raise ClatError(f"recipe: {'.'.join(where)}: expected no truth value (got {given})")
+    if isinstance(given, dict):
+        for key, value in given.items():
+            name = key if hasattr(built, key) else f"{key}_"
+            _refuse_truth_as_number(value, getattr(built, name, value), (*where, key))
+    elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
+        for number, pair in enumerate(zip(given, built, strict=True)):
+            _refuse_truth_as_number(*pair, (*where, str(number)))
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
