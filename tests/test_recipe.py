@@ -393,6 +393,9 @@ def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_
     assert recipe_hash(one, 1) != recipe_hash(longer, 1)  # the cosine of stage 1 is another
     planned = ["--schedule.epochs", "20"]
     assert recipe_hash(read(file, *planned), 1) == recipe_hash(read(file, *planned, "--stages.clat.epochs", "3"), 1)
+    own = ["--stages.pgd-at.schedule", '{ kind = "cosine" }']
+    assert recipe_hash(read(file, *own), 1) == recipe_hash(read(file, *own, "--stages.clat.epochs", "3"), 1)
+    assert recipe_hash(read(file, *own), 1) != recipe_hash(read(file), 1)
     constant = ["--schedule.kind", "constant"]
     assert recipe_hash(read(file, *constant), 1) == recipe_hash(
         read(file, *constant, "--stages.clat.epochs", "3"), 1

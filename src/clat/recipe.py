@@ -141,7 +141,9 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
                 del stage["objective"][field]
     if stages is not None:
         data["stages"] = data["stages"][:stages]
-        if data["schedule"]["kind"] != "constant":
+        if all(stage.schedule is not None for stage in recipe.stages[:stages]):
+            del data["schedule"]  # which is for stages that have none of their own
+        elif data["schedule"]["kind"] != "constant":
             data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
