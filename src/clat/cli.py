@@ -134,7 +134,7 @@ def _parser() -> _Parser:
 
     six = commands.add_parser("study", help="run a table of recipes under one budget, row by row")
     six.add_argument("study", nargs="?", help="its name (see --list)")
-    six.add_argument("--scale", default="smoke", help="how large: see --list (default: smoke)")
+    six.add_argument("--scale", help="how large: see --list (default: the study's first)")
     six.add_argument("--out", metavar="DIR", help="the study's folder; the same one goes on where it was stopped")
     six.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
     six.add_argument("--list", action="store_true", help="list the studies, their scales and rows")

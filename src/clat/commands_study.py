@@ -26,7 +26,7 @@ def study(options: Namespace) -> int:
                 console.print(f"  {scale.name}, {scale.epochs} epochs: {names}")
         return 0
     found = find_study(options.study)
-    scale = found.at(options.scale)
+    scale = found.scales[0] if options.scale is None else found.at(options.scale)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
     rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)

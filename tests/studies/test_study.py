@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from clat import cli
 from clat.errors import ClatError
 from clat.evaluation.statistics import PairedSeeds
 from clat.report.study import render_study, write_study_page
@@ -208,3 +209,17 @@ def test_seeds_in_a_narrow_terminal_keep_their_names_and_numbers():
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert ["a", "30.0 % ± 0.0", "20.0 % ± 0.0", "–", "–"] in lines
     assert ["b", "30.0 % ± 0.0", "20.0 % ± 0.0", "±0.0", "±0.0"] in lines
+
+
+def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(STUDIES, "tiny-study", STUDY)
+    command = ["study", "tiny-study", "--out", str(tmp_path / "out"), "--rows", "pgd-at"]
+    assert cli.main(command) == 0
+    for name in ("table.json", "table.md", "study.html", "clean-robust.svg"):
+        assert (tmp_path / "out" / name).is_file()
+    assert cli.main([*command, "--finals", "pgd-10", "--num-samples", "20"]) == 0
+    assert json.loads((tmp_path / "out" / "finals" / "pgd-10.json").read_text())["num_samples"] == 20
+    assert cli.main(["study", "--list"]) == 0
+    assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
+    assert cli.main([*command, "--scale", "smoke"]) == 2
+    assert "unknown scale of the study 'tiny-study' 'smoke'" in capsys.readouterr().err
