@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from clat.evaluation.predict import predict
 from clat.files import claim_output, write_json
 from clat.rankings.robust_criticality import measure_robust_criticality
 from clat.recipe import read_recipe
+from clat.report.plots import BLUE, MUTED, WIDTH, plot_format, save_figure, styled
 from clat.seeds import permutation
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -53,7 +55,12 @@ def main() -> None:
     options.add_argument("--other-data", default="cifar100", help="another data set whose images are shown")
     options.add_argument("--draws", type=int, default=10)
     options.add_argument("--out", required=True)
+    options.add_argument(
+        "--plot", help="an .svg or .png: the paper's index against what tuning the layer alone did"
+    )
     chosen = options.parse_args()
+    if chosen.plot is not None and (chosen.alone is None or not plot_format(chosen.plot)):
+        options.error("--plot shows what tuning each layer alone did: it needs --alone")
     claim_output(chosen.out)
     images, other = heldout(chosen.runs[0]), clat.load_split(chosen.other_data, "test")
     nets = {run.name: {when: network(run, file) for when, file in MOMENTS.items()} for run in chosen.runs}
@@ -72,6 +79,27 @@ def main() -> None:
     }
     print(json.dumps({key: value for key, value in result.items() if key != "environment"}, indent=1))
     write_json(chosen.out, result)
+    if chosen.plot is not None:
+        save_figure(scatter(result), Path(chosen.plot))
+
+
+@styled()
+def scatter(result: dict[str, Any]) -> Figure:
+    """A dot a layer, by its number: the paper's index, and the accuracies after tuning that layer by itself."""
+    indices = [layer["paper"] for layer in result["inflation"]["layers"]]  # of the second layer and on
+    alone = result["alone"]
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2), ("clean", "robust"), strict=True):
+        for number, x in enumerate(indices, start=2):
+            y = 100 * alone["by layer"][number][kind]
+            axes.plot(x, y, "o", color=BLUE, markersize=4)
+            axes.annotate(str(number), (x, y), xytext=(3, 2), textcoords="offset points", fontsize=6.5)
+        axes.axhline(100 * alone["all layers"][kind], color=MUTED, linewidth=0.8, linestyle="--")
+        rho = alone[f"spearman with {kind} accuracy"]["paper"]
+        axes.set_title(f"{kind}: Spearman {rho:+.2f}")
+        axes.set_xlabel("criticality index C (paper)")
+        axes.set_ylabel("held-out accuracy in %")
+    return figure
 
 
 def network(run: Path, weights: str) -> nn.Module:
