@@ -26,7 +26,8 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     ]
 
 
-NARROW = Scale(
+NARROW = replace(
+    SMOKE,
     name="narrow",
     start=14,
     rest=6,
@@ -36,7 +37,6 @@ NARROW = Scale(
         "monitor": {"num_samples": 500, "every": 10},
         "evaluation": {"protocol": "pgd-20", "num_samples": 2000},
     },
-    remark="",
 )
 """Long enough for training to settle, small enough for a CPU."""
 
