@@ -138,9 +138,10 @@ def _parser() -> _Parser:
     six.add_argument("--out", metavar="DIR", help="the study's folder; the same one goes on where it was stopped")
     six.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
     six.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
+    six.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
     six.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
-    six.add_argument("--num-samples", type=int, help="of --finals: test images, from the first (default: all)")
-    six.add_argument("--precision", default="float32", help="of the searches of --finals: float32, bfloat16")
+    six.add_argument("--num-samples", type=int, help="of these two: images, from the first (default: all)")
+    six.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
 
     _bench_parser(commands)
 

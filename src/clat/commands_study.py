@@ -17,7 +17,8 @@ from clat.studies.run import run_study
 
 def study(options: Namespace) -> int:
     """Run a study, or go on with it; the table on screen, and table.json, table.md and study.html in its folder.
-    Exit code 1 if a row failed. With --finals: measure what it trained on the test split."""
+    Exit code 1 if a row failed. With --judge or --finals: measure what it trained, on held-out
+    images or on the test split."""
     if options.list or options.study is None:
         for one in STUDIES.values():
             console.print(f"{one.name}: {one.title}", style="bold")
@@ -30,12 +31,15 @@ def study(options: Namespace) -> int:
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
     rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)
-    if options.finals is not None:
+    if options.judge is not None and options.finals is not None:
+        raise ClatError("clat study takes --judge or --finals, not both: choose first, on held-out images")
+    if options.judge is not None or options.finals is not None:
         finals = run_finals(
             rows,
             Path(options.out),
             console,
-            protocol=options.finals,
+            protocol=options.finals or options.judge,
+            split="heldout" if options.finals is None else "test",
             num_samples=options.num_samples,
             precision=options.precision,
         )

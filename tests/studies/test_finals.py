@@ -1,4 +1,4 @@
-"""The test split, read once for the rows that were chosen."""
+"""Rows under any protocol, on held-out images and, once, on the test split."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import json
 import pytest
 from rich.console import Console
 
+from clat.data import hold_out, load_split
 from clat.errors import ClatError
+from clat.evaluation import evaluate_set
+from clat.models import load_weights
+from clat.recipe import read_recipe
 from clat.studies.finals import cells, finals_table, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study
+from clat.training.prepare import build_network
 
 QUIET = Console(quiet=True)
 SCALE = Scale(
@@ -113,3 +118,30 @@ def test_a_result_that_was_measured_otherwise_is_refused(done, name, value):
     finals(out, chosen)
     with pytest.raises(ClatError, match=f"was measured with {name} "):
         finals(out, chosen, **{name: value})
+
+
+def test_held_out_images_judge_before_the_test_split_does(done):
+    out, chosen = done
+    table = finals(out, chosen, split="heldout", num_samples=30)
+    assert table["split"] == "heldout"
+    file = out / "judged" / "pgd-20" / "standard@1-last.json"
+    found = json.loads(file.read_text())
+    assert found["data"]["split"] == "train"
+    recipe = read_recipe(out / "runs" / "standard@1" / "recipe.toml")
+    _, heldout = hold_out(load_split("digits", "train"), 32, recipe.data.split_seed, 64)
+    model = build_network(recipe, 10)
+    load_weights(model, out / "runs" / "standard@1" / "weights" / "last.safetensors")
+    assert found["correct"] == evaluate_set(model, heldout.take(30), protocol="fgsm", eps="0.1").to_dict()["correct"]
+    assert "30 held-out images" in finals_table(table).title
+
+
+def test_no_held_out_images_to_judge_on(done):
+    out, (row, *_) = done
+    file = out / "runs" / row.name / "recipe.toml"
+    before = file.read_text()
+    file.write_text(before.replace("[data]\n", '[data]\ndecide_on = "test-split"\n'))
+    try:
+        with pytest.raises(ClatError, match="holds no training images out"):
+            finals(out, [row], split="heldout", protocol="fgsm")
+    finally:
+        file.write_text(before)

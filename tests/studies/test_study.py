@@ -219,6 +219,10 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
         assert (tmp_path / "out" / name).is_file()
     assert cli.main([*command, "--finals", "pgd-10", "--num-samples", "20"]) == 0
     assert json.loads((tmp_path / "out" / "finals" / "pgd-10.json").read_text())["num_samples"] == 20
+    assert cli.main([*command, "--judge", "pgd-10", "--num-samples", "20"]) == 0
+    assert json.loads((tmp_path / "out" / "judged" / "pgd-10.json").read_text())["split"] == "heldout"
+    assert cli.main([*command, "--judge", "pgd-10", "--finals", "pgd-10"]) == 2
+    assert "not both: choose first" in capsys.readouterr().err
     assert cli.main(["study", "--list"]) == 0
     assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
     assert cli.main([*command, "--scale", "smoke"]) == 2

@@ -60,25 +60,25 @@ WIDE = Scale(
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
     """The cells."""
-    return [*_claim(scale), *_plus(scale), *_layers(scale), *_ambiguities(scale), *_starts(scale)]
+    return [*_claim(scale), *_plus(scale), *_layers(scale), *_strong(scale), *_ambiguities(scale), *_starts(scale)]
 
 
-def _row(
-    scale: Scale, name: str, *rest: Table, start: int | None = None, averaged: bool = False, note: str = ""
-) -> Row:
-    """The common start, then `rest`. `averaged`: the start's averaged weights, which cost nothing and are settled
-    where its last ones, of a high learning rate, are not."""
+def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, begun: str = "", note: str = "") -> Row:
+    """The common start, then `rest`. `begun`: what the start leaves, where that is not its last weights of a high
+    learning rate: `averaged` ones, which cost nothing, or those of a network that was `finished`, its learning rate
+    at zero, as the ones are that users bring along."""
     epochs = scale.start if start is None else start
-    begin = stage("pgd-at", epochs, "pgd-at", schedule=START)
-    owner = "pgd-at"
-    if averaged:
-        begin["treatments"], owner = _AVERAGE, "averaged-pgd-at"
+    owner = f"{begun}-pgd-at" if begun else "pgd-at"
+    begin = stage("pgd-at", epochs, "pgd-at", schedule=FINISHED if begun == "finished" else START)
+    if begun == "averaged":
+        begin["treatments"] = _AVERAGE
     shared = name != owner and epochs == scale.start
     return Row(name, make_recipe(scale, name, [begin, *rest]), reuse=owner if shared else None, note=note)
 
 
 _AVERAGE = [{"name": "ema", "decay": 0.99}]
 START = {"kind": "piecewise", "lr": 0.1, "milestones": [0.75], "factor": 0.5}
+FINISHED = {"kind": "cosine", "lr": 0.1}
 END = {"kind": "cosine", "lr": 0.03}
 ROBUST: Table = {"ce_input": "pgd", "relative": True, "normaliser": "relative", "tap": "norm"}
 OUTPUT: Table = {**ROBUST, "feature_input": "pgd"}
@@ -138,6 +138,8 @@ def _plus(scale: Scale) -> list[Row]:
         "ratio-0.3-random": {"ratio": 0.3, "rule": "random"},
         "ratio-0.3-all": {"ratio": 0.3, "rule": "all"},
         "ratio-0.3-lr-0.1": {"ratio": 0.3, "lr": 0.1},
+        "ratio-0.3-ema": {"ratio": 0.3, "treatments": _AVERAGE},
+        "ratio-0.3-line": {"ratio": 0.3, "treatments": line},
         "ratio-1": {"ratio": 1.0},
         "lr-0.1": {"lr": 0.1},
         "bn-update": {"bn": "update"},
@@ -167,12 +169,28 @@ def _plus(scale: Scale) -> list[Row]:
             scale,
             "averaged-pgd-at",
             stage("pgd-at-on", scale.rest, "pgd-at", schedule=END),
-            averaged=True,
+            begun="averaged",
             note="The control of the rows that begin with averaged weights.",
         ),
-        _row(scale, "averaged-clat", _clat(scale), averaged=True),
-        _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), averaged=True),
-        _row(scale, "averaged-plus-output", _clat(scale, **OUTPUT), averaged=True),
+        _row(scale, "averaged-clat", _clat(scale), begun="averaged"),
+        _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), begun="averaged"),
+        _row(scale, "averaged-plus-output", _clat(scale, **OUTPUT), begun="averaged"),
+        _row(
+            scale,
+            "finished-pgd-at",
+            stage("pgd-at-on", scale.rest, "pgd-at", schedule=END),
+            begun="finished",
+            note="A finished PGD-AT network, all of it trained on: the control of the rows that tune it otherwise.",
+        ),
+        _row(scale, "finished-clat", _clat(scale), begun="finished"),
+        _row(scale, "finished-clat-ratio-1.0", _clat(scale, ratio=1.0), begun="finished"),
+        _row(
+            scale,
+            "finished-clat-ratio-2.0-all-one-step-lr-0.01",
+            _clat(scale, name="clat-fast", ratio=2.0, rule="all", lr=0.01),
+            begun="finished",
+        ),
+        _row(scale, "finished-plus-output-ratio-0.3", _clat(scale, **OUTPUT, ratio=0.3), begun="finished"),
         _row(
             scale,
             "pgd-at-ema",
@@ -193,9 +211,29 @@ def _layers(scale: Scale) -> list[Row]:
     return found + [_row(scale, f"clat-k{k}", _clat(scale, k=k)) for k in (2, 4, 8)]
 
 
+def _strong(scale: Scale) -> list[Row]:
+    """An L_C that weighs as much as the cross-entropy or more, on one layer, some or all."""
+    found = [
+        _row(scale, "clat-ratio-1.0-random", _clat(scale, ratio=1.0, rule="random")),
+        _row(scale, "clat-ratio-3.0-k4", _clat(scale, ratio=3.0, k=4)),
+    ]
+    for ratio, lr in ((1.0, 0.03), (1.5, 0.03), (2.0, 0.03), (3.0, 0.03), (2.0, 0.01), (2.5, 0.01), (3.0, 0.01)):
+        for which, layers in (
+            ("all", {"rule": "all"}),
+            ("k8", {"k": 8}),
+            ("random-k8", {"rule": "random", "k": 8}),
+        ):
+            for how, objective in (("", "clat"), ("-one-step", "clat-fast")):
+                name = f"clat-ratio-{ratio}-{which}{how}" + (f"-lr-{lr}" if lr != 0.03 else "")
+                found.append(_row(scale, name, _clat(scale, name=objective, ratio=ratio, lr=lr, **layers)))
+    return found
+
+
 def _ambiguities(scale: Scale) -> list[Row]:
     """What the paper leaves open, one setting at a time."""
-    found = [_row(scale, f"clat-ratio-{ratio}", _clat(scale, ratio=ratio)) for ratio in (0.01, 0.03, 0.3, 1.0)]
+    found = [
+        _row(scale, f"clat-ratio-{ratio}", _clat(scale, ratio=ratio)) for ratio in (0.01, 0.03, 0.3, 1.0, 3.0, 10.0)
+    ]
     found += [
         _row(scale, "clat-tap-norm", _clat(scale, tap="norm")),
         _row(scale, "clat-tap-activation", _clat(scale, tap="activation")),

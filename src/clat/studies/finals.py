@@ -1,4 +1,8 @@
-"""A study's final numbers: chosen rows on the test split, once, after held-out images have decided which."""
+"""A study's rows under any protocol: on held-out images, to choose by, and the chosen ones on the test split, once.
+
+The monitor's attack, PGD on the cross-entropy, is the cheapest judge and not a fair one: networks trained on clean
+images look more robust to it than a margin attack finds them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from clat.data import load_split
+from clat.config import Recipe
+from clat.data import ImageSet, hold_out, load_split
 from clat.errors import ClatError
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
@@ -29,18 +34,31 @@ WEIGHTS = ("last", "best")
 COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
 
 
+FOLDERS = {"test": "finals", "heldout": "judged"}
+"""What was measured on which images lies where."""
+SPLITS = {"test": "test", "heldout": "held-out"}
+
+
 def run_finals(
-    rows: Sequence[Row], out: Path, console: Console, *, protocol: str, num_samples: int | None, precision: str
+    rows: Sequence[Row],
+    out: Path,
+    console: Console,
+    *,
+    protocol: str,
+    num_samples: int | None,
+    precision: str,
+    split: str = "test",
 ) -> dict[str, Any]:
     """Evaluate the last weights of each finished row of the study in `out` under `protocol`, and of the first
     group, the control, the best ones too (early stopping); goes on where it was stopped.
 
-    `num_samples`: test images, from the first (None: all); `precision`: of the searches. Writes
-    finals/PROTOCOL/ROW-WEIGHTS.json, finals/PROTOCOL.json and .md, and returns the table. Raises ClatError for a
-    row that has not finished, or a result that is there but was measured otherwise.
+    `num_samples`: images, from the first (None: all); `precision`: of the searches; `split`: test, or heldout for
+    those of the training images that no row has seen. Writes PROTOCOL/ROW-WEIGHTS.json, PROTOCOL.json and .md in
+    the folder `finals` or `judged`, and returns the table. Raises ClatError for a row that has not finished, or a
+    result that is there but was measured otherwise.
     """
     asked = find_protocol(protocol)
-    folder = out / "finals" / asked.name
+    folder = out / FOLDERS[split] / asked.name
     folder.mkdir(parents=True, exist_ok=True)
     control = rows[0].group
     entries = []
@@ -50,24 +68,36 @@ def run_finals(
         for weights in WEIGHTS if row.group == control else WEIGHTS[:1]:
             file = folder / f"{row.name}-{weights}.json"
             if not file.exists():
-                _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision)
+                _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
             found = json.loads(file.read_text())
             _check_same(found, file, protocol=asked.hash, num_samples=num_samples, precision=precision)
             clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
             console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
             entries.append({"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file})
-    return _write(entries, control, asked.name, num_samples, out)
+    return _write(entries, control, asked.name, num_samples, split, out / FOLDERS[split])
 
 
-def _evaluate(run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str) -> None:
+def _evaluate(
+    run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str, split: str
+) -> None:
     recipe = read_recipe(run / "recipe.toml")
-    test = load_split(recipe.data.name, "test", image_size=recipe.data.image_size)
-    test = test if num_samples is None else test.take(num_samples)
-    model = build_network(recipe, test.num_classes)
+    images = _images(recipe, split)
+    images = images if num_samples is None else images.take(min(num_samples, len(images)))
+    model = build_network(recipe, images.num_classes)
     load_weights(model, run / "weights" / f"{weights}.safetensors")
     about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
-    evaluate_weights(recipe, model, test, protocol, file, about, precision=precision).to_json(file)
+    evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)
     discard_state(file)
+
+
+def _images(recipe: Recipe, split: str) -> ImageSet:
+    config = recipe.data
+    if split == "test":
+        return load_split(config.name, "test", image_size=config.image_size)
+    if config.decide_on == "test-split":
+        raise ClatError(f"the recipe '{recipe.name}' decides on the test split: it holds no training images out")
+    train_set = load_split(config.name, "train", image_size=config.image_size)
+    return hold_out(train_set, config.heldout, config.split_seed, config.train_size)[1]
 
 
 def _check_same(found: Mapping[str, Any], file: Path, **settings: Any) -> None:
@@ -84,16 +114,27 @@ def _check_same(found: Mapping[str, Any], file: Path, **settings: Any) -> None:
 
 
 def _write(
-    entries: Sequence[Mapping[str, Any]], control: str, protocol: str, num_samples: int | None, out: Path
+    entries: Sequence[Mapping[str, Any]],
+    control: str,
+    protocol: str,
+    num_samples: int | None,
+    split: str,
+    folder: Path,
 ) -> dict[str, Any]:
     groups: dict[tuple[str, str], dict[int, Path]] = {}
     for entry in entries:
         groups.setdefault((entry["group"], entry["weights"]), {})[entry["seed"]] = entry["file"]
     base = groups[control, "last"]
     summaries = [_summary(*key, files, {} if files is base else base) for key, files in groups.items()]
-    table = {"what": "finals", "protocol": protocol, "num_samples": num_samples, "groups": summaries}
-    write_json(out / "finals" / f"{protocol}.json", table)
-    write_text(out / "finals" / f"{protocol}.md", markdown_table(COLUMNS, [cells(one) for one in summaries]))
+    table = {
+        "what": "finals",
+        "protocol": protocol,
+        "split": split,
+        "num_samples": num_samples,
+        "groups": summaries,
+    }
+    write_json(folder / f"{protocol}.json", table)
+    write_text(folder / f"{protocol}.md", markdown_table(COLUMNS, [cells(one) for one in summaries]))
     return table
 
 
@@ -128,7 +169,7 @@ def finals_table(table: Mapping[str, Any]) -> RichTable:
     """The groups for a terminal."""
     count = table["num_samples"]
     shown = RichTable(
-        title=f"{table['protocol']} on {'all' if count is None else count} test images",
+        title=f"{table['protocol']} on {'all' if count is None else count} {SPLITS[table['split']]} images",
         caption="Mean over the seeds ± their deviation; less control: seed by seed, in points, 95 % t interval.",
     )
     for position, name in enumerate(COLUMNS):
