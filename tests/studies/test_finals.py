@@ -131,7 +131,8 @@ def test_held_out_images_judge_before_the_test_split_does(done):
     _, heldout = hold_out(load_split("digits", "train"), 32, recipe.data.split_seed, 64)
     model = build_network(recipe, 10)
     load_weights(model, out / "runs" / "standard@1" / "weights" / "last.safetensors")
-    assert found["correct"] == evaluate_set(model, heldout.take(30), protocol="fgsm", eps="0.1").to_dict()["correct"]
+    expected = evaluate_set(model, heldout.take(30), protocol="fgsm", eps="0.1")
+    assert found["correct"] == expected.to_dict()["correct"]
     assert "30 held-out images" in finals_table(table).title
 
 
