@@ -1,7 +1,6 @@
 """A study's rows under any protocol: on held-out images, to choose by, and the chosen ones on the test split, once.
 
-The monitor's attack, PGD on the cross-entropy, is the cheapest judge and not a fair one: networks trained on clean
-images look more robust to it than a margin attack finds them.
+While a row trains it is judged by PGD on the cross-entropy, to which a loss can look better than to a stronger attack.
 """
 
 from __future__ import annotations
