@@ -114,12 +114,10 @@ def _claim(scale: Scale) -> list[Row]:
         selection = {"rule": rule, "k": 1, "every": 5}
         return stage("tune", scale.rest, "pgd-at", selection=selection, schedule=END)
 
-    whole = stage("pgd-at", scale.epochs, "pgd-at", schedule=FINISHED)
+    cosine = [stage("pgd-at", scale.epochs, "pgd-at", schedule=FINISHED)]
     return [
         _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=END)),
-        Row(
-            "pgd-at-cosine", make_recipe(scale, "pgd-at-cosine", [whole]), note="One schedule for the whole budget."
-        ),
+        Row("pgd-at-cosine", make_recipe(scale, "pgd-at-cosine", cosine), note="One schedule all along."),
         _row(scale, "clat", _clat(scale)),
         _row(scale, "pgd-at-on-critical", tuned("critical"), note="PGD-AT that moves only what CLAT would."),
         _row(scale, "pgd-at-on-random", tuned("random"), note="PGD-AT that moves a layer drawn at random."),

@@ -1,6 +1,6 @@
 """A study's rows under any protocol: on held-out images, to choose by, and the chosen ones on the test split, once.
 
-While a row trains it is judged by PGD on the cross-entropy, to which a loss can look better than to a stronger attack.
+While a row trains it is judged by PGD on the cross-entropy, which need not be the attack that hurts it most.
 """
 
 from __future__ import annotations
