@@ -14,7 +14,7 @@ from torch import Tensor
 from clat import cli
 from clat.errors import ClatError
 from clat.evaluation.compare import compare, compare_seeds
-from clat.evaluation.statistics import PairedDifference, SeedDifference, SeedSummary
+from clat.evaluation.statistics import PairedDifference, PairedSeeds, SeedDifference, SeedSummary
 
 Z = 1.959963984540054
 
@@ -90,6 +90,14 @@ def test_seeds_against_seeds() -> None:
     assert 0.03 < (difference.p_value or 1) < 0.05
     for pair in ((SeedSummary((0.5,)), second), (SeedSummary((0.5, 0.5)), SeedSummary((0.6, 0.6)))):
         assert (SeedDifference(*pair).interval, SeedDifference(*pair).p_value) == (None, None)
+
+
+def test_seeds_whose_differences_are_equal_but_for_rounding_have_no_interval():
+    difference = PairedSeeds((0.415 - 0.41, 0.205 - 0.2))
+    assert difference.values[0] != difference.values[1]
+    assert (difference.interval, difference.p_value) == (None, None)
+    assert difference.value == pytest.approx(0.005)
+    assert PairedSeeds((0.0, 0.001)).interval is not None
 
 
 # Files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -148,7 +149,9 @@ def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path)
         assert len({row.name for row in rows}) == len(rows)
         names = [row.name for row in rows]
         for row in rows:
-            assert row.recipe.total_epochs == (scale.rest if row.needs else scale.epochs), row.name
+            budget = scale.rest if row.needs else scale.epochs
+            share = re.search(r"^pgd-at-cosine-(\d+)%$", row.name)  # these controls stop earlier, and say so
+            assert row.recipe.total_epochs == round(int(share[1]) / 100 * budget if share else budget), row.name
             for earlier in (*row.needs, row.reuse or row.name):
                 assert names.index(earlier) <= names.index(row.name)
 
@@ -180,6 +183,21 @@ def test_the_differences_plot_has_a_line_a_group_and_cuts_wide_intervals_off():
         assert 3 < high < 4, "two seeds' interval reaches from -11 to 15 points"
         means = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 4.5]
         assert means == pytest.approx([2, -2])
+
+
+def test_a_collapsed_row_stands_at_the_border_of_the_differences_plot_and_leaves_the_others_their_room():
+    def group(number, value):
+        pair = PairedSeeds((value, value + 0.005)).to_dict()
+        return {"name": f"row-{number}", "clean_less_control": pair, "robust_less_control": pair}
+
+    close = [group(number, 0.002 * number) for number in range(10)]
+    figure = differences([*close, group("collapsed", -0.31)])
+    for axes in figure.axes:
+        assert -1 < axes.get_xlim()[0] < 0, "the line at zero stays in view"
+        assert axes.get_xlim()[1] > 2
+        assert [text.get_text() for text in axes.texts] == ["−30.8"]
+    assert len(figure.axes[0].get_yticklabels()) == 11
+    assert not [text for axes in differences(close).axes for text in axes.texts]
 
 
 def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):

@@ -169,6 +169,10 @@ class SeedDifference(_TTest):
         return {"value": self.value, "low": low, "high": high, "p_value": self.p_value, "method": "welch-t"}
 
 
+_ROUNDING = 1e-9
+"""Differences of accuracies that are equal may differ by so much."""
+
+
 @dataclass(frozen=True)
 class PairedSeeds(_TTest):
     """Differences of one accuracy between two methods, one a seed, where a seed means the same to both (the same
@@ -182,8 +186,8 @@ class PairedSeeds(_TTest):
         return statistics.fmean(self.values)
 
     def _test(self) -> Any:
-        """None for a single seed, or where the seeds do not differ."""
-        if len(self.values) < 2 or statistics.stdev(self.values) == 0:
+        """None for a single seed, or where the seeds do not differ but for rounding."""
+        if len(self.values) < 2 or max(self.values) - min(self.values) < _ROUNDING:
             return None
         return ttest_1samp(self.values, 0.0)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from clat.report.formatting import MINUS
 from clat.report.plots import BLUE, MUTED, ORANGE, PLAIN, WIDTH, styled
 from clat.studies.groups import KINDS
 
@@ -88,26 +90,50 @@ def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None
 @styled()
 def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
     """A line a group: what it has more than the control in clean and in robust accuracy, in points, with the 95 % t
-    interval over the seeds, cut off at the border, and each seed as a faint dot. None if no group has a control."""
+    interval over the seeds and each seed as a faint dot. What lies far from the rest, such as a row that collapsed,
+    would press all others together: it is written at the border instead, and wide intervals end there. None if no
+    group has a control."""
     shown = [group for group in groups if f"{KINDS[0]}_less_control" in group]
     if not shown:
         return None
     figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(shown)), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
         found = [group[f"{kind}_less_control"] for group in shown]
-        values = [0.0, *(100 * value for one in found for value in one["values"])]
-        margin = 0.1 * (max(values) - min(values)) or 1.0
+        low, high = _reach([0.0, *(100 * value for one in found for value in one["values"])])
         axes.axvline(0, color=MUTED, linewidth=0.8)
         for place, one in enumerate(found):
             dots = [100 * value for value in one["values"]]
             axes.plot(dots, [place] * len(dots), "o", color=PLAIN, markersize=3)
             if one["low"] is not None:
                 axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=BLUE, linewidth=1.0)
-            axes.plot(100 * one["value"], place, "o", color=BLUE, markersize=4.5)
-        axes.set_xlim(min(values) - margin, max(values) + margin)
+            mean = 100 * one["value"]
+            if low <= mean <= high:
+                axes.plot(mean, place, "o", color=BLUE, markersize=4.5)
+            else:
+                _at_border(axes, mean, place, on_left=mean < low)
+        axes.set_xlim(low, high)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_yticks(range(len(shown)), [group["name"] for group in shown])
         axes.tick_params(axis="y", length=0, labelsize=7)
         axes.set_xlabel(f"{kind} less control, points")
         axes.grid(True, axis="x")
     return figure
+
+
+def _reach(values: Sequence[float]) -> tuple[float, float]:
+    """From where to where an axis shows `values`: all within three interquartile ranges of the quartiles (Tukey's
+    "far out"), and a tenth more on both sides."""
+    first, third = np.percentile(values, [25, 75])
+    near = [value for value in values if first - 3 * (third - first) <= value <= third + 3 * (third - first)]
+    margin = 0.1 * (max(near) - min(near)) or 1.0
+    return min(near) - margin, max(near) + margin
+
+
+def _at_border(axes: Axes, value: float, place: float, *, on_left: bool) -> None:
+    edge = 0.0 if on_left else 1.0
+    where = axes.get_yaxis_transform()  # the share of the axes' width, and the line
+    axes.plot(edge, place, "<" if on_left else ">", color=BLUE, markersize=4.5, transform=where, clip_on=False)
+    text = f"{value:+.1f}".replace("-", MINUS)
+    right = 6 if on_left else -6
+    beside = axes.annotate(text, (edge, place), xycoords=where, xytext=(right, 0), textcoords="offset points")
+    beside.set(va="center", ha="left" if on_left else "right", fontsize=6.5, color=BLUE)

@@ -60,7 +60,15 @@ WIDE = Scale(
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
     """The cells."""
-    return [*_claim(scale), *_plus(scale), *_layers(scale), *_strong(scale), *_ambiguities(scale), *_starts(scale)]
+    return [
+        *_claim(scale),
+        *_plus(scale),
+        *_layers(scale),
+        *_strong(scale),
+        *_ambiguities(scale),
+        *_starts(scale),
+        *_one_cosine(scale),
+    ]
 
 
 def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, begun: str = "", note: str = "") -> Row:
@@ -86,10 +94,10 @@ OUTPUT: Table = {**ROBUST, "feature_input": "pgd"}
 
 
 def _clat(
-    scale: Scale, epochs: int | None = None, lr: float = 0.03, bn: str | None = None, **settings: Any
+    scale: Scale, epochs: int | None = None, lr: float | None = 0.03, bn: str | None = None, **settings: Any
 ) -> Table:
     """A CLAT stage in the paper's form but for `settings`, of the objective or, where they name one of its fields,
-    of the selection."""
+    of the selection. `lr`: where its own cosine begins; None: the recipe's schedule goes on."""
     selection = {"rule": "critical", "k": 1, "every": 5}
     objective: Table = {"name": "clat", "ratio": 0.1}
     for key, value in settings.items():
@@ -102,7 +110,7 @@ def _clat(
         else:
             objective[key] = value
     made = stage("clat", scale.rest if epochs is None else epochs, objective, selection=selection)
-    made["schedule"] = {"kind": "cosine", "lr": lr}
+    made |= {"schedule": {"kind": "cosine", "lr": lr}} if lr is not None else {}
     made |= {"batch_norm": bn} if bn else {}
     return made | ({"treatments": settings["treatments"]} if "treatments" in settings else {})
 
@@ -114,16 +122,21 @@ def _claim(scale: Scale) -> list[Row]:
         selection = {"rule": rule, "k": 1, "every": 5}
         return stage("tune", scale.rest, "pgd-at", selection=selection, schedule=END)
 
-    cosine = [stage("pgd-at", scale.epochs, "pgd-at", schedule=FINISHED)]
     return [
         _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=END)),
-        Row("pgd-at-cosine", make_recipe(scale, "pgd-at-cosine", cosine), note="One schedule all along."),
+        _cosine(scale, "pgd-at-cosine", 1.0, note="One schedule all along."),
         _row(scale, "clat", _clat(scale)),
         _row(scale, "pgd-at-on-critical", tuned("critical"), note="PGD-AT that moves only what CLAT would."),
         _row(scale, "pgd-at-on-random", tuned("random"), note="PGD-AT that moves a layer drawn at random."),
         _row(scale, "pgd-at-on-least", tuned("least-critical")),
         _row(scale, "ce-on-critical", _clat(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
     ]
+
+
+def _cosine(scale: Scale, name: str, share: float, note: str = "") -> Row:
+    """PGD-AT for a share of the budget, along a cosine of that length: how long it trains is a setting, too."""
+    only = stage("pgd-at", round(share * scale.epochs), "pgd-at", schedule=FINISHED)
+    return Row(name, make_recipe(scale, name, [only]), note=note)
 
 
 def _plus(scale: Scale) -> list[Row]:
@@ -266,6 +279,36 @@ def _starts(scale: Scale) -> list[Row]:
         start = round(share * scale.epochs)
         tuned = _clat(scale, epochs=scale.epochs - start, **settings)
         found.append(_row(scale, f"{name}-from-{share:.0%}", tuned, start=start))
+    return found
+
+
+def _one_cosine(scale: Scale) -> list[Row]:
+    """One cosine over the whole budget: PGD-AT up to a share of it, then another stage along the same cosine, as
+    the paper's own runs seem to be; and PGD-AT alone along shorter ones, which trade clean for robust accuracy."""
+    plus: Table = {**OUTPUT, "ratio": 0.3}
+    variants: dict[str, Table] = {
+        "clat": {},
+        "clat-ratio-1.0": {"ratio": 1.0},
+        "clat-ratio-1.0-all": {"ratio": 1.0, "rule": "all"},
+        "plus": plus,
+        "plus-random": {**plus, "rule": "random"},
+        "plus-all": {**plus, "rule": "all"},
+        "plus-all-bn-update": {**plus, "rule": "all", "bn": "update"},
+        "plus-bn-update": {**plus, "bn": "update"},
+        "plus-ratio-1": {**OUTPUT, "ratio": 1.0},
+        "plus-all-ratio-1": {**OUTPUT, "ratio": 1.0, "rule": "all"},
+        "plus-all-ratio-1-bn-update": {**OUTPUT, "ratio": 1.0, "rule": "all", "bn": "update"},
+    }
+    found = [_cosine(scale, f"pgd-at-cosine-{share:.0%}", share) for share in (0.4, 0.6, 0.8)]
+    for share in (0.75, 0.5):
+        start = round(share * scale.epochs)
+        owner = f"cosine-clat-from-{share:.0%}"
+        for name, settings in variants.items():
+            rest = _clat(scale, epochs=scale.epochs - start, lr=None, **settings)
+            row = f"cosine-{name}-from-{share:.0%}"
+            stages = [stage("pgd-at", start, "pgd-at"), rest]
+            recipe = make_recipe(scale, row, stages, {"schedule": FINISHED})
+            found.append(Row(row, recipe, reuse=owner if row != owner else None))
     return found
 
 
