@@ -84,7 +84,7 @@ def test_features_are_read_at_the_tap(build, images, labels, layers, tap):
     check(build, images, labels, layers, Clat(lambda_=0.3, steps=STEPS, tap=tap), expected)
 
 
-@pytest.mark.parametrize("where", ["clean", "feature", "pgd"])
+@pytest.mark.parametrize("where", ["clean", "feature", "pgd", "both"])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("moved", ["feature", "pgd"])
@@ -94,13 +94,15 @@ def test_the_inputs_of_the_two_terms(build, images, labels, layers, where, detac
         with modes.for_attack(net):
             sources["pgd"] = run_pgd(net, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
         terms = change(net, images, sources[moved], layers, detach=detach)
-        return F.cross_entropy(net(sources[where]), labels) + weight * terms
+        read = ["clean", "pgd"] if where == "both" else [where]
+        entropy = sum(F.cross_entropy(net(sources[one]), labels) for one in read) / len(read)
+        return entropy + weight * terms
 
     objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, feature_input=moved, detach_clean=detach)
     check(build, images, labels, layers, objective, expected)
 
 
-@pytest.mark.parametrize("where", ["clean", "feature", "pgd"])
+@pytest.mark.parametrize("where", ["clean", "feature", "pgd", "both"])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("moved", ["feature", "pgd"])
@@ -112,8 +114,8 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
     objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
     with modes.for_attack(twin):
         output = run_pgd(twin, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
-    source = {"clean": images, "feature": feature_example(twin, images, layers), "pgd": output}[where]
-    twin(source)
+    source = {"clean": images, "feature": feature_example(twin, images, layers), "pgd": output}.get(where, images)
+    twin(source)  # with both, the clean one's
     for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
@@ -127,6 +129,9 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
         ({"lambda_": 0.3, "ce_input": "pgd"}, 1 + STEPS + STEPS + 3),
         ({"lambda_": 0.3, "ce_input": "pgd", "feature_input": "pgd"}, STEPS + 2),  # one attack for both terms
         ({"lambda_": 0.3, "feature_input": "pgd"}, STEPS + 2),
+        ({"lambda_": 0.0, "ce_input": "both"}, STEPS + 2),
+        ({"lambda_": 0.3, "ce_input": "both", "feature_input": "pgd"}, STEPS + 2),  # no more than "pgd"
+        ({"lambda_": 0.3, "ce_input": "both"}, 1 + STEPS + STEPS + 3),
     ],
 )
 def test_how_often_the_network_runs(net, images, labels, layers, settings, runs):

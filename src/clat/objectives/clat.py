@@ -11,7 +11,7 @@ so it can be lowered by shrinking the layer's response instead of making it robu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -48,9 +48,9 @@ class Clat(InnerAttack):
     Default, if neither is given: 0.1."""
     calibrate: Literal["stage", "selection"] = "stage"
     """With `ratio`: set lambda once at the start of the stage, or again whenever layers are re-selected."""
-    ce_input: Literal["clean", "feature", "pgd"] = "clean"
-    """What the cross-entropy is taken on: x (the paper), the feature attack's example, or an example of PGD on
-    the output."""
+    ce_input: Literal["clean", "feature", "pgd", "both"] = "clean"
+    """What the cross-entropy is taken on: x (the paper), the feature attack's example, an example of PGD on the
+    output, or the mean over x and the latter, which costs nothing more where L_C is taken there, too."""
     feature_input: Literal["feature", "pgd"] = "feature"
     """Where L_C is taken: at the feature attack's example, which maximises it (the paper), or at the example of PGD
     on the output, so that with `ce_input="pgd"` one attack serves both terms."""
@@ -150,46 +150,49 @@ class Clat(InnerAttack):
                     seed=step.seed,
                     clean=None if clean is None else [feature.detach() for feature in clean],
                 )
-            if self.ce_input == "pgd" or (weight > 0 and self.feature_input == "pgd"):
+            if self.ce_input in ("pgd", "both") or (weight > 0 and self.feature_input == "pgd"):
                 x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
         return x_feature, x_output
 
     def _terms(
         self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step, *, weight: float
     ) -> dict[str, Tensor]:
-        """CE and, unless its weight is zero, L_C. One of the passes that L_C needs also gives the logits where
-        the cross-entropy's input allows it; the others stop at the deepest selected layer and leave the
-        BatchNorm statistics alone, which follow the cross-entropy's input only."""
-        layers = step.layers
+        """CE and, unless its weight is zero, L_C. Of the passes that L_C needs, those whose input the cross-entropy
+        reads also give the logits; the others stop at the deepest selected layer. The BatchNorm statistics follow
+        the cross-entropy's input only, the first of two."""
         x_feature, x_output, *shared = examples
-        if weight == 0:
-            source = {"clean": x, "feature": x_feature, "pgd": x_output}[self.ce_input]
-            return {"cross_entropy": cross_entropy(model(source), y)}
+        inputs = {"clean": x, "feature": x_feature, "pgd": x_output}
+        read = ("clean", "pgd") if self.ce_input == "both" else (self.ce_input,)
+        logits: dict[str, Tensor] = {}
 
-        def features(source: Tensor, *, whole: bool, constant: bool) -> tuple[Sequence[Tensor], Tensor | None]:
-            quiet = nullcontext() if whole else modes.statistics_kept(model)
-            with quiet, torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
-                found = read_features(model, source, layers, tap=self.tap, stop=not whole, flat=False)
-            return found.values, found.logits
+        def statistics(source: str) -> AbstractContextManager[None]:
+            return nullcontext() if source == read[0] else modes.statistics_kept(model)
 
-        clean: Sequence[Tensor]
-        logits: Tensor | None
-        if shared:
-            logits, *clean = shared
-        else:
-            clean_whole = self.ce_input == "clean"
-            clean, logits = features(x, whole=clean_whole, constant=self.detach_clean and not clean_whole)
-        if self.detach_clean:
-            clean = [feature.detach() for feature in clean]
-        changed = x_feature if self.feature_input == "feature" else x_output
-        moved, moved_logits = features(changed, whole=self.ce_input == self.feature_input, constant=False)
-        if self.ce_input == self.feature_input:
-            logits = moved_logits
-        elif self.ce_input != "clean":
-            logits = model({"feature": x_feature, "pgd": x_output}[self.ce_input])
-        assert logits is not None
-        change = feature_change(moved, clean, relative=self.relative).mean()
-        return {"cross_entropy": cross_entropy(logits, y), "feature_change": change}
+        def features(source: str, *, constant: bool = False) -> Sequence[Tensor]:
+            whole = source in read
+            with statistics(source), torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+                found = read_features(model, inputs[source], step.layers, tap=self.tap, stop=not whole, flat=False)
+            if found.logits is not None:
+                logits[source] = found.logits
+            return found.values
+
+        parts: dict[str, Tensor] = {}
+        if weight > 0:
+            clean: Sequence[Tensor]
+            if shared:
+                logits["clean"], *clean = shared
+            else:
+                clean = features("clean", constant=self.detach_clean and "clean" not in read)
+            if self.detach_clean:
+                clean = [feature.detach() for feature in clean]
+            change = feature_change(features(self.feature_input), clean, relative=self.relative)
+            parts["feature_change"] = change.mean()
+        for source in read:
+            if source not in logits:
+                with statistics(source):
+                    logits[source] = model(inputs[source])
+        entropies = [cross_entropy(logits[source], y) for source in read]
+        return {"cross_entropy": torch.stack(entropies).mean(), **parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +215,7 @@ class ClatPlus(Clat):
     the paper's; select by `normaliser = "relative"`, `tap = "norm"`, which are as free of scale."""
 
     name: Literal["clat-plus"] = "clat-plus"  # type: ignore[assignment]
-    ce_input: Literal["clean", "feature", "pgd"] = "pgd"
+    ce_input: Literal["clean", "feature", "pgd", "both"] = "pgd"
     feature_input: Literal["feature", "pgd"] = "pgd"
     tap: Literal["output", "norm", "activation"] = "norm"
     relative: bool = True

@@ -15,7 +15,6 @@ LAYERS = 17
 SHORT = replace(
     NARROW,
     rest=5,
-    seeds=(0,),
     remark="As the claim's narrow scale; then five epochs of PGD-AT that move one layer. Held-out images judge.",
 )
 

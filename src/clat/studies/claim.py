@@ -268,18 +268,13 @@ def _ambiguities(scale: Scale) -> list[Row]:
 
 
 def _starts(scale: Scale) -> list[Row]:
-    """When to begin, the budget as a whole being the same."""
-    found = [Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [_clat(scale, epochs=scale.epochs, lr=0.1)]))]
-    for name, share, settings in (
-        ("clat", 0.25, {}),
-        ("clat", 0.5, {}),
-        ("plus-output", 0.25, OUTPUT),
-        ("plus-output", 0.4, OUTPUT),
-    ):
-        start = round(share * scale.epochs)
-        tuned = _clat(scale, epochs=scale.epochs - start, **settings)
-        found.append(_row(scale, f"{name}-from-{share:.0%}", tuned, start=start))
-    return found
+    """When to begin, the budget as a whole being the same; along one cosine: `_one_cosine`."""
+    start = round(0.4 * scale.epochs)
+    plus = _clat(scale, epochs=scale.epochs - start, **OUTPUT)
+    return [
+        Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [_clat(scale, epochs=scale.epochs, lr=0.1)])),
+        _row(scale, "plus-output-from-40%", plus, start=start),
+    ]
 
 
 def _one_cosine(scale: Scale) -> list[Row]:
@@ -298,9 +293,13 @@ def _one_cosine(scale: Scale) -> list[Row]:
         "plus-ratio-1": {**OUTPUT, "ratio": 1.0},
         "plus-all-ratio-1": {**OUTPUT, "ratio": 1.0, "rule": "all"},
         "plus-all-ratio-1-bn-update": {**OUTPUT, "ratio": 1.0, "rule": "all", "bn": "update"},
+        **{
+            f"both-all-ratio-{ratio}": {**OUTPUT, "ce_input": "both", "ratio": ratio, "rule": "all", "bn": "update"}
+            for ratio in (0.0, 0.6, 1.0)
+        },
     }
     found = [_cosine(scale, f"pgd-at-cosine-{share:.0%}", share) for share in (0.4, 0.6, 0.8)]
-    for share in (0.75, 0.5):
+    for share in (0.75, 0.5, 0.25):
         start = round(share * scale.epochs)
         owner = f"cosine-clat-from-{share:.0%}"
         for name, settings in variants.items():
