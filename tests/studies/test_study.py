@@ -150,7 +150,7 @@ def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path)
         names = [row.name for row in rows]
         for row in rows:
             budget = scale.rest if row.needs else scale.epochs
-            share = re.search(r"^pgd-at-cosine-(\d+)%$", row.name)  # these controls stop earlier, and say so
+            share = re.search(r"^pgd-at-(\d+)%$", row.name)  # these controls stop earlier, and say so
             assert row.recipe.total_epochs == round(int(share[1]) / 100 * budget if share else budget), row.name
             for earlier in (*row.needs, row.reuse or row.name):
                 assert names.index(earlier) <= names.index(row.name)

@@ -7,10 +7,11 @@ from clat.studies.alone import ALONE
 from clat.studies.baselines import BASELINES
 from clat.studies.claim import CLAIM
 from clat.studies.competitors import COMPETITORS
+from clat.studies.cosine import COSINE
 from clat.studies.precision import PRECISION
 from clat.studies.row import Row, Scale, Study
 
-STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, CLAIM, ALONE, PRECISION)}
+STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, CLAIM, COSINE, ALONE, PRECISION)}
 
 
 def find_study(name: str) -> Study:

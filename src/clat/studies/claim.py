@@ -1,4 +1,5 @@
-"""Is CLAT's gain real, and under which settings? The grid that decides it, the most decisive cells first.
+"""Is CLAT's gain real, and under which settings? The grid that asks it, the most decisive cells first. What it
+takes over from overfits at a high learning rate; whether that is fair to PGD-AT, `clat.studies.cosine` asks.
 
 All cells begin with the same PGD-AT stage, long enough for the network to overfit robustly, and differ in what they
 do with the rest. Held-out training images judge them; the test split stays unread until a setting has been chosen.
@@ -60,15 +61,7 @@ WIDE = Scale(
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
     """The cells."""
-    return [
-        *_claim(scale),
-        *_plus(scale),
-        *_layers(scale),
-        *_strong(scale),
-        *_ambiguities(scale),
-        *_starts(scale),
-        *_one_cosine(scale),
-    ]
+    return [*_claim(scale), *_plus(scale), *_layers(scale), *_strong(scale), *_ambiguities(scale), *_starts(scale)]
 
 
 def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, begun: str = "", note: str = "") -> Row:
@@ -93,7 +86,7 @@ OUTPUT: Table = {**ROBUST, "feature_input": "pgd"}
 """`clat-plus`, spelled out."""
 
 
-def _clat(
+def clat_with(
     scale: Scale, epochs: int | None = None, lr: float | None = 0.03, bn: str | None = None, **settings: Any
 ) -> Table:
     """A CLAT stage in the paper's form but for `settings`, of the objective or, where they name one of its fields,
@@ -124,19 +117,12 @@ def _claim(scale: Scale) -> list[Row]:
 
     return [
         _row(scale, "pgd-at", stage("pgd-at-on", scale.rest, "pgd-at", schedule=END)),
-        _cosine(scale, "pgd-at-cosine", 1.0, note="One schedule all along."),
-        _row(scale, "clat", _clat(scale)),
+        _row(scale, "clat", clat_with(scale)),
         _row(scale, "pgd-at-on-critical", tuned("critical"), note="PGD-AT that moves only what CLAT would."),
         _row(scale, "pgd-at-on-random", tuned("random"), note="PGD-AT that moves a layer drawn at random."),
         _row(scale, "pgd-at-on-least", tuned("least-critical")),
-        _row(scale, "ce-on-critical", _clat(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
+        _row(scale, "ce-on-critical", clat_with(scale, ratio=0.0), note="CLAT without its term (lambda 0)."),
     ]
-
-
-def _cosine(scale: Scale, name: str, share: float, note: str = "") -> Row:
-    """PGD-AT for a share of the budget, along a cosine of that length: how long it trains is a setting, too."""
-    only = stage("pgd-at", round(share * scale.epochs), "pgd-at", schedule=FINISHED)
-    return Row(name, make_recipe(scale, name, [only]), note=note)
 
 
 def _plus(scale: Scale) -> list[Row]:
@@ -160,26 +146,29 @@ def _plus(scale: Scale) -> list[Row]:
         "bn-update": {"bn": "update"},
     }
     return [
-        _row(scale, "plus-pgd", _clat(scale, ce_input="pgd")),
-        _row(scale, "plus-relative", _clat(scale, **ROBUST)),
-        _row(scale, "plus-relative-k4", _clat(scale, k=4, **ROBUST)),
-        _row(scale, "plus-relative-k4-ema", _clat(scale, k=4, treatments=_AVERAGE, **ROBUST)),
-        _row(scale, "plus-relative-k4-line", _clat(scale, k=4, treatments=line, **ROBUST)),
-        _row(scale, "plus-relative-all", _clat(scale, rule="all", **ROBUST)),
+        _row(scale, "plus-pgd", clat_with(scale, ce_input="pgd")),
+        _row(scale, "plus-relative", clat_with(scale, **ROBUST)),
+        _row(scale, "plus-relative-k4", clat_with(scale, k=4, **ROBUST)),
+        _row(scale, "plus-relative-k4-ema", clat_with(scale, k=4, treatments=_AVERAGE, **ROBUST)),
+        _row(scale, "plus-relative-k4-line", clat_with(scale, k=4, treatments=line, **ROBUST)),
+        _row(scale, "plus-relative-all", clat_with(scale, rule="all", **ROBUST)),
         _row(
             scale,
             "plus-feature",
-            _clat(scale, **{**ROBUST, "ce_input": "feature"}),
+            clat_with(scale, **{**ROBUST, "ce_input": "feature"}),
             note="One attack instead of two: cheaper than PGD-AT.",
         ),
         _row(
             scale,
             "plus-output",
-            _clat(scale, **OUTPUT),
+            clat_with(scale, **OUTPUT),
             note="One attack, on the output, for both terms.",
         ),
-        *(_row(scale, f"plus-output-{name}", _clat(scale, **OUTPUT, **more)) for name, more in variants.items()),
-        _row(scale, "plus-feature-k4", _clat(scale, k=4, **{**ROBUST, "ce_input": "feature"})),
+        *(
+            _row(scale, f"plus-output-{name}", clat_with(scale, **OUTPUT, **more))
+            for name, more in variants.items()
+        ),
+        _row(scale, "plus-feature-k4", clat_with(scale, k=4, **{**ROBUST, "ce_input": "feature"})),
         _row(
             scale,
             "averaged-pgd-at",
@@ -187,9 +176,9 @@ def _plus(scale: Scale) -> list[Row]:
             begun="averaged",
             note="The control of the rows that begin with averaged weights.",
         ),
-        _row(scale, "averaged-clat", _clat(scale), begun="averaged"),
-        _row(scale, "averaged-plus-pgd", _clat(scale, ce_input="pgd"), begun="averaged"),
-        _row(scale, "averaged-plus-output", _clat(scale, **OUTPUT), begun="averaged"),
+        _row(scale, "averaged-clat", clat_with(scale), begun="averaged"),
+        _row(scale, "averaged-plus-pgd", clat_with(scale, ce_input="pgd"), begun="averaged"),
+        _row(scale, "averaged-plus-output", clat_with(scale, **OUTPUT), begun="averaged"),
         _row(
             scale,
             "finished-pgd-at",
@@ -197,15 +186,15 @@ def _plus(scale: Scale) -> list[Row]:
             begun="finished",
             note="A finished PGD-AT network, all of it trained on: the control of the rows that tune it otherwise.",
         ),
-        _row(scale, "finished-clat", _clat(scale), begun="finished"),
-        _row(scale, "finished-clat-ratio-1.0", _clat(scale, ratio=1.0), begun="finished"),
+        _row(scale, "finished-clat", clat_with(scale), begun="finished"),
+        _row(scale, "finished-clat-ratio-1.0", clat_with(scale, ratio=1.0), begun="finished"),
         _row(
             scale,
             "finished-clat-ratio-2.0-all-one-step-lr-0.01",
-            _clat(scale, name="clat-fast", ratio=2.0, rule="all", lr=0.01),
+            clat_with(scale, name="clat-fast", ratio=2.0, rule="all", lr=0.01),
             begun="finished",
         ),
-        _row(scale, "finished-plus-output-ratio-0.3", _clat(scale, **OUTPUT, ratio=0.3), begun="finished"),
+        _row(scale, "finished-plus-output-ratio-0.3", clat_with(scale, **OUTPUT, ratio=0.3), begun="finished"),
         _row(
             scale,
             "pgd-at-ema",
@@ -218,19 +207,19 @@ def _plus(scale: Scale) -> list[Row]:
 def _layers(scale: Scale) -> list[Row]:
     """Which layers, fixed or re-selected, and how many (paper: Tables 5, 7, 14, 20, Figs. 3 and 7)."""
     found = [
-        _row(scale, "clat-random", _clat(scale, rule="random")),
-        _row(scale, "clat-least", _clat(scale, rule="least-critical")),
-        _row(scale, "clat-all", _clat(scale, rule="all")),
-        _row(scale, "clat-fixed", _clat(scale, every=0)),
+        _row(scale, "clat-random", clat_with(scale, rule="random")),
+        _row(scale, "clat-least", clat_with(scale, rule="least-critical")),
+        _row(scale, "clat-all", clat_with(scale, rule="all")),
+        _row(scale, "clat-fixed", clat_with(scale, every=0)),
     ]
-    return found + [_row(scale, f"clat-k{k}", _clat(scale, k=k)) for k in (2, 4, 8)]
+    return found + [_row(scale, f"clat-k{k}", clat_with(scale, k=k)) for k in (2, 4, 8)]
 
 
 def _strong(scale: Scale) -> list[Row]:
     """An L_C that weighs as much as the cross-entropy or more, on one layer, some or all."""
     found = [
-        _row(scale, "clat-ratio-1.0-random", _clat(scale, ratio=1.0, rule="random")),
-        _row(scale, "clat-ratio-3.0-k4", _clat(scale, ratio=3.0, k=4)),
+        _row(scale, "clat-ratio-1.0-random", clat_with(scale, ratio=1.0, rule="random")),
+        _row(scale, "clat-ratio-3.0-k4", clat_with(scale, ratio=3.0, k=4)),
     ]
     for ratio, lr in ((1.0, 0.03), (1.5, 0.03), (2.0, 0.03), (3.0, 0.03), (2.0, 0.01), (2.5, 0.01), (3.0, 0.01)):
         for which, layers in (
@@ -240,75 +229,39 @@ def _strong(scale: Scale) -> list[Row]:
         ):
             for how, objective in (("", "clat"), ("-one-step", "clat-fast")):
                 name = f"clat-ratio-{ratio}-{which}{how}" + (f"-lr-{lr}" if lr != 0.03 else "")
-                found.append(_row(scale, name, _clat(scale, name=objective, ratio=ratio, lr=lr, **layers)))
+                found.append(_row(scale, name, clat_with(scale, name=objective, ratio=ratio, lr=lr, **layers)))
     return found
 
 
 def _ambiguities(scale: Scale) -> list[Row]:
     """What the paper leaves open, one setting at a time."""
     found = [
-        _row(scale, f"clat-ratio-{ratio}", _clat(scale, ratio=ratio)) for ratio in (0.01, 0.03, 0.3, 1.0, 3.0, 10.0)
+        _row(scale, f"clat-ratio-{ratio}", clat_with(scale, ratio=ratio))
+        for ratio in (0.01, 0.03, 0.3, 1.0, 3.0, 10.0)
     ]
     found += [
-        _row(scale, "clat-tap-norm", _clat(scale, tap="norm")),
-        _row(scale, "clat-tap-activation", _clat(scale, tap="activation")),
-        _row(scale, "clat-rank-sqrt", _clat(scale, normaliser="sqrt")),
-        _row(scale, "clat-rank-relative", _clat(scale, normaliser="relative")),
-        _row(scale, "clat-rank-curvature", _clat(scale, metric="curvature")),
-        _row(scale, "clat-relative-term", _clat(scale, relative=True)),
-        _row(scale, "clat-detached", _clat(scale, detach_clean=True)),
-        _row(scale, "clat-ce-feature", _clat(scale, ce_input="feature")),
-        _row(scale, "clat-bn-update", _clat(scale, bn="update")),
-        _row(scale, "clat-bn-selected", _clat(scale, bn="update-selected")),
-        _row(scale, "clat-lr-0.1", _clat(scale, lr=0.1)),
-        _row(scale, "clat-lr-0.003", _clat(scale, lr=0.003)),
-        _row(scale, "clat-one-step", _clat(scale, name="clat-fast")),
+        _row(scale, "clat-tap-norm", clat_with(scale, tap="norm")),
+        _row(scale, "clat-tap-activation", clat_with(scale, tap="activation")),
+        _row(scale, "clat-rank-sqrt", clat_with(scale, normaliser="sqrt")),
+        _row(scale, "clat-rank-relative", clat_with(scale, normaliser="relative")),
+        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature")),
+        _row(scale, "clat-relative-term", clat_with(scale, relative=True)),
+        _row(scale, "clat-detached", clat_with(scale, detach_clean=True)),
+        _row(scale, "clat-ce-feature", clat_with(scale, ce_input="feature")),
+        _row(scale, "clat-bn-update", clat_with(scale, bn="update")),
+        _row(scale, "clat-bn-selected", clat_with(scale, bn="update-selected")),
+        _row(scale, "clat-lr-0.1", clat_with(scale, lr=0.1)),
+        _row(scale, "clat-lr-0.003", clat_with(scale, lr=0.003)),
+        _row(scale, "clat-one-step", clat_with(scale, name="clat-fast")),
     ]
     return found
 
 
 def _starts(scale: Scale) -> list[Row]:
-    """When to begin, the budget as a whole being the same; along one cosine: `_one_cosine`."""
+    """An earlier beginning, the budget as a whole being the same; more of them in `clat.studies.cosine`."""
     start = round(0.4 * scale.epochs)
-    plus = _clat(scale, epochs=scale.epochs - start, **OUTPUT)
-    return [
-        Row("clat-from-0%", make_recipe(scale, "clat-from-0%", [_clat(scale, epochs=scale.epochs, lr=0.1)])),
-        _row(scale, "plus-output-from-40%", plus, start=start),
-    ]
-
-
-def _one_cosine(scale: Scale) -> list[Row]:
-    """One cosine over the whole budget: PGD-AT up to a share of it, then another stage along the same cosine, as
-    the paper's own runs seem to be; and PGD-AT alone along shorter ones, which trade clean for robust accuracy."""
-    plus: Table = {**OUTPUT, "ratio": 0.3}
-    variants: dict[str, Table] = {
-        "clat": {},
-        "clat-ratio-1.0": {"ratio": 1.0},
-        "clat-ratio-1.0-all": {"ratio": 1.0, "rule": "all"},
-        "plus": plus,
-        "plus-random": {**plus, "rule": "random"},
-        "plus-all": {**plus, "rule": "all"},
-        "plus-all-bn-update": {**plus, "rule": "all", "bn": "update"},
-        "plus-bn-update": {**plus, "bn": "update"},
-        "plus-ratio-1": {**OUTPUT, "ratio": 1.0},
-        "plus-all-ratio-1": {**OUTPUT, "ratio": 1.0, "rule": "all"},
-        "plus-all-ratio-1-bn-update": {**OUTPUT, "ratio": 1.0, "rule": "all", "bn": "update"},
-        **{
-            f"both-all-ratio-{ratio}": {**OUTPUT, "ce_input": "both", "ratio": ratio, "rule": "all", "bn": "update"}
-            for ratio in (0.0, 0.6, 1.0)
-        },
-    }
-    found = [_cosine(scale, f"pgd-at-cosine-{share:.0%}", share) for share in (0.4, 0.6, 0.8)]
-    for share in (0.75, 0.5, 0.25):
-        start = round(share * scale.epochs)
-        owner = f"cosine-clat-from-{share:.0%}"
-        for name, settings in variants.items():
-            rest = _clat(scale, epochs=scale.epochs - start, lr=None, **settings)
-            row = f"cosine-{name}-from-{share:.0%}"
-            stages = [stage("pgd-at", start, "pgd-at"), rest]
-            recipe = make_recipe(scale, row, stages, {"schedule": FINISHED})
-            found.append(Row(row, recipe, reuse=owner if row != owner else None))
-    return found
+    plus = clat_with(scale, epochs=scale.epochs - start, **OUTPUT)
+    return [_row(scale, "plus-output-from-40%", plus, start=start)]
 
 
 CLAIM = Study("claim", "Is CLAT's gain real, and under which settings?", rows, (NARROW, EARLY, WIDE))
