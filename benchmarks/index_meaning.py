@@ -3,9 +3,9 @@
     python -m benchmarks.index_meaning --runs claim/runs/pgd-at@0 claim/runs/pgd-at@1 --alone alone --out FILE
 
 `--runs`: runs of one recipe with several seeds, of which it takes the weights at the end of the first stage, the
-best and the last ones; `--alone`: the folder of `clat study alone`. Each number is a Spearman correlation between
-two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is left out (see
-`clat.criticality`). Images are the runs' held-out training images.
+best and the last ones; `--alone`: the folder of `clat study alone` with the same seeds. Each number is a Spearman
+correlation between two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is
+left out (see `clat.criticality`). Images are the runs' held-out training images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 import clat
@@ -74,7 +75,7 @@ def main() -> None:
         },
         "inflation": inflation(first, images),
         "mrc": against_mrc(nets, images),
-        "alone": None if chosen.alone is None else against_alone(chosen.alone, first, images),
+        "alone": None if chosen.alone is None else against_alone(chosen.alone, nets, images),
         "environment": describe_environment("cpu"),
     }
     print(json.dumps({key: value for key, value in result.items() if key != "environment"}, indent=1))
@@ -85,17 +86,19 @@ def main() -> None:
 
 @styled()
 def scatter(result: dict[str, Any]) -> Figure:
-    """A dot a layer, by its number: the paper's index, and the accuracies after tuning that layer by itself."""
-    indices = [layer["paper"] for layer in result["inflation"]["layers"]]  # of the second layer and on
+    """A dot a layer, by its number: the paper's index, and the accuracies after tuning that layer by itself, both
+    means over the seeds."""
     alone = result["alone"]
+    indices = alone["paper's index"]  # of the second layer and on
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2), ("clean", "robust"), strict=True):
         for number, x in enumerate(indices, start=2):
-            y = 100 * alone["by layer"][number][kind]
+            accuracies = [100 * value for value in alone["by layer"][number][kind]]
+            y = fmean(accuracies)
             axes.plot(x, y, "o", color=BLUE, markersize=4)
             axes.annotate(str(number), (x, y), xytext=(3, 2), textcoords="offset points", fontsize=6.5)
-        axes.axhline(100 * alone["all layers"][kind], color=MUTED, linewidth=0.8, linestyle="--")
-        rho = alone[f"spearman with {kind} accuracy"]["paper"]
+        axes.axhline(100 * fmean(alone["all layers"][kind]), color=MUTED, linewidth=0.8, linestyle="--")
+        rho = alone[f"spearman with {kind} accuracy"]["paper"]["of the means"]
         axes.set_title(f"{kind}: Spearman {rho:+.2f}")
         axes.set_xlabel("criticality index C (paper)")
         axes.set_ylabel("held-out accuracy in %")
@@ -215,23 +218,55 @@ def against_mrc(nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict
     return found
 
 
-def against_alone(folder: Path, model: nn.Module, images: ImageSet) -> dict[str, Any]:
-    """With the held-out accuracies after tuning each layer by itself."""
-    rows = {number: last_check(folder / "runs" / f"layer-{number}") for number in range(1, 18)}
-    robust, clean = ([rows[number][key] for number in range(2, 18)] for key in ("robust", "clean"))
+def against_alone(folder: Path, nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict[str, Any]:
+    """With the held-out accuracies after tuning each layer by itself: seed by seed, and of the means over the
+    seeds, which hold less noise."""
+    seeds = [name.partition("@")[2] for name in nets]
+    numbers = range(2, 18)
+    by_layer = {number: checks(folder, f"layer-{number}", seeds) for number in range(1, 18)}
+    rankings = [alone_rankings(net["end of stage 1"], images) for net in nets.values()]
+    found: dict[str, Any] = {"by layer": by_layer, "all layers": checks(folder, "whole", seeds)}
+    found["paper's index"] = [fmean(of_seeds) for of_seeds in zip(*(one["paper"] for one in rankings), strict=True)]
+    for kind in ("robust", "clean"):
+        found[f"spearman with {kind} accuracy"] = {
+            name: {
+                "by seed": [
+                    round(correlation(one[name], [by_layer[number][kind][place] for number in numbers]), 3)
+                    for place, one in enumerate(rankings)
+                ],
+                "of the means": round(
+                    correlation(
+                        mean_ranks([one[name] for one in rankings]),
+                        [fmean(by_layer[number][kind]) for number in numbers],
+                    ),
+                    3,
+                ),
+            }
+            for name in rankings[0]
+        }
+    return found
+
+
+def alone_rankings(model: nn.Module, images: ImageSet) -> dict[str, list[float]]:
+    """Each ranking of a network's layers, the second and on, on the same 100 images."""
     x, y = drawn(images, 100, 0)
-    rankings = {name: values(index(model, images, 100, 0, **settings)) for name, settings in VARIANTS.items()}
-    mrc = measure_robust_criticality(model, x, y, eps="8/255").rows
+    found = {name: values(index(model, images, 100, 0, **settings)) for name, settings in VARIANTS.items()}
+    by_name = {row.name: row for row in measure_robust_criticality(model, x, y, eps="8/255").rows}
     names = [row.name for row in index(model, images, 100, 0).rows[1:]]
-    by_name = {row.name: row for row in mrc}
-    rankings["mrc"] = [by_name[name].value for name in names]
-    rankings["weights of the layer"] = [float(by_name[name].num_params) for name in names]
-    return {
-        "by layer": rows,
-        "all layers": last_check(folder / "runs" / "whole"),
-        "spearman with robust accuracy": {n: round(correlation(v, robust), 3) for n, v in rankings.items()},
-        "spearman with clean accuracy": {n: round(correlation(v, clean), 3) for n, v in rankings.items()},
-    }
+    found["mrc"] = [by_name[name].value for name in names]
+    found["weights of the layer"] = [float(by_name[name].num_params) for name in names]
+    return found
+
+
+def mean_ranks(rankings: Sequence[Sequence[float]]) -> list[float]:
+    """Over the seeds, of each layer."""
+    return [fmean(ranks) for ranks in zip(*(rankdata(one) for one in rankings), strict=True)]
+
+
+def checks(folder: Path, row: str, seeds: Sequence[str]) -> dict[str, list[float]]:
+    """The last held-out accuracies of a row's runs, by seed."""
+    found = [last_check(folder / "runs" / (f"{row}@{seed}" if seed else row)) for seed in seeds]
+    return {kind: [one[kind] for one in found] for kind in ("clean", "robust")}
 
 
 def last_check(run: Path) -> dict[str, float]:
