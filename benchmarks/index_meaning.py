@@ -3,9 +3,9 @@
     python -m benchmarks.index_meaning --runs claim/runs/pgd-at@0 claim/runs/pgd-at@1 --alone alone --out FILE
 
 `--runs`: runs of one recipe with several seeds, of which it takes the weights at the end of the first stage, the
-best and the last ones; `--alone`: the folder of `clat study alone` with the same seeds. Each number is a Spearman
-correlation between two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no ratio, is
-left out (see `clat.criticality`). Images are the runs' held-out training images.
+best and the last ones; `--alone`: the folder of `clat study alone`, with all of these seeds or some. Each number is
+a Spearman correlation between two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no
+ratio, is left out (see `clat.criticality`). Images are the runs' held-out training images.
 """
 
 from __future__ import annotations
@@ -221,11 +221,12 @@ def against_mrc(nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict
 def against_alone(folder: Path, nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict[str, Any]:
     """With the held-out accuracies after tuning each layer by itself: seed by seed, and of the means over the
     seeds, which hold less noise."""
-    seeds = [name.partition("@")[2] for name in nets]
+    by_seed = {name.partition("@")[2]: net["end of stage 1"] for name, net in nets.items()}
+    seeds = [seed for seed in by_seed if (folder / "runs" / f"whole@{seed}").exists()]
     numbers = range(2, 18)
     by_layer = {number: checks(folder, f"layer-{number}", seeds) for number in range(1, 18)}
-    rankings = [alone_rankings(net["end of stage 1"], images) for net in nets.values()]
-    found: dict[str, Any] = {"by layer": by_layer, "all layers": checks(folder, "whole", seeds)}
+    rankings = [alone_rankings(by_seed[seed], images) for seed in seeds]
+    found: dict[str, Any] = {"seeds": seeds, "by layer": by_layer, "all layers": checks(folder, "whole", seeds)}
     found["paper's index"] = [fmean(of_seeds) for of_seeds in zip(*(one["paper"] for one in rankings), strict=True)]
     for kind in ("robust", "clean"):
         found[f"spearman with {kind} accuracy"] = {
@@ -265,7 +266,7 @@ def mean_ranks(rankings: Sequence[Sequence[float]]) -> list[float]:
 
 def checks(folder: Path, row: str, seeds: Sequence[str]) -> dict[str, list[float]]:
     """The last held-out accuracies of a row's runs, by seed."""
-    found = [last_check(folder / "runs" / (f"{row}@{seed}" if seed else row)) for seed in seeds]
+    found = [last_check(folder / "runs" / f"{row}@{seed}") for seed in seeds]
     return {kind: [one[kind] for one in found] for kind in ("clean", "robust")}
 
 
