@@ -80,6 +80,7 @@ def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | 
             if not layers:
                 raise ClatError(f"the objective '{name}' needs layers to move: --layers 11")
             settings["selection"] = {"rule": "named", "layers": list(layers)}
-            label = f"{name} {','.join(layers)}"
+            # A label is a column's width: few layers are named, many are counted.
+            label = f"{name} {','.join(layers)}" if len(layers) <= 5 else f"{name}, {len(layers)} layers"
         found[label] = build_recipe({"stages": [settings]}).stages[0]
     return found

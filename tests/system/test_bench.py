@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from clat.commands_bench import bench_stages
+
 SMALL = ("--width", 2, "--batch-size", 4, "--image-size", 8, "--rounds", 1, "--steps", 2, "--device", "cpu")
 
 
@@ -31,6 +33,12 @@ def test_table_and_json(clat, tmp_path):
     groups = rows["clat 11"]["profile"]["groups"]
     assert sum(group["share"] for group in groups.values()) == pytest.approx(1)
     assert groups["convolution"]["arithmetic_floor"] > 0
+
+
+def test_many_layers_are_counted_in_the_label():
+    layers = [str(layer) for layer in range(1, 18)]
+    assert list(bench_stages(["pgd-at", "clat"], layers, steps=None)) == ["pgd-at", "clat, 17 layers"]
+    assert list(bench_stages(["clat"], ["39", "14"], steps=None)) == ["clat 39,14"]
 
 
 def test_bad_input(refused):
