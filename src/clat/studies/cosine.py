@@ -21,6 +21,9 @@ STARTS = (0.75, 0.5, 0.25)
 """Shares of the budget after which another stage takes over from PGD-AT."""
 
 PLUS: Table = {**OUTPUT, "ratio": 0.3}
+BOTH: Table = {"rule": "all", "ce_input": "both", "feature_input": "pgd"}
+"""Half of the cross-entropy on clean images, one attack for it and for L_C, in L_C's plain form."""
+
 WHOLE: Table = {"rule": "all", "bn": "update"}
 """Nothing is frozen: PGD-AT with L_C beside it."""
 
@@ -28,6 +31,9 @@ FORMS: dict[str, Table] = {
     "clat": {},
     "clat-ratio-1.0": {"ratio": 1.0},
     "clat-ratio-1.0-all": {"ratio": 1.0, "rule": "all"},
+    "clat-fast-all-ratio-1.5": {"name": "clat-fast", "ratio": 1.5, "rule": "all"},
+    "clat-both-all-ratio-0.5": {**BOTH, "ratio": 0.5},
+    "clat-both-all-ratio-1.0": {**BOTH, "ratio": 1.0},
     "clat-plus": PLUS,
     "clat-plus-ratio-1.0": {**PLUS, "ratio": 1.0},
     "clat-plus-random": {**PLUS, "rule": "random"},
@@ -73,7 +79,7 @@ FIFTH = replace(
         "data": {"name": "cifar10", "train_size": 10_000, "heldout": 3000},
         "monitor": {"num_samples": 2000, "every": 4},
     },
-    remark="10,000 training images and 16 epochs, so that PGD-AT learns to the end and does not overfit robustly, "
+    remark="10,000 training images and 16 epochs, so that PGD-AT learns to the end and hardly overfits robustly, "
     "and a ResNet-18 of width 16. Judged on held-out training images; the test split is unread.",
 )
 
