@@ -30,14 +30,15 @@ def study(options: Namespace) -> int:
     scale = found.scales[0] if options.scale is None else found.at(options.scale)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
-    rows = chosen(seeded(found.rows(scale, Path(options.out)), scale.seeds), options.rows)
+    every = seeded(found.rows(scale, Path(options.out)), scale.seeds)
     if options.judge is not None and options.finals is not None:
         raise ClatError("clat study takes --judge or --finals, not both: choose first, on held-out images")
     if options.judge is not None or options.finals is not None:
         finals = run_finals(
-            rows,
+            every,
             Path(options.out),
             console,
+            names=options.rows,
             protocol=options.finals or options.judge,
             split="heldout" if options.finals is None else "test",
             num_samples=options.num_samples,
@@ -45,7 +46,7 @@ def study(options: Namespace) -> int:
         )
         console.print(finals_table(finals))
         return 0
-    table = run_study(found, scale, rows, Path(options.out), console)
+    table = run_study(found, scale, chosen(every, options.rows), Path(options.out), console)
     console.print(group_table(table) if table["groups"] else rich_table(table))
     from clat.report.study import write_study_page
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -103,6 +105,55 @@ def test_what_is_there_is_not_measured_again(done, monkeypatch):
     finals(out, chosen)
     monkeypatch.setattr("clat.studies.finals._evaluate", lambda *_: pytest.fail("measured again"))
     finals(out, chosen)
+
+
+@pytest.fixture
+def fresh(done):
+    """The same runs, nothing of them measured on held-out images."""
+    out, chosen = done
+    shutil.rmtree(out / "judged", ignore_errors=True)
+    yield out, chosen
+    shutil.rmtree(out / "judged")
+
+
+def test_a_named_row_is_measured_with_its_seeds_of_the_control_and_nothing_else(fresh):
+    out, chosen = fresh
+    table = finals(out, chosen, names=["standard@1"], split="heldout", num_samples=16)
+    assert [(one["name"], one["weights"], one["seeds"]) for one in table["groups"]] == [
+        ("pgd-at", "last", [1]),
+        ("pgd-at", "best", [1]),
+        ("standard", "last", [1]),
+    ]
+    assert "robust_less_control" in table["groups"][-1]
+
+
+def test_what_a_row_takes_over_is_not_measured(fresh):
+    out, (begin, *others) = fresh
+    control = replace(begin, name="other@0", group="other", reuse=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clat.studies.finals.finished", lambda run: run.name != "other@0")
+        table = finals(out, [control, begin, *others], names=["standard"], split="heldout", num_samples=16)
+    assert [one["name"] for one in table["groups"]] == ["standard"]
+    assert "robust_less_control" not in table["groups"][0]  # no control has finished
+
+
+def test_a_later_call_keeps_the_rows_of_an_earlier_one(fresh):
+    out, chosen = fresh
+    settings = {"split": "heldout", "num_samples": 16}
+    finals(out, chosen, names=["standard@0"], **settings)
+    finals(out, chosen, names=["standard@1"], **settings)
+    table = finals(out, chosen, names=["pgd-at@0"], **settings)
+    seeds = [(one["name"], one["weights"], one["seeds"]) for one in table["groups"]]
+    assert seeds == [("pgd-at", "last", [0, 1]), ("pgd-at", "best", [0, 1]), ("standard", "last", [0, 1])]
+
+
+def test_rows_that_were_measured_otherwise_are_left_out_unless_they_are_named(fresh):
+    out, chosen = fresh
+    finals(out, chosen, names=["standard@0"], split="heldout", num_samples=15)
+    table = finals(out, chosen, names=["standard@1"], split="heldout", num_samples=16)
+    assert {seed for one in table["groups"] for seed in one["seeds"]} == {1}
+    with pytest.raises(ClatError, match="was measured with num_samples 15"):
+        finals(out, chosen, names=["standard@0"], split="heldout", num_samples=16)
 
 
 def test_a_row_that_has_not_finished(done):

@@ -24,7 +24,7 @@ from clat.models import load_weights
 from clat.recipe import read_recipe
 from clat.studies.collect import markdown_table
 from clat.studies.groups import KINDS, difference_text, spread_text
-from clat.studies.row import Row
+from clat.studies.row import Row, named
 from clat.studies.run import finished
 from clat.training.final import discard_state, evaluate_weights
 from clat.training.prepare import build_network
@@ -43,13 +43,15 @@ def run_finals(
     out: Path,
     console: Console,
     *,
+    names: Sequence[str] = (),
     protocol: str,
     num_samples: int | None,
     precision: str,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Evaluate the last weights of each finished row of the study in `out` under `protocol`, and of the first
-    group, the control, the best ones too (early stopping); goes on where it was stopped.
+    """Evaluate the last weights of those of the study's `rows` in `out` that are called `names` (all, if none is)
+    under `protocol`, and of the study's first group, the control, the same seeds, the best weights too (early
+    stopping); goes on where it was stopped. The table also shows the rows that were so measured before.
 
     `num_samples`: images, from the first (None: all); `precision`: of the searches; `split`: test, or heldout for
     those of the training images that no row has seen. Writes PROTOCOL/ROW-WEIGHTS.json, PROTOCOL.json and .md in
@@ -60,18 +62,30 @@ def run_finals(
     folder = out / FOLDERS[split] / asked.name
     folder.mkdir(parents=True, exist_ok=True)
     control = rows[0].group
+    wanted = {row.name for row in named(rows, names)}
+    seeds = {row.recipe.seed for row in rows if row.name in wanted}
+    for row in rows:
+        if row.name in wanted and not finished(out / "runs" / row.name):
+            raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
+        if row.group == control and row.recipe.seed in seeds and finished(out / "runs" / row.name):
+            wanted.add(row.name)
     entries = []
     for row in rows:
-        if not finished(out / "runs" / row.name):
-            raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
         for weights in WEIGHTS if row.group == control else WEIGHTS[:1]:
             file = folder / f"{row.name}-{weights}.json"
-            if not file.exists():
+            if row.name in wanted and not file.exists():
                 _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
+            if not file.exists():
+                continue
             found = json.loads(file.read_text())
-            _check_same(found, file, protocol=asked.hash, num_samples=num_samples, precision=precision)
-            clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
-            console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
+            otherwise = _otherwise(found, protocol=asked.hash, num_samples=num_samples, precision=precision)
+            if otherwise and row.name in wanted:
+                raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
+            if otherwise:
+                continue
+            if row.name in wanted:
+                clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
+                console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
             entries.append({"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file})
     return _write(entries, control, asked.name, num_samples, split, out / FOLDERS[split])
 
@@ -99,17 +113,14 @@ def _images(recipe: Recipe, split: str) -> ImageSet:
     return hold_out(train_set, config.heldout, config.split_seed, config.train_size)[1]
 
 
-def _check_same(found: Mapping[str, Any], file: Path, **settings: Any) -> None:
-    """That a result which is there is what was asked for."""
+def _otherwise(found: Mapping[str, Any], **settings: Any) -> str:
+    """What differs between a result that is there and what was asked for; empty if nothing does."""
     held = {
         "protocol": found["protocol"]["hash"],
         "num_samples": found.get("num_samples"),
         "precision": found["precision"],
     }
-    differing = [name for name, value in held.items() if value != settings[name]]
-    if differing:
-        was = ", ".join(f"{name} {held[name]}" for name in differing)
-        raise ClatError(f"{file} was measured with {was}: ask for the same, or move the file away")
+    return ", ".join(f"{name} {value}" for name, value in held.items() if value != settings[name])
 
 
 def _write(
@@ -123,7 +134,7 @@ def _write(
     groups: dict[tuple[str, str], dict[int, Path]] = {}
     for entry in entries:
         groups.setdefault((entry["group"], entry["weights"]), {})[entry["seed"]] = entry["file"]
-    base = groups[control, "last"]
+    base = groups.get((control, "last"), {})
     summaries = [_summary(*key, files, {} if files is base else base) for key, files in groups.items()]
     table = {
         "what": "finals",

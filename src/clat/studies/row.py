@@ -126,8 +126,8 @@ def seeded(rows: Sequence[Row], seeds: Sequence[int]) -> list[Row]:
     ]
 
 
-def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows called `names` (or of the groups so called), and what they reuse; all of them if none is named."""
+def named(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows called `names`, or of the groups so called; all of them if none is named."""
     by_name = {row.name: row for row in rows}
     if len(by_name) < len(rows):
         raise ClatError("two rows of the study have one name")
@@ -135,7 +135,12 @@ def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     for name in names:
         if name not in by_name and name not in groups:
             raise unknown("row", name, by_name)
-    wanted = {row.name for row in rows if not names or row.name in names or row.group in names}
+    return [row for row in rows if not names or row.name in names or row.group in names]
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows called `names` (or of the groups so called), and what they reuse; all of them if none is named."""
+    wanted = {row.name for row in named(rows, names)}
     for row in reversed(rows):
         if row.name in wanted:
             wanted |= {*row.needs, *([row.reuse] if row.reuse else [])}
