@@ -200,6 +200,30 @@ def test_a_collapsed_row_stands_at_the_border_of_the_differences_plot_and_leaves
     assert not [text for axes in differences(close).axes for text in axes.texts]
 
 
+def test_of_a_few_rows_none_is_far_out():
+    def group(number, value):
+        pair = PairedSeeds((value, value + 0.005)).to_dict()
+        return {"name": f"row-{number}", "clean_less_control": pair, "robust_less_control": pair}
+
+    figure = differences([group(number, value) for number, value in enumerate((-0.02, -0.021, -0.022, -0.09))])
+    assert not [text for axes in figure.axes for text in axes.texts]
+    assert figure.axes[0].get_xlim()[0] < -9
+
+
+def test_a_collapsed_row_stands_at_the_border_of_the_clean_robust_plot_with_its_accuracies():
+    def point(name, clean, robust):
+        return Point(name, *((value, value - 0.005, value + 0.005) for value in (clean, robust)))
+
+    close = [point(f"row-{number}", 0.40 + 0.002 * number, 0.18 + 0.002 * number) for number in range(10)]
+    (axes,) = clean_against_robust([*close, point("collapsed", 0.10, 0.19)]).axes
+    low, high = axes.get_xlim()
+    assert 39 < low < 40 < 41.8 < high < 43
+    label = next(text for text in axes.texts if "collapsed" in text.get_text())
+    assert label.get_text() == "collapsed (10.0, 19.0)"
+    assert label.xy == (low, pytest.approx(19.0))
+    assert {text.get_text() for text in axes.texts} - {label.get_text()} == {point.name for point in close}
+
+
 def test_an_unfinished_table_has_dashes_and_no_plot(tmp_path):
     table = collect(STUDY, TINY, tiny_rows(TINY)[:1], tmp_path)
     assert table["rows"][0]["status"] == "not run"

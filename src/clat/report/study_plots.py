@@ -42,20 +42,29 @@ def table_points(table: Mapping[str, Any]) -> list[Point]:
 
 @styled()
 def clean_against_robust(points: Sequence[Point]) -> Figure | None:
-    """A dot a point with its two spans, named beside it; X and X+clat are joined. None without points."""
+    """A dot a point with its two spans, named beside it; X and X+clat are joined. What lies far from the rest is an
+    open dot at the border, with its accuracies. None without points."""
     if not points:
         return None
     height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     labels = []
-    places = {point.name: (100 * point.clean[0], 100 * point.robust[0]) for point in points}
+    both = ([point.clean for point in points], [point.robust for point in points])
+    reach = [_reach([100 * end for spread in spreads for end in spread]) for spreads in both]
+    places = {}
     for name, clean, robust in points:
-        x, y = places[name]
+        value = (100 * clean[0], 100 * robust[0])
+        x, y = places[name] = tuple(float(np.clip(one, *ends)) for one, ends in zip(value, reach, strict=True))
+        far = (x, y) != value
         colour = ORANGE if "clat" in name else BLUE
         spans = [[[100 * abs(value - end)] for end in (low, high)] for value, low, high in (clean, robust)]
         axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
-        axes.plot(x, y, "o", color=colour, markersize=4.5, zorder=3)
+        if far:
+            name += f" ({value[0]:.1f}, {value[1]:.1f})"
+        axes.plot(
+            x, y, "o", color=colour, markersize=4.5, zorder=3, fillstyle="none" if far else "full", clip_on=False
+        )
         labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
         labels[-1].set(fontsize=6.5, color=colour)
         base = name.removesuffix("+clat")
@@ -63,6 +72,7 @@ def clean_against_robust(points: Sequence[Point]) -> Figure | None:
             axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
     axes.set_xlabel("clean accuracy in %")
     axes.set_ylabel("robust accuracy in %")
+    axes.set(xlim=reach[0], ylim=reach[1])
     axes.grid(True)
     _set_apart(figure, axes, labels)
     return figure
@@ -122,9 +132,10 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 def _reach(values: Sequence[float]) -> tuple[float, float]:
     """From where to where an axis shows `values`: all within three interquartile ranges of the quartiles (Tukey's
-    "far out"), and a tenth more on both sides."""
+    "far out"; of fewer than ten, all), and a tenth more on both sides."""
     first, third = np.percentile(values, [25, 75])
-    near = [value for value in values if first - 3 * (third - first) <= value <= third + 3 * (third - first)]
+    bound = 3 * (third - first) if len(values) >= 10 else np.inf
+    near = [value for value in values if first - bound <= value <= third + bound]
     margin = 0.1 * (max(near) - min(near)) or 1.0
     return min(near) - margin, max(near) + margin
 
