@@ -185,13 +185,15 @@ def test_the_differences_plot_has_a_line_a_group_and_cuts_wide_intervals_off():
         assert means == pytest.approx([2, -2])
 
 
-def test_a_collapsed_row_stands_at_the_border_of_the_differences_plot_and_leaves_the_others_their_room():
-    def group(number, value):
-        pair = PairedSeeds((value, value + 0.005)).to_dict()
-        return {"name": f"row-{number}", "clean_less_control": pair, "robust_less_control": pair}
+def less_control(number, value):
+    """A group of two seeds that differ from the control by `value`, about."""
+    pair = PairedSeeds((value, value + 0.005)).to_dict()
+    return {"name": f"row-{number}", "clean_less_control": pair, "robust_less_control": pair}
 
-    close = [group(number, 0.002 * number) for number in range(10)]
-    figure = differences([*close, group("collapsed", -0.31)])
+
+def test_a_collapsed_row_stands_at_the_border_of_the_differences_plot_and_leaves_the_others_their_room():
+    close = [less_control(number, 0.002 * number) for number in range(10)]
+    figure = differences([*close, less_control("collapsed", -0.31)])
     for axes in figure.axes:
         assert -1 < axes.get_xlim()[0] < 0, "the line at zero stays in view"
         assert axes.get_xlim()[1] > 2
@@ -201,11 +203,9 @@ def test_a_collapsed_row_stands_at_the_border_of_the_differences_plot_and_leaves
 
 
 def test_of_a_few_rows_none_is_far_out():
-    def group(number, value):
-        pair = PairedSeeds((value, value + 0.005)).to_dict()
-        return {"name": f"row-{number}", "clean_less_control": pair, "robust_less_control": pair}
-
-    figure = differences([group(number, value) for number, value in enumerate((-0.02, -0.021, -0.022, -0.09))])
+    figure = differences(
+        [less_control(number, value) for number, value in enumerate((-0.02, -0.021, -0.022, -0.09))]
+    )
     assert not [text for axes in figure.axes for text in axes.texts]
     assert figure.axes[0].get_xlim()[0] < -9
 

@@ -54,18 +54,17 @@ def clean_against_robust(points: Sequence[Point]) -> Figure | None:
     reach = [_reach([100 * end for spread in spreads for end in spread]) for spreads in both]
     places = {}
     for name, clean, robust in points:
-        value = (100 * clean[0], 100 * robust[0])
-        x, y = places[name] = tuple(float(np.clip(one, *ends)) for one, ends in zip(value, reach, strict=True))
-        far = (x, y) != value
+        means = (100 * clean[0], 100 * robust[0])
+        x, y = places[name] = tuple(float(np.clip(mean, *ends)) for mean, ends in zip(means, reach, strict=True))
+        far = (x, y) != means
         colour = ORANGE if "clat" in name else BLUE
         spans = [[[100 * abs(value - end)] for end in (low, high)] for value, low, high in (clean, robust)]
         axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], color=colour, alpha=0.25, linewidth=0.8, zorder=1)
-        if far:
-            name += f" ({value[0]:.1f}, {value[1]:.1f})"
+        label = f"{name} ({means[0]:.1f}, {means[1]:.1f})" if far else name
         axes.plot(
             x, y, "o", color=colour, markersize=4.5, zorder=3, fillstyle="none" if far else "full", clip_on=False
         )
-        labels.append(axes.annotate(name, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
+        labels.append(axes.annotate(label, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
         labels[-1].set(fontsize=6.5, color=colour)
         base = name.removesuffix("+clat")
         if base != name and base in places:

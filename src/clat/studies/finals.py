@@ -61,33 +61,39 @@ def run_finals(
     asked = find_protocol(protocol)
     folder = out / FOLDERS[split] / asked.name
     folder.mkdir(parents=True, exist_ok=True)
+    settings = {"protocol": asked.hash, "num_samples": num_samples, "precision": precision}
     control = rows[0].group
-    wanted = {row.name for row in named(rows, names)}
-    seeds = {row.recipe.seed for row in rows if row.name in wanted}
-    for row in rows:
-        if row.name in wanted and not finished(out / "runs" / row.name):
-            raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
-        if row.group == control and row.recipe.seed in seeds and finished(out / "runs" / row.name):
-            wanted.add(row.name)
-    entries = []
-    for row in rows:
-        for weights in WEIGHTS if row.group == control else WEIGHTS[:1]:
-            file = folder / f"{row.name}-{weights}.json"
-            if row.name in wanted and not file.exists():
-                _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
-            if not file.exists():
-                continue
-            found = json.loads(file.read_text())
-            otherwise = _otherwise(found, protocol=asked.hash, num_samples=num_samples, precision=precision)
-            if otherwise and row.name in wanted:
-                raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
-            if otherwise:
-                continue
-            if row.name in wanted:
-                clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
-                console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
-            entries.append({"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file})
+
+    def results(of: Sequence[Row]) -> list[tuple[Row, str, Path]]:
+        pairs = [(row, one) for row in of for one in (WEIGHTS if row.group == control else WEIGHTS[:1])]
+        return [(row, weights, folder / f"{row.name}-{weights}.json") for row, weights in pairs]
+
+    for row, weights, file in results(_to_measure(rows, names, out)):
+        if not file.exists():
+            _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
+        found = json.loads(file.read_text())
+        if otherwise := _otherwise(found, **settings):
+            raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
+        clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
+        console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
+    entries = [
+        {"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file}
+        for row, weights, file in results(rows)
+        if file.exists() and not _otherwise(json.loads(file.read_text()), **settings)
+    ]
     return _write(entries, control, asked.name, num_samples, split, out / FOLDERS[split])
+
+
+def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Row]:
+    """The rows called `names`, and their seeds of the control as far as it has finished."""
+    asked = named(rows, names)
+    for row in asked:
+        if not finished(out / "runs" / row.name):
+            raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
+    seeds = {row.recipe.seed for row in asked}
+    beside = [row for row in rows if row.group == rows[0].group and row.recipe.seed in seeds]
+    wanted = {row.name for row in asked} | {row.name for row in beside if finished(out / "runs" / row.name)}
+    return [row for row in rows if row.name in wanted]
 
 
 def _evaluate(
