@@ -147,3 +147,4 @@ def _at_border(axes: Axes, value: float, place: float, *, on_left: bool) -> None
     right = 6 if on_left else -6
     beside = axes.annotate(text, (edge, place), xycoords=where, xytext=(right, 0), textcoords="offset points")
     beside.set(va="center", ha="left" if on_left else "right", fontsize=6.5, color=BLUE)
+    beside.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # its own interval runs underneath
