@@ -147,13 +147,20 @@ def test_two_processes_conserve_the_same_weights(two_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_treated_weights(two_processes, tmp_path):
+@pytest.mark.parametrize(
+    "average",
+    [
+        '{ name = "swa", start = 0.25, window = 2, unit = "batches" }',
+        '{ name = "ema", batch_norm = "reestimated" }',
+    ],
+    ids=["swa", "ema"],
+)
+def test_two_processes_agree_on_treated_weights(two_processes, tmp_path, average):
     """Perturbed alike, averaged alike, the statistics counted on both shares, and stopped at the same point."""
-    treatments = """[
-        { name = "interpolation", steps = 2, margin = 1.0, end = "last" },
-        { name = "awp", gamma = 0.1 },
-        { name = "swa", start = 0.25, window = 2, unit = "batches" },
-        { name = "ema", batch_norm = "reestimated" },
+    treatments = f"""[
+        {{ name = "interpolation", steps = 2, margin = 1.0, end = "last" }},
+        {{ name = "awp", gamma = 0.1 }},
+        {average},
     ]"""
     done = two_processes("--out", "run", "--stages.pgd-at.treatments", " ".join(treatments.split()))
     assert done.returncode == 0, done.stderr
