@@ -30,6 +30,8 @@ WIDTH = 5.6  # inches; small enough that a phone shows a whole plot with its tex
 # Okabe and Ito's palette, which the common forms of colour blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, MUTED, FAINT, PLAIN = "#1f2933", "#66717d", "#e4e8ec", "#b7c4d1"
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+"""The box of a label that lines run underneath."""
 
 STYLE: Any = {
     "font.size": 8.5,
@@ -209,7 +211,7 @@ def _write_values(axes: Axes, values: Sequence[float | None], base: float) -> No
             va="center",
             fontsize=7,
             color=MUTED,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+            bbox=ON_WHITE,
         )
 
 

@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from clat.report.formatting import MINUS
-from clat.report.plots import BLUE, MUTED, ORANGE, PLAIN, WIDTH, styled
+from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, WIDTH, styled
 from clat.studies.groups import KINDS
 
 
@@ -147,4 +147,4 @@ def _at_border(axes: Axes, value: float, place: float, *, on_left: bool) -> None
     right = 6 if on_left else -6
     beside = axes.annotate(text, (edge, place), xycoords=where, xytext=(right, 0), textcoords="offset points")
     beside.set(va="center", ha="left" if on_left else "right", fontsize=6.5, color=BLUE)
-    beside.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # its own interval runs underneath
+    beside.set_bbox(ON_WHITE)  # its own interval runs underneath

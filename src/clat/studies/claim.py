@@ -36,8 +36,8 @@ EARLY = replace(
     NARROW,
     name="early",
     start=30,
-    remark="As `narrow`, but left before PGD-AT overfits robustly: its held-out robust accuracy is at its highest "
-    "where the second part begins. Judged on held-out training images; the test split is unread.",
+    remark="As `narrow`, but left before PGD-AT overfits robustly: at the epoch where its held-out robust accuracy "
+    "is at its highest in `narrow`. Judged on held-out training images; the test split is unread.",
 )
 
 WIDE = Scale(
