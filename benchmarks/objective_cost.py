@@ -23,16 +23,16 @@ from torch.utils.flop_counter import flop_registry
 
 import clat
 from clat.bench.subject import subject
-from clat.config import EngineConfig, StageConfig
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError
+from clat.criticality.selection import Selection
 from clat.data import ImageSet
 from clat.data.loader import Loader
-from clat.environment import describe_environment
-from clat.errors import ClatError
-from clat.evaluation.cost import metered
+from clat.network.cost import metered
 from clat.objectives import AnyObjective, GradAlign, PgdAT, Trades
-from clat.selection import Selection
-from clat.training.engine import Engine
-from clat.weights import AWP
+from clat.recipe.schema import EngineConfig, StageConfig
+from clat.runtime.engine import Engine
+from clat.treatments import AWP
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "grad-align, first_gradient = attack": {"objective": GradAlign(first_gradient="attack")},

@@ -1,7 +1,7 @@
 """How training should scale to 8 GPUs and to ImageNet, on paper: `python -m benchmarks.scaling`.
 
-Operations, arithmetic, bytes and memory of a step are counted from the code that trains (`clat.bench.counted`), the
-times are calculated from them (`clat.bench.scaling`). Measured are only the messages of the training loop and the
+Operations, arithmetic, bytes and memory of a step are counted from the code that trains (`benchmarks.counted`), the
+times are calculated from them (`benchmarks.roofline`). Measured are only the messages of the training loop and the
 decoding of a JPEG. A table goes to stderr, the JSON to stdout.
 """
 
@@ -22,9 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import clat
-from clat.bench.counted import Counted, Hollow, count_forward, count_step, feature_attack_memory, hollow
-from clat.bench.floor import layer_multiplications, step_floor
-from clat.bench.scaling import (
+from benchmarks.counted import Counted, Hollow, count_forward, count_step, feature_attack_memory, hollow
+from benchmarks.roofline import (
     Assumptions,
     Gpu,
     exchange_seconds,
@@ -33,14 +32,15 @@ from clat.bench.scaling import (
     roofline_seconds,
     step_seconds,
 )
+from clat.bench.floor import layer_multiplications, step_floor
 from clat.bench.subject import subject
-from clat.config import EngineConfig, StageConfig
+from clat.core.environment import describe_environment
 from clat.data import ImageSet
 from clat.data.decode import to_array
-from clat.environment import describe_environment
-from clat.layers import Layer
+from clat.network.layers import Layer
 from clat.objectives import Clat, FastAT, Objective, PgdAT, Standard, Trades
-from clat.training.engine import Engine
+from clat.recipe.schema import EngineConfig, StageConfig
+from clat.runtime.engine import Engine
 
 GPUS = {
     "H100": Gpu(flops=989e12, bandwidth=3.35e12, memory=80e9, link=450e9),

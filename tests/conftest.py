@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat.companion import Surroundings
-from clat.config import EngineConfig
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
-from clat.training.engine import Engine
+from clat.runtime.callback import Surroundings
+from clat.runtime.engine import Engine, EngineConfig
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

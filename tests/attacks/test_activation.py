@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from clat.attacks import activation_attack
 from clat.attacks.activation import activation_settings
-from clat.errors import ClatError
-from clat.features import distance, read_features
-from clat.layers import Layer, enumerate_layers
+from clat.core.errors import ClatError
+from clat.network.features import distance, read_features
+from clat.network.layers import Layer, enumerate_layers
 
 Build = Callable[[], nn.Module]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.apgd import LOSSES, ApgdSearch, apgd, checkpoints
 from clat.attacks.search import run_search
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 
 Build = Callable[[], nn.Module]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from clat.attacks.fab import FabSearch, fab
 from clat.attacks.search import run_search
+from clat.core.errors import ClatError
 from clat.data import load_split
-from clat.errors import ClatError
 from clat.models import Normalized
-from clat.modes import for_attack
+from clat.network.modes import for_attack
 
 ORDER = {"linf": torch.inf, "l2": 2}
 DUAL = {"linf": 1, "l2": 2}

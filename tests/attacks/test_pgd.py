@@ -16,7 +16,7 @@ from clat.attacks.ball import Ball
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.bench.memory import TensorMemory
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 Build = Callable[[], nn.Module]
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend
 from clat.attacks.ball import Ball
 from clat.attacks.losses import carlini_wagner
 from clat.attacks.pgd import pgd, summed_cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.search import run_search
+from clat.network import modes
 
 Build = Callable[[], nn.Module]
 EPS = {"linf": 8 / 255, "l2": 0.5}

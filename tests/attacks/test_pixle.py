@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import clat
-from clat import modes
 from clat.attacks.losses import cross_entropy
 from clat.attacks.pixle import PixleSearch, pixle
 from clat.attacks.search import run_search
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 
 
 class Weighted(nn.Module):

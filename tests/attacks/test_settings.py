@@ -6,7 +6,7 @@ import pytest
 
 from clat.attacks.fgsm import one_step_alpha
 from clat.attacks.settings import Attack
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 def test_sizes_are_kept_exactly() -> None:

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clat
-from clat import modes
 from clat.attacks.losses import margin
 from clat.attacks.search import run_search
 from clat.attacks.stadv import StadvSearch, confined, roughness, stadv, warp
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 
 
 class Slope(nn.Module):

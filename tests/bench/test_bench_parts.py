@@ -13,7 +13,7 @@ from clat.bench.profile import Traffic, group_of
 from clat.bench.reference import pgd_at_step, trades_step
 from clat.bench.subject import with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
-from clat.layers import enumerate_layers
+from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades
 
 

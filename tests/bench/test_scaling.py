@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from torch import nn
-
-from clat.bench.counted import count_forward, count_step, feature_attack_memory, hollow
-from clat.bench.floor import layer_multiplications, step_floor
-from clat.bench.profile import Call
-from clat.bench.scaling import (
+from benchmarks.counted import count_forward, count_step, feature_attack_memory, hollow
+from benchmarks.roofline import (
     Assumptions,
     Gpu,
     exchange_seconds,
@@ -20,6 +16,10 @@ from clat.bench.scaling import (
     roofline_seconds,
     step_seconds,
 )
+from torch import nn
+
+from clat.bench.floor import layer_multiplications, step_floor
+from clat.bench.profile import Call
 from clat.objectives import Clat, PgdAT, Trades
 
 GPU = Gpu(flops=100.0, bandwidth=10.0, memory=1000.0, link=7.0)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks import pgd
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
-from clat.evaluation.cost import Cost, metered
-from clat.evaluation.passes import passes
+from clat.evaluation.planned_search import passes
+from clat.network.cost import Cost, metered
 
 Build = Callable[[], nn.Module]
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import pgd
 from clat.attacks.apgd import ApgdSearch
+from clat.core.units import parse_size
 from clat.data import load_split
 from clat.evaluation import evaluate
-from clat.units import parse_size
+from clat.network import modes
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 BUDGETS = [("linf", "2/255"), ("linf", "8/255"), ("l2", "0.25")]

@@ -13,9 +13,9 @@ from clat.attacks.fab import FabSearch
 from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
-from clat.evaluation.passes import passes
+from clat.evaluation.planned_search import passes
 
 PGD_2 = AttackSpec(attack="pgd", steps=2)
 

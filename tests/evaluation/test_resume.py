@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate
-from clat.evaluation.progress import Keeper, Standing
+from clat.evaluation.state import Keeper, Standing
 
 SHORT = Protocol(
     name="short",
@@ -133,7 +133,7 @@ def test_a_finished_one_is_only_read(case: Case, state: Path) -> None:
 def test_it_is_saved_while_it_goes_on(case: Case, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed has no chance to save; what is at most 30 seconds old is on disk then."""
     clock = iter(range(0, 10**9, 20))
-    monkeypatch.setattr("clat.evaluation.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("clat.evaluation.state.time.monotonic", lambda: float(next(clock)))
     contents: list[bytes] = []
     case.run(state, report=lambda *what: contents.append(state.read_bytes()))
     changes = sum(a != b for a, b in pairwise(contents))

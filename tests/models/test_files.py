@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Normalized, load_model, load_weights, read_state, save_weights
 from clat.models.files import NORMALIZE_KEY
 

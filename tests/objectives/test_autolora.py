@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clat.errors import ClatError
-from clat.layers import enumerate_layers
+from clat.core.errors import ClatError
+from clat.network.layers import enumerate_layers
 from clat.objectives import AutoLoRa, Step
 
 FACTORS = {f"conv2.parametrizations.weight.0.{factor}" for factor in ("down", "up")}

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clat import modes
 from clat.attacks.feature import run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.criticality.selection import trainable_parameters
+from clat.network import modes
 from clat.objectives import Clat, ClatFast, ClatPlus, Step
-from clat.selection import trainable_parameters
 
 EPS, STEPS = "0.1", 3
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import clat
-from clat import modes
-from clat.evaluation.cost import metered
-from clat.frozen_norm import frozen_norms_lean
-from clat.layers import enumerate_layers
+from clat.network import modes
+from clat.network.cost import metered
+from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, Step
 
 NETWORKS = {

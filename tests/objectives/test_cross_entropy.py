@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clat.layers import enumerate_layers
+from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Step, Trades
 from clat.objectives.base import cross_entropy
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat.errors import ClatError
-from clat.evaluation.cost import metered
+from clat.core.errors import ClatError
+from clat.network.cost import metered
 from clat.objectives import Cure, Step, Trades
 
 

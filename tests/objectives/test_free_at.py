@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat.errors import ClatError
-from clat.evaluation.cost import metered
+from clat.core.errors import ClatError
+from clat.network.cost import metered
 from clat.objectives import FreeAT, Step
 from clat.objectives.free_at import Perturbation
 

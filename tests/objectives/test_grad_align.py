@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat.config import Recipe, StageConfig
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
 from clat.objectives import GradAlign, Step
 from clat.objectives.grad_align import lambda_rule, mean_cosine
-from clat.seeds import derive_seed
+from clat.recipe.schema import Recipe, StageConfig
 
 EPS = 0.1
 STEP = Step(seed=4, eps=EPS)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clat.companion import Surroundings
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Mixture
 from clat.models.settings import GateConfig
 from clat.objectives import Mixing, Step
 from clat.objectives.mixing import GateOnly, mixing_loss
+from clat.runtime.callback import Surroundings
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat import modes
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.objectives import PgdAT, Standard, Step
 
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat.config import EngineConfig
-from clat.errors import ClatError
-from clat.layers import enumerate_layers
+from clat.core.errors import ClatError
+from clat.network.layers import enumerate_layers
 from clat.objectives import PgdAT, Step, Twins
-from clat.training.engine import Engine
+from clat.runtime.engine import Engine, EngineConfig
 
 NORMS = ("bn1", "bn2")
 

@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 from clat import cli
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation.statistics import PairedSeeds
-from clat.report.study import render_study, write_study_page
-from clat.report.study_plots import Point, clean_against_robust, differences
 from clat.studies import STUDIES, find_study
-from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
-from clat.studies.groups import group_table, summarise
+from clat.studies.page import render_study, write_study_page
+from clat.studies.plots import Point, clean_against_robust, differences
 from clat.studies.row import Paper, Scale, Study, chosen
 from clat.studies.run import run_study
+from clat.studies.tables.baselines import pair
+from clat.studies.tables.groups import group_table, summarise
 
 TINY = Scale(
     name="tiny",

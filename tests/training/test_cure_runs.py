@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import clat
-from clat.config import EngineConfig, OptimizerConfig
 from clat.objectives import Cure
-from clat.recipe import read_recipe
+from clat.recipe.schema import OptimizerConfig
+from clat.recipe.toml import read_recipe
+from clat.runtime.engine import EngineConfig
 from clat.training import trainer
-from clat.weights import AWP
+from clat.treatments import AWP
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import clat
-from clat.config import DataConfig, EngineConfig, ExtraConfig
+from clat.core.errors import ClatError
 from clat.data import IDBH, Augment
-from clat.errors import ClatError
 from clat.objectives import PgdAT, Trades
+from clat.recipe.schema import DataConfig, ExtraConfig
+from clat.runtime.engine import EngineConfig
 from clat.training import trainer
 from clat.training.prepare import augmentation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from clat.config import OptimizerConfig
+from clat.recipe.schema import OptimizerConfig
 from clat.training.optimizer import build_optimizer, momentum_of
 
 

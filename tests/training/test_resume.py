@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import clat
-from clat import files
-from clat.config import DataConfig, EngineConfig, MonitorConfig
-from clat.errors import ClatError
+from clat.core import files
+from clat.core.errors import ClatError
 from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
+from clat.recipe.schema import DataConfig, MonitorConfig
+from clat.runtime.engine import EngineConfig
 from clat.training import monitor, run, trainer
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in

@@ -12,14 +12,22 @@ from torch import nn
 
 import clat
 from clat.attacks.settings import Attack
-from clat.config import DataConfig, EngineConfig, EvaluationConfig, ExtraConfig, MonitorConfig, OptimizerConfig
+from clat.core.errors import ClatError
+from clat.criticality.selection import Selection
 from clat.data import hold_out
-from clat.errors import ClatError
+from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
-from clat.selection import Selection
+from clat.recipe.schedules import Schedule
+from clat.recipe.schema import (
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ExtraConfig,
+    MonitorConfig,
+    OptimizerConfig,
+)
 from clat.training import monitor, stage, trainer
-from clat.training.monitor import heldout_correct, overfitted_catastrophically
-from clat.training.schedules import Schedule
+from clat.training.monitor import overfitted_catastrophically
 
 
 def run(kit, out, recipe=None, model=None, data=None, **settings):

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from clat.companion import Companion, Company
-from clat.config import EngineConfig
 from clat.objectives import Loss, Objective, Step
-from clat.training.engine import Engine
+from clat.runtime.callback import Companion, Company
+from clat.runtime.engine import Engine, EngineConfig
 from clat.training.stage import Moving
 from clat.training.step import NotFinite, train_step
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.data.checks import check_images
-from clat.errors import ClatError
-from clat.features import distance, read_features
-from clat.layers import Layer
-from clat.units import Size, parse_size
+from clat.core.checks import check_images
+from clat.core.errors import ClatError
+from clat.core.units import Size, parse_size
+from clat.network import modes
+from clat.network.features import distance, read_features
+from clat.network.layers import Layer
 
 
 def activation_attack(
@@ -38,7 +38,7 @@ def activation_attack(
     """Minimise the distance of each sample's feature at `layer` to that of its target image.
 
     `x`, `x_target`: (N, C, H, W) float in [0, 1]; `layer`: from `enumerate_layers`; `eps`, `steps`, `norm` as for
-    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.features.TAPS`. Nothing is drawn
+    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.network.features.TAPS`. Nothing is drawn
     at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is left
     without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """

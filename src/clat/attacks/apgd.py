@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import State, run_search
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError, unknown
-from clat.units import Size, parse_size
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError, unknown
+from clat.core.units import Size, parse_size
+from clat.network import modes
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> the value to increase, (N,)."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clat.errors import unknown
+from clat.core.errors import unknown
 
 NORMS = ("linf", "l2")
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import NORMS, Ball
 from clat.attacks.box_projection import step_to_hyperplane
 from clat.attacks.noise import normal, uniform
 from clat.attacks.search import State, run_search
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError, unknown
-from clat.units import Size, parse_size
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError, unknown
+from clat.core.units import Size, parse_size
+from clat.network import modes
 
 _NEARLY = 1 + 1e-5
 """Up to this multiple of eps a point counts as one that rounding pushed out of the ball."""

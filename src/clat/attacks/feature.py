@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.data.checks import check_images
-from clat.errors import ClatError
-from clat.features import distance, read_features, size
-from clat.layers import Layer
-from clat.units import Size
+from clat.core.checks import check_images
+from clat.core.errors import ClatError
+from clat.core.units import Size
+from clat.network import modes
+from clat.network.features import distance, read_features, size
+from clat.network.layers import Layer
 
 
 def feature_attack(

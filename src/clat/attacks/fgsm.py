@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from clat.attacks.pgd import pgd
 from clat.attacks.settings import Attack
-from clat.errors import ClatError
-from clat.units import Size, parse_size
+from clat.core.errors import ClatError
+from clat.core.units import Size, parse_size
 
 
 def fgsm(

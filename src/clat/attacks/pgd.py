@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError
-from clat.units import Size
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError
+from clat.core.units import Size
+from clat.network import modes
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples. Labels can be (N, K) float

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import losses
 from clat.attacks.noise import uniform
 from clat.attacks.search import State, run_search
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError
+from clat.network import modes
 
 Patch = tuple[tuple[int, int], tuple[int, int]]
 """The smallest and the largest extent of the source patch in pixels: ((least, most) wide, (least, most) high)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clat.attacks.ball import NORMS
-from clat.errors import ClatError, unknown
-from clat.units import Size, parse_size, size_text
+from clat.core.errors import ClatError, unknown
+from clat.core.units import Size, parse_size, size_text
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import losses
 from clat.attacks.ball import NORMS, Ball
 from clat.attacks.noise import uniform
 from clat.attacks.search import State, run_search
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError, unknown
-from clat.units import Size, parse_size
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError, unknown
+from clat.core.units import Size, parse_size
+from clat.network import modes
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The queries of 10,000 after which the share of the image that a window covers is halved (the paper's)."""

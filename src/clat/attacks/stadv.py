@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, check_path
 from clat.attacks.noise import uniform
 from clat.attacks.search import State, run_search
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError
+from clat.network import modes
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma and Ba 2015)."""

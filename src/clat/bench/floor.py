@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.layers import Layer, first_tensor
+from clat.network import modes
+from clat.network.layers import Layer, first_tensor
 from clat.objectives import Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
 
 

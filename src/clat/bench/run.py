@@ -17,14 +17,14 @@ from clat.bench.profile import profile_step
 from clat.bench.reference import PLAIN
 from clat.bench.subject import Subject, subject, with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
-from clat.config import EngineConfig, StageConfig
-from clat.criticality import measure_criticality
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError
+from clat.core.units import Size, parse_size
+from clat.criticality.index import measure_criticality
 from clat.data import ImageSet
-from clat.environment import describe_environment
-from clat.errors import ClatError
-from clat.evaluation.cost import metered
-from clat.training.engine import Engine
-from clat.units import Size, parse_size
+from clat.network.cost import metered
+from clat.recipe.schema import StageConfig
+from clat.runtime.engine import Engine, EngineConfig
 
 BASE = "pgd-at"
 """The objective that every other is held against, if it is among those measured."""

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.compiled import blocks_compiled
-from clat.config import DataConfig, EngineConfig, MonitorConfig, Recipe, StageConfig
 from clat.data import Augment, ImageSet, Loader
+from clat.network import modes
+from clat.network.compiled import blocks_compiled
 from clat.objectives import Loss
-from clat.training.engine import Engine
+from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
+from clat.runtime.engine import Engine, EngineConfig
 from clat.training.interrupt import StopFlag
 from clat.training.log import RunLog
 from clat.training.trainer import Trainer

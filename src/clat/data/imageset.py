@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from clat.core.errors import ClatError
 from clat.data.decode import LazyImages, decoded_batches
-from clat.errors import ClatError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import torch
 
+from clat.core.errors import ClatError
+from clat.core.seeds import generator, permutation
 from clat.data.augment import BatchAugment
 from clat.data.cutmix import cutmix as mix_windows
 from clat.data.decode import LazyImages, decoded_batches, default_workers
 from clat.data.generated import Extra
 from clat.data.imageset import ImageSet
-from clat.errors import ClatError
-from clat.seeds import generator, permutation
 
 
 class Loader:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from clat.core.errors import ClatError, unknown
 from clat.data.cache import data_root
 from clat.data.decode import first_line
-from clat.errors import ClatError, unknown
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds

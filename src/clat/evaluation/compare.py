@@ -12,11 +12,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.core.files import write_json
+from clat.core.formatting import percent, points
 from clat.evaluation.evaluate import Evaluation
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
-from clat.files import write_json
-from clat.report.formatting import percent, points
 
 Source = Evaluation | str | Path
 """An evaluation, or the file that `clat evaluate --out` wrote."""

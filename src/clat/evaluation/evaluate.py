@@ -12,24 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import check_found
 from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches, worthwhile
-from clat.data.checks import check_images, check_labels
-from clat.environment import describe_environment
-from clat.errors import ClatError, unknown
-from clat.evaluation.cost import Cost, metered
-from clat.evaluation.identity import device_of, digest, fingerprint, sample_digests
-from clat.evaluation.passes import Pass, passes
-from clat.evaluation.progress import Keeper, Standing
+from clat.core.checks import check_images, check_labels
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError, unknown
+from clat.core.files import write_json
+from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.planned_search import Pass, passes
 from clat.evaluation.protocols import Protocol, find_protocol
+from clat.evaluation.state import Keeper, Standing
 from clat.evaluation.statistics import Accuracy, nrr
-from clat.files import write_json
-from clat.folding import unfolded
-from clat.precision import exact_float32, is_exact
-from clat.units import Size, parse_size, size_text
+from clat.network import modes
+from clat.network.cost import Cost, metered
+from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
+from clat.network.folding import unfolded
+from clat.network.precision import exact_float32, is_exact
 
 PRECISIONS = ("float32", "bfloat16")
 """Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags

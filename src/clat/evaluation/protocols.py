@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.attacks.square import AUTOATTACK_SCHEDULE
-from clat.errors import ClatError, unknown
-from clat.units import parse_size
+from clat.core.errors import ClatError, unknown
+from clat.core.units import parse_size
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},

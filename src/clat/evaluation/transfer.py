@@ -15,20 +15,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.search import run_search
-from clat.environment import describe_environment
-from clat.errors import ClatError
-from clat.evaluation.cost import Cost, metered
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError
+from clat.core.files import write_json
+from clat.core.formatting import interval, percent
+from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import evaluate
-from clat.evaluation.identity import device_of
-from clat.evaluation.passes import passes
+from clat.evaluation.planned_search import passes
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
-from clat.files import write_json
-from clat.report.formatting import interval, percent
-from clat.units import Size, parse_size, size_text
+from clat.network import modes
+from clat.network.cost import Cost, metered
+from clat.network.fingerprint import device_of
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clat.errors import ClatError
-from clat.files import replace_file
+from clat.core.errors import ClatError
+from clat.core.files import replace_file
 from clat.models.normalize import Normalized, Statistics, parse_normalize, statistics_of
 
 State = dict[str, Tensor]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from clat.errors import ClatError, unknown
+from clat.core.errors import ClatError, unknown
 from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16

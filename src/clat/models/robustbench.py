@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clat.errors import ClatError, unknown
+from clat.core.errors import ClatError, unknown
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.files import State
 from clat.models.normalize import STATISTICS, Statistics, parse_normalize

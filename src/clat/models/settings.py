@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
-from clat.companion import Companion, Surroundings
-from clat.errors import ClatError
-from clat.layers import Layer
-from clat.units import Size
+from clat.core.errors import ClatError
+from clat.core.units import Size
+from clat.network.layers import Layer
+from clat.runtime.callback import Companion, Surroundings
 
 
 class Loss(NamedTuple):

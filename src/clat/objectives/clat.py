@@ -19,13 +19,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.feature import feature_change, run_feature_attack
 from clat.attacks.fgsm import one_step_alpha
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
-from clat.errors import ClatError, unknown
-from clat.features import TAPS, read_features
+from clat.core.errors import ClatError, unknown
+from clat.network import modes
+from clat.network.features import TAPS, read_features
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 _SHARES = "shares_clean_pass"
@@ -55,7 +55,7 @@ class Clat(InnerAttack):
     """Where L_C is taken: at the feature attack's example, which maximises it (the paper), or at the example of PGD
     on the output, so that with `ce_input="pgd"` one attack serves both terms."""
     tap: Literal["output", "norm", "activation"] = "output"
-    """Where F_i is read: see `clat.features.TAPS`."""
+    """Where F_i is read: see `clat.network.features.TAPS`."""
     relative: bool = False
     """Divide each layer's change by ||F_i(x)||_2, in the attack and in the loss."""
     detach_clean: bool = False

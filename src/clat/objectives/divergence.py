@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, generator_for
 from clat.attacks.ball import Ball, Start
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Step, kl_divergence
 
 

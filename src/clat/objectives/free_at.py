@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.companion import Companion, State, Surroundings
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.core.units import Size
 from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
-from clat.units import Size
+from clat.runtime.callback import Companion, State, Surroundings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import generator_for, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.fgsm import one_step_alpha
 from clat.attacks.pgd import summed_cross_entropy
 from clat.attacks.settings import Attack
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
+from clat.core.units import Size, parse_size
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
-from clat.seeds import derive_seed
-from clat.units import Size, parse_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.pgd import run_pgd
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 

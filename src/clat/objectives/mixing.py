@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from clat.attacks.apgd import apgd
 from clat.attacks.pgd import pgd
-from clat.companion import Companion, Surroundings
-from clat.errors import ClatError, unknown
+from clat.core.errors import ClatError, unknown
+from clat.core.seeds import derive_seed, generator
+from clat.core.units import Size, parse_size
 from clat.models.mixture import Mixture
 from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
-from clat.seeds import derive_seed, generator
-from clat.units import Size, parse_size
+from clat.runtime.callback import Companion, Surroundings
 
 ATTACKS = ("apgd", "pgd")
 

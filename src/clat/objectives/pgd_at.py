@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.pgd import run_pgd
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
 
 

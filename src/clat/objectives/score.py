@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, generator_for
 from clat.attacks.ball import Ball, Start
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
 
 

@@ -23,10 +23,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clat.companion import Companion, State, Surroundings
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.pgd_at import PgdAT
+from clat.runtime.callback import Companion, State, Surroundings
 
 
 @dataclass(frozen=True, kw_only=True)

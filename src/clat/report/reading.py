@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clat.errors import ClatError
-from clat.report.formatting import number
+from clat.core.errors import ClatError
+from clat.core.formatting import number
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from clat.report.formatting import shorten
+from clat.core.formatting import shorten
 from clat.report.plots import BLUE, INK, MUTED, ORANGE, WIDTH, styled
 
 

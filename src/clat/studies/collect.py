@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from clat.core.files import write_json, write_text
+from clat.core.formatting import DASH, count, duration, memory, percent
 from clat.evaluation.statistics import Accuracy, nrr
-from clat.files import write_json, write_text
-from clat.report.formatting import DASH, count, duration, memory, percent
-from clat.studies.groups import COLUMNS as GROUP_COLUMNS
-from clat.studies.groups import GROUP_CAPTION, group_cells, summarise
 from clat.studies.row import Paper, Row, Scale, Study
+from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
+from clat.studies.tables.groups import GROUP_CAPTION, group_cells, summarise
 
 COLUMNS = (
     "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",

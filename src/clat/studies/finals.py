@@ -13,19 +13,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from clat.config import Recipe
+from clat.core.errors import ClatError
+from clat.core.files import write_json, write_text
 from clat.data import ImageSet, hold_out, load_split
-from clat.errors import ClatError
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
-from clat.files import write_json, write_text
 from clat.models import load_weights
-from clat.recipe import read_recipe
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import read_recipe
 from clat.studies.collect import markdown_table
-from clat.studies.groups import KINDS, difference_text, spread_text
 from clat.studies.row import Row, named
 from clat.studies.run import finished
+from clat.studies.tables.groups import KINDS, difference_text, spread_text
 from clat.training.final import discard_state, evaluate_weights
 from clat.training.prepare import build_network
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from clat.config import Recipe
+from clat.core.files import write_json
+from clat.core.seeds import derive_seed
 from clat.data import ImageSet
 from clat.evaluation import Evaluation, evaluate_set
-from clat.files import write_json
 from clat.models import load_weights
-from clat.seeds import derive_seed
-from clat.training.engine import Engine
+from clat.recipe.schema import Recipe
+from clat.runtime.engine import Engine
 from clat.training.log import RunLog
 
 

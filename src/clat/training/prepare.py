@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.config import DataConfig, Recipe, StageConfig
+from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed, generator
+from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -22,13 +23,12 @@ from clat.data import (
     load_split,
     open_generated,
 )
-from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
-from clat.layers import find_layers
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.rankings.measure import REWINDING
-from clat.seeds import derive_seed, generator
+from clat.network import modes
+from clat.network.layers import find_layers
+from clat.recipe.schema import DataConfig, Recipe, StageConfig
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.config import Recipe
-from clat.layers import Layer
+from clat.core.seeds import derive_seed
+from clat.core.units import Size
+from clat.criticality.ranking_report import Ranked
+from clat.criticality.rankings import REWINDING, measure_ranking
+from clat.criticality.selection import Selection, select
 from clat.models.files import read_state
-from clat.rankings.measure import REWINDING, measure_ranking
-from clat.rankings.report import Ranked
-from clat.seeds import derive_seed
-from clat.selection import Selection, select
+from clat.network import modes
+from clat.network.layers import Layer
+from clat.recipe.schema import Recipe
 from clat.training.prepare import build_network
-from clat.units import Size
 
 State = Mapping[str, Tensor]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from clat.config import Recipe, StageConfig
-from clat.evaluation.cost import Cost
+from clat.network.cost import Cost
+from clat.recipe.schema import Recipe, StageConfig
 from clat.training.stage import Moving
 from clat.training.state import Progress
 

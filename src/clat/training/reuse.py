@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clat.config import Recipe
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Normalized
 from clat.models.files import read_state
-from clat.recipe import recipe_hash
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import recipe_hash
 from clat.training.prepare import Parts
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash

@@ -25,16 +25,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clat.compiled import blocks_compiled
-from clat.config import Recipe
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError
+from clat.core.files import write_json, write_text
 from clat.data import ImageSet
 from clat.data.loader import Loader
-from clat.environment import describe_environment
-from clat.errors import ClatError
-from clat.files import write_json, write_text
 from clat.models import load_weights, save_weights
-from clat.recipe import read_recipe, recipe_hash, recipe_toml
-from clat.training.engine import Engine, is_first_process
+from clat.network.compiled import blocks_compiled
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
+from clat.runtime.engine import Engine, is_first_process
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clat.companion import Company
-from clat.config import Recipe
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models.files import save_weights
-from clat.recipe import recipe_hash
-from clat.training.engine import Engine
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import recipe_hash
+from clat.runtime.callback import Company
+from clat.runtime.engine import Engine
 from clat.training.stage import Moving
 from clat.training.state import Progress, Saved, save_state
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.companion import Company, Surroundings
-from clat.config import Recipe, StageConfig
+from clat.core.seeds import derive_seed
+from clat.criticality.selection import trainable_parameters, updating_batch_norms
 from clat.data.loader import Loader
-from clat.layers import Layer
+from clat.network import modes
+from clat.network.layers import Layer
 from clat.objectives import Step
-from clat.seeds import derive_seed
-from clat.selection import trainable_parameters, updating_batch_norms
-from clat.training.engine import Engine
+from clat.recipe.schema import Recipe, StageConfig
+from clat.runtime.callback import Company, Surroundings
+from clat.runtime.engine import Engine
 from clat.training.optimizer import build_optimizer, momentum_of
 from clat.training.state import Progress
 

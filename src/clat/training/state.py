@@ -2,7 +2,7 @@
 
 Tensors (weights, buffers, momentum, what companions keep) and a JSON record share one safetensors file, replaced
 in one step, so a run killed at any moment finds a whole state, of this step or of an earlier one. There is no
-random state to keep: every random number of a run is derived from the seed and its place (see `clat.seeds`).
+random state to keep: every random number of a run is derived from the seed and its place (see `clat.core.seeds`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clat.errors import ClatError
-from clat.evaluation.cost import Cost
-from clat.files import replace_file
+from clat.core.errors import ClatError
+from clat.core.files import replace_file
+from clat.network.cost import Cost
 
 
 @dataclass

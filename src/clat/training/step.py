@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clat.companion import Company
-from clat.frozen_norm import frozen_norms_lean
+from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
-from clat.training.engine import Engine
+from clat.runtime.callback import Company
+from clat.runtime.engine import Engine
 from clat.training.stage import Moving
 
 

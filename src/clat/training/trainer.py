@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.companion import Company
-from clat.compiled import compile_seconds
-from clat.config import Recipe, StageConfig
+from clat.core.seeds import derive_seed
 from clat.data.loader import Loader
-from clat.evaluation.cost import Cost, metered
-from clat.frozen_norm import frozen_norms_lean
-from clat.layers import Layer, find_layers
 from clat.models.files import load_weights
+from clat.network import modes
+from clat.network.compiled import compile_seconds
+from clat.network.cost import Cost, metered
+from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
-from clat.recipe import recipe_hash
-from clat.seeds import derive_seed
-from clat.training.engine import Engine
+from clat.recipe.schema import Recipe, StageConfig
+from clat.recipe.toml import recipe_hash
+from clat.runtime.callback import Company
+from clat.runtime.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
