@@ -70,7 +70,7 @@ def step_cost(model: nn.Module, images: ImageSet, stage: StageConfig) -> dict[st
         metered(made.model, memory=False) as cost,
         Operations() as operations,
     ):
-        made.again()
+        made.run_step()
     equivalents, steps = operations.total / forward.total, stage.objective.replays
     passes = (cost.forwards / count, cost.backwards / count)
     return dict(zip(HEAD[1:], (steps, *passes, round(equivalents, 2), round(equivalents / steps, 2)), strict=True))

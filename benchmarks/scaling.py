@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import clat
-from benchmarks.counted import Counted, Hollow, count_forward, count_step, feature_attack_memory, hollow
+from benchmarks.counted import Counted, FakeNetwork, count_forward, count_step, fake_network, feature_attack_memory
 from benchmarks.roofline import (
     Assumptions,
     Gpu,
@@ -95,7 +95,7 @@ FASTER: dict[str, Objective] = {"standard": Standard(), "fast-at": FastAT()}
 
 def counted_case(case: Case, batch: int, given: Assumptions, messages: int) -> dict[str, Any]:
     """Everything about one network. Each GPU has `batch` images or, of the same global batch, an eighth of them."""
-    with hollow(case.build, (3, case.pixels, case.pixels)) as net:
+    with fake_network(case.build, (3, case.pixels, case.pixels)) as net:
         layers, forward = net.layers(case.layers), count_forward(net, 1)
         multiplications = layer_multiplications(net.model, net.images(1))
         weights = sum(value.nbytes for value in net.model.state_dict().values())
@@ -162,13 +162,13 @@ def predicted(large: Counted, small: Counted, gpu: Gpu, given: Assumptions, mess
     }
 
 
-def faster_ms(net: Hollow, objective: Objective, batch: int, given: Assumptions) -> dict[str, float]:
+def faster_ms(net: FakeNetwork, objective: Objective, batch: int, given: Assumptions) -> dict[str, float]:
     """The GPU's time for a step that moves everything."""
     calls = count_step(net, objective, batch).calls
     return {name: 1e3 * roofline_seconds(calls, gpu) / given.attained for name, gpu in GPUS.items()}
 
 
-def selection(net: Hollow, step: dict[str, float], train: int, given: Assumptions) -> dict[str, float]:
+def selection(net: FakeNetwork, step: dict[str, float], train: int, given: Assumptions) -> dict[str, float]:
     """A criticality measurement of 100 images in float32, for which the other processes wait, beside ten epochs.
     Its arithmetic is taken at half the peak of bfloat16 (TensorFloat32)."""
     attack = count_step(net, PgdAT(), 100, bfloat16=False)
@@ -181,7 +181,7 @@ def selection(net: Hollow, step: dict[str, float], train: int, given: Assumption
 def attained() -> float:
     """The part of its roofline that the published step attains."""
     case = CASES["ResNet-50 / ImageNet"]
-    with hollow(case.build, (3, case.pixels, case.pixels)) as net:
+    with fake_network(case.build, (3, case.pixels, case.pixels)) as net:
         step = count_step(net, Standard(), PUBLISHED_BATCH)
     return roofline_seconds(step.calls, A100) * PUBLISHED_RATE / PUBLISHED_BATCH
 

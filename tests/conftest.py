@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
-from clat.runtime.callback import Surroundings
+from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
 
 
@@ -54,10 +54,10 @@ def tiny_resnet() -> Callable[[], nn.Module]:
 
 
 @pytest.fixture
-def around() -> Callable[..., Surroundings]:
+def around() -> Callable[..., StageContext]:
     """around(model, epochs=..., images=..., batch_size=...): 12 images in batches of 4, 20 more held out."""
 
-    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> Surroundings:
+    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> StageContext:
         generator = torch.Generator().manual_seed(2)
         pixels = torch.randint(0, 256, (images, 3, 8, 8), generator=generator).to(torch.uint8)
         train = ImageSet("noise", "train", ("a", "b", "c"), pixels, torch.arange(images) % 3)
@@ -73,18 +73,16 @@ def around() -> Callable[..., Surroundings]:
             "epochs": epochs,
             "batch_size": batch_size,
         }
-        return Surroundings(**settings | more)
+        return StageContext(**settings | more)
 
     return make
 
 
 @pytest.fixture
-def surroundings(
-    around: Callable[..., Surroundings], images: Tensor, labels: Tensor
-) -> Callable[..., Surroundings]:
+def context(around: Callable[..., StageContext], images: Tensor, labels: Tensor) -> Callable[..., StageContext]:
     """The same, with three batches of two of the images, which are held out too."""
 
-    def build(model: nn.Module, **changes: Any) -> Surroundings:
+    def build(model: nn.Module, **changes: Any) -> StageContext:
         pixels = (images * 255).round().to(torch.uint8)
         train = ImageSet("noise", "train", tuple("abcde"), pixels, labels)
         settings: dict[str, Any] = {

@@ -129,7 +129,7 @@ def test_really_compiled_steps_agree_and_a_new_selection_compiles_nothing():
     def step():
         net.zero_grad()
         modes.set_training(net, None)
-        with modes.statistics_kept(net):
+        with modes.preserve_statistics(net):
             PgdAT(steps=2, eps="0.1").loss(net, x, y, Step(seed=1)).total.backward()
         return {name: p.grad.clone() for name, p in net.named_parameters()}
 

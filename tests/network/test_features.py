@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.network.features import distance, read_features
+from clat.network.features import feature_distance, read_features
 from clat.network.layers import enumerate_layers
 
 Build = Callable[[], nn.Module]
@@ -156,8 +156,8 @@ def test_bad_tap_and_layers_of_another_network(tiny_resnet: Build, images: Tenso
 
 def test_distance_is_the_unsquared_norm_of_each_sample() -> None:
     a = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
-    assert torch.equal(distance(a, torch.zeros(2, 3)), torch.tensor([5.0, 0.0]))
+    assert torch.equal(feature_distance(a, torch.zeros(2, 3)), torch.tensor([5.0, 0.0]))
     near = torch.zeros(2, 3, requires_grad=True)
-    distance(near, torch.zeros(2, 3)).sum().backward()
+    feature_distance(near, torch.zeros(2, 3)).sum().backward()
     assert torch.equal(near.grad, torch.zeros(2, 3))  # a subgradient at zero, not NaN
-    assert distance(a.bfloat16(), torch.zeros(2, 3).bfloat16()).dtype == torch.float32
+    assert feature_distance(a.bfloat16(), torch.zeros(2, 3).bfloat16()).dtype == torch.float32

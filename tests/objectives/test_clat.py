@@ -18,7 +18,7 @@ EPS, STEPS = "0.1", 3
 
 
 def feature_example(net, x, layers, *, tap="output", relative=False, seed=7, alpha=None, steps=STEPS):
-    with modes.for_attack(net):
+    with modes.attack_mode(net):
         attack = Attack(eps=EPS, alpha=alpha, steps=steps)
         return run_feature_attack(net, x, layers, attack, tap=tap, relative=relative, seed=seed)
 
@@ -91,7 +91,7 @@ def test_features_are_read_at_the_tap(build, images, labels, layers, tap):
 def test_the_inputs_of_the_two_terms(build, images, labels, layers, where, detach, weight, moved):
     def expected(net):
         sources = {"clean": images, "feature": feature_example(net, images, layers)}
-        with modes.for_attack(net):
+        with modes.attack_mode(net):
             sources["pgd"] = run_pgd(net, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
         terms = change(net, images, sources[moved], layers, detach=detach)
         read = ["clean", "pgd"] if where == "both" else [where]
@@ -112,7 +112,7 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
     net, twin = build().train(), build().train()
     objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, feature_input=moved, detach_clean=detach)
     objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
-    with modes.for_attack(twin):
+    with modes.attack_mode(twin):
         output = run_pgd(twin, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
     source = {"clean": images, "feature": feature_example(twin, images, layers), "pgd": output}.get(where, images)
     twin(source)  # with both, the clean one's

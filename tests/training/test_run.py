@@ -15,6 +15,7 @@ from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.criticality.selection import Selection
 from clat.data import hold_out
+from clat.evaluation import heldout
 from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
 from clat.recipe.schedules import Schedule
@@ -26,7 +27,7 @@ from clat.recipe.schema import (
     MonitorConfig,
     OptimizerConfig,
 )
-from clat.training import monitor, stage, trainer
+from clat.training import stage, trainer
 from clat.training.monitor import overfitted_catastrophically
 
 
@@ -272,7 +273,7 @@ def scripted(monkeypatch, counts, seen=None):
             seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return torch.tensor(next(script))
 
-    monkeypatch.setattr(monitor, "heldout_correct", check)
+    monkeypatch.setattr(heldout, "heldout_correct", check)
 
 
 def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(kit, tmp_path, monkeypatch):

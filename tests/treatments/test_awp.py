@@ -16,10 +16,10 @@ from clat.treatments import AWP
 from clat.treatments.awp import perturbed
 
 
-def join(settings, surroundings, parameters=None):
-    companion = settings.join(surroundings)
-    companion.adopt(dict(surroundings.model.named_parameters()) if parameters is None else parameters)
-    return companion
+def join(settings, context, parameters=None):
+    callback = settings.on_stage_start(context)
+    callback.choose_parameters(dict(context.model.named_parameters()) if parameters is None else parameters)
+    return callback
 
 
 def test_the_step_along_the_gradient_has_the_length_gamma_times_the_norm_of_the_weight():
@@ -53,7 +53,7 @@ def test_the_gradient_is_that_at_the_moved_weights_and_they_come_back(around):
     def cost():
         return (model.weight.square().sum() + model.bias.square().sum()) / 2
 
-    with join(AWP(gamma=0.25), around(model)).during_cost(cost):
+    with join(AWP(gamma=0.25), around(model)).around_loss(cost):
         torch.testing.assert_close(model.weight.detach(), 1.25 * before["weight"])
         assert torch.equal(model.bias, before["bias"])
         cost().backward()
@@ -108,9 +108,9 @@ def test_under_an_objective_as_in_the_published_code(net, x, y, around, objectiv
     reference = published(net, theirs, gamma=0.1)
     loss = theirs(reference)
     loss.backward()
-    companion = join(AWP(gamma=0.1), around(net))
+    callback = join(AWP(gamma=0.1), around(net))
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    with companion.during_cost(lambda: objective.cost(net, x, y, examples, step).total):
+    with callback.around_loss(lambda: objective.cost(net, x, y, examples, step).total):
         mine = objective.cost(net, x, y, examples, step).total
         mine.backward()
     assert mine.item() == pytest.approx(loss.item(), rel=1e-4)
@@ -128,7 +128,7 @@ def test_the_inner_attack_is_not_repeated(net, x, y, around):
     net.register_forward_hook(lambda *_: passes.append(1))
     examples = objective.examples(net, x, y, step)
     assert len(passes) == 3  # the clean output once, then one a step
-    with join(AWP(), around(net)).during_cost(lambda: objective.cost(net, x, y, examples, step).total):
+    with join(AWP(), around(net)).around_loss(lambda: objective.cost(net, x, y, examples, step).total):
         objective.cost(net, x, y, examples, step)
     assert len(passes) == 3 + 2 + 2
 
@@ -142,7 +142,7 @@ def test_with_clat_on_one_layer_only_that_weight_is_moved(net, x, y, around, eve
     moving = {f"conv2.{name}": p.requires_grad_(True) for name, p in net.conv2.named_parameters()}
     examples = objective.examples(net, x, y, step)
     before = everything(net)
-    with join(AWP(gamma=0.1), around(net), moving).during_cost(
+    with join(AWP(gamma=0.1), around(net), moving).around_loss(
         lambda: objective.cost(net, x, y, examples, step).total
     ):
         inside = everything(net)
@@ -160,8 +160,8 @@ def test_a_failure_inside_puts_the_weights_back(net, x, around, everything, same
         inside.update(everything(net))
         raise RuntimeError("stop")
 
-    companion = join(AWP(gamma=0.5), around(net))
-    with pytest.raises(RuntimeError, match="stop"), companion.during_cost(lambda: net(x).sum()):
+    callback = join(AWP(gamma=0.5), around(net))
+    with pytest.raises(RuntimeError, match="stop"), callback.around_loss(lambda: net(x).sum()):
         fail()
     assert not torch.equal(inside["head.weight"], before["head.weight"])
     assert same(everything(net), before)
@@ -174,12 +174,12 @@ def test_during_warm_up_nothing_is_computed(around):
         calls.append(1)
         return model.weight.sum()
 
-    companion = join(AWP(gamma=0.5, warmup=2), around(model, epochs=3))
+    callback = join(AWP(gamma=0.5, warmup=2), around(model, epochs=3))
     for epoch in range(3):
-        with companion.during_cost(cost):
+        with callback.around_loss(cost):
             pass
         assert len(calls) == (epoch == 2)
-        companion.after_epoch(None)
+        callback.after_epoch(None)
 
 
 def test_the_ascent_follows_the_gradient_of_all_processes(around):
@@ -192,7 +192,7 @@ def test_the_ascent_follows_the_gradient_of_all_processes(around):
 
     model = nn.Linear(2, 1, bias=False)
     nn.init.ones_(model.weight)
-    with join(AWP(gamma=0.5), around(model, engine=Engine())).during_cost(lambda: model.weight[0, 0]):
+    with join(AWP(gamma=0.5), around(model, engine=Engine())).around_loss(lambda: model.weight[0, 0]):
         torch.testing.assert_close(model.weight.detach(), torch.tensor([[1.0, 1 + 0.5 * 2**0.5]]))
 
 

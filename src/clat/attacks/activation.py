@@ -18,7 +18,7 @@ from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.features import distance, read_features
+from clat.network.features import feature_distance, read_features
 from clat.network.layers import Layer
 
 
@@ -38,9 +38,9 @@ def activation_attack(
     """Minimise the distance of each sample's feature at `layer` to that of its target image.
 
     `x`, `x_target`: (N, C, H, W) float in [0, 1]; `layer`: from `enumerate_layers`; `eps`, `steps`, `norm` as for
-    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.network.features.TAPS`. Nothing is drawn
-    at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is left
-    without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.network.features.TAPS`. Nothing is
+    drawn at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is
+    left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """
     check_images(x)
     check_images(x_target)
@@ -48,7 +48,7 @@ def activation_attack(
         raise ClatError(f"x_target has shape {tuple(x_target.shape)}, expected that of x, {tuple(x.shape)}")
     attack = activation_settings(eps, alpha, steps, norm)
     check_decay(decay)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         found = run_activation_attack(model, x, x_target, layer, attack, decay=decay, tap=tap)
     check_found(found)
     return found
@@ -83,7 +83,7 @@ def run_activation_attack(
     for _ in range(attack.steps):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():
-            gradient = input_gradient(distance(feature(point), wanted).sum(), point)
+            gradient = input_gradient(feature_distance(feature(point), wanted).sum(), point)
         momentum = decay * momentum + _normalised(gradient)
         point = ball.project(point.detach() - attack.alpha_value * ball.unit(momentum))
     return point.detach()

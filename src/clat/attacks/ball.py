@@ -12,7 +12,7 @@ from clat.core.errors import unknown
 
 NORMS = ("linf", "l2")
 
-Start = Literal["uniform", "normal"]
+RandomStart = Literal["uniform", "normal"]
 """Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
 
 
@@ -61,7 +61,7 @@ class Ball:
         noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
         return self.project(self.x + scale * noise)
 
-    def starting_point(self, start: Start, generator: torch.Generator) -> Tensor:
+    def starting_point(self, start: RandomStart, generator: torch.Generator) -> Tensor:
         """Where `start` says."""
         return self.random_point(generator) if start == "uniform" else self.nearby_point(generator)
 

@@ -14,7 +14,7 @@ from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
-from clat.network.features import distance, read_features, size
+from clat.network.features import feature_distance, feature_norm, read_features
 from clat.network.layers import Layer
 
 
@@ -42,7 +42,7 @@ def feature_attack(
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
     attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
     check_found(found)
     return found
@@ -81,8 +81,8 @@ def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative
     """sum_i ||F_i(x') - F_i(x)||_2 for each sample (N,); `relative`: each divided by ||F_i(x)||_2."""
     total = torch.zeros(len(moved[0]), device=moved[0].device)
     for after, before in zip(moved, clean, strict=True):
-        change = distance(after, before)
+        change = feature_distance(after, before)
         if relative:
-            change = change / size(before).clamp_min(torch.finfo(torch.float32).tiny)
+            change = change / feature_norm(before).clamp_min(torch.finfo(torch.float32).tiny)
         total = total + change
     return total

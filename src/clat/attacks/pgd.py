@@ -62,7 +62,7 @@ def pgd(
     check_images(x)
     check_labels(y, None, len(x))
     attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
     check_found(found)
     return found
@@ -78,7 +78,7 @@ def run_pgd(
     loss: LogitLoss = summed_cross_entropy,
     start: Tensor | None = None,
 ) -> Tensor:
-    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`).
+    """PGD without the input checks; the caller has put the model into attack mode (`modes.attack_mode`).
     `start`: begin here, a point of the ball, rather than where `attack` and `seed` say."""
     ball = Ball(x, attack.eps_value, attack.norm)
     if start is None:

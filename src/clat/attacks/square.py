@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clat.attacks import losses
 from clat.attacks.ball import NORMS, Ball
 from clat.attacks.noise import uniform
-from clat.attacks.search import State, run_search
+from clat.attacks.search import SearchState, run_search
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
@@ -72,7 +72,7 @@ def square(
         raise ClatError(f"schedule is {schedule}: expected at least 1 query")
     size = float(parse_size(eps, norm=norm))
     search = SquareSearch(model, size, norm, queries, p_init, schedule, seed)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         return run_search(search, x, y)
 
 
@@ -193,7 +193,7 @@ class SquareSearch:
     def __post_init__(self) -> None:
         self._kept_of = 1.0  # the share of late queries that were kept, for speed alone
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         x = x.contiguous()
         state = {"y": y, "ids": ids, "t": torch.ones_like(y)}
         if self.norm == "linf":
@@ -210,7 +210,7 @@ class SquareSearch:
         state["done"] = ~(state["value"] <= 0) | (self.queries == 1)
         return state
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         """The next queries of each sample, as many as are worth trying at once."""
         count = len(state["adv"])
         tries = self._tries(count)
@@ -244,7 +244,7 @@ class SquareSearch:
         most = min(self.room // max(count, 1), TRIED / max(self._kept_of, 1e-6), BLOCK)
         return max(int(most), 1)
 
-    def _linf_change(self, state: State, t: Tensor, draws: Tensor) -> tuple[None, list[Change]]:
+    def _linf_change(self, state: SearchState, t: Tensor, draws: Tensor) -> tuple[None, list[Change]]:
         """One window that is at +eps or at -eps in each channel.
 
         The paper adds +-2 eps and projects, which from anywhere in the ball ends on its surface.
@@ -254,7 +254,7 @@ class SquareSearch:
         upper = (draws[:, 5:] < 0.5).long()[:, :, None] * shape[1:].numel()
         return None, [(places, _read(state["bounds"], places + upper))]
 
-    def _l2_changes(self, state: State, t: Tensor, draws: Tensor) -> tuple[Tensor, list[Change]]:
+    def _l2_changes(self, state: SearchState, t: Tensor, draws: Tensor) -> tuple[Tensor, list[Change]]:
         """Clear one window and put its length, and whatever else is left of eps, into another one.
 
         The other window keeps its direction, bent towards the profile. Returns the squared length that the
@@ -287,7 +287,7 @@ class SquareSearch:
         # The cleared window first: where the two overlap the other one holds.
         return squared_length - freed.sum(1) + used, [(cleared_places, cleared_base), (places, new)]
 
-    def _draws(self, state: State, tries: int) -> Tensor:
+    def _draws(self, state: SearchState, tries: int) -> Tensor:
         """The next queries' uniform numbers, (N * tries, 5 + C): five for the windows, then a channel's sign."""
         count, _, numbers = state["draws"].shape
         since = state["t"] - state["drawn_from"]

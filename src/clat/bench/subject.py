@@ -22,8 +22,9 @@ from clat.training.log import RunLog
 from clat.training.trainer import Trainer
 
 
-class Subject(Trainer):
-    """`again()` is a training step of the loop itself at learning rate 0, so that the weights stay what they are.
+class RepeatedStep(Trainer):
+    """`run_step()` is a training step of the loop itself at learning rate 0, so that the weights stay what they
+    are.
 
     It lives in the context `subject` that made it.
     """
@@ -33,28 +34,28 @@ class Subject(Trainer):
         stage = self.recipe.stages[0]
         candidates = self._candidates(stage)
         self._join()
-        self._adopt(stage, candidates)
+        self._apply_selection(stage, candidates)
         if stage.selection is not None:
             self._select(stage, candidates)
         self._begin(stage, 0)
         x, self.y = self.heldout
         self.x = self.engine.images(x)
 
-    def again(self) -> Loss:
+    def run_step(self) -> Loss:
         return self._train_step(self.recipe.stages[0], self.x, self.y, 0.0)
 
     def tensors(self) -> Iterator[Tensor]:
         """What lives between two steps: the network, its gradients, the momentum, the batch."""
         yield from (self.x, self.y, *self.model.parameters(), *self.model.buffers())
         yield from (p.grad for p in self.model.parameters() if p.grad is not None)
-        for state in self.moving.optimizer.state.values():
+        for state in self.trainable.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 @contextmanager
 def subject(
     model: nn.Module, images: ImageSet, stage: StageConfig, engine: Engine, config: EngineConfig, *, seed: int = 0
-) -> Iterator[Subject]:
+) -> Iterator[RepeatedStep]:
     """`stage` on a copy of `model`, ready to step on all of `images`."""
     count = len(images)
     recipe = Recipe(
@@ -72,9 +73,9 @@ def subject(
             (Path(folder) / part).mkdir()
         placed = engine.place(copy.deepcopy(model))
         log = RunLog(None, quiet=True)
-        made = Subject(recipe, placed, loader, batch, engine, log, Path(folder), StopFlag())
+        made = RepeatedStep(recipe, placed, loader, batch, engine, log, Path(folder), StopFlag())
         compiled = blocks_compiled(placed, count) if config.compile else nullcontext()
-        with compiled, modes.remembered(placed), torch.random.fork_rng(devices=[]):
+        with compiled, modes.restore_flags(placed), torch.random.fork_rng(devices=[]):
             made.settle()
             yield made
 
@@ -84,7 +85,7 @@ def with_statistics(model: nn.Module, x: Tensor) -> nn.Module:
     layer until the cross-entropy saturates, and arithmetic on the vanishing gradients is slower than usual."""
     norms = modes.batch_norms(model)
     before = [(norm, norm.momentum) for norm in norms]
-    with modes.remembered(model), torch.no_grad():
+    with modes.restore_flags(model), torch.no_grad():
         for norm in norms:
             norm.momentum = 1.0
         model.train()

@@ -22,7 +22,7 @@ from clat.core.seeds import generator
 from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
-from clat.network.features import TAPS, distance, read_features
+from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 
 VALUES = ("target", "error")
@@ -145,7 +145,7 @@ def _remaining_distance(
             read_features(model, z, [layer], tap=tap, stop=True).values[0] for z in (x, x_adv, wanted)
         )
     tiny = torch.finfo(torch.float32).tiny
-    return distance(moved, goal) / distance(clean, goal).clamp_min(tiny)
+    return feature_distance(moved, goal) / feature_distance(clean, goal).clamp_min(tiny)
 
 
 def _rate(hits: Tensor) -> float:

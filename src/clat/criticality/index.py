@@ -29,7 +29,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.units import Size
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
-from clat.network.features import TAPS, distance, read_features
+from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 
 NORMALISERS = ("numel", "sqrt", "relative")
@@ -80,7 +80,7 @@ def measure_criticality(
     layers = list(layers) if layers is not None else enumerate_layers(model, x)
     if not layers:
         raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         if x_adv is None:
             x_adv = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
             check_found(x_adv)
@@ -148,7 +148,7 @@ def _weaknesses(
 
     def change(feature: Tensor, layer: Layer) -> Tensor:
         before, after = feature.chunk(2)
-        return distance(after, before) / _normalisation(before, normaliser)
+        return feature_distance(after, before) / _normalisation(before, normaliser)
 
     with torch.no_grad():
         changes, logits = read_features(model, torch.cat([x, x_adv]), layers, tap=tap, reduce=change)

@@ -45,7 +45,7 @@ from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.models.files import fit_state
 from clat.network.layers import Layer, enumerate_layers
 
-LOSSES = ("error", "cross-entropy")
+REWINDING_LOSSES = ("error", "cross-entropy")
 SIGMAS = tuple(10 ** (-3 + k / 3) for k in range(10))
 """From 0.001 to 1, in units of the root mean square of a layer's final weights."""
 
@@ -117,8 +117,8 @@ def measure_rewinding_criticality(
     """
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, y, layers, batch_size)
-    if loss not in LOSSES:
-        raise unknown("loss of the rewinding", loss, LOSSES)
+    if loss not in REWINDING_LOSSES:
+        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
     if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
         raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
     first = _first_weights(model, initial, layers)

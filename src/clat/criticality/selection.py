@@ -29,8 +29,8 @@ class Selection:
     aside (its C is no ratio). `random`: k layers drawn anew at each selection. `all`: every layer. `named`:
     those in `layers`."""
     ranking: Literal["criticality", "mrc", "activation", "rewinding", "rewinding-drop"] = "criticality"
-    """What `critical` and `least-critical` rank by, see `clat.criticality.rankings.RANKINGS`: CLAT's criticality, or
-    another. RiFT is `rule = "least-critical", ranking = "mrc", k = 1`."""
+    """What `critical` and `least-critical` rank by, see `clat.criticality.rankings.RANKINGS`: CLAT's criticality,
+    or another. RiFT is `rule = "least-critical", ranking = "mrc", k = 1`."""
     k: int = 1
     """How many layers (paper: about 5 % of them; 1 for ResNet-18, 3 for ResNet-50, 5 for DenseNet-121)."""
     every: int = 10

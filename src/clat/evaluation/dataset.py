@@ -105,7 +105,7 @@ def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torc
     """Whether the model takes images in this layout; one that calls view() on them may not."""
     x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
     try:
-        with modes.in_layout(model, layout), modes.for_attack(model), torch.no_grad():
+        with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
             model(x.contiguous(memory_format=layout).to(device))
     except RuntimeError:
         return False

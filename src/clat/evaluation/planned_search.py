@@ -26,7 +26,7 @@ falls, however little, where logits differ by less than bfloat16 can tell."""
 
 
 @dataclass(frozen=True)
-class Pass:
+class PlannedSearch:
     """`attack`: the position of its attack in the protocol; `build(model)`: its search; `group`: passes of the same
     differ in nothing but how a sample starts; `exact`: in float32 whatever the precision of the others."""
 
@@ -37,15 +37,15 @@ class Pass:
     exact: bool
 
 
-def passes(
+def plan_searches(
     protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1
-) -> tuple[list[Pass], list[str]]:
+) -> tuple[list[PlannedSearch], list[str]]:
     """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
     plain margin where the targeted DLR, which needs 4 classes, cannot be had. `room`: how many images a forward
     pass may be filled up to."""
     if classes < 2:
         raise ClatError(f"the model has {classes} class: an evaluation needs a wrong one beside the right one")
-    result: list[Pass] = []
+    result: list[PlannedSearch] = []
     notes: list[str] = []
     for position, spec in enumerate(protocol.attacks):
         spec_targets = spec.targets
@@ -70,7 +70,7 @@ def passes(
                 place = derive_seed(seed, spec.label, restart, target)
                 build = _builder(spec, loss, target, restart, eps, norm, place, room)
                 group = first if alike else len(result)
-                result.append(Pass(position, spec.label, build, group, exact=spec.attack in EXACT))
+                result.append(PlannedSearch(position, spec.label, build, group, exact=spec.attack in EXACT))
     return result, notes
 
 

@@ -29,7 +29,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 """What each attack can be told beside `restarts`, and what holds where it is not told."""
 
-LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
+ATTACK_LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
 """What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
 
 
@@ -76,8 +76,8 @@ class AttackSpec:
             value = getattr(self, what)
             if value is not None and value < 1:
                 raise ClatError(f"{what} of attack '{self.attack}' is {value}: expected at least 1")
-        if self.loss is not None and self.loss not in LOSSES[self.attack]:
-            raise unknown("loss", self.loss, LOSSES[self.attack])
+        if self.loss is not None and self.loss not in ATTACK_LOSSES[self.attack]:
+            raise unknown("loss", self.loss, ATTACK_LOSSES[self.attack])
         if self.attack == "apgd" and (self.loss == "dlr-targeted") != (self.targets is not None):
             raise ClatError("attack 'apgd': give targets with loss 'dlr-targeted', and only with it")
         if self.alpha_ratio is not None and not parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2"):

@@ -22,7 +22,7 @@ from clat.core.files import write_json
 from clat.core.formatting import interval, percent
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import evaluate
-from clat.evaluation.planned_search import passes
+from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
@@ -166,8 +166,8 @@ def make_examples(
         return result.x_adv
     device = device_of(model, x.device)
     radius = float(parse_size(eps, norm=norm))
-    first = passes(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed)[0][0]
-    with modes.for_attack(model), torch.autocast(device.type, enabled=False):
+    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed)[0][0]
+    with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
         found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]

@@ -18,7 +18,7 @@ from clat.core.errors import ClatError
 from clat.core.files import replace_file
 from clat.models.normalize import Normalized, Statistics, parse_normalize, statistics_of
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 NORMALIZE_KEY = "clat.normalize"
 """Metadata entry in which save_weights records the model's mean and std, as JSON."""
@@ -40,7 +40,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrapper modules put before every name."""
 
 
-def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
+def read_state(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     """Read (state dict, metadata) from a weight file, on the CPU.
 
     Reads safetensors, and PyTorch files (.pt, .pth, .tar, .model, ...) through the restricted unpickler,
@@ -185,12 +185,12 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
-def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def _unwrap(content: Any, path: Path) -> State:
+def _unwrap(content: Any, path: Path) -> StateDict:
     """Descend to the innermost state dict and keep its tensors."""
     while isinstance(content, Mapping):
         key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -207,7 +207,7 @@ def _unwrap(content: Any, path: Path) -> State:
     return state
 
 
-def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> State:
+def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> StateDict:
     """Take off prefixes that all names in the file have and not all of the model's, until none is left."""
     stripped = dict(state)
     while stripped:

@@ -110,11 +110,11 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
     return None
 
 
-def distance(feature: Tensor, other: Tensor) -> Tensor:
+def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
     """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
-    return size(feature - other)
+    return feature_norm(feature - other)
 
 
-def size(feature: Tensor) -> Tensor:
+def feature_norm(feature: Tensor) -> Tensor:
     """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
     return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)

@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     "linear": (nn.Linear, nn.Bilinear),
     "attention": (nn.MultiheadAttention,),
@@ -121,7 +121,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def kind_of(module: nn.Module) -> str | None:
     """The kind of a layer ("conv", "linear", "attention"), or None for any other module."""
-    return next((kind for kind, types in KINDS.items() if isinstance(module, types)), None)
+    return next((kind for kind, types in LAYER_KINDS.items() if isinstance(module, types)), None)
 
 
 def enumerate_layers(
@@ -241,7 +241,7 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
             hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
     try:
-        with modes.for_attack(model), torch.no_grad(), CallCounter(note_call):
+        with modes.attack_mode(model), torch.no_grad(), CallCounter(note_call):
             output = model(x)
     finally:
         for hook in hooks:

@@ -31,7 +31,7 @@ from clat.core.errors import ClatError
 from clat.core.seeds import generator
 from clat.network.layers import enumerate_layers
 
-Start = Literal["kaiming", "normal"]
+FactorStart = Literal["kaiming", "normal"]
 """How A is drawn: uniform within 1 / sqrt(columns), as ConvLoRA does, or standard normal, as AutoLoRa does."""
 
 
@@ -42,7 +42,7 @@ class LowRank(nn.Module):
     the sum is computed once and kept until a factor or W changes.
     """
 
-    def __init__(self, weight: Tensor, rank: int, scale: float, start: Start, draw: torch.Generator) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float, start: FactorStart, draw: torch.Generator) -> None:
         super().__init__()
         side, rest = (weight.shape[2], math.prod(weight.shape[3:])) if weight.dim() > 2 else (1, 1)
         shape = (rank * side, weight.shape[1] * rest)
@@ -54,7 +54,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(weight.new_zeros(weight.shape[0] * side, rank * side))
         self.scale = scale
         self.active = True
-        self._kept: tuple[list[Tensor], list[int], Tensor] | None = None
+        self._computed: tuple[list[Tensor], list[int], Tensor] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.active:
@@ -65,10 +65,10 @@ class LowRank(nn.Module):
         # Keeping the terms themselves means that no other tensor can take their place in memory.
         terms = [term.detach() for term in (weight, self.down, self.up)]
         key = [number for term in terms for number in (term.data_ptr(), term._version)]
-        if self._kept is None or self._kept[1] != key:
+        if self._computed is None or self._computed[1] != key:
             with torch.no_grad():
-                self._kept = terms, key, self.added(*terms)
-        return self._kept[2]
+                self._computed = terms, key, self.added(*terms)
+        return self._computed[2]
 
     def added(self, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """W + scale * reshape(B A), in the weights' own precision."""
@@ -82,7 +82,7 @@ class Branch:
     """
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], *, rank: int, scale: float, start: Start, seed: int
+        self, model: nn.Module, names: Sequence[str], *, rank: int, scale: float, start: FactorStart, seed: int
     ) -> None:
         self.model = model
         self.layers: dict[str, LowRank] = {}
@@ -119,7 +119,7 @@ class Branch:
         """The same parameters, the weights by the names that they have without the branch."""
         return {name.replace(".parametrizations.weight.original", ".weight"): p for name, p in parameters.items()}
 
-    def plain(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
+    def export_state(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
         """The state dict of the network without the branch, from one of the network with it."""
         state = dict(state)
         for name, layer in self.layers.items():

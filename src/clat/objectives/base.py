@@ -13,7 +13,7 @@ from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network.layers import Layer
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 
 
 class Loss(NamedTuple):
@@ -31,14 +31,14 @@ Examples = tuple[Tensor, ...]
 class Step:
     """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network
     moves); `seed`: for this step's attacks; `eps`, `norm`: the run's threat model; `state`: what `begin`
-    returned for this stage; `companion`: the objective's own, if it brings one."""
+    returned for this stage; `callback`: the objective's own, if it brings one."""
 
     layers: tuple[Layer, ...] = ()
     seed: int = 0
     eps: Size = "8/255"
     norm: str = "linf"
     state: dict[str, float] = field(default_factory=dict)
-    companion: Companion | None = None
+    callback: StageCallback | None = None
     once: bool = False
     """The loss is evaluated once on the examples, at the weights that the attack saw, so that a pass which both
     need can be shared. Not so under a treatment, which may look at the loss elsewhere too."""
@@ -63,7 +63,7 @@ class Objective:
     """Whether y may be class probabilities, as label mixing makes them."""
 
     reparametrises = False
-    """Whether its companion puts parameters of its own into the network's layers."""
+    """Whether its callback puts parameters of its own into the network's layers."""
 
     @property
     def replays(self) -> int:
@@ -76,8 +76,8 @@ class Objective:
     def requires(self, model: nn.Module) -> None:
         """Raise ClatError if this is no network that the objective can train. Called before training starts."""
 
-    def join(self, surroundings: Surroundings) -> Companion | None:
-        """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
+    def on_stage_start(self, context: StageContext) -> StageCallback | None:
+        """The state that the objective carries through a stage, if any; it is given back as `step.callback`."""
         return None
 
     def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:

@@ -80,9 +80,9 @@ class Clat(InnerAttack):
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
         """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
         uses the batch."""
-        with modes.statistics_kept(model), modes.random_states_kept(model), torch.no_grad():
+        with modes.preserve_statistics(model), modes.preserve_random_states(model), torch.no_grad():
             trained = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
-        with modes.for_attack(model, self.attack_bn), torch.no_grad():
+        with modes.attack_mode(model, self.attack_bn), torch.no_grad():
             attacked = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))
 
@@ -92,7 +92,7 @@ class Clat(InnerAttack):
         ratio = 0.1 if self.ratio is None else self.ratio
         if ratio == 0:
             return 0.0
-        with modes.statistics_kept(model), torch.no_grad():
+        with modes.preserve_statistics(model), torch.no_grad():
             parts = self._terms(model, x, y, self._attacked(model, x, y, step, weight=1.0), step, weight=1.0)
         change = parts["feature_change"].item()
         if not change > 0:
@@ -138,7 +138,7 @@ class Clat(InnerAttack):
             raise ClatError("CLAT needs selected layers: give the stage a selection")
         x_feature = x_output = x
         attack = self.attack(step)
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             if (weight > 0 and self.feature_input == "feature") or self.ce_input == "feature":
                 x_feature = run_feature_attack(
                     model,
@@ -166,7 +166,7 @@ class Clat(InnerAttack):
         logits: dict[str, Tensor] = {}
 
         def statistics(source: str) -> AbstractContextManager[None]:
-            return nullcontext() if source == read[0] else modes.statistics_kept(model)
+            return nullcontext() if source == read[0] else modes.preserve_statistics(model)
 
         def features(source: str, *, constant: bool = False) -> Sequence[Tensor]:
             whole = source in read

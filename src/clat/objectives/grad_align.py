@@ -74,7 +74,7 @@ class GradAlign(InnerAttack):
         attack = self.attack(step)
         ball = Ball(x, attack.eps_value, attack.norm)
         start = ball.random_point(generator_for(x.device, step.seed)) if self.random_start else x
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             gradient = _gradient(model, start, y)
         return ball.project(start + attack.alpha_value * ball.unit(gradient)), gradient
 
@@ -86,7 +86,7 @@ class GradAlign(InnerAttack):
         if weight > 0:
             ball = Ball(x, self.attack(step).eps_value, step.norm)
             elsewhere = ball.random_point(generator_for(x.device, derive_seed(step.seed, "alignment")))
-            with modes.statistics_kept(model):
+            with modes.preserve_statistics(model):
                 if self.first_gradient == "clean":
                     first = _gradient(model, x, y, differentiable=True)
                 second = _gradient(model, elsewhere, y, differentiable=True)

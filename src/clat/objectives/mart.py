@@ -42,7 +42,7 @@ class Mart(InnerAttack):
             raise ClatError("MART needs one label an image, not class probabilities: switch label mixing off")
         attack = self.attack(step)
         start = Ball(x, attack.eps_value, attack.norm).nearby_point(generator_for(x.device, step.seed))
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:

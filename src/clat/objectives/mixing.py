@@ -27,7 +27,7 @@ from clat.core.seeds import derive_seed, generator
 from clat.core.units import Size, parse_size
 from clat.models.mixture import Mixture
 from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
 
@@ -70,8 +70,8 @@ class Mixing(Objective):
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return GateOnly(surroundings.model)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return GateOnly(context.model)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         """(x',): the first half of the batch as it is, the second half attacked."""
@@ -102,14 +102,14 @@ class Mixing(Objective):
         return min(eps * drawn, 1.0) if step.norm == "linf" else eps * drawn
 
 
-class GateOnly(Companion):
+class GateOnly(StageCallback):
     """Of a mixture, only the gate's parameters move, and the members neither train nor update statistics."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert isinstance(self.model, Mixture)
         self.model.standard.eval()
         self.model.robust.eval()

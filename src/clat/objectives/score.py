@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball, Start
+from clat.attacks.ball import Ball, RandomStart
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
@@ -35,7 +35,7 @@ class ScoreAT(InnerAttack):
     """How much probability may stay off the true class at no cost; 0: none."""
     label_smoothing: float = 0.0
     """The probability that the target gives to the wrong classes together; the attack aims at the true label."""
-    start: Start = "uniform"
+    start: RandomStart = "uniform"
     """Where the attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
     attack_bn: Literal["eval", "train"] = "train"
 
@@ -54,7 +54,7 @@ class ScoreAT(InnerAttack):
             found = probabilities(model(z))
             return lse(found, as_target(y, found.shape[1]) if reference is None else reference).sum()
 
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             reference = self._reference(model, x)
             return (ascend(distance, start, ball, alpha=attack.alpha_value, steps=attack.steps),)
 
@@ -86,7 +86,7 @@ class ScoreTrades(ScoreAT):
     clip: float = 0.3
     clips: Literal["total", "divergence"] = "total"
     """What counts only beyond c: the sum of the two terms, or the distance between the outputs alone."""
-    start: Start = "normal"
+    start: RandomStart = "normal"
     attack_bn: Literal["eval", "train"] = "eval"
 
     def __post_init__(self) -> None:

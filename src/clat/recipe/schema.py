@@ -97,7 +97,8 @@ class StageConfig:
     treatments: tuple[AnyTreatment, ...] = ()
     """What is done to the weights meanwhile: {name = "awp", gamma = 0.01} and the like, in this order."""
     batch_norm: Literal["frozen", "update", "update-selected"] | None = None
-    """BatchNorm statistics: see `clat.network.modes.BN_POLICIES`. None: `frozen` with a selection, else `update`."""
+    """BatchNorm statistics: see `clat.network.modes.BN_POLICIES`. None: `frozen` with a selection, else
+    `update`."""
     schedule: Schedule | None = None
     """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
     optimizer: OptimizerConfig | None = None

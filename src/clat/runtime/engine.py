@@ -38,8 +38,8 @@ class EngineConfig:
     channels_last: bool = True
     """Memory layout; faster for convolutions on CPU and GPU."""
     compile: bool = False
-    """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps, the same
-    up to rounding."""
+    """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps,
+    the same up to rounding."""
     checkpoint_seconds: float = 60.0
     """Save the state of a running epoch after this many seconds, for --resume."""
 

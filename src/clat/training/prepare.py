@@ -35,7 +35,7 @@ Data = tuple[ImageSet, ImageSet]
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
     recipe's seed, but from the user's; `extra`: generated images to train on."""
 
@@ -62,8 +62,8 @@ class Parts:
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts:
-    """The parts of a run. Raises ClatError for whatever does not fit together."""
+def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
+    """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     given = model is not None or recipe.model.starts_from_weights
@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return Parts(model, given, train_set, heldout, test, extra)
+    return RunInputs(model, given, train_set, heldout, test, extra)
 
 
 def train_loader(
@@ -127,7 +127,7 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
     try:
-        with modes.for_attack(model), torch.no_grad():
+        with modes.attack_mode(model), torch.no_grad():
             logits = model(x)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:160]
@@ -145,7 +145,12 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
 def check_single(model: nn.Module, x: Tensor) -> None:
     """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
     a batch that leaves it one value a channel."""
-    with modes.remembered(model), modes.buffers_kept(model), modes.random_states_kept(model), torch.no_grad():
+    with (
+        modes.restore_flags(model),
+        modes.preserve_buffers(model),
+        modes.preserve_random_states(model),
+        torch.no_grad(),
+    ):
         model.train()
         try:
             model(x)

@@ -20,7 +20,7 @@ from clat.network.layers import Layer
 from clat.recipe.schema import Recipe
 from clat.training.prepare import build_network
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 def choose_layers(
@@ -65,7 +65,7 @@ def rank_layers(
     norm: str,
     seed: int,
     layers: Sequence[Layer],
-    initial: Callable[[], State],
+    initial: Callable[[], StateDict],
 ) -> Ranked[Any]:
     """The report that `select` asks for under a rule that ranks, on the first `rule.num_samples` of (x, y).
     `initial()`: the weights of the start, called only where the ranking rewinds."""
@@ -87,13 +87,13 @@ def rank_layers(
     )
 
 
-def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module, x: Tensor) -> State:
+def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module, x: Tensor) -> StateDict:
     """What a rewinding ranking rewinds to: the file that the rule names, else the weights that the run in `out`
     began with, which are given ones that it kept or the random ones of its seed, drawn again. `model`, `x`: the
     network that is trained and an image, which tell the number of classes."""
     given = out / "weights" / "stage-0.safetensors"
     if rule.initial is not None or given.exists():
         return read_state(rule.initial or given)[0]
-    with modes.for_attack(model), torch.no_grad():
+    with modes.attack_mode(model), torch.no_grad():
         num_classes = model(x[:1]).shape[1]
     return build_network(recipe, num_classes).state_dict()

@@ -39,10 +39,10 @@ from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
-from clat.training.prepare import Data, Parts, prepare, train_loader
+from clat.training.prepare import Data, RunInputs, prepare, train_loader
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
-from clat.training.state import Progress, Saved, load_state
+from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.trainer import Trainer
 
 
@@ -79,12 +79,12 @@ def train(
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if is_first_process():
         _refuse_taken(out)
-    parts = prepare(recipe, model, data)
+    inputs = prepare(recipe, model, data)
     if reuse is not None:
-        shared_stages(recipe, reuse, parts)
+        shared_stages(recipe, reuse, inputs)
     with _claimed(out, recipe) if is_first_process() else nullcontext():
         engine.launch()
-        return _run(recipe, out, engine, parts, reuse=reuse, quiet=quiet)
+        return _run(recipe, out, engine, inputs, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -100,31 +100,33 @@ def resume(
     with only_one_in(out) if is_first_process() else nullcontext():
         recipe = read_recipe(out / "recipe.toml")
         engine = Engine(recipe.engine)
-        parts = prepare(recipe, model, data)
-        if other_data(out, parts):
+        inputs = prepare(recipe, model, data)
+        if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
         engine.launch()
-        return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
+        return _run(recipe, out, engine, inputs, reuse=None, quiet=quiet)
 
 
-def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
-    model = engine.place(parts.model)
-    loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world, parts.extra)
-    saved = _start(recipe, out, parts, reuse, engine)
+def _run(
+    recipe: Recipe, out: Path, engine: Engine, inputs: RunInputs, *, reuse: Path | None, quiet: bool
+) -> Result:
+    model = engine.place(inputs.model)
+    loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
+    saved = _start(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
         epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
-    about = _about(recipe, parts, engine)
+    about = _about(recipe, inputs, engine)
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     trained = False
     try:
         with stop_on_signals() as stop:
             finish("running")
             with _compiled(recipe, model, engine):
-                heldout = _tensors(parts.heldout, engine)
+                heldout = _tensors(inputs.heldout, engine)
                 trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
                 trainer.run()
             summary = _summary(trainer.progress)
@@ -132,7 +134,7 @@ def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = final_evaluations(recipe, out, model, parts.test, engine, log)
+                evaluations = final_evaluations(recipe, out, model, inputs.test, engine, log)
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
@@ -185,23 +187,23 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
-def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine) -> Saved | None:
+def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, engine: Engine) -> Checkpoint | None:
     """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
-    model = parts.model
+    model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
         if reuse is not None:
-            copy_beginning(recipe, out, parts, reuse)
+            copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():
             load_weights(model, first)  # killed before its first state
-        elif parts.given and not first.exists():
+        elif inputs.given and not first.exists():
             save_weights(model, first)
     engine.share(model)
     engine.wait()
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
+def _about(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, Any]:
     return {
         "clat": version("clat"),
         "command": ["clat", *sys.argv[1:]],
@@ -212,13 +214,13 @@ def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
             "precision": recipe.engine.precision,
             "processes": engine.world,
         },
-        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in parts.model.parameters())},
+        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in inputs.model.parameters())},
         "data": {
-            "name": parts.train.name,
-            "train": len(parts.train),
-            "heldout": len(parts.heldout),
-            "extra": None if parts.extra is None else len(parts.extra),
-            "fingerprint": parts.fingerprint,
+            "name": inputs.train.name,
+            "train": len(inputs.train),
+            "heldout": len(inputs.heldout),
+            "extra": None if inputs.extra is None else len(inputs.extra),
+            "fingerprint": inputs.fingerprint,
         },
         "seed": recipe.seed,
         "recipe_hash": recipe_hash(recipe),

@@ -14,10 +14,10 @@ from clat.core.errors import ClatError
 from clat.models.files import save_weights
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
-from clat.runtime.callback import Company
+from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import Moving
-from clat.training.state import Progress, Saved, save_state
+from clat.training.stage import TrainableSet
+from clat.training.state import Checkpoint, Progress, save_state
 
 STATE = "state.safetensors"
 """Where a run stands, in its folder."""
@@ -34,33 +34,35 @@ def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path
     return Diverged(f"{what} is not finite ({place}): lower the learning rate{kept}")
 
 
-def all_finite(model: nn.Module, moving: Moving) -> bool:
+def all_finite(model: nn.Module, trainable: TrainableSet) -> bool:
     """Whether everything that a stage changes still has a use."""
-    values = (*moving.parameters.values(), *model.buffers())
+    values = (*trainable.parameters.values(), *model.buffers())
     return all(bool(torch.isfinite(value).all()) for value in values)
 
 
 def keep_weights(
-    out: Path, name: str, model: nn.Module, company: Company, recipe: Recipe, progress: Progress
+    out: Path, name: str, model: nn.Module, callbacks: CallbackList, recipe: Recipe, progress: Progress
 ) -> None:
     """The plain network, as it stands after the last check, as weights/NAME.safetensors."""
     assert progress.last is not None  # weights are saved after a check
     about = {"clat.model": recipe.model.name, "clat.epoch": str(progress.last["epoch"])}
-    plain = company.plain(dict(model.state_dict()))
+    plain = callbacks.export_state(dict(model.state_dict()))
     save_weights(model, out / "weights" / f"{name}.safetensors", about, state=plain)
 
 
-def standing(progress: Progress, model: nn.Module, moving: Moving, company: Company, engine: Engine) -> Saved:
+def snapshot(
+    progress: Progress, model: nn.Module, trainable: TrainableSet, callbacks: CallbackList, engine: Engine
+) -> Checkpoint:
     """Where a run stands. Processes have buffers of their own between the ends of epochs, when BatchNorm statistics
-    are averaged, and companions may have more. All must call it."""
-    weights, own = model.state_dict(), company.own()
+    are averaged, and callbacks may have more. All must call it."""
+    weights, own = model.state_dict(), callbacks.per_process_state()
     buffers = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name in weights}
     theirs = {f"model.{name}": value for name, value in buffers.items()}
     theirs |= {f"companion.{name}": value for name, value in own.items()}
-    return Saved(progress, weights, moving.momentum, company.tensors() | own, engine.gather(theirs))
+    return Checkpoint(progress, weights, trainable.momentum, callbacks.tensors() | own, engine.gather(theirs))
 
 
-def keep_for_reuse(out: Path, recipe: Recipe, saved: Saved) -> None:
+def keep_for_reuse(out: Path, recipe: Recipe, saved: Checkpoint) -> None:
     """The state after a stage, and the best weights so far, under the hash of what led to them: a recipe with the
     same beginning can start from here (`clat.training.reuse`)."""
     number = saved.progress.stage

@@ -1,4 +1,4 @@
-"""How a stage stands: the companions that joined it, and what moves in it until its next selection."""
+"""How a stage stands: the callbacks that joined it, and what moves in it until its next selection."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clat.network import modes
 from clat.network.layers import Layer
 from clat.objectives import Step
 from clat.recipe.schema import Recipe, StageConfig
-from clat.runtime.callback import Company, Surroundings
+from clat.runtime.callback import CallbackList, StageContext
 from clat.runtime.engine import Engine
 from clat.training.optimizer import build_optimizer, momentum_of
 from clat.training.state import Progress
 
 
 @dataclass
-class Moving:
+class TrainableSet:
     """What moves: `parameters` by name, the `optimizer` over them, and the `step` that their objective is told."""
 
     step: Step
@@ -38,21 +38,21 @@ class Moving:
     def momentum(self) -> dict[str, Tensor]:
         return momentum_of(self.optimizer, self.parameters)
 
-    def forget_guests(self, model: nn.Module) -> None:
-        """Leave out parameters that a companion took out of the network again."""
+    def drop_removed(self, model: nn.Module) -> None:
+        """Leave out parameters that a callback took out of the network again."""
         own = {id(parameter) for parameter in model.parameters()}
         self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
 
 
-def set_moving(
+def make_trainable(
     model: nn.Module,
     recipe: Recipe,
     stage: StageConfig,
     layers: Iterable[Layer],
-    company: Company,
+    callbacks: CallbackList,
     progress: Progress,
     momentum: dict[str, Tensor],
-) -> Moving:
+) -> TrainableSet:
     """Have the selected `layers` move, or the whole network where the stage selects none: flags, BatchNorm modes,
     an optimizer that goes on with `momentum` where there is some."""
     layers = tuple(layers)
@@ -61,23 +61,27 @@ def set_moving(
         eps=recipe.eps,
         norm=recipe.norm,
         state=progress.objective_state,
-        companion=company.members.get("objective"),
-        once=not company.members,
+        callback=callbacks.members.get("objective"),
+        once=not callbacks.members,
     )
     model.requires_grad_(False)
     modes.set_training(model, updating_batch_norms(model, layers, stage.bn_policy))
-    parameters = company.adopt(trainable_parameters(model, layers if stage.selection is not None else None))
+    parameters = callbacks.choose_parameters(
+        trainable_parameters(model, layers if stage.selection is not None else None)
+    )
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    return Moving(step, parameters, build_optimizer(parameters, stage.optimizer or recipe.optimizer, momentum))
+    return TrainableSet(
+        step, parameters, build_optimizer(parameters, stage.optimizer or recipe.optimizer, momentum)
+    )
 
 
-def join_company(
+def start_callbacks(
     model: nn.Module, recipe: Recipe, number: int, engine: Engine, loader: Loader, heldout: tuple[Tensor, Tensor]
-) -> Company:
-    """The companions of stage `number` enter the network: the objective's own, then the treatments'."""
+) -> CallbackList:
+    """The callbacks of stage `number` enter the network: the objective's own, then the treatments'."""
     stage = recipe.stages[number]
-    surroundings = Surroundings(
+    context = StageContext(
         model=model,
         engine=engine,
         loader=loader,
@@ -89,8 +93,8 @@ def join_company(
         batch_size=recipe.batch_size,
         replays=stage.objective.replays,
     )
-    own = stage.objective.join(surroundings)
+    own = stage.objective.on_stage_start(context)
     members = [] if own is None else [("objective", own)]
     for treatment in stage.treatments:
-        members.append((treatment.name, treatment.join(surroundings)))
-    return Company(members)
+        members.append((treatment.name, treatment.on_stage_start(context)))
+    return CallbackList(members)

@@ -27,7 +27,7 @@ from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe, StageConfig
 from clat.recipe.toml import recipe_hash
-from clat.runtime.callback import Company
+from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
@@ -43,9 +43,9 @@ from clat.training.records import (
     stage_record,
     stage_summary,
 )
-from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, standing
-from clat.training.stage import Moving, join_company, set_moving
-from clat.training.state import Progress, Saved, save_state
+from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, snapshot
+from clat.training.stage import TrainableSet, make_trainable, start_callbacks
+from clat.training.state import Checkpoint, Progress, save_state
 from clat.training.step import NotFinite, train_step
 
 
@@ -63,28 +63,28 @@ class Trainer:
         log: RunLog,
         out: Path,
         stop: StopFlag,
-        saved: Saved | None = None,
+        saved: Checkpoint | None = None,
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
         self.momentum = {} if saved is None else saved.momentum
-        self.company = Company()
+        self.callbacks = CallbackList()
         self.collapsed = False
         self.hash = recipe_hash(recipe)
-        self.moving: Moving
+        self.trainable: TrainableSet
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
             self._restore(saved)
 
-    def _restore(self, saved: Saved) -> None:
-        """Companions that were in the network join it first: the weights are named by its structure."""
+    def _restore(self, saved: Checkpoint) -> None:
+        """Callbacks that were in the network join it first: the weights are named by its structure."""
         source = self.out / STATE
         if saved.progress.joined:
             self._join()
             saved.put_into(self.model, source)
-            self.company.restore_figures(saved.progress.companions)
-            self.company.restore(saved.companions)
+            self.callbacks.restore_scalars(saved.progress.callbacks)
+            self.callbacks.restore(saved.callbacks)
         else:
             saved.put_into(self.model, source)
 
@@ -97,10 +97,10 @@ class Trainer:
         with torch.random.fork_rng(devices=devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
-                with modes.remembered(self.model):
+                with modes.restore_flags(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
-                self._heed_stop()
+                self._stop_if_asked()
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
@@ -113,7 +113,7 @@ class Trainer:
             self.progress.best_robust_in_stage = self.progress.stage_seconds = 0.0
             if stage.selection is not None:
                 self.momentum = {}  # newly selected layers start without momentum
-        self._adopt(stage, candidates)
+        self._apply_selection(stage, candidates)
         while self.progress.epoch < first + stage.epochs:
             done = self.progress.epoch - first
             if self.progress.step == 0 and stage.selection is not None and stage.selection.due(done):
@@ -126,7 +126,7 @@ class Trainer:
                 break
 
     def _join(self) -> None:
-        self.company = join_company(
+        self.callbacks = start_callbacks(
             self.model, self.recipe, self.progress.stage, self.engine, self.loader, self.heldout
         )
         self.progress.joined = True
@@ -152,20 +152,22 @@ class Trainer:
                 out=self.out,
             )
         self.progress.selected = self.engine.from_first(names)
-        self._adopt(stage, candidates)
+        self._apply_selection(stage, candidates)
         seconds = time.perf_counter() - start
-        record = selection_record(self.progress, stage.selection.rule, self.moving, file, seconds)
+        record = selection_record(self.progress, stage.selection.rule, self.trainable, file, seconds)
         self.log.record("selection", **record)
         self.log.say(selection_line(record), style="cyan")
         if getattr(stage.objective, "calibrate", "stage") == "selection":
             self.progress.stage_begun = False
 
-    def _adopt(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
+    def _apply_selection(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
         """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
         if stage.selection is not None and self.progress.selected is None:
             return
         layers = find_layers(candidates, self.progress.selected or ())
-        self.moving = set_moving(self.model, self.recipe, stage, layers, self.company, self.progress, self.momentum)
+        self.trainable = make_trainable(
+            self.model, self.recipe, stage, layers, self.callbacks, self.progress, self.momentum
+        )
 
     def _begin(self, stage: StageConfig, first: int) -> None:
         """The objective's own start (CLAT sets lambda), on held-out images."""
@@ -177,13 +179,13 @@ class Trainer:
             with self.engine.autocast(), frozen_norms_lean(self.model):
                 state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
         self.progress.objective_state = self.engine.from_first(state)
-        self.moving.step = replace(self.moving.step, state=self.progress.objective_state)
+        self.trainable.step = replace(self.trainable.step, state=self.progress.objective_state)
         self.progress.stage_begun = True
         if self.progress.epoch == first:
-            self.log.record("stage", **stage_record(self.progress, stage, self.moving, self.model))
+            self.log.record("stage", **stage_record(self.progress, stage, self.trainable, self.model))
 
     def _seeded(self, seed: int) -> Step:
-        return replace(self.moving.step, seed=seed)
+        return replace(self.trainable.step, seed=seed)
 
     def _epoch(self, stage: StageConfig) -> None:
         progress, seed = self.progress, self.recipe.seed
@@ -193,7 +195,7 @@ class Trainer:
         compiling = compile_seconds()
         with self.log.bar(label, batches, progress.step) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
-                rate = self.company.learning_rate(self._learning_rate())
+                rate = self.callbacks.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
                 torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
                 loss = self._train_step(stage, self.engine.images(x), y, rate)
@@ -207,14 +209,14 @@ class Trainer:
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
-                self._heed_stop(self.save)
+                self._stop_if_asked(self.save)
                 start = time.perf_counter()
                 overdue = start - saved > self.recipe.engine.checkpoint_seconds
                 if self.engine.any_of(overdue) and progress.step < batches:
                     self.save()
                     saved = start = time.perf_counter()
 
-    def _heed_stop(self, before: Callable[[], None] = lambda: None) -> None:
+    def _stop_if_asked(self, before: Callable[[], None] = lambda: None) -> None:
         """Stop if any process was asked to."""
         if self.engine.any_of(bool(self.stop.number)):
             before()
@@ -233,8 +235,8 @@ class Trainer:
                     x,
                     y,
                     self._seeded(seed),
-                    moving=self.moving,
-                    company=self.company,
+                    trainable=self.trainable,
+                    callbacks=self.callbacks,
                     engine=self.engine,
                     rate=rate,
                 )
@@ -247,20 +249,20 @@ class Trainer:
         self._require_finite()
         progress = self.progress
         steps = self.loader.num_batches
-        rate = self.company.learning_rate(self._learning_rate())
+        rate = self.callbacks.learning_rate(self._learning_rate())
         progress.epoch += 1
-        self.momentum = self.moving.momentum
+        self.momentum = self.trainable.momentum
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
-        record = epoch_record(progress, self.recipe, self.moving, steps=steps, images=images, rate=rate)
+        record = epoch_record(progress, self.recipe, self.trainable, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
-            check, better = self._judge()
+            check, better = self._check_and_keep_best()
             record |= {**check, "best": better}
             if stage.objective.one_step:
                 self._watch(check)
-        self.company.after_epoch(check)
-        record["companions"] = self.company.figures()
+        self.callbacks.after_epoch(check)
+        record["companions"] = self.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
         progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
@@ -268,10 +270,10 @@ class Trainer:
         if not last and not self.collapsed:
             self.save()
 
-    def _judge(self) -> tuple[dict[str, Any], bool]:
+    def _check_and_keep_best(self) -> tuple[dict[str, Any], bool]:
         """Check the network as it stands; whether it is the best so far, in which case it is kept."""
         progress = self.progress
-        with self.company.as_evaluated():
+        with self.callbacks.evaluation_weights():
             check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
             better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
             progress.last = {"epoch": progress.epoch, **check}
@@ -289,7 +291,7 @@ class Trainer:
             self._warn("catastrophic-overfitting", warning)
 
     def _learning_rate(self) -> float:
-        """The schedule's, companions aside."""
+        """The schedule's, callbacks aside."""
         progress = self.progress
         return self.recipe.learning_rate(progress.stage, progress.epoch + progress.step / self.loader.num_batches)
 
@@ -301,13 +303,15 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
-        moved = self.moving.count
-        facts = self.company.finish()
-        self.company = Company()
-        self.moving.forget_guests(self.model)
-        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in self.moving.parameters}
+        moved = self.trainable.count
+        facts = self.callbacks.on_stage_end()
+        self.callbacks = CallbackList()
+        self.trainable.drop_removed(self.model)
+        self.momentum = {
+            name: buffer for name, buffer in self.momentum.items() if name in self.trainable.parameters
+        }
         if facts:
-            check, better = self._judge()
+            check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
             self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
@@ -323,7 +327,7 @@ class Trainer:
         final = progress.stage == len(self.recipe.stages)
         self._save_weights("last" if final else f"stage-{progress.stage}")
         if not final:
-            saved = self._standing()
+            saved = self._snapshot()
             if self.engine.rank == 0:
                 keep_for_reuse(self.out, self.recipe, saved)
         self.save()  # last, so that a run killed before it writes the other files again
@@ -334,30 +338,30 @@ class Trainer:
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
         self.engine.share(self.model)
-        self.moving.optimizer.state.clear()
+        self.trainable.optimizer.state.clear()
         self.momentum = {}
         self.progress.last = self.progress.best
 
     def _save_weights(self, name: str) -> None:
         if self.engine.rank == 0:
-            keep_weights(self.out, name, self.model, self.company, self.recipe, self.progress)
+            keep_weights(self.out, name, self.model, self.callbacks, self.recipe, self.progress)
 
     def _require_finite(self) -> None:
         """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
         it."""
-        if self.engine.any_of(not all_finite(self.model, self.moving)):
+        if self.engine.any_of(not all_finite(self.model, self.trainable)):
             raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
 
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        saved = self._standing()
+        saved = self._snapshot()
         if self.engine.rank == 0:
             save_state(self.out / STATE, saved, self.hash)
 
-    def _standing(self) -> Saved:
+    def _snapshot(self) -> Checkpoint:
         """Where the run stands, with finite weights. All processes must call it."""
         self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
-        self.progress.companions = self.company.figures()
-        return standing(self.progress, self.model, self.moving, self.company, self.engine)
+        self.progress.callbacks = self.callbacks.all_scalars()
+        return snapshot(self.progress, self.model, self.trainable, self.callbacks, self.engine)

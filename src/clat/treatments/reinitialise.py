@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
 
@@ -36,10 +36,10 @@ class Reinitialise(Treatment):
     def requires(self, model: nn.Module, x: Tensor) -> None:
         check_patterns(model, self.modules)
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        seed = derive_seed(surroundings.seed, "reinitialise")
-        reinitialise(surroundings.model, self.modules, seed, batch_norm=self.batch_norm)
-        return Companion()
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        seed = derive_seed(context.seed, "reinitialise")
+        reinitialise(context.model, self.modules, seed, batch_norm=self.batch_norm)
+        return StageCallback()
 
 
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:

@@ -12,7 +12,7 @@ import clat
 from clat.core.errors import ClatError
 from clat.criticality.selection import Selection
 from clat.objectives import AutoLoRa, Cure, FreeAT, PgdAT, Twins
-from clat.objectives.free_at import Perturbation
+from clat.objectives.free_at import FreePerturbation
 from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, recipe_data
 from clat.treatments import AWP, EMA, SWA, Interpolation, LoRA, Reinitialise
@@ -91,7 +91,7 @@ def test_two_averages_cannot_both_be_what_a_stage_is_evaluated_as(names):
 
 def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(kit, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(Perturbation, "after_step", lambda self: seen.append(self.delta.clone()))
+    monkeypatch.setattr(FreePerturbation, "after_step", lambda self: seen.append(self.delta.clone()))
     recipe = kit.recipe(stages=(kit.pgd_at(1, objective=FreeAT(replays=3)),))
     result = clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
     assert len(seen) == 4 * 3
