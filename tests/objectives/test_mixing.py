@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.models import Mixture
 from clat.models.settings import GateConfig
 from clat.objectives import Mixing, Step
@@ -118,8 +119,7 @@ def test_it_joins_a_stage_with_its_companion(mixture) -> None:
         engine=None,
         loader=None,
         heldout=(),
-        eps="8/255",
-        norm="linf",
+        threat=ThreatModel.parse("8/255"),
         seed=0,
         epochs=1,
         batch_size=2,

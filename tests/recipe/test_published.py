@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from clat.core.threat_model import ThreatModel
 from clat.models.normalize import STATISTICS, parse_normalize
 from clat.objectives import Step
 from clat.recipe.schedules import learning_rate
@@ -49,8 +50,8 @@ def test_a_recipe_is_the_published_one(name):
     for done, rate in rates.items():
         assert learning_rate(recipe.schedule, done, recipe.total_epochs) == pytest.approx(rate), done
     if alpha is not None:
-        attack = stage.objective.attack(Step(eps=recipe.eps))
-        assert attack.alpha_value == pytest.approx(alpha)
+        attack = stage.objective.attack(Step(threat=ThreatModel.parse(recipe.eps)))
+        assert attack.step_size == pytest.approx(alpha)
         assert attack.steps == (10 if name not in ("fast-at", "grad-align") else 1)
         assert stage.objective.attack_bn == ATTACK_BN.get(name, "eval")
     assert stage.bn_policy == "update"

@@ -19,7 +19,7 @@ from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
-from clat.training import run, trainer
+from clat.training import run, stage
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 
@@ -45,18 +45,18 @@ def at_step(monkeypatch):
     """A function that has `action` happen inside the run's k-th step, counted from 1, before or after it."""
 
     def arrange(k, action, *, after=True):
-        original, count = trainer.Trainer._train_step, [0]
+        original, count = stage.StageRunner.train_step, [0]
 
-        def step(self, *args):
+        def step(self, *args, **place):
             count[0] += 1
             if count[0] == k and not after:
                 action()
-            loss = original(self, *args)
+            loss = original(self, *args, **place)
             if count[0] == k and after:
                 action()
             return loss
 
-        monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+        monkeypatch.setattr(stage.StageRunner, "train_step", step)
 
     return arrange
 

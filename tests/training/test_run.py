@@ -27,7 +27,7 @@ from clat.recipe.schema import (
     MonitorConfig,
     OptimizerConfig,
 )
-from clat.training import stage, trainer
+from clat.training import stage
 from clat.training.monitor import overfitted_catastrophically
 
 
@@ -118,13 +118,13 @@ def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_p
 
 
 def test_no_gradient_is_computed_for_what_does_not_move(kit, tmp_path, monkeypatch):
-    wanted, original = [], trainer.Trainer._train_step
+    wanted, original = [], stage.StageRunner.train_step
 
-    def step(self, *args):
+    def step(self, *args, **place):
         wanted.append({name for name, parameter in self.model.named_parameters() if parameter.requires_grad})
-        return original(self, *args)
+        return original(self, *args, **place)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    monkeypatch.setattr(stage.StageRunner, "train_step", step)
     selection = Selection(rule="named", layers=("conv2",))
     run(kit, tmp_path / "run", kit.recipe(stages=(kit.clat(1, selection=selection),)))
     assert wanted == [{"conv2.weight", "conv2.bias"}] * 4
@@ -192,10 +192,12 @@ def test_the_runs_cosine_spans_the_stages(kit, finished):
 
 def test_the_learning_rate_of_every_step(kit, tmp_path, monkeypatch):
     seen = []
-    original = trainer.Trainer._train_step
+    original = stage.StageRunner.train_step
     monkeypatch.setattr(
-        trainer.Trainer, "_train_step", lambda self, *a: seen.append(a[-1]) or original(self, *a)
-    )  # the rate is the last argument
+        stage.StageRunner,
+        "train_step",
+        lambda self, *a, rate, **place: seen.append(rate) or original(self, *a, rate=rate, **place),
+    )
     own = kit.clat(1, schedule=Schedule(kind="cyclic", lr=0.4))
     run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
     cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
@@ -305,7 +307,7 @@ def test_the_monitor_counts_what_is_right_and_stays_right(kit, images):
             return torch.stack([x.flatten(1).sum(1) * 0 + 1, x.flatten(1).sum(1) * 0], dim=1)
 
     y = torch.tensor([0, 0, 0, 0, 1, 1])
-    counts = heldout_correct(Constant(), images, y, Attack(steps=1), batch_size=4, seed=0)
+    counts = heldout_correct(Constant(), images, y, Attack.parse(steps=1), batch_size=4, seed=0)
     assert counts.tolist() == [4, 4]
 
 
@@ -448,16 +450,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(kit, tm
 
 def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(kit, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    original = trainer.Trainer._train_step
+    original = stage.StageRunner.train_step
 
-    def ruin(self, *args):
-        loss = original(self, *args)
-        if self.progress.step == 3:
+    def ruin(self, *args, **place):
+        loss = original(self, *args, **place)
+        if place["number"] == 3:
             with torch.no_grad():
                 self.model.conv2.weight.fill_(float("nan"))
         return loss
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", ruin)
+    monkeypatch.setattr(stage.StageRunner, "train_step", ruin)
     with pytest.raises(ClatError, match=r"a weight is not finite \(stage 'pgd-at', epoch 1, step 4\)"):
         run(kit, out)
     assert {file.name for file in out.rglob("*.safetensors")} == {"stage-0.safetensors"}

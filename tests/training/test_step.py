@@ -12,8 +12,8 @@ from torch import nn
 from clat.objectives import Loss, Objective, Step
 from clat.runtime.callback import CallbackList, StageCallback
 from clat.runtime.engine import Engine, EngineConfig
-from clat.training.stage import TrainableSet
-from clat.training.step import NotFinite, train_step
+from clat.training.step import NotFinite, take_step
+from clat.training.trainable import TrainableSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def stepped(model, objective, callbacks=None, rate=0.1):
     trainable = TrainableSet(Step(), {"w": model.w}, optimizer)
     engine = Engine(EngineConfig(device="cpu"))
     x = torch.tensor([1.0, 3.0])
-    return train_step(
+    return take_step(
         objective,
         model,
         x,

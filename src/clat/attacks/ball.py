@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import unknown
-
-NORMS = ("linf", "l2")
+from clat.core.threat_model import NORMS, ThreatModel
 
 RandomStart = Literal["uniform", "normal"]
 """Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
@@ -33,6 +32,11 @@ class Ball:
         self.x, self.eps, self.norm = x, eps, norm
         if norm == "linf":
             self.low, self.high = bounds or (_inward(x, -eps), _inward(x, eps))
+
+    @classmethod
+    def around(cls, x: Tensor, threat: ThreatModel) -> Ball:
+        """Return the ball of a threat model around `x`, (N, ...) float32 in [0, 1]."""
+        return cls(x, threat.radius, threat.norm)
 
     def project(self, point: Tensor) -> Tensor:
         """The nearest point of the ball (l-inf), or the one towards x (l2)."""

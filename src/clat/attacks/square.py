@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks import losses
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
 

@@ -96,8 +96,8 @@ def measure_activation_ranking(
         n=len(x),
         seed=seed,
         settings={
-            "eps": attack.eps,
-            "alpha": attack.alpha_value,
+            "eps": attack.threat.text,
+            "alpha": attack.step_size,
             "steps": steps,
             "norm": norm,
             "decay": decay,

@@ -76,7 +76,7 @@ def measure_criticality(
             raise unknown(kind, name, valid)
     check_images(x)
     check_labels(y, None, len(x))
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = list(layers) if layers is not None else enumerate_layers(model, x)
     if not layers:
         raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
@@ -111,8 +111,8 @@ def measure_criticality(
     ]
     return CriticalityReport(
         rows=rows,
-        eps=str(attack.eps),
-        alpha=attack.alpha_value,
+        eps=attack.threat.text,
+        alpha=attack.step_size,
         steps=steps,
         norm=norm,
         n=len(x),

@@ -83,7 +83,7 @@ def measure_robust_criticality(
     for what, number, least in (("radius", radius, 0.0), ("epochs", epochs, 1), ("lr", lr, 0.0)):
         if not (math.isfinite(number) and number >= least):
             raise ClatError(f"{what} of the robust criticality is {number}: expected at least {least:g}")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with measuring(model, x.device) as cost:
         if x_adv is None:
             x_adv = _attacked(model, x, y, attack, seed, batch_size)
@@ -117,8 +117,8 @@ def measure_robust_criticality(
         n=len(x),
         seed=seed,
         settings={
-            "eps": attack.eps,
-            "alpha": attack.alpha_value,
+            "eps": attack.threat.text,
+            "alpha": attack.step_size,
             "steps": steps,
             "norm": norm,
             "radius": radius,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches, worthwhile
 from clat.core.checks import check_images, check_labels
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol

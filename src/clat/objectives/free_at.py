@@ -11,7 +11,7 @@ from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.units import Size
-from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
+from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy, threat_of
 from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
@@ -54,7 +54,7 @@ class FreeAT(Objective):
         return Loss(total, {"cross_entropy": total.detach()})
 
     def _attack(self, step: Step) -> Attack:
-        return Attack(eps=step.eps if self.eps is None else self.eps, steps=1, norm=step.norm)
+        return Attack(threat_of(step, self.eps), steps=1)
 
 
 class FreePerturbation(StageCallback):
@@ -74,7 +74,7 @@ class FreePerturbation(StageCallback):
                 f"Free-AT carries a perturbation of shape {tuple(self.delta.shape)}; a batch of {tuple(x.shape)} "
                 "does not fit it"
             )
-        self._ball = Ball(x, attack.eps_value, attack.norm)
+        self._ball = Ball.around(x, attack.threat)
         return self._ball.project(x + self.delta[: len(x)])
 
     def after_backward(self) -> None:

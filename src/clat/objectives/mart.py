@@ -41,7 +41,7 @@ class Mart(InnerAttack):
         if y.dim() != 1:
             raise ClatError("MART needs one label an image, not class probabilities: switch label mixing off")
         attack = self.attack(step)
-        start = Ball(x, attack.eps_value, attack.norm).nearby_point(generator_for(x.device, step.seed))
+        start = Ball.around(x, attack.threat).nearby_point(generator_for(x.device, step.seed))
         with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
 

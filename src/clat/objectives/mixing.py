@@ -24,9 +24,10 @@ from clat.attacks.apgd import apgd
 from clat.attacks.pgd import pgd
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed, generator
-from clat.core.units import Size, parse_size
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
+from clat.objectives.base import Examples, Loss, Objective, Step, check_weight, threat_of
 from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
@@ -62,9 +63,8 @@ class Mixing(Objective):
         if not 0 < low <= high < math.inf:
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
 
-    def check(self, eps: Size, norm: str) -> None:
-        if self.eps is not None:
-            parse_size(self.eps, norm=norm)
+    def check(self, threat: ThreatModel) -> None:
+        threat_of(Step(threat=threat), self.eps)
 
     def requires(self, model: nn.Module) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
@@ -79,9 +79,9 @@ class Mixing(Objective):
         clean, attacked, labels = x[:half], x[half:], y[half:] if y.dim() == 1 else y[half:].argmax(dim=1)
         seed, size = derive_seed(step.seed, "attack"), self.size(step)
         if self.attack == "apgd":
-            found = apgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = apgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         else:
-            found = pgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = pgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         return (torch.cat([clean, found]),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
@@ -96,10 +96,10 @@ class Mixing(Objective):
 
     def size(self, step: Step) -> float:
         """The eps of this batch's attack."""
-        eps = float(parse_size(step.eps if self.eps is None else self.eps, norm=step.norm))
+        eps = threat_of(step, self.eps).radius
         low, high = self.strength
         drawn = low + (high - low) * torch.rand((), generator=generator(step.seed, "strength")).item()
-        return min(eps * drawn, 1.0) if step.norm == "linf" else eps * drawn
+        return min(eps * drawn, 1.0) if step.threat.norm == "linf" else eps * drawn
 
 
 class GateOnly(StageCallback):

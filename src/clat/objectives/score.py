@@ -47,7 +47,7 @@ class ScoreAT(InnerAttack):
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         start = ball.starting_point(self.start, generator_for(x.device, step.seed))
 
         def distance(z: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class ScoreAT(InnerAttack):
 
         with modes.attack_mode(model, self.attack_bn):
             reference = self._reference(model, x)
-            return (ascend(distance, start, ball, alpha=attack.alpha_value, steps=attack.steps),)
+            return (ascend(distance, start, ball, alpha=attack.step_size, steps=attack.steps),)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         """What the attack moves away from, (N, K); None: the label."""

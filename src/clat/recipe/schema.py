@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clat.attacks.ball import NORMS
 from clat.core.checks import at_least, within
-from clat.core.errors import ClatError, unknown
-from clat.core.units import Size, parse_size, size_text
+from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
 from clat.criticality.rankings import READING_WEIGHTS
 from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
@@ -106,7 +106,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
-        if self.selection is None and self.objective.name.startswith("clat"):
+        if self.selection is None and self.objective.needs_selection:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
         names = [treatment.name for treatment in self.treatments]
         for treatment in self.treatments:
@@ -200,20 +200,22 @@ class Recipe:
                 raise ClatError(
                     f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
                 )
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
         at_least("batch_size", self.batch_size, 1)
-        eps = parse_size(self.eps, norm=self.norm)
-        if eps == 0:
+        if self.threat.eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
-        object.__setattr__(self, "eps", size_text(eps))
+        object.__setattr__(self, "eps", self.threat.text)
         for stage in self.stages:
-            stage.objective.check(self.eps, self.norm)
+            stage.objective.check(self.threat)
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(
                     f"stage '{stage.name}': '{stage.objective.name}' differentiates a gradient, which compiled "
                     "blocks do not allow: leave engine.compile out"
                 )
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model that `eps` and `norm` name."""
+        return ThreatModel.parse(self.eps, self.norm)
 
     @property
     def total_epochs(self) -> int:

@@ -16,8 +16,8 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import TrainableSet
 from clat.training.state import Checkpoint, Progress, save_state
+from clat.training.trainable import TrainableSet
 
 STATE = "state.safetensors"
 """Where a run stands, in its folder."""

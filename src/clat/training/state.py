@@ -32,8 +32,6 @@ class Progress:
     step: int = 0
     selected: list[str] | None = None
     """Names of the layers that move; None: the whole network, or not yet decided."""
-    objective_state: dict[str, float] = field(default_factory=dict)
-    stage_begun: bool = False
     joined: bool = False
     """Whether the stage's callbacks are in the network, whose structure they may have changed."""
     callbacks: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -111,6 +109,16 @@ def state_hash(path: Path) -> str | None:
         return None
 
 
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run's progress in today's fields: clat 0.1 kept CLAT's lambda beside the callbacks'
+    scalars."""
+    data = dict(data)
+    data.pop("stage_begun", None)
+    own = data.pop("objective_state", {})
+    callbacks = data.pop("companions", data.get("callbacks", {}))
+    return data | {"callbacks": callbacks | ({"objective": own} if own else {})}
+
+
 def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
     """Read a state back as the process of this rank left it. Raises ClatError if the file is damaged or belongs to
     a run of another recipe."""
@@ -119,7 +127,7 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
             record = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         data = json.loads(record["progress"])
-        progress = Progress(**data | {"cost": Cost(**data["cost"])})
+        progress = Progress(**_upgraded(data) | {"cost": Cost(**data["cost"])})
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ClatError(f"{path} is not a usable run state: {str(error).splitlines()[0]}") from None
     if record.get("recipe_hash") != recipe_hash:

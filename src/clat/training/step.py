@@ -9,14 +9,14 @@ from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
 from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import TrainableSet
+from clat.training.trainable import TrainableSet
 
 
 class NotFinite(ArithmeticError):
     """The loss is infinite or not a number in some process. Nothing has moved."""
 
 
-def train_step(
+def take_step(
     objective: Objective,
     model: nn.Module,
     x: Tensor,

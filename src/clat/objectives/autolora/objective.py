@@ -84,7 +84,7 @@ class AutoLoRa(InnerAttack):
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack, start = self.attack(step), None
         if self.start == "gaussian":
-            ball = Ball(x, attack.eps_value, attack.norm)
+            ball = Ball.around(x, attack.threat)
             start = ball.nearby_point(generator_for(x.device, step.seed))
         with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
