@@ -24,7 +24,6 @@ from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
-from clat.recipe.toml import recipe_hash
 from clat.runtime.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
@@ -40,9 +39,9 @@ from clat.training.records import (
     stage_record,
     stage_summary,
 )
-from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, snapshot
+from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
-from clat.training.state import Checkpoint, Progress, save_state
+from clat.training.state import Checkpoint, Progress
 from clat.training.step import NotFinite
 
 
@@ -67,7 +66,7 @@ class Trainer:
         self.progress = Progress() if saved is None else saved.progress
         self.momentum = {} if saved is None else saved.momentum
         self.collapsed = False
-        self.hash = recipe_hash(recipe)
+        self.files = RunFiles(out, recipe, model, engine)
         self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
@@ -199,7 +198,7 @@ class Trainer:
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         progress = self.progress
         steps = self.loader.num_batches
         rate = self.runner.callbacks.learning_rate(self._learning_rate())
@@ -232,7 +231,7 @@ class Trainer:
             progress.last = {"epoch": progress.epoch, **check}
             if better:
                 progress.best = progress.last
-                self._save_weights("best")
+                self.files.keep_weights("best", progress, self.runner.callbacks)
         return check, better
 
     def _watch(self, check: dict[str, Any]) -> None:
@@ -267,7 +266,7 @@ class Trainer:
             self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
@@ -275,11 +274,10 @@ class Trainer:
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
-        self._save_weights("last" if final else f"stage-{progress.stage}")
+        name = "last" if final else f"stage-{progress.stage}"
+        self.files.keep_weights(name, progress, self.runner.callbacks)
         if not final:
-            saved = self._snapshot()
-            if self.engine.rank == 0:
-                keep_for_reuse(self.out, self.recipe, saved)
+            self.files.keep_for_reuse(self._snapshot())
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -292,26 +290,11 @@ class Trainer:
         self.momentum = {}
         self.progress.last = self.progress.best
 
-    def _save_weights(self, name: str) -> None:
-        if self.engine.rank == 0:
-            keep_weights(self.out, name, self.model, self.runner.callbacks, self.recipe, self.progress)
-
-    def _require_finite(self) -> None:
-        """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
-        it."""
-        if self.engine.any_of(not all_finite(self.model, self.runner.trainable)):
-            raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
-
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        saved = self._snapshot()
-        if self.engine.rank == 0:
-            save_state(self.out / STATE, saved, self.hash)
+        self.files.save(self._snapshot())
 
     def _snapshot(self) -> Checkpoint:
-        """Where the run stands, with finite weights. All processes must call it."""
-        self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
-        self.progress.callbacks = self.runner.callbacks.all_scalars()
-        return snapshot(self.progress, self.model, self.runner.trainable, self.runner.callbacks, self.engine)
+        return self.files.snapshot(self.progress, self.runner)
