@@ -91,6 +91,7 @@ RICH = Recipe(
         normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
         input_size=224,
         weights="w.pt",
+        weights_key="ema",
         classifier="new",
     ),
     data=DataConfig(

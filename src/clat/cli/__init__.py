@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from clat.cli.notices import notices_printed
 from clat.core.errors import ClatError, unknown
 
 COMMANDS = dict.fromkeys(("train", "evaluate", "report", "demo"), "clat.cli.running")
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors that the user can mend are one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        with notices_printed():
+            return _run(words)
     except ClatError as error:
         print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -174,6 +176,7 @@ def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     one.add_argument("--epochs", type=int, default=10, help="mrc: epochs of the ascent (default: 10)")
     one.add_argument("--lr", type=float, default=1.0, help="mrc: step size of the ascent (default: 1)")
     one.add_argument("--initial", metavar="FILE", help="weights of the start, for the rewinding rankings")
+    one.add_argument("--initial-key", metavar="KEY", help="as --weights-key, of the file of --initial")
     one.add_argument("--shortcuts", action=argparse.BooleanOptionalAction, help="count shortcuts (mrc alone: yes)")
     one.add_argument(
         "--classifier", action=argparse.BooleanOptionalAction, help="count the classifier (mrc alone: yes)"
@@ -250,7 +253,7 @@ def _evaluation_parsers(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="append",
         required=True,
         metavar="WORD",
-        help="NAME MODEL [weights=FILE] [width=N] [normalize=DATA]; once a network, at least twice",
+        help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA]; at least two networks",
     )
     three.add_argument("--eps", default="8/255", help=EPS)
     three.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
@@ -284,6 +287,11 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, help="a built-in network, robustbench:ID, package.module:factory, or RECIPE.toml"
     )
     parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
+    parser.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        help="which of several state dicts in that file: its key, or a prefix of names",
+    )
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")
     parser.add_argument("--image-size", type=int, help="resize and centre-crop the images")

@@ -31,7 +31,7 @@ def criticality(options: Namespace) -> int:
         plot_format(options.plot)
     rankings = _rankings(options)
     parse_size(options.eps, norm=options.norm)
-    initial = None if options.initial is None else read_state(options.initial)[0]
+    initial = None if options.initial is None else read_state(options.initial, options.initial_key)[0]
     device = pick_device(options.device)
     images = load_split(options.data, options.split, image_size=options.image_size)
     model = build_model(options, images, device)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clat.cli.running import build_model, console, pick_device
+from clat.cli.running import about_model, build_model, console, pick_device
 from clat.core.errors import ClatError, unknown
 from clat.core.files import claim_output
 from clat.core.units import parse_size
@@ -23,7 +23,7 @@ from clat.evaluation.live import evaluation_progress
 from clat.evaluation.masking.check import check as check_model
 from clat.evaluation.transfer import transfer as transfer_between
 
-NETWORK = ("weights", "width", "normalize")
+NETWORK = ("weights", "weights_key", "width", "normalize")
 """What may be said of a network of `clat transfer`, as key=value."""
 
 
@@ -41,7 +41,7 @@ def check(options: Namespace) -> int:
         norm=options.norm,
         seed=options.seed,
         batch_size=options.batch_size,
-        about={"model": options.model, "weights": options.weights, **_data(images)},
+        about={**about_model(options), **_data(images)},
     )
     console.print(report.table())
     if options.out is not None:
@@ -125,7 +125,7 @@ def curve(options: Namespace) -> int:
                 batch_size=options.batch_size,
                 seed=options.seed,
                 report=report,
-                about={"model": options.model, "weights": options.weights},
+                about=about_model(options),
             )
 
     result = trace_curve(measure, sizes, options.norm)
@@ -151,7 +151,7 @@ def _described(networks: Iterable[list[str]]) -> dict[str, Namespace]:
         name, model, *settings = words
         if name in described:
             raise ClatError(f"--network {name} is there twice: names tell the networks apart")
-        one = Namespace(model=model, weights=None, width=None, normalize=None)
+        one = Namespace(model=model, **dict.fromkeys(NETWORK))
         for setting in settings:
             key, _, value = setting.partition("=")
             if key not in NETWORK or not value:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clat import models
 from clat.core.errors import ClatError, unknown
 from clat.core.files import claim_output
+from clat.core.notices import recorded
 from clat.core.units import parse_size
 from clat.data import ImageSet, Loader, load_split
 from clat.evaluation import Protocol, evaluate_set, find_protocol
@@ -44,7 +45,8 @@ def evaluate(options: Namespace) -> int:
     images = load_split(options.data, options.split, image_size=options.image_size)
     ids = _chosen(options, images, protocol)
     # Whatever can be wrong with the network is found before other processes are started.
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
     engine = Engine(EngineConfig(device=device.type, devices=options.devices))
     engine.launch()
     model = model.to(engine.device)
@@ -63,7 +65,7 @@ def evaluate(options: Namespace) -> int:
                 precision=options.precision,
                 state=options.state,
                 report=report if engine.rank == 0 else None,
-                about={"model": options.model, "weights": options.weights},
+                about=about_model(options),
             )
     except ClatError:
         if engine.rank == 0:
@@ -72,6 +74,7 @@ def evaluate(options: Namespace) -> int:
         return 0  # the first process speaks for all
     for note in result.notes:
         console.print(f"note: {note}")
+    result = replace(result, notes=[*said, *result.notes])
     for name, accuracy in result.per_attack.items():
         console.print(f"after {name:10} {accuracy}")
     console.print(f"clean accuracy   {result.clean_accuracy}")
@@ -188,12 +191,20 @@ def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
     if options.width is not None or options.normalize is not None:
         raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
     config = read_recipe(options.model).model
-    config = config if options.weights is None else replace(config, weights=options.weights, classifier=None)
+    own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
+    config = config if options.weights is None else replace(config, **own)
     return models.build_model(config, num_classes)
+
+
+def about_model(options: Namespace) -> dict[str, object]:
+    """What a result says of the network of `build_model`."""
+    return {"model": options.model, "weights": options.weights, "weights_key": options.weights_key}
 
 
 def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
     """`--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
+    if options.weights_key is not None and options.weights is None:
+        raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
     if options.model.endswith(".toml"):
         model = _model_of_recipe(options, images.num_classes)
     else:
@@ -203,6 +214,7 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             width=options.width,
             normalize=options.normalize,
             weights=options.weights,
+            weights_key=options.weights_key,
         )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     check_model(model, sample, images.num_classes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
 from clat.criticality.rankings import REWINDING
 from clat.data import (
@@ -37,7 +38,8 @@ Data = tuple[ImageSet, ImageSet]
 @dataclass(frozen=True)
 class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on."""
+    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
+    user while the network was built."""
 
     model: nn.Module
     given: bool
@@ -45,6 +47,7 @@ class RunInputs:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -67,7 +70,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else model
+    with recorded() as notes:
+        model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -86,7 +90,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return RunInputs(model, given, train_set, heldout, test, extra)
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes))
 
 
 def train_loader(
@@ -170,7 +174,7 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
+        fit_state(copy.deepcopy(model), read_state(rule.initial, rule.initial_key)[0], rule.initial)
     elif rule.ranking in REWINDING and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "

@@ -215,6 +215,7 @@ def _about(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, Any]:
             "processes": engine.world,
         },
         "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in inputs.model.parameters())},
+        "notes": list(inputs.notes),
         "data": {
             "name": inputs.train.name,
             "train": len(inputs.train),
