@@ -20,7 +20,7 @@ from clat.training.log import RunLog
 
 
 def final_evaluations(
-    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog
+    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog, name: str
 ) -> dict[str, dict[str, Any]]:
     """Each stage's end, the best and the last weights, under the protocol.
 
@@ -45,7 +45,7 @@ def final_evaluations(
             if engine.rank == 0:
                 write_json(file, results[label])
         else:
-            about = {"label": label, "weights": str(weights.relative_to(out))}
+            about = {"label": label, "weights": str(weights.relative_to(out)), "model": name}
             result = evaluate_weights(recipe, model, test, config.protocol, file, about)
             results[label] = result.to_dict()
             if engine.rank == 0:

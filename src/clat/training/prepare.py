@@ -48,6 +48,14 @@ class RunInputs:
     test: ImageSet
     extra: ImageSet | None = None
     notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +77,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
         model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -90,7 +99,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes))
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(

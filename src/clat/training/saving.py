@@ -36,8 +36,11 @@ def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path
 class RunFiles:
     """The files of a run in its folder `out`. Every process calls these; only the first one writes."""
 
-    def __init__(self, out: Path, recipe: Recipe, model: nn.Module, engine: Engine) -> None:
+    def __init__(
+        self, out: Path, recipe: Recipe, model: nn.Module, engine: Engine, name: str | None = None
+    ) -> None:
         self.out, self.recipe, self.model, self.engine = out, recipe, model, engine
+        self.name = recipe.model.name if name is None else name
         self.hash = recipe_hash(recipe)
 
     def require_finite(self, progress: Progress, trainable: TrainableSet) -> None:
@@ -51,7 +54,7 @@ class RunFiles:
         if self.engine.rank > 0:
             return
         assert progress.last is not None  # weights are saved after a check
-        about = {"clat.model": self.recipe.model.name, "clat.epoch": str(progress.last["epoch"])}
+        about = {"clat.model": self.name, "clat.epoch": str(progress.last["epoch"])}
         plain = callbacks.export_state(dict(self.model.state_dict()))
         save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
 

@@ -47,7 +47,8 @@ from clat.training.step import NotFinite
 
 class Trainer:
     """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `saved`: the state to go on from, if any."""
+    `out`: the run's folder; `saved`: the state to go on from, if any; `name`: what the network is called,
+    if not by the recipe."""
 
     def __init__(
         self,
@@ -60,13 +61,14 @@ class Trainer:
         out: Path,
         stop: StopFlag,
         saved: Checkpoint | None = None,
+        name: str | None = None,
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
         self.momentum = {} if saved is None else saved.momentum
         self.collapsed = False
-        self.files = RunFiles(out, recipe, model, engine)
+        self.files = RunFiles(out, recipe, model, engine, name)
         self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
@@ -217,8 +219,7 @@ class Trainer:
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
-        progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
-        progress.compile_seconds = 0.0
+        progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
 
@@ -257,9 +258,8 @@ class Trainer:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
         moved = self.runner.trainable.count
         facts = self.runner.finish()
-        self.momentum = {
-            name: buffer for name, buffer in self.momentum.items() if name in self.runner.trainable.parameters
-        }
+        still_there = self.runner.trainable.parameters
+        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in still_there}
         if facts:
             check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
