@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clat.errors import ClatError
 from clat.evaluation.evaluate import Evaluation
+from clat.evaluation.protocols import protocol_title
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 from clat.files import write_json
 from clat.report.formatting import percent, points
@@ -213,7 +214,7 @@ def read_verdicts(source: Source) -> Verdicts:
         clean, robust = (_flags(data[name]) for name in ("correct", "robust"))
         protocol, eps, images = data["protocol"], data["eps"], data.get("data") or {}
         setting = {
-            "protocol": {"name": protocol["name"], "hash": protocol["hash"]},
+            "protocol": {"name": protocol_title(protocol), "hash": protocol["hash"]},
             "norm": protocol["norm"],
             "eps": eps["text"],
             "data": {"name": images.get("name"), "split": images.get("split")},

@@ -11,7 +11,7 @@ from torch import nn
 
 from clat.config import Recipe
 from clat.data import ImageSet
-from clat.evaluation import Evaluation, evaluate_set
+from clat.evaluation import Evaluation, evaluate_set, find_protocol
 from clat.files import write_json
 from clat.models import load_weights
 from clat.seeds import derive_seed
@@ -31,6 +31,7 @@ def final_evaluations(
     if config.weights == "none":
         return {}
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
+    protocol = find_protocol(config.protocol).title
     results = {}
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
@@ -54,7 +55,7 @@ def final_evaluations(
             discard_state(file)
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
-            f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
+            f"test, {label}: clean {_shown(clean)}  {protocol} {_shown(robust)}  (n = {clean['n']})",
             style="green",
         )
     return results
