@@ -81,7 +81,7 @@ def evaluate(options: Namespace) -> int:
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, images.num_classes)
         console.print(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
-    console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
+    console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.title}, {options.norm} eps {result.eps}")
     console.print(
         f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "
         f"{result.cost.seconds:.1f} s; protocol hash {protocol.hash}"
