@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import clat as package
 from clat import cli
-from clat.cli import running as commands
+from clat.cli import train as commands
 from clat.data.loader import Loader
 from clat.models import build_model
 from clat.models.robustbench import TABLES
@@ -83,7 +83,7 @@ def test_overrides_and_short_options_reach_the_recipe(clat, workplace, tmp_path)
 )
 def test_the_recipe_may_stand_anywhere_among_the_overrides(monkeypatch, words):
     seen = []
-    monkeypatch.setattr(commands, "train", lambda options: seen.append(options) or 0)
+    monkeypatch.setattr(commands, "run", lambda options: seen.append(options) or 0)
     assert cli.main(["train", *words.split()]) == 0
     (options,) = seen
     assert (options.recipe, options.out) == ("RECIPE", "DIR")
