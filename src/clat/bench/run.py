@@ -99,7 +99,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
         model = with_statistics(copy.deepcopy(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
         subjects: dict[str, Subject] = {}
         for label, stage in bench.stages.items():
-            stage.objective.requires(model)
+            stage.objective.requires(model, torch.zeros(1, *bench.image_shape))
             subjects[label] = stack.enter_context(
                 subject(model, images, stage, engine, bench.engine, seed=bench.seed)
             )

@@ -66,7 +66,7 @@ class Mixing(Objective):
         if self.eps is not None:
             parse_size(self.eps, norm=norm)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 
