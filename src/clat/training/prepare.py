@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -28,7 +27,9 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
+from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 
 Data = tuple[ImageSet, ImageSet]
@@ -85,7 +86,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
     for stage in recipe.stages:
-        stage.objective.requires(model)
+        stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
@@ -184,7 +185,8 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial, rule.initial_key)[0], rule.initial)
+        with swapped(model, copied(tensors_of(model))):
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
     elif rule.ranking in REWINDING and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
