@@ -21,7 +21,7 @@ _FLOOR = 2**28
 """Bytes that any file may unpack to."""
 _GROWTH = 20
 """How many times its own size a larger file may unpack to: encoded images hardly shrink."""
-_PART = 2**28
+_PART = 2**27
 """Bytes of a part, unless a single row is larger."""
 _ROWS = 1024
 """Rows of a part, at most."""

@@ -66,7 +66,8 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
     if size is None and max(image.size) > _LARGEST:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a network: give image_size")
     image.load()
-    if turn := _TURNS.get(_orientation(image)):
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
         image = image.transpose(turn)
     if image.mode == "P":  # straight to RGB, PIL warns when the palette holds transparency
         image = image.convert("RGBA")
@@ -86,7 +87,9 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     """The orientation that the EXIF tag of a loaded image says, 1 to 8; 1 where its EXIF cannot be read."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF ends in exceptions of any kind; the pixels, which are loaded, are sound
         return 1
 
@@ -99,6 +102,7 @@ def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
         Image.DecompressionBombWarning: more pixels than PIL thinks safe.
     """
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of broken EXIF
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(file, formats=_formats())
 
