@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from clat.data.checks import kind_of
 from clat.data.decode import LazyImages, decoded_batches
 from clat.errors import ClatError
 
@@ -40,9 +41,9 @@ class ImageSet:
         images, labels, here = self.images, self.labels, f"image set '{self.name}/{self.split}'"
         for what, given in (("images", images), ("labels", labels)):
             if not isinstance(given, torch.Tensor | LazyImages):
-                kind = f"{type(given).__module__}.{type(given).__name__}".removeprefix("builtins.")
                 raise ClatError(
-                    f"{here}: {what} are a {kind}, expected a torch.Tensor: convert with torch.as_tensor({what})"
+                    f"{here}: {what} are a {kind_of(given)}, expected a torch.Tensor: convert with"
+                    f" torch.as_tensor({what})"
                 )
         if isinstance(self.class_names, str):
             raise ClatError(f"{here}: class_names is the text '{self.class_names}', expected one name a class")
@@ -57,9 +58,10 @@ class ImageSet:
                 " images.permute(0, 3, 1, 2)"
             )
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
+            cast = "" if labels.dtype == torch.int64 else ": labels.long()"
             raise ClatError(
                 f"{here}: labels are {labels.dtype} of shape {tuple(labels.shape)},"
-                f" expected torch.int64 of shape ({len(images)},)"
+                f" expected torch.int64 of shape ({len(images)},){cast}"
             )
         if labels.device.type != "cpu":
             raise ClatError(f"{here}: labels are on {labels.device}, expected the CPU: labels.cpu()")
