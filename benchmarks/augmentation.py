@@ -15,10 +15,10 @@ from torch import Tensor
 
 import clat
 from clat.bench import interleaved
+from clat.core.environment import describe_environment
+from clat.core.seeds import generator
 from clat.data import IDBH_VARIANTS, Augment, BatchAugment
-from clat.environment import describe_environment
 from clat.objectives import PgdAT, Step
-from clat.seeds import generator
 
 
 def main() -> None:

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 import clat
 from benchmarks.foreign_networks import FILES, foreign_network
-from clat.config import EngineConfig
+from clat.core.environment import describe_environment
+from clat.core.files import claim_output, write_json
+from clat.core.units import parse_size
 from clat.data import ImageSet, Loader
-from clat.environment import describe_environment
 from clat.evaluation import Accuracy, evaluate_set
-from clat.evaluation.cost import Cost, metered
-from clat.files import claim_output, write_json
-from clat.training.engine import Engine
-from clat.units import parse_size
+from clat.network.cost import Cost, metered
+from clat.recipe.schema import EngineConfig
+from clat.runtime.engine import Engine
 
 COMPONENTS = {"apgd-ce": "apgd-ce", "apgd-t": "apgd-t", "fab-t": "fab-t", "square": "square"}
 """Our protocol: the official name of the attack."""

@@ -12,10 +12,10 @@ import json
 import torch
 
 import clat
+from clat.core.environment import describe_environment
+from clat.core.seeds import permutation
 from clat.data import Loader
-from clat.environment import describe_environment
 from clat.evaluation import Accuracy
-from clat.seeds import permutation
 
 
 def main() -> None:

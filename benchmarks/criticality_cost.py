@@ -12,7 +12,7 @@ import torch
 
 import clat
 from clat.bench import interleaved
-from clat.environment import describe_environment
+from clat.core.environment import describe_environment
 
 
 def main() -> None:

@@ -25,16 +25,16 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 import clat
-from clat.criticality_report import CriticalityReport
+from clat.core.environment import describe_environment
+from clat.core.files import claim_output, write_json
+from clat.core.seeds import permutation
+from clat.criticality.report import CriticalityReport
+from clat.criticality.robust_criticality import measure_robust_criticality
 from clat.data import ImageSet, Loader
 from clat.data.splits import hold_out
-from clat.environment import describe_environment
 from clat.evaluation.predict import predict
-from clat.files import claim_output, write_json
-from clat.rankings.robust_criticality import measure_robust_criticality
-from clat.recipe import read_recipe
+from clat.recipe.toml import read_recipe
 from clat.report.plots import BLUE, MUTED, WIDTH, plot_format, save_figure, styled
-from clat.seeds import permutation
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -4,68 +4,121 @@ report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers a
 result = clat.train("cifar10-clat", "runs/first")               # fine-tune just those
 clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
 clat.check(model, x, y, eps="8/255")                            # whether to believe it
+
+Names are loaded when they are first used (PEP 562), so that `import clat` costs nothing and loads no torch.
 """
 
-from clat import attacks, objectives
-from clat.config import Recipe
-from clat.criticality import measure_criticality
-from clat.criticality_report import CriticalityReport
-from clat.data import ImageSet, load_split
-from clat.errors import ClatError
-from clat.evaluation import Accuracy, Evaluation, evaluate
-from clat.evaluation.check import check
-from clat.evaluation.check_report import CheckReport
-from clat.evaluation.compare import compare, compare_seeds
-from clat.evaluation.curve import eps_curve
-from clat.evaluation.transfer import transfer
-from clat.features import read_features
-from clat.layers import Layer, enumerate_layers
-from clat.models import Normalized, load_model, load_weights, save_weights
-from clat.rankings.activation import measure_activation_ranking
-from clat.rankings.comparison import RankingComparison, compare_rankings
-from clat.rankings.report import RankingReport
-from clat.rankings.rewinding import measure_rewinding_criticality, measure_rewinding_drop
-from clat.rankings.robust_criticality import measure_robust_criticality
-from clat.recipe import read_recipe
-from clat.selection import Selection, select
-from clat.training.run import Result, resume, train
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Accuracy",
-    "CheckReport",
-    "ClatError",
-    "CriticalityReport",
-    "Evaluation",
-    "ImageSet",
-    "Layer",
-    "Normalized",
-    "RankingComparison",
-    "RankingReport",
-    "Recipe",
-    "Result",
-    "Selection",
-    "attacks",
-    "check",
-    "compare",
-    "compare_rankings",
-    "compare_seeds",
-    "enumerate_layers",
-    "eps_curve",
-    "evaluate",
-    "load_model",
-    "load_split",
-    "load_weights",
-    "measure_activation_ranking",
-    "measure_criticality",
-    "measure_rewinding_criticality",
-    "measure_rewinding_drop",
-    "measure_robust_criticality",
-    "objectives",
-    "read_features",
-    "read_recipe",
-    "resume",
-    "save_weights",
-    "select",
-    "train",
-    "transfer",
-]
+from clat.moved import MovedModules
+
+if TYPE_CHECKING:
+    from clat import attacks as attacks
+    from clat import objectives as objectives
+    from clat.core.errors import ClatError as ClatError
+    from clat.criticality.activation import measure_activation_ranking as measure_activation_ranking
+    from clat.criticality.comparison import RankingComparison as RankingComparison
+    from clat.criticality.comparison import compare_rankings as compare_rankings
+    from clat.criticality.index import measure_criticality as measure_criticality
+    from clat.criticality.ranking_report import RankingReport as RankingReport
+    from clat.criticality.report import CriticalityReport as CriticalityReport
+    from clat.criticality.rewinding import measure_rewinding_criticality as measure_rewinding_criticality
+    from clat.criticality.rewinding import measure_rewinding_drop as measure_rewinding_drop
+    from clat.criticality.robust_criticality import measure_robust_criticality as measure_robust_criticality
+    from clat.criticality.selection import Selection as Selection
+    from clat.criticality.selection import select as select
+    from clat.data import ImageSet as ImageSet
+    from clat.data import load_split as load_split
+    from clat.evaluation import Accuracy as Accuracy
+    from clat.evaluation import Evaluation as Evaluation
+    from clat.evaluation import evaluate as evaluate
+    from clat.evaluation.compare import compare as compare
+    from clat.evaluation.compare import compare_seeds as compare_seeds
+    from clat.evaluation.curve import eps_curve as eps_curve
+    from clat.evaluation.masking.check import check as check
+    from clat.evaluation.masking.report import CheckReport as CheckReport
+    from clat.evaluation.transfer import transfer as transfer
+    from clat.models import Normalized as Normalized
+    from clat.models import load_model as load_model
+    from clat.models import load_weights as load_weights
+    from clat.models import save_weights as save_weights
+    from clat.network.features import read_features as read_features
+    from clat.network.layers import Layer as Layer
+    from clat.network.layers import enumerate_layers as enumerate_layers
+    from clat.recipe import Recipe as Recipe
+    from clat.recipe import read_recipe as read_recipe
+    from clat.training.run import Result as Result
+    from clat.training.run import resume as resume
+    from clat.training.run import train as train
+
+_HOMES = {
+    "Accuracy": "evaluation",
+    "CheckReport": "evaluation.masking",
+    "ClatError": "core.errors",
+    "CriticalityReport": "criticality",
+    "Evaluation": "evaluation",
+    "ImageSet": "data",
+    "Layer": "network.layers",
+    "Normalized": "models",
+    "RankingComparison": "criticality",
+    "RankingReport": "criticality",
+    "Recipe": "recipe",
+    "Result": "training.run",
+    "Selection": "criticality",
+    "attacks": "",
+    "check": "evaluation.masking",
+    "compare": "evaluation.compare",
+    "compare_rankings": "criticality",
+    "compare_seeds": "evaluation.compare",
+    "enumerate_layers": "network.layers",
+    "eps_curve": "evaluation.curve",
+    "evaluate": "evaluation",
+    "load_model": "models",
+    "load_split": "data",
+    "load_weights": "models",
+    "measure_activation_ranking": "criticality",
+    "measure_criticality": "criticality",
+    "measure_rewinding_criticality": "criticality",
+    "measure_rewinding_drop": "criticality",
+    "measure_robust_criticality": "criticality",
+    "objectives": "",
+    "read_features": "network.features",
+    "read_recipe": "recipe",
+    "resume": "training.run",
+    "save_weights": "models",
+    "select": "criticality",
+    "train": "training.run",
+    "transfer": "evaluation.transfer",
+}
+"""Public name -> the module below `clat` that holds it; "": a module of that name."""
+
+__all__ = sorted(_HOMES)
+
+sys.meta_path.append(MovedModules())
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name, or a folder such as `clat.training`, when it is first asked for."""
+    if name in _HOMES:
+        home = _HOMES[name]
+        value = (
+            getattr(importlib.import_module(f"clat.{home}"), name)
+            if home
+            else importlib.import_module(f"clat.{name}")
+        )
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"clat.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"clat.{name}":
+                raise
+    raise AttributeError(f"module 'clat' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted({*globals(), *_HOMES})

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from clat.attacks import feature_attack, fgsm, pgd
 from clat.attacks.ball import Ball
-from clat.errors import ClatError
-from clat.layers import enumerate_layers
-from clat.units import parse_size
+from clat.core.errors import ClatError
+from clat.core.units import parse_size
+from clat.network.layers import enumerate_layers
 
 EPS = [0.03, "8/255", "1/255", "2/255", "4/255", "16/255", 0.031, 0.1, "1/3", 0.5, 1.0, 1e-3, 1e-6, 1e-9]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clat.attacks.box_projection import step_to_hyperplane
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 NORMS = ("linf", "l2")
 

@@ -10,9 +10,9 @@ from clat.attacks import feature_attack
 from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.feature import feature_change
-from clat.errors import ClatError
-from clat.features import read_features
-from clat.layers import Layer, enumerate_layers
+from clat.core.errors import ClatError
+from clat.network.features import read_features
+from clat.network.layers import Layer, enumerate_layers
 
 Build = Callable[[], nn.Module]
 

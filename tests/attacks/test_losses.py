@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clat.attacks.losses import carlini_wagner, cross_entropy, dlr, margin, runner_up, targeted_dlr, targeted_margin
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, 0.0, 2.0]]).repeat(3, 1)
 Y = torch.tensor([0, 2, 3])

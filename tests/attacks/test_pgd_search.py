@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend
 from clat.attacks.ball import Ball
 from clat.attacks.losses import carlini_wagner
 from clat.attacks.pgd import pgd, summed_cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.search import run_search
+from clat.network import modes
 
 Build = Callable[[], nn.Module]
 EPS = {"linf": 8 / 255, "l2": 0.5}
 
 
 def found(search: PgdSearch, x: Tensor, y: Tensor, **options: object) -> Tensor:
-    with modes.for_attack(search.model):
+    with modes.attack_mode(search.model):
         return run_search(search, x, y, **options)  # type: ignore[arg-type]
 
 
@@ -42,7 +42,7 @@ def test_from_a_random_point_it_is_ascent_from_there(
     model, eps = tiny_resnet(), EPS[norm]
     search = PgdSearch(model, eps, eps / 4, norm, steps=5, seed=3)
     start = search.start(images, labels, torch.arange(6))["adv"]
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         expected = ascend(
             lambda z: summed_cross_entropy(model(z), labels), start, Ball(images, eps, norm), alpha=eps / 4, steps=5
         )
@@ -61,7 +61,7 @@ def test_on_carlini_and_wagners_loss_it_is_the_loop_of_the_published_evaluations
     search = PgdSearch(model, 0.1, 0.02, steps=6, seed=3, loss=carlini_wagner)
     start = search.start(images, labels, torch.arange(6))["adv"]
     point = start
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         for _ in range(6):
             point = point.detach().requires_grad_(True)
             logits, onehot = model(point), torch.eye(10)[labels]

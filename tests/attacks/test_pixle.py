@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import clat
-from clat import modes
 from clat.attacks.losses import cross_entropy
 from clat.attacks.pixle import PixleSearch, pixle
 from clat.attacks.search import run_search
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 
 
 class Weighted(nn.Module):
@@ -138,7 +138,7 @@ def test_a_sample_fares_alike_in_any_batch() -> None:
     score = (x * weight).sum((1, 2, 3)).sort().values
     model = Weighted(weight, offset=-(score[-1] + 3).item())
     search = PixleSearch(model, restarts=5, iterations=5)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clat.attacks.search import State, run_search, run_searches, worthwhile
+from clat.attacks.search import SearchState, run_search, run_searches, worthwhile
 
 
 class Countdown:
@@ -18,7 +18,7 @@ class Countdown:
         self.started: list[int] = []
         self.steps_of_done = 0
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         self.started += ids.tolist()
         wanted = x[:, 0, 0, 0].long()
         adv = torch.zeros_like(x)
@@ -26,7 +26,7 @@ class Countdown:
         adv[:, 2, 0, 0] = y.to(x.dtype)
         return {"adv": adv, "left": wanted, "done": wanted == 0}
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         self.batches.append(len(state["done"]))
         active = ~state["done"]
         self.steps_of_done += int(state["done"].sum())
@@ -100,7 +100,7 @@ class Successes(Countdown):
         super().__init__()
         self.number, self.log = number, log
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         self.log += [(self.number, row) for row in ids.tolist()]
         state = super().start(x, y, ids)
         state["adv"][:, 1, 0, 0] = float(self.number)

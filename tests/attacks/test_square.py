@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import clat
-from clat import modes
 from clat.attacks.losses import margin
 from clat.attacks.search import run_search
 from clat.attacks.square import SquareSearch, profile, square, window_sides
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 
 CPU = torch.device("cpu")
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -108,7 +108,7 @@ def test_inside_the_ball_exactly(norm: str, eps: float | str, shape: tuple[int, 
     )
     delta = (adv.double() - x.double()).flatten(1)
     length = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
-    limit = float(clat.units.parse_size(eps, norm=norm))
+    limit = float(clat.core.units.parse_size(eps, norm=norm))
     assert length.max() <= limit
     assert adv.min() >= 0
     assert adv.max() <= 1
@@ -157,7 +157,7 @@ def test_a_sample_fares_alike_in_any_batch(norm: str) -> None:
     clean = (x * w).sum((1, 2, 3)).median().item()
     model = Linear(w, offset=-clean - 0.4 * EPS[norm] * (w.abs().sum() if norm == "linf" else w.norm()).item())
     search = SquareSearch(model, EPS[norm], norm=norm, queries=150)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 3, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)
@@ -176,7 +176,7 @@ def test_queries_at_once_find_what_they_find_one_by_one(norm: str, room: int) ->
     clean = (x * w).sum((1, 2, 3)).median().item()
     model = Linear(w, offset=-clean - 0.6 * EPS[norm] * (w.abs().sum() if norm == "linf" else w.norm()).item())
     tries: list[tuple[int, int]] = []
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         single = SquareSearch(model, EPS[norm], norm, queries=300)
         alone, queries = run_search(single, x, y), model.queries
         search = SquareSearch(model, EPS[norm], norm, queries=300, room=room)
@@ -270,7 +270,7 @@ def test_as_strong_as_the_authors_code(real: tuple[nn.Module, Tensor, Tensor], n
     63.2 and 63.0, 31.0 and 31.4, 65 and 65.)"""
     attacks = pytest.importorskip("pyautoattack.square")
     model, x, y = real
-    size = float(clat.units.parse_size(eps, norm=norm))
+    size = float(clat.core.units.parse_size(eps, norm=norm))
     ours = square(model, x, y, eps=eps, norm=norm, queries=500)
     official = attacks.SquareAttack(
         model, norm={"linf": "Linf", "l2": "L2"}[norm], n_queries=499, eps=size, device="cpu"

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from torch import nn
-
-from clat.bench.counted import count_forward, count_step, feature_attack_memory, hollow
-from clat.bench.floor import layer_multiplications, step_floor
-from clat.bench.profile import Call
-from clat.bench.scaling import (
+from benchmarks.counted import count_forward, count_step, fake_network, feature_attack_memory
+from benchmarks.roofline import (
     Assumptions,
     Gpu,
     exchange_seconds,
@@ -20,6 +16,10 @@ from clat.bench.scaling import (
     roofline_seconds,
     step_seconds,
 )
+from torch import nn
+
+from clat.bench.floor import layer_multiplications, step_floor
+from clat.bench.profile import Call
 from clat.objectives import Clat, PgdAT, Trades
 
 GPU = Gpu(flops=100.0, bandwidth=10.0, memory=1000.0, link=7.0)
@@ -51,7 +51,7 @@ def test_the_fullest_share():
 
 @pytest.fixture(scope="module")
 def net():
-    with hollow(small, (3, 8, 8)) as made:
+    with fake_network(small, (3, 8, 8)) as made:
         yield made
 
 
@@ -75,7 +75,7 @@ def test_a_counted_step_is_the_floor(net, objective):
 
 def test_another_step_of_the_attack_counts_as_if_there_were_no_batchnorm():
     def another(build: Callable[[], nn.Module]) -> int:
-        with hollow(build, (3, 8, 8)) as made:
+        with fake_network(build, (3, 8, 8)) as made:
             one, two = (len(count_step(made, PgdAT(steps=n), 2, bfloat16=False).calls) for n in (1, 2))
         return two - one
 

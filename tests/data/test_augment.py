@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clat.core.errors import ClatError
+from clat.core.seeds import generator
 from clat.data import Augment, ImageSet
-from clat.errors import ClatError
-from clat.seeds import generator
 
 
 def rows(*params: tuple[int, int, int]) -> torch.Tensor:

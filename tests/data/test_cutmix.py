@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clat.core.seeds import generator
 from clat.data import Augment, ImageSet, Loader
 from clat.data.cutmix import cutmix
-from clat.seeds import generator
 
 
 def numbered(n: int = 5, height: int = 8, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clat.core.errors import ClatError
 from clat.data import load_split
-from clat.errors import ClatError
 
 from .conftest import classes_found, encoded, picture, write_images
 

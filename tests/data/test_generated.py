@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from clat.core.errors import ClatError
 from clat.data import Augment, Extra, ImageSet, Loader, load_split, open_generated
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, encoded, picture
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from clat.core.errors import ClatError
 from clat.data import ImageSet, batches, generated, load_split, open_generated
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, encoded, picture, write_images
 from .test_folders import refused
@@ -126,7 +126,7 @@ class TestBombs:
         program = f"""
 import resource, sys, datasets, pyarrow.parquet, torch
 from clat.data import ImageSet, load_split, open_generated
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 like = ImageSet("x", "train", ("a",), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1).long())
 for read in (lambda: load_split({str(tmp_path)!r}), lambda: open_generated({str(tmp_path / "extra.npz")!r}, like)):

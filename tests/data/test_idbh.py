@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from clat.core.errors import ClatError
+from clat.core.seeds import generator
 from clat.data import IDBH, IDBH_VARIANTS, BatchAugment, ImageSet, Loader
 from clat.data.idbh import SPACES
-from clat.errors import ClatError
-from clat.seeds import generator
 
 from .conftest import from_pil, pictures, to_pil
 

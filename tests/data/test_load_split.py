@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clat.core.errors import ClatError
 from clat.data import cache as copies
 from clat.data import cache_root, data_root, load_split, sources
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, encoded, picture
 

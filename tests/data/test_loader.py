@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clat.core.errors import ClatError
 from clat.data import Augment, ImageSet, Loader, load_split
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, encoded, picture
 

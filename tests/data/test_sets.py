@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader, hold_out, load_split
 from clat.data.decode import to_array
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, encoded, picture
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clat.core.errors import ClatError
 from clat.data import ImageSet, load_split
-from clat.errors import ClatError
 
 from .conftest import WriteParquet, classes_found, encoded, picture, write_images
 from .test_folders import refused

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clat import cli
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation.compare import compare, compare_seeds
 from clat.evaluation.statistics import PairedDifference, PairedSeeds, SeedDifference, SeedSummary
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clat import cli
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation.curve import eps_curve
 from clat.report.robustness import eps_plot
 

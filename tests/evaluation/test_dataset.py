@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader
-from clat.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate, evaluate_set
 from clat.evaluation.subset import read_ids
 
@@ -196,7 +196,7 @@ PROCESS = """
 import importlib.util, os, sys
 from datetime import timedelta
 import torch, torch.distributed as dist
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import evaluate_set
 
 def load(name):

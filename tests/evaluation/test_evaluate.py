@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks import pgd
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
-from clat.evaluation.cost import Cost, metered
-from clat.evaluation.passes import passes
+from clat.evaluation.planned_search import plan_searches
+from clat.network.cost import Cost, metered
 
 Build = Callable[[], nn.Module]
 
@@ -218,7 +218,7 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
 @pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
 def test_attacks_that_live_on_small_differences_search_in_float32_only(attack: str) -> None:
     one = Protocol(name="one", attacks=(AttackSpec(attack=attack),))
-    found, _ = passes(one, eps=0.1, norm="linf", classes=2, seed=0)
+    found, _ = plan_searches(one, eps=0.1, norm="linf", classes=2, seed=0)
     assert all(single.exact for single in found)
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks import pgd
 from clat.attacks.apgd import ApgdSearch
+from clat.core.units import parse_size
 from clat.data import load_split
 from clat.evaluation import evaluate
-from clat.units import parse_size
+from clat.network import modes
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 BUDGETS = [("linf", "2/255"), ("linf", "8/255"), ("l2", "0.25")]
@@ -103,7 +103,7 @@ def test_apgd_from_the_same_start_takes_the_official_steps(
     x, y = x[known], y[known]
     search = ApgdSearch(model, eps, norm=norm, steps=40, loss=loss, target=2)
     search._logits = lambda x, y: model(x)  # type: ignore[method-assign]
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         state = search.start(x, y, torch.arange(len(x)))
         start = state["point"].clone()
         while not state["done"].all():

@@ -13,9 +13,9 @@ from clat.attacks.fab import FabSearch
 from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
-from clat.evaluation.passes import passes
+from clat.evaluation.planned_search import plan_searches
 
 PGD_2 = AttackSpec(attack="pgd", steps=2)
 
@@ -28,7 +28,7 @@ def test_the_hash_is_stable() -> None:
         "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08", "pgd-100": "a9dfe43ff860",
         "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
         "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "8575be3541e4",
-        "cw-pgd-20": "34540b0a52ca", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
+        "cr": "481d4bd45cea", "cw-pgd-20": "34540b0a52ca", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
     }  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def built(
     protocol: str | Protocol, *, eps: float = 0.1, norm: str = "linf", classes: int = 10, seed: int = 0
 ) -> list:
-    todo, _ = passes(find_protocol(protocol), eps=eps, norm=norm, classes=classes, seed=seed)
+    todo, _ = plan_searches(find_protocol(protocol), eps=eps, norm=norm, classes=classes, seed=seed)
     return [(one.attack, one.label, one.build(nn.Identity())) for one in todo]
 
 
@@ -242,7 +242,7 @@ def test_the_passes_of_autoattack(classes: int, targets: int) -> None:
 
 def test_what_too_few_classes_force_is_said() -> None:
     def notes(classes: int) -> list[str]:
-        return passes(PROTOCOLS["standard"], eps=0.1, norm="linf", classes=classes, seed=0)[1]
+        return plan_searches(PROTOCOLS["standard"], eps=0.1, norm="linf", classes=classes, seed=0)[1]
 
     assert notes(10) == notes(11) == []
     assert notes(4) == ["apgd-t: 3 targets instead of 9, as there are 4 classes"]

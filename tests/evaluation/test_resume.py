@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate
-from clat.evaluation.progress import Keeper, Standing
+from clat.evaluation.state import EvaluationState, StateFile
 
 SHORT = Protocol(
     name="short",
@@ -133,7 +133,7 @@ def test_a_finished_one_is_only_read(case: Case, state: Path) -> None:
 def test_it_is_saved_while_it_goes_on(case: Case, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed has no chance to save; what is at most 30 seconds old is on disk then."""
     clock = iter(range(0, 10**9, 20))
-    monkeypatch.setattr("clat.evaluation.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("clat.evaluation.state.time.monotonic", lambda: float(next(clock)))
     contents: list[bytes] = []
     case.run(state, report=lambda *what: contents.append(state.read_bytes()))
     changes = sum(a != b for a, b in pairwise(contents))
@@ -205,22 +205,22 @@ def test_a_damaged_state(damage: str, case: Case, state: Path) -> None:
 
 
 def test_a_standing_says_who_is_left(state: Path) -> None:
-    standing = Standing.fresh(torch.tensor([True, True, False, True]))
+    standing = EvaluationState.fresh(torch.tensor([True, True, False, True]))
     assert standing.alive.tolist() == [True, True, False, True]
     standing.fooled_by[1] = 2
     assert standing.alive.tolist() == [True, False, False, True]
     assert standing.robust_after(1).tolist() == [True, True, False, True]
     assert standing.robust_after(2).tolist() == [True, False, False, True]
-    keeper = Keeper(state, {"eps": "8/255"})
+    keeper = StateFile(state, {"eps": "8/255"})
     assert keeper.load() is None
     keeper.save(standing)
     assert not state.exists(), "not yet due"
     keeper.save(standing, now=True)
-    loaded = Keeper(state, {"eps": "8/255"}).load()
+    loaded = StateFile(state, {"eps": "8/255"}).load()
     assert loaded is not None
     assert torch.equal(loaded.fooled_by, standing.fooled_by)
     assert torch.equal(loaded.correct, standing.correct)
-    assert Keeper(None, {}).load() is None
+    assert StateFile(None, {}).load() is None
 
 
 def test_a_model_without_weights_can_be_resumed(state: Path) -> None:

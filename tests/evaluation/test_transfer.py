@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clat import cli
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation import Accuracy, evaluate, find_protocol
 from clat.evaluation.transfer import make_examples, transfer
 from clat.report.robustness import transfer_map

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Normalized, load_model, load_weights, read_state, save_weights
 from clat.models.files import NORMALIZE_KEY
 
@@ -115,6 +115,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:.*the file also holds 'ema'")
 def test_foreign_layouts(layout: str, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth.tar"
     torch.save(LAYOUTS[layout](dict(small(1).state_dict())), path, _use_new_zipfile_serialization=zipped)

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks import pgd
-from clat.config import ModelConfig
-from clat.errors import ClatError
-from clat.layers import enumerate_layers
+from clat.core.errors import ClatError
 from clat.models import Mixture, build_model, load_model, save_weights
 from clat.models.mixture import Gate, captured, joined, log_weights, log_weights_of
 from clat.models.settings import GateConfig, NetworkConfig
-from clat.recipe import build_recipe
+from clat.network.layers import enumerate_layers
+from clat.recipe.schema import ModelConfig
+from clat.recipe.toml import build_recipe
 
 GATE = GateConfig(standard=("layer1", "layer2"), robust=("layer.0", "layer.1"), hidden=(6, 4))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Normalize, Normalized, load_model
 from clat.models.normalize import STATISTICS, parse_normalize, statistics_of, with_normalize
 

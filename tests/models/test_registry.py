@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import Normalized, load_model, model_names, save_weights
 from clat.models.files import fit_state
 from clat.models.normalize import STATISTICS, statistics_of

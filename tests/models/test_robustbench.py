@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.models import load_model, save_weights
 from clat.models.normalize import statistics_of
 from clat.models.robustbench import TABLES, Entry

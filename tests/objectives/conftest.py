@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat.layers import Layer, enumerate_layers
+from clat.network.layers import Layer, enumerate_layers
 
 
 class Net(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clat.objectives.autolora_rate import Rate, after_epoch, published_checkpoints
+from clat.objectives.autolora.rate import Rate, after_epoch, published_checkpoints
 
 
 def factors(history, checkpoints):

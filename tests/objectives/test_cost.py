@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from clat.evaluation.cost import metered
+from clat.network.cost import metered
 from clat.objectives import FastAT, GradAlign, Mart, PgdAT, ScoreAT, ScoreTrades, Standard, Step, Trades
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives import Mart, Step
 
 CLEAN, MOVED = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], [[0.2, 0.7, 0.1], [0.25, 0.25, 0.5]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives import ScoreAT, ScoreTrades, Step
 from clat.objectives.score import as_target, clip_distance, lse
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives import Standard, Step, Trades
 
 

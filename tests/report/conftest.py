@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from helpers import run_folders
+
 
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
-    """fake.py, loaded by its path: under importlib mode test folders are no packages."""
-    spec = importlib.util.spec_from_file_location("clat_report_fake", Path(__file__).with_name("fake.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Builders of run folders without a run."""
+    return run_folders
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from clat.report.formatting import SPACE
+from clat.core.formatting import SPACE
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import Run, read_run
 

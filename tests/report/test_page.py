@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from clat.errors import ClatError
-from clat.report.formatting import SPACE
+from clat.core.errors import ClatError
+from clat.core.formatting import SPACE
 from clat.report.page import write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

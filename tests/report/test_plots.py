@@ -12,7 +12,7 @@ import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.report.heatmap import criticality_map
 from clat.report.plots import ORANGE, criticality_bars, inline_svg, label_rows, save_figure
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
-from clat.evaluation.cost import Cost
-from clat.rankings.comparison import compare_rankings
-from clat.rankings.report import RankingReport, RankingRow
+from clat.criticality.comparison import compare_rankings
+from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.network.cost import Cost
 from clat.report.plots import ORANGE
 from clat.report.rankings import ranking_bars, ranking_comparison
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.report.reading import moment, read_run, series
 
 

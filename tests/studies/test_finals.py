@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from clat.core.errors import ClatError
 from clat.data import hold_out, load_split
-from clat.errors import ClatError
 from clat.evaluation import evaluate_set
 from clat.models import load_weights
-from clat.recipe import read_recipe
+from clat.recipe.toml import read_recipe
 from clat.studies.finals import cells, finals_table, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study

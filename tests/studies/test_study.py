@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 from clat import cli
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.evaluation.statistics import PairedSeeds
-from clat.report.study import render_study, write_study_page
-from clat.report.study_plots import Point, clean_against_robust, differences
 from clat.studies import STUDIES, find_study
-from clat.studies.baselines import pair
 from clat.studies.collect import collect, markdown
-from clat.studies.groups import group_table, summarise
+from clat.studies.page import render_study, write_study_page
+from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Paper, Scale, Study, chosen
 from clat.studies.run import run_study
+from clat.studies.tables.baselines import pair
+from clat.studies.tables.groups import group_table, summarise
 
 TINY = Scale(
     name="tiny",
@@ -160,7 +160,7 @@ def test_labels_of_rows_that_lie_close_are_set_apart():
     names = ("lora", "clat", "clat-random", "cure", "cure+clat", "twins+clat")
     clean = [0.24 + number / 250 for number in range(len(names))]
     points = [
-        Point(name, (x, x - 0.03, x + 0.03), (0.155, 0.13, 0.18)) for name, x in zip(names, clean, strict=True)
+        PlotPoint(name, (x, x - 0.03, x + 0.03), (0.155, 0.13, 0.18)) for name, x in zip(names, clean, strict=True)
     ]
     figure = clean_against_robust(points)
     figure.draw_without_rendering()
@@ -212,7 +212,7 @@ def test_of_a_few_rows_none_is_far_out():
 
 def test_a_collapsed_row_stands_at_the_border_of_the_clean_robust_plot_with_its_accuracies():
     def point(name, clean, robust):
-        return Point(name, *((value, value - 0.005, value + 0.005) for value in (clean, robust)))
+        return PlotPoint(name, *((value, value - 0.005, value + 0.005) for value in (clean, robust)))
 
     close = [point(f"row-{number}", 0.40 + 0.002 * number, 0.18 + 0.002 * number) for number in range(10)]
     (axes,) = clean_against_robust([*close, point("collapsed", 0.10, 0.19)]).axes

@@ -126,7 +126,7 @@ def start(workplace: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def run(words: Sequence[object], cwd: Path | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "clat.cli", *map(str, words)],
+            [sys.executable, "-m", "clat", *map(str, words)],
             cwd=cwd or workplace,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
-from clat import commands, files
+from clat.cli import running as commands
+from clat.core import files
 from clat.training.interrupt import Interrupted
 
 

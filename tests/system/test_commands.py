@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
-from clat import cli, commands
+from clat import cli
+from clat.cli import running as commands
 from clat.data.loader import Loader
 from clat.models import build_model
 from clat.models.robustbench import TABLES
-from clat.recipe import _pairs, built_in_recipes, read_recipe
+from clat.recipe.toml import _pairs, built_in_recipes, read_recipe
 
 
 def read(path):

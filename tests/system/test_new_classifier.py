@@ -35,7 +35,8 @@ num_samples = 8
 
 
 def test_evaluating_a_finished_run_by_its_recipe_takes_all_of_its_weights(tmp_path, monkeypatch, capsys) -> None:
-    from clat import cli, commands
+    from clat import cli
+    from clat.cli import running as commands
 
     monkeypatch.chdir(tmp_path)
     save_weights(load_model("resnet18", width=2, num_classes=7), tmp_path / "start.safetensors")

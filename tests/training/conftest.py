@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import clat
+from helpers import runs
 
 
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
-    """kit.py, loaded by its path: under importlib mode test folders are no packages."""
-    spec = importlib.util.spec_from_file_location("clat_training_kit", Path(__file__).with_name("kit.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """Tiny runs and what is compared of them."""
+    return runs
 
 
 @pytest.fixture(scope="session")

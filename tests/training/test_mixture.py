@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import clat
-from clat.config import ModelConfig, StageConfig
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.criticality.selection import Selection
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Mixing
-from clat.selection import Selection
+from clat.recipe.schema import ModelConfig, StageConfig
 
 STANDARD = NetworkConfig(name="resnet18", width=2, depths=(1, 1, 1, 1))
 ROBUST = NetworkConfig(name="dm-wrn-28-10", width=2, depths=(1, 1, 1))

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import clat
-from clat.config import DataConfig, ModelConfig
+from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
+from clat.criticality.ranking_report import RankingReport
+from clat.criticality.selection import Selection
 from clat.data import Loader
-from clat.errors import ClatError
 from clat.objectives import Standard
-from clat.rankings.report import RankingReport
+from clat.recipe.schema import DataConfig, ModelConfig
 from clat.report.page import write_report
-from clat.seeds import derive_seed
-from clat.selection import Selection
 from clat.training import ranking
 from clat.training.prepare import build_network
 from clat.training.ranking import initial_weights

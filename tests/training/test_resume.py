@@ -12,12 +12,14 @@ import pytest
 import torch
 
 import clat
-from clat import files
-from clat.config import DataConfig, EngineConfig, MonitorConfig
-from clat.errors import ClatError
+from clat.core import files
+from clat.core.errors import ClatError
+from clat.evaluation import heldout
 from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
-from clat.training import monitor, run, trainer
+from clat.recipe.schema import DataConfig, MonitorConfig
+from clat.runtime.engine import EngineConfig
+from clat.training import run, stage
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 
@@ -43,18 +45,18 @@ def at_step(monkeypatch):
     """A function that has `action` happen inside the run's k-th step, counted from 1, before or after it."""
 
     def arrange(k, action, *, after=True):
-        original, count = trainer.Trainer._train_step, [0]
+        original, count = stage.StageRunner.train_step, [0]
 
-        def step(self, *args):
+        def step(self, *args, **place):
             count[0] += 1
             if count[0] == k and not after:
                 action()
-            loss = original(self, *args)
+            loss = original(self, *args, **place)
             if count[0] == k and after:
                 action()
             return loss
 
-        monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+        monkeypatch.setattr(stage.StageRunner, "train_step", step)
 
     return arrange
 
@@ -181,7 +183,7 @@ def test_resuming_a_finished_run_changes_nothing(kit, finished, tmp_path):
 def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_path, monkeypatch):
     """After the last step nothing looks at the flag but the end of the stage."""
     out = tmp_path / "run"
-    original, calls = monitor.heldout_correct, [0]
+    original, calls = heldout.heldout_correct, [0]
 
     def check(*args, **kwargs):
         calls[0] += 1
@@ -189,7 +191,7 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
             interrupt()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(monitor, "heldout_correct", check)
+    monkeypatch.setattr(heldout, "heldout_correct", check)
     with pytest.raises(Interrupted):
         train(kit, out)
     assert not list((out / "evaluations").iterdir())
@@ -413,7 +415,7 @@ def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
 def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(kit, tmp_path, monkeypatch):
     """The other run's later stage may have had a better one."""
     scores = iter([(8, 4), (8, 2), (8, 9), (8, 9), (8, 1), (8, 1)])
-    monkeypatch.setattr(monitor, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
+    monkeypatch.setattr(heldout, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
     train(kit, tmp_path / "one")
     train(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
     assert kit.progress(tmp_path / "two")["best"]["epoch"] == 1

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import clat
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.criticality.selection import Selection
 from clat.objectives import Standard
-from clat.selection import Selection
-from clat.weights import AWP, EMA, SWA, Interpolation
+from clat.treatments import AWP, EMA, SWA, Interpolation
 
 
 def run(kit, out, *stages):

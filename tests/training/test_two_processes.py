@@ -15,7 +15,7 @@ import importlib.util, sys
 from pathlib import Path
 import pytest, torch
 import clat
-from clat.config import EngineConfig
+from clat.runtime.engine import EngineConfig
 from clat.objectives import Cure, FreeAT
 
 spec = importlib.util.spec_from_file_location("kit", sys.argv[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clat.attacks.ball import Ball
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alpha: float, steps: int) -> Tensor:

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clat.errors import unknown
+from clat.core.errors import unknown
+from clat.core.threat_model import NORMS, ThreatModel
 
-NORMS = ("linf", "l2")
-
-Start = Literal["uniform", "normal"]
+RandomStart = Literal["uniform", "normal"]
 """Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
 
 
@@ -33,6 +32,11 @@ class Ball:
         self.x, self.eps, self.norm = x, eps, norm
         if norm == "linf":
             self.low, self.high = bounds or (_inward(x, -eps), _inward(x, eps))
+
+    @classmethod
+    def around(cls, x: Tensor, threat: ThreatModel) -> Ball:
+        """Return the ball of a threat model around `x`, (N, ...) float32 in [0, 1]."""
+        return cls(x, threat.radius, threat.norm)
 
     def project(self, point: Tensor) -> Tensor:
         """The nearest point of the ball (l-inf), or the one towards x (l2)."""
@@ -61,7 +65,7 @@ class Ball:
         noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
         return self.project(self.x + scale * noise)
 
-    def starting_point(self, start: Start, generator: torch.Generator) -> Tensor:
+    def starting_point(self, start: RandomStart, generator: torch.Generator) -> Tensor:
         """Where `start` says."""
         return self.random_point(generator) if start == "uniform" else self.nearby_point(generator)
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.data.checks import check_images
-from clat.errors import ClatError
-from clat.features import distance, read_features, size
-from clat.layers import Layer
-from clat.units import Size
+from clat.core.checks import check_images
+from clat.core.errors import ClatError
+from clat.core.units import Size
+from clat.network import modes
+from clat.network.features import feature_distance, feature_norm, read_features
+from clat.network.layers import Layer
 
 
 def feature_attack(
@@ -41,8 +41,8 @@ def feature_attack(
     check_images(x)
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
-    with modes.for_attack(model):
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    with modes.attack_mode(model):
         found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
     check_found(found)
     return found
@@ -72,17 +72,17 @@ def run_feature_attack(
         moved = read_features(model, z, layers, tap=tap, stop=True, flat=False).values
         return feature_change(moved, clean, relative=relative).sum()
 
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     start = ball.random_point(generator_for(x.device, seed))
-    return ascend(value, start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(value, start, ball, alpha=attack.step_size, steps=attack.steps)
 
 
 def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative: bool) -> Tensor:
     """sum_i ||F_i(x') - F_i(x)||_2 for each sample (N,); `relative`: each divided by ||F_i(x)||_2."""
     total = torch.zeros(len(moved[0]), device=moved[0].device)
     for after, before in zip(moved, clean, strict=True):
-        change = distance(after, before)
+        change = feature_distance(after, before)
         if relative:
-            change = change / size(before).clamp_min(torch.finfo(torch.float32).tiny)
+            change = change / feature_norm(before).clamp_min(torch.finfo(torch.float32).tiny)
         total = total + change
     return total

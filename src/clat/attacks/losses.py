@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 _TINY = 1e-12
 

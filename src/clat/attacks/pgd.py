@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.data.checks import check_images, check_labels
-from clat.errors import ClatError
-from clat.units import Size
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError
+from clat.core.units import Size
+from clat.network import modes
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples. Labels can be (N, K) float
@@ -61,8 +61,8 @@ def pgd(
     """
     check_images(x)
     check_labels(y, None, len(x))
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
-    with modes.for_attack(model):
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
+    with modes.attack_mode(model):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
     check_found(found)
     return found
@@ -78,9 +78,9 @@ def run_pgd(
     loss: LogitLoss = summed_cross_entropy,
     start: Tensor | None = None,
 ) -> Tensor:
-    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`).
+    """PGD without the input checks; the caller has put the model into attack mode (`modes.attack_mode`).
     `start`: begin here, a point of the ball, rather than where `attack` and `seed` say."""
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     if start is None:
         start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
-    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.step_size, steps=attack.steps)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
+SearchState = dict[str, Tensor]
 """Everything a search knows, one row a sample: tensors whose first axis is the sample."""
 
 
@@ -23,10 +23,10 @@ class Search(Protocol):
     tried. The model is in attack mode. What a search does with a sample must depend on that sample's row alone.
     """
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         """The state before the first iteration. `ids`: (N,) int64, which the random numbers belong to."""
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         """One iteration for every sample of the state, in place."""
 
 
@@ -89,7 +89,7 @@ def run_searches(
     everything = torch.ones(len(searches), len(x), dtype=torch.bool)
     waiting = (everything if wanted is None else wanted.cpu()).nonzero()
     held = waiting[:0]  # (M, 2): which search, on which sample
-    state: State | None = None
+    state: SearchState | None = None
     while len(waiting) or len(held):
         count = _free(held, waiting, size, worthwhile(size, device))
         new, waiting = waiting[:count], waiting[count:]
@@ -132,7 +132,7 @@ def _free(held: Tensor, waiting: Tensor, size: int, guesses: int) -> int:
     return max(first, min(len(candidates), guesses - len(held)))
 
 
-def _joined(state: State | None, new: State) -> State:
+def _joined(state: SearchState | None, new: SearchState) -> SearchState:
     if state is None:
         return new
     return {name: torch.cat([state[name], new[name]]) for name in new}

@@ -1,9 +1,9 @@
 """Image data: read it (`load_split`), hold some out (`hold_out`), serve it in batches (`Loader`),
 augmented (`Augment`, `IDBH`) and beside generated images (`open_generated`, `Extra`)."""
 
+from clat.core.checks import check_images, check_labels
 from clat.data.augment import Augment, BatchAugment
 from clat.data.cache import cache_root, data_root
-from clat.data.checks import check_images, check_labels
 from clat.data.datasets import load_split
 from clat.data.generated import Extra, open_generated
 from clat.data.idbh import IDBH, IDBH_VARIANTS

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from clat.errors import ClatError, unknown
+from clat.core.errors import ClatError, unknown
 
 
 class BatchAugment(Protocol):

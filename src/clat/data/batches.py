@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clat.core.errors import ClatError
 from clat.data.tree import ending
-from clat.errors import ClatError
 
 _FLOOR = 2**28
 """Bytes that any file may unpack to."""

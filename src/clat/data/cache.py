@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from clat.core.errors import ClatError
 from clat.data.imageset import ImageSet
 from clat.data.tree import read_tree
-from clat.errors import ClatError
 
 _FORMAT = 2  # counts changes of what decoding gives; an older copy is then never found
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from clat.core.errors import ClatError, unknown
 from clat.data.tree import read_tree, shown
-from clat.errors import ClatError, unknown
 
 _MOST = 1_000_000  # classes that are counted, though there are images of a few only
 

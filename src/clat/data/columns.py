@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from clat.core.errors import ClatError, unknown
 from clat.data.classes import Labels
-from clat.errors import ClatError, unknown
 
 _IMAGE_NAMES = ("image", "img", "file_name", "filename", "file", "path", "image_path")
 _LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clat.core.errors import ClatError, unknown
+from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import Wanted
@@ -15,8 +17,6 @@ from clat.data.decode import LazyImages, default_workers, to_array
 from clat.data.imageset import ImageSet
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
-from clat.errors import ClatError, unknown
-from clat.seeds import permutation
 
 GIB = 2**30
 DIGITS_TRAIN = 1297

@@ -23,8 +23,8 @@ import torch
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 
+from clat.core.errors import ClatError
 from clat.data.tree import shown
-from clat.errors import ClatError
 
 _UNREADABLE = (
     OSError,

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from clat.core.errors import ClatError
 from clat.data.classes import Labels, class_name, class_order
 from clat.data.split_names import split_meant
 from clat.data.tree import IMAGES, Tree, ending, join
-from clat.errors import ClatError
 
 
 def split_folders(tree: Tree, name: str) -> dict[str, str]:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clat.core.errors import ClatError
 from clat.data.cache import data_root
 from clat.data.decode import first_line
 from clat.data.imageset import ImageSet
-from clat.errors import ClatError
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _FLOOR, _GROWTH = 2**28, 100

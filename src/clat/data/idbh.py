@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from clat.core.errors import ClatError, unknown
 from clat.data import pil_ops
-from clat.errors import ClatError, unknown
 
 
 class Choice(NamedTuple):

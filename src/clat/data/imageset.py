@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from clat.data.checks import kind_of
+from clat.core.checks import kind_of
+from clat.core.errors import ClatError
 from clat.data.decode import LazyImages, decoded_batches
-from clat.errors import ClatError
 
 
 @dataclass(frozen=True, eq=False)

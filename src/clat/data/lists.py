@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from clat.core.errors import ClatError
 from clat.data.split_names import split_meant
 from clat.data.tree import Tree, ending
-from clat.errors import ClatError
 
 LISTS = frozenset((".csv", ".jsonl"))
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from clat.core.errors import ClatError
 from clat.data.classes import Labels, class_order
 from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
 from clat.data.folders import ClassFolders, class_splits, split_folders
@@ -18,7 +19,6 @@ from clat.data.lists import LISTS, named_lists, read_list
 from clat.data.split_names import split_meant
 from clat.data.tables import TABLES, find_tables, missing_shards, open_rows, read_columns, read_labels
 from clat.data.tree import IMAGES, Tree, join, read_tree, shown
-from clat.errors import ClatError
 
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst"))
 

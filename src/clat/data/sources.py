@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clat.core.errors import ClatError
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
 from clat.data.columns import Wanted, choose_image_column, choose_label_column
@@ -25,7 +26,6 @@ from clat.data.local import Part, Source, open_folder
 from clat.data.split_names import find_split, split_meant
 from clat.data.tables import Columns, arrow_labels, missing_shards
 from clat.data.tables import hf_cache as _hf_cache
-from clat.errors import ClatError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 _WORDS = {
     "train": ("train", "training"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from clat.core.errors import ClatError
+from clat.core.seeds import permutation
 from clat.data.imageset import ImageSet
-from clat.errors import ClatError
-from clat.seeds import permutation
 
 
 def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = None) -> tuple[ImageSet, ImageSet]:

@@ -19,13 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from clat.core.errors import ClatError
 from clat.data.batches import read_batches, read_schema
 from clat.data.classes import Labels
 from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
 from clat.data.lists import leading_word
 from clat.data.split_names import split_meant
 from clat.data.tree import Tree, ending
-from clat.errors import ClatError
 
 TABLES = frozenset((".parquet", ".arrow"))
 

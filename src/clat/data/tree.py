@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 IMAGES = frozenset((".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"))
 IMAGES |= {".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}

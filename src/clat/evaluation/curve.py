@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.core.files import write_json
+from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import Evaluation, evaluate
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.statistics import Accuracy
-from clat.files import write_json
-from clat.units import Size, parse_size, size_text
 
 
 @dataclass(frozen=True)

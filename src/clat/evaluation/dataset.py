@@ -12,15 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from clat import modes
+from clat.core.errors import ClatError
+from clat.core.units import Size
 from clat.data import ImageSet, Loader
-from clat.errors import ClatError
-from clat.evaluation.cost import Cost
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
-from clat.evaluation.identity import device_of
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.subset import check_ids
-from clat.units import Size
+from clat.network import modes
+from clat.network.cost import Cost
+from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**30
 """Images held as float32 at a time."""
@@ -105,7 +105,7 @@ def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torc
     """Whether the model takes images in this layout; one that calls view() on them may not."""
     x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
     try:
-        with modes.in_layout(model, layout), modes.for_attack(model), torch.no_grad():
+        with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
             model(x.contiguous(memory_format=layout).to(device))
     except RuntimeError:
         return False

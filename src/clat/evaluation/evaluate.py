@@ -12,24 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import check_found
-from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches, worthwhile
-from clat.data.checks import check_images, check_labels
-from clat.environment import describe_environment
-from clat.errors import ClatError, unknown
-from clat.evaluation.cost import Cost, metered
-from clat.evaluation.identity import device_of, digest, fingerprint, sample_digests
-from clat.evaluation.passes import Pass, passes
-from clat.evaluation.progress import Keeper, Standing
+from clat.core.checks import check_images, check_labels
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError, unknown
+from clat.core.files import write_json
+from clat.core.threat_model import NORMS
+from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
+from clat.evaluation.state import EvaluationState, StateFile
 from clat.evaluation.statistics import Accuracy, nrr
-from clat.files import write_json
-from clat.folding import unfolded
-from clat.precision import exact_float32, is_exact
-from clat.units import Size, parse_size, size_text
+from clat.network import modes
+from clat.network.cost import Cost, metered
+from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
+from clat.network.folding import unfolded
+from clat.network.precision import exact_float32, is_exact
 
 PRECISIONS = ("float32", "bfloat16")
 """Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags
@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def robust(self) -> Tensor:
-        return Standing(self.correct, self.fooled_by, self.fooled_by).alive
+        return EvaluationState(self.correct, self.fooled_by, self.fooled_by).alive
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -80,7 +80,7 @@ class Evaluation:
     @property
     def per_attack(self) -> dict[str, Accuracy]:
         """For each attack, the accuracy left after it and those before it."""
-        standing = Standing(self.correct, self.fooled_by, self.fooled_by)
+        standing = EvaluationState(self.correct, self.fooled_by, self.fooled_by)
         found: dict[str, Accuracy] = {}
         for position, spec in enumerate(self.protocol.attacks):
             label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
@@ -167,12 +167,14 @@ def evaluate(
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
-    with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
+    with metered(model) as cost, modes.attack_mode(model), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
-        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room)
-        keeper = Keeper(None, {})
+        todo, notes = plan_searches(
+            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room
+        )
+        keeper = StateFile(None, {})
         if state is not None:
             key = {
                 "protocol": protocol.hash,
@@ -183,10 +185,10 @@ def evaluate(
                 "model": fingerprint(model),
                 "images": digest(samples),
             }
-            keeper = Keeper(Path(state), key)
+            keeper = StateFile(Path(state), key)
         standing = keeper.load()
         if standing is None:
-            standing = Standing.fresh(job.correct(first))
+            standing = EvaluationState.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         else:
             notes.append("went on from a state file: the cost is of the last session alone")
@@ -242,7 +244,7 @@ class _Job:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
-    def run(self, group: list[tuple[int, Pass]], standing: Standing, keeper: Keeper) -> None:
+    def run(self, group: list[tuple[int, PlannedSearch]], standing: EvaluationState, keeper: StateFile) -> None:
         """Passes of one group, numbered, over the samples that are still robust and have not been through them.
 
         They share batches, but where examples are asked for: which pass fools a sample first is then not left to
@@ -258,7 +260,12 @@ class _Job:
                 self._search(together, "exact", through, standing, keeper)
 
     def _search(
-        self, group: list[tuple[int, Pass]], precision: str, through: Tensor, standing: Standing, keeper: Keeper
+        self,
+        group: list[tuple[int, PlannedSearch]],
+        precision: str,
+        through: Tensor,
+        standing: EvaluationState,
+        keeper: StateFile,
     ) -> None:
         """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = _InPrecision(self.model, self.device, precision)

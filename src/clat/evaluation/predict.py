@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.pgd import check_logits
-from clat.errors import ClatError
-from clat.evaluation.identity import device_of
-from clat.folding import unfolded
-from clat.precision import exact_float32
+from clat.core.errors import ClatError
+from clat.network import modes
+from clat.network.fingerprint import device_of
+from clat.network.folding import unfolded
+from clat.network.precision import exact_float32
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
@@ -21,7 +21,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
     device = device_of(model, x.device)
     parts = []
     exactly = torch.autocast(device.type, enabled=False), exact_float32(), unfolded()
-    with modes.for_attack(model), torch.no_grad(), exactly[0], exactly[1], exactly[2]:
+    with modes.attack_mode(model), torch.no_grad(), exactly[0], exactly[1], exactly[2]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = model(images.to(device))
             check_logits(logits, labels)

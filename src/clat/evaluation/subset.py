@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 def read_ids(path: str | Path) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 def from_factory(name: str, options: Mapping[str, Any]) -> nn.Module:

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
-from clat.errors import ClatError, unknown
-from clat.layers import first_tensor
+from clat.core.errors import ClatError, unknown
 from clat.models.parts import conv1x1, global_mean, init_convolutions, stage
 from clat.models.preact_resnet import PreActBlock
 from clat.models.settings import GateConfig
+from clat.network import modes
+from clat.network.layers import first_tensor
 
 CLAMP = 0.6
 """In training, the gate's outputs are clamped to this many standard deviations around the batch's mean."""
@@ -57,7 +57,7 @@ class Mixture(nn.Module):
         self.gate: Gate | None = None
         if gate is not None:
             self.names, self.alpha_range = (gate.standard, gate.robust), gate.alpha_range
-            with torch.no_grad(), modes.for_attack(self):
+            with torch.no_grad(), modes.attack_mode(self):
                 device = next((p.device for p in robust.parameters()), torch.device("cpu"))
                 _, features = self._members(torch.zeros(1, in_channels, 32, 32, device=device))
             self.gate = Gate([feature.shape[1] for feature in features], gate)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat.errors import unknown
+from clat.core.errors import unknown
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from clat.objectives.autolora import AutoLoRa
+from clat.objectives.autolora.objective import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
-from clat.objectives.clat import Clat, ClatFast, ClatPlus
-from clat.objectives.cure import Cure
+from clat.objectives.clat import Clat
+from clat.objectives.clat_variants import ClatFast, ClatPlus
+from clat.objectives.cure.objective import Cure
 from clat.objectives.fast_at import FastAT
 from clat.objectives.free_at import FreeAT
 from clat.objectives.grad_align import GradAlign

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
-from clat.companion import Companion, Surroundings
-from clat.errors import ClatError
-from clat.layers import Layer
-from clat.units import Size
+from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
+from clat.network.layers import Layer
+from clat.runtime.callback import StageCallback, StageContext
 
 
 class Loss(NamedTuple):
@@ -23,22 +24,20 @@ class Loss(NamedTuple):
     parts: dict[str, Tensor]
 
 
-Examples = tuple[Tensor, ...]
-"""What an inner attack found, as the objective's own `cost` understands it; (N, C, H, W) each."""
+Examples = tuple[Any, ...]
+"""What an inner attack found, as the objective's own `cost` understands it: a tuple, named where it has parts."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network
-    moves); `seed`: for this step's attacks; `eps`, `norm`: the run's threat model; `state`: what `begin`
-    returned for this stage; `companion`: the objective's own, if it brings one."""
+    """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network moves);
+    `seed`: for this step's attacks; `threat`: the run's threat model; `callback`: the objective's own, if it brings
+    one."""
 
     layers: tuple[Layer, ...] = ()
     seed: int = 0
-    eps: Size = "8/255"
-    norm: str = "linf"
-    state: dict[str, float] = field(default_factory=dict)
-    companion: Companion | None = None
+    threat: ThreatModel = field(default_factory=ThreatModel.parse)
+    callback: StageCallback | None = None
     once: bool = False
     """The loss is evaluated once on the examples, at the weights that the attack saw, so that a pass which both
     need can be shared. Not so under a treatment, which may look at the loss elsewhere too."""
@@ -54,6 +53,8 @@ class Objective:
     - `cost(model, x, y, examples, step)`: the loss of the weights on them.
     """
 
+    needs_selection = False
+    """Whether it only makes sense on selected layers."""
     second_order = False
     """Whether the loss holds a gradient, which is differentiated again; compiled blocks cannot be."""
 
@@ -63,26 +64,22 @@ class Objective:
     """Whether y may be class probabilities, as label mixing makes them."""
 
     reparametrises = False
-    """Whether its companion puts parameters of its own into the network's layers."""
+    """Whether its callback puts parameters of its own into the network's layers."""
 
     @property
     def replays(self) -> int:
         """Optimizer steps on each batch."""
         return 1
 
-    def check(self, eps: Size, norm: str) -> None:
+    def check(self, threat: ThreatModel) -> None:
         """Raise ClatError if the settings make no sense under the run's threat model."""
 
     def requires(self, model: nn.Module) -> None:
         """Raise ClatError if this is no network that the objective can train. Called before training starts."""
 
-    def join(self, surroundings: Surroundings) -> Companion | None:
-        """The state that the objective carries through a stage, if any; it is given back as `step.companion`."""
+    def on_stage_start(self, context: StageContext) -> StageCallback | None:
+        """The state that the objective carries through a stage, if any; it is given back as `step.callback`."""
         return None
-
-    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
-        """Called when a stage starts, with a held-out batch; what it returns is the stage's `step.state`."""
-        return {}
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         return ()
@@ -109,13 +106,18 @@ class InnerAttack(Objective):
     """BatchNorm while attacking: the stored statistics, or those of the batch (stored ones stay untouched)."""
 
     def __post_init__(self) -> None:
-        if self.attack(Step()).eps_value == 0:
+        if self.attack(Step()).threat.eps == 0:
             raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         """The attack's numbers for this step."""
-        eps = step.eps if self.eps is None else self.eps
-        return Attack(eps=eps, alpha=self.alpha, steps=self.steps, norm=step.norm, random_start=random_start)
+        threat = threat_of(step, self.eps)
+        return Attack.under(threat, alpha=self.alpha, steps=self.steps, random_start=random_start)
+
+
+def threat_of(step: Step, eps: Size | None) -> ThreatModel:
+    """Return the step's threat model, with an objective's own `eps` in its place where there is one."""
+    return step.threat if eps is None else ThreatModel.parse(eps, step.threat.norm)
 
 
 def check_weight(who: str, what: str, value: float) -> None:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.pgd import run_pgd
-from clat.errors import ClatError
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 
 
@@ -41,8 +41,8 @@ class Mart(InnerAttack):
         if y.dim() != 1:
             raise ClatError("MART needs one label an image, not class probabilities: switch label mixing off")
         attack = self.attack(step)
-        start = Ball(x, attack.eps_value, attack.norm).nearby_point(generator_for(x.device, step.seed))
-        with modes.for_attack(model, self.attack_bn):
+        start = Ball.around(x, attack.threat).nearby_point(generator_for(x.device, step.seed))
+        with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:

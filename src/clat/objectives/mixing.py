@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from clat.attacks.apgd import apgd
 from clat.attacks.pgd import pgd
-from clat.companion import Companion, Surroundings
-from clat.errors import ClatError, unknown
+from clat.core.errors import ClatError, unknown
+from clat.core.seeds import derive_seed, generator
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
-from clat.seeds import derive_seed, generator
-from clat.units import Size, parse_size
+from clat.objectives.base import Examples, Loss, Objective, Step, check_weight, threat_of
+from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
 
@@ -62,16 +63,15 @@ class Mixing(Objective):
         if not 0 < low <= high < math.inf:
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
 
-    def check(self, eps: Size, norm: str) -> None:
-        if self.eps is not None:
-            parse_size(self.eps, norm=norm)
+    def check(self, threat: ThreatModel) -> None:
+        threat_of(Step(threat=threat), self.eps)
 
     def requires(self, model: nn.Module) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return GateOnly(surroundings.model)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return GateOnly(context.model)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         """(x',): the first half of the batch as it is, the second half attacked."""
@@ -79,9 +79,9 @@ class Mixing(Objective):
         clean, attacked, labels = x[:half], x[half:], y[half:] if y.dim() == 1 else y[half:].argmax(dim=1)
         seed, size = derive_seed(step.seed, "attack"), self.size(step)
         if self.attack == "apgd":
-            found = apgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = apgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         else:
-            found = pgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = pgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         return (torch.cat([clean, found]),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
@@ -96,20 +96,20 @@ class Mixing(Objective):
 
     def size(self, step: Step) -> float:
         """The eps of this batch's attack."""
-        eps = float(parse_size(step.eps if self.eps is None else self.eps, norm=step.norm))
+        eps = threat_of(step, self.eps).radius
         low, high = self.strength
         drawn = low + (high - low) * torch.rand((), generator=generator(step.seed, "strength")).item()
-        return min(eps * drawn, 1.0) if step.norm == "linf" else eps * drawn
+        return min(eps * drawn, 1.0) if step.threat.norm == "linf" else eps * drawn
 
 
-class GateOnly(Companion):
+class GateOnly(StageCallback):
     """Of a mixture, only the gate's parameters move, and the members neither train nor update statistics."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert isinstance(self.model, Mixture)
         self.model.standard.eval()
         self.model.robust.eval()

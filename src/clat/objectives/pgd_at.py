@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.pgd import run_pgd
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy
 
 
@@ -22,7 +22,7 @@ class PgdAT(InnerAttack):
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step, random_start=self.random_start)
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:

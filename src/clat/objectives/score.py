@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat import modes
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball, Start
-from clat.errors import ClatError
+from clat.attacks.ball import Ball, RandomStart
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
 
 
@@ -35,7 +35,7 @@ class ScoreAT(InnerAttack):
     """How much probability may stay off the true class at no cost; 0: none."""
     label_smoothing: float = 0.0
     """The probability that the target gives to the wrong classes together; the attack aims at the true label."""
-    start: Start = "uniform"
+    start: RandomStart = "uniform"
     """Where the attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
     attack_bn: Literal["eval", "train"] = "train"
 
@@ -47,16 +47,16 @@ class ScoreAT(InnerAttack):
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         start = ball.starting_point(self.start, generator_for(x.device, step.seed))
 
         def distance(z: Tensor) -> Tensor:
             found = probabilities(model(z))
             return lse(found, as_target(y, found.shape[1]) if reference is None else reference).sum()
 
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             reference = self._reference(model, x)
-            return (ascend(distance, start, ball, alpha=attack.alpha_value, steps=attack.steps),)
+            return (ascend(distance, start, ball, alpha=attack.step_size, steps=attack.steps),)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         """What the attack moves away from, (N, K); None: the label."""
@@ -86,7 +86,7 @@ class ScoreTrades(ScoreAT):
     clip: float = 0.3
     clips: Literal["total", "divergence"] = "total"
     """What counts only beyond c: the sum of the two terms, or the distance between the outputs alone."""
-    start: Start = "normal"
+    start: RandomStart = "normal"
     attack_bn: Literal["eval", "train"] = "eval"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.divergence import DivergenceAttack
 

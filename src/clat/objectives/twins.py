@@ -23,10 +23,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clat.companion import Companion, State, Surroundings
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.pgd_at import PgdAT
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +55,20 @@ class Twins(PgdAT):
             if bn.running_mean is None:
                 raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        self.requires(surroundings.model)
-        if surroundings.batch_size < 2 * surroundings.engine.world:
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        self.requires(context.model)
+        if context.batch_size < 2 * context.engine.world:
             raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
-        return TwinsCompanion(surroundings.model)
+        return TwinsCallback(context.model)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
-        companion, half = step.companion, len(x) // 2
-        if not isinstance(companion, TwinsCompanion):
+        callback, half = step.callback, len(x) // 2
+        if not isinstance(callback, TwinsCallback):
             raise ClatError("twins keeps a second set of BatchNorms through its stage: train it with a recipe")
 
         def both(images: Tensor) -> tuple[Tensor, Tensor]:
-            with companion.frozen():
+            with callback.frozen():
                 frozen = model(images[:half])
             return frozen, model(images[half:])
 
@@ -121,7 +121,7 @@ def _with_twin(kind: Any) -> Any:
     return WithTwin
 
 
-class TwinsCompanion(Companion):
+class TwinsCallback(StageCallback):
     """Puts a frozen twin into each BatchNorm, which stays what and where it was for everybody else."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -143,11 +143,11 @@ class TwinsCompanion(Companion):
             for twin in self._twins.values():
                 twin.in_use = False
 
-    def plain(self, state: State) -> State:
+    def export_state(self, state: StateDict) -> StateDict:
         twins = {f"{name}.frozen" for name in self._norms}
         return {key: value for key, value in state.items() if key.rpartition(".")[0] not in twins}
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         for bn in self._norms.values():
             del bn.frozen
             bn.__class__ = type(bn).__mro__[1]

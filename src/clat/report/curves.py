@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from clat.report.formatting import number, percent, shorten
+from clat.core.formatting import number, percent, shorten
 from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, WIDTH, styled
 from clat.report.reading import Accuracy, Evaluation, Json, Run, moment, series
 

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from clat.report.formatting import number
+from clat.core.formatting import number
 from clat.report.plots import ORANGE, WIDTH, label_layers, plain_log_ticks, row_height, styled
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from clat.report.formatting import SPACE, count, interval, number, percent, points
+from clat.core.formatting import SPACE, count, interval, number, percent, points
 from clat.report.reading import Accuracy, Evaluation, Run, moment, part, text
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from clat.errors import ClatError
-from clat.report import curves, formatting, heatmap, plots, rankings
+from clat.core import formatting
+from clat.core.errors import ClatError
+from clat.report import curves, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
 
@@ -66,10 +67,10 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
     )
 
 
-def environment() -> jinja2.Environment:
-    """The templates of this folder, with what they write numbers with."""
+def environment(folder: str = "report") -> jinja2.Environment:
+    """Return the templates in a folder of the package, with what they write numbers with."""
     found = jinja2.Environment(
-        loader=jinja2.PackageLoader("clat", "report"),
+        loader=jinja2.PackageLoader("clat", folder),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

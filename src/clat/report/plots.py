@@ -23,8 +23,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from clat.errors import ClatError
-from clat.report.formatting import number, power_of_ten, shorten, significant
+from clat.core.errors import ClatError
+from clat.core.formatting import number, power_of_ten, shorten, significant
 
 WIDTH = 5.6  # inches; small enough that a phone shows a whole plot with its text still readable
 # Okabe and Ito's palette, which the common forms of colour blindness can tell apart.

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from clat.report.formatting import DASH, MINUS, number, significant
+from clat.core.formatting import DASH, MINUS, number, significant
 from clat.report.heatmap import outline_cells
 from clat.report.plots import INK, MUTED, ORANGE, PLAIN, WIDTH, label_layers, plain_log_ticks, row_height, styled
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from clat.errors import unknown
-from clat.studies.alone import ALONE
-from clat.studies.baselines import BASELINES
-from clat.studies.claim import CLAIM
-from clat.studies.competitors import COMPETITORS
-from clat.studies.cosine import COSINE
-from clat.studies.precision import PRECISION
+from clat.core.errors import unknown
 from clat.studies.row import Row, Scale, Study
+from clat.studies.tables.alone import ALONE
+from clat.studies.tables.baselines import BASELINES
+from clat.studies.tables.claim import CLAIM
+from clat.studies.tables.competitors import COMPETITORS
+from clat.studies.tables.cosine import COSINE
+from clat.studies.tables.precision import PRECISION
 
 STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, CLAIM, COSINE, ALONE, PRECISION)}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clat.config import Recipe
-from clat.errors import ClatError, unknown
-from clat.recipe import build_recipe, merged
+from clat.core.errors import ClatError, unknown
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import build_recipe, merged
 
 Table = dict[str, Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from clat.errors import ClatError
-from clat.files import write_json, write_text
-from clat.recipe import read_recipe, recipe_toml
+from clat.core.errors import ClatError
+from clat.core.files import write_json, write_text
+from clat.recipe.toml import read_recipe, recipe_toml
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
 
@@ -112,7 +112,7 @@ def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
             words += ["--reuse", str(out / "runs" / row.reuse)]
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clat.cli", "train", *words],
+            [sys.executable, "-m", "clat", "train", *words],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},

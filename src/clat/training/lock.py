@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 LOCK = ".lock"
 """Stays in the folder; what locks is the operating system's mark on it, which goes with the process."""

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clat.errors import ClatError
+from clat.core.errors import ClatError
 
 
 class RunLog:

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
-from clat.seeds import derive_seed
-
-if TYPE_CHECKING:  # treatments use this module, and settings name treatments
-    from clat.config import Recipe
-    from clat.training.engine import Engine
-    from clat.training.state import Progress
-
-
-def heldout_correct(
-    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
-) -> Tensor:
-    """How many of `x` (N, C, H, W), `y` (N,) are right on the clean image and under `attack`: (2,) int64.
-
-    The same seed gives the same start each time, so that epochs are compared on equal terms.
-    """
-    totals = torch.zeros(2, dtype=torch.int64, device=x.device)
-    with modes.for_attack(model):
-        for number, (part, labels) in enumerate(zip(x.split(batch_size), y.split(batch_size), strict=True)):
-            x_adv = run_pgd(model, part, labels, attack, seed=derive_seed(seed, "monitor", number))
-            with torch.no_grad():
-                clean, moved = (model(images).argmax(1) == labels for images in (part, x_adv))
-            totals += torch.stack([clean.sum(), (clean & moved).sum()])
-    return totals
-
-
-def heldout_accuracies(
-    model: nn.Module, engine: Engine, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
-) -> tuple[float, float]:
-    """Clean and robust accuracy on all of `x`, `y`, each process taking its share and all learning the same."""
-    mine, labels = (part[engine.rank :: engine.world] for part in (x, y))
-    with engine.autocast():
-        correct = heldout_correct(model, engine.images(mine), labels, attack, batch_size=batch_size, seed=seed)
-    clean, robust = (engine.total(correct).double() / len(x)).tolist()
-    return clean, robust
+from clat.core.seeds import derive_seed
+from clat.evaluation.heldout import heldout_accuracies
+from clat.recipe.schema import Recipe
+from clat.runtime.engine import Engine
+from clat.training.state import Progress
 
 
 def check_heldout(
@@ -51,7 +19,7 @@ def check_heldout(
 ) -> dict[str, Any]:
     """What a recipe's monitor measures: both accuracies, and on how many images."""
     x, y = (part[: recipe.monitor.num_samples] for part in heldout)
-    attack = Attack(eps=recipe.eps, steps=recipe.monitor.steps, norm=recipe.norm)
+    attack = Attack(recipe.threat, steps=recipe.monitor.steps)
     seed = derive_seed(recipe.seed, "heldout")
     clean, robust = heldout_accuracies(model, engine, x, y, attack, batch_size=recipe.batch_size, seed=seed)
     return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clat.config import OptimizerConfig
+from clat.recipe.schema import OptimizerConfig
 
 
 def build_optimizer(

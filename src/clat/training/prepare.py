@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.config import DataConfig, Recipe, StageConfig
+from clat.core.errors import ClatError
+from clat.core.notices import recorded
+from clat.core.seeds import derive_seed, generator
+from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -22,22 +24,22 @@ from clat.data import (
     load_split,
     open_generated,
 )
-from clat.errors import ClatError
 from clat.evaluation.protocols import find_protocol
-from clat.layers import find_layers
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.rankings.measure import REWINDING
-from clat.seeds import derive_seed, generator
+from clat.network import modes
+from clat.network.layers import find_layers
+from clat.recipe.schema import DataConfig, Recipe, StageConfig
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on."""
+    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
+    user while the network was built."""
 
     model: nn.Module
     given: bool
@@ -45,6 +47,15 @@ class Parts:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -62,12 +73,14 @@ class Parts:
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts:
-    """The parts of a run. Raises ClatError for whatever does not fit together."""
+def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
+    """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else model
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
+    with recorded() as notes:
+        model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -86,7 +99,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return Parts(model, given, train_set, heldout, test, extra)
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(
@@ -127,7 +141,7 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
     try:
-        with modes.for_attack(model), torch.no_grad():
+        with modes.attack_mode(model), torch.no_grad():
             logits = model(x)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:160]
@@ -145,7 +159,12 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
 def check_single(model: nn.Module, x: Tensor) -> None:
     """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
     a batch that leaves it one value a channel."""
-    with modes.remembered(model), modes.buffers_kept(model), modes.random_states_kept(model), torch.no_grad():
+    with (
+        modes.restore_flags(model),
+        modes.preserve_buffers(model),
+        modes.preserve_random_states(model),
+        torch.no_grad(),
+    ):
         model.train()
         try:
             model(x)
@@ -165,7 +184,7 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
+        fit_state(copy.deepcopy(model), read_state(rule.initial, rule.initial_key)[0], rule.initial)
     elif rule.ranking in REWINDING and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat import modes
-from clat.config import Recipe
-from clat.layers import Layer
+from clat.core.seeds import derive_seed
+from clat.core.units import Size
+from clat.criticality.ranking_report import Ranked
+from clat.criticality.rankings import REWINDING, measure_ranking
+from clat.criticality.selection import Selection, select
 from clat.models.files import read_state
-from clat.rankings.measure import REWINDING, measure_ranking
-from clat.rankings.report import Ranked
-from clat.seeds import derive_seed
-from clat.selection import Selection, select
+from clat.network import modes
+from clat.network.layers import Layer
+from clat.recipe.schema import Recipe
 from clat.training.prepare import build_network
-from clat.units import Size
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 def choose_layers(
@@ -65,7 +65,7 @@ def rank_layers(
     norm: str,
     seed: int,
     layers: Sequence[Layer],
-    initial: Callable[[], State],
+    initial: Callable[[], StateDict],
 ) -> Ranked[Any]:
     """The report that `select` asks for under a rule that ranks, on the first `rule.num_samples` of (x, y).
     `initial()`: the weights of the start, called only where the ranking rewinds."""
@@ -87,13 +87,13 @@ def rank_layers(
     )
 
 
-def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module, x: Tensor) -> State:
+def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module, x: Tensor) -> StateDict:
     """What a rewinding ranking rewinds to: the file that the rule names, else the weights that the run in `out`
     began with, which are given ones that it kept or the random ones of its seed, drawn again. `model`, `x`: the
     network that is trained and an image, which tell the number of classes."""
     given = out / "weights" / "stage-0.safetensors"
     if rule.initial is not None or given.exists():
-        return read_state(rule.initial or given)[0]
-    with modes.for_attack(model), torch.no_grad():
+        return read_state(rule.initial or given, rule.initial_key)[0]
+    with modes.attack_mode(model), torch.no_grad():
         num_classes = model(x[:1]).shape[1]
     return build_network(recipe, num_classes).state_dict()

@@ -1,0 +1,112 @@
+"""Refusing batches that would silently give wrong numbers, where users hand in tensors of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from clat.core.errors import ClatError
+
+_ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
+
+
+def check_images(x: torch.Tensor) -> None:
+    """Accepts floating-point images, shape (N, C, H, W), finite, in [0, 1]; an empty batch too.
+
+    On an accelerator this waits for the device once.
+
+    Raises:
+        ClatError: anything else; it says how to mend it.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise ClatError(f"images are a {kind_of(x)}, expected a torch.Tensor: convert with torch.as_tensor(x)")
+    shape = tuple(x.shape)
+    if x.ndim == 3:
+        raise ClatError(f"images have shape {shape}, expected NCHW: add the batch dimension with x[None]")
+    if x.ndim != 4:
+        raise ClatError(f"images have shape {shape}, expected four dimensions, NCHW")
+    if shape[-1] in (1, 3) and shape[1] not in (1, 3):
+        raise ClatError(f"images have shape {shape}, expected NCHW: x.permute(0, 3, 1, 2)")
+    if x.dtype == torch.uint8:
+        raise ClatError("images are uint8, expected floating point in [0, 1]: divide by 255")
+    if not x.is_floating_point():
+        raise ClatError(f"images are {x.dtype}, expected floating point in [0, 1]: convert with x.float()")
+    _check_gradients("images", "x", x)
+    if x.numel() == 0:
+        return
+    low, high = torch.stack(x.detach().aminmax()).tolist()  # both are nan where any value is
+    if low >= 0 and high <= 1:
+        return
+    if not abs(low) + abs(high) < float("inf"):
+        raise ClatError("images hold nan or infinite values: look for the step that made them")
+    if low >= 0 and high <= 255 and high > 16:
+        raise ClatError(f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: divide by 255")
+    if low > -_ROUNDING and high < 1 + _ROUNDING:
+        raise ClatError(
+            f"images lie in [{_digits(low)}, {_digits(high)}], expected [0, 1]: cut rounding errors off with"
+            " x.clamp(0, 1)"
+        )
+    raise ClatError(
+        f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: pass them unnormalised; clat puts"
+        " normalisation inside the model, see load_model(normalize=...)"
+    )
+
+
+def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
+    """Accepts int64 labels, shape (n,), in [0, num_classes); None leaves the upper end open.
+
+    Raises:
+        ClatError: anything else; it says how to mend it.
+    """
+    if not isinstance(y, torch.Tensor):
+        raise ClatError(f"labels are a {kind_of(y)}, expected a torch.Tensor: convert with torch.as_tensor(y)")
+    shape = tuple(y.shape)
+    if y.ndim == 2 and len(y) == n and shape[1] == (num_classes or shape[1]) > 1:
+        raise ClatError(f"labels have shape {shape}, expected ({n},): give class numbers, for one-hot y.argmax(1)")
+    if y.ndim != 1:
+        raise ClatError(f"labels have shape {shape}, expected ({n},): one class number an image")
+    if y.dtype != torch.int64:
+        raise ClatError(f"labels are {y.dtype}, expected torch.int64: convert with y.long()")
+    _check_gradients("labels", "y", y)
+    if len(y) != n:
+        raise ClatError(f"{len(y)} labels for {n} images: give one an image")
+    if n == 0:
+        return
+    low, high = torch.stack(y.aminmax()).tolist()
+    if num_classes is None:
+        num_classes = max(high + 1, 1)
+    if low < 0 or high >= num_classes:
+        raise ClatError(
+            f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model have all the classes?"
+        )
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value as a user knows it: list, numpy.ndarray."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _check_gradients(what: str, name: str, value: torch.Tensor) -> None:
+    if value.is_inference():
+        raise ClatError(
+            f"{what} were made under torch.inference_mode(), which keeps them from gradients: give {name}.clone()"
+        )
+
+
+def _digits(value: float) -> str:
+    """Three digits, or as many as it takes to tell the value from 0 and 1."""
+    return next(
+        text for digits in range(3, 18) if (text := f"{value:.{digits}g}") not in ("0", "1") or value in (0, 1)
+    )
+
+
+def at_least(what: str, value: float, least: float) -> None:
+    """Raise ClatError, which names `what`, unless `value` is a number of at least `least`."""
+    if not value >= least:
+        raise ClatError(f"{what} is {value}: expected at least {least}")
+
+
+def within(what: str, value: float, low: float, high: float) -> None:
+    """Raise ClatError, which names `what`, unless `value` lies in [low, high]."""
+    if not low <= value <= high:
+        raise ClatError(f"{what} is {value}: expected a value from {low} to {high}")

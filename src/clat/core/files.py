@@ -1,0 +1,61 @@
+"""Writing files so that a reader sees the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clat.core.errors import ClatError
+
+
+def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary)` fill a temporary file beside `path`, flush it to disk, and move it into place.
+
+    Raises ClatError, naming the path, where the folder is missing, read-only or full; `path` is then as before.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Strict JSON (no NaN), indented, in one step."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def claim_output(path: str | Path) -> Path:
+    """Check, before hours of work, that a result file can be written where the user asked.
+
+    Raises ClatError if it exists already (nothing is overwritten) or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ClatError(f"{path} exists already: name another file, or move it away")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ClatError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    return path

@@ -1,0 +1,26 @@
+"""Which layers are critical for robustness: CLAT's index, rival rankings, and the selection made by one of them."""
+
+from clat.criticality.activation import measure_activation_ranking
+from clat.criticality.comparison import RankingComparison, compare_rankings
+from clat.criticality.index import METRICS, NORMALISERS, measure_criticality
+from clat.criticality.ranking_report import RankingReport
+from clat.criticality.report import CriticalityReport
+from clat.criticality.rewinding import measure_rewinding_criticality, measure_rewinding_drop
+from clat.criticality.robust_criticality import measure_robust_criticality
+from clat.criticality.selection import Selection, select
+
+__all__ = [
+    "METRICS",
+    "NORMALISERS",
+    "CriticalityReport",
+    "RankingComparison",
+    "RankingReport",
+    "Selection",
+    "compare_rankings",
+    "measure_activation_ranking",
+    "measure_criticality",
+    "measure_rewinding_criticality",
+    "measure_rewinding_drop",
+    "measure_robust_criticality",
+    "select",
+]

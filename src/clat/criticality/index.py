@@ -1,0 +1,203 @@
+"""Which layers are robustness-critical: the weakness W and the criticality index C of CLAT.
+
+Weakness (paper v1 Eq. 5, v2 Eq. 2) of the feature after layer i, with N_i elements a sample:
+
+    W(F_i) = 1/N_i * mean over x of ||F_i(x') - F_i(x)||_2          (un-squared norm)
+
+Criticality index (v1 Eq. 6): C_1 = W(F_1), C_i = W(F_i) / W(F_{i-1}), so the product of C_1 ... C_i is W(F_i).
+As the paper does, one perturbation x' (untargeted PGD on the model's output) serves all layers.
+
+Two properties to know before reading a ranking. C_1 is not a ratio, so its place among the others is
+arbitrary. And W shrinks with N_i only as 1/sqrt(N_i) once the change of a single element is given, so C is
+inflated by sqrt(N_{i-1}/N_i) wherever the feature gets smaller: layers after pooling or stride rank high by
+construction. `normaliser="sqrt"` or "relative" and `tap="norm"` do not have this bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clat.attacks.ascent import check_found
+from clat.attacks.pgd import check_logits, checked_cross_entropy, run_pgd
+from clat.attacks.settings import Attack
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError, unknown
+from clat.core.units import Size
+from clat.criticality.report import CriticalityReport, CriticalityRow
+from clat.network import modes
+from clat.network.features import TAPS, feature_distance, read_features
+from clat.network.layers import Layer, enumerate_layers
+
+NORMALISERS = ("numel", "sqrt", "relative")
+"""What the change of a feature is divided by: `numel` N_i (the paper), `sqrt` sqrt(N_i), `relative` the norm
+of the clean feature (which makes the index free of scale and of size)."""
+
+METRICS = ("weakness", "curvature")
+"""`weakness`: Eq. 5. `curvature`: nu_i = ||J_i(x')^T (F_i(x') - F_i(x))||_2 / ||x' - x||_2 with the exact
+Jacobian (v1 Eq. 4, v2 Appendix E), of which the weakness is the paper's approximation; it costs one backward
+pass a layer, and the paper leaves it for networks of mixed layer types such as vision transformers."""
+
+
+def measure_criticality(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size,
+    alpha: Size | None = None,
+    steps: int = 10,
+    norm: str = "linf",
+    x_adv: Tensor | None = None,
+    normaliser: str = "numel",
+    tap: str = "output",
+    metric: str = "weakness",
+    seed: int = 0,
+    layers: Sequence[Layer] | None = None,
+) -> CriticalityReport:
+    """The weakness and the criticality index of every layer, from one batch.
+
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`, `steps`, `norm`, `seed`: the PGD attack
+    on the output that makes x' (alpha None: 2.5 * eps / steps); `x_adv`: use these examples instead;
+    `normaliser`, `tap`, `metric`: see NORMALISERS, `clat.network.features.TAPS`, METRICS; the defaults are the
+    paper's. `layers`: from `enumerate_layers`, to choose which are ranked. Features are compared in evaluation
+    mode and float32. The model is left without a trace. Raises ClatError for inputs outside [0, 1], unknown
+    options, or a perturbation of zero.
+    """
+    for kind, name, valid in (
+        ("normaliser", normaliser, NORMALISERS),
+        ("feature tap", tap, TAPS),
+        ("metric", metric, METRICS),
+    ):
+        if name not in valid:
+            raise unknown(kind, name, valid)
+    check_images(x)
+    check_labels(y, None, len(x))
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    layers = list(layers) if layers is not None else enumerate_layers(model, x)
+    if not layers:
+        raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
+    with modes.attack_mode(model):
+        if x_adv is None:
+            x_adv = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
+            check_found(x_adv)
+        elif x_adv.shape != x.shape:
+            raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
+        check_images(x_adv)
+        if torch.equal(x_adv, x):
+            raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
+        with torch.autocast(x.device.type, enabled=False):
+            measure = _weaknesses if metric == "weakness" else _curvatures
+            per_layer, logits = measure(model, x, x_adv, layers, tap, normaliser)
+    weakness = [values.double().mean().item() for values in per_layer]
+    for layer, value in zip(layers, weakness, strict=True):
+        if not math.isfinite(value):
+            raise ClatError(f"layer '{layer.name}' gives NaN or infinite features: are the model's weights finite?")
+    clean_accuracy, adversarial_accuracy = _accuracies(logits, y)
+    rows = [
+        CriticalityRow(
+            index=layer.index,
+            name=layer.name,
+            kind=layer.kind,
+            num_params=layer.num_params,
+            feature_shape=layer.feature_shape,
+            weakness=weakness[i],
+            criticality=weakness[i] if i == 0 else _ratio(weakness[i], weakness[i - 1]),
+        )
+        for i, layer in enumerate(layers)
+    ]
+    return CriticalityReport(
+        rows=rows,
+        eps=attack.threat.text,
+        alpha=attack.step_size,
+        steps=steps,
+        norm=norm,
+        n=len(x),
+        normaliser=normaliser,
+        tap=tap,
+        metric=metric,
+        seed=seed,
+        clean_accuracy=clean_accuracy,
+        adversarial_accuracy=adversarial_accuracy,
+    )
+
+
+def _ratio(value: float, previous: float) -> float:
+    """W(F_i) / W(F_{i-1}); infinite after a layer that does not respond at all, NaN between two such."""
+    if previous > 0:
+        return value / previous
+    return math.inf if value > 0 else math.nan
+
+
+def _weaknesses(
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    layers: Sequence[Layer],
+    tap: str,
+    normaliser: str,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Per layer the normalised change of each sample, (N,), and the logits of x and x_adv, (2 N, classes).
+
+    One forward pass over both halves; each change is reduced where it arises, so that never more than one
+    layer's features are held.
+    """
+
+    def change(feature: Tensor, layer: Layer) -> Tensor:
+        before, after = feature.chunk(2)
+        return feature_distance(after, before) / _normalisation(before, normaliser)
+
+    with torch.no_grad():
+        changes, logits = read_features(model, torch.cat([x, x_adv]), layers, tap=tap, reduce=change)
+    return changes, logits
+
+
+def _curvatures(
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    layers: Sequence[Layer],
+    tap: str,
+    normaliser: str,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Per layer nu_i of each sample: the backward pass of <F_i(x'), F_i(x') - F_i(x)>, second factor fixed."""
+    with torch.no_grad():
+        clean, logits = read_features(model, x, layers, tap=tap)
+    point = x_adv.detach().requires_grad_(True)
+    with torch.enable_grad():
+        moved, moved_logits = read_features(model, point, layers, tap=tap)
+    length = (x_adv - x).flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    result = []
+    for i, (after, before) in enumerate(zip(moved, clean, strict=True)):
+        if not after.requires_grad:  # no pixel reaches this layer
+            result.append(torch.zeros(len(x), device=x.device))
+            continue
+        (pulled,) = torch.autograd.grad(
+            after, point, grad_outputs=(after - before).detach(), retain_graph=i + 1 < len(layers)
+        )
+        result.append(pulled.flatten(1).norm(dim=1) / length / _normalisation(before, normaliser))
+    if logits is None or moved_logits is None:
+        return result, None
+    return result, torch.cat([logits, moved_logits.detach()])
+
+
+def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
+    elements = clean.shape[1]
+    if normaliser == "numel":
+        return float(elements)
+    if normaliser == "sqrt":
+        return math.sqrt(elements)
+    return torch.linalg.vector_norm(clean, dim=1).clamp_min(torch.finfo(clean.dtype).tiny)
+
+
+def _accuracies(both: Tensor | None, y: Tensor) -> tuple[float, float]:
+    """The accuracy on x and on x_adv."""
+    check_logits(both, torch.cat([y, y]))
+    assert both is not None
+    if not torch.isfinite(both).all():
+        raise ClatError("the model returns NaN or infinite logits")
+    clean, moved = ((half.argmax(1) == y).double().mean().item() for half in both.chunk(2))
+    return clean, moved

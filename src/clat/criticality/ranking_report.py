@@ -1,0 +1,186 @@
+"""What every ranking of layers says: a value a layer, the larger the more critical; a table and a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from clat.core.errors import ClatError
+from clat.core.files import write_json
+from clat.network.cost import Cost
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer: its number (from 1), name, kind and weight count."""
+
+    index: int
+    name: str
+    kind: str
+    num_params: int
+
+
+Row = TypeVar("Row", bound=LayerRow)
+
+
+class Ranked(Generic[Row]):
+    """The base of the reports: `ranking`, their name, `rows` in forward order, and what a row is ranked by."""
+
+    ranking: str
+    rows: list[Row]
+
+    def value(self, row: Row) -> float:
+        """What the row is ranked by: the larger, the more critical; NaN where it is not defined."""
+        raise NotImplementedError
+
+    def comparable(self, row: Row) -> bool:
+        """Whether the row's value may be compared with the other rows'."""
+        return not math.isnan(self.value(row))
+
+    def ranked(self) -> list[Row]:
+        """The rows, most critical first; layers without a defined value come last, ties keep their order."""
+        order = {row.name: self.value(row) for row in self.rows}
+        return sorted(self.rows, key=lambda row: (math.isnan(order[row.name]), -_number(order[row.name])))
+
+    def top(self, k: int) -> list[str]:
+        """The names of the k most critical layers, most critical first."""
+        if not 0 < k <= len(self.rows):
+            raise ClatError(f"k is {k}: expected 1 to {len(self.rows)}, the number of layers")
+        return [row.name for row in self.ranked()[:k]]
+
+    def bottom(self, k: int) -> list[str]:
+        """The names of the k least critical layers, least critical first."""
+        rows = self.ranked()
+        if not 0 < k <= len(rows):
+            raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers")
+        return [row.name for row in reversed(rows[-k:])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The report that `to_dict` wrote down."""
+        raise NotImplementedError
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the report; an existing file is replaced in one step."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Self:
+        """Read what `to_json` wrote. Raises ClatError if the file holds something else."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ClatError(f"{path} is not a {cls._what()}: {error}") from None
+
+    @classmethod
+    def _what(cls) -> str:
+        return "report of a ranking"
+
+    def table(self, top: int | None = None) -> Table:
+        """A rich table in forward order, the `top` most critical layers marked."""
+        raise NotImplementedError
+
+    def table_of(
+        self, table: Table, columns: Sequence[tuple[str, str, Callable[[Row], str]]], top: int | None
+    ) -> Table:
+        """Fill `table`: number and layer, then `columns` (name, justification, text of a row), then the rank."""
+        best = set(self.top(min(top, len(self.rows)))) if top else set()
+        table.add_column("#", justify="right")
+        table.add_column("layer")
+        for name, justify, _ in columns:
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column("rank", justify="right")
+        rank = {row.name: place for place, row in enumerate(self.ranked(), start=1)}
+        for row in self.rows:
+            cells = (text(row) for _, _, text in columns)
+            style = "bold" if row.name in best else None
+            table.add_row(str(row.index), row.name, *cells, str(rank[row.name]), style=style)
+        return table
+
+    def __str__(self) -> str:
+        text = StringIO()
+        Console(file=text, width=100).print(self.table())
+        return text.getvalue()
+
+
+@dataclass(frozen=True)
+class RankingRow(LayerRow):
+    """A layer and its `value`, the larger the more critical; `details`: what else was measured of it."""
+
+    value: float
+    details: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankingReport(Ranked[RankingRow]):
+    """`ranking`: its name (see `clat.criticality.rankings.RANKINGS`); `measure`: what a value is, in a few words;
+    `rows` in forward order; `n`: images measured on; `settings`: how; `baseline`: the same measurements of the
+    network as it is; `cost`: of the whole measurement (it does not enter a comparison of reports)."""
+
+    ranking: str
+    measure: str
+    rows: list[RankingRow]
+    n: int
+    seed: int
+    settings: dict[str, Any]
+    baseline: dict[str, float]
+    cost: Cost = field(compare=False)
+
+    def value(self, row: RankingRow) -> float:
+        return row.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; an infinite value is None, as JSON has no such number."""
+        data = dataclasses.asdict(self)
+        for row in data["rows"]:
+            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+        return {"what": "ranking", **data}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RankingReport:
+        if data.pop("what") != "ranking":
+            raise ValueError("it says that it holds something else")
+        rows = [RankingRow(**{**row, "value": _infinite(row["value"])}) for row in data.pop("rows")]
+        return cls(rows=rows, cost=Cost(**data.pop("cost")), **data)
+
+    def table(self, top: int | None = None) -> Table:
+        """A rich table in forward order, the `top` most critical layers marked."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        baseline = ", ".join(f"{name} {value:.4g}" for name, value in self.baseline.items())
+        table = Table(
+            title=f"Ranking '{self.ranking}': {self.measure}; {self.n} images",
+            caption=f"{settings}; the network as it is: {baseline}; "
+            f"{self.cost.forwards:,} forwards, {self.cost.backwards:,} backwards, {self.cost.seconds:.1f} s",
+        )
+        names = list(dict.fromkeys(name for row in self.rows for name in row.details))
+
+        def detail(name: str) -> Callable[[RankingRow], str]:
+            return lambda row: f"{row.details[name]:.3g}" if name in row.details else "-"
+
+        columns: list[tuple[str, str, Callable[[RankingRow], str]]] = [
+            ("weights", "right", lambda row: f"{row.num_params:,}"),
+            *((name.replace("_", " "), "right", detail(name)) for name in names),
+            ("value", "right", lambda row: f"{row.value:.4g}"),
+        ]
+        return self.table_of(table, columns, top)
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _number(value: float) -> float:
+    return -math.inf if math.isnan(value) else value

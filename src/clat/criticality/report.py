@@ -1,0 +1,98 @@
+"""What a measurement of criticality says: a table, a ranking, a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from clat.core.errors import ClatError
+from clat.criticality.ranking_report import LayerRow, Ranked
+
+
+@dataclass(frozen=True)
+class CriticalityRow(LayerRow):
+    """One layer: its number (from 1), name, kind, weight count, feature shape, W(F_i) and C_i."""
+
+    feature_shape: tuple[int, ...]
+    weakness: float
+    criticality: float
+
+
+@dataclass(frozen=True)
+class CriticalityReport(Ranked[CriticalityRow]):
+    """`rows` in forward order, and how they were measured. `alpha` is in image units."""
+
+    rows: list[CriticalityRow]
+    eps: str
+    alpha: float
+    steps: int
+    norm: str
+    n: int
+    normaliser: str
+    tap: str
+    metric: str
+    seed: int
+    clean_accuracy: float
+    adversarial_accuracy: float
+    ranking: str = "criticality"
+
+    def value(self, row: CriticalityRow) -> float:
+        return row.criticality
+
+    def comparable(self, row: CriticalityRow) -> bool:
+        """Layer 1 is not: its C is a weakness, no ratio."""
+        return super().comparable(row) and row is not self.rows[0]
+
+    def bottom(self, k: int) -> list[str]:
+        """The names of the k layers with the smallest C, smallest first; layer 1, whose C is no ratio, aside."""
+        ratios = [row.name for row in self.ranked() if row is not self.rows[0]]
+        if not 0 < k <= len(ratios):
+            raise ClatError(f"k is {k}, but only {len(ratios)} layers have a ratio to rank by")
+        return ratios[::-1][:k]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; an infinite or undefined index (both follow a layer of weakness zero) is None, as JSON has
+        no such number."""
+        data = dataclasses.asdict(self)
+        for row in data["rows"]:
+            row["criticality"] = row["criticality"] if math.isfinite(row["criticality"]) else None
+            row["feature_shape"] = list(row["feature_shape"])
+        return {"what": "criticality", **data}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CriticalityReport:
+        rows = [_row(**row) for row in data.pop("rows")]
+        data.pop("what")
+        return cls(rows=rows, **data)
+
+    @classmethod
+    def _what(cls) -> str:
+        return "criticality report"
+
+    def table(self, top: int | None = None) -> Table:
+        """A rich table in forward order, the `top` most critical layers marked."""
+        table = Table(
+            title=f"Criticality, {self.n} images, {self.norm} eps {self.eps}, PGD-{self.steps}",
+            caption=f"{self.metric}, normaliser {self.normaliser}, tap {self.tap}; accuracy on these images "
+            f"{self.clean_accuracy:.1%} clean, {self.adversarial_accuracy:.1%} attacked",
+        )
+        first = self.rows[0].index if self.rows else None
+        columns = [
+            ("feature", "left", lambda row: "x".join(map(str, row.feature_shape))),
+            ("weights", "right", lambda row: f"{row.num_params:,}"),
+            ("W", "right", lambda row: f"{row.weakness:.3e}"),
+            ("C", "right", lambda row: f"{row.criticality:.3g}" + (" (= W)" if row.index == first else "")),
+        ]
+        return self.table_of(table, columns, top)
+
+
+def _row(*, feature_shape: list[int], weakness: float, criticality: float | None, **rest: Any) -> CriticalityRow:
+    """A row as JSON holds it. After a layer of weakness zero the index is infinite, or undefined where this
+    weakness is zero too."""
+    if criticality is None:
+        criticality = math.inf if weakness > 0 else math.nan
+    return CriticalityRow(feature_shape=tuple(feature_shape), weakness=weakness, criticality=criticality, **rest)

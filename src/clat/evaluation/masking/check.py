@@ -1,0 +1,77 @@
+"""Does a network only look robust because its gradients mislead attacks ("gradient masking")?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from clat.core.checks import check_images, check_labels
+from clat.core.environment import describe_environment
+from clat.core.errors import ClatError
+from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
+from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, CheckRow
+from clat.evaluation.masking.signs import SIGNS, DoesNotApply
+from clat.evaluation.statistics import Accuracy
+from clat.network.cost import metered
+from clat.network.fingerprint import device_of
+from clat.network.layers import Layer
+
+
+def check(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Size,
+    norm: str = "linf",
+    seed: int = 0,
+    batch_size: int = 250,
+    layers: Sequence[Layer] | None = None,
+    about: dict[str, Any] | None = None,
+) -> CheckReport:
+    """Look for signs of gradient masking in `model` on `x` (N, C, H, W) in [0, 1], `y` (N,).
+
+    A hundred images show what is broken, a thousand a difference of a few points. `layers`: those of the feature
+    attack, such as the ones that CLAT trained (None: all). Costs at most about 480 forward and backward passes an
+    image, and 550 forward passes alone. Leaves no trace in the model. Raises ClatError for bad input, as
+    `clat.evaluate` does, and where the network is right on no image.
+    """
+    check_images(x)
+    check_labels(y, None, len(x))
+    radius = parse_size(eps, norm=norm)
+    network = AttackedNetwork(model, x, y, radius, norm, seed, batch_size, layers)
+    with metered(model) as cost:
+        # It asks nothing of the gradient, so what it refuses is bad input and no sign.
+        network.robust(BLACK_BOX)
+        if not network.clean.any():
+            raise ClatError(
+                f"the network is right on none of the {len(x)} images: do weights and labels belong to it?"
+            )
+        rows = list(_rows(network))
+    return CheckReport(
+        rows=rows,
+        clean=Accuracy(int(network.clean.sum()), len(x)),
+        eps=size_text(radius),
+        norm=norm,
+        seed=seed,
+        cost=cost,
+        environment=describe_environment(device_of(model, x.device).type),
+        about=about or {},
+    )
+
+
+def _rows(network: AttackedNetwork) -> Iterator[CheckRow]:
+    """Every sign. Where the network makes an attack impossible, that is a sign too, once."""
+    refusals: set[str] = set()
+    for name, look in SIGNS.items():
+        try:
+            yield CheckRow(name, *look(network))
+        except DoesNotApply as reason:
+            yield CheckRow(name, None, NOT_RUN, str(reason))
+        except ClatError as error:
+            verdict = NOT_RUN if str(error) in refusals else SUSPICIOUS
+            refusals.add(str(error))
+            yield CheckRow(name, None, verdict, str(error))

@@ -1,0 +1,79 @@
+"""What `clat.check` found: a row a sign, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from clat.core.files import write_json
+from clat.core.formatting import percent
+from clat.evaluation.statistics import Accuracy
+from clat.network.cost import Cost
+
+OK, SUSPICIOUS, NOT_RUN = "ok", "suspicious", "not run"
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """`value`: a share of the samples, in [-1, 1]; None where nothing could be measured. `verdict`: "ok",
+    "suspicious" or "not run". `why`: the numbers in words."""
+
+    name: str
+    value: float | None
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    rows: Sequence[CheckRow]
+    clean: Accuracy
+    eps: str
+    norm: str
+    seed: int
+    cost: Cost
+    environment: dict[str, Any]
+    about: dict[str, Any]
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether any sign is. No sign is no proof of robustness: it is what the known failures leave behind."""
+        return any(row.verdict == SUSPICIOUS for row in self.rows)
+
+    def __getitem__(self, name: str) -> CheckRow:
+        return next(row for row in self.rows if row.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": "check",
+            **self.about,
+            "eps": self.eps,
+            "norm": self.norm,
+            "seed": self.seed,
+            "clean_accuracy": self.clean.to_dict(),
+            "suspicious": self.suspicious,
+            "rows": [asdict(row) for row in self.rows],
+            "cost": asdict(self.cost),
+            "environment": self.environment,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        write_json(path, self.to_dict())
+
+    def table(self) -> Table:
+        table = Table(
+            title=f"Signs of gradient masking, {self.norm} eps {self.eps}, n = {self.clean.n}",
+            caption=f"clean accuracy {self.clean}",
+        )
+        table.add_column("check", no_wrap=True)
+        table.add_column("value", justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        table.add_column("why")
+        for row in self.rows:
+            style = {SUSPICIOUS: "bold red", NOT_RUN: "dim"}.get(row.verdict)
+            table.add_row(row.name, percent(row.value), row.verdict, row.why, style=style)
+        return table

@@ -1,0 +1,134 @@
+"""torch.compile for the blocks of a network, each by itself.
+
+A network compiled as a whole could not be left early or show its hidden features, which CLAT's attack does, and
+would be compiled anew after every selection. So what is compiled are the network's repeated blocks: blocks of one
+shape share their code, the attack leaves between two of them, and the block that holds a selected layer, whose
+feature a hook reads, runs as it always did. A selection thus compiles nothing that ran compiled before.
+
+CUDA graphs are not used: they hand out memory that their next replay overwrites, and what the attacks keep (clean
+features and outputs) must outlast that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import has_torch_function_variadic
+
+from clat.network.frozen_norm import SCALED
+
+
+@contextmanager
+def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
+    """Inside, the blocks of `model` run compiled on batches of `batch_size`; yields how many blocks there are.
+
+    Blocks are the members of a Sequential or ModuleList that have parts of their own (the residual blocks of a
+    ResNet, the layers of a dense block). Anything else runs as before, and so does a block on batches of another
+    size, with hooks inside, or under a torch function mode. Each is compiled when it first runs, once a shape and
+    mode (attack, training, without gradients). Needs a C++ compiler on the CPU.
+    """
+    found = blocks(model)
+    classes: dict[type[nn.Module], type[nn.Module]]
+    backend = _backend(next((p.device.type for p in model.parameters()), "cpu"))
+    classes = {type(block): _compiled_class(type(block), batch_size, backend) for block in found}
+    classes.update(SCALED)
+    before = [(module, type(module)) for block in found for module in block.modules() if type(module) in classes]
+    with _many_variants() if found else nullcontext():
+        try:
+            for module, kind in before:
+                module.__class__ = classes[kind]
+            yield len(found)
+        finally:
+            for module, kind in before:
+                module.__class__ = kind
+
+
+@contextmanager
+def _many_variants() -> Iterator[None]:
+    """Inside, torch compiles up to 256 variants of one function: blocks of all shapes share one forward, and after
+    eight variants it would otherwise give up without a word."""
+    config: Any = torch._dynamo.config
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    config.recompile_limit = max(before[0], 256)
+    config.accumulated_recompile_limit = max(before[1], 4096)
+    try:
+        yield
+    finally:
+        config.recompile_limit, config.accumulated_recompile_limit = before
+
+
+def compile_seconds() -> float:
+    """What this process has spent in torch.compile so far."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return 0.0
+    return float(sum(dynamo.compilation_time_metrics.get("_compile.compile_inner", ())))
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The outermost members of Sequentials and ModuleLists that are neither single layers nor such lists."""
+    lists = (nn.Sequential, nn.ModuleList)
+    found: list[nn.Module] = []
+
+    def search(module: nn.Module) -> None:
+        for child in module.children():
+            has_parts = next(child.children(), None) is not None
+            if isinstance(module, lists) and has_parts and not isinstance(child, lists):
+                found.append(child)
+            else:
+                search(child)
+
+    search(model)
+    return found
+
+
+def _backend(device: str) -> Any:
+    """torch's own compiler; on the CPU it is told to keep for the backward pass what autograd would.
+
+    Left to itself it keeps a mask of booleans for each nonlinearity, which takes less memory but whose writing and
+    reading is so slow on the CPU (twenty times the rest of its loop) that compiled blocks lose to plain ones.
+    """
+    if device != "cpu":
+        return "inductor"
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.partitioners import default_partition
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+
+    return aot_autograd(
+        fw_compiler=compile_fx_inner,
+        bw_compiler=compile_fx_inner,
+        inference_compiler=compile_fx_inner,
+        partition_fn=default_partition,
+        decompositions=select_decomp_table(),
+    )
+
+
+def _compiled_class(kind: type[nn.Module], batch_size: int, backend: Any) -> type[nn.Module]:
+    """`kind` with a forward that is compiled where it can be. A class, so that copies of a block keep it."""
+    plain = kind.forward
+    compiled = torch.compile(plain, dynamic=False, backend=backend)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if _fits(self, batch_size, args, kwargs):
+            return compiled(self, *args)
+        return plain(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _fits(block: nn.Module, batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or len(args[0]) != batch_size:
+        return False
+    if has_torch_function_variadic(args[0]):
+        return False
+    return not any(_hooked(module) for module in block.modules() if module is not block)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

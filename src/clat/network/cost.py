@@ -1,0 +1,89 @@
+"""What a computation cost: forward and backward passes by sample, seconds, peak memory."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.network.layers import first_tensor
+
+
+@dataclass
+class Cost:
+    """`forwards`, `backwards`: samples passed through the network and back (a pass that stops at a hidden
+    layer counts as one); `seconds`: wall time; `peak_memory_bytes`: of the device's allocator on CUDA, of the
+    whole process on CPU, where it also holds what came before."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        peaks = [peak for peak in (self.peak_memory_bytes, other.peak_memory_bytes) if peak is not None]
+        return Cost(
+            self.forwards + other.forwards,
+            self.backwards + other.backwards,
+            self.seconds + other.seconds,
+            max(peaks, default=None),
+        )
+
+
+@contextmanager
+def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
+    """Count what happens to `model` inside; the yielded `Cost` is complete on leaving. `memory=False` leaves the
+    peak out, for a part of something metered: CUDA has one peak, and a part that resets it loses the whole's."""
+    cost = Cost()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def count_backward(gradient: Tensor) -> None:
+        cost.backwards += len(gradient)
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = first_tensor(args)
+        if x is None:
+            return
+        cost.forwards += len(x)
+        # An attack differentiates towards its input, wherever its value was read; the loss towards weights.
+        if torch.is_grad_enabled() and x.requires_grad:
+            x.register_hook(count_backward)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        x, logits = first_tensor(args), first_tensor(output)
+        if logits is not None and logits.requires_grad and x is not None and not x.requires_grad:
+            logits.register_hook(count_backward)
+
+    if memory and device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
+    start = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if memory:
+            cost.peak_memory_bytes = _peak_memory(device)
+        cost.seconds = time.perf_counter() - start
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux counts what a process was started from in ru_maxrss, and not here
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])  # type: ignore[index]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

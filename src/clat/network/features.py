@@ -1,0 +1,120 @@
+"""Reading the hidden features F_i(x) of chosen layers, running the network no further than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clat.core.errors import ClatError, unknown
+from clat.network.layers import CallCounter, Layer, first_tensor
+
+TAPS = ("output", "norm", "activation")
+"""Where a layer's feature is read: at its own output (the paper's words), after the normalisation that takes
+this output, or after the first nonlinearity that follows (residual additions in between included). A layer
+without the wanted tap falls back to the one before it."""
+
+
+class Features(NamedTuple):
+    """`values`: one entry a layer, in the order asked for; `logits`: None if the forward pass stopped early."""
+
+    values: list[Tensor]
+    logits: Tensor | None
+
+
+class _Enough(Exception):
+    """Leaves the forward pass once every wanted feature has been read."""
+
+
+def read_features(
+    model: nn.Module,
+    x: Tensor,
+    layers: Sequence[Layer],
+    *,
+    tap: str = "output",
+    stop: bool = False,
+    flat: bool = True,
+    reduce: Callable[[Tensor, Layer], Tensor] | None = None,
+) -> Features:
+    """Run `model` on `x` (N, C, H, W) and return the features of `layers`, each flattened to (N, N_i).
+
+    `flat=False` leaves them in their own shape, the batch first, and in their own memory layout, which a flattened
+    feature of a channels_last network would have to be copied out of, and its gradient too.
+
+    `stop=True` leaves the forward pass at the deepest wanted layer: the logits are then None and nothing above
+    it is computed. `reduce(feature, layer)` is applied on the spot, so that a full set of features need not be
+    held at once. Gradients flow as in any forward pass; modes and flags are the caller's.
+    """
+    if tap not in TAPS:
+        raise unknown("feature tap", tap, TAPS)
+    values: dict[int, Tensor] = {}
+    count = x.shape[0]
+
+    def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
+        if position in values or feature is None:
+            return
+        if where in layer.overwritten:
+            feature = feature.clone()
+        value = feature.movedim(layer.batch_axis, 0)
+        if flat:
+            value = value.reshape(count, -1)
+        values[position] = reduce(value, layer) if reduce is not None else value
+        if stop and len(values) == len(layers):
+            raise _Enough
+
+    hooked: list[tuple[int, Layer]] = []
+    called: dict[tuple[str, int], list[tuple[int, Layer]]] = {}
+    for position, layer in enumerate(layers):
+        call = _call(layer, tap)
+        if call is None:
+            hooked.append((position, layer))
+        else:
+            called.setdefault(call, []).append((position, layer))
+
+    def on_call(kind: str, number: int, argument: Any, result: Any) -> None:
+        for position, layer in called.get((kind, number), ()):
+            keep(position, layer, kind, result)
+
+    modules = dict(model.named_modules())
+    strange = [layer.name for layer in layers if layer.name not in modules]
+    if strange:
+        raise ClatError(f"the model has no layer '{strange[0]}': call enumerate_layers on this model")
+    logits: Tensor | None = None
+    with ExitStack() as stack:
+        for position, layer in hooked:
+            handle = modules[layer.name].register_forward_hook(
+                lambda module, args, output, p=position, at=layer: keep(p, at, "output", first_tensor(output))
+            )
+            stack.callback(handle.remove)
+        if called:
+            stack.enter_context(CallCounter(on_call))
+        try:
+            logits = first_tensor(model(x))
+        except _Enough:
+            logits = None
+    silent = [layer.name for position, layer in enumerate(layers) if position not in values]
+    if silent:
+        raise ClatError(f"layer '{silent[0]}' gave no feature in this forward pass: call enumerate_layers again")
+    return Features([values[position] for position in range(len(layers))], logits)
+
+
+def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
+    """The functional call that holds the layer's feature, or None for the module's own output."""
+    if tap == "activation" and layer.activation_call is not None:
+        return "activation", layer.activation_call
+    if tap != "output" and layer.norm_call is not None:
+        return "norm", layer.norm_call
+    return None
+
+
+def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
+    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
+    return feature_norm(feature - other)
+
+
+def feature_norm(feature: Tensor) -> Tensor:
+    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
+    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)

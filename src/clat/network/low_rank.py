@@ -1,0 +1,178 @@
+"""Low-rank factors beside the weights of chosen layers, which can be switched on and off, merged and dropped.
+
+A weight W of shape (out, in, *kernel), `in` the channels of one group, becomes
+
+    W + scale * reshape(B A),    A: (r k, in k'),  B: (out k, r k),
+
+with k the kernel's first side and k' the product of the others (1 where there are none): ConvLoRA's factors (Aleem
+et al. 2024) for a square kernel, LoRA's (Hu et al. 2022) for a linear layer. B starts at zero, so the network
+starts as it was. It is a parametrization of torch, because everything that reads the layer's weight then gets the
+sum: the layer stays the convolution it was for whoever enumerates layers, and an attack goes through it.
+
+Hugging Face peft was considered and does not fit. It puts a module around each convolution that holds three, so
+layers are counted three times over and every forward pass pays for two more convolutions; its factors are others (a
+k x k convolution to r channels, then 1 x 1); it loses dilation, does not merge grouped convolutions, draws from the
+global random state, and brings the libraries of language models along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from clat.core.errors import ClatError
+from clat.core.seeds import generator
+from clat.network.layers import enumerate_layers
+
+FactorStart = Literal["kaiming", "normal"]
+"""How A is drawn: uniform within 1 / sqrt(columns), as ConvLoRA does, or standard normal, as AutoLoRa does."""
+
+
+class LowRank(nn.Module):
+    """The parametrization of one weight. While `active` is False the weight is W itself.
+
+    The sum is a new tensor, and W gets no gradient through it. Where the factors get none either, as in an attack,
+    the sum is computed once and kept until a factor or W changes.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, scale: float, start: FactorStart, draw: torch.Generator) -> None:
+        super().__init__()
+        side, rest = (weight.shape[2], math.prod(weight.shape[3:])) if weight.dim() > 2 else (1, 1)
+        shape = (rank * side, weight.shape[1] * rest)
+        if start == "normal":
+            down = torch.randn(shape, generator=draw)
+        else:
+            down = (2 * torch.rand(shape, generator=draw) - 1) / math.sqrt(shape[1])
+        self.down = nn.Parameter(down.to(weight))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0] * side, rank * side))
+        self.scale = scale
+        self.active = True
+        self._computed: tuple[list[Tensor], list[int], Tensor] | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.active:
+            return weight
+        learning = torch.is_grad_enabled() and (self.down.requires_grad or self.up.requires_grad)
+        if learning or torch.is_inference_mode_enabled():
+            return self.added(weight.detach(), self.down, self.up)
+        # Keeping the terms themselves means that no other tensor can take their place in memory.
+        terms = [term.detach() for term in (weight, self.down, self.up)]
+        key = [number for term in terms for number in (term.data_ptr(), term._version)]
+        if self._computed is None or self._computed[1] != key:
+            with torch.no_grad():
+                self._computed = terms, key, self.added(*terms)
+        return self._computed[2]
+
+    def added(self, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """W + scale * reshape(B A), in the weights' own precision."""
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight + self.scale * (up @ down).view(weight.shape)
+
+
+class Branch:
+    """The factors of several layers, named as in `model.named_modules()`. Building it puts them into the network,
+    switched on; the same seed, the same factors. Raises ClatError for a layer that has a parametrization already.
+    """
+
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], *, rank: int, scale: float, start: FactorStart, seed: int
+    ) -> None:
+        self.model = model
+        self.layers: dict[str, LowRank] = {}
+        self._order: dict[str, list[str]] = {}
+        for name in names:
+            module = model.get_submodule(name)
+            if parametrize.is_parametrized(module):
+                raise ClatError(f"layer '{name}' has a parametrization already: low-rank factors need it plain")
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            self.layers[name] = LowRank(weight, rank, scale, start, generator(seed, "low rank", name))
+            self._order[name] = list(module._parameters)
+            parametrize.register_parametrization(module, "weight", self.layers[name])
+
+    @property
+    def factors(self) -> list[nn.Parameter]:
+        return [factor for layer in self.layers.values() for factor in (layer.down, layer.up)]
+
+    def switch(self, on: bool) -> None:
+        for layer in self.layers.values():
+            layer.active = on
+
+    @contextmanager
+    def switched(self, on: bool) -> Iterator[None]:
+        before = [(layer, layer.active) for layer in self.layers.values()]
+        self.switch(on)
+        try:
+            yield
+        finally:
+            for layer, active in before:
+                layer.active = active
+
+    def plain_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """The same parameters, the weights by the names that they have without the branch."""
+        return {name.replace(".parametrizations.weight.original", ".weight"): p for name, p in parameters.items()}
+
+    def export_state(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
+        """The state dict of the network without the branch, from one of the network with it."""
+        state = dict(state)
+        for name, layer in self.layers.items():
+            weight, down, up = (
+                state.pop(f"{name}.parametrizations.weight.{key}") for key in ("original", "0.down", "0.up")
+            )
+            state[f"{name}.weight"] = layer.added(weight, down, up) if merge else weight
+        return state
+
+    def remove(self, *, merge: bool) -> None:
+        """Take the factors out of the network, added to the weights or dropped. Parameters keep their identity and
+        their order."""
+        for name, layer in self.layers.items():
+            module = self.model.get_submodule(name)
+            weight = module.parametrizations.weight.original  # type: ignore[union-attr]
+            assert isinstance(weight, nn.Parameter)
+            if merge:
+                with torch.no_grad():
+                    weight.copy_(layer.added(weight, layer.down, layer.up))
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            for key in self._order[name]:
+                module._parameters[key] = module._parameters.pop(key)
+        self.layers = {}
+
+
+def classifier_of(model: nn.Module, x: Tensor) -> str | None:
+    """The name of the last layer, if its outputs are the logits."""
+    inner = {layer.name for layer in enumerate_layers(model, x, shortcuts=True)}
+    every = enumerate_layers(model, x, shortcuts=True, classifier=True)
+    return next((layer.name for layer in every if layer.name not in inner), None)
+
+
+def adaptable_layers(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    stem: bool = False,
+    classifier: bool = False,
+) -> list[str]:
+    """Names of the convolutions and linear layers that `include` and `exclude` keep, projection shortcuts among
+    them, in forward order; the first layer and the classifier only where asked for. `x`: (N, C, H, W), of which one
+    image is used. Raises ClatError if none is left."""
+    first = enumerate_layers(model, x, shortcuts=True, classifier=True)[0].name
+    last = classifier_of(model, x)
+    left_out = {name for name, wanted in ((first, stem), (last, classifier)) if not wanted}
+    layers = enumerate_layers(model, x, include=include, exclude=exclude, shortcuts=True, classifier=True)
+    names = [
+        layer.name
+        for layer in layers
+        if layer.name not in left_out and isinstance(model.get_submodule(layer.name), _ConvNd | nn.Linear)
+    ]
+    if not names:
+        raise ClatError("no layer is left for low-rank factors: widen include, or let the stem or classifier in")
+    return names

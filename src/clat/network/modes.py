@@ -1,0 +1,137 @@
+"""The one place that changes train/eval and requires_grad flags, and puts each back as it was.
+
+A blanket `.train()` afterwards would thaw frozen BatchNorm layers, and a blanket `requires_grad_(True)` would
+thaw frozen weights; so every flag is restore_flags and restored by itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clat.core.errors import ClatError, unknown
+from clat.network.frozen_norm import frozen_norms_lean
+
+BN_POLICIES = ("frozen", "update", "update-selected")
+"""What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
+`update` normalises by the batch and updates the statistics everywhere, `update-selected` does so only in
+the BatchNorm layers that directly follow a selected layer, or are part of one that is a whole block."""
+
+
+@contextmanager
+def restore_flags(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, every module's flags and every parameter's requires_grad are as before."""
+    training = [(module, module.training) for module in model.modules()]
+    tracking = [(bn, bn.track_running_stats) for bn in model.modules() if isinstance(bn, _BatchNorm)]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for bn, flag in tracking:
+            bn.track_running_stats = flag
+        for parameter, flag in grads:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
+    """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
+
+    `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
+    recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
+    changes in any mode (counters, say) and the global random states are restored too, for models that draw
+    random numbers in their forward pass.
+    """
+    if batch_norm not in ("eval", "train"):
+        raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
+    if torch.is_inference_mode_enabled():
+        raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
+    with restore_flags(model), preserve_buffers(model), preserve_random_states(model):
+        model.eval()
+        model.requires_grad_(False)
+        if batch_norm == "train":
+            for bn in batch_norms(model):
+                bn.training = True
+                bn.track_running_stats = False
+        with frozen_norms_lean(model):
+            yield
+
+
+@contextmanager
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
+    """Every buffer is the same tensor with the same content afterwards, changed in place or replaced inside."""
+    kept = [
+        (module, name, buffer, None if buffer is None else (buffer._version, buffer.detach().clone()))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, copy in kept:
+            module._buffers[name] = buffer
+            if buffer is not None and copy is not None and buffer._version != copy[0]:
+                with torch.no_grad():
+                    buffer.copy_(copy[1])
+
+
+@contextmanager
+def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
+    """Inside, parameters and buffers lie in memory in this format; afterwards they are the tensors they were. What
+    changes them inside is lost."""
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    with preserve_buffers(model):
+        try:
+            model.to(memory_format=memory_format)  # type: ignore[call-overload]
+            yield
+        finally:
+            for parameter, data in parameters:
+                parameter.data = data
+
+
+@contextmanager
+def preserve_random_states(model: nn.Module) -> Iterator[None]:
+    """The global random states of Python, NumPy and torch (on the CPU and the model's devices) stay as they are."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Every BatchNorm module of the model."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def set_training(model: nn.Module, updating: set[_BatchNorm] | None) -> None:
+    """Training mode for a stage. `updating`: the BatchNorm modules that use and update batch statistics
+    (None: all of them); the others keep using their stored statistics."""
+    model.train()
+    if updating is not None:
+        for bn in batch_norms(model):
+            bn.training = bn in updating
+
+
+@contextmanager
+def preserve_statistics(model: nn.Module) -> Iterator[None]:
+    """A forward pass inside does not update BatchNorm statistics, whatever mode each layer is in."""
+    tracking = [(bn, bn.track_running_stats) for bn in batch_norms(model) if bn.training]
+    try:
+        for bn, _ in tracking:
+            bn.track_running_stats = False
+        yield
+    finally:
+        for bn, flag in tracking:
+            bn.track_running_stats = flag

@@ -1,0 +1,99 @@
+"""Conserved weights of CURE (Gowda et al. 2024): of each tensor the least prominent, chosen anew at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from clat.objectives.cure.prominence import MaskedGroup, least_prominent, maskable, prominence
+from clat.runtime.callback import StageContext, StateDict
+
+
+class Conservation:
+    """The masks of one step after another.
+
+    `percent`: p of the paper; `alpha`: of Eq. 6, or None for |gradient of the whole loss|, which costs no pass;
+    `choice`: which tensors are masked; `hold`: put conserved weights and their momentum back after the step.
+
+    A step sets `losses`, its two cross-entropies, calls `weigh` before its backward pass and `mask` once the
+    gradients are complete, and enters `around_optimizer_step` around the optimizer's step.
+    """
+
+    def __init__(
+        self,
+        context: StageContext,
+        *,
+        percent: float,
+        alpha: float | None,
+        choice: MaskedGroup | tuple[str, ...],
+        hold: bool,
+    ) -> None:
+        self.context, self.percent, self.alpha = context, percent, alpha
+        self.choice, self.hold = choice, hold
+        self.masked: dict[str, nn.Parameter] = {}
+        self.conserved: dict[str, Tensor] = {}
+        """By parameter name: True where a weight stays in this step."""
+        self.losses: tuple[Tensor, Tensor] | None = None
+        """CE(x) and CE(x') of the step, with their graphs."""
+        self._gradients: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> None:
+        self.masked = maskable(self.context.model, parameters, self.choice)
+
+    def weigh(self) -> None:
+        """The gradients of CE(x) and CE(x') in the masked weights. Their graphs stay: the loss shares them, so that
+        this costs one backward pass of each and no forward pass."""
+        losses, self.losses = self.losses, None
+        if self.alpha is None:
+            return
+        assert losses is not None, "the step has no losses"
+        weights = list(self.masked.values())
+
+        def gradients(value: Tensor) -> list[Tensor]:
+            found = torch.autograd.grad(
+                value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            return list(found)
+
+        self._gradients = gradients(losses[0]), gradients(losses[1])
+
+    def mask(self) -> None:
+        """Choose the conserved weights and zero their gradient. All processes choose alike: by mean gradients."""
+        self.conserved = {name: least_prominent(values, self.percent) for name, values in self._values().items()}
+        for name, mask in self.conserved.items():
+            gradient = self.masked[name].grad
+            if gradient is not None:
+                gradient.masked_fill_(mask, 0)
+
+    def _values(self) -> StateDict:
+        if self.alpha is None:
+            return {name: p.grad.abs() for name, p in self.masked.items() if p.grad is not None}
+        assert self._gradients is not None, "mask() comes after weigh()"
+        natural, adversarial = self._gradients
+        self._gradients = None
+        self.context.engine.average([*natural, *adversarial])
+        pairs = zip(self.masked, natural, adversarial, strict=True)
+        return {name: prominence(one, two, self.alpha) for name, one, two in pairs}
+
+    @contextmanager
+    def around_optimizer_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and its
+        momentum are what they were, bit by bit. Without, momentum and weight decay move it all the same."""
+        held = {self.masked[name]: stays for name, stays in self.conserved.items() if self.hold}
+        weights = {parameter: parameter.detach().clone() for parameter in held}
+        momenta = {parameter: _momentum(optimizer, parameter).clone() for parameter in held}
+        yield
+        with torch.no_grad():
+            for parameter, stays in held.items():
+                parameter.copy_(torch.where(stays, weights[parameter], parameter))
+                momentum = _momentum(optimizer, parameter)
+                momentum.copy_(torch.where(stays, momenta[parameter], momentum))
+
+
+def _momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor:
+    """SGD's buffer; zero before its first step, and where there is no momentum."""
+    buffer: Tensor | None = optimizer.state[parameter].get("momentum_buffer")
+    return torch.zeros_like(parameter) if buffer is None else buffer

@@ -1,0 +1,103 @@
+"""CURE's revision network: a copy of the weights that follows them slowly and now and then (Gowda et al. 2024,
+Eq. 7), and whose outputs the network is held to (Eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clat.core.seeds import generator
+from clat.network import modes
+from clat.network.exchange import copied, put, tensors_of
+from clat.runtime.callback import StateDict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """When and how far the copy follows. `decay`: d of Eq. 7; `rate`: the probability r that a step is followed,
+    which goes linearly to `rate_end` over `steps` steps; `ramp`: follow faster at first; `seed`: of the draws."""
+
+    decay: float = 0.999
+    rate: float = 0.2
+    rate_end: float | None = None
+    ramp: bool = False
+    steps: int = 1
+    seed: int = 0
+
+    def follows(self, step: int) -> bool:
+        """Whether the copy follows at this step, counted from 0: u < r, u drawn for the step alone."""
+        end = self.rate if self.rate_end is None else self.rate_end
+        rate = self.rate + (end - self.rate) * min(step / self.steps, 1.0)
+        u = torch.rand((), generator=generator(self.seed, "revise", step), dtype=torch.float64)
+        return u.item() < rate
+
+    def decay_at(self, step: int) -> float:
+        """d, or the smaller min(1 - 1 / (t + 1), d) at the t-th step, counted from 1."""
+        return min(1 - 1 / (step + 2), self.decay) if self.ramp else self.decay
+
+
+@dataclass
+class Revision:
+    """theta_rev. `tensors`: a copy of the parameters and buffers, by name, that shares no storage with them.
+
+    It is run through `model` itself with these in place of the model's own, so that its passes are counted and
+    follow whatever structure the model has. Nothing of the model changes.
+    """
+
+    model: nn.Module
+    pace: Pace
+    batch_norm: str = "batch"
+    """`batch`: BatchNorm that normalises by the batch in the model does so here too; `stored`: by statistics that
+    follow the model's as the weights do."""
+    tensors: StateDict = field(default_factory=dict)
+
+    def start(self) -> None:
+        """theta_rev = theta, unless it has begun already."""
+        if not self.tensors:
+            self.tensors = copied(tensors_of(self.model))
+
+    @property
+    def statistics(self) -> StateDict:
+        """The copies of buffers, which follow each process's own."""
+        return {name: self.tensors[name] for name, _ in self.model.named_buffers()}
+
+    def restore(self, saved: StateDict) -> None:
+        """Go on from saved tensors, which may lie on another device."""
+        self.tensors = copied(tensors_of(self.model))
+        put(self.tensors, saved)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """The copy's output for x (N, C, H, W), which passes no gradient."""
+        with self._as_teacher():
+            logits: Tensor = functional_call(self.model, self.tensors, (x,))
+        return logits
+
+    @torch.no_grad()
+    def follow(self, step: int) -> bool:
+        """theta_rev <- d theta_rev + (1 - d) theta with probability r (Eq. 7); whether it did."""
+        if not self.pace.follows(step):
+            return False
+        weight = 1 - self.pace.decay_at(step)
+        for name, value in tensors_of(self.model).items():
+            mine = self.tensors[name]
+            if mine.is_floating_point():
+                mine.lerp_(value, weight)  # exact where both agree, as constant buffers do
+            else:
+                mine.copy_(value)
+        return True
+
+    @contextmanager
+    def _as_teacher(self) -> Iterator[None]:
+        """Evaluation mode, so without dropout, but for BatchNorm as `batch_norm` says; no statistics move."""
+        by_batch = [bn for bn in modes.batch_norms(self.model) if bn.training and self.batch_norm == "batch"]
+        with modes.restore_flags(self.model):
+            self.model.eval()
+            for bn in by_batch:
+                bn.training, bn.track_running_stats = True, False
+            yield

@@ -1,0 +1,66 @@
+"""Learning rates as a function of how far the training is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from clat.core.errors import ClatError
+
+_START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A learning rate over the epochs it spans, changing every step.
+
+    Set on a recipe it spans all stages (the paper's cosine does); set on a stage, that stage.
+    """
+
+    kind: Literal["cosine", "piecewise", "cyclic", "one-cycle", "constant"] = "cosine"
+    """`cosine`: lr to 0. `piecewise`: times `factor` at each of `milestones`. `cyclic`: 0 to lr at `peak`,
+    then back to 0, both linear (Fast-AT). `one-cycle`: lr / 25 to lr at `peak`, then to lr / 250,000, both along a
+    cosine (Wang et al. 2023, whose code takes these steps once an epoch)."""
+    lr: float = 0.1
+    """The largest learning rate."""
+    epochs: int | None = None
+    """Plan for this many epochs instead of those trained: the paper trains 100 of a 150-epoch cosine."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where a piecewise schedule steps down, as fractions of the span."""
+    factor: float = 0.1
+    peak: float | None = None
+    """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.lr < math.inf):
+            raise ClatError(f"schedule.lr is {self.lr}: expected a positive number")
+        if not (0 < self.factor < math.inf):
+            raise ClatError(f"schedule.factor is {self.factor}: expected a positive number, such as 0.1")
+        if self.epochs is not None and self.epochs < 1:
+            raise ClatError(f"schedule.epochs is {self.epochs}: expected at least 1")
+        if self.peak is not None and not 0 < self.peak < 1:
+            raise ClatError(f"schedule.peak is {self.peak}: expected a fraction between 0 and 1")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
+            raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
+
+
+def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
+    """The learning rate after `epochs_done` epochs (a step counts as its fraction of an epoch) of `span`."""
+    progress = min(epochs_done / (schedule.epochs or span), 1.0)
+    if schedule.kind == "cosine":
+        return schedule.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.kind == "piecewise":
+        return schedule.lr * schedule.factor ** sum(progress >= milestone for milestone in schedule.milestones)
+    if schedule.kind == "cyclic":
+        return schedule.lr * _height(progress, schedule.peak or 0.5)
+    if schedule.kind == "one-cycle":
+        peak = schedule.peak or 0.025
+        low = schedule.lr / (_START if progress < peak else _START * _END)
+        return low + (schedule.lr - low) * 0.5 * (1 - math.cos(math.pi * _height(progress, peak)))
+    return schedule.lr
+
+
+def _height(progress: float, peak: float) -> float:
+    """0 at both ends and 1 at `peak`, linear between."""
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak)

@@ -1,0 +1,233 @@
+"""A run's settings: plain dataclasses, one a concern, checked where they are built.
+
+A recipe file (TOML) has the same shape; `clat.recipe` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clat.core.checks import at_least, within
+from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
+from clat.criticality.rankings import READING_WEIGHTS
+from clat.criticality.selection import Selection
+from clat.data.generated import check_fraction
+from clat.models.settings import ModelConfig
+from clat.objectives import AnyObjective
+from clat.recipe.schedules import Schedule, learning_rate
+from clat.runtime.engine import EngineConfig
+from clat.treatments import AnyTreatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraConfig:
+    """Images from a generative model, beside those of the data set."""
+
+    file: str
+    """An .npz of `image` (N, H, W, C), uint8, and `label` (N,): a path, or a name under CLAT_DATA_DIR."""
+    fraction: float = 0.7
+    """Their part of each batch. An epoch stays as many batches as the data set alone fills."""
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images. The held-out part of train decides everything that is decided; test is for the end (but for
+    `decide_on`)."""
+
+    name: str = "digits"
+    """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
+    train_size: int | None = None
+    """Train on this many images only; None: all that are not held out."""
+    heldout: int = 1000
+    """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
+    decide_on: Literal["test-split"] | None = None
+    """`test-split`: the test images decide, and nothing is held out, as in the released code of RiFT and others: to
+    repeat published runs. The accuracies on them are then no estimate for new images, and the run says so. None:
+    the held-out part of train."""
+    split_seed: int = 0
+    """The seed of that cut, so that runs of several seeds share it."""
+    image_size: int | None = None
+    """Resize and centre-crop to this many pixels."""
+    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
+    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
+    pad: int = 4
+    """Random crop after padding by this many pixels; 0: none."""
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    """What the padding shows."""
+    flip: bool = True
+    """Random horizontal flip."""
+    cutmix: bool = False
+    """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
+    extra: ExtraConfig | None = None
+    """Generated images in every batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD."""
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        within("optimizer.momentum", self.momentum, 0, 1)
+        within("optimizer.weight_decay", self.weight_decay, 0, float("inf"))
+        if self.nesterov and self.momentum == 0:
+            raise ClatError("optimizer.nesterov needs a momentum above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One part of a run: an objective, the parameters it moves, and for how long."""
+
+    name: str
+    """Shown in the log and the report."""
+    epochs: int
+    objective: AnyObjective
+    """What one batch costs: {name = "pgd-at", ...}."""
+    selection: Selection | None = None
+    """Which layers move; None: the whole network."""
+    treatments: tuple[AnyTreatment, ...] = ()
+    """What is done to the weights meanwhile: {name = "awp", gamma = 0.01} and the like, in this order."""
+    batch_norm: Literal["frozen", "update", "update-selected"] | None = None
+    """BatchNorm statistics: see `clat.network.modes.BN_POLICIES`. None: `frozen` with a selection, else
+    `update`."""
+    schedule: Schedule | None = None
+    """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
+    optimizer: OptimizerConfig | None = None
+    """None: the run's."""
+
+    def __post_init__(self) -> None:
+        at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
+        if self.selection is None and self.objective.needs_selection:
+            raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+        names = [treatment.name for treatment in self.treatments]
+        for treatment in self.treatments:
+            try:
+                treatment.check_beside(names)
+            except ClatError as error:
+                raise ClatError(f"stage '{self.name}' {error}") from None
+            treatment.check(self.epochs)
+        self._check_ranking()
+
+    def _check_ranking(self) -> None:
+        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
+        if guests and self.selection is not None and self.selection.ranking in READING_WEIGHTS:
+            raise ClatError(
+                f"stage '{self.name}': the ranking '{self.selection.ranking}' reads the weights of a plain "
+                f"network, which '{guests[0]}' changes: rank by criticality or activation, or name the layers"
+            )
+
+    @property
+    def bn_policy(self) -> str:
+        return self.batch_norm or ("update" if self.selection is None else "frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """The robust accuracy on held-out images after each epoch, which also picks the best checkpoint."""
+
+    steps: int = 10
+    """PGD steps of 2.5 * eps / steps, from a random start that is the same each epoch."""
+    num_samples: int = 500
+    every: int = 1
+    """Epochs between two checks; the last epoch is always checked."""
+    stop_on_collapse: bool = False
+    """End a stage of one-step training at the check that shows catastrophic overfitting, and go back to the best
+    weights so far, from which the next stage starts."""
+
+    def __post_init__(self) -> None:
+        for what in ("steps", "num_samples", "every"):
+            at_least(f"monitor.{what}", getattr(self, what), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The final evaluation on the test split: of each stage's end, the best and the last checkpoint."""
+
+    protocol: str = "pgd-20"
+    num_samples: int | None = None
+    """Test images, from the first; None: all."""
+    batch_size: int = 250
+    weights: Literal["all", "best-and-last", "none"] = "all"
+    """Which weights are measured. `all`: also those at the start, if they were given, and at the end of each
+    earlier stage. `none`: the test split stays unread, as it must while runs are compared to decide something."""
+
+    def __post_init__(self) -> None:
+        at_least("evaluation.batch_size", self.batch_size, 1)
+        if self.num_samples is not None:
+            at_least("evaluation.num_samples", self.num_samples, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    stages: tuple[StageConfig, ...]
+    name: str = "run"
+    seed: int = 0
+    eps: Size = "8/255"
+    """The threat model's radius: of training, selection, monitoring and evaluation alike."""
+    norm: str = "linf"
+    batch_size: int = 128
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    """The learning rate over all epochs of all stages that have none of their own."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ClatError("a recipe needs at least one stage: [[stages]] with name, epochs and objective")
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ClatError(f"two stages are called '{name}': give each its own name")
+        for stage in self.stages:
+            if self.data.cutmix and not stage.objective.mixed_labels:
+                name = stage.objective.name
+                raise ClatError(
+                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                )
+        at_least("batch_size", self.batch_size, 1)
+        if self.threat.eps == 0:
+            raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
+        object.__setattr__(self, "eps", self.threat.text)
+        for stage in self.stages:
+            stage.objective.check(self.threat)
+            if self.engine.compile and stage.objective.second_order:
+                raise ClatError(
+                    f"stage '{stage.name}': '{stage.objective.name}' differentiates a gradient, which compiled "
+                    "blocks do not allow: leave engine.compile out"
+                )
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model that `eps` and `norm` name."""
+        return ThreatModel.parse(self.eps, self.norm)
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    def first_epoch(self, stage: int) -> int:
+        """The number, from 0, of a stage's first epoch within the run."""
+        return sum(earlier.epochs for earlier in self.stages[:stage])
+
+    def learning_rate(self, stage: int, done: float) -> float:
+        """The schedule's learning rate within a stage, `done` epochs into the run."""
+        own = self.stages[stage].schedule
+        if own is not None:
+            return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)
+        return learning_rate(self.schedule, done, self.total_epochs)

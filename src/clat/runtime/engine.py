@@ -1,0 +1,172 @@
+"""Device, precision and processes: a thin layer over Lightning Fabric.
+
+Fabric launches the processes, picks the device, casts under autocast and carries the collectives. Gradients
+are averaged here, after the backward pass, rather than by DistributedDataParallel: CLAT moves a few percent of
+the parameters, another set after each selection, and its loss passes leave the network early, none of which DDP's
+fixed buckets allow without wrapping anew.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from torch import Tensor, nn
+
+from clat.core.checks import at_least
+from clat.core.errors import ClatError, unknown
+from clat.network.modes import batch_norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where and how the numbers are computed."""
+
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    devices: int = 1
+    """Processes, one a device; each takes its part of every batch."""
+    precision: Literal["32", "bf16-mixed"] = "32"
+    """bf16-mixed: the network runs in bfloat16; perturbations, losses and weights stay float32."""
+    channels_last: bool = True
+    """Memory layout; faster for convolutions on CPU and GPU."""
+    compile: bool = False
+    """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps,
+    the same up to rounding."""
+    checkpoint_seconds: float = 60.0
+    """Save the state of a running epoch after this many seconds, for --resume."""
+
+    def __post_init__(self) -> None:
+        at_least("engine.devices", self.devices, 1)
+        at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise unknown("device", self.device, ("auto", "cpu", "cuda"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks for all, which may start the others; known before they are."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+class Engine:
+    """One process's view of the run. `rank` of `world` processes; `device` is its own."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        wanted = config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ClatError("engine.device is cuda, but torch sees no CUDA device: use cpu or auto")
+        cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+        if cuda and config.devices > torch.cuda.device_count():
+            raise ClatError(f"engine.devices is {config.devices}, but there are {torch.cuda.device_count()} GPUs")
+        self.fabric = Fabric(
+            accelerator="cuda" if cuda else "cpu",
+            devices=config.devices,
+            strategy="ddp" if config.devices > 1 else "auto",
+            precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
+        )
+        self.channels_last = config.channels_last
+
+    def launch(self) -> None:
+        """Start the other processes, if any."""
+        self.fabric.launch()
+
+    @property
+    def rank(self) -> int:
+        return int(self.fabric.global_rank)
+
+    @property
+    def world(self) -> int:
+        return int(self.fabric.world_size)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.fabric.device)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on this process's device, in the memory layout asked for."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+
+    def images(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.fabric.autocast()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean over the processes of each gradient, in one message."""
+        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """BatchNorm statistics, which each process updates on its own share, become their mean; those that
+        are frozen are left alone."""
+        updating = (bn for bn in batch_norms(model) if bn.training)
+        self.average(b for bn in updating for b in bn.buffers(recurse=False) if b.is_floating_point())
+
+    def share(self, model: nn.Module) -> None:
+        """Every process gets process 0's weights and buffers: a network of the user's own may be drawn anew in
+        each."""
+        if self.world > 1:
+            with torch.no_grad():
+                for value in (*model.parameters(), *model.buffers()):
+                    sent = value.detach().contiguous()
+                    torch.distributed.broadcast(sent, src=0)
+                    value.copy_(sent)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes, in place, its mean over the processes; all of them go in one message."""
+        tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = self._reduce(flat, "mean")
+        with torch.no_grad():
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def total(self, counts: Tensor) -> Tensor:
+        """The sum of `counts` over the processes."""
+        return self._reduce(counts, "sum") if self.world > 1 else counts
+
+    def _reduce(self, tensor: Tensor, how: str) -> Tensor:
+        reduced = self.fabric.all_reduce(tensor, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor as every process has it, in order of rank: (world, ...); nothing where there is only one
+        process. All must call it."""
+        return {name: self._gather(value) for name, value in tensors.items()} if self.world > 1 else {}
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        gathered = self.fabric.all_gather(tensor)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def from_first(self, value: Any) -> Any:
+        """What process 0 decided."""
+        return self.fabric.broadcast(value, src=0) if self.world > 1 else value
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether it is so in any process, so that all stop at the same step."""
+        return bool(self.total(torch.tensor(int(flag), device=self.device))) if self.world > 1 else flag
+
+    def wait(self) -> None:
+        self.fabric.barrier()
+
+    def dismiss(self, seconds: float = 5.0) -> None:
+        """End the processes that this one launched: it was stopped where it need not wait for them. Ctrl-C in a
+        terminal reaches all; those that have not left by themselves after `seconds` are told to."""
+        until = time.monotonic() + seconds
+        for process in getattr(self.fabric.strategy.launcher, "procs", ()):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()

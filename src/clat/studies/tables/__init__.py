@@ -1,0 +1,1 @@
+"""The rows of each study: tables of recipes, one file a table."""

@@ -1,0 +1,35 @@
+"""What helps when each layer of a ResNet-18 is tuned by itself: what an index of layers should foretell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clat.studies.row import Row, Scale, Study, make_recipe, stage
+from clat.studies.tables.claim import END, NARROW, START
+
+LAYERS = 17
+"""Of a ResNet-18, shortcuts and classifier left out, as criticality numbers them."""
+
+SHORT = replace(
+    NARROW,
+    rest=5,
+    remark="As the claim's narrow scale; then five epochs of PGD-AT that move one layer. Held-out images judge.",
+)
+
+
+def rows(scale: Scale, out: Path) -> Sequence[Row]:
+    """PGD-AT on all layers first, then on each."""
+    begin = stage("pgd-at", scale.start, "pgd-at", schedule=START)
+
+    def row(name: str, *layers: str) -> Row:
+        selection = {"rule": "named", "layers": list(layers)} if layers else None
+        chosen = {"selection": selection} if selection else {}
+        end = stage("tune", scale.rest, "pgd-at", schedule=END, **chosen)
+        return Row(name, make_recipe(scale, name, [begin, end]), reuse="whole" if layers else None)
+
+    return [row("whole"), *(row(f"layer-{number}", str(number)) for number in range(1, LAYERS + 1))]
+
+
+ALONE = Study("alone", "What helps when each layer is tuned alone?", rows, (SHORT,))

@@ -1,0 +1,107 @@
+"""Rows that were run with several seeds, summarised: mean, deviation, and the difference to the control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from clat.core.formatting import DASH, count, duration, percent, points
+from clat.evaluation.statistics import PairedSeeds, SeedSummary
+
+Entry = Mapping[str, Any]
+COLUMNS = (
+    "row",
+    "seeds",
+    "clean",
+    "robust",
+    "clean less control",
+    "robust less control",
+    "best robust",
+    "moving",
+    "time",
+)
+ACCURACIES = ("clean", "robust")
+
+
+def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A summary a group, in the entries' order; the first group is the control. A difference pairs the seeds that
+    both have: they share their first stage, so that its luck cancels."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry["status"] == "finished":
+            groups.setdefault(entry["group"], []).append(entry)
+    control = next(iter(groups.values()), [])
+    return [_summary(name, members, control) for name, members in groups.items()]
+
+
+def _summary(name: str, members: Sequence[Entry], control: Sequence[Entry]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": name,
+        "seeds": [entry["seed"] for entry in members],
+        "seconds": sum(entry["seconds"] for entry in members) / len(members),
+        "trainable_parameters": members[-1]["trainable_parameters"],
+    }
+    theirs = {entry["seed"]: entry for entry in control}
+    for label in ("last", "best"):
+        for kind in ACCURACIES:
+            values = tuple(_share(entry, label, kind) for entry in members)
+            found[f"{label}_{kind}"] = SeedSummary(values).to_dict()
+    if members is not control:
+        shared = [(theirs[entry["seed"]], entry) for entry in members if entry["seed"] in theirs]
+        for kind in ACCURACIES if shared else ():
+            differences = tuple(_share(mine, "last", kind) - _share(other, "last", kind) for other, mine in shared)
+            found[f"{kind}_less_control"] = PairedSeeds(differences).to_dict()
+    return found
+
+
+def _share(entry: Entry, label: str, kind: str) -> float:
+    return float(entry[label][kind]["value"])
+
+
+def group_cells(group: Mapping[str, Any]) -> list[str]:
+    """One group as text, a cell a column."""
+    return [
+        group["name"],
+        str(len(group["seeds"])),
+        *(spread_text(group[f"last_{kind}"]) for kind in ACCURACIES),
+        *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
+        spread_text(group["best_robust"]),
+        count(group["trainable_parameters"]),
+        duration(group["seconds"]),
+    ]
+
+
+def spread_text(summary: Mapping[str, Any]) -> str:
+    deviation = summary["deviation"]
+    return percent(summary["mean"]) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def difference_text(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return DASH
+    low, high = difference["low"], difference["high"]
+    interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return points(difference["value"]).removesuffix("\N{NO-BREAK SPACE}points") + interval
+
+
+def group_table(table: Mapping[str, Any]) -> RichTable:
+    """The groups for a terminal: the columns that fit one, a difference above its interval."""
+    shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=GROUP_CAPTION)
+    narrow = [
+        COLUMNS.index(name) for name in ("row", "clean", "robust", "clean less control", "robust less control")
+    ]
+    for position in narrow:
+        shown.add_column(COLUMNS[position], justify="right" if position else "left", overflow="fold")
+    for group in table["groups"]:
+        texts = group_cells(group)
+        shown.add_row(*(texts[position].replace(" [", "\n[") for position in narrow))
+    return shown
+
+
+GROUP_CAPTION = (
+    "Mean over the seeds ± their standard deviation, of the last weights; less control: mean difference to the "
+    "first row, seed by seed, in points, with its 95 % t interval; best: the epoch with the highest robust "
+    "accuracy on held-out training images."
+)

@@ -1,0 +1,155 @@
+"""Stochastic weight averaging under adversarial training: SWAAT (Hwang et al. 2020, arXiv:2009.10526), plain SWA.
+
+SWAAT trains as usual for half of the run. From there on it averages the weights of short windows, and at the end of
+each window goes on training *from the average*, with the BatchNorm statistics counted anew, which the attack in
+evaluation mode needs. Plain SWA (Izmailov et al. 2018) leaves the running network alone and averages over all that
+follows.
+
+The method has no public code, and the paper was not at hand in full: 200 epochs, the last 100 of them averaged, a
+window of 4, the replacement of the running network and the re-estimation are reported facts. What a window counts
+(epochs here by default), the learning rate, which images the statistics come from (clean ones here) and what
+becomes of the momentum (kept here) are our reading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clat.core.errors import ClatError
+from clat.network import modes
+from clat.network.exchange import copied, exchanged, put, tensors_of
+from clat.runtime.callback import StageCallback, StageContext
+from clat.treatments.base import Treatment
+from clat.treatments.statistics import reestimate_on_training_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class SWA(Treatment):
+    """Equal averages of the weights that training passes through, evaluated and saved in the network's place.
+
+    To be named after the treatments that change the network's structure.
+    """
+
+    name: Literal["swa"] = "swa"
+    apart: ClassVar[tuple[str, ...]] = ("ema",)  # both would be the network that is evaluated
+    start: float = 0.5
+    """Part of the stage before the first window."""
+    window: int = 4
+    """With `replace_running`: average the weights at the end of so many units, then begin again. Without: take the
+    weights at the end of every so many units into the one average (SWA's cycle)."""
+    unit: Literal["epochs", "batches"] = "epochs"
+    """What a window counts; a batch is an optimizer step."""
+    replace_running: bool = True
+    """Go on training from each window's average (SWAAT); false: plain SWA."""
+    bn_batches: int | None = None
+    """Re-estimate BatchNorm statistics on so many training batches; None: on an epoch of them. Windows of a few
+    batches are affordable only with a small number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < 1:
+            raise ClatError(f"swa.start is {self.start}: expected a part of the stage, from 0 to below 1")
+        for what, number in (("window", self.window), ("bn_batches", self.bn_batches)):
+            if number is not None and number < 1:
+                raise ClatError(f"swa.{what} is {number}: expected at least 1")
+
+    def first(self, units: int) -> int:
+        """How many of the stage's units go by before the first window."""
+        return math.ceil(self.start * units - 1e-9)
+
+    def check(self, epochs: int) -> None:
+        if self.unit == "epochs":
+            self._require_room(epochs)
+
+    def check_steps(self, steps: int) -> None:
+        if self.unit == "batches":
+            self._require_room(steps)
+
+    def _require_room(self, units: int) -> None:
+        room = units - self.first(units)
+        if self.window > room:
+            raise ClatError(
+                f"swa.window is {self.window} {self.unit}, but only {room} of the stage's {units} are averaged: "
+                "shorten it, start earlier or train longer"
+            )
+
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return WindowAverage(self, context)
+
+
+class WindowAverage(StageCallback):
+    """`average`: the mean of `numbers["averaged"]` states of the parameters, empty with none."""
+
+    def __init__(self, settings: SWA, context: StageContext) -> None:
+        super().__init__()
+        self.settings, self.context, self.model = settings, context, context.model
+        by_epoch = settings.unit == "epochs"
+        self.steps_per_unit = context.steps_per_epoch if by_epoch else 1
+        steps = context.epochs * context.steps_per_epoch
+        self.first = settings.first(steps // self.steps_per_unit)
+        self.average: dict[str, Tensor] = {}
+        self.updating: list[_BatchNorm] = []
+        self.scalars = {"steps": 0, "averaged": 0}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.average
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        own = dict(self.model.named_parameters())
+        self.average = {name: torch.empty_like(own[name]).copy_(value) for name, value in tensors.items()}
+
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        self.updating = [bn for bn in modes.batch_norms(self.model) if bn.training]
+        return parameters
+
+    def after_step(self) -> None:
+        self.scalars["steps"] += 1
+        units, rest = divmod(int(self.scalars["steps"]), self.steps_per_unit)
+        since = units - self.first
+        if rest or since <= 0:
+            return
+        window_ends = since % self.settings.window == 0
+        if self.settings.replace_running or window_ends:
+            self._take()
+        if self.settings.replace_running and window_ends:
+            self._replace()
+
+    @torch.no_grad()
+    def _take(self) -> None:
+        """The weights as they stand enter the average."""
+        self.scalars["averaged"] += 1
+        if not self.average:
+            self.average = copied(dict(self.model.named_parameters()))
+            return
+        for name, parameter in self.model.named_parameters():
+            self.average[name].lerp_(parameter, 1 / self.scalars["averaged"])
+
+    def _replace(self) -> None:
+        """The average becomes the network."""
+        put(tensors_of(self.model), self.average)
+        self.average, self.scalars["averaged"] = {}, 0
+        self._statistics()
+
+    def _statistics(self) -> None:
+        reestimate_on_training_batches(self.context, self.updating, self.settings.bn_batches)
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        if not self.average:  # before the first window, or at the end of one: the network itself
+            yield
+            return
+        with exchanged(tensors_of(self.model), self.average):
+            self._statistics()
+            yield
+
+    def on_stage_end(self) -> dict[str, Any]:
+        if self.average:  # plain SWA, or a window that the end of the stage cuts short
+            self._replace()
+        return {}

@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat.attacks import pgd
+from clat.core.errors import ClatError
+from clat.criticality.index import measure_criticality
+from clat.criticality.report import CriticalityReport, CriticalityRow
+from clat.network.layers import enumerate_layers
+
+Build = Callable[[], nn.Module]
+
+
+def weaknesses(report: CriticalityReport) -> list[float]:
+    return [row.weakness for row in report.rows]
+
+
+def indices(report: CriticalityReport) -> list[float]:
+    return [row.criticality for row in report.rows]
+
+
+def outputs(model: nn.Module, x: Tensor, wanted: list[str]) -> list[Tensor]:
+    found: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: found.__setitem__(name, output.detach().flatten(1).double())
+        )
+        for name in wanted
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return [found[name] for name in wanted]
+
+
+# The definition
+
+
+@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative"])
+def test_weakness_is_two_forward_passes(
+    normaliser: str, tiny_resnet: Build, images: Tensor, labels: Tensor
+) -> None:
+    model = tiny_resnet()
+    report = measure_criticality(model, images, labels, eps="8/255", seed=5, normaliser=normaliser)
+    x_adv = pgd(model, images, labels, eps="8/255", seed=5)
+    names = [row.name for row in report.rows]
+    assert len(names) == 17
+    features = outputs(model, images, names), outputs(model, x_adv, names)
+    for row, clean, moved in zip(report.rows, *features, strict=True):
+        size = clean.shape[1]
+        by = {"numel": size, "sqrt": math.sqrt(size), "relative": clean.norm(dim=1)}[normaliser]
+        expected = ((moved - clean).norm(dim=1) / by).mean().item()
+        assert row.weakness == pytest.approx(expected, rel=1e-5)
+        assert math.prod(row.feature_shape) == size
+    with torch.no_grad():
+        assert report.clean_accuracy == (model(images).argmax(1) == labels).double().mean()
+        assert report.adversarial_accuracy == (model(x_adv).argmax(1) == labels).double().mean()
+
+
+@pytest.mark.parametrize("metric", ["weakness", "curvature"])
+def test_the_product_of_the_indices_telescopes(
+    metric: str, tiny_resnet: Build, images: Tensor, labels: Tensor
+) -> None:
+    report = measure_criticality(tiny_resnet(), images, labels, eps=0.03, steps=3, metric=metric)
+    assert report.rows[0].criticality == report.rows[0].weakness > 0
+    product = 1.0
+    for row in report.rows:
+        product *= row.criticality
+        assert product == pytest.approx(row.weakness, rel=1e-5)
+
+
+def test_closed_form_on_a_linear_network() -> None:
+    """Three 1x1 convolutions with the diagonals 3 2 1, 1 1 4, 2 2 2 and the perturbation (3, 0, 4) / 100 in one
+    pixel of four: |(9, 0, 4)|, |(9, 0, 16)| and |(18, 0, 32)| after each, all / 100, and N = 12."""
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1, bias=False) for _ in range(3)), nn.Flatten(), nn.Linear(12, 2))
+    with torch.no_grad():
+        for layer, diagonal in zip(model, ([3.0, 2, 1], [1.0, 1, 4], [2.0, 2, 2]), strict=False):
+            layer.weight.copy_(torch.diag(torch.tensor(diagonal))[:, :, None, None])
+    x = torch.full((2, 3, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[0, :, 1, 0] += torch.tensor([0.03, 0.0, 0.04])
+    x_adv[1, :, 0, 1] -= torch.tensor([0.06, 0.0, 0.08])  # twice as far: the mean is 1.5 times the first's
+    report = measure_criticality(model, x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv)
+    norms = [math.hypot(9, 4) / 100, math.hypot(9, 16) / 100, math.hypot(18, 32) / 100]
+    assert weaknesses(report) == pytest.approx([1.5 * norm / 12 for norm in norms], rel=1e-5)
+    assert indices(report) == pytest.approx([1.5 * norms[0] / 12, norms[1] / norms[0], 2.0], rel=1e-5)
+    by_root = measure_criticality(model, x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv, normaliser="sqrt")
+    assert weaknesses(by_root) == pytest.approx([1.5 * norm / math.sqrt(12) for norm in norms], rel=1e-5)
+    # nu = |A^T A d| / |d| for a linear map A, per sample and so without the factor 1.5
+    curved = measure_criticality(model, x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv, metric="curvature")
+    pulled = [math.hypot(27, 4), math.hypot(27, 64), math.hypot(108, 256)]
+    assert weaknesses(curved) == pytest.approx([length / 5 / 12 for length in pulled], rel=1e-5)
+
+
+def test_the_paper_divides_by_the_size_so_a_smaller_feature_ranks_high() -> None:
+    """Stride 2 keeps the change of one pixel but quarters N: by N the index is 4, by sqrt(N) 2."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1, stride=2), nn.Flatten(), nn.Linear(4, 2))
+    nn.init.ones_(model[0].weight)
+    nn.init.ones_(model[1].weight)
+    for convolution in model[:2]:
+        nn.init.zeros_(convolution.bias)
+    x = torch.full((1, 1, 4, 4), 0.5)
+    x_adv = x.clone()
+    x_adv[0, 0, 0, 0] = 0.6
+    for normaliser, index in (("numel", 4.0), ("sqrt", 2.0), ("relative", 2.0)):
+        report = measure_criticality(model, x, torch.tensor([0]), eps=0.1, x_adv=x_adv, normaliser=normaliser)
+        assert report.rows[1].criticality == pytest.approx(index, rel=1e-5)
+
+
+def test_relative_does_not_see_the_scale_of_a_layer(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model, scaled = tiny_resnet(), tiny_resnet()
+    x_adv = pgd(model, images, labels, eps="8/255", seed=1)
+    with torch.no_grad():
+        scaled.layer4[1].conv2.weight *= 10  # the last layer, so that no other feature changes
+    for normaliser, factor in (("relative", 1.0), ("numel", 10.0), ("sqrt", 10.0)):
+        settings: dict[str, Any] = {"eps": "8/255", "x_adv": x_adv, "normaliser": normaliser}
+        before = measure_criticality(model, images, labels, **settings).rows
+        after = measure_criticality(scaled, images, labels, **settings).rows
+        assert after[-1].weakness == pytest.approx(factor * before[-1].weakness, rel=1e-5)
+        assert after[-2].weakness == pytest.approx(before[-2].weakness, rel=1e-5)
+
+
+def test_the_norm_tap_does_not_see_a_scale_that_batch_norm_takes_away(
+    tiny_resnet: Build, images: Tensor, labels: Tensor
+) -> None:
+    model, scaled = tiny_resnet(), tiny_resnet()
+    for net in (model, scaled):
+        net.layer1[0].bn1.running_var.fill_(2.0)  # large against BatchNorm's eps
+    with torch.no_grad():
+        scaled.layer1[0].conv1.weight *= 10
+        scaled.layer1[0].bn1.running_mean *= 10
+        scaled.layer1[0].bn1.running_var *= 100
+        torch.testing.assert_close(model(images), scaled(images), rtol=1e-3, atol=1e-4)
+    x_adv = pgd(model, images, labels, eps="8/255", seed=1)
+    for metric in ("weakness", "curvature"):
+        settings: dict[str, Any] = {"eps": "8/255", "x_adv": x_adv, "metric": metric}
+        before = measure_criticality(model, images, labels, tap="norm", **settings)
+        after = measure_criticality(scaled, images, labels, tap="norm", **settings)
+        assert indices(after) == pytest.approx(indices(before), rel=1e-4)
+    before = measure_criticality(model, images, labels, eps="8/255", x_adv=x_adv)
+    after = measure_criticality(scaled, images, labels, eps="8/255", x_adv=x_adv)
+    assert after.rows[1].criticality == pytest.approx(10 * before.rows[1].criticality, rel=1e-4)
+    assert after.rows[2].criticality == pytest.approx(before.rows[2].criticality / 10, rel=1e-4)
+
+
+# The curvature
+
+
+class Attentive(nn.Module):
+    """A patch embedding, one attention block and an MLP, small enough for full Jacobians."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 4, 2, stride=2)
+        self.norm1, self.norm2 = nn.LayerNorm(4), nn.LayerNorm(4)
+        self.qkv, self.proj = nn.Linear(4, 12), nn.Linear(4, 4)
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm1(out)).chunk(3, dim=-1)
+        out = out + self.proj(F.scaled_dot_product_attention(q, k, v))
+        out = out + self.fc2(F.gelu(self.fc1(self.norm2(out))))
+        return self.head(out.mean(1))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True),
+        nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [convolutional, Attentive])
+@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative"])
+def test_curvature_is_the_jacobian_times_the_change(build: Build, normaliser: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build().eval()
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(3, 1, 4, 4, generator=generator) * 0.8 + 0.1
+    x_adv = x + (torch.rand(x.shape, generator=generator) - 0.5) * 0.1
+    report = measure_criticality(
+        model, x, torch.zeros(3, dtype=torch.int64), eps=0.1, x_adv=x_adv, metric="curvature", normaliser=normaliser
+    )
+    for row in report.rows:
+
+        def feature(z: Tensor, name: str = row.name) -> Tensor:
+            kept: list[Tensor] = []
+            handle = model.get_submodule(name).register_forward_hook(lambda m, a, out: kept.append(out.clone()))
+            model(z[None])
+            handle.remove()
+            return kept[0].flatten()
+
+        values = []
+        for clean, moved in zip(x, x_adv, strict=True):
+            before = feature(clean).detach()
+            jacobian = torch.autograd.functional.jacobian(feature, moved).reshape(len(before), -1)
+            nu = (jacobian.T @ (feature(moved).detach() - before)).norm() / (moved - clean).norm()
+            size = len(before)
+            values.append(nu / {"numel": size, "sqrt": math.sqrt(size), "relative": before.norm()}[normaliser])
+        assert row.weakness == pytest.approx(torch.stack(values).mean().item(), rel=1e-4)
+    assert len(report.rows) == {convolutional: 3, Attentive: 5}[build]  # type: ignore[index]
+
+
+def test_curvature_of_a_layer_that_no_pixel_reaches_is_zero() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.token = nn.Parameter(torch.ones(1, 4))
+            self.fc, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).mean((2, 3)) + self.fc(self.token.expand(len(x), -1)))
+
+    x = torch.rand(2, 3, 4, 4)
+    for metric in ("weakness", "curvature"):
+        report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
+        assert [row.name for row in report.rows] == ["conv", "fc"]
+        assert weaknesses(report)[0] > 0
+        assert weaknesses(report)[1] == 0
+
+
+# What must not matter
+
+
+def test_training_mode_does_not_matter(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    evaluating, training = tiny_resnet(), tiny_resnet().train()
+    settings: dict[str, Any] = {"eps": "8/255", "steps": 2}
+    assert measure_criticality(evaluating, images, labels, **settings) == measure_criticality(
+        training, images, labels, **settings
+    )
+    assert training.training
+
+
+def test_same_seed_same_report_and_other_seeds_differ(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model = tiny_resnet()
+    first, again, other = (
+        measure_criticality(model, images, labels, eps="8/255", steps=2, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert weaknesses(first) != weaknesses(other)
+
+
+@pytest.mark.parametrize("size", [(1, 8, 8), (3, 9, 5), (5, 7, 12)])
+def test_any_batch_and_image_shape(size: tuple[int, int, int], tiny_resnet: Build) -> None:
+    """The mean over a batch is the mean of its samples, measured one by one."""
+    model = tiny_resnet()
+    x = torch.rand(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(2))
+    x_adv = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
+    y = torch.zeros(size[0], dtype=torch.int64)
+    together = measure_criticality(model, x, y, eps=0.1, x_adv=x_adv)
+    alone = [
+        weaknesses(measure_criticality(model, x[i : i + 1], y[:1], eps=0.1, x_adv=x_adv[i : i + 1]))
+        for i in range(len(x))
+    ]
+    means = [sum(values) / len(values) for values in zip(*alone, strict=True)]
+    assert weaknesses(together) == pytest.approx(means, rel=1e-4)
+
+
+def test_chosen_layers_and_half_precision_outside(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model = tiny_resnet()
+    x_adv = pgd(model, images, labels, eps="8/255", seed=0)
+    whole = measure_criticality(model, images, labels, eps="8/255", x_adv=x_adv)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same = measure_criticality(model, images, labels, eps="8/255", x_adv=x_adv)
+    assert same == whole
+    chosen = enumerate_layers(model, images)[3:7:2]
+    part = measure_criticality(model, images, labels, eps="8/255", x_adv=x_adv, layers=chosen)
+    assert [row.index for row in part.rows] == [4, 6]
+    assert part.rows[1].weakness == pytest.approx(whole.rows[5].weakness, rel=1e-6)
+    assert part.rows[1].criticality == pytest.approx(whole.rows[5].weakness / whole.rows[3].weakness, rel=1e-6)
+
+
+# Degenerate networks
+
+
+def dead_layer_net() -> nn.Module:
+    convolutions = [nn.Conv2d(channels, 4, 1) for channels in (3, 4, 4, 4)]
+    model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 2))
+    nn.init.zeros_(model[1].weight)
+    return model
+
+
+def test_a_dead_layer_stops_the_change() -> None:
+    x = torch.rand(2, 3, 4, 4)
+    x_adv = (x + 0.1).clamp(0, 1)
+    for normaliser in ("numel", "sqrt", "relative"):
+        report = measure_criticality(
+            dead_layer_net(), x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv, normaliser=normaliser
+        )
+        assert weaknesses(report)[1:] == [0, 0, 0]
+        assert report.rows[1].criticality == 0
+        assert math.isnan(report.rows[2].criticality)
+        assert math.isnan(report.rows[3].criticality)
+        assert report.top(2) == ["0", "1"]
+
+
+def test_a_gradient_of_zero_leaves_only_the_random_start() -> None:
+    report = measure_criticality(dead_layer_net(), torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), eps=0.1)
+    assert weaknesses(report)[0] > 0
+
+
+def test_a_network_that_gives_nan_is_refused() -> None:
+    """Finite on x, NaN on x_adv: said in a line, and never a file with NaN in it."""
+
+    class Fragile(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.conv2 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv2(torch.log(0.5 - x[:, :1]) * self.conv(x)).mean((2, 3))[:, :3]
+
+    x, y = torch.full((2, 3, 4, 4), 0.4), torch.tensor([0, 1])
+    x_adv = torch.full((2, 3, 4, 4), 0.7)
+    for metric in ("weakness", "curvature"):
+        with pytest.raises(ClatError, match=r"layer 'conv2'.*NaN or infinite"):
+            measure_criticality(Fragile(), x, y, eps=0.3, x_adv=x_adv, metric=metric)
+        inner = enumerate_layers(Fragile(), x, include=["conv"])  # finite, but the logits are not
+        with pytest.raises(ClatError, match="NaN or infinite logits"):
+            measure_criticality(Fragile(), x, y, eps=0.3, x_adv=x_adv, metric=metric, layers=inner)
+
+
+def test_bad_options(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
+    model = tiny_resnet()
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"normaliser": "numle"}, "did you mean 'numel'"),
+        ({"tap": "normal"}, "did you mean 'norm'"),
+        ({"metric": "curvatur"}, "did you mean 'curvature'"),
+        ({"norm": "l1"}, "unknown norm"),
+        ({"eps": 8}, "did you mean 8/255"),
+        ({"steps": 0}, "steps is 0"),
+        ({"eps": 0}, "x_adv equals x"),
+        ({"x_adv": images}, "x_adv equals x"),
+        ({"x_adv": images.clone()}, "x_adv equals x"),
+        ({"x_adv": images[:3]}, "x_adv has shape"),
+        ({"x_adv": images + 2}, r"expected \[0, 1\]"),
+        ({"layers": []}, "no layer"),
+    ]
+    for settings, message in bad:
+        with pytest.raises(ClatError, match=message):
+            measure_criticality(model, images, labels, **{"eps": "8/255", "steps": 1} | settings)
+    for x, y, message in (
+        (images * 255, labels, "divide by 255"),
+        (images, labels[:2], "2 labels for 6 images"),
+        (images, labels.float(), "expected torch.int64"),
+        (images, labels + 6, "label is 10, but the model has 10 classes"),
+        (images[:0], labels[:0], "no image"),
+    ):
+        with pytest.raises(ClatError, match=message):
+            measure_criticality(model, x, y, eps="8/255", steps=1)
+
+
+def test_a_model_without_logits_is_refused(images: Tensor, labels: Tensor) -> None:
+    class Boxed(nn.Module):
+        def __init__(self, box: Callable[[Tensor], Any]) -> None:
+            super().__init__()
+            self.conv, self.conv2, self.box = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1), box
+
+        def forward(self, x: Tensor) -> Any:
+            return self.box(self.conv2(self.conv(x)))
+
+    for box in (lambda out: {"logits": out.mean((2, 3))}, lambda out: [], lambda out: out):
+        for metric in ("weakness", "curvature"):
+            settings: dict[str, Any] = {"eps": "8/255", "steps": 1, "metric": metric}
+            with pytest.raises(ClatError, match="does not return logits"):
+                measure_criticality(Boxed(box), images, labels % 4, **settings)
+            with pytest.raises(ClatError, match="does not return logits"):
+                measure_criticality(Boxed(box), images, labels % 4, x_adv=images * 0.9, **settings)
+
+
+# The report
+
+
+def report_of(values: list[float]) -> CriticalityReport:
+    """A report with these weaknesses and the indices that follow from them."""
+    rows = []
+    for i, value in enumerate(values):
+        before = values[i - 1]
+        index = value if i == 0 else value / before if before else math.inf if value else math.nan
+        rows.append(CriticalityRow(i + 1, f"conv{i + 1}", "conv", 100, (4, 8, 8), value, index))
+    return CriticalityReport(
+        rows, "8/255", 2 / 255, 10, "linf", 50, "numel", "output", "weakness", 0, 0.9, 0.5
+    )  # fmt: skip
+
+
+def test_ranking_with_undefined_and_infinite_indices() -> None:
+    report = report_of([2.0, 0.0, 0.0, 3.0, 6.0, 6.0, 12.0])
+    assert [row.name for row in report.ranked()] == ["conv4", "conv1", "conv5", "conv7", "conv6", "conv2", "conv3"]
+    assert report.top(1) == ["conv4"]
+    assert report.top(7)[-1] == "conv3"
+    for k in (0, 8, -1):
+        with pytest.raises(ClatError, match=f"k is {k}: expected 1 to 7"):
+            report.top(k)
+
+
+def test_json_round_trip_keeps_everything_and_the_ranking(tmp_path: Path) -> None:
+    report = report_of([2.0, 0.0, 0.0, 3.0, 6.0])
+    path = tmp_path / "criticality.json"
+    report.to_json(path)
+    data = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert data["what"] == "criticality"
+    assert [row["criticality"] for row in data["rows"]] == [2.0, 0.0, None, None, 2.0]
+    back = CriticalityReport.from_json(path)
+    assert [row.name for row in back.ranked()] == [row.name for row in report.ranked()]
+    assert repr(back) == repr(report)  # NaN is not equal to itself, its text is
+    assert dataclasses.replace(back, rows=[]) == dataclasses.replace(report, rows=[])
+
+
+def test_json_round_trip_of_a_measurement(
+    tiny_resnet: Build, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    report = measure_criticality(
+        tiny_resnet(), images, labels, eps=0.03, alpha=0.007, steps=2, norm="l2", tap="norm"
+    )
+    report.to_json(tmp_path / "c.json")
+    assert CriticalityReport.from_json(tmp_path / "c.json") == report
+    assert (report.eps, report.alpha, report.n, report.norm, report.tap) == ("0.03", 0.007, 6, "l2", "norm")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "evaluation", "rows": 3}', '{"rows": [{"index": 1}]}'])
+def test_a_file_that_is_no_report(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ClatError, match=r"other\.json is not a criticality report"):
+        CriticalityReport.from_json(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ClatError, match=r"gone\.json"):
+        CriticalityReport.from_json(tmp_path / "gone.json")
+
+
+def test_table_and_text() -> None:
+    report = report_of([2.0, 0.0, 0.0, 3.0, 6.0])
+    table = report.table(top=2)
+    assert table.row_count == 5
+    assert [row.style for row in table.rows] == ["bold", None, None, "bold", None]
+    assert report.table(top=99).row_count == 5
+    text = str(report)
+    assert "2 (= W)" in text
+    assert "PGD-10" in text
+    assert "90.0% clean" in text

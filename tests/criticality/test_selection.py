@@ -1,0 +1,162 @@
+"""Which layers a rule picks, which parameters move, which statistics follow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.criticality.report import CriticalityReport, CriticalityRow
+from clat.criticality.selection import Selection, select, trainable_parameters, updating_batch_norms
+from clat.network.cost import Cost
+from clat.network.layers import enumerate_layers
+
+
+@pytest.fixture
+def model(tiny_resnet):
+    return tiny_resnet()
+
+
+@pytest.fixture
+def layers(model, images):
+    return enumerate_layers(model, images)[:6]
+
+
+def report(layers, values):
+    rows = [
+        CriticalityRow(layer.index, layer.name, layer.kind, layer.num_params, layer.feature_shape, 1.0, value)
+        for layer, value in zip(layers, values, strict=True)
+    ]
+    settings = {"eps": "8/255", "alpha": 0.01, "steps": 10, "norm": "linf", "n": 1, "normaliser": "numel"}
+    return CriticalityReport(
+        rows=rows, tap="output", metric="weakness", seed=0, clean_accuracy=1, adversarial_accuracy=0, **settings
+    )
+
+
+def numbers(rule, layers, values=None, seed=0):
+    return [layer.index for layer in select(rule, layers, values and report(layers, values), seed)]
+
+
+VALUES = [0.1, 3.0, 0.5, 2.0, 9.0, 1.0]
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [5]), (2, [2, 5]), (3, [2, 4, 5]), (6, [1, 2, 3, 4, 5, 6])])
+def test_critical_takes_the_largest_in_forward_order(layers, k, expected):
+    assert numbers(Selection(k=k), layers, VALUES) == expected
+
+
+def test_critical_may_take_layer_1_and_never_an_undefined_index_first(layers):
+    assert numbers(Selection(k=1), layers, [99.0, *VALUES[1:]]) == [1]
+    assert numbers(Selection(k=2), layers, [0.1, math.nan, 0.5, math.nan, 0.3, 0.2]) == [3, 5]
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [3]), (2, [3, 6]), (5, [2, 3, 4, 5, 6])])
+def test_least_critical_takes_the_smallest_but_not_layer_1(layers, k, expected):
+    assert numbers(Selection(rule="least-critical", k=k), layers, VALUES) == expected
+
+
+def test_rift_takes_the_least_critical_by_robust_criticality_and_may_take_layer_1(layers):
+    rows = [
+        RankingRow(layer.index, layer.name, layer.kind, layer.num_params, value)
+        for layer, value in zip(layers, VALUES, strict=True)
+    ]
+    found = RankingReport("mrc", "rise of the robust loss", rows, 1, 0, {}, {}, Cost())
+    for rule, k, expected in (("least-critical", 1, [1]), ("least-critical", 2, [1, 3]), ("critical", 2, [2, 5])):
+        chosen = select(Selection(rule=rule, ranking="mrc", k=k), layers, found, 0)
+        assert [layer.index for layer in chosen] == expected
+
+
+def test_all_takes_every_candidate(layers):
+    assert numbers(Selection(rule="all", k=1), layers) == [1, 2, 3, 4, 5, 6]
+
+
+def test_random_takes_k_distinct_layers_decided_by_the_seed(layers):
+    rule = Selection(rule="random", k=3)
+    draws = [numbers(rule, layers, seed=seed) for seed in range(40)]
+    assert draws == [numbers(rule, layers, seed=seed) for seed in range(40)]
+    assert all(len(set(draw)) == 3 and draw == sorted(draw) for draw in draws)
+    assert len({tuple(draw) for draw in draws}) > 10
+    assert {index for draw in draws for index in draw} == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("named", [("layer1.0.conv1", "conv1"), ("2", "1"), (2, 1), ("conv1", 2)])
+def test_named_takes_names_and_numbers(layers, named):
+    assert numbers(Selection(rule="named", layers=named), layers) == [1, 2]
+
+
+def test_an_unknown_layer_gives_the_nearest(layers):
+    with pytest.raises(ClatError, match=r"'layer1\.0\.conv3'; did you mean 'layer1\.0\.conv[12]'"):
+        numbers(Selection(rule="named", layers=("layer1.0.conv3",)), layers)
+
+
+@pytest.mark.parametrize(("rule", "k"), [("critical", 7), ("random", 7), ("least-critical", 6)])
+def test_more_layers_than_there_are_is_refused(layers, rule, k):
+    with pytest.raises(ClatError, match=str(k)):
+        numbers(Selection(rule=rule, k=k), layers, VALUES)
+
+
+def test_a_ranking_rule_needs_a_report(layers):
+    with pytest.raises(ClatError, match="criticality report"):
+        numbers(Selection(), layers)
+    assert Selection().ranks
+    assert not Selection(rule="random").ranks
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 0}, "selection.k is 0"),
+        ({"every": -1}, "selection.every"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"steps": 0}, "steps"),
+        ({"rule": "named"}, "selection.layers"),
+        ({"rule": "critical", "layers": ("conv1",)}, "selection.layers"),
+        ({"tap": "outputs"}, "did you mean 'output'"),
+        ({"normaliser": "numle"}, "did you mean 'numel'"),
+        ({"metric": "weaknes"}, "did you mean 'weakness'"),
+        ({"ranking": "mcr"}, "did you mean 'mrc'"),
+        ({"rule": "random", "ranking": "mrc"}, "the rule 'random' ranks nothing"),
+        ({"ranking": "mrc", "initial": "start.pt"}, "only of those"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ClatError, match=message):
+        Selection(**settings)
+
+
+def test_what_moves_is_the_weight_and_bias_of_the_layers(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False),
+                          nn.Flatten(), nn.Linear(64, 5))  # fmt: skip
+    first, second = enumerate_layers(model, images)
+    assert set(trainable_parameters(model, [first])) == {"0.weight", "0.bias"}
+    assert set(trainable_parameters(model, [first, second])) == {"0.weight", "0.bias", "3.weight"}
+    assert set(trainable_parameters(model, [])) == set()
+    assert set(trainable_parameters(model, None)) == {name for name, _ in model.named_parameters()}
+
+
+def test_the_batch_norm_policies(model, layers):
+    chosen = [layers[1], layers[4]]
+    assert updating_batch_norms(model, chosen, "update") is None
+    assert updating_batch_norms(model, chosen, "frozen") == set()
+    assert updating_batch_norms(model, chosen, "update-selected") == {model.layer1[0].bn1, model.layer1[1].bn2}
+    with pytest.raises(ClatError, match="did you mean 'frozen'"):
+        updating_batch_norms(model, chosen, "froze")
+
+
+def test_update_selected_of_a_layer_without_batch_norm_updates_nothing(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    layers = enumerate_layers(model, images)
+    assert updating_batch_norms(model, layers, "update-selected") == set()
+
+
+def test_a_block_as_a_layer_moves_with_its_batch_norms(tiny_resnet, images):
+    model = tiny_resnet()
+    blocks = enumerate_layers(model, images, include=("layer2", "layer3"))
+    moving = trainable_parameters(model, blocks)
+    assert set(moving) == {n for n, _ in model.named_parameters() if n.startswith(("layer2.", "layer3."))}
+    expected = {m for n, m in model.named_modules() if n.startswith(("layer2.", "layer3.")) and "bn" in n}
+    expected |= {model.layer2[0].shortcut[1], model.layer3[0].shortcut[1]}
+    assert updating_batch_norms(model, blocks, "update-selected") == expected

@@ -1,0 +1,1 @@
+"""What several test files share, imported plainly: `from helpers import runs`."""

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clat.core.errors import ClatError
+from clat.models.densenet import densenet121
+from clat.models.resnet import resnet18, resnet50
+from clat.models.vgg import vgg19
+from clat.network.features import read_features
+from clat.network.layers import Layer, enumerate_layers, find_layers
+
+
+def names(layers: list[Layer]) -> list[str]:
+    return [layer.name for layer in layers]
+
+
+def full_size(build: Callable[[], nn.Module]) -> list[Layer]:
+    """The layers of a network at full width, which on the meta device costs nothing."""
+    with torch.device("meta"):
+        return enumerate_layers(build(), torch.empty(1, 3, 32, 32))
+
+
+def test_resnet18_layer_11_has_the_papers_weights() -> None:
+    layers = full_size(resnet18)
+    assert [layer.index for layer in layers] == list(range(1, 18))
+    assert layers[10].num_params == 589_824
+    assert (layers[10].name, layers[10].feature_shape) == ("layer3.0.conv2", (256, 8, 8))
+
+
+def test_resnet50_layers_3_34_41_sum_to_the_papers_weights() -> None:
+    layers = full_size(resnet50)
+    assert len(layers) == 49
+    assert [layers[i - 1].num_params for i in (3, 34, 41)] == [36_864, 262_144, 524_288]
+    assert sum(layers[i - 1].num_params for i in (3, 34, 41)) == 823_296
+
+
+def test_densenet121_layers_14_39_88_are_the_transitions() -> None:
+    layers = full_size(densenet121)
+    assert [layers[i - 1].name for i in (14, 39, 88)] == ["trans1.conv", "trans2.conv", "trans3.conv"]
+
+
+def test_vgg19_layers_3_5_9_13_start_the_stages() -> None:
+    layers = full_size(vgg19)
+    channels = [layer.feature_shape[0] for layer in layers[:16]]
+    sides = [layer.feature_shape[1] for layer in layers[:16]]
+    assert [i for i in range(2, 17) if sides[i - 1] != sides[i - 2]] == [3, 5, 9, 13]
+    assert channels == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    assert layers[10].num_params == 2_359_808
+
+
+def test_meta_and_real_tensors_give_the_same_layers() -> None:
+    def build() -> nn.Module:
+        return resnet18(width=4)
+
+    assert full_size(build) == enumerate_layers(build(), torch.rand(2, 3, 32, 32))
+
+
+class Odd(nn.Module):
+    """Defined in another order than run; a module that never runs and one that runs twice; functional code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 5)
+        self.twice = nn.Conv2d(4, 4, 3, padding=1)
+        self.unused = nn.Conv2d(4, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.middle = nn.Conv2d(4, 4, 1)
+        self.downsample = nn.Conv2d(4, 4, 1, stride=2)
+        self.down_downsample_conv = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.tanh(self.bn(self.first(x)))
+        out = self.twice(out)
+        out = F.relu(self.middle(out))
+        out = self.twice(out)
+        out = self.down_downsample_conv(out) + self.downsample(out)
+        return self.head(out.relu().mean((2, 3)))
+
+
+def test_order_numbers_and_taps() -> None:
+    layers = enumerate_layers(Odd(), torch.rand(1, 3, 8, 8))
+    assert names(layers) == ["first", "twice", "middle", "down_downsample_conv"]
+    assert [layer.index for layer in layers] == [1, 2, 3, 4]
+    assert [layer.num_params for layer in layers] == [3 * 4 * 9 + 4, 4 * 4 * 9 + 4, 4 * 4 + 4, 4 * 4 * 9 + 4]
+    assert [layer.feature_shape for layer in layers] == [(4, 8, 8)] * 3 + [(4, 4, 4)]
+    assert [(layer.norm_call, layer.norm_name) for layer in layers] == [(0, "bn"), *[(None, None)] * 3]
+    # tanh after first; none of its own after twice; relu after middle; relu after the sum
+    assert [layer.activation_call for layer in layers] == [0, None, 1, 2]
+    assert all(layer.kind == "conv" and not layer.overwritten for layer in layers)
+
+
+def test_a_module_called_twice_is_known_by_its_first_call() -> None:
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = F.avg_pool2d(self.conv(x), 2)
+            return self.head(self.conv(out).relu().mean((2, 3)))
+
+    model, x = Pyramid(), torch.rand(2, 3, 8, 8)
+    (layer,) = enumerate_layers(model, x)
+    assert layer.feature_shape == (3, 8, 8)
+    for stop in (False, True):
+        assert torch.equal(read_features(model, x, [layer], stop=stop).values[0], model.conv(x).flatten(1))
+
+
+def test_shortcuts_and_classifier_on_request() -> None:
+    model, x = Odd(), torch.rand(1, 3, 8, 8)
+    assert names(enumerate_layers(model, x, shortcuts=True))[-2:] == ["down_downsample_conv", "downsample"]
+    assert names(enumerate_layers(model, x, classifier=True))[-1] == "head"
+    assert enumerate_layers(model, x, classifier=True)[-1].kind == "linear"
+    small, image = resnet18(width=4), torch.rand(1, 3, 8, 8)
+    with_shortcuts = enumerate_layers(small, image, shortcuts=True, classifier=True)
+    assert len(with_shortcuts) == 17 + 3 + 1
+    assert set(names(with_shortcuts)) - set(names(enumerate_layers(small, image))) == {
+        *(f"layer{i}.0.shortcut.0" for i in (2, 3, 4)), "linear",
+    }  # fmt: skip
+
+
+def test_patterns() -> None:
+    model, x = resnet18(width=4), torch.rand(1, 3, 8, 8)
+    kept = enumerate_layers(model, x, include=["layer3.*", "conv1"], exclude=["*.conv2"])
+    assert names(kept) == ["conv1", "layer3.0.conv1", "layer3.1.conv1"]
+    assert [layer.index for layer in kept] == [1, 2, 3]
+    blocks = enumerate_layers(model, x, include=["layer?.?"])
+    assert [layer.kind for layer in blocks] == ["other"] * 8
+    assert blocks[2].num_params == sum(p.numel() for p in model.layer2[0].parameters())
+
+
+def test_an_unknown_pattern_names_the_nearest_layer() -> None:
+    model, x = resnet18(width=4), torch.rand(1, 3, 8, 8)
+    message = r"unknown layer pattern 'layer3\.0\.cnv1'; did you mean 'layer3\.0\.conv1'"
+    for patterns in ({"include": ["layer3.0.cnv1"]}, {"exclude": ["layer3.0.cnv1"]}):
+        with pytest.raises(ClatError, match=message):
+            enumerate_layers(model, x, **patterns)  # type: ignore[arg-type]
+
+
+def test_no_layer_left() -> None:
+    with pytest.raises(ClatError, match="no layer is left"):
+        enumerate_layers(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
+    with pytest.raises(ClatError, match="no layer is left"):
+        enumerate_layers(nn.Flatten(), torch.rand(1, 3, 2, 2))
+
+
+def test_no_image_at_all() -> None:
+    with pytest.raises(ClatError, match="no image"):
+        enumerate_layers(resnet18(width=4), torch.empty(0, 3, 8, 8))
+
+
+def test_find_layers() -> None:
+    layers = enumerate_layers(resnet18(width=4), torch.rand(1, 3, 8, 8))
+    assert [layer.index for layer in find_layers(layers, ["layer3.0.conv2", "2", "11"])] == [2, 11]
+    with pytest.raises(ClatError, match="unknown layer 'layer9'"):
+        find_layers(layers, ["layer9"])
+
+
+class InPlace(nn.Module):
+    """What public ResNets do: in-place ReLU, right after a convolution and after `out += shortcut`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4))
+        self.bn2 = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.relu(self.conv1(x))
+        out = self.bn2(self.conv2(first))
+        out += first
+        out = F.relu_(out)
+        out = self.conv3(out)
+        out.add_(1).relu_()
+        return self.head(out.mean((2, 3)))
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_in_place_code_does_not_change_what_was_read(reduced: bool) -> None:
+    model, x = InPlace().eval(), torch.rand(2, 3, 6, 6)
+    layers = enumerate_layers(model, x)
+    assert [layer.overwritten for layer in layers] == [{"output"}, {"norm"}, {"output"}]
+    with torch.no_grad():
+        first = model.conv1(x)
+        second = model.conv2(first.relu())
+        norm = model.bn2(second)
+        third = model.conv3(F.relu(norm + first.relu()))
+    expected = {
+        "output": [first, second, third],
+        "norm": [first, norm, third],
+        "activation": [first.relu(), F.relu(norm + first.relu()), F.relu(third + 1)],
+    }
+    reduce: Any = (lambda feature, layer: feature.clone()) if reduced else None
+    for tap, features in expected.items():
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                found = read_features(model, x, layers, tap=tap, reduce=reduce)
+            for value, feature in zip(found.values, features, strict=True):
+                torch.testing.assert_close(value, feature.flatten(1))
+
+
+class Tokens(nn.Module):
+    """Normalisation called with keywords, and a LayerNorm that must not be taken for the earlier BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.fc = nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.fc2 = nn.Linear(8, 8)
+        self.bias_net = nn.Linear(2, 8)
+        self.register_buffer("grid", torch.rand(9, 2))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.patch(self.bn(x)).flatten(2).transpose(1, 2)
+        out = self.norm(self.fc(out))
+        out = F.layer_norm(input=self.fc2(out), normalized_shape=(8,))
+        return self.head(out.mean(1) + self.bias_net(self.grid).mean(0))
+
+
+def test_which_normalisation_belongs_to_a_layer() -> None:
+    layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8), classifier=True)
+    assert [(layer.name, layer.norm_call, layer.norm_name) for layer in layers] == [
+        ("patch", None, None), ("fc", 1, None), ("fc2", 2, None), ("head", None, None),
+    ]  # fmt: skip
+
+
+def test_a_module_that_sees_no_image_is_no_layer() -> None:
+    """bias_net runs on a constant grid: its output has no batch, and no feature of an image."""
+    layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8))
+    assert names(layers) == ["patch", "fc", "fc2"]
+
+
+class TinyViT(nn.Module):
+    """A hand-written vision transformer: patches, class token, qkv and projection, MLP, LayerNorm first."""
+
+    def __init__(self, dim: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.patch = nn.Conv2d(3, dim, 4, stride=4)
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        self.norm1, self.norm2, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        self.head = nn.Linear(dim, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.patch(x).flatten(2).transpose(1, 2)
+        out = torch.cat([self.cls.expand(len(x), -1, -1), out], dim=1)
+        n, t, d = out.shape
+        q, k, v = self.qkv(self.norm1(out)).reshape(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = out + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d))
+        out = out + self.fc2(F.gelu(self.fc1(self.norm2(out))))
+        return self.head(self.norm(out)[:, 0])
+
+
+def test_vision_transformer() -> None:
+    model, x = TinyViT(), torch.rand(3, 3, 8, 8)
+    layers = enumerate_layers(model, x)
+    assert names(layers) == ["patch", "qkv", "proj", "fc1", "fc2"]
+    assert [layer.feature_shape for layer in layers] == [(8, 2, 2), (5, 24), (5, 8), (5, 16), (5, 8)]
+    assert [layer.activation_call for layer in layers] == [None, None, None, 0, None]
+    values = read_features(model, x, layers).values
+    assert [tuple(value.shape) for value in values] == [(3, 32), (3, 120), (3, 40), (3, 80), (3, 40)]
+
+
+class Attention(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+        self.fc = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.patch(x).flatten(2).permute((0, 2, 1) if self.batch_first else (2, 0, 1))
+        out, _ = self.attention(out, out, out)
+        out = F.relu(self.fc(out))
+        return self.head(out.mean(1 if self.batch_first else 0))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multihead_attention(batch_first: bool) -> None:
+    model, x = Attention(batch_first).eval(), torch.rand(3, 3, 8, 12)
+    layers = enumerate_layers(model, x)
+    assert [(layer.name, layer.kind) for layer in layers] == [
+        ("patch", "conv"), ("attention", "attention"), ("fc", "linear"),
+    ]  # fmt: skip
+    assert layers[1].num_params == 4 * 8 * 8 + 4 * 8
+    assert [layer.feature_shape for layer in layers] == [(8, 2, 3), (6, 8), (6, 8)]
+    assert layers[1].batch_axis == (0 if batch_first else 1)
+    whole = read_features(model, x, layers).values
+    for i in range(len(x)):
+        alone = read_features(model, x[i : i + 1], layers).values
+        for batch, single in zip(whole, alone, strict=True):
+            torch.testing.assert_close(batch[i], single[0])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("tap", ["output", "norm", "activation"])
+def test_transformer_encoder_layers(batch_first: bool, tap: str) -> None:
+    """They have a fused path without hooks; taps must agree whichever layers are read, with gradients or not."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 4, stride=4)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+            self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.patch(x).flatten(2).permute((0, 2, 1) if batch_first else (2, 0, 1))
+            return self.head(self.blocks(out).mean(1 if batch_first else 0))
+
+    model, x = Encoder().eval(), torch.rand(3, 3, 8, 12)
+    layers = enumerate_layers(model, x)
+    parts = ("self_attn", "linear1", "linear2")
+    assert names(layers) == ["patch", *(f"blocks.layers.{i}.{part}" for i in (0, 1) for part in parts)]
+    assert [layer.feature_shape for layer in layers[1:]] == [(6, 8), (6, 16), (6, 8)] * 2
+    assert [layer.activation_call for layer in layers] == [None, None, 0, None, None, 1, None]
+    with torch.no_grad():
+        whole = read_features(model, x, layers, tap=tap).values
+        for subset in ([2], [5], [1, 6], [3]):
+            some = read_features(model, x, [layers[i] for i in subset], tap=tap, stop=True).values
+            for i, value in zip(subset, some, strict=True):
+                torch.testing.assert_close(value, whole[i])
+    for value, graded in zip(whole, read_features(model, x, layers, tap=tap).values, strict=True):
+        torch.testing.assert_close(value, graded)

@@ -1,0 +1,131 @@
+"""Float32 that is float32, and flags that are as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clat.evaluation import evaluate
+from clat.evaluation.predict import predict
+from clat.network.precision import _units, exact_float32, is_exact
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def flags() -> list[Any]:
+    """Every flag; None for one that torch does not let be read."""
+    backends: Any = torch.backends
+    read: list[Callable[[], Any]] = [
+        torch.get_float32_matmul_precision,
+        lambda: backends.cudnn.allow_tf32,
+        lambda: backends.cuda.matmul.allow_tf32,
+    ]
+    if hasattr(backends.cudnn, "conv"):
+        for unit in (backends.cudnn, backends.cuda, backends.mkldnn):
+            parts = (getattr(unit, name) for name in ("conv", "rnn", "matmul") if hasattr(unit, name))
+            read += [lambda part=part: part.fp32_precision for part in parts]  # type: ignore[misc]
+    found = []
+    for one in read:
+        try:
+            found.append(one())
+        except RuntimeError:
+            found.append(None)
+    return found
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    before, units = flags(), [(unit, unit.fp32_precision) for kind in ("cpu", "cuda") for unit in _units(kind)]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    for unit, value in units:
+        unit.fp32_precision = value
+    assert flags() == before
+
+
+def older(cudnn: bool, matmul: str) -> None:
+    torch.backends.cudnn.allow_tf32 = cudnn
+    torch.set_float32_matmul_precision(matmul)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("matmul", ["highest", "high", "medium"])
+@pytest.mark.parametrize("cudnn", [True, False])
+def test_flags_are_off_inside_and_as_they_were_afterwards(cudnn: bool, matmul: str) -> None:
+    older(cudnn, matmul)
+    before = flags()
+    assert is_exact(CUDA) is (not cudnn and matmul == "highest")
+    assert is_exact(CPU) is (matmul == "highest")
+    with exact_float32():
+        assert torch.backends.cudnn.allow_tf32 is False
+        assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert is_exact(CUDA)
+        assert is_exact(CPU)
+        with exact_float32():
+            pass
+        assert is_exact(CUDA)
+    assert flags() == before
+    with pytest.raises(KeyError), exact_float32():
+        raise KeyError
+    assert flags() == before
+
+
+@pytest.mark.usefixtures("restored")
+def test_flags_of_the_newer_kind() -> None:
+    backends: Any = torch.backends
+    if not hasattr(backends.cudnn, "conv"):
+        pytest.skip("this torch has none")
+    backends.cudnn.conv.fp32_precision = "ieee"
+    backends.mkldnn.matmul.fp32_precision = "bf16"
+    before = flags()
+    assert None in before, "older and newer flags disagree, so the older cannot be read"
+    with exact_float32():
+        assert is_exact(CUDA)
+        assert is_exact(CPU)
+    assert flags() == before
+
+
+class Watched(nn.Module):
+    """Notes whether it runs in exact float32, forwards and backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exact: list[bool] = []
+        self.backwards: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.exact.append(is_exact(CPU) and torch.get_float32_matmul_precision() == "highest")
+        score = x.flatten(1).mean(1) - 0.5
+        if score.requires_grad:
+            score.register_hook(lambda _: self.backwards.append(is_exact(CPU)))
+        return torch.stack([-score, score], 1)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
+    x, y = torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0])
+    torch.set_float32_matmul_precision("medium")
+    model = Watched()
+    evaluate(model, x, y, protocol="pgd-10", eps=0.1)
+    # the clean images; ten steps as the flags have it; the verdict; did the search agree?
+    assert model.exact == [True] + [False] * 10 + [True] + [False]
+    assert model.backwards == [False] * 10
+    model = Watched()
+    evaluate(model, x, y, protocol="fab", eps=0.1)
+    assert all(model.exact), "FAB's search is exact too"
+    assert all(model.backwards)
+    model = Watched()
+    predict(model, x, y)
+    assert model.exact == [True]
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_a_search_whose_float32_is_exact_already_is_not_repeated() -> None:
+    model = Watched()
+    evaluate(model, torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0]), protocol="pgd-10", eps=0.1)
+    assert model.exact == [True] * 12

@@ -1,0 +1,416 @@
+"""Recipes: reading, overriding, refusing, writing, hashing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from clat.core.errors import ClatError
+from clat.criticality.selection import Selection
+from clat.models.settings import GateConfig, NetworkConfig
+from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe.schedules import Schedule
+from clat.recipe.schema import (
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ExtraConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimizerConfig,
+    Recipe,
+    StageConfig,
+)
+from clat.recipe.toml import build_recipe, built_in_recipes, read_recipe, recipe_hash, recipe_toml
+from clat.treatments import Reinitialise
+
+TEXT = """
+name = "small"
+eps = "8/255"
+batch_size = 32
+
+[model]
+name = "resnet18"
+width = 4
+
+[[stages]]
+name = "pgd-at"
+epochs = 3
+objective = { name = "pgd-at", steps = 2 }
+
+[[stages]]
+name = "clat"
+epochs = 2
+objective = { name = "clat", lambda = 0.5 }
+selection = { k = 2, every = 1 }
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def read(file, *overrides):
+    return read_recipe(file, overrides)
+
+
+def refused(file, *overrides):
+    with pytest.raises(ClatError) as caught:
+        read_recipe(file, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_becomes_a_recipe(file):
+    assert read(file) == Recipe(
+        name="small",
+        eps="8/255",
+        batch_size=32,
+        model=ModelConfig(name="resnet18", width=4),
+        stages=(
+            StageConfig(name="pgd-at", epochs=3, objective=PgdAT(steps=2)),
+            StageConfig(name="clat", epochs=2, objective=Clat(lambda_=0.5), selection=Selection(k=2, every=1)),
+        ),
+    )
+
+
+RICH = Recipe(
+    name="everything",
+    seed=7,
+    eps=0.03,
+    norm="l2",
+    model=ModelConfig(
+        name="own.module:factory",
+        width=3,
+        depths=(1, 2),
+        activation="silu",
+        normalize=((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
+        input_size=224,
+        weights="w.pt",
+        weights_key="ema",
+        classifier="new",
+    ),
+    data=DataConfig(
+        name="cifar10",
+        train_size=100,
+        decide_on="test-split",
+        split_seed=2,
+        image_size=16,
+        augment="idbh-weak",
+        pad=0,
+        padding_mode="reflect",
+        flip=False,
+        cutmix=True,
+        extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
+    ),
+    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
+    optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
+    monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
+    evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
+    engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
+    stages=(
+        StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),
+        StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
+        StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
+        StageConfig(
+            name="d",
+            epochs=1,
+            objective=ClatFast(ratio=0.2, calibrate="selection", ce_input="pgd", tap="norm", relative=True),
+            selection=Selection(rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",)),
+            schedule=Schedule(kind="cyclic", peak=0.3),
+            optimizer=OptimizerConfig(momentum=0.0),
+        ),
+    ),
+)
+
+
+MIXED = Recipe(
+    name="mixture",
+    model=ModelConfig(
+        name="mixture",
+        standard=NetworkConfig(name="resnet18", width=4, weights="s.pt"),
+        robust=NetworkConfig(name="robustbench:Wang2023Better_WRN-70-16", weights="r.pt"),
+        gate=GateConfig(standard=("layer1",), robust=("layer.0",), hidden=(8,), alpha_range=(0.5, 1.0)),
+        scales=(1.2, 0.5),
+        standard_size=128,
+        weights="whole.safetensors",
+    ),
+    stages=RICH.stages[:1],
+)
+
+
+@pytest.mark.parametrize("recipe", [RICH, MIXED, *map(read_recipe, built_in_recipes())], ids=lambda r: r.name)
+def test_writing_and_reading_gives_an_equal_recipe(recipe, tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(recipe_toml(recipe))
+    again = read_recipe(path)
+    assert again == recipe
+    assert recipe_toml(again) == recipe_toml(recipe)
+    assert recipe_hash(again) == recipe_hash(recipe)
+
+
+def test_the_rich_recipe_differs_from_the_default_everywhere():
+    """So the round trip above covers every field of the run's own tables."""
+    network = {f.name for f in dataclasses.fields(NetworkConfig)}
+    assert not [f.name for f in dataclasses.fields(NetworkConfig) if getattr(RICH.model, f.name) == f.default]
+    own = [f for f in dataclasses.fields(ModelConfig) if f.name not in network]
+    assert [f.name for f in own if getattr(MIXED.model, f.name) == f.default] == ["alpha"]  # a gate instead
+    for config in (RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
+        same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
+        assert same in ([], ["heldout"]), type(config)
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_every_built_in_recipe_loads_and_says_what_it_is(name):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    first_line = built_in_recipes()[name].read_text().splitlines()[0]
+    assert first_line.startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "value"),
+    [
+        (["--stages.clat.epochs", "5"], lambda r: r.stages[1].epochs, 5),
+        (["--stages.0.epochs", "5"], lambda r: r.stages[0].epochs, 5),
+        (["--stages.pgd-at.objective.steps=7"], lambda r: r.stages[0].objective.steps, 7),
+        (["--stages.clat.objective.lambda", "0.25"], lambda r: r.stages[1].objective.lambda_, 0.25),
+        (["--stages.clat.selection.rule", "random"], lambda r: r.stages[1].selection.rule, "random"),
+        (["--stages.clat.batch-norm", "update"], lambda r: r.stages[1].batch_norm, "update"),
+        (["--data.name=cifar10"], lambda r: r.data.name, "cifar10"),
+        (["--data.train-size", "2000"], lambda r: r.data.train_size, 2000),
+        (["--data.padding_mode", "reflect"], lambda r: r.data.padding_mode, "reflect"),
+        (["--data.augment", "idbh-strong"], lambda r: r.data.augment, "idbh-strong"),
+        (["--data.extra.file", "e.npz", "--data.extra.fraction", "0.5"], lambda r: r.data.extra.fraction, 0.5),
+        (["--schedule.kind", "one-cycle"], lambda r: (r.schedule.kind, r.schedule.peak), ("one-cycle", None)),
+        (["--data.flip", "false"], lambda r: r.data.flip, False),
+        (["--engine.precision", '"32"'], lambda r: r.engine.precision, "32"),
+        (["--eps", "4/255"], lambda r: r.eps, "4/255"),
+        (["--eps=0.03"], lambda r: r.eps, "0.03"),
+        (["--schedule.lr", "1e-2"], lambda r: r.schedule.lr, 0.01),
+        (["--seed", "3", "--batch_size", "8"], lambda r: (r.seed, r.batch_size), (3, 8)),
+        (["--name", "true story"], lambda r: r.name, "true story"),
+        (["--model.normalize", "[[0.5], [0.2]]"], lambda r: r.model.normalize, ((0.5,), (0.2,))),
+        (["--seed", "1", "--seed", "2"], lambda r: r.seed, 2),
+    ],
+)
+def test_overrides(file, words, where, value):
+    assert where(read(file, *words)) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data.nam", "x"], "unknown field 'data.nam'; did you mean 'name'?"),
+        (["--batchsize", "1"], "unknown field 'batchsize'; did you mean 'batch_size'?"),
+        (["--stages.clat.epoch", "1"], "did you mean 'epochs'?"),
+        (["--stages.clat.objective.lamda", "1"], "did you mean 'lambda'?"),
+        (["--stages.clat.selection.kk", "1"], "unknown field"),
+        (["--stages.clta.epochs", "1"], "unknown stage in --stages.clta.epochs 'clta'; did you mean 'clat'?"),
+        (["--stages.7.epochs", "1"], "unknown stage"),
+        (["--stages.clat", "1"], "name a field of 'clat'"),
+        (["--name.first", "x"], "'name' is a value, not a table"),
+        (["--seed"], "--seed has no value"),
+        (["--seed", "--name", "x"], "--seed has no value"),
+        (["seed", "1"], "unexpected argument 'seed'"),
+        (["--stages.clat.objective.name", "clatt"], "did you mean 'clat'?"),
+        (["--stages.clat.epochs", "many"], "stages.1.epochs"),
+        (["--stages.clat.epochs", "1.5"], "stages.1.epochs"),
+        (["--stages.clat.epochs", "0"], "at least 1"),
+        (["--eps", "8"], "did you mean 8/255?"),
+        (["--eps", "0"], "eps is 0"),
+        (["--eps", "-1/255"], "at least 0"),
+        (["--eps", "big"], "eps is 'big'"),
+        (["--stages.pgd-at.objective.eps", "8"], "did you mean 8/255?"),
+        (["--stages.pgd-at.objective.eps", "0"], "eps is 0: the attack would not move"),
+        (["--norm", "l1"], "unknown norm 'l1'"),
+        (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
+        (["--stages.clat.batch_norm", "freeze"], "batch_norm"),
+        (["--stages.clat.selection.rule", "criticl"], "selection.rule"),
+        (["--stages.clat.name", "pgd-at"], "two stages are called 'pgd-at'"),
+        (["--schedule.kind", "cosin"], "schedule.kind"),
+        (["--schedule.lr", "0"], "schedule.lr"),
+        (["--schedule.lr", "nan"], "schedule.lr"),
+        (["--engine.device", "gpu"], "unknown device 'gpu'"),
+        (["--engine.devices", "0"], "engine.devices"),
+        (["--schedule.peak", "1"], "schedule.peak"),
+        (["--data.augment", "idbh"], "data.augment"),
+        (["--data.padding_mode", "mirror"], "data.padding_mode"),
+        (["--data.extra.fraction", "0.5"], "data.extra.file is missing"),
+        (["--data.extra.file", "e.npz", "--data.extra.fraction", "1"], "the fraction of extra images is 1.0"),
+        (["--data.extra.file", "e.npz", "--data.extra.fractoin", "0.5"], "did you mean 'fraction'?"),
+        (["--stages.pgd-at.objective", '{name = "trades", label_smoothing = 1.0}'], "label_smoothing is 1.0"),
+        (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "nesterov"),
+        (["--optimizer.momentum", "1.5"], "optimizer.momentum"),
+        (["--optimizer.momentum", "false"], "optimizer.momentum: expected no truth value"),
+        (["--stages.clat.objective.lambda", "true"], "stages.1.objective.lambda: expected no truth value"),
+        (["--seed", "true"], "seed: expected no truth value"),
+        (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
+        (["--evaluation.batch_size", "0"], "evaluation.batch_size"),
+        (["--monitor.every", "0"], "monitor.every"),
+        (["--stages", "3"], "stages: expected a list"),
+        (["--stages.pgd-at.objective", "pgd-at"], "stages.0.objective: expected a table"),
+        (["--data.extra", "5"], "data.extra: expected a table"),
+        (["--stages.pgd-at.treatments", "[{ gamma = 1.0 }]"], "stages.0.treatments.0.name is missing"),
+        (["--schedule.factor", "inf"], "schedule.factor: input should be a finite number"),
+        (["--optimizer.weight_decay", "inf"], "optimizer.weight_decay: input should be a finite number"),
+        (["--stages.clat.objective.lambda", "inf"], "clat.lambda: input should be a finite number"),
+        (["--engine.checkpoint_seconds", "-1"], "engine.checkpoint_seconds is -1"),
+        (["--stages.pgd-at.objective", '{name = "fast-at", steps = 2}'], "steps is 2"),
+        (["--stages.clat.objective", '{name = "clat-fast", steps = 2}'], "steps is 2"),
+        (["--stages.pgd-at.objective", '{name = "mixing", eps = 8}'], "did you mean 8/255?"),
+        (["--stages.pgd-at.treatments", '[{name = "ema"}, {name = "swa", window = 1}]'], "'ema' beside 'swa'"),
+        (["--stages.pgd-at.treatments", '[{name = "swa", window = 1}, {name = "ema"}]'], "'swa' beside 'ema'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(file, words, says):
+    assert says in refused(file, *words)
+
+
+def test_a_clat_stage_needs_a_selection(file):
+    file.write_text(TEXT.replace("selection = { k = 2, every = 1 }", ""))
+    assert "stage 'clat': the objective 'clat' needs a selection" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "stages is missing"),
+        ({"stages": []}, "at least one stage"),
+        ({"stages": [{"name": "a", "objective": {"name": "standard"}}]}, "epochs is missing"),
+        ({"stages": [{"name": "a", "epochs": 1}]}, "objective is missing"),
+        ({"stages": [1]}, "stages.0"),
+    ],
+)
+def test_incomplete_recipes_are_refused(data, says):
+    with pytest.raises(ClatError, match=says):
+        build_recipe(data)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    assert "not found" in refused(tmp_path / "absent.toml")
+    assert "unknown recipe 'dmo'; did you mean 'demo'?" in refused("dmo")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = \n[[")
+    assert "not valid TOML" in refused(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    assert "not valid TOML" in refused(broken)
+
+
+def test_a_recipe_can_extend_another(tmp_path, file):
+    (tmp_path / "more.toml").write_text('extends = "small.toml"\nname = "more"\n[model]\nwidth = 9\n')
+    more = read_recipe(tmp_path / "more.toml")
+    assert (more.name, more.model.width, more.model.name, more.stages) == ("more", 9, "resnet18", read(file).stages)
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    assert "extends" in refused(tmp_path / "a.toml")
+    (tmp_path / "c.toml").write_text("extends = 3")
+    assert "extends" in refused(tmp_path / "c.toml")
+    (tmp_path / "d.toml").write_text('extends = "d.toml"')
+    assert "extends" in refused(tmp_path / "d.toml")
+
+
+def test_an_objective_that_reads_single_labels_is_refused_where_they_are_mixed():
+    with pytest.raises(ClatError, match="'mart' needs one label an image"):
+        read_recipe("mart", ["--data.cutmix", "true"])
+    assert read_recipe("trades", ["--data.cutmix", "true"]).data.cutmix
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", "1"],
+        ["--eps", "4/255"],
+        ["--norm", "l2"],
+        ["--batch_size", "16"],
+        ["--model.width", "8"],
+        ["--data.train_size", "100"],
+        ["--data.split_seed", "1"],
+        ["--data.augment", "idbh-weak"],
+        ["--data.extra.file", "e.npz"],
+        ["--data.cutmix", "true"],
+        ["--schedule.lr", "0.2"],
+        ["--optimizer.momentum", "0.8"],
+        ["--monitor.steps", "3"],
+        ["--engine.precision", "bf16-mixed"],
+        ["--engine.devices", "2"],
+        ["--stages.0.epochs", "4"],
+        ["--stages.0.objective.steps", "3"],
+        ["--stages.0.batch_norm", "frozen"],
+    ],
+)
+def test_the_hash_depends_on_what_decides_the_weights(file, words):
+    one, other = read(file), read(file, *words)
+    assert recipe_hash(one) != recipe_hash(other)
+    assert recipe_hash(one, 1) != recipe_hash(other, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--name", "x"],
+        ["--evaluation.protocol", "pgd-50"],
+        ["--evaluation.num_samples", "5"],
+        ["--engine.checkpoint_seconds", "5"],
+    ],
+)
+def test_the_hash_ignores_what_does_not(file, words):
+    assert recipe_hash(read(file)) == recipe_hash(read(file, *words))
+
+
+def test_runs_from_before_clat_chose_where_its_term_is_taken_keep_their_hash():
+    words = ["--model.name", "resnet18", "--model.weights", "x.pt"]
+    before = "4d95a161082e7722"  # computed when there was no `feature_input`
+    assert recipe_hash(read_recipe("clat-finetune", words)) == before
+    words += ["--stages.clat.objective.feature_input", "pgd"]
+    assert recipe_hash(read_recipe("clat-finetune", words)) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [("pgd-at", "random_start", "false"), ("trades", "start", "uniform")],
+)
+def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name, field, value):
+    assert recipe_hash(read(file)) == "6bac12a3aaf9bd06"  # computed before there was `random_start`
+    named = ["--stages.0.objective.name", name]
+    assert recipe_hash(read(file, *named)) != recipe_hash(
+        read(file, *named, f"--stages.0.objective.{field}", value)
+    )
+
+
+def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):
+    one = read(file)
+    other = read(file, "--stages.clat.objective.lambda", "2", "--stages.clat.selection.k", "1")
+    assert recipe_hash(one) != recipe_hash(other)
+    assert recipe_hash(one, 1) == recipe_hash(other, 1)
+    longer = read(file, "--stages.clat.epochs", "3")
+    assert recipe_hash(one, 1) != recipe_hash(longer, 1)  # the cosine of stage 1 is another
+    planned = ["--schedule.epochs", "20"]
+    assert recipe_hash(read(file, *planned), 1) == recipe_hash(read(file, *planned, "--stages.clat.epochs", "3"), 1)
+    own = ["--stages.pgd-at.schedule", '{ kind = "cosine" }']
+    assert recipe_hash(read(file, *own), 1) == recipe_hash(read(file, *own, "--stages.clat.epochs", "3"), 1)
+    assert recipe_hash(read(file, *own), 1) != recipe_hash(read(file), 1)
+    constant = ["--schedule.kind", "constant"]
+    assert recipe_hash(read(file, *constant), 1) == recipe_hash(
+        read(file, *constant, "--stages.clat.epochs", "3"), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "policy"),
+    [
+        (StageConfig(name="a", epochs=1, objective=PgdAT()), "update"),
+        (StageConfig(name="a", epochs=1, objective=Clat(), selection=Selection()), "frozen"),
+        (StageConfig(name="a", epochs=1, objective=PgdAT(), batch_norm="frozen"), "frozen"),
+        (StageConfig(name="a", epochs=1, objective=Clat(), selection=Selection(), batch_norm="update"), "update"),
+    ],
+)
+def test_the_default_batch_norm_policy(stage, policy):
+    assert stage.bn_policy == policy

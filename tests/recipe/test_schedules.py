@@ -1,0 +1,93 @@
+"""Learning rates in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clat.core.errors import ClatError
+from clat.recipe.schedules import Schedule, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.1), (50, 0.075), (70, 0.0552), (75, 0.05), (100, 0.025), (150, 0)]
+)
+def test_the_papers_cosine(epoch, expected):
+    assert learning_rate(Schedule(lr=0.1), epoch, 150) == pytest.approx(expected, abs=5e-5)
+
+
+def test_a_plan_longer_than_the_training():
+    planned = Schedule(lr=0.1, epochs=150)
+    assert learning_rate(planned, 100, 100) == pytest.approx(0.025)
+    assert learning_rate(planned, 200, 100) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 1.0), (49.99, 1.0), (50, 0.1), (74.99, 0.1), (75, 0.01), (100, 0.01)]
+)
+def test_piecewise(epoch, expected):
+    assert learning_rate(Schedule(kind="piecewise", lr=1.0), epoch, 100) == pytest.approx(expected)
+
+
+def test_piecewise_of_the_bag_of_tricks():
+    rule = Schedule(kind="piecewise", lr=0.1, milestones=(100 / 110, 105 / 110))
+    assert [round(learning_rate(rule, e, 110), 6) for e in (99, 100, 104, 105, 110)] == [
+        0.1,
+        0.01,
+        0.01,
+        0.001,
+        0.001,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "peak", "expected"),
+    [(0, 0.5, 0), (3.75, 0.5, 0.1), (7.5, 0.5, 0.2), (11.25, 0.5, 0.1), (15, 0.5, 0), (6, 0.4, 0.2), (3, 0.4, 0.1)],
+)
+def test_cyclic_rises_to_the_peak_and_falls_to_zero(epoch, peak, expected):
+    assert learning_rate(Schedule(kind="cyclic", lr=0.2, peak=peak), epoch, 15) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("peak", [None, 0.3])
+def test_one_cycle_is_that_of_pytorch(peak):
+    """PyTorch's peak is at step pct_start * T - 1 of T - 1, so its fraction is given such that both agree."""
+    steps = 400
+    fraction = 0.025 if peak is None else peak
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.2, total_steps=steps, pct_start=(fraction * (steps - 1) + 1) / steps
+    )
+    rule = Schedule(kind="one-cycle", lr=0.2, peak=peak)
+    rates = []
+    for step in range(steps):
+        rates.append(learning_rate(rule, step * 10 / (steps - 1), 10))
+        assert rates[-1] == pytest.approx(reference.get_last_lr()[0], rel=1e-9, abs=1e-12)
+        optimizer.step()
+        if step + 1 < steps:
+            reference.step()
+    assert rates[0] == pytest.approx(0.2 / 25)
+    assert max(rates) == pytest.approx(0.2, rel=1e-3)
+    assert rates[-1] == pytest.approx(0.2 / 25 / 1e4)
+
+
+def test_constant():
+    assert {learning_rate(Schedule(kind="constant", lr=0.3), epoch, 10) for epoch in (0, 5, 10, 50)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lr": 0}, "schedule.lr"),
+        ({"lr": float("inf")}, "schedule.lr"),
+        ({"epochs": 0}, "schedule.epochs"),
+        ({"factor": -0.1}, "schedule.factor"),
+        ({"factor": float("nan")}, "schedule.factor"),
+        ({"peak": 1.0}, "schedule.peak"),
+        ({"milestones": (0.7, 0.5)}, "schedule.milestones"),
+        ({"milestones": (0.5, 1.5)}, "schedule.milestones"),
+    ],
+)
+def test_impossible_schedules_are_refused(settings, says):
+    with pytest.raises(ClatError, match=says):
+        Schedule(**settings)

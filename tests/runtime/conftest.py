@@ -1,0 +1,25 @@
+"""The kit of tiny runs, and one finished run that several tests look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import clat
+from helpers import runs
+
+
+@pytest.fixture(scope="session")
+def kit() -> ModuleType:
+    """Tiny runs and what is compared of them."""
+    return runs
+
+
+@pytest.fixture(scope="session")
+def finished(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed. Not to be written to."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True)
+    return out
