@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import percent, points

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from clat.attacks.search import run_search
+from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as RichTable
-
+from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
 from clat.evaluation.protocols import protocol_title

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
+from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet, hold_out, load_split

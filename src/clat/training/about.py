@@ -51,6 +51,7 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
             "fingerprint": inputs.fingerprint,
         },
         "seed": recipe.seed,
+        "notes": list(inputs.notes),
         "recipe_hash": recipe_hash(recipe),
         "run_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],
     }
