@@ -270,7 +270,7 @@ class Clat(InnerAttack):
             if source not in logits:
                 with statistics(source):
                     logits[source] = model(inputs[source])
-        entropies = [cross_entropy(logits[source], y) for source in read]
+        entropies = [cross_entropy(logits[source], y, self.label_smoothing) for source in read]
         return {"cross_entropy": torch.stack(entropies).mean(), **parts}
 
 

@@ -35,6 +35,8 @@ class Twins(PgdAT):
     """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
 
     reparametrises = True
+    splits = False  # which network an image goes through is decided in the whole batch
+
     name: Literal["twins"] = "twins"  # type: ignore[assignment]
     form: Literal["at", "trades"] = "at"
     """The loss of both networks."""
@@ -78,7 +80,8 @@ class Twins(PgdAT):
 
         moved = both(x_adv)
         judged = moved if self.form == "at" else both(x)
-        losses = [cross_entropy(z, labels) for z, labels in zip(judged, (y[:half], y[half:]), strict=True)]
+        halves = zip(judged, (y[:half], y[half:]), strict=True)
+        losses = [cross_entropy(z, labels, self.label_smoothing) for z, labels in halves]
         parts = {"frozen": losses[0], "adaptive": losses[1]}
         total = mixed(*losses)
         if self.form == "trades":

@@ -17,6 +17,7 @@ from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
@@ -101,6 +102,8 @@ class StageConfig:
     `update`."""
     schedule: Schedule | None = None
     """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
+    eps_schedule: EpsSchedule | None = None
+    """{from = 0, until = 0.75}: the attack's eps rises over the stage; None: it is full from the first step."""
     optimizer: OptimizerConfig | None = None
     """None: the run's."""
 
@@ -108,6 +111,8 @@ class StageConfig:
         at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
         if self.selection is None and self.objective.needs_selection:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+        if self.eps_schedule is not None and not self.objective.attacks:
+            raise ClatError(f"stage '{self.name}': '{self.objective.name}' has no attack for an eps_schedule")
         names = [treatment.name for treatment in self.treatments]
         for treatment in self.treatments:
             try:

@@ -29,6 +29,11 @@ LATER: dict[str, dict[str, Any]] = {
     "trades": {"start": "normal"},
     "cure": {"start": "normal"},
 }
+for _name in (
+    *("standard", "pgd-at", "fast-at", "free-at", "grad-align", "mart", "cure", "autolora", "twins", "mixing"),
+    *("clat", "clat-fast", "clat-plus"),
+):
+    LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
 """Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
 hash, so that such runs can still be resumed and reused."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +79,8 @@ class StageRunner:
             x: images, (N, C, H, W) in [0, 1], this process's share of the batch.
             y: labels (N,) int64, or class probabilities (N, K).
             epoch: of the run, from 0.
-            number: of the batch within the epoch, from 0; together they decide the seed.
+            number: of the batch within the epoch, from 0; together they decide the seed, and how much of eps a
+                schedule grants.
             rate: the learning rate.
 
         Returns:
@@ -87,6 +89,7 @@ class StageRunner:
         Raises:
             NotFinite: the loss is infinite or not a number; nothing has moved in that step.
         """
+        place = self._place(epoch, number)
         replays = self.config.objective.replays
         for replay in range(number * replays, (number + 1) * replays):
             seed = derive_seed(self.recipe.seed, "attack", epoch, replay, self.engine.rank)
@@ -95,13 +98,21 @@ class StageRunner:
                 self.model,
                 x,
                 y,
-                replace(self.trainable.step, seed=seed),
+                replace(place, seed=seed),
                 trainable=self.trainable,
                 callbacks=self.callbacks,
                 engine=self.engine,
                 rate=rate,
             )
         return loss
+
+    def _place(self, epoch: int, number: int) -> Step:
+        """The step of batch `number` of `epoch`, but for its seed."""
+        batches = self.loader.num_batches
+        done = (epoch - self.recipe.first_epoch(self.number)) * batches + number
+        progress, schedule = Fraction(done, self.config.epochs * batches), self.config.eps_schedule
+        share = Fraction(1) if schedule is None else schedule.share(progress)
+        return replace(self.trainable.step, progress=progress, number=number, eps_share=share)
 
     def finish(self) -> dict[str, Any]:
         """Leave the stage, with a plain network; returns what the callbacks have to record, JSON-able."""

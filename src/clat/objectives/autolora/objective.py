@@ -101,7 +101,7 @@ class AutoLoRa(InnerAttack):
         with callback.clean_path():
             clean = model(x)
         moved = model(x_adv)
-        natural, adversarial = cross_entropy(clean, y), cross_entropy(moved, y)
+        natural, adversarial = (cross_entropy(logits, y, self.label_smoothing) for logits in (clean, moved))
         divergence = kl_divergence(moved, clean.detach() if self.detach_clean else clean) / len(x)
         total = lambda1 * natural + (1 - lambda1) * adversarial + lambda2 * divergence
         terms = {"natural": natural, "adversarial": adversarial, "divergence": divergence}
