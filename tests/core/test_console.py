@@ -65,7 +65,9 @@ def test_nothing_else_makes_a_console_a_table_or_a_column():
             for alias in node.names
             if alias.name in made
         }
-        called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
+        called = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")
+        }
         assert not names & called, file
 
 
