@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from clat.objectives.cure.revision import Pace, Revision
 from torch import Tensor, nn
 
 import clat
@@ -21,6 +20,7 @@ from clat.network.exchange import copied, tensors_of
 from clat.network.low_rank import Branch
 from clat.network.swap import swapped
 from clat.objectives import AutoLoRa, Cure, PgdAT, Twins
+from clat.objectives.cure.revision import Pace, Revision
 from clat.recipe.schema import DataConfig, EvaluationConfig, MonitorConfig, Recipe, StageConfig
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AWP, EMA, SWA, Interpolation, LoRA

@@ -72,16 +72,19 @@ def run(options: argparse.Namespace) -> int:
         return _finish(lambda: resume(options.resume, quiet=options.quiet))
     if options.recipe is None or options.out is None:
         raise ClatError("name a recipe and a new folder: clat train RECIPE.toml --out DIR (or --resume DIR)")
-    from clat.recipe.toml import read_recipe
+    from clat.recipe.source import read_source
 
-    recipe = read_recipe(options.recipe, [*options.overrides, *_short(options)])
+    data = read_source(options.recipe, [*options.overrides, *_short(options)])
+    from clat.recipe.toml import build_recipe
+
+    recipe = build_recipe(data)
     from clat.training.run import train
 
     return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet))
 
 
 def _list() -> int:
-    from clat.recipe.toml import built_in_recipes
+    from clat.recipe.source import built_in_recipes
 
     for name, path in built_in_recipes().items():
         say(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
@@ -108,7 +111,7 @@ def _finish(train: Callable[[], Result]) -> int:
     except Interrupted as stopped:
         # The first process speaks for all; where another fails, the launcher kills it.
         return stopped.exit_code if is_first_process() else 0
-    if not result.evaluations:
+    if not result.evaluations or not is_first_process():
         return 0
     from clat.report.page import write_report
 
