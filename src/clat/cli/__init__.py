@@ -153,9 +153,7 @@ def _parser() -> _Parser:
 def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     """The ranking of layers."""
     one = commands.add_parser("criticality", help="rank the layers of a network, by criticality or otherwise")
-    one.add_argument(
-        "--ranking", help="clat (its criticality, the default), mrc, activation, rewinding, rewinding-drop"
-    )
+    one.add_argument("--ranking", help="clat (criticality, default), mrc, activation, rewinding, rewinding-drop")
     one.add_argument("--compare", action="store_true", help="measure every ranking and correlate them")
     _model_options(one)
     one.add_argument(
@@ -167,9 +165,10 @@ def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     one.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
     one.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
     one.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
-    one.add_argument("--normaliser", default="numel", help="numel (paper), sqrt, relative")
+    one.add_argument("--normaliser", help="numel (paper's weakness), sqrt, relative, none (paper's curvature)")
     one.add_argument("--tap", default="output", help="output (paper), norm, activation")
     one.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
+    one.add_argument("--predecessor", default="forward", help="of a layer in C: forward (paper's order), input")
     one.add_argument("--radius", type=float, default=0.1, help="mrc: relative change of a weight (default: 0.1)")
     one.add_argument("--epochs", type=int, default=10, help="mrc: epochs of the ascent (default: 10)")
     one.add_argument("--lr", type=float, default=1.0, help="mrc: step size of the ascent (default: 1)")
@@ -178,6 +177,7 @@ def _criticality_parser(commands: argparse._SubParsersAction[_Parser]) -> None:
     one.add_argument(
         "--classifier", action=argparse.BooleanOptionalAction, help="count the classifier (mrc alone: yes)"
     )
+    one.add_argument("--layers", metavar="GROUP", help="only one sort of layers: attention, mlp, convolutions")
     one.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches")
     one.add_argument(
         "--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches"

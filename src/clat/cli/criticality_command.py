@@ -16,10 +16,12 @@ from clat.core.seeds import permutation
 from clat.core.units import parse_size
 from clat.criticality.comparison import compare_rankings
 from clat.criticality.ranking_report import Ranked
-from clat.criticality.rankings import RANKINGS, REWINDING, layers_to_rank, measure_ranking
+from clat.criticality.rankings import RANKINGS, AnyRanking, make_ranking
 from clat.data import Loader, load_split
 from clat.models.files import read_state
-from clat.network.layers import Layer
+from clat.network.chain import layers_off_chain
+from clat.network.groups import check_group
+from clat.network.layers import Layer, enumerate_layers
 from clat.report.plots import criticality_bars, plot_format, save_figure
 from clat.report.rankings import ranking_bars, ranking_comparison
 
@@ -31,6 +33,7 @@ def criticality(options: Namespace) -> int:
         plot_format(options.plot)
     rankings = _rankings(options)
     parse_size(options.eps, norm=options.norm)
+    check_group(options.layers)
     initial = None if options.initial is None else read_state(options.initial)[0]
     device = pick_device(options.device)
     images = load_split(options.data, options.split, image_size=options.image_size)
@@ -44,49 +47,70 @@ def criticality(options: Namespace) -> int:
         raise ClatError(f"--top is {options.top}: expected 0 or more layers to mark")
     top = min(options.top, len(layers))
 
-    def measure(ranking: str) -> Ranked[Any]:
-        names = ("eps", "alpha", "steps", "norm", "normaliser", "tap", "metric", "radius", "epochs", "lr", "seed")
-        settings = {name: getattr(options, name) for name in names}
-        return measure_ranking(ranking, model, x, y, layers=layers, initial=initial, **settings)
+    def measure(ranking: AnyRanking) -> Ranked[Any]:
+        threat = {"eps": options.eps, "norm": options.norm}
+        return ranking.measure(model, x, y, layers=layers, seed=options.seed, initial=initial, **threat)
 
     (_compare if options.compare else _single)(options, rankings, measure, top)
+    _caution(rankings, model, x, layers)
     for path in outputs:
         console.print(f"wrote {path}")
     return 0
 
 
-def _rankings(options: Namespace) -> list[str]:
-    """The rankings to measure, by their names."""
+def _rankings(options: Namespace) -> list[AnyRanking]:
+    """The rankings to measure. Each takes of the options what concerns it."""
     if options.compare and options.ranking is not None:
         raise ClatError("--compare measures every ranking: leave --ranking out")
+    rewinding = [name for name, ranking in RANKINGS.items() if ranking.needs_initial]
     if options.compare:
-        return [name for name in RANKINGS if options.initial is not None or name not in REWINDING]
-    ranking = "criticality" if options.ranking in (None, "clat") else options.ranking
-    if ranking not in RANKINGS:
-        raise unknown("ranking", options.ranking, ("clat", *RANKINGS))
-    if (ranking in REWINDING) != (options.initial is not None):
-        raise ClatError(
-            f"--ranking {ranking} needs the weights of the start: --initial FILE"
-            if ranking in REWINDING
-            else f"--initial is for the rankings {' and '.join(REWINDING)}, or for --compare"
-        )
-    return [ranking]
+        names = [name for name in RANKINGS if options.initial is not None or name not in rewinding]
+    else:
+        ranking = "criticality" if options.ranking in (None, "clat") else options.ranking
+        if ranking not in RANKINGS:
+            raise unknown("ranking", options.ranking, ("clat", *RANKINGS))
+        if (ranking in rewinding) != (options.initial is not None):
+            raise ClatError(
+                f"--ranking {ranking} needs the weights of the start: --initial FILE"
+                if ranking in rewinding
+                else f"--initial is for the rankings {' and '.join(rewinding)}, or for --compare"
+            )
+        names = [ranking]
+    return [make_ranking(name, vars(options)) for name in names]
 
 
-def _layers(options: Namespace, model: nn.Module, x: Tensor, rankings: Sequence[str]) -> list[Layer]:
+def _layers(options: Namespace, model: nn.Module, x: Tensor, rankings: Sequence[AnyRanking]) -> list[Layer]:
     """The layers to rank; RiFT's own ranking, measured alone, has shortcuts and classifier among them."""
-    return layers_to_rank(
-        rankings[0] if len(rankings) == 1 else None,
+    whole = all(ranking.whole_network for ranking in rankings)
+    return enumerate_layers(
         model,
         x,
         include=options.include,
         exclude=options.exclude,
-        shortcuts=options.shortcuts,
-        classifier=options.classifier,
+        group=options.layers,
+        shortcuts=whole if options.shortcuts is None else options.shortcuts,
+        classifier=whole if options.classifier is None else options.classifier,
     )
 
 
-def _single(options: Namespace, rankings: Sequence[str], measure: Callable[[str], Ranked[Any]], top: int) -> None:
+def _caution(rankings: Sequence[AnyRanking], model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> None:
+    """Say where C compares a layer with one that it does not read, or not alone."""
+    if all(getattr(ranking, "predecessor", "input") == "input" for ranking in rankings):
+        return
+    aside = layers_off_chain(model, x, layers)
+    if aside:
+        console.print(
+            f"caution: {len(aside)} of {len(layers)} layers, {aside[0]} the first, do not read the layer before "
+            "them in forward order, or not it alone, and C compares them with it; --predecessor input compares "
+            "each with what it reads",
+            style="yellow",
+        )
+
+
+Measure = Callable[[AnyRanking], Ranked[Any]]
+
+
+def _single(options: Namespace, rankings: Sequence[AnyRanking], measure: Measure, top: int) -> None:
     report = measure(rankings[0])
     console.print(report.table(top=top))
     best = report.top(top) if top else []
@@ -99,11 +123,11 @@ def _single(options: Namespace, rankings: Sequence[str], measure: Callable[[str]
         save_figure(draw(report.to_dict(), best), Path(options.plot))
 
 
-def _compare(options: Namespace, rankings: Sequence[str], measure: Callable[[str], Ranked[Any]], top: int) -> None:
+def _compare(options: Namespace, rankings: Sequence[AnyRanking], measure: Measure, top: int) -> None:
     reports = []
-    for name in rankings:
-        console.print(f"measuring {name}: {RANKINGS[name]}")
-        reports.append(measure(name))
+    for ranking in rankings:
+        console.print(f"measuring {ranking.name}: {ranking.about}")
+        reports.append(measure(ranking))
     comparison = compare_rankings(reports)
     console.print(comparison.table(top=top))
     if top:

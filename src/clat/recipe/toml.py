@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import tomllib
 import typing
@@ -18,6 +19,8 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.core.errors import ClatError, unknown
+from clat.criticality.rankings import RANKINGS
+from clat.criticality.selection import FLAT
 from clat.recipe.schema import Recipe
 
 LATER: dict[str, dict[str, Any]] = {
@@ -139,6 +142,8 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         for field, before in LATER.get(stage["objective"]["name"], {}).items():
             if stage["objective"][field] == before:
                 del stage["objective"][field]
+        if "selection" in stage:
+            stage["selection"] = _as_before_tables(stage["selection"])
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if all(stage.schedule is not None for stage in recipe.stages[:stages]):
@@ -146,6 +151,17 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         elif data["schedule"]["kind"] != "constant":
             data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs; settings
+    that there were not, or could not be told, enter where they are not at their defaults."""
+    ranking = dict(selection["ranking"])
+    name = ranking.pop("name")
+    default = RANKINGS[name]().settings()
+    flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
+    added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
+    return {**selection, **FLAT, **flat, "ranking": name, **({"settings": added} if added else {})}
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
@@ -245,7 +261,7 @@ def _field_names(where: tuple[int | str, ...]) -> list[str]:
         hints = [typing.get_type_hints(cls)[part] for cls in here if part in typing.get_type_hints(cls)]
         tagged = [cls for cls in here if getattr(cls, "name", None) == part]  # a union's member, told by its tag
         here = _direct(hints[0]) if hints else tagged or here
-    return [entry.name.rstrip("_") for cls in here for entry in dataclasses.fields(cls)]
+    return [name.rstrip("_") for cls in here for name in inspect.signature(cls).parameters]
 
 
 def _direct(annotation: Any) -> list[Any]:
