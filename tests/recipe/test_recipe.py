@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from clat.core.errors import ClatError
+from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanking
 from clat.criticality.selection import Selection
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
@@ -120,9 +121,23 @@ RICH = Recipe(
             name="d",
             epochs=1,
             objective=ClatFast(ratio=0.2, calibrate="selection", ce_input="pgd", tap="norm", relative=True),
-            selection=Selection(rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",)),
+            selection=Selection(
+                rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",), group="mlp"
+            ),
             schedule=Schedule(kind="cyclic", peak=0.3),
             optimizer=OptimizerConfig(momentum=0.0),
+        ),
+        StageConfig(
+            name="e",
+            epochs=1,
+            objective=Clat(),
+            selection=Selection(ranking=RobustCriticalityRanking(radius=0.2, epochs=3, alpha="2/225")),
+        ),
+        StageConfig(
+            name="f",
+            epochs=1,
+            objective=Clat(),
+            selection=Selection(metric="curvature", tap="norm", steps=3),
         ),
     ),
 )
@@ -237,6 +252,20 @@ def test_overrides(file, words, where, value):
         (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
         (["--stages.clat.batch_norm", "freeze"], "batch_norm"),
         (["--stages.clat.selection.rule", "criticl"], "selection.rule"),
+        (["--stages.clat.selection.ranking", "mcr"], "unknown ranking 'mcr'; did you mean 'mrc'?"),
+        (["--stages.clat.selection.ranking", '{name = "mcr"}'], "did you mean 'mrc'?"),
+        (["--stages.clat.selection.ranking", '{name = "mrc", radus = 1}'], "did you mean 'radius'?"),
+        (
+            ["--stages.clat.selection.ranking", '{name = "mrc", epochs = 0}'],
+            "epochs of the robust criticality is 0",
+        ),
+        (["--stages.clat.selection.ranking", "{radius = 1}"], "selection.ranking.name is missing"),
+        (["--stages.clat.selection.ranking", "5"], "selection.ranking: expected a table"),
+        (["--stages.clat.selection.normalizer", "sqrt"], "did you mean 'normaliser'?"),
+        (["--stages.clat.selection.normaliser", "sqr"], "selection.normaliser"),
+        (["--stages.clat.selection.steps", "0"], "selection.steps is 0"),
+        (["--stages.clat.selection.steps", "true"], "stages.1.selection.steps: expected no truth value"),
+        (["--stages.clat.selection.group", "mpl"], "selection.group"),
         (["--stages.clat.name", "pgd-at"], "two stages are called 'pgd-at'"),
         (["--schedule.kind", "cosin"], "schedule.kind"),
         (["--schedule.lr", "0"], "schedule.lr"),
@@ -389,6 +418,51 @@ def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name,
     assert recipe_hash(read(file, *named)) != recipe_hash(
         read(file, *named, f"--stages.0.objective.{field}", value)
     )
+
+
+def by(**selection):
+    return build_recipe(
+        {"stages": [{"name": "s", "epochs": 1, "objective": {"name": "standard"}, "selection": selection}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "before"),
+    [
+        ({"ranking": "mrc", "steps": 3, "alpha": "2/225", "rule": "least-critical"}, "d720e1cafbb02411"),
+        ({"ranking": "activation", "tap": "norm", "alpha": 0.02}, "ae88af5d65d852ac"),
+        ({"ranking": "rewinding", "initial": "a.pt", "include": ["x*"], "shortcuts": True}, "f04d0b1988ba9829"),
+        ({"ranking": "rewinding-drop"}, "80bccb8a7dea7167"),
+        ({"tap": "norm", "metric": "curvature", "normaliser": "numel"}, "3b46a62a91f1ca9f"),
+        ({"normaliser": "relative", "steps": 4}, "195ca22eda7e1816"),
+        ({"rule": "random", "k": 3, "tap": "activation"}, "9bb7b43b5b556638"),
+        ({"rule": "named", "layers": ["a", 3]}, "4dd59158197fe22e"),
+    ],
+)
+def test_runs_from_before_rankings_had_tables_keep_their_hash(selection, before, tmp_path):
+    recipe = by(**selection)
+    assert recipe_hash(recipe) == before  # computed when a ranking was a name
+    (tmp_path / "again.toml").write_text(recipe_toml(recipe))
+    assert recipe_hash(read_recipe(tmp_path / "again.toml")) == before
+
+
+def test_a_ranking_as_a_table(file):
+    words = ["--stages.clat.selection.ranking", '{ name = "mrc", radius = 0.2, steps = 3 }']
+    ranking = read(file, *words).stages[1].selection.ranking
+    assert ranking == RobustCriticalityRanking(radius=0.2, steps=3)
+    single = ["--stages.clat.selection.ranking.name", "criticality"]
+    single += ["--stages.clat.selection.ranking.predecessor", "input"]
+    assert read(file, *single).stages[1].selection.ranking == CriticalityRanking(predecessor="input")
+
+
+def test_the_hash_is_of_what_a_ranking_says_in_whatever_form():
+    assert recipe_hash(by(ranking={"name": "mrc", "steps": 3})) == recipe_hash(by(ranking="mrc", steps=3))
+    assert recipe_hash(by(ranking={"name": "criticality"})) == recipe_hash(by())
+    told = ({"radius": 0.2}, {"epochs": 3}, {"lr": 0.5}, {"batch_size": 16}, {"alpha": "1/255"}, {})
+    assert len({recipe_hash(by(ranking={"name": "mrc", **settings})) for settings in told}) == len(told)
+    told = ({"predecessor": "input"}, {"metric": "curvature"}, {"metric": "curvature", "normaliser": "numel"}, {})
+    assert len({recipe_hash(by(ranking={"name": "criticality", **settings})) for settings in told}) == len(told)
+    assert recipe_hash(by(group="mlp")) != recipe_hash(by())
 
 
 def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):

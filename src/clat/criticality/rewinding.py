@@ -118,10 +118,7 @@ def measure_rewinding_criticality(
     """
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, y, layers, batch_size)
-    if loss not in REWINDING_LOSSES:
-        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
-    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
-        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
+    check_search(loss, alphas, draws, sigmas)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
         judge = _loss(model, x, y, loss, batch_size)
@@ -152,6 +149,14 @@ def measure_rewinding_criticality(
         baseline={loss: final},
         cost=cost,
     )
+
+
+def check_search(loss: str, alphas: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> None:
+    """Raise ClatError for a loss that is none, or a grid without points."""
+    if loss not in REWINDING_LOSSES:
+        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
+    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
+        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
 
 
 Loss = Callable[[Weights], float]

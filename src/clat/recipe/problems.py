@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -93,7 +94,8 @@ def _below(classes: Sequence[Any], data: Any, key: str, passed: tuple[Any, ...] 
 
 
 def _field_names(classes: Sequence[Any]) -> list[str]:
-    return [entry.name.rstrip("_") for cls in classes for entry in dataclasses.fields(cls)]
+    # The constructor's words, of which a selection takes more than it has fields: its ranking's settings beside it.
+    return [name.rstrip("_") for cls in classes for name in inspect.signature(cls).parameters]
 
 
 def _direct(annotation: Any) -> list[Any]:

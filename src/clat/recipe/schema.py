@@ -12,7 +12,6 @@ from clat.core.checks import at_least, within
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
-from clat.criticality.rankings import READING_WEIGHTS
 from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
@@ -125,9 +124,9 @@ class StageConfig:
     def _check_ranking(self) -> None:
         """Rankings that move or rewind a layer's weights need them to be the layer's own."""
         guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
-        if guests and self.selection is not None and self.selection.ranking in READING_WEIGHTS:
+        if guests and self.selection is not None and self.selection.ranking.reads_weights:
             raise ClatError(
-                f"stage '{self.name}': the ranking '{self.selection.ranking}' reads the weights of a plain "
+                f"stage '{self.name}': the ranking '{self.selection.ranking.name}' reads the weights of a plain "
                 f"network, which '{guests[0]}' changes: rank by criticality or activation, or name the layers"
             )
 

@@ -15,6 +15,8 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.core.errors import ClatError
+from clat.criticality.rankings import RANKINGS
+from clat.criticality.selection import FLAT
 from clat.recipe.problems import first_problem
 from clat.recipe.schema import Recipe
 from clat.recipe.source import built_in_recipes, merged, read_source
@@ -98,6 +100,8 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         for field, before in LATER.get(stage["objective"]["name"], {}).items():
             if stage["objective"][field] == before:
                 del stage["objective"][field]
+        if "selection" in stage:
+            stage["selection"] = _as_before_tables(stage["selection"])
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if all(stage.schedule is not None for stage in recipe.stages[:stages]):
@@ -105,6 +109,17 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         elif data["schedule"]["kind"] != "constant":
             data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs; settings
+    that there were not, or could not be told, enter where they are not at their defaults."""
+    ranking = dict(selection["ranking"])
+    name = ranking.pop("name")
+    default = RANKINGS[name]().settings()
+    flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
+    added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
+    return {**selection, **FLAT, **flat, "ranking": name, **({"settings": added} if added else {})}
 
 
 @cache

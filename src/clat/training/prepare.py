@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
-from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -187,13 +186,12 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.initial is not None:
         with swapped(model, copied(tensors_of(model))):
             fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
-    elif rule.ranking in REWINDING and first:
+    elif rule.ranking.needs_initial and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
             "in selection.initial"
         )
-    # Layer 1 has no ratio to be least critical by.
-    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
+    most = rule.ranking.rankable(len(layers)) if rule.rule == "least-critical" else len(layers)
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
