@@ -166,7 +166,9 @@ def make_examples(
         return result.x_adv
     device = device_of(model, x.device)
     radius = float(parse_size(eps, norm=norm))
-    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed)[0][0]
+    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed, leave=False)[
+        0
+    ][0]
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
         found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
