@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.core.errors import ClatError, unknown
+from clat.recipe.optimizer import OTHER, OWN
 from clat.recipe.schema import Recipe
 
 LATER: dict[str, dict[str, Any]] = {
@@ -29,14 +30,16 @@ LATER: dict[str, dict[str, Any]] = {
     "trades": {"start": "normal"},
     "cure": {"start": "normal"},
 }
+"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
+hash, so that such runs can still be resumed and reused."""
 for _name in (
     *("standard", "pgd-at", "fast-at", "free-at", "grad-align", "mart", "cure", "autolora", "twins", "mixing"),
     *("clat", "clat-fast", "clat-plus"),
 ):
     LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
-"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
-hash, so that such runs can still be resumed and reused."""
 
+LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay": 1.0}
+"""The same of an optimizer's table."""
 
 SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
 SHAPES |= {"tuple_type": "a list, [ ... ]"}
@@ -140,10 +143,10 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     data["engine"].pop("checkpoint_seconds")
     if not data["engine"]["compile"]:  # as in runs from before there was a choice
         data["engine"].pop("compile")
+    for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
+        _drop(table, LATER_OPTIMIZER)
     for stage in data["stages"]:
-        for field, before in LATER.get(stage["objective"]["name"], {}).items():
-            if stage["objective"][field] == before:
-                del stage["objective"][field]
+        _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if all(stage.schedule is not None for stage in recipe.stages[:stages]):
@@ -151,6 +154,13 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         elif data["schedule"]["kind"] != "constant":
             data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _drop(table: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take the fields out that are what they were `before` there was a choice."""
+    for field, value in before.items():
+        if table.get(field) == value:
+            del table[field]
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
@@ -221,7 +231,7 @@ def _dataclasses(annotation: Any, seen: dict[str, type] | None = None) -> list[A
 def _one_line(error: ValidationError) -> str:
     """The first problem of a validation error: where, what, and the nearest valid name."""
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if part not in (OWN, OTHER))
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         key = str(problem["loc"][-1])
         near = difflib.get_close_matches(key, _field_names(problem["loc"][:-1]), n=1, cutoff=0.5)

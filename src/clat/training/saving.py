@@ -59,7 +59,9 @@ def snapshot(
     buffers = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name in weights}
     theirs = {f"model.{name}": value for name, value in buffers.items()}
     theirs |= {f"companion.{name}": value for name, value in own.items()}
-    return Checkpoint(progress, weights, trainable.momentum, callbacks.tensors() | own, engine.gather(theirs))
+    return Checkpoint(
+        progress, weights, trainable.optimizer_state, callbacks.tensors() | own, engine.gather(theirs)
+    )
 
 
 def keep_for_reuse(out: Path, recipe: Recipe, saved: Checkpoint) -> None:
