@@ -195,7 +195,10 @@ class Recipe:
         if self.threat.eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
         object.__setattr__(self, "eps", self.threat.text)
+        self.schedule.check(self.total_epochs)
         for stage in self.stages:
+            if stage.schedule is not None:
+                stage.schedule.check(stage.epochs)
             stage.objective.check(self.threat)
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(

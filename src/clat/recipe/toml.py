@@ -145,6 +145,8 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         data["engine"].pop("compile")
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
+    for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):
+        _drop(table, {"warmup": 0.0})
     for stage in data["stages"]:
         _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
     if stages is not None:
