@@ -28,7 +28,7 @@ def test_the_hash_is_stable() -> None:
         "pgd-20": "0662eaf224ae", "pgd-50": "fcb7148bec08", "pgd-100": "a9dfe43ff860",
         "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
         "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "8575be3541e4",
-        "cw-pgd-20": "34540b0a52ca", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
+        "cr": "481d4bd45cea", "cw-pgd-20": "34540b0a52ca", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
     }  # fmt: skip
 
 

@@ -268,4 +268,4 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
     assert cli.main(["study", "--list"]) == 0
     assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
     assert cli.main([*command, "--scale", "smoke"]) == 2
-    assert "unknown scale of the study 'tiny-study' 'smoke'" in capsys.readouterr().err
+    assert "unknown scale 'smoke' of the study 'tiny-study'; Valid: " in capsys.readouterr().err

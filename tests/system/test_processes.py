@@ -116,6 +116,7 @@ def test_two_processes_agree_and_move_only_what_is_selected(two_processes, tmp_p
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.count("stage 1/2: pgd-at") == 1
+    assert done.stdout.count("wrote") == 1
     out = tmp_path / "run"
     last, first = (load_file(out / "weights" / f"{name}.safetensors") for name in ("last", "stage-1"))
     for rank in (0, 1):

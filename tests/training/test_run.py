@@ -591,3 +591,36 @@ def test_bfloat16_and_another_memory_layout_run(kit, tmp_path):
     result = run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(1)), engine=engine))
     assert all(parameter.dtype == torch.float32 for parameter in result.model.parameters())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["environment"]["precision"] == "bf16-mixed"
+
+
+# What a run says of itself
+
+
+def test_a_network_and_images_of_the_users_own_are_recorded_as_what_they_are(kit, finished, tmp_path):
+    about = json.loads((finished / "run.json").read_text())
+    model = kit.tiny()
+    assert about["model"]["name"] == type(model).__qualname__
+    assert about["model"]["own"]
+    assert about["model"]["class"] == f"{type(model).__module__}.{type(model).__qualname__}"
+    assert about["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert about["data"]["own"]
+    assert about["data"]["name"] == kit.data()[0].name
+    assert about["command"] is None  # pytest's own would tell nobody how to repeat the run
+    for label in ("best", "last"):
+        assert (
+            json.loads((finished / "evaluations" / f"{label}.json").read_text())["model"] == about["model"]["name"]
+        )
+
+
+def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(kit, finished, tmp_path):
+    class Wider(type(kit.tiny())):
+        pass
+
+    first = json.loads((finished / "run.json").read_text())
+    wider = kit.tiny()
+    wider.__class__ = Wider
+    run(kit, tmp_path / "wider", model=wider)
+    other = json.loads((tmp_path / "wider" / "run.json").read_text())
+    assert other["recipe_hash"] == first["recipe_hash"]
+    assert other["run_hash"] != first["run_hash"]
+    assert other["model"]["structure"] != first["model"]["structure"]

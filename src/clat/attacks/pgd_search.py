@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clat.attacks.ascent import input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.losses import cross_entropy
-from clat.attacks.noise import normal, uniform
+from clat.attacks.noise import ball_noise
 from clat.attacks.search import SearchState
 
 
@@ -55,11 +55,5 @@ class PgdSearch:
 
     def _start_point(self, ball: Ball, ids: Tensor) -> Tensor:
         """Uniform in the ball."""
-        count = ball.x[0].numel()
-        if self.norm == "linf":
-            delta = (2 * uniform(self.seed, ids, 0, count) - 1) * self.eps
-        else:
-            direction = normal(self.seed, ids, 0, count)
-            radius = self.eps * uniform(self.seed, ids, 1, 1) ** (1 / count)
-            delta = direction / direction.norm(dim=1, keepdim=True) * radius
+        delta = ball_noise(self.seed, ids, 0, ball.x[0].numel(), self.norm, self.eps)
         return ball.project(ball.x + delta.view_as(ball.x))

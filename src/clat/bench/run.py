@@ -99,7 +99,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
         model = with_statistics(copy.deepcopy(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
         measured: dict[str, RepeatedStep] = {}
         for label, stage in bench.stages.items():
-            stage.objective.requires(model)
+            stage.objective.requires(model, torch.zeros(1, *bench.image_shape))
             measured[label] = stack.enter_context(
                 repeated_step(model, images, stage, engine, bench.engine, seed=bench.seed)
             )

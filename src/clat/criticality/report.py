@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
+from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.criticality.ranking_report import LayerRow, Ranked
 

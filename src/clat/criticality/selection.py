@@ -48,6 +48,8 @@ class Selection:
     """Whether the classifier does; None: the same."""
     initial: str | None = None
     """The weight file that the rewinding rankings rewind to; None: the weights that the run began with."""
+    initial_key: str | None = None
+    """Which of several state dicts in that file, as `model.weights_key`."""
     num_samples: int = 100
     """Held-out images on which layers are ranked (CLAT's paper: one batch; 10 suffice)."""
     steps: int = 10
@@ -84,6 +86,8 @@ class Selection:
             raise ClatError(f"selection.ranking is '{self.ranking}', but the rule '{self.rule}' ranks nothing")
         if self.initial is not None and self.ranking not in REWINDING:
             raise ClatError("selection.initial names the weights of the rewinding rankings, and only of those")
+        if self.initial_key is not None and self.initial is None:
+            raise ClatError("selection.initial_key belongs to a weight file: name one in selection.initial")
         if (self.rule == "named") != bool(self.layers):
             raise ClatError("selection.layers names the layers of the rule 'named', and only of that rule")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from clat.attacks.search import run_search
+from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json
@@ -75,7 +75,7 @@ class TransferMatrix:
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
-        title = f"Accuracy on examples made on another network: {self.protocol.name}, {self.norm} eps {self.eps}"
+        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.norm} eps {self.eps}"
         table = Table(
             title=f"{title}, n = {self.clean.shape[1]}",
             caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",

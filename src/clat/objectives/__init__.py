@@ -8,7 +8,8 @@ from pydantic import Field
 
 from clat.objectives.autolora.objective import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
-from clat.objectives.clat import Clat, ClatFast, ClatPlus
+from clat.objectives.clat import Clat
+from clat.objectives.clat_variants import ClatFast, ClatPlus
 from clat.objectives.cure.objective import Cure
 from clat.objectives.fast_at import FastAT
 from clat.objectives.fat import FAT

@@ -96,8 +96,9 @@ class Objective:
     def check(self, threat: ThreatModel) -> None:
         """Raise ClatError if the settings make no sense under the run's threat model."""
 
-    def requires(self, model: nn.Module) -> None:
-        """Raise ClatError if this is no network that the objective can train. Called before training starts."""
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        """Raise ClatError if this is no network that the objective can train. `x`: an image, (1, C, H, W). Called
+        before training starts."""
 
     def on_stage_start(self, context: StageContext) -> StageCallback | None:
         """The state that the objective carries through a stage, if any; it is given back as `step.callback`."""

@@ -69,7 +69,7 @@ class Mixing(Objective):
     def check(self, threat: ThreatModel) -> None:
         threat_of(Step(threat=threat), self.eps)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 

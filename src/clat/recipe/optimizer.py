@@ -68,6 +68,9 @@ class OptimizerSettings:
 class OptimizerConfig(OptimizerSettings):
     """SGD."""
 
+    needs_no_name = True
+    """Whether a table without a name is this one."""
+
     name: Literal["sgd"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -12,6 +12,7 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number
+from clat.evaluation.protocols import protocol_title
 
 Json = dict[str, Any]
 
@@ -43,7 +44,8 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        return text(self.raw, "protocol", "name") or "unnamed protocol"
+        named = text(self.raw, "protocol", "name")
+        return protocol_title(part(self.raw, "protocol")) if named else "unnamed protocol"
 
     @property
     def hash(self) -> str | None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as RichTable
-
+from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
+from clat.evaluation.protocols import protocol_title
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
@@ -95,8 +95,8 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
     else:
         evaluation = _json(run / "evaluations" / f"{label}.json")
         clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
-        protocol = {key: evaluation["protocol"][key] for key in ("name", "hash")}
-        protocol["eps"] = evaluation["eps"]["text"]
+        measured = evaluation["protocol"]
+        protocol = {"name": protocol_title(measured), "hash": measured["hash"], "eps": evaluation["eps"]["text"]}
     return {
         "clean": clean,
         "robust": robust,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
 from clat.criticality.rankings import REWINDING
 from clat.data import (
@@ -27,7 +27,9 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
+from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 
 Data = tuple[ImageSet, ImageSet]
@@ -37,7 +39,8 @@ Data = tuple[ImageSet, ImageSet]
 @dataclass(frozen=True)
 class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on."""
+    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
+    user while the network was built."""
 
     model: nn.Module
     given: bool
@@ -45,6 +48,15 @@ class RunInputs:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -66,13 +78,15 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else model
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
+    with recorded() as notes:
+        model = build_network(recipe, train_set.num_classes) if model is None else model
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
     for stage in recipe.stages:
-        stage.objective.requires(model)
+        stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
@@ -87,7 +101,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return RunInputs(model, given, train_set, heldout, test, extra)
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(
@@ -171,7 +186,8 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
+        with swapped(model, copied(tensors_of(model))):
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
     elif rule.ranking in REWINDING and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "

@@ -93,7 +93,7 @@ def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module
     network that is trained and an image, which tell the number of classes."""
     given = out / "weights" / "stage-0.safetensors"
     if rule.initial is not None or given.exists():
-        return read_state(rule.initial or given)[0]
+        return read_state(rule.initial or given, rule.initial_key)[0]
     with modes.attack_mode(model), torch.no_grad():
         num_classes = model(x[:1]).shape[1]
     return build_network(recipe, num_classes).state_dict()

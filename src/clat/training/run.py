@@ -14,18 +14,14 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet
@@ -35,6 +31,7 @@ from clat.network.compiled import blocks_compiled
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
 from clat.runtime.engine import Engine, is_first_process
+from clat.training.about import about_run, now
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
@@ -119,7 +116,7 @@ def _run(
         epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
-    about = _about(recipe, inputs, engine)
+    about = about_run(recipe, inputs, engine)
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     trained = False
     try:
@@ -127,14 +124,18 @@ def _run(
             finish("running")
             with _compiled(recipe, model, engine):
                 heldout = _tensors(inputs.heldout, engine)
-                trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
+                trainer = Trainer(
+                    recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
+                )
                 trainer.run()
             summary = _summary(trainer.progress)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = final_evaluations(recipe, out, model, inputs.test, engine, log)
+                evaluations = final_evaluations(
+                    recipe, out, model, inputs.test, engine, log, inputs.model_name(recipe)
+                )
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
         log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
@@ -203,30 +204,6 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _about(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, Any]:
-    return {
-        "clat": version("clat"),
-        "command": ["clat", *sys.argv[1:]],
-        "started": _now(),
-        "finished": None,
-        "environment": {
-            **describe_environment(engine.device.type),
-            "precision": recipe.engine.precision,
-            "processes": engine.world,
-        },
-        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in inputs.model.parameters())},
-        "data": {
-            "name": inputs.train.name,
-            "train": len(inputs.train),
-            "heldout": len(inputs.heldout),
-            "extra": None if inputs.extra is None else len(inputs.extra),
-            "fingerprint": inputs.fingerprint,
-        },
-        "seed": recipe.seed,
-        "recipe_hash": recipe_hash(recipe),
-    }
-
-
 def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
     """Writes run.json with the given status; a resumed run keeps when it first started."""
     file = out / "run.json"
@@ -234,14 +211,10 @@ def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
         about["started"] = json.loads(file.read_text()).get("started", about["started"])
 
     def record(status: str) -> None:
-        finished = None if status == "running" else _now()
+        finished = None if status == "running" else now()
         write_json(file, {**about, "status": status, "finished": finished})
 
     return record
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _summary(progress: Progress) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
-from clat.recipe.toml import recipe_hash
 from clat.runtime.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
@@ -40,15 +39,16 @@ from clat.training.records import (
     stage_record,
     stage_summary,
 )
-from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, snapshot
+from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
-from clat.training.state import Checkpoint, Progress, save_state
+from clat.training.state import Checkpoint, Progress
 from clat.training.step import NotFinite
 
 
 class Trainer:
     """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `saved`: the state to go on from, if any."""
+    `out`: the run's folder; `saved`: the state to go on from, if any; `name`: what the network is called,
+    if not by the recipe."""
 
     def __init__(
         self,
@@ -61,13 +61,14 @@ class Trainer:
         out: Path,
         stop: StopFlag,
         saved: Checkpoint | None = None,
+        name: str | None = None,
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
         self.optimizer_state = {} if saved is None else saved.optimizer
         self.collapsed = False
-        self.hash = recipe_hash(recipe)
+        self.files = RunFiles(out, recipe, model, engine, name)
         self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
@@ -199,7 +200,7 @@ class Trainer:
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         progress = self.progress
         steps = self.loader.num_batches
         rate = self.runner.callbacks.learning_rate(self._learning_rate())
@@ -218,8 +219,7 @@ class Trainer:
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
-        progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
-        progress.compile_seconds = 0.0
+        progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
 
@@ -232,7 +232,7 @@ class Trainer:
             progress.last = {"epoch": progress.epoch, **check}
             if better:
                 progress.best = progress.last
-                self._save_weights("best")
+                self.files.keep_weights("best", progress, self.runner.callbacks)
         return check, better
 
     def _watch(self, check: dict[str, Any]) -> None:
@@ -266,7 +266,7 @@ class Trainer:
             self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
@@ -274,11 +274,10 @@ class Trainer:
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
-        self._save_weights("last" if final else f"stage-{progress.stage}")
+        name = "last" if final else f"stage-{progress.stage}"
+        self.files.keep_weights(name, progress, self.runner.callbacks)
         if not final:
-            saved = self._snapshot()
-            if self.engine.rank == 0:
-                keep_for_reuse(self.out, self.recipe, saved)
+            self.files.keep_for_reuse(self._snapshot())
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -291,26 +290,11 @@ class Trainer:
         self.optimizer_state = {}
         self.progress.last = self.progress.best
 
-    def _save_weights(self, name: str) -> None:
-        if self.engine.rank == 0:
-            keep_weights(self.out, name, self.model, self.runner.callbacks, self.recipe, self.progress)
-
-    def _require_finite(self) -> None:
-        """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
-        it."""
-        if self.engine.any_of(not all_finite(self.model, self.runner.trainable)):
-            raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
-
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        saved = self._snapshot()
-        if self.engine.rank == 0:
-            save_state(self.out / STATE, saved, self.hash)
+        self.files.save(self._snapshot())
 
     def _snapshot(self) -> Checkpoint:
-        """Where the run stands, with finite weights. All processes must call it."""
-        self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
-        self.progress.callbacks = self.runner.callbacks.all_scalars()
-        return snapshot(self.progress, self.model, self.runner.trainable, self.runner.callbacks, self.engine)
+        return self.files.snapshot(self.progress, self.runner)

@@ -78,6 +78,9 @@ class AutoLoRa(InnerAttack):
         if any(mark < 1 for mark in self.checkpoints):
             raise ClatError(f"autolora: checkpoints are {list(self.checkpoints)}, expected epochs from 1 on")
 
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        adaptable_layers(model, x)
+
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return AutoLoRaCallback(self, context)
 

@@ -87,7 +87,7 @@ class Cure(DivergenceAttack):
         if isinstance(self.masked, str) and self.masked not in MASKED_GROUPS:
             raise unknown("group of masked weights", self.masked, MASKED_GROUPS)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if self.percent > 0:
             maskable(model, dict(model.named_parameters()), self.masked)
 
