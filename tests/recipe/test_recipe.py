@@ -279,6 +279,7 @@ def test_overrides(file, words, where, value):
         (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "nesterov"),
         (["--optimizer.momentum", "1.5"], "optimizer.momentum"),
         (["--optimizer.momentum", "false"], "optimizer.momentum: expected no truth value"),
+        (["--weight_decay", "0.1"], "unknown field 'weight_decay'; did you mean 'optimizer.weight_decay' or"),
         (["--optimizer.momentun", "0.3"], "unknown field 'optimizer.momentun'; did you mean 'momentum'?"),
         (["--optimizer.name", "adamv"], "unknown optimizer 'adamv'; did you mean 'adam'?"),
         (["--optimizer.name", "lbfgs"], "unknown optimizer 'lbfgs'"),
