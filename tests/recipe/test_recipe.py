@@ -11,6 +11,8 @@ from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanki
 from clat.criticality.selection import Selection
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.optimizer import TorchOptimizer
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
@@ -108,15 +110,28 @@ RICH = Recipe(
         cutmix=True,
         extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
     ),
-    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
-    optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
+    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3, warmup=0.5),
+    optimizer=OptimizerConfig(
+        momentum=0.8,
+        weight_decay=0.0,
+        nesterov=True,
+        decay_norms_and_biases=False,
+        layer_decay=0.5,
+        clip_norm=2.0,
+    ),
     monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
     evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
         StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),
         StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
-        StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
+        StageConfig(
+            name="c",
+            epochs=1,
+            objective=FastAT(eps="4/255", label_smoothing=0.1),
+            eps_schedule=EpsSchedule(from_="1/8", until=0.5),
+            optimizer=TorchOptimizer(name="AdamW", arguments={"betas": [0.8, 0.9], "amsgrad": True}, clip_norm=1.0),
+        ),
         StageConfig(
             name="d",
             epochs=1,
@@ -176,7 +191,7 @@ def test_the_rich_recipe_differs_from_the_default_everywhere():
     assert [f.name for f in own if getattr(MIXED.model, f.name) == f.default] == ["alpha"]  # a gate instead
     for config in (RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
         same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
-        assert same in ([], ["heldout"]), type(config)
+        assert same in ([], ["heldout"], ["name"]), type(config)
 
 
 @pytest.mark.parametrize("name", built_in_recipes())
@@ -206,6 +221,13 @@ def test_every_built_in_recipe_loads_and_says_what_it_is(name):
         (["--engine.precision", '"32"'], lambda r: r.engine.precision, "32"),
         (["--eps", "4/255"], lambda r: r.eps, "4/255"),
         (["--eps=0.03"], lambda r: r.eps, "0.03"),
+        (["--optimizer.name", "SGD"], lambda r: (r.optimizer.name, r.optimizer.momentum), ("sgd", 0.9)),
+        (
+            ["--optimizer", '{name = "AdamW", betas = [0.8, 0.9]}'],
+            lambda r: r.optimizer.arguments["betas"],
+            (0.8, 0.9),
+        ),
+        (["--stages.clat.optimizer.name", "adam"], lambda r: r.optimizer_of(1).name, "adam"),
         (["--schedule.lr", "1e-2"], lambda r: r.schedule.lr, 0.01),
         (["--seed", "3", "--batch_size", "8"], lambda r: (r.seed, r.batch_size), (3, 8)),
         (["--name", "true story"], lambda r: r.name, "true story"),
@@ -273,6 +295,10 @@ def test_overrides(file, words, where, value):
         (["--engine.device", "gpu"], "unknown device 'gpu'"),
         (["--engine.devices", "0"], "engine.devices"),
         (["--schedule.peak", "1"], "schedule.peak"),
+        (["--schedule.warmup", "-1"], "schedule.warmup is -1"),
+        (["--schedule.warmup", "5"], "schedule.warmup is 5.0: the schedule has 5 epochs in all"),
+        (["--schedule", '{kind = "cyclic", warmup = 1}'], "'cyclic' rises by itself"),
+        (["--stages.clat.schedule", "{warmup = 2}"], "the schedule has 2 epochs in all"),
         (["--data.augment", "idbh"], "data.augment"),
         (["--data.padding_mode", "mirror"], "data.padding_mode"),
         (["--data.extra.fraction", "0.5"], "data.extra.file is missing"),
@@ -282,6 +308,28 @@ def test_overrides(file, words, where, value):
         (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "nesterov"),
         (["--optimizer.momentum", "1.5"], "optimizer.momentum"),
         (["--optimizer.momentum", "false"], "optimizer.momentum: expected no truth value"),
+        (["--weight_decay", "0.1"], "unknown field 'weight_decay'; did you mean 'optimizer.weight_decay' or"),
+        (["--optimizer.momentun", "0.3"], "unknown field 'optimizer.momentun'; did you mean 'momentum'?"),
+        (["--optimizer.name", "adamv"], "unknown optimizer 'adamv'; did you mean 'adam'?"),
+        (["--optimizer.name", "lbfgs"], "unknown optimizer 'lbfgs'"),
+        (["--optimizer", "adamw"], "optimizer: expected a table"),
+        (
+            ["--optimizer", '{name = "adamw", beta = [0.9, 0.95]}'],
+            "argument of the optimizer adamw 'beta'; did you mean 'betas'",
+        ),
+        (["--optimizer", '{name = "adamw", momentum = 0.9}'], "replaces the whole table"),
+        (["--optimizer", '{name = "adamw", lr = 0.1}'], "give schedule.lr"),
+        (
+            ["--optimizer", '{name = "adamw", betas = 0.9}'],
+            "optimizer.betas is 0.9: expected something like (0.9, 0.999)",
+        ),
+        (["--optimizer", '{name = "adamw", betas = [0.9, 1.5]}'], "Invalid beta parameter at index 1"),
+        (["--optimizer", '{name = "adamw", amsgrad = 1}'], "optimizer.amsgrad is 1"),
+        (["--optimizer", '{name = "adamw", weight_decay = true}'], "optimizer.weight_decay is True"),
+        (["--optimizer", '{name = "adamw", weight_decay = inf}'], "optimizer.weight_decay is inf"),
+        (["--optimizer", '{name = "rprop", decay_norms_and_biases = false}'], "'rprop' has no weight_decay"),
+        (["--optimizer.layer_decay", "0"], "optimizer.layer_decay is 0"),
+        (["--optimizer.clip_norm", "0"], "optimizer.clip_norm is 0"),
         (["--stages.clat.objective.lambda", "true"], "stages.1.objective.lambda: expected no truth value"),
         (["--seed", "true"], "seed: expected no truth value"),
         (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
@@ -372,6 +420,7 @@ def test_an_objective_that_reads_single_labels_is_refused_where_they_are_mixed()
         ["--data.extra.file", "e.npz"],
         ["--data.cutmix", "true"],
         ["--schedule.lr", "0.2"],
+        ["--schedule.warmup", "0.5"],
         ["--optimizer.momentum", "0.8"],
         ["--monitor.steps", "3"],
         ["--engine.precision", "bf16-mixed"],

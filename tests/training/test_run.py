@@ -145,11 +145,11 @@ def test_momentum_across_selections(kit, tmp_path, monkeypatch):
     built = []
     original = stage.build_optimizer
 
-    def recording(parameters, config, momentum):
-        optimizer = original(parameters, config, momentum)
+    def recording(parameters, config, state, rates):
+        optimizer = original(parameters, config, state, rates)
         started = {name: optimizer.state[p].get("momentum_buffer") for name, p in parameters.items()}
         built.append({name: None if buffer is None else buffer.clone() for name, buffer in started.items()})
-        ended.append({name: buffer.clone() for name, buffer in momentum.items()})
+        ended.append({name: one["momentum_buffer"].clone() for name, one in state.items()})
         return optimizer
 
     ended = []
@@ -209,7 +209,7 @@ def test_a_stage_can_have_an_optimizer_of_its_own(kit, tmp_path):
     out = tmp_path / "run"
     run(kit, out, kit.recipe(stages=(kit.pgd_at(1), still)))
     assert kit.same(kit.weights(out, "stage-1"), kit.weights(out, "last"))
-    assert not [name for name in kit.state(out) if name.startswith("momentum.")]
+    assert not [name for name in kit.state(out) if name.startswith("optimizer.")]
 
 
 # The test set decides nothing (invariant 6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clat.core.checks import at_least, within
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
@@ -17,6 +17,7 @@ from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
@@ -69,21 +70,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """SGD."""
-
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-
-    def __post_init__(self) -> None:
-        within("optimizer.momentum", self.momentum, 0, 1)
-        within("optimizer.weight_decay", self.weight_decay, 0, float("inf"))
-        if self.nesterov and self.momentum == 0:
-            raise ClatError("optimizer.nesterov needs a momentum above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One part of a run: an objective, the parameters it moves, and for how long."""
 
@@ -103,7 +89,7 @@ class StageConfig:
     """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
     eps_schedule: EpsSchedule | None = None
     """{from = 0, until = 0.75}: the attack's eps rises over the stage; None: it is full from the first step."""
-    optimizer: OptimizerConfig | None = None
+    optimizer: AnyOptimizer | None = None
     """None: the run's."""
 
     def __post_init__(self) -> None:
@@ -186,7 +172,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: Schedule = field(default_factory=Schedule)
     """The learning rate over all epochs of all stages that have none of their own."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -208,7 +194,10 @@ class Recipe:
         if self.threat.eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
         object.__setattr__(self, "eps", self.threat.text)
+        self.schedule.check(self.total_epochs)
         for stage in self.stages:
+            if stage.schedule is not None:
+                stage.schedule.check(stage.epochs)
             stage.objective.check(self.threat)
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(
@@ -224,6 +213,14 @@ class Recipe:
     @property
     def total_epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    def optimizer_of(self, stage: int) -> OptimizerConfig | TorchOptimizer:
+        """The optimizer of a stage: its own, or else the run's."""
+        return self.stages[stage].optimizer or self.optimizer
+
+    def keeps_optimizer(self, stage: int) -> bool:
+        """Whether a stage's optimizer can go on with what that of the stage before remembers."""
+        return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
     def first_epoch(self, stage: int) -> int:
         """The number, from 0, of a stage's first epoch within the run."""

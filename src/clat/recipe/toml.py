@@ -32,13 +32,16 @@ LATER: dict[str, dict[str, Any]] = {
     "trades": {"start": "normal"},
     "cure": {"start": "normal"},
 }
+"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
+hash, so that such runs can still be resumed and reused."""
 for _name in (
     *("standard", "pgd-at", "fast-at", "free-at", "grad-align", "mart", "cure", "autolora", "twins", "mixing"),
     *("clat", "clat-fast", "clat-plus"),
 ):
     LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
-"""Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
-hash, so that such runs can still be resumed and reused."""
+
+LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay": 1.0}
+"""The same of an optimizer's table."""
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -96,10 +99,12 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     data["engine"].pop("checkpoint_seconds")
     if not data["engine"]["compile"]:  # as in runs from before there was a choice
         data["engine"].pop("compile")
+    for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
+        _drop(table, LATER_OPTIMIZER)
+    for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):
+        _drop(table, {"warmup": 0.0})
     for stage in data["stages"]:
-        for field, before in LATER.get(stage["objective"]["name"], {}).items():
-            if stage["objective"][field] == before:
-                del stage["objective"][field]
+        _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
         if "selection" in stage:
             stage["selection"] = _as_before_tables(stage["selection"])
     if stages is not None:
@@ -120,6 +125,13 @@ def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
     added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
     return {**selection, **FLAT, **flat, "ranking": name, **({"settings": added} if added else {})}
+
+
+def _drop(table: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take the fields out that are what they were `before` there was a choice."""
+    for field, value in before.items():
+        if table.get(field) == value:
+            del table[field]
 
 
 @cache

@@ -89,6 +89,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images

@@ -18,7 +18,7 @@ from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
 from clat.runtime.callback import CallbackList, StageContext
 from clat.runtime.engine import Engine
-from clat.training.optimizer import build_optimizer
+from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
 from clat.training.trainable import TrainableSet
 
@@ -48,9 +48,9 @@ class StageRunner:
         self.candidates: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
         self.trainable: TrainableSet
 
-    def make_trainable(self, selected: Iterable[str] | None, momentum: dict[str, Tensor]) -> None:
+    def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
         """Have the layers named in `selected` move, or the whole network where the stage selects none: flags,
-        BatchNorm modes, an optimizer that goes on with `momentum` where there is some."""
+        BatchNorm modes, an optimizer that goes on with `state` where there is some."""
         layers = tuple(find_layers(self.candidates, list(selected or ())))
         step = Step(
             layers,
@@ -64,8 +64,9 @@ class StageRunner:
         parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        optimizer = build_optimizer(parameters, self.config.optimizer or self.recipe.optimizer, momentum)
-        self.trainable = TrainableSet(step, parameters, optimizer)
+        config = self.recipe.optimizer_of(self.number)
+        optimizer = build_optimizer(parameters, config, state, rates_by_depth(self.model, config.layer_decay))
+        self.trainable = TrainableSet(step, parameters, optimizer, config.clip_norm)
 
     def after_selection(self, epoch: int, *, first: bool) -> None:
         """Tell the callbacks which layers are selected. `epoch`: of the run, from 0; `first`: the stage begins."""
