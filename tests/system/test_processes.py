@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clat import cli
+from clat.training.status import run_status
 
 LONG = ("--stages.pgd-at.epochs", "6", "--stages.clat.epochs", "6")
 
@@ -50,7 +51,7 @@ def wait_for_epoch(process, out, epoch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, number, code):
+def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, capfd, number, code):
     out = workplace / "runs" / f"stopped-{number}"
     process = start(["train", "tiny.toml", "--out", out, *LONG])
     wait_for_epoch(process, out, 2)
@@ -62,6 +63,7 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
     assert len(epochs(out)) < 12, "the run was over before the signal"
     status = json.loads((out / "run.json").read_text())["status"]
     assert status == ("running" if number == signal.SIGKILL else "interrupted")
+    assert run_status(out) == ("died" if number == signal.SIGKILL else "interrupted")
     if number != signal.SIGKILL:
         assert "clat train --resume" in output
     if number == signal.SIGINT:
@@ -69,7 +71,9 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
         output, errors = resumed.communicate(timeout=300)
         assert resumed.returncode == 0, errors
     else:  # in this process: another one costs seconds and shows nothing more
+        capfd.readouterr()
         assert cli.main(["train", "--resume", str(out)]) == 0
+        assert ("died without a word" in capfd.readouterr().out) == (number == signal.SIGKILL)
     same_weights(out, undisturbed)
     assert epochs(out) == list(range(1, 13))
     assert (out / "report.html").is_file()

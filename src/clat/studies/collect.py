@@ -15,6 +15,7 @@ from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
 from clat.studies.tables.groups import GROUP_CAPTION, group_cells, summarise
+from clat.training.status import DIED, run_status
 
 COLUMNS = (
     "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",
@@ -44,18 +45,19 @@ def collect(
 
 def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
     run = out / "runs" / row.name
+    status = run_status(run)
     entry: dict[str, Any] = {
         "name": row.name,
-        "status": "failed" if failure else "not run",
+        "status": "failed" if failure else status if status in (DIED, "running") else "not run",
         "failure": failure,
         "group": row.group or row.name,
         "note": row.note,
         "paper": vars(row.paper) if row.paper else None,
     }
+    if status != "finished":
+        return entry
     try:
         about, summary = (_json(run / name) for name in ("run.json", "summary.json"))
-        if about["status"] != "finished":
-            return entry
         last, best = (_measure(row, run, summary, label) for label in ("last", "best"))
     except (OSError, ValueError):
         return entry
@@ -109,7 +111,7 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
 def cells(entry: Mapping[str, Any]) -> list[str]:
     """One row as text, a cell a column."""
     if entry["status"] != "finished":
-        why = f"failed: {entry['failure']}" if entry["failure"] else "not run"
+        why = f"failed: {entry['failure']}" if entry["failure"] else entry["status"]
         return [entry["name"], why, DASH, _printed(entry["paper"]), *[DASH] * (len(COLUMNS) - 4)]
     last, best = entry["last"], entry["best"]
     return [

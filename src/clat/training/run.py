@@ -37,9 +37,11 @@ from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
+from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
+from clat.training.status import read_about
 from clat.training.trainer import Trainer
 
 
@@ -81,7 +83,8 @@ def train(
         shared_stages(recipe, reuse, inputs)
     with _claimed(out, recipe) if is_first_process() else nullcontext():
         engine.launch()
-        return _run(recipe, out, engine, inputs, reuse=reuse, quiet=quiet)
+        given = describe_given(model, data)
+        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -94,18 +97,30 @@ def resume(
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
+    given = describe_given(model, data)
     with only_one_in(out) if is_first_process() else nullcontext():
+        died = read_about(out).get("status") == "running"  # as nobody is training here
+        check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
         engine = Engine(recipe.engine)
         inputs = prepare(recipe, model, data)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
+        check_state(out, recipe, inputs, given)
         engine.launch()
-        return _run(recipe, out, engine, inputs, reuse=None, quiet=quiet)
+        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died)
 
 
 def _run(
-    recipe: Recipe, out: Path, engine: Engine, inputs: RunInputs, *, reuse: Path | None, quiet: bool
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    inputs: RunInputs,
+    given: Given,
+    *,
+    reuse: Path | None,
+    quiet: bool,
+    died: bool = False,
 ) -> Result:
     model = engine.place(inputs.model)
     loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
@@ -116,7 +131,9 @@ def _run(
         epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
-    about = about_run(recipe, inputs, engine)
+    if died:
+        log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
+    about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     trained = False
     try:
@@ -138,7 +155,7 @@ def _run(
                 )
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
-        log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        log.say(f"stopped; go on with: {how_to_resume(out, given)}", style="yellow")
         if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
             engine.dismiss()
         raise
