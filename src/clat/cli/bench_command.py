@@ -17,11 +17,13 @@ from clat.cli.running import console
 from clat.core.errors import ClatError, unknown
 from clat.core.files import claim_output, write_text
 from clat.models import load_model
+from clat.network.outputs import logits_only
 from clat.objectives import AnyObjective
 from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe
 from clat.runtime.engine import EngineConfig
 from clat.training.prepare import check_model
+from clat.training.trial import check_training_mode
 
 
 def bench(options: Namespace) -> int:
@@ -52,7 +54,10 @@ def bench(options: Namespace) -> int:
         depths = tuple(options.depths) if options.depths else None
         model = load_model(options.model, num_classes=options.num_classes, width=options.width, depths=depths)
     check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
-    result = {"model": options.model, "width": options.width, "depths": depths, **measure(model, settings)}
+    check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
+    with logits_only(model):
+        measured = measure(model, settings)
+    result = {"model": options.model, "width": options.width, "depths": depths, **measured}
     console.print(steps_table(result))
     for line in surroundings_lines(result):
         console.print(line)
