@@ -460,7 +460,7 @@ def test_a_model_without_logits_is_refused(images: Tensor, labels: Tensor) -> No
         def forward(self, x: Tensor) -> Any:
             return self.box(self.conv2(self.conv(x)))
 
-    for box in (lambda out: {"logits": out.mean((2, 3))}, lambda out: [], lambda out: out):
+    for box in (lambda out: {"scores": out.mean((2, 3))}, lambda out: [], lambda out: out):
         for metric in ("weakness", "curvature"):
             settings: dict[str, Any] = {"eps": "8/255", "steps": 1, "metric": metric}
             with pytest.raises(ClatError, match="does not return logits"):

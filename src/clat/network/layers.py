@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
 from clat.network.groups import LAYER_GROUPS, check_group, group_of
+from clat.network.outputs import logits_of
 
 LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -116,10 +117,10 @@ class CallCounter(TorchFunctionMode):
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """A module's output as a tensor: attention modules return (output, weights)."""
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
+    """A module's output as a tensor: attention modules return (output, weights), classifiers may return more than
+    logits."""
+    found = logits_of(output)
+    return found if isinstance(found, Tensor) else None
 
 
 def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.outputs import logits_only
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -48,13 +49,19 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
     recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
     changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass.
+    random numbers in their forward pass. A model that returns more than logits returns those alone.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
-    with restore_flags(model), preserve_buffers(model), computed_kept(model), preserve_random_states(model):
+    with (
+        restore_flags(model),
+        preserve_buffers(model),
+        computed_kept(model),
+        preserve_random_states(model),
+        logits_only(model),
+    ):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
@@ -78,9 +85,15 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer, copy in kept:
             module._buffers[name] = buffer
-            if buffer is not None and copy is not None and buffer._version != copy[0]:
+            if buffer is None or copy is None:
+                continue
+            if buffer._version != copy[0]:
                 with torch.no_grad():
                     buffer.copy_(copy[1])
+            elif 0 not in buffer.stride():
+                # BatchNorm's own kernels change statistics and leave the version as it is; so does `.data`. What is
+                # expanded can be written to by neither.
+                buffer.data.copy_(copy[1])
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.trial import check_training_mode, tried
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -81,9 +82,10 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
         model = build_network(recipe, train_set.num_classes) if model is None else model
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
         for treatment in stage.treatments:
@@ -141,12 +143,8 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
-    try:
-        with modes.attack_mode(model), torch.no_grad():
-            logits = model(x)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
     if logits.shape[1] < num_classes:

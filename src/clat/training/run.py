@@ -28,6 +28,7 @@ from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
 from clat.network.compiled import blocks_compiled
+from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
 from clat.runtime.engine import Engine, is_first_process
@@ -139,7 +140,7 @@ def _run(
     try:
         with stop_on_signals() as stop:
             finish("running")
-            with _compiled(recipe, model, engine):
+            with logits_only(model), _compiled(recipe, model, engine):
                 heldout = _tensors(inputs.heldout, engine)
                 trainer = Trainer(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
