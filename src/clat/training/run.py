@@ -1,6 +1,6 @@
 """A whole run in its folder: set up, train, evaluate on the test split, summarise.
 
-recipe.toml      the resolved recipe; `clat train recipe.toml` repeats the run
+recipe.toml      the resolved recipe, with the precision that it ran in; `clat train recipe.toml` repeats the run
 run.json         what ran where, and how it ended
 metrics.jsonl    a record an event: stage, selection, epoch, warning
 criticality/     the criticality report of each selection
@@ -75,7 +75,7 @@ def train(
     write into the folder when it is made, by name. Raises ClatError for anything wrong in the input, and if `out`
     holds something already.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
@@ -138,6 +138,8 @@ def _run(
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    if engine.precision == "bf16-mixed" and recipe.engine.emulates:
+        log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
     trained = False
     try:
         with stop_on_signals() as stop:
