@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
@@ -97,7 +98,10 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
-    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    if any(rows.stop - rows.start == 1 for rows in parts) and any(
+        stage.bn_policy != "frozen" for stage in recipe.stages
+    ):
         check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
