@@ -207,6 +207,12 @@ class Recipe:
             if self.micro_batch is not None and not stage.objective.splits:
                 name = stage.objective.name
                 raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")
+            if self.engine.checkpoint_blocks and stage.objective.reparametrises:
+                name = stage.objective.name
+                raise ClatError(
+                    f"stage '{stage.name}': a block of '{name}' computes otherwise when it runs again: leave "
+                    "engine.checkpoint_blocks out"
+                )
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(
                     f"stage '{stage.name}': '{stage.objective.name}' differentiates a gradient, which compiled "
