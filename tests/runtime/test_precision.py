@@ -73,9 +73,7 @@ def test_no_built_in_recipe_fixes_a_precision():
     assert {read_recipe(name).engine.precision for name in built_in_recipes()} == {"auto"}
 
 
-def test_a_run_records_its_precision_and_is_resumed_in_it_anywhere(
-    kit, units, tmp_path, monkeypatch, capsys
-):
+def test_a_run_records_its_precision_and_is_resumed_in_it_anywhere(kit, units, tmp_path, monkeypatch, capsys):
     recipe = kit.recipe(engine=EngineConfig(device="cpu"))
     units(True)
     clat.train(recipe, tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)

@@ -71,8 +71,8 @@ def card(
         rows,
         "",
         f"Measured on the first {len(test)} images of `{test.name}/{test.split}` under `{config.protocol}`, "
-        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of verdicts "
-        "on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
+        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of "
+        "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
         "",
         "## How it was made",
         "",

@@ -30,6 +30,7 @@ from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.evaluation.protocols import find_protocol
+from clat.harden.augmentation import fitting_augmentation
 from clat.harden.candidates import CANDIDATES
 from clat.harden.card import write_card
 from clat.harden.cost import step_seconds
@@ -80,6 +81,7 @@ class _Inputs:
     heldout: ImageSet
     test: ImageSet
     engine: Engine
+    engine_config: EngineConfig
 
 
 def harden(
@@ -171,12 +173,13 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
 
 
 def _inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig) -> _Inputs:
-    engine = Engine(EngineConfig(device=config.device, precision=config.precision))
+    engine_config = EngineConfig(device=config.device, precision=config.precision)
+    engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
     sample, _ = next(iter(Loader(heldout_part.take(1), 1, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
-    return _Inputs(engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine)
+    return _Inputs(engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine, engine_config)
 
 
 def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
@@ -193,7 +196,7 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
     stages = {name: _stage(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
-    costs = step_seconds(inputs.model, images, stages, _resolved(config, inputs), seed=config.seed)
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
     tested = min(config.num_samples or len(inputs.test), len(inputs.test))
@@ -210,6 +213,7 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
+                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
             }
         },
     )
@@ -221,10 +225,6 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
 def _stage(config: HardenConfig, name: str) -> Any:
     settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
     return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
-
-
-def _resolved(config: HardenConfig, inputs: _Inputs) -> EngineConfig:
-    return EngineConfig(device=config.device, precision=config.precision)
 
 
 def _batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
@@ -361,9 +361,9 @@ def _per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[di
                 "class": name,
                 "n": int(mine.sum()),
                 **{
-                    f"{kind}_{when}": float(getattr(result, kind)[mine].double().mean()) if mine.any() else None
+                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
                     for when, result in (("before", before), ("after", after))
-                    for kind in ("clean", "robust")
+                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
                 },
             }
         )
