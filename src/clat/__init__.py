@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from clat.evaluation.masking.check import check as check
     from clat.evaluation.masking.report import CheckReport as CheckReport
     from clat.evaluation.transfer import transfer as transfer
+    from clat.hardening import harden as harden
     from clat.models import Normalized as Normalized
     from clat.models import load_model as load_model
     from clat.models import load_weights as load_weights
@@ -75,6 +76,7 @@ _HOMES = {
     "enumerate_layers": "network.layers",
     "eps_curve": "evaluation.curve",
     "evaluate": "evaluation",
+    "harden": "hardening",
     "load_model": "models",
     "load_split": "data",
     "load_weights": "models",

@@ -16,6 +16,7 @@ from clat.cli.parser import build_parser, command
 from clat.core.errors import ClatError, unknown
 
 COMMANDS = (
+    "harden",
     "criticality",
     "train",
     "evaluate",

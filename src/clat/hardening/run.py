@@ -30,14 +30,14 @@ from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.evaluation.protocols import find_protocol
-from clat.harden.augmentation import fitting_augmentation
-from clat.harden.candidates import CANDIDATES
-from clat.harden.card import write_card
-from clat.harden.cost import step_seconds
-from clat.harden.look import FirstLook, look
-from clat.harden.plan import MONITORED, Plan, make_plan
-from clat.harden.promise import most_robust_within, set_point, walk_line
-from clat.harden.settings import HardenConfig
+from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.candidates import CANDIDATES
+from clat.hardening.card import write_card
+from clat.hardening.cost import step_seconds
+from clat.hardening.look import FirstLook, look
+from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.promise import most_robust_within, set_point, walk_line
+from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
@@ -84,7 +84,7 @@ class _Inputs:
     engine_config: EngineConfig
 
 
-def harden(
+def run_hardening(
     model: nn.Module,
     train_set: ImageSet,
     test_set: ImageSet,
@@ -138,7 +138,7 @@ def harden(
 def plan_hardening(
     model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
-    """Return what `harden` would do, without doing it. Arguments and errors as there."""
+    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
     inputs = _inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -149,7 +149,7 @@ def plan_hardening(
 def resume_hardening(
     out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
 ) -> Hardened:
-    """Go on with a hardening that was stopped; the network and images as they were given to `harden`.
+    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
 
     Raises:
         ClatError: there is none in `out`, or the images are others.
@@ -173,7 +173,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
 
 
 def _inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig) -> _Inputs:
-    engine_config = EngineConfig(device=config.device, precision=config.precision)
+    engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
     engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
