@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from clat.evaluation.evaluate import Report
+from clat.evaluation.job import Report
 
 
 @contextmanager
