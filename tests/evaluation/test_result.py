@@ -78,7 +78,7 @@ def test_what_a_file_does_not_say_is_none() -> None:
     assert (record.clean_accuracy, record.eps, record.images, record.per_attack) == (None, None, None, {})
     assert (record.label, record.protocol) == ("torn.json", "unnamed protocol")
     assert record.setting["n"] is None
-    with pytest.raises(ClatError, match="torn.json is no result of `clat evaluate`: it lacks verdicts"):
+    with pytest.raises(ClatError, match=r"torn\.json is no result of `clat evaluate`: it lacks verdicts"):
         record.verdicts()
 
 
