@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clat.data import load_split as load_split
     from clat.evaluation import Accuracy as Accuracy
     from clat.evaluation import Evaluation as Evaluation
+    from clat.evaluation import EvaluationRecord as EvaluationRecord
     from clat.evaluation import evaluate as evaluate
     from clat.evaluation.compare import compare as compare
     from clat.evaluation.compare import compare_seeds as compare_seeds
@@ -60,6 +61,7 @@ _HOMES = {
     "ClatError": "core.errors",
     "CriticalityReport": "criticality",
     "Evaluation": "evaluation",
+    "EvaluationRecord": "evaluation",
     "ImageSet": "data",
     "Layer": "network.layers",
     "Normalized": "models",
