@@ -98,8 +98,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
-    if not data["engine"]["compile"]:  # as in runs from before there was a choice
-        data["engine"].pop("compile")
+    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
     for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):

@@ -56,6 +56,9 @@ class EngineConfig:
     compile: bool = False
     """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps,
     the same up to rounding."""
+    checkpoint_blocks: bool = False
+    """Keep only the input of each of the network's blocks for the backward pass and run the block again there, see
+    `clat.network.checkpointed`: a large network in a fraction of the memory, for one more forward pass a step."""
     checkpoint_seconds: float = 60.0
     """Save the state of a running epoch after this many seconds, for --resume."""
 
@@ -63,6 +66,8 @@ class EngineConfig:
         object.__setattr__(self, "precision", precision_named(self.precision))
         at_least("engine.devices", self.devices, 1)
         at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
+        if self.compile and self.checkpoint_blocks:
+            raise ClatError("engine.compile and engine.checkpoint_blocks both change the blocks: take one of them")
         if self.device not in ("auto", "cpu", "cuda"):
             raise unknown("device", self.device, ("auto", "cpu", "cuda"))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
@@ -26,6 +27,7 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.compiled import blocks
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
@@ -92,12 +94,16 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
+    if recipe.engine.checkpoint_blocks and not blocks(model):
+        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
-    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    single = any(rows.stop - rows.start == 1 for rows in parts)
+    if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
         check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
