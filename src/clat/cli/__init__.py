@@ -28,6 +28,9 @@ COMMANDS = (
     "study",
     "bench",
     "demo",
+    "recipes",
+    "doctor",
+    "completion",
 )
 """The commands in the order of the help; each is a module beside this one."""
 
