@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
@@ -67,8 +68,7 @@ def around() -> Callable[..., StageContext]:
             "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
             "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
             "heldout": heldout,
-            "eps": "0.05",
-            "norm": "linf",
+            "threat": ThreatModel.parse("0.05"),
             "seed": 0,
             "epochs": epochs,
             "batch_size": batch_size,
@@ -89,7 +89,7 @@ def context(around: Callable[..., StageContext], images: Tensor, labels: Tensor)
             "engine": Engine(EngineConfig(device="cpu")),
             "loader": Loader(train, 2, shuffle=True),
             "heldout": (images, labels),
-            "eps": "8/255",
+            "threat": ThreatModel.parse("8/255"),
             "seed": 5,
             "epochs": 4,
             "batch_size": 2,

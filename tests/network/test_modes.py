@@ -114,7 +114,7 @@ def _trades(model: nn.Module, x: Tensor, y: Tensor, batch_norm: str) -> None:
 
 def _batch_pgd(model: nn.Module, x: Tensor, y: Tensor) -> None:
     with modes.attack_mode(model, "train"):
-        run_pgd(model, x, y, Attack(steps=2), seed=0)
+        run_pgd(model, x, y, Attack.parse(steps=2), seed=0)
 
 
 def _doubled(model: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
-from clat.cli import running as commands
 from clat.core import files
 from clat.training.interrupt import Interrupted
 
@@ -380,5 +379,5 @@ def test_an_interrupted_demo_has_an_exit_code(clat, monkeypatch, tmp_path):
     def stopped(*args, **kwargs):
         raise Interrupted(2)
 
-    monkeypatch.setattr(commands, "start_run", stopped)
+    monkeypatch.setattr("clat.training.run.train", stopped)
     assert clat("demo", "--out", tmp_path / "demo").code == 130

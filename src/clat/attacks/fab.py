@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.box_projection import step_to_hyperplane
 from clat.attacks.noise import normal, uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
 

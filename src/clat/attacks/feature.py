@@ -41,7 +41,7 @@ def feature_attack(
     check_images(x)
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with modes.attack_mode(model):
         found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
     check_found(found)
@@ -72,9 +72,9 @@ def run_feature_attack(
         moved = read_features(model, z, layers, tap=tap, stop=True, flat=False).values
         return feature_change(moved, clean, relative=relative).sum()
 
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     start = ball.random_point(generator_for(x.device, seed))
-    return ascend(value, start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(value, start, ball, alpha=attack.step_size, steps=attack.steps)
 
 
 def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative: bool) -> Tensor:

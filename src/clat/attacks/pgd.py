@@ -61,7 +61,7 @@ def pgd(
     """
     check_images(x)
     check_labels(y, None, len(x))
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
     with modes.attack_mode(model):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
     check_found(found)
@@ -80,7 +80,7 @@ def run_pgd(
 ) -> Tensor:
     """PGD without the input checks; the caller has put the model into attack mode (`modes.attack_mode`).
     `start`: begin here, a point of the ball, rather than where `attack` and `seed` say."""
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     if start is None:
         start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
-    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.step_size, steps=attack.steps)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clat.cli.console import say as print_line
 from clat.core.notices import listening
 
 
 @contextmanager
 def notices_printed() -> Iterator[None]:
-    """Print each different notice from inside once, as `note: ...` on standard output."""
+    """Print each different notice from inside once, as `note: ...` where the command
+    prints."""
     said: set[str] = set()
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         from clat.runtime.engine import is_first_process  # imports torch, which a mistyped option need not wait for
 
         if text not in said and is_first_process():
             said.add(text)
-            print(f"note: {text}")
+            print_line(f"note: {text}")
 
-    with listening(say):
+    with listening(note):
         yield

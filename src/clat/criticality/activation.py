@@ -57,10 +57,7 @@ def measure_activation_ranking(
     """
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, y, layers, batch_size)
-    if value not in VALUES:
-        raise unknown("value of the activation ranking", value, VALUES)
-    if tap not in TAPS:
-        raise unknown("feature tap", tap, TAPS)
+    check_attacked(tap, value)
     attack = activation_settings(eps, alpha, steps, norm)
     check_decay(decay)
     if targets is not None:
@@ -96,8 +93,8 @@ def measure_activation_ranking(
         n=len(x),
         seed=seed,
         settings={
-            "eps": attack.eps,
-            "alpha": attack.alpha_value,
+            "eps": attack.threat.text,
+            "alpha": attack.step_size,
             "steps": steps,
             "norm": norm,
             "decay": decay,
@@ -107,6 +104,14 @@ def measure_activation_ranking(
         baseline={"clean_accuracy": _rate(before == y), "target_success": _rate(before == targets[1])},
         cost=cost,
     )
+
+
+def check_attacked(tap: str, value: str) -> None:
+    """Raise ClatError, with the nearest valid name, for one that is none."""
+    if value not in VALUES:
+        raise unknown("value of the activation ranking", value, VALUES)
+    if tap not in TAPS:
+        raise unknown("feature tap", tap, TAPS)
 
 
 def draw_targets(y: Tensor, right: Tensor, seed: int) -> Tensor:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from clat.attacks.pgd import check_logits
 from clat.core.checks import check_images, check_labels
@@ -16,6 +15,7 @@ from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.cost import Cost, metered
 from clat.network.layers import Layer
+from clat.network.swap import swapped
 
 Weights = Mapping[str, Tensor]
 """Parameters by their names in the model."""
@@ -53,7 +53,8 @@ def layer_weights(model: nn.Module, layer: Layer) -> dict[str, Tensor]:
 
 def logits_with(model: nn.Module, weights: Weights, x: Tensor) -> Tensor:
     """The model's output where these weights stand in for its own; gradients flow to them."""
-    logits: Tensor = functional_call(model, dict(weights), (x,))
+    with swapped(model, weights):
+        logits: Tensor = model(x)
     return logits
 
 

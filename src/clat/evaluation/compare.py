@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import percent, points
 from clat.evaluation.evaluate import Evaluation
+from clat.evaluation.protocols import protocol_title
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | str | Path
@@ -214,7 +215,7 @@ def read_verdicts(source: Source) -> Verdicts:
         clean, robust = (_flags(data[name]) for name in ("correct", "robust"))
         protocol, eps, images = data["protocol"], data["eps"], data.get("data") or {}
         setting = {
-            "protocol": {"name": protocol["name"], "hash": protocol["hash"]},
+            "protocol": {"name": protocol_title(protocol), "hash": protocol["hash"]},
             "norm": protocol["norm"],
             "eps": eps["text"],
             "data": {"name": images.get("name"), "split": images.get("split")},

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.ball import NORMS
 from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches, worthwhile
 from clat.core.checks import check_images, check_labels
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -172,8 +173,9 @@ def evaluate(
         first = job.first_logits()
         room = worthwhile(batch_size, device)
         todo, notes = plan_searches(
-            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room
-        )
+            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room,
+            leave=not keep_examples,
+        )  # fmt: skip
         keeper = StateFile(None, {})
         if state is not None:
             key = {
@@ -274,12 +276,13 @@ class _Job:
         first, one = group[0]
         total, to_come = int(wanted.sum()), wanted.clone()
 
-        def judge(numbers: Tensor, finished: Tensor, adv: Tensor) -> Tensor:
+        def judge(numbers: Tensor, finished: Tensor, adv: Tensor, claims: bool = False) -> Tensor:
+            """Give the verdicts on what the searches found; where they only claim, none that a sample is robust."""
             here = rows[finished]
             check_found(adv)
             right = self._right(adv, self.y[here].to(self.device)).cpu()
             standing.fooled_by[here[~right]] = one.attack
-            judged = ~right | self._as_searched(model, adv, here, right)
+            judged = ~right if claims else ~right | self._as_searched(model, adv, here, right)
             through[here[judged], numbers[judged]] = True
             # A state holds how many passes a sample has been through in order.
             standing.passed[here] = first + through[here].long().cumprod(1).sum(1)
@@ -289,9 +292,10 @@ class _Job:
                 self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
             keeper.save(standing)
             settled = ~standing.alive[rows]
-            to_come[numbers, finished] = False
+            if not claims:
+                to_come[numbers, finished] = False
             to_come[:, settled] = False
-            if self.report is not None:
+            if self.report is not None and judged.any():
                 bound = float(standing.alive.double().mean())
                 self.report(one.label, total - int(to_come.sum()), total, bound)
             return settled
@@ -300,6 +304,7 @@ class _Job:
             run_searches(
                 [search.build(model) for _, search in group], self.x[rows], self.y[rows], self.ids[rows],
                 wanted=wanted, batch_size=self.batch_size, device=self.device, finished=judge,
+                claimed=partial(judge, claims=True),
             )  # fmt: skip
 
     def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:

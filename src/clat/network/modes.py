@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError, unknown
@@ -55,7 +55,13 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
-    with restore_flags(model), preserve_buffers(model), preserve_random_states(model), logits_only(model):
+    with (
+        restore_flags(model),
+        preserve_buffers(model),
+        computed_kept(model),
+        preserve_random_states(model),
+        logits_only(model),
+    ):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
@@ -88,6 +94,22 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
                 # BatchNorm's own kernels change statistics and leave the version as it is; so does `.data`. What is
                 # expanded can be written to by neither.
                 buffer.data.copy_(copy[1])
+
+
+@contextmanager
+def computed_kept(model: nn.Module) -> Iterator[None]:
+    """Weights that a hook computes before each forward pass (the older weight_norm and spectral_norm, prune) are
+    afterwards the tensors that they were, history and all."""
+    kept = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, Tensor)})
+        for module in model.modules()
+        if module._forward_pre_hooks
+    ]
+    try:
+        yield
+    finally:
+        for module, tensors in kept:
+            vars(module).update(tensors)
 
 
 @contextmanager

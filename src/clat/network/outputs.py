@@ -36,7 +36,8 @@ def logits_of(output: Any) -> Any:
 
 
 def other_parts(output: Any) -> list[str]:
-    """Return the names (in a tuple: places) of what a forward pass gave beside its logits: auxiliary heads, say."""
+    """Return the names of what a forward pass gave beside its logits, such as auxiliary heads; numbers in a
+    tuple."""
     logits = logits_of(output)
     if not isinstance(logits, Tensor) or output is logits:
         return []

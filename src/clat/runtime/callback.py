@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.data.loader import Loader
+from clat.network.layers import Layer
 from clat.runtime.engine import Engine
 
 StateDict = dict[str, Tensor]
@@ -27,21 +29,21 @@ class StageContext:
 
     `model`: the network, on its device; `engine`: precision and processes (`autocast`, `images`, `average`,
     `total`, `from_first`); `loader`: the training batches; `heldout`: (x, y) cut from train, the only images that
-    may decide anything; `eps`, `norm`: the threat model; `seed`: of this stage, from which a callback derives its
+    may decide anything; `threat`: the threat model; `seed`: of this stage, from which a callback derives its
     own; `epochs`: of the stage; `batch_size`: for passes over the held-out images; `replays`: optimizer steps on
-    each batch.
+    each batch; `once`: no treatment looks at a loss twice (`clat.objectives.Step.once`).
     """
 
     model: nn.Module
     engine: Engine
     loader: Loader
     heldout: tuple[Tensor, Tensor]
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     epochs: int
     batch_size: int
     replays: int = 1
+    once: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,6 +78,11 @@ class StageCallback:
         requires_grad flags are set: which parameters move, given those that the selection lets move. Momentum is
         kept by the names that are returned."""
         return parameters
+
+    def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
+        """Called before the first step of the stage and after each re-selection: `layers` are the selected ones
+        (none: the whole network moves), `first` is true once a stage, `seed` belongs to this call. What it finds
+        out must be the same in every process, and must be kept in `scalars` or `tensors()`."""
 
     def learning_rate(self, rate: float) -> float:
         """The learning rate of a step, given the schedule's."""
@@ -150,6 +157,10 @@ class CallbackList(StageCallback):
         for one in self.members.values():
             parameters = one.choose_parameters(parameters)
         return parameters
+
+    def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
+        for one in self.members.values():
+            one.on_selection(layers, seed=seed, first=first)
 
     def learning_rate(self, rate: float) -> float:
         for one in self.members.values():

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
+from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet, hold_out, load_split
@@ -183,9 +183,9 @@ def cells(group: Mapping[str, Any]) -> list[str]:
 
 def finals_table(table: Mapping[str, Any]) -> RichTable:
     """The groups for a terminal."""
-    count = table["num_samples"]
+    count = "all" if table["num_samples"] is None else table["num_samples"]
     shown = RichTable(
-        title=f"{table['protocol']} on {'all' if count is None else count} {SPLITS[table['split']]} images",
+        title=f"{find_protocol(table['protocol']).title} on {count} {SPLITS[table['split']]} images",
         caption="Mean over the seeds ± their deviation; less control: seed by seed, in points, 95 % t interval.",
     )
     for position, name in enumerate(COLUMNS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
-from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -28,7 +26,9 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
+from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.training.trial import check_training_mode, tried
 
@@ -49,6 +49,14 @@ class RunInputs:
     test: ImageSet
     extra: ImageSet | None = None
     notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -70,7 +78,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
         model = build_network(recipe, train_set.num_classes) if model is None else model
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -78,10 +87,11 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
         check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
-        stage.objective.requires(model)
+        stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
@@ -92,7 +102,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes))
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(
@@ -172,14 +183,14 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial, rule.initial_key)[0], rule.initial)
-    elif rule.ranking in REWINDING and first:
+        with swapped(model, copied(tensors_of(model))):
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
+    elif rule.ranking.needs_initial and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
             "in selection.initial"
         )
-    # Layer 1 has no ratio to be least critical by.
-    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
+    most = rule.ranking.rankable(len(layers)) if rule.rule == "least-critical" else len(layers)
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"

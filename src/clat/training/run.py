@@ -14,18 +14,14 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet
@@ -36,14 +32,17 @@ from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
 from clat.runtime.engine import Engine, is_first_process
+from clat.training.about import about_run, now
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
+from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
+from clat.training.status import read_about
 from clat.training.trainer import Trainer
 
 
@@ -85,7 +84,8 @@ def train(
         shared_stages(recipe, reuse, inputs)
     with _claimed(out, recipe) if is_first_process() else nullcontext():
         engine.launch()
-        return _run(recipe, out, engine, inputs, reuse=reuse, quiet=quiet)
+        given = describe_given(model, data)
+        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -98,18 +98,30 @@ def resume(
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
+    given = describe_given(model, data)
     with only_one_in(out) if is_first_process() else nullcontext():
+        died = read_about(out).get("status") == "running"  # as nobody is training here
+        check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
         engine = Engine(recipe.engine)
         inputs = prepare(recipe, model, data)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
+        check_state(out, recipe, inputs, given)
         engine.launch()
-        return _run(recipe, out, engine, inputs, reuse=None, quiet=quiet)
+        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died)
 
 
 def _run(
-    recipe: Recipe, out: Path, engine: Engine, inputs: RunInputs, *, reuse: Path | None, quiet: bool
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    inputs: RunInputs,
+    given: Given,
+    *,
+    reuse: Path | None,
+    quiet: bool,
+    died: bool = False,
 ) -> Result:
     model = engine.place(inputs.model)
     loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
@@ -120,7 +132,9 @@ def _run(
         epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
-    about = _about(recipe, inputs, engine)
+    if died:
+        log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
+    about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     trained = False
     try:
@@ -128,17 +142,21 @@ def _run(
             finish("running")
             with logits_only(model), _compiled(recipe, model, engine):
                 heldout = _tensors(inputs.heldout, engine)
-                trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
+                trainer = Trainer(
+                    recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
+                )
                 trainer.run()
             summary = _summary(trainer.progress)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = final_evaluations(recipe, out, model, inputs.test, engine, log)
+                evaluations = final_evaluations(
+                    recipe, out, model, inputs.test, engine, log, inputs.model_name(recipe)
+                )
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
-        log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        log.say(f"stopped; go on with: {how_to_resume(out, given)}", style="yellow")
         if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
             engine.dismiss()
         raise
@@ -204,31 +222,6 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _about(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, Any]:
-    return {
-        "clat": version("clat"),
-        "command": ["clat", *sys.argv[1:]],
-        "started": _now(),
-        "finished": None,
-        "environment": {
-            **describe_environment(engine.device.type),
-            "precision": recipe.engine.precision,
-            "processes": engine.world,
-        },
-        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in inputs.model.parameters())},
-        "notes": list(inputs.notes),
-        "data": {
-            "name": inputs.train.name,
-            "train": len(inputs.train),
-            "heldout": len(inputs.heldout),
-            "extra": None if inputs.extra is None else len(inputs.extra),
-            "fingerprint": inputs.fingerprint,
-        },
-        "seed": recipe.seed,
-        "recipe_hash": recipe_hash(recipe),
-    }
-
-
 def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
     """Writes run.json with the given status; a resumed run keeps when it first started."""
     file = out / "run.json"
@@ -236,14 +229,10 @@ def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
         about["started"] = json.loads(file.read_text()).get("started", about["started"])
 
     def record(status: str) -> None:
-        finished = None if status == "running" else _now()
+        finished = None if status == "running" else now()
         write_json(file, {**about, "status": status, "finished": finished})
 
     return record
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _summary(progress: Progress) -> dict[str, Any]:

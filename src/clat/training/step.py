@@ -9,14 +9,15 @@ from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
 from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import TrainableSet
+from clat.training.optimizer import set_rate
+from clat.training.trainable import TrainableSet
 
 
 class NotFinite(ArithmeticError):
     """The loss is infinite or not a number in some process. Nothing has moved."""
 
 
-def train_step(
+def take_step(
     objective: Objective,
     model: nn.Module,
     x: Tensor,
@@ -28,7 +29,7 @@ def train_step(
     engine: Engine,
     rate: float,
 ) -> Loss:
-    """theta <- theta - rate * SGD direction of grad_theta cost(theta, examples(theta)), theta what moves.
+    """theta <- theta - rate * the optimizer's direction for grad cost(theta, examples(theta)), theta what moves.
 
     `x`: (N, C, H, W) in [0, 1], `y`: labels or probabilities, this process's share of the batch; the gradient is
     the mean over the processes. `step`: for this step, with its seed. The callbacks are called where their hooks
@@ -50,8 +51,9 @@ def train_step(
         loss.total.backward()
     engine.average_gradients(trainable.parameters.values())
     callbacks.after_backward()
-    for group in trainable.optimizer.param_groups:
-        group["lr"] = rate
+    if trainable.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trainable.parameters.values(), trainable.clip_norm)
+    set_rate(trainable.optimizer, rate)
     with callbacks.around_optimizer_step(trainable.optimizer):
         trainable.optimizer.step()
     callbacks.after_step()

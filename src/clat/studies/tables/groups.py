@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as RichTable
-
+from clat.core.console import Table as RichTable
 from clat.core.formatting import DASH, count, duration, percent, points
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 
