@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from clat.models import load_model as load_model
     from clat.models import load_weights as load_weights
     from clat.models import save_weights as save_weights
+    from clat.models.huggingface import save_pretrained as save_pretrained
     from clat.network.features import read_features as read_features
     from clat.network.layers import Layer as Layer
     from clat.network.layers import enumerate_layers as enumerate_layers
@@ -91,6 +92,7 @@ _HOMES = {
     "read_features": "network.features",
     "read_recipe": "recipe",
     "resume": "training.run",
+    "save_pretrained": "models.huggingface",
     "save_weights": "models",
     "select": "criticality",
     "train": "training.run",
