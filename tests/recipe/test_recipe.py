@@ -95,6 +95,7 @@ RICH = Recipe(
         input_size=224,
         weights="w.pt",
         weights_key="ema",
+        args={"drop_rate": 0.1, "items": True, "depths": [1, 2], "variant": "b", "img_size": 64},
         classifier="new",
     ),
     data=DataConfig(

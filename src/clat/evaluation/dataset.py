@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
-from clat.evaluation.evaluate import Evaluation, Report, evaluate
+from clat.evaluation.evaluate import evaluate
+from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
 from clat.network import modes

@@ -71,7 +71,8 @@ def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ())
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
-            _refuse_truth_as_number(value, getattr(built, name, value), (*where, key))
+            inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
+            _refuse_truth_as_number(value, inside, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
             _refuse_truth_as_number(*pair, (*where, str(number)))

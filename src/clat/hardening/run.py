@@ -30,13 +30,14 @@ from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.evaluation.protocols import find_protocol
-from clat.harden.candidates import CANDIDATES
-from clat.harden.card import write_card
-from clat.harden.cost import step_seconds
-from clat.harden.look import FirstLook, look
-from clat.harden.plan import MONITORED, Plan, make_plan
-from clat.harden.promise import most_robust_within, set_point, walk_line
-from clat.harden.settings import HardenConfig
+from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.candidates import CANDIDATES
+from clat.hardening.card import write_card
+from clat.hardening.cost import step_seconds
+from clat.hardening.look import FirstLook, look
+from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.promise import most_robust_within, set_point, walk_line
+from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
@@ -80,9 +81,10 @@ class _Inputs:
     heldout: ImageSet
     test: ImageSet
     engine: Engine
+    engine_config: EngineConfig
 
 
-def harden(
+def run_hardening(
     model: nn.Module,
     train_set: ImageSet,
     test_set: ImageSet,
@@ -136,7 +138,7 @@ def harden(
 def plan_hardening(
     model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
-    """Return what `harden` would do, without doing it. Arguments and errors as there."""
+    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
     inputs = _inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -147,7 +149,7 @@ def plan_hardening(
 def resume_hardening(
     out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
 ) -> Hardened:
-    """Go on with a hardening that was stopped; the network and images as they were given to `harden`.
+    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
 
     Raises:
         ClatError: there is none in `out`, or the images are others.
@@ -171,12 +173,13 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
 
 
 def _inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig) -> _Inputs:
-    engine = Engine(EngineConfig(device=config.device, precision=config.precision))
+    engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
+    engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
     sample, _ = next(iter(Loader(heldout_part.take(1), 1, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
-    return _Inputs(engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine)
+    return _Inputs(engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine, engine_config)
 
 
 def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
@@ -193,7 +196,7 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
     stages = {name: _stage(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
-    costs = step_seconds(inputs.model, images, stages, _resolved(config, inputs), seed=config.seed)
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
     tested = min(config.num_samples or len(inputs.test), len(inputs.test))
@@ -210,6 +213,7 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
+                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
             }
         },
     )
@@ -221,10 +225,6 @@ def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float)
 def _stage(config: HardenConfig, name: str) -> Any:
     settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
     return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
-
-
-def _resolved(config: HardenConfig, inputs: _Inputs) -> EngineConfig:
-    return EngineConfig(device=config.device, precision=config.precision)
 
 
 def _batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
@@ -361,9 +361,9 @@ def _per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[di
                 "class": name,
                 "n": int(mine.sum()),
                 **{
-                    f"{kind}_{when}": float(getattr(result, kind)[mine].double().mean()) if mine.any() else None
+                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
                     for when, result in (("before", before), ("after", after))
-                    for kind in ("clean", "robust")
+                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
                 },
             }
         )

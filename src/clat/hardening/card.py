@@ -12,8 +12,8 @@ from clat.core.formatting import percent, points
 from clat.data import ImageSet
 from clat.evaluation.compare import Comparison
 from clat.evaluation.statistics import PairedDifference
-from clat.harden.plan import Plan
-from clat.harden.settings import HardenConfig
+from clat.hardening.plan import Plan
+from clat.hardening.settings import HardenConfig
 
 
 def write_card(
@@ -71,8 +71,8 @@ def card(
         rows,
         "",
         f"Measured on the first {len(test)} images of `{test.name}/{test.split}` under `{config.protocol}`, "
-        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of verdicts "
-        "on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
+        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of "
+        "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
         "",
         "## How it was made",
         "",

@@ -84,8 +84,8 @@ def look(
     clean, robust = (Accuracy(int(count), len(x)) for count in counts)
     if clean.interval[0] <= 1.5 / num_classes:
         raise ClatError(
-            f"the network is right on {clean.value:.1%} of {len(x)} training images of {num_classes} classes, "
-            "which is chance: check its weights, that normalisation is inside the model, and the order of the classes"
+            f"the network is right on {clean.value:.1%} of {len(x)} images, of {num_classes} classes, "
+            "which is chance: check its weights, that normalisation is inside the model, and the order of classes"
         )
     if robust.value > ROBUST_ALREADY * clean.value:
         raise ClatError(
