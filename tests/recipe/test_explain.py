@@ -36,6 +36,21 @@ def test_every_field_is_there_with_type_default_and_doc():
     assert any("One of: awp, ema" in line for line in lines)
 
 
+def test_another_optimizer_keeps_its_arguments_beside_its_name():
+    words = [
+        "--optimizer",
+        '{ name = "adamw", betas = [0.9, 0.95], clip_norm = 1.0 }',
+        "--stages.0.eps_schedule",
+        "{}",
+    ]
+    recipe = read_recipe("demo", words)
+    text = explained_recipe(recipe)
+    assert build_recipe(tomllib.loads(text)) == recipe
+    assert "betas = [0.9, 0.95]" in text.splitlines()
+    assert "One of: sgd, any other of torch.optim." in text
+    assert any(line.startswith("from = 0  # number or fraction") for line in text.splitlines())
+
+
 def test_fields_that_are_inherited_keep_their_doc():
     text = explained_recipe(read_recipe("pgd-at-clat-plus"))
     inner = text[text.index('name = "clat-plus"') :]

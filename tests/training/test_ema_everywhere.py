@@ -1,4 +1,4 @@
-"""The moving average of the weights under every objective: it follows each step, and is the network that is left."""
+"""The moving average of the weights under every objective: it follows each step, and is the network that stays."""
 
 from __future__ import annotations
 

@@ -38,6 +38,10 @@ def _table(cls: Any, data: dict[str, Any], path: tuple[str, ...]) -> Iterator[st
     below = []
     for field in sorted(dataclasses.fields(cls), key=lambda one: one.name != "name"):  # which tells what a table is
         name, hint = field.name.rstrip("_"), hints[field.name]
+        if field.metadata.get("flat"):  # what it holds stands beside it in the table
+            names = {one.name for one in dataclasses.fields(cls)}
+            yield from (f"{key} = {_value(value)}" for key, value in data.items() if key not in names)
+            continue
         if _dataclasses(hint):
             below.append((name, hint, field))
             continue
@@ -50,17 +54,22 @@ def _table(cls: Any, data: dict[str, Any], path: tuple[str, ...]) -> Iterator[st
         is_list = typing.get_origin(hint) is tuple
         tables = data.get(name, []) if is_list else [data[name]] if name in data else []
         heading = f"[[{'.'.join(inside)}]]" if is_list else f"[{'.'.join(inside)}]"
-        choice = f" One of: {', '.join(one.name for one in known)}." if len(known) > 1 else ""
+        choice = f" One of: {', '.join(_name(one) for one in known)}." if len(known) > 1 else ""
         doc = f"{_docs(cls).get(field.name, '')}{choice}".strip()
         if not tables:
             yield ""
             yield from _comment(f"{heading} is not there. {doc}")
         for table in tables:
-            (member,) = known if len(known) == 1 else [one for one in known if one.name == table["name"]]
+            named = [one for one in known if getattr(one, "name", None) == table.get("name")]
+            (member,) = named or [one for one in known if len(known) == 1 or hasattr(one, "any_name")]
             yield ""
             yield from _comment(doc or (inspect.getdoc(member) or "").partition("\n\n")[0])
             yield heading
             yield from _table(member, table, inside)
+
+
+def _name(member: Any) -> str:
+    return str(getattr(member, "name", None) or member.any_name)
 
 
 def _comment(text: str) -> list[str]:
