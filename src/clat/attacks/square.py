@@ -21,10 +21,10 @@ from clat.attacks import losses
 from clat.attacks.ball import NORMS, Ball
 from clat.attacks.noise import uniform
 from clat.attacks.search import State, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import accept
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The queries of 10,000 after which the share of the image that a window covers is halved (the paper's)."""
@@ -60,8 +60,7 @@ def square(
     query fooled come back at their largest margin. Leaves no trace in the model. Raises ClatError for inputs
     outside [0, 1] or settings that make no sense.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     if queries < 1:
@@ -72,7 +71,7 @@ def square(
         raise ClatError(f"schedule is {schedule}: expected at least 1 query")
     size = float(parse_size(eps, norm=norm))
     search = SquareSearch(model, size, norm, queries, p_init, schedule, seed)
-    with modes.for_attack(model):
+    with modes.for_attack(model, labels=y):
         return run_search(search, x, y)
 
 

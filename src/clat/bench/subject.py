@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clat.data import Augment, ImageSet, Loader
 from clat.network import modes
 from clat.network.compiled import blocks_compiled
+from clat.network.guard import guarded
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
 from clat.runtime.engine import Engine, EngineConfig
@@ -74,7 +75,7 @@ def subject(
         log = RunLog(None, quiet=True)
         made = Subject(recipe, placed, loader, batch, engine, log, Path(folder), StopFlag())
         compiled = blocks_compiled(placed, count) if config.compile else nullcontext()
-        with compiled, modes.remembered(placed), torch.random.fork_rng(devices=[]):
+        with compiled, modes.remembered(placed), guarded(placed), torch.random.fork_rng(devices=[]):
             made.settle()
             yield made
 

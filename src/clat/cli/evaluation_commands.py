@@ -70,6 +70,8 @@ def transfer(options: Namespace) -> int:
         report=lambda name: console.print(f"attacking {name}"),
         about={"models": {name: vars(one) for name, one in described.items()}, **_data(images)},
     )
+    for note in matrix.notes:
+        console.print(f"note: {note}")
     console.print(matrix.table())
     if options.out is not None:
         matrix.to_json(options.out)
@@ -129,6 +131,8 @@ def curve(options: Namespace) -> int:
             )
 
     result = trace_curve(measure, sizes, options.norm)
+    for note in dict.fromkeys(note for one in result.results for note in one.notes):
+        console.print(f"note: {note}")
     for size, accuracy in result.points:
         console.print(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
     if options.out is not None:

@@ -19,6 +19,7 @@ from clat.evaluation import Protocol, evaluate_set, find_protocol
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
 from clat.models import load_model, robustbench
+from clat.network.edge import unwrapped
 from clat.recipe.toml import built_in_recipes, read_recipe
 from clat.runtime.engine import Engine, EngineConfig, is_first_process
 from clat.training.interrupt import Interrupted
@@ -205,5 +206,6 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             weights=options.weights,
         )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    model = unwrapped(model)
     check_model(model, sample, images.num_classes)
     return model.to(device).eval()

@@ -14,21 +14,22 @@ from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
 from clat.attacks.ball import NORMS
-from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches, worthwhile
-from clat.core.checks import check_images, check_labels
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
 from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.planned_search import Pass, passes
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.state import Keeper, Standing
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network import modes
 from clat.network.cost import Cost, metered
+from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 from clat.network.folding import unfolded
+from clat.network.logits import check_logits
 from clat.network.precision import exact_float32, is_exact
 
 PRECISIONS = ("float32", "bfloat16")
@@ -142,12 +143,12 @@ def evaluate(
     number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
     (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
     x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
-    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
-    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
+    a GPU. The model runs in evaluation mode and is left without a trace. One image is also looked at by itself,
+    beside the cost: that outputs depend on the batch is said in the result's notes. Raises ClatError for an unknown
+    protocol, inputs outside [0, 1], wrong labels, output that is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     radius = parse_size(eps, norm=norm)
@@ -167,7 +168,8 @@ def evaluate(
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
-    with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
+    alone = logits_alone(model, x[:1], y[:1])
+    with metered(model) as cost, modes.for_attack(model, labels=y), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
@@ -206,7 +208,7 @@ def evaluate(
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
-        notes=notes,
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[:1]), *notes],
         x_adv=examples,
         about=about or {},
     )

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
+from clat.network.edge import unwrapped
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -144,6 +145,7 @@ def enumerate_layers(
     logits. Layers whose output has no batch axis, because no image reaches them, are left out. Raises ClatError
     for a pattern that matches nothing or a model without layers. Leaves no trace in the model.
     """
+    model = unwrapped(model)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
     seen, logits = _trace(model, x[:1], include)
@@ -158,6 +160,8 @@ def enumerate_layers(
     if include:
         chosen = [entry for entry in chosen if _matches(entry.name, include)]
     chosen = [entry for entry in chosen if not _matches(entry.name, exclude)]
+    if not chosen and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ClatError("the network is TorchScript, which shows no layers: give the nn.Module it was made from")
     if not chosen:
         raise ClatError("no layer is left: the model ran no convolution or linear layer that the patterns keep")
     return [_layer(number, entry, model, doubled[entry.name]) for number, entry in enumerate(chosen, start=1)]

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.guard import guarded
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -42,19 +43,21 @@ def remembered(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def for_attack(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
+def for_attack(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
     """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
     recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
     changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass.
+    random numbers in their forward pass. What the model is given is copied (`clat.network.guard`); with `labels`,
+    (N,), its first output is looked at.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
-    with remembered(model), buffers_kept(model), computed_kept(model), random_states_kept(model):
+    kept = remembered(model), buffers_kept(model), computed_kept(model), random_states_kept(model)
+    with kept[0], kept[1], kept[2], kept[3], guarded(model, labels):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":

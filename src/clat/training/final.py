@@ -52,6 +52,8 @@ def final_evaluations(
                 result.to_json(file)
         if engine.rank == 0:  # also what a run left that was killed just after it had written the result
             discard_state(file)
+        for note in results[label]["notes"]:
+            log.say(f"test, {label}: note: {note}", style="yellow")
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
             f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",

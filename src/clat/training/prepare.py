@@ -26,8 +26,11 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
+from clat.network.guard import floating_type
 from clat.network.layers import find_layers
+from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 
@@ -68,7 +71,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else model
+    model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -124,6 +127,19 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     return None
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
+    and for weights that are not float32, in which recipes train."""
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
+
+
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
@@ -133,8 +149,7 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:

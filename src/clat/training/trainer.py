@@ -23,6 +23,7 @@ from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.guard import guarded
 from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe, StageConfig
@@ -94,7 +95,7 @@ class Trainer:
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         if self.recipe.data.decide_on == "test-split" and TEST_DECIDES not in self.progress.warnings:
             self._warn("test-split", TEST_DECIDES)
-        with torch.random.fork_rng(devices=devices), metered(self.model) as live:
+        with torch.random.fork_rng(devices=devices), metered(self.model) as live, guarded(self.model):
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
                 with modes.remembered(self.model):
