@@ -17,16 +17,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from clat.attacks.feature import run_feature_attack
 from clat.attacks.settings import Attack
 from clat.bench.memory import TensorMemory
-from clat.bench.profile import Call, Traffic
+from clat.bench.profile import Call, OperationCounter
+from clat.core.threat_model import ThreatModel
 from clat.criticality.selection import trainable_parameters
 from clat.network import modes
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer, enumerate_layers, find_layers
 from clat.objectives import Clat, Objective, Step
+from clat.objectives.clat import Calibration, ClatCallback
 
-CALIBRATED = {"lambda": 1.0, "shares_clean_pass": 1.0}
-"""What `Clat.begin` would find, which asks for numbers: a weight, and a clean pass that can be shared, as it can be
-in any network without dropout."""
+CALIBRATED = Calibration(weight=1.0, shares_clean_pass=True)
+"""What `Clat.calibration` would find, which asks for numbers: a weight, and a clean pass that can be shared, as it
+can be in any network without dropout."""
 
 _OPTIMIZER = 11
 """Reads and writes of SGD with momentum and weight decay for each number that it moves."""
@@ -55,7 +57,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Hollow:
+class FakeNetwork:
     """A network without content; `shape`: (C, H, W) of its images."""
 
     model: nn.Module
@@ -70,32 +72,32 @@ class Hollow:
 
 
 @contextmanager
-def hollow(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> Iterator[Hollow]:
+def fake_network(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> Iterator[FakeNetwork]:
     """What `build` builds. No tensor made inside has content."""
     with (
         FakeTensorMode()
     ):  # and no mode for functions, such as a device: convolutions would not fold (clat.network.folding)
-        made = Hollow(build(), shape)
-        with modes.for_attack(made.model), torch.no_grad():
+        made = FakeNetwork(build(), shape)
+        with modes.attack_mode(made.model), torch.no_grad():
             made.model(made.images(1))  # the first pass computes convolutions twice, to learn which ones fold
         yield made
 
 
-def count_forward(net: Hollow, batch: int) -> int:
+def count_forward(net: FakeNetwork, batch: int) -> int:
     """Arithmetic of a forward pass in evaluation mode, for the whole batch."""
-    with modes.for_attack(net.model), torch.no_grad(), Traffic() as traffic:
+    with modes.attack_mode(net.model), torch.no_grad(), OperationCounter() as traffic:
         net.model(net.images(batch))
     return sum(call.flops for call in traffic.calls)
 
 
 def count_step(
-    net: Hollow, objective: Objective, batch: int, *, layers: Sequence[Layer] = (), bfloat16: bool = True
+    net: FakeNetwork, objective: Objective, batch: int, *, layers: Sequence[Layer] = (), bfloat16: bool = True
 ) -> Counted:
     """A step as `clat.training.trainer` takes it. `layers`: those that move, with BatchNorm frozen; none: all."""
     model, x, y = net.model, net.images(batch), torch.zeros(batch, dtype=torch.long)
-    step = Step(eps="8/255", layers=tuple(layers), once=True)
+    step = Step(threat=ThreatModel.parse("8/255"), layers=tuple(layers), once=True)
     if isinstance(objective, Clat):
-        step = replace(step, state=CALIBRATED)
+        step = replace(step, callback=ClatCallback.calibrated(objective, CALIBRATED))
     model.requires_grad_(False)
     modes.set_training(model, set() if layers else None)
     moving = list(trainable_parameters(model, layers or None).values())
@@ -104,18 +106,18 @@ def count_step(
         parameter.grad = None
     size = sum(parameter.nbytes for parameter in moving)
     with TensorMemory([x, y, *model.parameters(), *model.buffers()]) as memory:
-        with Traffic() as forward, _autocast(bfloat16), frozen_norms_lean(model):
+        with OperationCounter() as forward, _autocast(bfloat16), frozen_norms_lean(model):
             loss = objective.loss(model, x, y, step).total
-        with Traffic() as backward:
+        with OperationCounter() as backward:
             loss.backward()
     calls = [*forward.calls, *backward.calls, Call(0, _OPTIMIZER * size)]
     return Counted(batch, calls, backward.calls, size, memory.peak + size)  # and the momentum
 
 
-def feature_attack_memory(net: Hollow, layers: Sequence[Layer], batch: int, *, bfloat16: bool) -> int:
+def feature_attack_memory(net: FakeNetwork, layers: Sequence[Layer], batch: int, *, bfloat16: bool) -> int:
     """The most bytes that tensors take in CLAT's attack, which is what calibrates lambda, too."""
-    x, attack = net.images(batch), Attack(eps="8/255", steps=2)
-    with TensorMemory([x, *net.model.parameters()]) as memory, modes.for_attack(net.model), _autocast(bfloat16):
+    x, attack = net.images(batch), Attack.parse(eps="8/255", steps=2)
+    with TensorMemory([x, *net.model.parameters()]) as memory, modes.attack_mode(net.model), _autocast(bfloat16):
         run_feature_attack(net.model, x, layers, attack, tap="output", relative=False, seed=0)
     return memory.peak
 

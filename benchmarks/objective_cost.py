@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import clat
-from clat.bench.subject import subject
+from clat.bench.repeated_step import repeated_step
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.criticality.selection import Selection
@@ -66,11 +66,11 @@ def step_cost(model: nn.Module, images: ImageSet, stage: StageConfig) -> dict[st
     with Operations() as forward, torch.no_grad():
         model(x)
     with (
-        subject(model, images, stage, Engine(config), config) as made,
+        repeated_step(model, images, stage, Engine(config), config) as made,
         metered(made.model, memory=False) as cost,
         Operations() as operations,
     ):
-        made.again()
+        made.run_step()
     equivalents, steps = operations.total / forward.total, stage.objective.replays
     passes = (cost.forwards / count, cost.backwards / count)
     return dict(zip(HEAD[1:], (steps, *passes, round(equivalents, 2), round(equivalents / steps, 2)), strict=True))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
-from clat.runtime.callback import Surroundings
+from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
 
 
@@ -54,10 +55,10 @@ def tiny_resnet() -> Callable[[], nn.Module]:
 
 
 @pytest.fixture
-def around() -> Callable[..., Surroundings]:
+def around() -> Callable[..., StageContext]:
     """around(model, epochs=..., images=..., batch_size=...): 12 images in batches of 4, 20 more held out."""
 
-    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> Surroundings:
+    def make(model: nn.Module, epochs: int = 1, images: int = 12, batch_size: int = 4, **more: Any) -> StageContext:
         generator = torch.Generator().manual_seed(2)
         pixels = torch.randint(0, 256, (images, 3, 8, 8), generator=generator).to(torch.uint8)
         train = ImageSet("noise", "train", ("a", "b", "c"), pixels, torch.arange(images) % 3)
@@ -67,31 +68,28 @@ def around() -> Callable[..., Surroundings]:
             "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
             "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
             "heldout": heldout,
-            "eps": "0.05",
-            "norm": "linf",
+            "threat": ThreatModel.parse("0.05"),
             "seed": 0,
             "epochs": epochs,
             "batch_size": batch_size,
         }
-        return Surroundings(**settings | more)
+        return StageContext(**settings | more)
 
     return make
 
 
 @pytest.fixture
-def surroundings(
-    around: Callable[..., Surroundings], images: Tensor, labels: Tensor
-) -> Callable[..., Surroundings]:
+def context(around: Callable[..., StageContext], images: Tensor, labels: Tensor) -> Callable[..., StageContext]:
     """The same, with three batches of two of the images, which are held out too."""
 
-    def build(model: nn.Module, **changes: Any) -> Surroundings:
+    def build(model: nn.Module, **changes: Any) -> StageContext:
         pixels = (images * 255).round().to(torch.uint8)
         train = ImageSet("noise", "train", tuple("abcde"), pixels, labels)
         settings: dict[str, Any] = {
             "engine": Engine(EngineConfig(device="cpu")),
             "loader": Loader(train, 2, shuffle=True),
             "heldout": (images, labels),
-            "eps": "8/255",
+            "threat": ThreatModel.parse("8/255"),
             "seed": 5,
             "epochs": 4,
             "batch_size": 2,

@@ -94,7 +94,7 @@ _HOMES = {
 }
 """Public name -> the module below `clat` that holds it; "": a module of that name."""
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 sys.meta_path.append(MovedModules())
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clat.attacks.apgd import LOSSES, ApgdSearch, apgd, checkpoints
+from clat.attacks.apgd import APGD_LOSSES, ApgdSearch, apgd, checkpoints
 from clat.attacks.search import run_search
 from clat.core.errors import ClatError
 from clat.network import modes
@@ -223,7 +223,7 @@ def test_equals_the_algorithm_written_for_one_sample() -> None:
     model = Curved(3, (3, 4, 4))
     x, y = grey(6, 3, 4, 4).double(), torch.zeros(6, dtype=torch.int64)
     search = ApgdSearch(model, 0.1, steps=60, seed=4)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         state = search.start(x, y, torch.arange(6))
         starts = state["point"].clone()
         while not state["done"].all():
@@ -237,7 +237,7 @@ def test_equals_the_algorithm_written_for_one_sample() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(APGD_LOSSES))
 def test_a_sample_fares_alike_in_any_batch(norm: str, loss: str) -> None:
     model = Linear(5, (3, 4, 4))
     x = grey(11, 3, 4, 4)
@@ -245,7 +245,7 @@ def test_a_sample_fares_alike_in_any_batch(norm: str, loss: str) -> None:
         y = model(x).argmax(1)
     eps = median_distance(model, x, y, norm)
     search = ApgdSearch(model, eps, norm=norm, steps=12, loss=loss)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 2, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)

@@ -18,7 +18,7 @@ from clat.attacks.search import run_search
 from clat.core.errors import ClatError
 from clat.data import load_split
 from clat.models import Normalized
-from clat.network.modes import for_attack
+from clat.network.modes import attack_mode
 
 ORDER = {"linf": torch.inf, "l2": 2}
 DUAL = {"linf": 1, "l2": 2}
@@ -161,7 +161,7 @@ def test_a_sample_does_not_depend_on_its_batch(eps: float | None, restart: int, 
     model, x, y = linear(5)
     ids = torch.arange(len(x)) + 100
     search = FabSearch(model, eps, steps=12, restart=restart, target=target)
-    with for_attack(model):
+    with attack_mode(model):
         whole = run_search(search, x, y, ids)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
         for size in (1, 5):

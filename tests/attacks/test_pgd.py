@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_the_steps_under_autocast() -> None:
 
     def peak(steps: int) -> int:
         with torch.autocast("cpu", dtype=torch.bfloat16), TensorMemory([x]) as memory:
-            run_pgd(model, x, y, Attack(eps="8/255", steps=steps), seed=0)
+            run_pgd(model, x, y, Attack.parse(eps="8/255", steps=steps), seed=0)
         return memory.peak
 
     assert peak(10) == peak(3)

@@ -138,7 +138,7 @@ def test_a_sample_fares_alike_in_any_batch() -> None:
     score = (x * weight).sum((1, 2, 3)).sort().values
     model = Weighted(weight, offset=-(score[-1] + 3).item())
     search = PixleSearch(model, restarts=5, iterations=5)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clat.attacks.search import State, run_search, run_searches, worthwhile
+from clat.attacks.search import SearchState, run_search, run_searches, worthwhile
 
 
 class Countdown:
@@ -18,7 +18,7 @@ class Countdown:
         self.started: list[int] = []
         self.steps_of_done = 0
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         self.started += ids.tolist()
         wanted = x[:, 0, 0, 0].long()
         adv = torch.zeros_like(x)
@@ -26,7 +26,7 @@ class Countdown:
         adv[:, 2, 0, 0] = y.to(x.dtype)
         return {"adv": adv, "left": wanted, "done": wanted == 0}
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         self.batches.append(len(state["done"]))
         active = ~state["done"]
         self.steps_of_done += int(state["done"].sum())
@@ -100,7 +100,7 @@ class Successes(Countdown):
         super().__init__()
         self.number, self.log = number, log
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         self.log += [(self.number, row) for row in ids.tolist()]
         state = super().start(x, y, ids)
         state["adv"][:, 1, 0, 0] = float(self.number)
@@ -152,6 +152,42 @@ def test_guesses_fill_a_forward_pass_on_a_cpu_only_as_far_as_it_pays(monkeypatch
     assert worthwhile(100, torch.device("cpu")) == 6
     assert worthwhile(3, torch.device("cpu")) == 3
     assert worthwhile(100, torch.device("cuda")) == 100
+
+
+class Claims(Countdown):
+    """Every sample's example is claimed after its first step, if it has another one."""
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        state = super().start(x, y, ids)
+        return state | {"claim": torch.zeros_like(state["done"])}
+
+    def step(self, state: SearchState) -> None:
+        super().step(state)
+        state["claim"] = (state["adv"][:, 0, 0, 0] == 1) & ~state["done"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_claims_are_told_once_and_what_they_settle_is_given_up(batch_size: int) -> None:
+    x, y = samples(*MIXED)
+    claimed, ended = [], []
+    settled = torch.zeros(len(x), dtype=torch.bool)
+
+    def claim(numbers: Tensor, rows: Tensor, adv: Tensor) -> Tensor:
+        assert numbers.tolist() == [0] * len(rows)
+        assert adv[:, 0, 0, 0].tolist() == [1] * len(rows)
+        claimed.extend(rows.tolist())
+        settled[rows[rows % 2 == 0]] = True
+        return settled
+
+    run_searches(
+        [Claims()], x, y, batch_size=batch_size, claimed=claim,
+        finished=lambda numbers, rows, adv: ended.extend(rows.tolist()),
+    )  # fmt: skip
+    several = [row for row, steps in enumerate(MIXED) if steps > 1]
+    assert sorted(claimed) == several
+    assert sorted(ended) == [row for row in range(len(MIXED)) if row not in several or row % 2]
+    unheard = Claims()
+    assert run_search(unheard, x, y, batch_size=batch_size)[:, 0, 0, 0].tolist() == list(MIXED)
 
 
 def test_input_is_left_alone_and_empty_is_empty() -> None:

@@ -157,7 +157,7 @@ def test_a_sample_fares_alike_in_any_batch(norm: str) -> None:
     clean = (x * w).sum((1, 2, 3)).median().item()
     model = Linear(w, offset=-clean - 0.4 * EPS[norm] * (w.abs().sum() if norm == "linf" else w.norm()).item())
     search = SquareSearch(model, EPS[norm], norm=norm, queries=150)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 3, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)
@@ -176,7 +176,7 @@ def test_queries_at_once_find_what_they_find_one_by_one(norm: str, room: int) ->
     clean = (x * w).sum((1, 2, 3)).median().item()
     model = Linear(w, offset=-clean - 0.6 * EPS[norm] * (w.abs().sum() if norm == "linf" else w.norm()).item())
     tries: list[tuple[int, int]] = []
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         single = SquareSearch(model, EPS[norm], norm, queries=300)
         alone, queries = run_search(single, x, y), model.queries
         search = SquareSearch(model, EPS[norm], norm, queries=300, room=room)

@@ -158,7 +158,7 @@ def test_a_sample_fares_alike_in_any_batch() -> None:
     score = (x * weight).sum((1, 2, 3)).sort().values
     model = Slope(weight, offset=-(score[4] + 8).item())
     search = StadvSearch(model, 0.1, steps=15)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         together = run_search(search, x, y)
         for size in (1, 4):
             assert torch.equal(run_search(search, x, y, batch_size=size), together)

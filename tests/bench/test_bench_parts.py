@@ -9,9 +9,9 @@ from torch import nn
 
 from clat.bench.floor import layer_multiplications, step_floor
 from clat.bench.memory import TensorMemory
-from clat.bench.profile import Traffic, group_of
+from clat.bench.profile import OperationCounter, group_of
 from clat.bench.reference import pgd_at_step, trades_step
-from clat.bench.subject import with_statistics
+from clat.bench.repeated_step import with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades
@@ -118,7 +118,7 @@ def test_statistics_are_those_of_the_images(tiny_resnet, images):
 
 def test_traffic_by_group():
     x, weight = torch.rand(2, 3, 4, 4), torch.rand(5, 3, 1, 1)
-    with Traffic() as traffic:
+    with OperationCounter() as traffic:
         F.relu(F.conv2d(x, weight))
     elements = (2 * 3 * 16, 15, 2 * 5 * 16)
     assert traffic.flops == {"convolution": 2 * 2 * 15 * 16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from benchmarks.counted import count_forward, count_step, feature_attack_memory, hollow
+from benchmarks.counted import count_forward, count_step, fake_network, feature_attack_memory
 from benchmarks.roofline import (
     Assumptions,
     Gpu,
@@ -51,7 +51,7 @@ def test_the_fullest_share():
 
 @pytest.fixture(scope="module")
 def net():
-    with hollow(small, (3, 8, 8)) as made:
+    with fake_network(small, (3, 8, 8)) as made:
         yield made
 
 
@@ -75,7 +75,7 @@ def test_a_counted_step_is_the_floor(net, objective):
 
 def test_another_step_of_the_attack_counts_as_if_there_were_no_batchnorm():
     def another(build: Callable[[], nn.Module]) -> int:
-        with hollow(build, (3, 8, 8)) as made:
+        with fake_network(build, (3, 8, 8)) as made:
             one, two = (len(count_step(made, PgdAT(steps=n), 2, bfloat16=False).calls) for n in (1, 2))
         return two - one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clat.report import formatting as f
+from clat.core import formatting as f
 
 
 @pytest.mark.parametrize(

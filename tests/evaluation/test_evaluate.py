@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clat.attacks import pgd
 from clat.core.errors import ClatError
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
-from clat.evaluation.planned_search import passes
+from clat.evaluation.planned_search import plan_searches
 from clat.network.cost import Cost, metered
 
 Build = Callable[[], nn.Module]
@@ -31,9 +31,8 @@ SHORT = Protocol(
 )
 """Like AutoAttack, though not called so."""
 
-
-LOOK = 1
-"""Images that an evaluation passes through the network before it begins: one alone, which no cost holds."""
+TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=10, alpha_ratio="1/8"),))
+"""Too short for a corner of the ball, where a step changes nothing and the rest would not be made."""
 
 
 class Brightness(nn.Module):
@@ -157,21 +156,21 @@ def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
     example itself."""
     x, y = grey(0.2, 0.695, 0.8), torch.tensor([0, 1, 1])
     plain, half = Brightness(), Brightness()
-    expected = evaluate(plain, x, y, eps=0.2, protocol="pgd-10", keep_examples=True)
+    expected = evaluate(plain, x, y, eps=0.2, protocol=TEN_STEPS, keep_examples=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = evaluate(half, x, y, eps=0.2, protocol="pgd-10", precision=precision, keep_examples=True)
+        result = evaluate(half, x, y, eps=0.2, protocol=TEN_STEPS, precision=precision, keep_examples=True)
     assert result.precision == precision
     search = torch.float32 if precision == "float32" else torch.bfloat16
-    # one image alone, the clean images, ten steps, the verdict
-    assert half.dtypes[:13] == [torch.float32] * 2 + [search] * 10 + [torch.float32]
-    assert [len(seen) for seen in half.seen[:13]] == [1] + [3] * 12
+    # the clean images, ten steps, the verdict
+    assert half.dtypes[:12] == [torch.float32] + [search] * 10 + [torch.float32]
+    assert [len(seen) for seen in half.seen[:12]] == [3] * 12
     assert torch.equal(result.robust, expected.robust)
-    assert torch.equal(half.seen[12], result.x_adv)
+    assert torch.equal(half.seen[11], result.x_adv)
     if precision == "float32":
         assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     else:  # does the search take one of the rest for an example?
-        assert half.dtypes[13:] == [torch.bfloat16]
-        assert torch.equal(half.seen[13], result.x_adv[result.robust])
+        assert half.dtypes[12:] == [torch.bfloat16]
+        assert torch.equal(half.seen[12], result.x_adv[result.robust])
     with torch.no_grad():
         assert torch.equal(result.robust, plain(result.x_adv).argmax(1) == y)
 
@@ -214,15 +213,15 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
     model = Brightness()
     both = Protocol(name="both", attacks=(AttackSpec(attack="fab", steps=2), AttackSpec(attack="pgd", steps=2)))
     evaluate(model, x, y, eps=0.1, protocol=both, precision="bfloat16")
-    # one image alone, the clean images; a start, two steps of two, the verdict; two of PGD
-    assert model.dtypes[:8] == [torch.float32] * 8
-    assert model.dtypes[8:10] == [torch.bfloat16] * 2
+    # the clean images; a start, two steps of two, the verdict; two of PGD
+    assert model.dtypes[:7] == [torch.float32] * 7
+    assert model.dtypes[7:9] == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
 def test_attacks_that_live_on_small_differences_search_in_float32_only(attack: str) -> None:
     one = Protocol(name="one", attacks=(AttackSpec(attack=attack),))
-    found, _ = passes(one, eps=0.1, norm="linf", classes=2, seed=0)
+    found, _ = plan_searches(one, eps=0.1, norm="linf", classes=2, seed=0)
     assert all(single.exact for single in found)
 
 
@@ -261,7 +260,7 @@ def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
         model = Brightness()
         evaluate(model, x, labels, eps=0.1, protocol="pgd-10", seed=9)
         rows = [i for i in range(4) if i != wrong]
-        points[wrong] = {row: model.seen[2][place] for place, row in enumerate(rows)}
+        points[wrong] = {row: model.seen[1][place] for place, row in enumerate(rows)}
     for wrong in (0, 2):
         for row, point in points[wrong].items():
             assert torch.equal(point, points[None][row]), (wrong, row)
@@ -273,7 +272,7 @@ def test_seeds_and_numbers() -> None:
     def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
         evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
-        return model.seen[2] - x
+        return model.seen[1] - x
 
     assert torch.equal(noise(0), noise(0))
     assert not torch.isclose(noise(0), noise(1), atol=1e-3).all(1).any()
@@ -284,7 +283,7 @@ def test_seeds_and_numbers() -> None:
 def test_attacks_follow_one_another_on_what_is_left() -> None:
     x, y = grey(0.05, 0.31, 0.47), torch.tensor([0, 0, 0])
     weak = AttackSpec(attack="pgd", steps=1, alpha_ratio="1/8")
-    strong = AttackSpec(attack="pgd", steps=10)
+    strong = AttackSpec(attack="pgd", steps=10)  # in a corner after eight, where the ninth changes nothing
     both = Protocol(name="both", attacks=(weak, strong, strong))
     model, told = Brightness(), []
     result = evaluate(model, x, y, eps=0.2, protocol=both, report=lambda *what: told.append(what))
@@ -292,7 +291,7 @@ def test_attacks_follow_one_another_on_what_is_left() -> None:
         "pgd-1": 2, "pgd-10": 1, "pgd-10 (3)": 1,
     }  # fmt: skip
     assert result.fooled_by.tolist() == [-1, 1, 0]
-    assert [len(seen) for seen in model.seen] == [1, 3, *[3] * 2, *[2] * 11, *[1] * 11]
+    assert [len(seen) for seen in model.seen] == [3, *[3] * 2, *[2] * 10, *[1] * 10]
     assert told == [("pgd-1", 3, 3, 2 / 3), ("pgd-10", 2, 2, 1 / 3), ("pgd-10", 1, 1, 1 / 3)]
 
 
@@ -303,20 +302,20 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
     evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
-    first, second = seen[3], seen[7]  # after one alone and the clean images: start, step, look, verdict
+    first, second = seen[2], seen[6]  # after the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
-@pytest.mark.parametrize(("protocol", "steps"), [("fgsm", 1), ("pgd-10", 10)])
-def test_cost_of_pgd(protocol: str, steps: int, batch_size: int, linear, samples) -> None:
+@pytest.mark.parametrize(("protocol", "steps"), [("fgsm", 1), (TEN_STEPS, 10)])
+def test_cost_of_pgd(protocol: str | Protocol, steps: int, batch_size: int, linear, samples) -> None:
     """N clean passes, and for each of the M samples correct on them k passes both ways and a verdict."""
     model = linear()
     x, y = samples(model, 9)
     n, m = 9, 8
     cost = evaluate(model, x, y, eps=0.3, protocol=protocol, batch_size=batch_size).cost
-    assert cost.forwards == model.forwards - LOOK == n + m * steps + m
+    assert cost.forwards == model.forwards == n + m * steps + m
     assert cost.backwards == model.backwards == m * steps
     assert cost.seconds > 0
     assert (cost.peak_memory_bytes or 0) > 2**20
@@ -329,11 +328,11 @@ def test_cost_of_apgd(batch_size: int, linear, samples) -> None:
     x, y = samples(model, 5)
     n, m = 5, 4
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-ce", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards - LOOK == n + m * 101 + m
+    assert cost.forwards == model.forwards == n + m * 101 + m
     assert cost.backwards == model.backwards == m * 101
     model.forwards = model.backwards = 0
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-t", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards - LOOK == n + 4 * m * (1 + 101 + 1)
+    assert cost.forwards == model.forwards == n + 4 * m * (1 + 101 + 1)
     assert cost.backwards == model.backwards == 4 * m * 101
 
 
@@ -343,8 +342,7 @@ def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
     eps = model.distances(x, y).clamp_min(0).median().item()
     model.forwards = model.backwards = 0
     result = evaluate(model, x, y, eps=eps, protocol=SHORT, batch_size=1)
-    look = LOOK + 2  # one image a batch: it is looked at beside another too
-    assert (result.cost.forwards, result.cost.backwards) == (model.forwards - look, model.backwards)
+    assert (result.cost.forwards, result.cost.backwards) == (model.forwards, model.backwards)
     assert 0 < result.robust.sum() < result.correct.sum()
     survivors = int(result.robust.sum())
     assert result.cost.backwards < int(result.correct.sum()) * (11 + 4 * 11 + 2 * 5)
@@ -406,7 +404,8 @@ def test_the_result_file(tmp_path: Path) -> None:
         assert data[key].items() >= expected.items()
     assert data["per_attack"] == [{"name": "pgd-20", "robust_accuracy": data["robust_accuracy"]}]
     assert set(data["cost"]) == {"forwards", "backwards", "seconds", "peak_memory_bytes"}
-    assert data["cost"]["forwards"] == 5 + 4 * 20 + 4
+    # A verdict after the first step, and at the end: eight lead to a corner, where a ninth changes nothing.
+    assert data["cost"]["forwards"] == 5 + 4 * 9 + 4 + 4
     assert {"clat", "torch", "device", "threads"} <= set(data["environment"])
     evaluate(Brightness(), x, y, eps=0.2, protocol="fgsm").to_json(path)
     assert json.loads(path.read_text())["robust"] == "10010", "an existing file is replaced"

@@ -103,7 +103,7 @@ def test_apgd_from_the_same_start_takes_the_official_steps(
     x, y = x[known], y[known]
     search = ApgdSearch(model, eps, norm=norm, steps=40, loss=loss, target=2)
     search._logits = lambda x, y: model(x)  # type: ignore[method-assign]
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         state = search.start(x, y, torch.arange(len(x)))
         start = state["point"].clone()
         while not state["done"].all():

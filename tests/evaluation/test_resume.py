@@ -13,7 +13,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate
-from clat.evaluation.state import Keeper, Standing
+from clat.evaluation.state import EvaluationState, StateFile
 
 SHORT = Protocol(
     name="short",
@@ -205,22 +205,22 @@ def test_a_damaged_state(damage: str, case: Case, state: Path) -> None:
 
 
 def test_a_standing_says_who_is_left(state: Path) -> None:
-    standing = Standing.fresh(torch.tensor([True, True, False, True]))
+    standing = EvaluationState.fresh(torch.tensor([True, True, False, True]))
     assert standing.alive.tolist() == [True, True, False, True]
     standing.fooled_by[1] = 2
     assert standing.alive.tolist() == [True, False, False, True]
     assert standing.robust_after(1).tolist() == [True, True, False, True]
     assert standing.robust_after(2).tolist() == [True, False, False, True]
-    keeper = Keeper(state, {"eps": "8/255"})
+    keeper = StateFile(state, {"eps": "8/255"})
     assert keeper.load() is None
     keeper.save(standing)
     assert not state.exists(), "not yet due"
     keeper.save(standing, now=True)
-    loaded = Keeper(state, {"eps": "8/255"}).load()
+    loaded = StateFile(state, {"eps": "8/255"}).load()
     assert loaded is not None
     assert torch.equal(loaded.fooled_by, standing.fooled_by)
     assert torch.equal(loaded.correct, standing.correct)
-    assert Keeper(None, {}).load() is None
+    assert StateFile(None, {}).load() is None
 
 
 def test_a_model_without_weights_can_be_resumed(state: Path) -> None:

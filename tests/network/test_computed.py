@@ -13,10 +13,10 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 import clat
 from clat.core.errors import ClatError
-from clat.criticality.rankings import REWINDING, measure_ranking
+from clat.criticality.rankings import make_ranking
 from clat.network.exchange import copied, tensors_of
 from clat.objectives import AutoLoRa
-from clat.recipe import build_recipe
+from clat.recipe.toml import build_recipe
 from clat.treatments import LoRA, Reinitialise
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -62,14 +62,14 @@ def test_treatments_that_write_weights_refuse_it(computed: tuple[nn.Module, str]
     model, says = computed
     for settings in (LoRA(), AutoLoRa(), Reinitialise(modules=("c*",))):
         refuses(says, lambda settings=settings: settings.requires(model, x[:1]), model)
-        refuses(says, lambda settings=settings: settings.join(around(model)), model)
+        refuses(says, lambda settings=settings: settings.on_stage_start(around(model)), model)
 
 
 def test_layers_beside_it_can_be_treated(computed: tuple[nn.Module, str], x: Tensor, around: Any) -> None:
     model, _ = computed
     for settings in (LoRA(exclude=("c2",)), Reinitialise(modules=("c1", "c3"))):
         settings.requires(model, x[:1])
-        settings.join(around(model)).finish()
+        settings.on_stage_start(around(model)).on_stage_end()
 
 
 REINITIALISED = {"name": "reinitialise", "modules": ["c2"]}
@@ -108,10 +108,9 @@ def test_rankings_read_it_and_leave_no_trace(
     model.eval()
     first = {name: value + 0.1 for name, value in model.state_dict().items()}
     weight, before = model.c2.weight, copied(tensors_of(model))
-    report = measure_ranking(
-        ranking, model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, epochs=1, steps=2,
-        initial=first if ranking in REWINDING else None,
-    )  # fmt: skip
+    settings = make_ranking(ranking, {"epochs": 1, "steps": 2})
+    initial = first if settings.needs_initial else None
+    report = settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=initial)
     assert [row.name for row in report.rows] == ["c1", "c2", "c3"]
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(model).items())
     if not parametrize.is_parametrized(model.c2):

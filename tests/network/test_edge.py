@@ -17,7 +17,7 @@ from clat.attacks.pixle import pixle
 from clat.attacks.square import square
 from clat.attacks.stadv import stadv
 from clat.core.errors import ClatError
-from clat.criticality.rankings import REWINDING, measure_ranking
+from clat.criticality.rankings import make_ranking
 from clat.evaluation.predict import predict
 from clat.evaluation.protocols import AttackSpec, Protocol
 from clat.evaluation.transfer import transfer
@@ -41,11 +41,10 @@ def evaluation(name: str, **settings: Any) -> Entrance:
 
 def ranking(name: str) -> Entrance:
     def run(model: nn.Module, x: Tensor, y: Tensor) -> Any:
-        initial = None
-        if name in REWINDING:
-            initial = {key: value + 1 for key, value in getattr(model, "state_dict", dict)().items()}
-        layers = clat.enumerate_layers(model, x)
-        report = measure_ranking(name, model, x, y, layers=layers, eps=0.1, epochs=1, steps=2, initial=initial)
+        settings = make_ranking(name, {"epochs": 1, "steps": 2})
+        initial = {key: value + 1 for key, value in getattr(model, "state_dict", dict)().items()}
+        start = initial if settings.needs_initial else None
+        report = settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=start)
         return [(row.name, report.value(row)) for row in report.rows]
 
     return run
@@ -257,17 +256,13 @@ def test_a_label_that_the_network_has_no_class_for(name: str, build: Any, x: Ten
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, *EVALUATIONS])
-def test_an_output_that_is_no_tensor(name: str, build: Any, x: Tensor, y: Tensor) -> None:
-    class Pair(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = build()
-
+def test_an_output_that_holds_no_logits(name: str, x: Tensor, y: Tensor) -> None:
+    class Wordy(nn.Module):
         def forward(self, x: Tensor) -> Any:
-            return self.net(x), x
+            return {"answer": x}
 
     with pytest.raises(ClatError, match=r"does not return logits of shape \(N, classes\)"):
-        (EVERYTHING | SLOW)[name](Pair(), x, y)
+        (EVERYTHING | SLOW)[name](Wordy(), x, y)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

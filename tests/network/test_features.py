@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.network.features import distance, read_features
+from clat.network.features import feature_distance, read_features
 from clat.network.layers import enumerate_layers
 
 Build = Callable[[], nn.Module]
@@ -27,6 +27,32 @@ def by_hand(model: nn.Module, x: Tensor, wanted: list[str]) -> list[Tensor]:
     for handle in handles:
         handle.remove()
     return [found[name].flatten(1) for name in wanted]
+
+
+def test_what_enters_the_layers_is_read_beside_what_they_give(tiny_resnet: Build, images: Tensor) -> None:
+    model = tiny_resnet()
+    layers = enumerate_layers(model, images)[:5]
+    names = [layer.name for layer in layers]
+    entering: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: entering.__setitem__(name, args[0].clone())
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        expected = by_hand(model, images, names)
+        for handle in handles:
+            handle.remove()
+        found = read_features(model, images, layers, inputs=True, stop=True)
+        norms = read_features(model, images, layers, inputs=True, reduce=lambda value, layer: value.norm(dim=1))
+    assert found.logits is None
+    assert len(found.values) == 10
+    for one, other in zip(found.values, [*expected, *(entering[name].flatten(1) for name in names)], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(found.values[5], images.flatten(1))
+    for value, norm in zip(found.values, norms.values, strict=True):
+        assert torch.allclose(value.norm(dim=1), norm)
 
 
 def counted(model: nn.Module) -> dict[str, int]:
@@ -156,8 +182,8 @@ def test_bad_tap_and_layers_of_another_network(tiny_resnet: Build, images: Tenso
 
 def test_distance_is_the_unsquared_norm_of_each_sample() -> None:
     a = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
-    assert torch.equal(distance(a, torch.zeros(2, 3)), torch.tensor([5.0, 0.0]))
+    assert torch.equal(feature_distance(a, torch.zeros(2, 3)), torch.tensor([5.0, 0.0]))
     near = torch.zeros(2, 3, requires_grad=True)
-    distance(near, torch.zeros(2, 3)).sum().backward()
+    feature_distance(near, torch.zeros(2, 3)).sum().backward()
     assert torch.equal(near.grad, torch.zeros(2, 3))  # a subgradient at zero, not NaN
-    assert distance(a.bfloat16(), torch.zeros(2, 3).bfloat16()).dtype == torch.float32
+    assert feature_distance(a.bfloat16(), torch.zeros(2, 3).bfloat16()).dtype == torch.float32

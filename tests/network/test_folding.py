@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clat.core.errors import ClatError
 from clat.network import folding, modes
-from clat.network.folding import Promise, fold, unfolded
+from clat.network.folding import DeferredConv, fold, unfolded
 from clat.network.frozen_norm import frozen_norms_lean
 
 
@@ -45,8 +45,8 @@ class Pair(nn.Module):
 def folds(monkeypatch):
     """How often a convolution was computed with its BatchNorm."""
     seen = []
-    normalised = Promise.normalised
-    monkeypatch.setattr(Promise, "normalised", lambda self, norm: seen.append(norm) or normalised(self, norm))
+    normalised = DeferredConv.normalised
+    monkeypatch.setattr(DeferredConv, "normalised", lambda self, norm: seen.append(norm) or normalised(self, norm))
     return seen
 
 
@@ -254,7 +254,7 @@ def test_hooks_see_the_convolution(images, folds, kind):
         value_and_gradient(net, images)
         handle.remove()
     assert len(shapes) == 1
-    assert shapes[0] is not Promise
+    assert shapes[0] is not DeferredConv
     assert len(folds) == 2
 
 
@@ -387,7 +387,7 @@ def test_a_network_that_its_owner_compiled(images, folds):
     net = frozen(Pair())
     expected = value_and_gradient(net, images)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
-    with modes.for_attack(compiled):
+    with modes.attack_mode(compiled):
         for _ in range(2):
             torch.testing.assert_close(value_and_gradient(compiled, images), expected, rtol=1e-5, atol=1e-5)
     assert not folds
@@ -395,7 +395,7 @@ def test_a_network_that_its_owner_compiled(images, folds):
 
 def test_attacks_fold(tiny_resnet, images, folds):
     net = tiny_resnet().eval()
-    with modes.for_attack(net):
+    with modes.attack_mode(net):
         net(images), net(images)
     assert folds
     assert folding._enabled

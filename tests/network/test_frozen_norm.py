@@ -144,7 +144,7 @@ def test_an_attack_keeps_half(tiny_resnet, images):
 
     net.requires_grad_(False)
     plain = elements(lambda: net(x))
-    with modes.for_attack(net):
+    with modes.attack_mode(net):
         net(x)  # the first pass learns which convolutions a BatchNorm follows
         lean = elements(lambda: net(x))
     assert lean < 0.6 * plain

@@ -109,7 +109,7 @@ def test_merged_equals_unmerged_and_names_are_as_before(adapted, tiny_resnet, im
     (model, branch), plain = adapted, tiny_resnet()
     unmerged = logits(model, images)
     assert (unmerged - logits(plain, images)).abs().max() > 1e-3
-    written = branch.plain(dict(model.state_dict()), merge=True)
+    written = branch.export_state(dict(model.state_dict()), merge=True)
     plain.load_state_dict(written)
     assert torch.allclose(logits(plain, images), unmerged, atol=1e-5)
     branch.remove(merge=True)
@@ -120,7 +120,9 @@ def test_merged_equals_unmerged_and_names_are_as_before(adapted, tiny_resnet, im
 
 def test_dropping_gives_the_very_weights_back(adapted, tiny_resnet):
     (model, branch), plain = adapted, tiny_resnet().state_dict()
-    assert all(torch.equal(v, plain[k]) for k, v in branch.plain(dict(model.state_dict()), merge=False).items())
+    assert all(
+        torch.equal(v, plain[k]) for k, v in branch.export_state(dict(model.state_dict()), merge=False).items()
+    )
     branch.remove(merge=False)
     assert list(model.state_dict()) == list(plain)
     assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
@@ -185,8 +187,8 @@ def test_an_attack_builds_each_sum_once_and_sees_every_change(adapted, images, l
 
     def attack():
         built.clear()
-        with modes.for_attack(model):
-            return run_pgd(model, images, labels, Attack(steps=5), seed=0)
+        with modes.attack_mode(model):
+            return run_pgd(model, images, labels, Attack.parse(steps=5), seed=0)
 
     first = attack()
     assert len(built) == len(branch.layers)

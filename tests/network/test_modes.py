@@ -113,8 +113,8 @@ def _trades(model: nn.Module, x: Tensor, y: Tensor, batch_norm: str) -> None:
 
 
 def _batch_pgd(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    with modes.for_attack(model, "train"):
-        run_pgd(model, x, y, Attack(steps=2), seed=0)
+    with modes.attack_mode(model, "train"):
+        run_pgd(model, x, y, Attack.parse(steps=2), seed=0)
 
 
 def _doubled(model: nn.Module) -> dict[str, Tensor]:
@@ -212,17 +212,17 @@ def test_trades_loss_touches_only_what_its_own_passes_touch(
 
 
 def test_attack_mode_itself(model: Restless, images: Tensor) -> None:
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         assert not any(module.training for module in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
-    with modes.for_attack(model, "train"):
+    with modes.attack_mode(model, "train"):
         assert [name for name, module in model.named_modules() if module.training] == ["bn1", "bn2"]
         assert model.bn1(torch.ones(2, 4, 3, 3)).abs().max() < 1e-6  # normalised by the batch
 
 
 def test_batch_statistics_are_used_when_asked_for(images: Tensor) -> None:
     bn = nn.BatchNorm2d(3)
-    with modes.for_attack(bn, "train"):
+    with modes.attack_mode(bn, "train"):
         out = bn(images)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     assert bn.training
@@ -231,7 +231,7 @@ def test_batch_statistics_are_used_when_asked_for(images: Tensor) -> None:
 
 def test_unknown_batch_norm_mode(model: Restless) -> None:
     before = state_of(model)
-    with pytest.raises(ClatError, match="did you mean 'train'"), modes.for_attack(model, "trian"):
+    with pytest.raises(ClatError, match="did you mean 'train'"), modes.attack_mode(model, "trian"):
         pass
     assert differences(before, state_of(model)) == []
 
@@ -256,11 +256,11 @@ def test_remembered_and_statistics_kept(model: Restless, images: Tensor) -> None
         model.bn1.track_running_stats = False
         raise RuntimeError("inside")
 
-    with pytest.raises(RuntimeError, match="inside"), modes.remembered(model):
+    with pytest.raises(RuntimeError, match="inside"), modes.restore_flags(model):
         careless()
     assert differences(before, state_of(model)) == []
     bn = nn.BatchNorm2d(3)
-    with modes.statistics_kept(bn):
+    with modes.preserve_statistics(bn):
         bn(images)
     assert bn.num_batches_tracked == 0
     bn(images)
@@ -272,3 +272,39 @@ def test_training_mode_of_a_stage(model: Restless) -> None:
     assert all(module.training for module in model.modules())
     modes.set_training(model, {model.bn2})
     assert [name for name, module in model.named_modules() if not module.training] == ["bn1"]
+
+
+class OwnNorm(nn.Module):
+    """Normalises by the batch, and updates its statistics, in whatever mode it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 3)
+        for name, value in (
+            ("mean", torch.zeros(3)),
+            ("var", torch.ones(3)),
+            ("wide", torch.ones(1, 1).expand(4, 4)),
+        ):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.batch_norm(x, self.mean, self.var, training=True).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "build", [OwnNorm, lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))]
+)
+def test_statistics_that_a_pass_updates_are_put_back(build) -> None:
+    """torch's kernel writes into them without counting a change."""
+    model, x = build().train(), torch.rand(4, 3, 2, 2)
+    before = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in model.named_buffers()}
+    with modes.preserve_buffers(model):
+        model(x)
+        assert any(not torch.equal(buffer, copy) for buffer, _, copy in before.values())
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0]
+        assert torch.equal(buffer, before[name][2])
+    own = OwnNorm()
+    with modes.attack_mode(own):
+        own(x)
+    assert torch.equal(own.mean, torch.zeros(3))

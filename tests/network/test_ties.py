@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import clat
 from clat.criticality.probing import logits_with
-from clat.criticality.rankings import RANKINGS, REWINDING, measure_ranking
+from clat.criticality.rankings import RANKINGS, make_ranking
 from clat.data import ImageSet
 from clat.models.files import load_weights
 from clat.network import modes
@@ -46,29 +46,28 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
 def ranking(name: str) -> Operation:
     def run(model: nn.Module, x: Tensor, y: Tensor, around: Any) -> None:
         first = {key: value + 0.1 * torch.ones_like(value) for key, value in model.state_dict().items()}
-        measure_ranking(
-            name, model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, epochs=1, steps=2,
-            initial=first if name in REWINDING else None,
-        )  # fmt: skip
+        settings = make_ranking(name, {"epochs": 1, "steps": 2})
+        initial = first if settings.needs_initial else None
+        settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=initial)
 
     return run
 
 
-def companion(settings: Any) -> Operation:
+def callback(settings: Any) -> Operation:
     """Joins a stage, is asked for what the network is evaluated as, and leaves."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, around: Any) -> None:
         names = list(model.state_dict())
-        joined = settings.join(around(model))
+        joined = settings.on_stage_start(around(model))
         model.requires_grad_(True)
-        joined.adopt(dict(model.named_parameters()))
-        with joined.during_cost(lambda: model(x).square().sum()):
+        joined.choose_parameters(dict(model.named_parameters()))
+        with joined.around_loss(lambda: model(x).square().sum()):
             model(x)
         joined.after_step()
-        with joined.as_evaluated():
+        with joined.evaluation_weights():
             model(x)
-        assert sorted(joined.plain(dict(model.state_dict()))) == sorted(names)
-        joined.finish()
+        assert sorted(joined.export_state(dict(model.state_dict()))) == sorted(names)
+        joined.on_stage_end()
         assert list(model.state_dict()) == names
 
     return run
@@ -96,13 +95,13 @@ def attack(model: nn.Module, x: Tensor, y: Tensor, around: Any) -> None:
 
 
 OPERATIONS: dict[str, Operation] = {name: ranking(name) for name in RANKINGS} | {
-    "awp": companion(AWP(gamma=0.1)),
-    "ema": companion(EMA()),
-    "swa": companion(SWA(start=0.0, window=1, unit="batches", replace_running=False)),
-    "interpolation": companion(Interpolation(alpha=0.5, steps=1)),
-    "lora": companion(LoRA()),
-    "autolora": companion(AutoLoRa(steps=1)),
-    "twins": companion(Twins(steps=1)),
+    "awp": callback(AWP(gamma=0.1)),
+    "ema": callback(EMA()),
+    "swa": callback(SWA(start=0.0, window=1, unit="batches", replace_running=False)),
+    "interpolation": callback(Interpolation(alpha=0.5, steps=1)),
+    "lora": callback(LoRA()),
+    "autolora": callback(AutoLoRa(steps=1)),
+    "twins": callback(Twins(steps=1)),
     "cure's revision": revise,
     "layout": lay_out,
     "evaluation": attack,
@@ -174,7 +173,7 @@ def test_tied_layers_learn_one_pair_of_factors_which_is_merged_once(
     assert not torch.allclose(together, plain)
     with branch.switched(False):
         assert torch.equal(output(model, x), plain)
-    saved, fresh = branch.plain(dict(model.state_dict()), merge=True), tied(1)
+    saved, fresh = branch.export_state(dict(model.state_dict()), merge=True), tied(1)
     fresh.load_state_dict(saved)
     torch.testing.assert_close(output(fresh, x), together)
     branch.remove(merge=True)

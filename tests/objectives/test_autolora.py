@@ -28,25 +28,25 @@ def build(build):
 
 
 @pytest.fixture
-def joined(build, surroundings):
-    """Settings -> (network, objective, companion, step), with factors as after some training."""
+def joined(build, context):
+    """Settings -> (network, objective, callback, step), with factors as after some training."""
 
     def make(around=None, **settings):
         net = build()
         objective = AutoLoRa(**{"eps": 0.1, "steps": 3} | settings)
-        companion = objective.join(surroundings(net, **(around or {})))
-        companion.adopt(dict(net.named_parameters()))
+        callback = objective.on_stage_start(context(net, **(around or {})))
+        callback.choose_parameters(dict(net.named_parameters()))
         with torch.no_grad():
-            for layer in companion.branch.layers.values():
+            for layer in callback.branch.layers.values():
                 layer.up.copy_(0.1 * torch.randn(layer.up.shape, generator=torch.Generator().manual_seed(0)))
-        return net, objective, companion, Step(seed=9, companion=companion)
+        return net, objective, callback, Step(seed=9, callback=callback)
 
     return make
 
 
-def through_branch(net, companion, twin, x):
+def through_branch(net, callback, twin, x):
     """The clean logits, from a plain network with the sum written into it."""
-    layer = companion.branch.layers["conv2"]
+    layer = callback.branch.layers["conv2"]
     whole = (layer.up @ layer.down).view(6, 4, 3, 3) / 8 + net.conv2.parametrizations.weight.original.detach()
     return torch.func.functional_call(twin, {"conv2.weight": whole}, x)
 
@@ -58,12 +58,12 @@ def gradients(net, total):
 
 
 def test_the_value_is_the_formulas(build, joined, images, labels):
-    net, objective, companion, step = joined()
-    companion.numbers |= {"lambda1": 0.3, "lambda2": 4.2}
+    net, objective, callback, step = joined()
+    callback.scalars |= {"lambda1": 0.3, "lambda2": 4.2}
     (x_adv,) = objective.examples(net, images, labels, step)
     total, parts = objective.cost(net, images, labels, (x_adv,), step)
     twin = build()
-    clean, moved = through_branch(net, companion, twin, images), twin(x_adv)
+    clean, moved = through_branch(net, callback, twin, images), twin(x_adv)
     p, q = F.softmax(clean, 1), F.softmax(moved, 1)
     divergence = (p * (p.log() - q.log())).sum(1).mean()
     natural, adversarial = F.cross_entropy(clean, labels), F.cross_entropy(moved, labels)
@@ -110,8 +110,8 @@ def test_the_uniform_start_is_another(joined, images, labels):
 def test_the_clean_pass_teaches_the_branch_and_the_adversarial_one_the_rest(
     joined, images, labels, lambda1, lambda2, detach, taught
 ):
-    net, objective, companion, step = joined()
-    companion.numbers |= {"lambda1": lambda1, "lambda2": lambda2}
+    net, objective, callback, step = joined()
+    callback.scalars |= {"lambda1": lambda1, "lambda2": lambda2}
     examples = objective.examples(net, images, labels, step)
     found = gradients(net, objective.cost(net, images, labels, examples, step).total)
     moved = {name for name, gradient in found.items() if gradient.abs().sum() > 0}
@@ -120,9 +120,9 @@ def test_the_clean_pass_teaches_the_branch_and_the_adversarial_one_the_rest(
 
 
 def test_the_classifier_learns_from_both_passes_and_the_divergence_flows_both_ways(joined, images, labels):
-    net, objective, companion, step = joined()
+    net, objective, callback, step = joined()
     _, detached, _, _ = joined(detach_clean=True)
-    companion.numbers |= {"lambda1": 0.0, "lambda2": 1.0}
+    callback.scalars |= {"lambda1": 0.0, "lambda2": 1.0}
     examples = objective.examples(net, images, labels, step)
     both = gradients(net, objective.cost(net, images, labels, examples, step).total)
     one = gradients(net, detached.cost(net, images, labels, examples, step).total)
@@ -134,16 +134,16 @@ def test_the_classifier_learns_from_both_passes_and_the_divergence_flows_both_wa
 
 
 def test_a_step_leaves_the_flags_as_they_were_and_the_branch_off(joined, images, labels):
-    net, objective, companion, step = joined()
+    net, objective, callback, step = joined()
     net.bn1.weight.requires_grad_(False)
     flags = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
     objective.loss(net, images, labels, step)
     assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == flags
-    assert not companion.branch.layers["conv2"].active
-    with pytest.raises(RuntimeError, match="midway"), companion.clean_path():
+    assert not callback.branch.layers["conv2"].active
+    with pytest.raises(RuntimeError, match="midway"), callback.clean_path():
         raise RuntimeError("midway")
     assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == flags
-    assert not companion.branch.layers["conv2"].active
+    assert not callback.branch.layers["conv2"].active
 
 
 def test_the_attack_leaves_no_trace(joined, images, labels):
@@ -168,108 +168,108 @@ def test_both_training_passes_update_the_one_set_of_statistics(joined, images, l
 
 
 def test_lambdas_follow_the_clean_accuracy_through_the_branch(build, joined, images, labels):
-    net, _, companion, _ = joined(around={"epochs": 9})
+    net, _, callback, _ = joined(around={"epochs": 9})
     x = (images * 255).round() / 255
     with torch.no_grad():
-        companion.branch.layers["conv2"].up.normal_(std=3.0, generator=torch.Generator().manual_seed(2))
-        companion.after_epoch(None)
-        logits, bare = through_branch(net, companion, build(), x), net.eval()(x)
+        callback.branch.layers["conv2"].up.normal_(std=3.0, generator=torch.Generator().manual_seed(2))
+        callback.after_epoch(None)
+        logits, bare = through_branch(net, callback, build(), x), net.eval()(x)
     accuracy, other = ((z.argmax(1) == labels).double().mean().item() for z in (logits, bare))
     assert accuracy != other, "or the test could not tell"
-    assert companion.numbers["accuracy"] == pytest.approx(accuracy)
-    assert companion.numbers["lambda1"] == pytest.approx(1 - accuracy)
-    assert companion.numbers["lambda2"] == pytest.approx(6 * accuracy)
+    assert callback.scalars["accuracy"] == pytest.approx(accuracy)
+    assert callback.scalars["lambda1"] == pytest.approx(1 - accuracy)
+    assert callback.scalars["lambda2"] == pytest.approx(6 * accuracy)
 
 
 def test_the_accuracy_can_be_that_of_fewer_batches(joined):
     passes = []
-    net, _, companion, _ = joined(accuracy_batches=2)
+    net, _, callback, _ = joined(accuracy_batches=2)
     handle = net.register_forward_hook(lambda module, args, output: passes.append(len(args[0])))
-    companion.after_epoch(None)
+    callback.after_epoch(None)
     assert passes == [2, 2]
     handle.remove()
-    assert companion.numbers["accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert callback.scalars["accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def test_lambdas_are_known_before_the_first_step_and_measured_once(build, surroundings):
+def test_lambdas_are_known_before_the_first_step_and_measured_once(build, context):
     net, passes = build(), []
-    companion = AutoLoRa().join(surroundings(net))
+    callback = AutoLoRa().on_stage_start(context(net))
     net.register_forward_hook(lambda module, args, output: passes.append(1))
     for _ in range(2):  # a stage adopts again at each selection
-        companion.adopt(dict(net.named_parameters()))
+        callback.choose_parameters(dict(net.named_parameters()))
     assert len(passes) == 3
-    assert companion.numbers["lambda1"] == 1 - companion.numbers["accuracy"]
+    assert callback.scalars["lambda1"] == 1 - callback.scalars["accuracy"]
 
 
 def test_the_rate_halves_and_the_best_weights_come_back(joined):
-    net, _, companion, _ = joined(around={"epochs": 9}, checkpoints=(2,))
+    net, _, callback, _ = joined(around={"epochs": 9}, checkpoints=(2,))
     for epoch, robust in enumerate((0.3, 0.5, 0.4)):
         with torch.no_grad():
             net.head.bias.fill_(epoch)
-            companion.branch.factors[1].fill_(epoch)
+            callback.branch.factors[1].fill_(epoch)
             net.bn1.running_mean.fill_(epoch)
-        assert companion.learning_rate(0.1) == 0.1
-        companion.after_epoch({"heldout_robust": robust})
-    assert companion.learning_rate(0.1) == 0.05
-    for value in (net.head.bias, companion.branch.factors[1], net.bn1.running_mean):
+        assert callback.learning_rate(0.1) == 0.1
+        callback.after_epoch({"heldout_robust": robust})
+    assert callback.learning_rate(0.1) == 0.05
+    for value in (net.head.bias, callback.branch.factors[1], net.bn1.running_mean):
         assert torch.equal(value, torch.full_like(value, 1.0))
 
 
 def test_a_checkpoint_between_two_checks_counts_at_the_next(joined):
-    _, _, companion, _ = joined(around={"epochs": 9}, checkpoints=(2,))
+    _, _, callback, _ = joined(around={"epochs": 9}, checkpoints=(2,))
     for check in ({"heldout_robust": 0.3}, {"heldout_robust": 0.2}, None):
-        companion.after_epoch(check)
-    assert companion.learning_rate(0.1) == 0.1
-    companion.after_epoch({"heldout_robust": 0.1})
-    assert companion.learning_rate(0.1) == 0.05
+        callback.after_epoch(check)
+    assert callback.learning_rate(0.1) == 0.1
+    callback.after_epoch({"heldout_robust": 0.1})
+    assert callback.learning_rate(0.1) == 0.05
 
 
 def test_without_the_automatic_rate_the_schedule_decides(joined):
-    _, _, companion, _ = joined(around={"epochs": 9}, checkpoints=(2,), automatic_rate=False)
+    _, _, callback, _ = joined(around={"epochs": 9}, checkpoints=(2,), automatic_rate=False)
     for robust in (0.3, 0.2, 0.1):
-        companion.after_epoch({"heldout_robust": robust})
-    assert companion.learning_rate(0.1) == 0.1
-    assert companion.tensors() == {}
+        callback.after_epoch({"heldout_robust": robust})
+    assert callback.learning_rate(0.1) == 0.1
+    assert callback.tensors() == {}
 
 
 def test_after_the_last_epoch_nothing_is_taken_back(joined):
     """The held-out check that was recorded is that of the weights which are saved."""
-    net, _, companion, _ = joined(around={"epochs": 3}, checkpoints=(2,))
+    net, _, callback, _ = joined(around={"epochs": 3}, checkpoints=(2,))
     for epoch, robust in enumerate((0.3, 0.2, 0.1)):
         with torch.no_grad():
             net.head.bias.fill_(epoch)
-        companion.after_epoch({"heldout_robust": robust})
+        callback.after_epoch({"heldout_robust": robust})
     assert torch.equal(net.head.bias, torch.full_like(net.head.bias, 2.0))
 
 
 def test_saved_and_restored_it_goes_on_alike(joined):
     settings = {"around": {"epochs": 9}, "checkpoints": (2,)}
-    (net, _, companion, _), (other, _, restored, _) = joined(**settings), joined(**settings)
+    (net, _, callback, _), (other, _, restored, _) = joined(**settings), joined(**settings)
     for robust in (0.5, 0.4):
-        companion.after_epoch({"heldout_robust": robust})
+        callback.after_epoch({"heldout_robust": robust})
     other.load_state_dict(net.state_dict())
-    restored.numbers = dict(companion.numbers)
-    restored.restore({name: value.cpu() for name, value in companion.tensors().items()})
-    for one in (companion, restored):
+    restored.scalars = dict(callback.scalars)
+    restored.restore({name: value.cpu() for name, value in callback.tensors().items()})
+    for one in (callback, restored):
         with torch.no_grad():
             one.model.head.bias.fill_(7)
         one.after_epoch({"heldout_robust": 0.3})
-    assert restored.numbers == companion.numbers
-    assert companion.numbers["factor"] == 0.5
+    assert restored.scalars == callback.scalars
+    assert callback.scalars["factor"] == 0.5
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
     assert not torch.equal(net.head.bias, torch.full_like(net.head.bias, 7.0))
 
 
 def test_the_network_it_leaves_has_no_extra_parameter(build, joined, images, labels):
-    net, objective, companion, step = joined()
+    net, objective, callback, step = joined()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     objective.loss(net, images, labels, step).total.backward()
     optimizer.step()
     backbone = net.conv2.parametrizations.weight.original.detach().clone()
     with torch.no_grad():
         logits = net(images)
-    written = companion.plain(dict(net.state_dict()))
-    assert companion.finish() == {}
+    written = callback.export_state(dict(net.state_dict()))
+    assert callback.on_stage_end() == {}
     plain = build().state_dict()
     assert list(net.state_dict()) == list(plain)
     assert written.keys() == plain.keys()

@@ -17,12 +17,12 @@ from clat.objectives import Cure, Step, Trades
 
 @pytest.fixture
 def joined(around):
-    """(companion, step) of CURE on a model, ready for a batch."""
+    """(callback, step) of CURE on a model, ready for a batch."""
 
     def join(model, objective, **changes):
-        companion = objective.join(around(model, **changes))
-        companion.adopt(dict(model.named_parameters()))
-        return companion, Step(seed=9, companion=companion)
+        callback = objective.on_stage_start(around(model, **changes))
+        callback.choose_parameters(dict(model.named_parameters()))
+        return callback, Step(seed=9, callback=callback)
 
     return join
 
@@ -72,13 +72,13 @@ def test_the_prominence_by_hand(joined):
     x, x_adv = one(0.9, 0.1, 0.5, 0.2), one(0.1, 0.2, 0.6, 0.9)
     values = {}
     for alpha in (1.0, 0.5, 0.0):
-        companion, step = joined(model, objective := Cure(percent=50, rgp_alpha=alpha, masked=("w",)))
+        callback, step = joined(model, objective := Cure(percent=50, rgp_alpha=alpha, masked=("w",)))
         model.zero_grad()
         total = objective.cost(model, x, torch.tensor([0]), (x_adv,), step).total
-        companion.before_backward()
+        callback.before_backward()
         total.backward()
-        companion.after_backward()
-        values[alpha] = companion.conservation.conserved["w"].tolist()
+        callback.after_backward()
+        values[alpha] = callback.conservation.conserved["w"].tolist()
     q, q_adv = (1 - sigmoid((z.flatten() * model.w).sum().item()) for z in (x, x_adv))
     assert q == pytest.approx(q_adv, rel=0.1), "so that the pixels decide"
     assert values[1.0] == [False, True, False, True]  # 0.9 0.1 0.5 0.2
@@ -90,7 +90,7 @@ def test_two_steps_by_hand(joined):
     """Momentum, weight decay, mask and revision together, on two weights of which one stays."""
     model = Line(1.0, 1.0)
     objective = Cure(percent=50, rgp_alpha=1.0, gamma=1.0, rate=1.0, decay=0.75, masked=("w",))
-    companion, step = joined(model, objective)
+    callback, step = joined(model, objective)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5, weight_decay=0.2)
     label = torch.tensor([0])
     x = one(1.0, 0.5)  # the second weight has the smaller gradient
@@ -99,12 +99,12 @@ def test_two_steps_by_hand(joined):
     for _ in range(2):
         total = objective.cost(model, x, label, (x.clone(),), step).total
         optimizer.zero_grad()
-        companion.before_backward()
+        callback.before_backward()
         total.backward()
-        companion.after_backward()
-        with companion.during_step(optimizer):
+        callback.after_backward()
+        with callback.around_optimizer_step(optimizer):
             optimizer.step()
-        companion.after_step()
+        callback.after_step()
         p, taught = sigmoid(w + 0.5), sigmoid(revised + 0.5)
         gradient = -(1 - p) + 2 * (p - taught)  # of the cross-entropy, and of KL(p_rev || p), twice; x = 1
         momentum = 0.5 * momentum + gradient + 0.2 * w
@@ -112,14 +112,14 @@ def test_two_steps_by_hand(joined):
         revised = 0.75 * revised + 0.25 * w
         assert model.w[0].item() == pytest.approx(w, rel=1e-5)
         assert model.w[1].item() == 1.0
-        assert companion.revision.tensors["w"].tolist() == [pytest.approx(revised, rel=1e-5), 1.0]
-    assert companion.numbers == {"steps": 2, "revisions": 2}
+        assert callback.revision.tensors["w"].tolist() == [pytest.approx(revised, rel=1e-5), 1.0]
+    assert callback.scalars == {"steps": 2, "revisions": 2}
 
 
 def test_value_and_gradient_of_a_network(build, joined, images, labels):
     net, twin, teacher = build().train(), build().train(), build().train()
     objective = Cure(eps=0.1, steps=2, gamma=0.7, beta=2.0)
-    companion, step = joined(net, objective)
+    callback, step = joined(net, objective)
     with torch.no_grad():
         for model in (net, twin):
             model.conv1.weight.mul_(1.5)
@@ -138,7 +138,7 @@ def test_value_and_gradient_of_a_network(build, joined, images, labels):
     expected.backward()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
-    assert not any(value.requires_grad for value in companion.tensors().values())
+    assert not any(value.requires_grad for value in callback.tensors().values())
     assert torch.equal(net.bn1.running_mean, twin.bn1.running_mean), "the copy's passes move no statistics"
 
 
@@ -154,16 +154,16 @@ def test_without_masks_and_revision_it_is_trades(build, joined, images, labels):
 @pytest.mark.parametrize(("prominence", "backwards"), [("separate", 2), ("total", 1)])
 def test_a_step_takes_at_most_two_backward_passes_of_the_pair(build, joined, images, labels, prominence, backwards):
     net = build().train()
-    companion, step = joined(net, objective := Cure(steps=3, prominence=prominence))
+    callback, step = joined(net, objective := Cure(steps=3, prominence=prominence))
     n, pair = len(images), 2 * len(images)
     with metered(net) as attack:
         examples = objective.examples(net, images, labels, step)
     assert (attack.forwards, attack.backwards) == (4 * n, 3 * n)
     with metered(net) as cost:
         total = objective.cost(net, images, labels, examples, step).total
-        companion.before_backward()
+        callback.before_backward()
         total.backward()
-        companion.after_backward()
+        callback.after_backward()
     assert cost.forwards == 2 * pair, "the network's and the revision copy's"
     assert cost.backwards == backwards * pair
 
@@ -171,9 +171,9 @@ def test_a_step_takes_at_most_two_backward_passes_of_the_pair(build, joined, ima
 def test_prominence_changes_no_gradient_of_the_loss(build, joined, images, labels):
     net, twin = build().train(), build().train()
     for model, percent in ((net, 30), (twin, 0)):
-        companion, step = joined(model, objective := Cure(percent=percent, steps=1))
+        callback, step = joined(model, objective := Cure(percent=percent, steps=1))
         total = objective.loss(model, images, labels, step).total
-        companion.before_backward()
+        callback.before_backward()
         total.backward()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
@@ -181,43 +181,43 @@ def test_prominence_changes_no_gradient_of_the_loss(build, joined, images, label
 
 def test_under_bfloat16_gradients_and_copy_stay_float32(build, joined, images, labels):
     net = build().train().to(memory_format=torch.channels_last)
-    companion, step = joined(net, objective := Cure(steps=1))
+    callback, step = joined(net, objective := Cure(steps=1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         examples = objective.examples(net, images, labels, step)
         total = objective.cost(net, images, labels, examples, step).total
-    companion.before_backward()
+    callback.before_backward()
     total.backward()
-    companion.after_backward()
+    callback.after_backward()
     assert total.dtype == torch.float32
-    for name, stays in companion.conservation.conserved.items():
+    for name, stays in callback.conservation.conserved.items():
         assert stays.sum() == round(0.3 * stays.numel())
         assert (net.get_parameter(name).grad[stays] == 0).all()
         assert (net.get_parameter(name).grad[~stays] != 0).any()
-    assert {v.dtype for v in companion.tensors().values() if v.is_floating_point()} == {torch.float32}
+    assert {v.dtype for v in callback.tensors().values() if v.is_floating_point()} == {torch.float32}
 
 
 def test_the_attack_leaves_no_trace_and_nothing_draws_from_the_global_stream(build, joined, images, labels):
     net = build().train()
-    companion, step = joined(net, objective := Cure(steps=2))
+    callback, step = joined(net, objective := Cure(steps=2))
     random, before = torch.get_rng_state(), copy.deepcopy(net.state_dict())
     objective.examples(net, images, labels, step)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
     total = objective.loss(net, images, labels, step).total
-    companion.before_backward()
+    callback.before_backward()
     total.backward()
-    companion.after_backward()
-    companion.after_step()
+    callback.after_backward()
+    callback.after_step()
     assert torch.equal(random, torch.get_rng_state())
 
 
 def test_the_revision_network_begins_after_the_treatments(build, around):
     """What joins later may draw weights anew, and the copy must have those."""
     net = build()
-    companion = Cure().join(around(net))
+    callback = Cure().on_stage_start(around(net))
     nn.init.constant_(net.conv1.weight, 0.5)
-    companion.adopt(dict(net.named_parameters()))
-    assert (companion.tensors()["conv1.weight"] == 0.5).all()
+    callback.choose_parameters(dict(net.named_parameters()))
+    assert (callback.tensors()["conv1.weight"] == 0.5).all()
 
 
 @pytest.mark.parametrize(
@@ -240,5 +240,5 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_it_asks_for_its_companion(build, images, labels):
-    with pytest.raises(ClatError, match="companion"):
+    with pytest.raises(ClatError, match="callback"):
         Cure(steps=1).loss(build(), images, labels, Step())

@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.network.cost import metered
 from clat.objectives import FreeAT, Step
-from clat.objectives.free_at import Perturbation
+from clat.objectives.free_at import FreePerturbation
 
 EPS = 0.1
 
 
 def step_of(x, delta=None):
-    carried = Perturbation(torch.zeros_like(x) if delta is None else delta)
-    return Step(eps=EPS, companion=carried)
+    carried = FreePerturbation(torch.zeros_like(x) if delta is None else delta)
+    return Step(threat=ThreatModel.parse(EPS), callback=carried)
 
 
 def replay(objective, net, x, y, step, lr=0.5):
@@ -25,7 +26,7 @@ def replay(objective, net, x, y, step, lr=0.5):
     loss = objective.loss(net, x, y, step).total
     net.zero_grad(set_to_none=True)
     loss.backward()
-    step.companion.after_backward()
+    step.callback.after_backward()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter -= lr * parameter.grad
@@ -52,7 +53,7 @@ def test_weights_and_delta_move_by_the_same_backward_pass_over_two_batches(build
     for x in (images, images, second, second):
         expected, delta = by_hand(twin, x, labels, delta)
         assert replay(FreeAT(), net, x, labels, step) == pytest.approx(expected, rel=1e-5)
-        torch.testing.assert_close(step.companion.delta, delta, rtol=0, atol=1e-6)
+        torch.testing.assert_close(step.callback.delta, delta, rtol=0, atol=1e-6)
     for mine, theirs in zip(net.state_dict().values(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs)  # BatchNorm saw one batch a replay, in both
 
@@ -68,7 +69,7 @@ def test_examples_stay_in_the_ball_and_in_the_image_range_after_a_change_of_batc
     (x_adv,) = FreeAT().examples(build(), bright, labels, step)
     assert torch.equal(x_adv, torch.ones_like(images))
     replay(FreeAT(), build(), bright, labels, step)
-    delta = step.companion.delta
+    delta = step.callback.delta
     assert delta.abs().max() <= EPS + 1e-7
     assert (bright + delta).max() <= 1
 
@@ -88,7 +89,7 @@ def test_a_step_goes_the_whole_eps_and_back():
     x, step = torch.full((1, 1, 2, 2), 0.5), step_of(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), EPS))
     for expected in (0.0, -EPS, -EPS):
         replay(FreeAT(), Sum(), x, torch.tensor([0]), step)
-        torch.testing.assert_close(step.companion.delta, torch.full_like(x, expected))
+        torch.testing.assert_close(step.callback.delta, torch.full_like(x, expected))
 
 
 def test_a_replay_costs_one_forward_and_one_backward_pass(build, images, labels):
@@ -107,9 +108,9 @@ def test_a_look_ahead_at_the_loss_does_not_move_delta_twice(build, images, label
     examples = objective.examples(net, images, labels, step)
     torch.autograd.grad(objective.cost(net, images, labels, examples, step).total, net.head.weight)
     objective.cost(net, images, labels, examples, step).total.backward()
-    step.companion.after_backward()
+    step.callback.after_backward()
     replay(objective, twin, images, labels, other)
-    assert torch.equal(step.companion.delta, other.companion.delta)
+    assert torch.equal(step.callback.delta, other.callback.delta)
 
 
 def test_what_makes_no_sense_is_refused(net, images, labels):

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.models import Mixture
 from clat.models.settings import GateConfig
 from clat.objectives import Mixing, Step
 from clat.objectives.mixing import GateOnly, mixing_loss
-from clat.runtime.callback import Surroundings
+from clat.runtime.callback import StageContext
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_cost_is_the_loss_of_the_mixtures_outputs(mixture, images, labels) -
 
 def test_only_the_gate_moves_and_the_members_are_in_evaluation_mode(mixture) -> None:
     mixture.train()
-    moving = GateOnly(mixture).adopt(dict(mixture.named_parameters()))
+    moving = GateOnly(mixture).choose_parameters(dict(mixture.named_parameters()))
     assert set(moving) == {f"gate.{name}" for name, _ in mixture.gate.named_parameters()}
     assert mixture.gate.learning
     assert not any(m.training for member in (mixture.standard, mixture.robust) for m in member.modules())
@@ -113,15 +114,14 @@ def test_bad_settings(settings: dict, says: str) -> None:
 
 
 def test_it_joins_a_stage_with_its_companion(mixture) -> None:
-    surroundings = Surroundings(
+    context = StageContext(
         model=mixture,
         engine=None,
         loader=None,
         heldout=(),
-        eps="8/255",
-        norm="linf",
+        threat=ThreatModel.parse("8/255"),
         seed=0,
         epochs=1,
         batch_size=2,
     )
-    assert isinstance(Mixing().join(surroundings), GateOnly)
+    assert isinstance(Mixing().on_stage_start(context), GateOnly)

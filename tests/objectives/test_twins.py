@@ -31,16 +31,16 @@ def build(build):
 
 
 @pytest.fixture
-def joined(build, surroundings):
+def joined(build, context):
     def make(**settings):
         net = build()
         objective = Twins(**{"eps": 0.1, "steps": 3} | settings)
-        companion = objective.join(surroundings(net))
+        callback = objective.on_stage_start(context(net))
         with torch.no_grad():  # as after some training: the two no longer agree
             for name in NORMS:
                 net.get_submodule(name).frozen.weight.mul_(1.3)
                 net.get_submodule(name).frozen.bias.add_(0.1)
-        return net, objective, companion, Step(seed=9, companion=companion)
+        return net, objective, callback, Step(seed=9, callback=callback)
 
     return make
 
@@ -91,13 +91,13 @@ def test_the_attack_is_pgd_on_the_adaptive_network_in_evaluation_mode(build, joi
     assert torch.equal(objective.examples(net, images, labels, step)[0], expected)
 
 
-def test_it_begins_as_two_equal_networks(build, surroundings, images):
+def test_it_begins_as_two_equal_networks(build, context, images):
     net = build().eval()
-    companion = Twins().join(surroundings(net))
+    callback = Twins().on_stage_start(context(net))
     with torch.no_grad():
         expected = build().eval()(images)
         assert torch.equal(net(images), expected)
-        with companion.frozen():
+        with callback.frozen():
             assert torch.equal(net(images), expected)
 
 
@@ -171,43 +171,43 @@ def test_the_attack_leaves_no_trace(joined, images, labels):
 
 
 def test_an_exception_midway_leaves_the_adaptive_network(joined, images):
-    net, _, companion, _ = joined()
+    net, _, callback, _ = joined()
     net.eval()
     expected = net(images)
-    with pytest.raises(RuntimeError, match="midway"), companion.frozen():
+    with pytest.raises(RuntimeError, match="midway"), callback.frozen():
         raise RuntimeError("midway")
     assert torch.equal(net(images), expected)
 
 
 def test_the_network_it_leaves_is_the_adaptive_one_and_plain(build, joined, images):
-    net, _, companion, _ = joined()
+    net, _, callback, _ = joined()
     net.eval()
     with torch.no_grad():
         expected = net(images)
-        written = companion.plain(dict(net.state_dict()))
-        assert companion.finish() == {}
+        written = callback.export_state(dict(net.state_dict()))
+        assert callback.on_stage_end() == {}
         assert list(net.state_dict()) == list(written) == list(build().state_dict())
         assert [type(module) for module in net.modules()] == [type(module) for module in build().modules()]
         assert torch.equal(net(images), expected)
     assert all(torch.equal(value, written[name]) for name, value in net.state_dict().items())
 
 
-def test_joining_again_and_loading_continues_with_the_old_statistics(build, joined, surroundings, images):
-    net, _, companion, _ = joined()
+def test_joining_again_and_loading_continues_with_the_old_statistics(build, joined, context, images):
+    net, _, callback, _ = joined()
     net(images)  # the adaptive statistics move
     again = build()
     again.bn1.running_mean.add_(1)
-    other = Twins().join(surroundings(again))
+    other = Twins().on_stage_start(context(again))
     again.load_state_dict(net.state_dict())
-    with torch.no_grad(), companion.frozen(), other.frozen():
+    with torch.no_grad(), callback.frozen(), other.frozen():
         assert torch.equal(net(images), again(images))
 
 
 def test_a_copy_of_the_network_stands_alone(joined, images):
-    net, _, companion, _ = joined()
+    net, _, callback, _ = joined()
     net.eval()
     twin = copy.deepcopy(net)
-    with torch.no_grad(), companion.frozen():
+    with torch.no_grad(), callback.frozen():
         assert not torch.equal(net(images), twin(images))
 
 
@@ -223,16 +223,16 @@ def test_layers_are_numbered_as_before(build, joined, images):
     assert told(net) == told(build())
 
 
-def test_what_does_not_fit_is_refused(build, surroundings, net, images, labels):
+def test_what_does_not_fit_is_refused(build, context, net, images, labels):
     with pytest.raises(ClatError, match="train it with a recipe"):
         Twins(steps=1).loss(net, images, labels, Step())
     with pytest.raises(ClatError, match="batch_size at least 2"):
-        Twins().join(surroundings(build(), batch_size=1))
+        Twins().on_stage_start(context(build(), batch_size=1))
     with pytest.raises(ClatError, match="needs a network with BatchNorm"):
-        Twins().join(surroundings(nn.Sequential(nn.Flatten(), nn.Linear(192, 5))))
+        Twins().on_stage_start(context(nn.Sequential(nn.Flatten(), nn.Linear(192, 5))))
     loose = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     with pytest.raises(ClatError, match="'1' stores no statistics"):
-        Twins().join(surroundings(loose))
+        Twins().on_stage_start(context(loose))
     with pytest.raises(ClatError, match="lambda is -1"):
         Twins(lambda_=-1.0)
     with pytest.raises(ClatError, match="beta is -1"):

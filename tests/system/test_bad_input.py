@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
-from clat.cli import running as commands
 from clat.core import files
 from clat.training.interrupt import Interrupted
 
@@ -166,7 +165,7 @@ def test_networks_whose_robustness_cannot_be_measured(refused, workplace, tmp_pa
         "        self.fc, self.after = nn.Linear(192, 10), after\n"
         "    def forward(self, x): return self.after(self.fc(x.flatten(1)))\n"
         "def probabilities(): return Odd(lambda z: z.softmax(1))\n"
-        "def pair(): return Odd(lambda z: (z, z))\n"
+        "def pair(): return Odd(lambda z: {'scores': z})\n"
         "def nan(): return Odd(lambda z: z * float('nan'))\n"
         "def detached(): return Odd(lambda z: 0 * z.detach() + 9 * torch.eye(10)[3])\n"
         "def few(): return Odd(lambda z: z[:, :3])\n"
@@ -380,5 +379,5 @@ def test_an_interrupted_demo_has_an_exit_code(clat, monkeypatch, tmp_path):
     def stopped(*args, **kwargs):
         raise Interrupted(2)
 
-    monkeypatch.setattr(commands, "start_run", stopped)
+    monkeypatch.setattr("clat.training.run.train", stopped)
     assert clat("demo", "--out", tmp_path / "demo").code == 130

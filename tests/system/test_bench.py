@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clat.cli.bench_command import bench_stages
+from clat.cli.bench import bench_stages
 
 SMALL = ("--width", 2, "--batch-size", 4, "--image-size", 8, "--rounds", 1, "--steps", 2, "--device", "cpu")
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 import clat as package
 from clat import cli
-from clat.cli import running as commands
+from clat.cli import train as commands
 from clat.data.loader import Loader
 from clat.models import build_model
 from clat.models.robustbench import TABLES
-from clat.recipe.toml import _pairs, built_in_recipes, read_recipe
+from clat.recipe.source import override_pairs
+from clat.recipe.toml import built_in_recipes, read_recipe
 
 
 def read(path):
@@ -83,11 +84,11 @@ def test_overrides_and_short_options_reach_the_recipe(clat, workplace, tmp_path)
 )
 def test_the_recipe_may_stand_anywhere_among_the_overrides(monkeypatch, words):
     seen = []
-    monkeypatch.setattr(commands, "train", lambda options: seen.append(options) or 0)
+    monkeypatch.setattr(commands, "run", lambda options: seen.append(options) or 0)
     assert cli.main(["train", *words.split()]) == 0
     (options,) = seen
     assert (options.recipe, options.out) == ("RECIPE", "DIR")
-    assert _pairs(options.overrides) == [("seed", 1), ("data.pad", -2), ("stages.clat.epochs", 3)]
+    assert override_pairs(options.overrides) == [("seed", 1), ("data.pad", -2), ("stages.clat.epochs", 3)]
 
 
 def test_train_reuses_the_stages_of_another_run(clat, trained, tmp_path):
@@ -279,3 +280,56 @@ def test_evaluate_prints_what_robustbench_lists(clat, tmp_path):
     )  # fmt: skip
     assert done.code == 0
     assert "RobustBench lists 85.71 % clean and 52.48 % under AutoAttack" in done.out
+
+
+def test_names_are_never_read_as_markup(clat, workplace, tmp_path):
+    """Files, protocols, networks and stages may be called like rich's markup."""
+    protocol, out = tmp_path / "[x].toml", tmp_path / "[bold]a[/b].json"
+    protocol.write_text('name = "[/x]"\n[[attacks]]\nattack = "pgd"\nsteps = 1\n')
+    words = ("--num-samples", 4, "--device", "cpu")
+    done = clat("evaluate", "--model", "own_network:Net", "--protocol", protocol, *words, "--out", out)
+    assert done.code == 0, done.err
+    assert f"wrote {out}\n" in done.out
+    assert "   [/x], linf eps" in done.out
+    assert out.is_file()
+    again = out.with_name("[i]c.json")
+    again.write_bytes(out.read_bytes())
+    done = clat("compare", out, again)
+    assert done.code == 0, done.err
+    assert str(again) in done.out.replace("\n", "")
+    networks = ("--network", "[/x]", "own_network:Net", "--network", ":smile:", "own_network:Net")
+    done = clat("transfer", *networks, "--attack", "fgsm", *words)
+    assert done.code == 0, done.err
+    assert "attacking [/x]\n" in done.out
+    assert ":smile:" in done.out
+
+
+def test_a_result_on_standard_output_stands_there_alone(clat, workplace):
+    done = clat("evaluate", "--model", "own_network:Net", "--protocol", "fgsm", "--num-samples", 4, "--out", "-")
+    assert done.code == 0
+    assert_accuracy(json.loads(done.out)["clean_accuracy"], 4)
+    assert "clean accuracy" in done.err
+    assert not (workplace / "-").exists()
+
+
+@pytest.mark.parametrize("place", [("--quiet", "evaluate"), ("evaluate", "--quiet")])
+def test_quiet_commands_say_nothing(clat, workplace, tmp_path, place):
+    words = ("--model", "own_network:Net", "--protocol", "fgsm", "--num-samples", 4)
+    done = clat(*place, *words, "--out", tmp_path / "result.json")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_a_quiet_run_says_nothing(clat, workplace, tmp_path):
+    done = clat("train", "tiny.toml", "--quiet", "--out", tmp_path / "run", "--stages.pgd-at.epochs", 1)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_alone_draws_the_page(clat, trained, monkeypatch, first):
+    monkeypatch.setattr("clat.runtime.engine.is_first_process", lambda: first)
+    (trained / "report.html").unlink(missing_ok=True)
+    done = clat("train", "--resume", trained)
+    assert done.code == 0
+    assert done.out.count("wrote") == (trained / "report.html").is_file() == first

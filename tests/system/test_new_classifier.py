@@ -36,14 +36,14 @@ num_samples = 8
 
 def test_evaluating_a_finished_run_by_its_recipe_takes_all_of_its_weights(tmp_path, monkeypatch, capsys) -> None:
     from clat import cli
-    from clat.cli import running as commands
+    from clat.cli import inputs
 
     monkeypatch.chdir(tmp_path)
     save_weights(load_model("resnet18", width=2, num_classes=7), tmp_path / "start.safetensors")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     assert cli.main(["train", "recipe.toml", "--out", "run", "--device", "cpu"]) == 0
     built = []
-    monkeypatch.setattr(commands, "check_model", lambda model, *_: built.append(model))
+    monkeypatch.setattr(inputs, "check_model", lambda model, *_: built.append(model))
     words = ["evaluate", "--model", "run/recipe.toml", "--weights", "run/weights/last.safetensors"]
     assert cli.main([*words, "--protocol", "fgsm", "--num-samples", "8", "--device", "cpu"]) == 0
     trained = load_model("resnet18", width=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -14,13 +15,15 @@ import torch
 import clat
 from clat.core import files
 from clat.core.errors import ClatError
+from clat.evaluation import heldout
 from clat.evaluation.evaluate import _Job
 from clat.models import load_weights
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
-from clat.training import monitor, run, trainer
+from clat.training import run, stage
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
+from clat.training.status import run_status
 
 
 class Killed(BaseException):
@@ -44,18 +47,18 @@ def at_step(monkeypatch):
     """A function that has `action` happen inside the run's k-th step, counted from 1, before or after it."""
 
     def arrange(k, action, *, after=True):
-        original, count = trainer.Trainer._train_step, [0]
+        original, count = stage.StageRunner.train_step, [0]
 
-        def step(self, *args):
+        def step(self, *args, **place):
             count[0] += 1
             if count[0] == k and not after:
                 action()
-            loss = original(self, *args)
+            loss = original(self, *args, **place)
             if count[0] == k and after:
                 action()
             return loss
 
-        monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+        monkeypatch.setattr(stage.StageRunner, "train_step", step)
 
     return arrange
 
@@ -182,7 +185,7 @@ def test_resuming_a_finished_run_changes_nothing(kit, finished, tmp_path):
 def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_path, monkeypatch):
     """After the last step nothing looks at the flag but the end of the stage."""
     out = tmp_path / "run"
-    original, calls = monitor.heldout_correct, [0]
+    original, calls = heldout.heldout_correct, [0]
 
     def check(*args, **kwargs):
         calls[0] += 1
@@ -190,7 +193,7 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
             interrupt()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(monitor, "heldout_correct", check)
+    monkeypatch.setattr(heldout, "heldout_correct", check)
     with pytest.raises(Interrupted):
         train(kit, out)
     assert not list((out / "evaluations").iterdir())
@@ -396,6 +399,87 @@ def test_a_shortened_metrics_file_is_not_padded_with_zeros(kit, tmp_path, monkey
     assert [record["epoch"] for record in kit.records(out, "epoch")] == [2, 3, 4]
 
 
+def contents(out):
+    return {
+        file: file.read_bytes() for file in out.rglob("*") if file.is_file() and "tensorboard" not in file.parts
+    }
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a run from before that was recorded"])
+@pytest.mark.parametrize("missing", [("model", "data"), ("model",), ("data",)])
+def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
+    kit, tmp_path, monkeypatch, at_step, missing, recorded
+):
+    """The command knows the recipe's network and images only."""
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    if not recorded:
+        about = json.loads((out / "run.json").read_text())
+        del about["given"]
+        (out / "run.json").write_text(json.dumps(about))
+    before = contents(out)
+    again = {name: make() for name, make in (("model", kit.tiny), ("data", kit.data)) if name not in missing}
+    with pytest.raises(ClatError) as caught:
+        clat.resume(out, **again, quiet=True)
+    assert contents(out) == before
+    if recorded:
+        held = " and ".join({"model": "model (helpers.runs.TinyNet)", "data": "data (colours)"}[m] for m in missing)
+        assert f"was given its {held} from Python" in str(caught.value)
+        assert f"clat.resume({str(out)!r}, model=..., data=...)" in str(caught.value)
+    resume(kit, out)
+
+
+def test_a_resume_with_another_network_changes_nothing(kit, tmp_path, monkeypatch, at_step):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    before = contents(out)
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 6), torch.nn.Flatten())
+    for other in (kit.tiny(width=5), plain):
+        with pytest.raises(ClatError, match="does not fit the model"):
+            resume(kit, out, other)
+        assert contents(out) == before
+
+
+def test_a_stopped_run_says_the_call_that_goes_on(kit, tmp_path, at_step, capsys):
+    at_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data())
+    assert f"clat.resume({str(tmp_path / 'run')!r}, model=..., data=...)" in capsys.readouterr().out
+
+
+def test_a_run_that_died_is_told_so(kit, finished, tmp_path, monkeypatch, at_step, capsys):
+    """A kill leaves run.json at "running", as there is nobody to write another word."""
+    out = tmp_path / "run"
+    original = run._recorder
+
+    def dead(*args):
+        record = original(*args)
+        return lambda status: record("running")
+
+    monkeypatch.setattr(run, "_recorder", dead)
+    at_step(6, kill)
+    with pytest.raises(Killed):
+        train(kit, out)
+    monkeypatch.undo()
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    assert run_status(out) == "died"
+    with only_one_in(out):
+        assert run_status(out) == "running"
+    clat.resume(out, model=kit.tiny(), data=kit.data())
+    assert "died without a word: going on from its last saved state" in capsys.readouterr().out
+    assert run_status(out) == "finished"
+    kit.assert_same_run(finished, out)
+    clat.resume(out, model=kit.tiny(), data=kit.data())
+    assert "died" not in capsys.readouterr().out
+
+
+def test_the_status_of_a_folder_that_says_nothing(tmp_path):
+    assert run_status(tmp_path) is None
+    (tmp_path / "run.json").write_text("[]")
+    assert run_status(tmp_path) is None
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    assert run_status(tmp_path) == "died"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]  # looking leaves no trace
+
+
 # Reuse
 
 
@@ -414,7 +498,7 @@ def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
 def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(kit, tmp_path, monkeypatch):
     """The other run's later stage may have had a better one."""
     scores = iter([(8, 4), (8, 2), (8, 9), (8, 9), (8, 1), (8, 1)])
-    monkeypatch.setattr(monitor, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
+    monkeypatch.setattr(heldout, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
     train(kit, tmp_path / "one")
     train(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
     assert kit.progress(tmp_path / "two")["best"]["epoch"] == 1

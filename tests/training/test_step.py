@@ -1,4 +1,4 @@
-"""One training step, by hand: what moves, by how much, and when companions are asked."""
+"""One training step, by hand: what moves, by how much, and when callbacks are asked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import Companion, Company
+from clat.runtime.callback import CallbackList, StageCallback
 from clat.runtime.engine import Engine, EngineConfig
-from clat.training.stage import Moving
-from clat.training.step import NotFinite, train_step
+from clat.training.step import NotFinite, take_step
+from clat.training.trainable import TrainableSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Scale(nn.Module):
         return self.w * self.still * x
 
 
-class Listening(Companion):
+class Listening(StageCallback):
     """Writes down the hooks, with the weight and its gradient as each finds them."""
 
     def __init__(self, model):
@@ -50,7 +50,7 @@ class Listening(Companion):
         self.heard.append((name, self.model.w.item(), None if grad is None else grad.item()))
 
     @contextmanager
-    def during_cost(self, cost):
+    def around_loss(self, cost):
         self.heard.append(("cost again", cost().item()))
         yield
         self.note("cost over")
@@ -62,7 +62,7 @@ class Listening(Companion):
         self.note("after backward")
 
     @contextmanager
-    def during_step(self, optimizer):
+    def around_optimizer_step(self, optimizer):
         self.heard.append(("rate", optimizer.param_groups[0]["lr"]))
         yield
         self.note("stepped")
@@ -71,13 +71,21 @@ class Listening(Companion):
         self.note("after step")
 
 
-def stepped(model, objective, company=None, rate=0.1):
+def stepped(model, objective, callbacks=None, rate=0.1, clip_norm=None):
     optimizer = torch.optim.SGD([model.w], lr=0.0, weight_decay=1.0)
-    moving = Moving(Step(), {"w": model.w}, optimizer)
+    trainable = TrainableSet(Step(), {"w": model.w}, optimizer, clip_norm)
     engine = Engine(EngineConfig(device="cpu"))
     x = torch.tensor([1.0, 3.0])
-    return train_step(
-        objective, model, x, x, moving.step, moving=moving, company=company or Company(), engine=engine, rate=rate
+    return take_step(
+        objective,
+        model,
+        x,
+        x,
+        trainable.step,
+        trainable=trainable,
+        callbacks=callbacks or CallbackList(),
+        engine=engine,
+        rate=rate,
     )
 
 
@@ -93,9 +101,9 @@ def test_a_step_by_hand():
 
 def test_companions_are_asked_in_their_order():
     model = Scale()
-    model.w.grad = torch.tensor(99.0)  # of an earlier step: no companion may take it for this one's
+    model.w.grad = torch.tensor(99.0)  # of an earlier step: no callback may take it for this one's
     one = Listening(model)
-    stepped(model, Product(), Company([("one", one)]))
+    stepped(model, Product(), CallbackList([("one", one)]))
     after = pytest.approx(2 - 0.1 * 32)
     assert one.heard == [
         ("cost again", 60.0),
@@ -106,6 +114,13 @@ def test_companions_are_asked_in_their_order():
         ("stepped", after, 30.0),
         ("after step", after, 30.0),
     ]
+
+
+@pytest.mark.parametrize(("clip_norm", "gradient"), [(3.0, 3), (31.0, 30)])
+def test_a_gradient_that_is_too_long_is_cut_to_length_before_the_decay(clip_norm, gradient):
+    model = Scale()
+    stepped(model, Product(), clip_norm=clip_norm)
+    assert model.w.item() == pytest.approx(2 - 0.1 * (gradient + 2))
 
 
 @pytest.mark.parametrize("shift", [float("nan"), float("inf")])

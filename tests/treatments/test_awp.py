@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.network.layers import enumerate_layers, find_layers
 from clat.objectives import Clat, PgdAT, Step, Trades
 from clat.treatments import AWP
 from clat.treatments.awp import perturbed
 
 
-def join(settings, surroundings, parameters=None):
-    companion = settings.join(surroundings)
-    companion.adopt(dict(surroundings.model.named_parameters()) if parameters is None else parameters)
-    return companion
+def join(settings, context, parameters=None):
+    callback = settings.on_stage_start(context)
+    callback.choose_parameters(dict(context.model.named_parameters()) if parameters is None else parameters)
+    return callback
 
 
 def test_the_step_along_the_gradient_has_the_length_gamma_times_the_norm_of_the_weight():
@@ -53,7 +54,7 @@ def test_the_gradient_is_that_at_the_moved_weights_and_they_come_back(around):
     def cost():
         return (model.weight.square().sum() + model.bias.square().sum()) / 2
 
-    with join(AWP(gamma=0.25), around(model)).during_cost(cost):
+    with join(AWP(gamma=0.25), around(model)).around_loss(cost):
         torch.testing.assert_close(model.weight.detach(), 1.25 * before["weight"])
         assert torch.equal(model.bias, before["bias"])
         cost().backward()
@@ -96,7 +97,7 @@ def trades_cost(beta):
 def test_under_an_objective_as_in_the_published_code(net, x, y, around, objective):
     """Gradients, losses and BatchNorm statistics, which only the pass at the moved weights updates."""
     net.dropout.p = 0.0
-    step = Step(seed=3, eps="0.1")
+    step = Step(seed=3, threat=ThreatModel.parse("0.1"))
     examples = objective.examples(net, x, y, step)
     if objective.name == "trades":
         theirs = trades_cost(3.0)(x, examples[0], y)
@@ -108,9 +109,9 @@ def test_under_an_objective_as_in_the_published_code(net, x, y, around, objectiv
     reference = published(net, theirs, gamma=0.1)
     loss = theirs(reference)
     loss.backward()
-    companion = join(AWP(gamma=0.1), around(net))
+    callback = join(AWP(gamma=0.1), around(net))
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    with companion.during_cost(lambda: objective.cost(net, x, y, examples, step).total):
+    with callback.around_loss(lambda: objective.cost(net, x, y, examples, step).total):
         mine = objective.cost(net, x, y, examples, step).total
         mine.backward()
     assert mine.item() == pytest.approx(loss.item(), rel=1e-4)
@@ -123,12 +124,12 @@ def test_under_an_objective_as_in_the_published_code(net, x, y, around, objectiv
 
 def test_the_inner_attack_is_not_repeated(net, x, y, around):
     """A step under AWP costs one more evaluation of the loss, which for TRADES is two more passes."""
-    objective, step = Trades(steps=2), Step(eps="0.1")
+    objective, step = Trades(steps=2), Step(threat=ThreatModel.parse("0.1"))
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
     examples = objective.examples(net, x, y, step)
     assert len(passes) == 3  # the clean output once, then one a step
-    with join(AWP(), around(net)).during_cost(lambda: objective.cost(net, x, y, examples, step).total):
+    with join(AWP(), around(net)).around_loss(lambda: objective.cost(net, x, y, examples, step).total):
         objective.cost(net, x, y, examples, step)
     assert len(passes) == 3 + 2 + 2
 
@@ -137,12 +138,12 @@ def test_with_clat_on_one_layer_only_that_weight_is_moved(net, x, y, around, eve
     net.eval()
     (layer,) = find_layers(enumerate_layers(net, x), ["conv2"])
     objective = Clat(steps=2, lambda_=1.0)
-    step = Step(layers=(layer,), eps="0.1")
+    step = Step(layers=(layer,), threat=ThreatModel.parse("0.1"))
     net.requires_grad_(False)
     moving = {f"conv2.{name}": p.requires_grad_(True) for name, p in net.conv2.named_parameters()}
     examples = objective.examples(net, x, y, step)
     before = everything(net)
-    with join(AWP(gamma=0.1), around(net), moving).during_cost(
+    with join(AWP(gamma=0.1), around(net), moving).around_loss(
         lambda: objective.cost(net, x, y, examples, step).total
     ):
         inside = everything(net)
@@ -160,8 +161,8 @@ def test_a_failure_inside_puts_the_weights_back(net, x, around, everything, same
         inside.update(everything(net))
         raise RuntimeError("stop")
 
-    companion = join(AWP(gamma=0.5), around(net))
-    with pytest.raises(RuntimeError, match="stop"), companion.during_cost(lambda: net(x).sum()):
+    callback = join(AWP(gamma=0.5), around(net))
+    with pytest.raises(RuntimeError, match="stop"), callback.around_loss(lambda: net(x).sum()):
         fail()
     assert not torch.equal(inside["head.weight"], before["head.weight"])
     assert same(everything(net), before)
@@ -174,12 +175,12 @@ def test_during_warm_up_nothing_is_computed(around):
         calls.append(1)
         return model.weight.sum()
 
-    companion = join(AWP(gamma=0.5, warmup=2), around(model, epochs=3))
+    callback = join(AWP(gamma=0.5, warmup=2), around(model, epochs=3))
     for epoch in range(3):
-        with companion.during_cost(cost):
+        with callback.around_loss(cost):
             pass
         assert len(calls) == (epoch == 2)
-        companion.after_epoch(None)
+        callback.after_epoch(None)
 
 
 def test_the_ascent_follows_the_gradient_of_all_processes(around):
@@ -192,7 +193,7 @@ def test_the_ascent_follows_the_gradient_of_all_processes(around):
 
     model = nn.Linear(2, 1, bias=False)
     nn.init.ones_(model.weight)
-    with join(AWP(gamma=0.5), around(model, engine=Engine())).during_cost(lambda: model.weight[0, 0]):
+    with join(AWP(gamma=0.5), around(model, engine=Engine())).around_loss(lambda: model.weight[0, 0]):
         torch.testing.assert_close(model.weight.detach(), torch.tensor([[1.0, 1 + 0.5 * 2**0.5]]))
 
 

@@ -33,7 +33,7 @@ def begin(around):
     def build(model, **changes):
         settings = {"percent": 30.0, "alpha": 0.1, "choice": "convolutions", "hold": True} | changes
         conservation = Conservation(around(model), **settings)
-        conservation.adopt(dict(model.named_parameters()))
+        conservation.choose_parameters(dict(model.named_parameters()))
         return conservation
 
     return build
@@ -51,7 +51,7 @@ def step(model, conservation, optimizer, x, y):
     optimizer.zero_grad()
     (natural + adversarial).backward()
     conservation.mask()
-    with conservation.during_step(optimizer):
+    with conservation.around_optimizer_step(optimizer):
         optimizer.step()
 
 
@@ -146,7 +146,7 @@ def test_prominence_by_the_whole_gradient_takes_no_pass(model, begin, images, la
     conservation.mask()
     stays = conservation.conserved["conv2.weight"]
     assert gradient.abs()[stays].max() < gradient.abs()[~stays].min()
-    with conservation.during_step(optimizer):
+    with conservation.around_optimizer_step(optimizer):
         optimizer.step()
 
 
@@ -166,7 +166,7 @@ def test_processes_choose_by_the_mean_of_their_gradients(model, around, images, 
         conservation = Conservation(
             around(model, engine=engine), percent=30, alpha=0.1, choice="convolutions", hold=True
         )
-        conservation.adopt(dict(model.named_parameters()))
+        conservation.choose_parameters(dict(model.named_parameters()))
         conservation.losses = losses(model, x, y)
         conservation.weigh()
         conservation.mask()

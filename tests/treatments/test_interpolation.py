@@ -11,7 +11,7 @@ from clat.core.seeds import derive_seed
 from clat.evaluation.heldout import heldout_correct
 from clat.treatments import Interpolation
 from clat.treatments import interpolation as module
-from clat.treatments.interpolation import ALPHAS, Point, choose_alpha, interpolate
+from clat.treatments.interpolation import ALPHAS, LinePoint, choose_alpha, interpolate
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_networks_of_other_entries_are_refused(two):
     ],
 )
 def test_the_choice(points, margin, alpha):
-    assert choose_alpha([Point(*point) for point in points], margin).alpha == alpha
+    assert choose_alpha([LinePoint(*point) for point in points], margin).alpha == alpha
 
 
 def drifted(net, wander, epochs=3):
@@ -90,7 +90,7 @@ def test_the_stage_ends_at_the_chosen_point(net, around, wander, everything, sam
     """Scripted accuracies: clean rises to 0.6 and falls, robust holds until 0.4."""
     here = around(net)
     start = everything(net)
-    companion = Interpolation(end="last").join(here)
+    callback = Interpolation(end="last").on_stage_start(here)
     drifted(net, wander)
     end = everything(net)
     seen = []
@@ -101,12 +101,12 @@ def test_the_stage_ends_at_the_chosen_point(net, around, wander, everything, sam
         return 0.8 + (alpha if alpha <= 0.6 else 0) / 10, 0.5 if alpha <= 0.4 else 0.4
 
     monkeypatch.setattr(module, "heldout_accuracies", script)
-    facts = companion.finish()
+    facts = callback.on_stage_end()
     assert len(seen) == 11
     for alpha, (state, number, attack, seed) in zip(ALPHAS, seen, strict=True):
         assert same(state, interpolate(start, end, alpha))
         assert number == 20
-        assert attack == Attack(eps="0.05", steps=10)
+        assert attack == Attack.parse(eps="0.05", steps=10)
         assert seed == seen[0][3]
     points = facts.pop("points")
     assert [point["alpha"] for point in points] == list(ALPHAS)
@@ -119,43 +119,43 @@ def test_the_stage_ends_at_the_chosen_point(net, around, wander, everything, sam
 
 def test_accuracies_are_those_of_the_heldout_images(net, around, wander, build, everything):
     here = around(net)
-    companion = Interpolation(alpha=0.25, end="last", steps=3).join(here)
+    callback = Interpolation(alpha=0.25, end="last", steps=3).on_stage_start(here)
     drifted(net, wander)
-    facts = companion.finish()
+    facts = callback.on_stage_end()
     assert [point["alpha"] for point in facts["points"]] == [0.0, 0.25, 1.0]
     assert facts["alpha"] == 0.25
     counts = heldout_correct(
-        net, *here.heldout, Attack(eps="0.05", steps=3), batch_size=4, seed=derive_seed(0, "interpolation")
+        net, *here.heldout, Attack.parse(eps="0.05", steps=3), batch_size=4, seed=derive_seed(0, "interpolation")
     )
     assert [facts["clean"], facts["robust"]] == [count / 20 for count in counts.tolist()]
 
 
 def test_the_end_is_the_epoch_with_the_best_clean_accuracy(net, around, wander, everything, same):
-    companion = Interpolation(alpha=1.0).join(around(net, epochs=4))
+    callback = Interpolation(alpha=1.0).on_stage_start(around(net, epochs=4))
     states = []
     for epoch, clean in enumerate((0.3, 0.5, None, 0.5)):
         wander(net, epoch)
         states.append(everything(net))
         check = None if clean is None else {"heldout_clean": clean, "heldout_robust": 0.1}
-        companion.after_epoch(check)
-    companion.finish()
+        callback.after_epoch(check)
+    callback.on_stage_end()
     assert same(everything(net), states[1])
 
 
 def test_goes_on_from_what_it_saved(build, around, wander, everything, same):
     net = build()
-    companion = Interpolation(alpha=0.5).join(around(net, epochs=2))
+    callback = Interpolation(alpha=0.5).on_stage_start(around(net, epochs=2))
     wander(net, 1)
-    companion.after_epoch({"heldout_clean": 0.5})
+    callback.after_epoch({"heldout_clean": 0.5})
     wander(net, 2)
     other = build(seed=5)
-    again = Interpolation(alpha=0.5).join(around(other, epochs=2))
+    again = Interpolation(alpha=0.5).on_stage_start(around(other, epochs=2))
     other.load_state_dict(net.state_dict())
-    again.numbers = dict(companion.numbers)
-    again.restore({name: value.clone() for name, value in companion.tensors().items()})
-    for one in (companion, again):
+    again.scalars = dict(callback.scalars)
+    again.restore({name: value.clone() for name, value in callback.tensors().items()})
+    for one in (callback, again):
         one.after_epoch({"heldout_clean": 0.4})
-        one.finish()
+        one.on_stage_end()
     assert same(everything(net), everything(other))
 
 

@@ -61,9 +61,9 @@ def test_a_pattern_that_fits_nothing_is_refused(tiny_resnet):
         Reinitialise()
 
 
-def test_a_weight_that_is_computed_is_refused(tiny_resnet, surroundings):
+def test_a_weight_that_is_computed_is_refused(tiny_resnet, context):
     model = tiny_resnet()
-    LoRA().join(surroundings(model))
+    LoRA().on_stage_start(context(model))
     with pytest.raises(ClatError, match="name lora and its kin later"):
         reinitialise(model, ("layer1",), seed=0)
     reinitialise(model, ("linear",), seed=0)

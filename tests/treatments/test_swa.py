@@ -10,10 +10,10 @@ from clat.treatments import SWA
 from clat.treatments.statistics import reestimate_batch_norm
 
 
-def join(settings, surroundings):
-    companion = settings.join(surroundings)
-    companion.adopt(dict(surroundings.model.named_parameters()))
-    return companion
+def join(settings, context):
+    callback = settings.on_stage_start(context)
+    callback.choose_parameters(dict(context.model.named_parameters()))
+    return callback
 
 
 def parameters(net):
@@ -34,12 +34,12 @@ def test_training_goes_on_from_the_average_of_each_window(build, around, wander,
     net, twin = build(), build()
     length = 3 if unit == "epochs" else 1  # steps between two states
     units = 18 // length
-    companion = join(SWA(window=2, unit=unit), around(net, epochs=6))
+    callback = join(SWA(window=2, unit=unit), around(net, epochs=6))
     states, replaced = [], 0
     for step in range(1, 19):
         wander(net, step)
         wander(twin, step)
-        companion.after_step()
+        callback.after_step()
         if step % length == 0 and step // length > units // 2:
             states.append(parameters(twin))
         if len(states) == 2:
@@ -48,17 +48,17 @@ def test_training_goes_on_from_the_average_of_each_window(build, around, wander,
                     twin.get_parameter(name).copy_(value)
             states, replaced = [], replaced + 1
         assert close(parameters(net), parameters(twin)), step
-        assert companion.numbers["averaged"] == len(states)
+        assert callback.scalars["averaged"] == len(states)
     assert replaced == (1 if unit == "epochs" else 4)
 
 
 def test_the_statistics_of_a_replaced_network_are_those_of_a_pass(build, around, wander):
     net, twin = build(), build()
     here = around(net)
-    companion = join(SWA(start=0.0, window=1), here)
+    callback = join(SWA(start=0.0, window=1), here)
     for step in range(3):
         wander(net, step)
-        companion.after_step()
+        callback.after_step()
     twin.load_state_dict(net.state_dict())
     reestimate_batch_norm(twin, [x for x, _ in here.loader.epoch(0)])
     assert all(torch.equal(*pair) for pair in zip(net.buffers(), twin.buffers(), strict=True))
@@ -69,18 +69,18 @@ def test_plain_swa_leaves_the_running_network_alone(build, around, wander, every
     """Eight epochs, a state every other epoch from half on: after epochs 6 and 8."""
     net, twin = build(), build()
     here = around(net, epochs=8)
-    companion = join(SWA(window=2, replace_running=False), here)
+    callback = join(SWA(window=2, replace_running=False), here)
     states = []
     for step in range(1, 25):
         wander(net, step)
         wander(twin, step)
-        companion.after_step()
+        callback.after_step()
         assert same(everything(net), everything(twin))
         if step in (18, 24):
             states.append(parameters(net))
-    assert companion.numbers["averaged"] == 2
+    assert callback.scalars["averaged"] == 2
     before = everything(net)
-    with companion.as_evaluated():
+    with callback.evaluation_weights():
         inside = everything(net)
     assert same(everything(net), before)
     assert close(mean(states), inside)
@@ -88,30 +88,30 @@ def test_plain_swa_leaves_the_running_network_alone(build, around, wander, every
     reestimate_batch_norm(twin, [x for x, _ in here.loader.epoch(0)])
     assert same(inside, everything(twin))
     net.eval()
-    assert companion.finish() == {}
+    assert callback.on_stage_end() == {}
     assert same(everything(net), inside)
 
 
 def test_before_the_first_window_the_network_is_evaluated_as_it_is(net, around, wander, everything, same):
-    companion = join(SWA(window=1), around(net, epochs=4))
+    callback = join(SWA(window=1), around(net, epochs=4))
     for step in range(6):
         wander(net, step)
-        companion.after_step()
+        callback.after_step()
     before = everything(net)
-    with companion.as_evaluated():
+    with callback.evaluation_weights():
         assert same(everything(net), before)
-    assert companion.finish() == {}
+    assert callback.on_stage_end() == {}
     assert same(everything(net), before)
 
 
 def test_a_window_cut_short_by_the_end_counts_as_far_as_it_goes(net, around, wander):
-    companion = join(SWA(start=0.0, window=2), around(net, epochs=3))
+    callback = join(SWA(start=0.0, window=2), around(net, epochs=3))
     states = []
     for step in range(1, 10):
         wander(net, step)
-        companion.after_step()
+        callback.after_step()
     states.append(parameters(net))  # of the third epoch alone
-    companion.finish()
+    callback.on_stage_end()
     assert close(parameters(net), states[0])
 
 
@@ -119,19 +119,19 @@ def test_what_does_not_move_does_not_move_in_the_average(net, around, wander):
     net.conv1.requires_grad_(False)
     net.bn1.eval()
     kept = [value.clone() for value in (net.conv1.weight, *net.bn1.buffers())]
-    companion = join(SWA(start=0.0, window=7, unit="batches"), around(net, epochs=7))
+    callback = join(SWA(start=0.0, window=7, unit="batches"), around(net, epochs=7))
     for step in range(21):
         wander(net, step)
-        companion.after_step()
+        callback.after_step()
     assert all(torch.equal(*pair) for pair in zip(kept, (net.conv1.weight, *net.bn1.buffers()), strict=True))
 
 
 def test_statistics_from_some_batches(build, around, wander):
     net, twin = build(), build()
     here = around(net)
-    companion = join(SWA(start=0.0, window=1, unit="batches", bn_batches=2), here)
+    callback = join(SWA(start=0.0, window=1, unit="batches", bn_batches=2), here)
     wander(net, 0)
-    companion.after_step()
+    callback.after_step()
     twin.load_state_dict(net.state_dict())
     reestimate_batch_norm(twin, [x for x, _ in here.loader.epoch(0)][:2])
     assert torch.equal(net.bn2.running_var, twin.bn2.running_var)

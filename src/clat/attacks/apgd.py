@@ -12,7 +12,7 @@ from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
-from clat.attacks.search import State, run_search
+from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
@@ -22,7 +22,7 @@ from clat.network.logits import check_logits
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> the value to increase, (N,)."""
 
-LOSSES: dict[str, Loss] = {
+APGD_LOSSES: dict[str, Loss] = {
     "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
     "dlr": lambda logits, y, target: losses.dlr(logits, y),
     "dlr-targeted": losses.targeted_dlr,
@@ -51,13 +51,13 @@ def apgd(
     inside the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
     """
     model, x = accept(model, x, y)
-    if loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES)
+    if loss not in APGD_LOSSES:
+        raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
     if target < 1:
         raise ClatError(f"target is {target}: expected at least 1, the most likely wrong class")
-    with modes.for_attack(model, labels=y):
+    with modes.attack_mode(model, labels=y):
         search = ApgdSearch(
             model,
             float(parse_size(eps, norm=norm)),
@@ -102,7 +102,7 @@ class ApgdSearch:
     def __post_init__(self) -> None:
         self.windows = torch.tensor(checkpoints(self.steps))
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         ball = Ball(x, self.eps, self.norm)
         point = self._random_start(ball, ids)
         with torch.no_grad():
@@ -131,7 +131,7 @@ class ApgdSearch:
         }
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         x, point, done = state["x"], state["point"], state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         inertia = _wide(torch.where(state["t"] > 0, 0.25, 0.0), x)
@@ -152,7 +152,7 @@ class ApgdSearch:
             state["adv"][ending] = found[ending]
         state["done"] = done | wrong | exhausted
 
-    def _adapt(self, state: State) -> None:
+    def _adapt(self, state: SearchState) -> None:
         """At the end of a window: halve the step and go back to the best point if too few steps rose, or if the
         best value stands still since the last window and the step was not halved then."""
         window = self.windows.to(state["t"].device)[state["t"].clamp_max(self.steps - 1)]
@@ -187,7 +187,7 @@ class ApgdSearch:
         variable = point.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._logits(variable, y)
-            value = LOSSES[self.loss](logits, y, target)
+            value = APGD_LOSSES[self.loss](logits, y, target)
             gradient = input_gradient(value.sum(), variable)
         value = value.detach()
         return value, ball.unit(gradient), (logits.detach().argmax(1) != y) | value.isnan()

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.box_projection import step_to_hyperplane
 from clat.attacks.noise import normal, uniform
-from clat.attacks.search import State, run_search
+from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
 from clat.network.edge import accept
@@ -61,7 +62,7 @@ def fab(
         raise unknown("norm", norm, NORMS)
     _check_settings(steps, target, alpha_max, eta, beta)
     size = None if eps is None else float(parse_size(eps, norm=norm))
-    with modes.for_attack(model, labels=y):
+    with modes.attack_mode(model, labels=y):
         search = FabSearch(model, size, norm, steps, target, alpha_max, eta, beta, restart, seed)
         found = run_search(search, x, y)
     check_found(found)
@@ -95,7 +96,7 @@ class FabSearch:
     restart: int = 0
     seed: int = 0
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         with torch.no_grad():
             logits = self.model(x)
         if (self.target or 1) >= logits.shape[1]:
@@ -114,7 +115,7 @@ class FabSearch:
             state["target"] = losses.runner_up(logits, y, self.target)
         return state
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         x, y = state["x"], state["y"]
         rise, w = self._boundary(state)
         moved = self._move(x, state["point"], rise, w)
@@ -133,7 +134,7 @@ class FabSearch:
         state["t"] = state["t"] + 1
         state["done"] = state["done"] | broken | (state["t"] >= self.steps)
 
-    def _settle(self, state: State, moved: Tensor, near: Tensor) -> None:
+    def _settle(self, state: SearchState, moved: Tensor, near: Tensor) -> None:
         """Ends the search where a point in the ball, but for rounding, is still misclassified when put inside."""
         rows = near.nonzero().squeeze(1)
         if self.eps is None or not len(rows):
@@ -156,7 +157,7 @@ class FabSearch:
         moved, biased = from_point.mul_(self.eta).add_(flat), from_x.mul_(self.eta).add_(flat_x)
         return moved.lerp_(biased, alpha).clamp_(0, 1).view_as(x)
 
-    def _boundary(self, state: State) -> tuple[Tensor, Tensor]:
+    def _boundary(self, state: SearchState) -> tuple[Tensor, Tensor]:
         """The linearised boundary nearest to the point: how far z_k - z_y has to rise, (N,), and its gradient."""
         y, point = state["y"], state["point"].detach().requires_grad_(True)
         with torch.enable_grad():

@@ -14,7 +14,7 @@ from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
 from clat.network.edge import accept
-from clat.network.features import distance, read_features, size
+from clat.network.features import feature_distance, feature_norm, read_features
 from clat.network.layers import Layer
 
 
@@ -41,8 +41,8 @@ def feature_attack(
     model, x = accept(model, x)
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
-    with modes.for_attack(model):
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    with modes.attack_mode(model):
         found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
     check_found(found)
     return found
@@ -72,17 +72,17 @@ def run_feature_attack(
         moved = read_features(model, z, layers, tap=tap, stop=True, flat=False).values
         return feature_change(moved, clean, relative=relative).sum()
 
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     start = ball.random_point(generator_for(x.device, seed))
-    return ascend(value, start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(value, start, ball, alpha=attack.step_size, steps=attack.steps)
 
 
 def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative: bool) -> Tensor:
     """sum_i ||F_i(x') - F_i(x)||_2 for each sample (N,); `relative`: each divided by ||F_i(x)||_2."""
     total = torch.zeros(len(moved[0]), device=moved[0].device)
     for after, before in zip(moved, clean, strict=True):
-        change = distance(after, before)
+        change = feature_distance(after, before)
         if relative:
-            change = change / size(before).clamp_min(torch.finfo(torch.float32).tiny)
+            change = change / feature_norm(before).clamp_min(torch.finfo(torch.float32).tiny)
         total = total + change
     return total

@@ -48,12 +48,13 @@ def pgd(
     `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or
     fractions such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin
     at a uniform point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns
-    x_adv, same shape, in float32 (float64 where images and network are), exactly within eps of x and [0, 1]. The model is used in evaluation mode
-    and left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    x_adv, same shape, in float32 (float64 where images and network are), exactly within eps of x and [0, 1]. The
+    model is used in evaluation mode and left without a trace. Raises ClatError for inputs outside [0, 1] or settings
+    that make no sense.
     """
     model, x = accept(model, x, y)
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
-    with modes.for_attack(model, labels=y):
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
+    with modes.attack_mode(model, labels=y):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
     check_found(found)
     return found
@@ -69,9 +70,9 @@ def run_pgd(
     loss: LogitLoss = summed_cross_entropy,
     start: Tensor | None = None,
 ) -> Tensor:
-    """PGD without the input checks; the caller has put the model into attack mode (`modes.for_attack`).
+    """PGD without the input checks; the caller has put the model into attack mode (`modes.attack_mode`).
     `start`: begin here, a point of the ball, rather than where `attack` and `seed` say."""
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     if start is None:
         start = ball.random_point(generator_for(x.device, seed)) if attack.random_start else x
-    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(lambda z: loss(model(z), y), start, ball, alpha=attack.step_size, steps=attack.steps)

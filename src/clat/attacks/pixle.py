@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clat.attacks import losses
 from clat.attacks.noise import uniform
-from clat.attacks.search import State, run_search
+from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.edge import accept
@@ -48,7 +48,7 @@ def pixle(
                 f"patch is {patch}: expected ((least, most) wide, (least, most) high), at least 1 pixel"
             )
     search = PixleSearch(model, restarts=restarts, iterations=iterations, patch=patch, seed=seed)
-    with modes.for_attack(model, labels=y):
+    with modes.attack_mode(model, labels=y):
         return run_search(search, x, y)
 
 
@@ -68,7 +68,7 @@ class PixleSearch:
     patch: Patch = ((2, 10), (2, 10))
     seed: int = 0
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         value, wrong = self._query(x, y)
         return {
             "x": x,
@@ -82,7 +82,7 @@ class PixleSearch:
             "done": wrong,
         }
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         moved = self._move(state)
         value, wrong = self._query(moved, state["y"])
         better = ((value > state["value"]) | wrong) & ~state["done"]
@@ -94,7 +94,7 @@ class PixleSearch:
         state["base"] = torch.where(_wide(state["t"] % self.iterations == 0), following, state["base"])
         state["done"] = state["done"] | wrong | (state["t"] >= self.restarts * self.iterations)
 
-    def _move(self, state: State) -> Tensor:
+    def _move(self, state: SearchState) -> Tensor:
         """`base` with the pixels of a patch of x copied into it."""
         x, base = state["x"], state["base"]
         count, channels, height, width = x.shape

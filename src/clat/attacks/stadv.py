@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, check_path
 from clat.attacks.noise import uniform
-from clat.attacks.search import State, run_search
+from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.edge import accept
@@ -53,7 +53,7 @@ def stadv(
         if not 0 <= value < float("inf"):
             raise ClatError(f"{name} is {value}: expected a value of at least 0")
     search = StadvSearch(model, bound, steps=steps, step_size=step_size, tau=tau, seed=seed)
-    with modes.for_attack(model, labels=y):
+    with modes.attack_mode(model, labels=y):
         found = run_search(search, x, y)
     check_found(found)
     return found
@@ -128,7 +128,7 @@ class StadvSearch:
     tau: float = 0.05
     seed: int = 0
 
-    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
         count, _, height, width = x.shape
         # Not zero: there the slopes to either side of a pixel differ, and bilinear sampling knows one of them only.
         noise = uniform(self.seed, ids, 0, 2 * height * width).view(count, 2, height, width).to(x.dtype)
@@ -146,7 +146,7 @@ class StadvSearch:
             "done": torch.zeros_like(y, dtype=torch.bool),
         }
 
-    def step(self, state: State) -> None:
+    def step(self, state: SearchState) -> None:
         adv, value, wrong, gradient = self._evaluate(state)
         better = ((value > state["value"]) | wrong) & ~state["done"]
         state["adv"] = torch.where(better[:, None, None, None], adv, state["adv"])
@@ -160,7 +160,7 @@ class StadvSearch:
         state["done"] = state["done"] | wrong | ~sound | (state["t"] >= self.steps)
         state["flow"] = confined(state["flow"] + self._adam(state, gradient), self.bound)
 
-    def _evaluate(self, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(self, state: SearchState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The image at the present flow, its margin, whether it is misclassified, and the flow's gradient."""
         flow = state["flow"].detach().requires_grad_(True)
         with torch.enable_grad():
@@ -171,7 +171,7 @@ class StadvSearch:
             (gradient,) = torch.autograd.grad((value - self.tau * roughness(flow)).sum(), flow)
         return adv.detach(), value.detach(), logits.detach().argmax(1) != state["y"], gradient
 
-    def _adam(self, state: State, gradient: Tensor) -> Tensor:
+    def _adam(self, state: SearchState, gradient: Tensor) -> Tensor:
         """The step of Adam after `t` gradients."""
         state["mean"] = torch.lerp(state["mean"], gradient, 1 - BETAS[0])
         state["square"] = torch.lerp(state["square"], gradient.square(), 1 - BETAS[1])

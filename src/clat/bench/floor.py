@@ -47,7 +47,7 @@ def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     hooks = [module.register_forward_hook(note) for module in names if isinstance(module, kinds)]
     try:
-        with modes.for_attack(model), torch.no_grad():
+        with modes.attack_mode(model), torch.no_grad():
             model(x)
     finally:
         for hook in hooks:
@@ -60,15 +60,15 @@ def step_floor(objective: Objective, layers: Sequence[Multiplications], selected
     needs are not written down here."""
     whole = sum(layer.count for layer in layers)
     names = [layer.name for layer in layers]
-    moving = [names.index(layer.name) for layer in selected] or list(range(len(layers)))
-    first, last = moving[0], moving[-1]
+    trainable = [names.index(layer.name) for layer in selected] or list(range(len(layers)))
+    first, last = trainable[0], trainable[-1]
 
     def forward(end: int = len(layers)) -> int:
         return sum(layer.count for layer in layers[:end])
 
     def back_to_weights(end: int = len(layers)) -> int:
         """Towards the inputs of what lies above the first moving layer, and the moving weights."""
-        return sum(layer.count for layer in layers[first + 1 : end]) + sum(layers[i].count for i in moving)
+        return sum(layer.count for layer in layers[first + 1 : end]) + sum(layers[i].count for i in trainable)
 
     loss = forward() + back_to_weights()
     steps = getattr(objective, "steps", 0)

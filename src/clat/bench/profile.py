@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from clat.bench.subject import Subject
+from clat.bench.repeated_step import RepeatedStep
 from clat.bench.timing import synchronize
 
 GROUPS = {
@@ -37,7 +37,7 @@ class Call(NamedTuple):
     bytes: int
 
 
-class Traffic(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Arithmetic and bytes of every operation inside: `flops` and `bytes` by group, and `calls` one by one. Views
     are no operations: they move nothing."""
 
@@ -67,16 +67,16 @@ def group_of(operation: str) -> str:
     return next((group for group, words in GROUPS.items() if any(word in name for word in words)), "rest")
 
 
-def profile_step(made: Subject, precision: str) -> dict[str, Any]:
+def profile_step(made: RepeatedStep, precision: str) -> dict[str, Any]:
     """Of one step of a subject: for each group of operations seconds, share and floor."""
-    device = made.engine.device
+    device = made.runner.engine.device
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     peak, bandwidth = peak_flops(device, dtype), peak_bandwidth(device)
-    with Traffic() as traffic:
-        made.again()
+    with OperationCounter() as traffic:
+        made.run_step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as events:
-        made.again()
+        made.run_step()
         synchronize()
     seconds: dict[str, float] = {}
     for event in events.key_averages():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from clat.core.console import Table
 
 
 def steps_table(result: dict[str, Any]) -> Table:

@@ -22,7 +22,7 @@ from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.network.edge import accept, as_measured
-from clat.network.features import TAPS, distance, read_features
+from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
 
@@ -59,10 +59,7 @@ def measure_activation_ranking(
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
-    if value not in VALUES:
-        raise unknown("value of the activation ranking", value, VALUES)
-    if tap not in TAPS:
-        raise unknown("feature tap", tap, TAPS)
+    check_attacked(tap, value)
     attack = activation_settings(eps, alpha, steps, norm)
     check_decay(decay)
     if targets is not None:
@@ -99,8 +96,8 @@ def measure_activation_ranking(
         n=len(x),
         seed=seed,
         settings={
-            "eps": attack.eps,
-            "alpha": attack.alpha_value,
+            "eps": attack.threat.text,
+            "alpha": attack.step_size,
             "steps": steps,
             "norm": norm,
             "decay": decay,
@@ -110,6 +107,14 @@ def measure_activation_ranking(
         baseline={"clean_accuracy": _rate(before == y), "target_success": _rate(before == targets[1])},
         cost=cost,
     )
+
+
+def check_attacked(tap: str, value: str) -> None:
+    """Raise ClatError, with the nearest valid name, for one that is none."""
+    if value not in VALUES:
+        raise unknown("value of the activation ranking", value, VALUES)
+    if tap not in TAPS:
+        raise unknown("feature tap", tap, TAPS)
 
 
 def draw_targets(y: Tensor, right: Tensor, seed: int) -> Tensor:
@@ -148,7 +153,7 @@ def _remaining_distance(
             read_features(model, z, [layer], tap=tap, stop=True).values[0] for z in (x, x_adv, wanted)
         )
     tiny = torch.finfo(torch.float32).tiny
-    return distance(moved, goal) / distance(clean, goal).clamp_min(tiny)
+    return feature_distance(moved, goal) / feature_distance(clean, goal).clamp_min(tiny)
 
 
 def _rate(hits: Tensor) -> float:

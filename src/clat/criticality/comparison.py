@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import kendalltau, rankdata, spearmanr
 
+from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.criticality.ranking_report import LayerRow, Ranked
@@ -93,7 +92,7 @@ class RankingComparison:
 
     def __str__(self) -> str:
         text = StringIO()
-        console = Console(file=text, width=100)
+        console = plain_console(file=text, width=100)
         console.print(self.table())
         console.print(self.correlations())
         return text.getvalue()

@@ -33,7 +33,7 @@ def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
 @contextmanager
 def measuring(model: nn.Module, device: torch.device) -> Iterator[Cost]:
     """The model in evaluation mode, in float32, left without a trace; the yielded cost is complete on leaving."""
-    with modes.for_attack(model), torch.autocast(device.type, enabled=False), metered(model, memory=False) as cost:
+    with modes.attack_mode(model), torch.autocast(device.type, enabled=False), metered(model, memory=False) as cost:
         yield cost
 
 

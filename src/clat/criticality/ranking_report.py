@@ -11,9 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-
+from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.network.cost import Cost
@@ -112,7 +110,7 @@ class Ranked(Generic[Row]):
 
     def __str__(self) -> str:
         text = StringIO()
-        Console(file=text, width=100).print(self.table())
+        plain_console(file=text, width=100).print(self.table())
         return text.getvalue()
 
 

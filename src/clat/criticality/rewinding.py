@@ -47,7 +47,7 @@ from clat.network.exchange import copied, tensors_of
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.swap import swapped
 
-LOSSES = ("error", "cross-entropy")
+REWINDING_LOSSES = ("error", "cross-entropy")
 SIGMAS = tuple(10 ** (-3 + k / 3) for k in range(10))
 """From 0.001 to 1, in units of the root mean square of a layer's final weights."""
 
@@ -121,10 +121,7 @@ def measure_rewinding_criticality(
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
-    if loss not in LOSSES:
-        raise unknown("loss of the rewinding", loss, LOSSES)
-    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
-        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
+    check_search(loss, alphas, draws, sigmas)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
         judge = _loss(model, x, y, loss, batch_size)
@@ -155,6 +152,14 @@ def measure_rewinding_criticality(
         baseline={loss: final},
         cost=cost,
     )
+
+
+def check_search(loss: str, alphas: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> None:
+    """Raise ClatError for a loss that is none, or a grid without points."""
+    if loss not in REWINDING_LOSSES:
+        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
+    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
+        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
 
 
 Loss = Callable[[Weights], float]

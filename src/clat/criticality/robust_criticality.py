@@ -82,10 +82,8 @@ def measure_robust_criticality(
     if layers is None:
         layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
     check_ranking(x, layers, batch_size)
-    for what, number, least in (("radius", radius, 0.0), ("epochs", epochs, 1), ("lr", lr, 0.0)):
-        if not (math.isfinite(number) and number >= least):
-            raise ClatError(f"{what} of the robust criticality is {number}: expected at least {least:g}")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    check_ascent(radius, epochs, lr)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with measuring(model, x.device) as cost:
         if x_adv is None:
             x_adv = _attacked(model, x, y, attack, seed, batch_size)
@@ -120,8 +118,8 @@ def measure_robust_criticality(
         n=len(x),
         seed=seed,
         settings={
-            "eps": attack.eps,
-            "alpha": attack.alpha_value,
+            "eps": attack.threat.text,
+            "alpha": attack.step_size,
             "steps": steps,
             "norm": norm,
             "radius": radius,
@@ -132,6 +130,13 @@ def measure_robust_criticality(
         baseline={"clean_accuracy": clean, "robust_accuracy": accuracy, "robust_loss": loss},
         cost=cost,
     )
+
+
+def check_ascent(radius: float, epochs: int, lr: float) -> None:
+    """Raise ClatError for a setting of the ascent that makes no sense."""
+    for what, number, least in (("radius", radius, 0.0), ("epochs", epochs, 1), ("lr", lr, 0.0)):
+        if not (math.isfinite(number) and number >= least):
+            raise ClatError(f"{what} of the robust criticality is {number}: expected at least {least:g}")
 
 
 def _attacked(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, batch_size: int) -> Tensor:

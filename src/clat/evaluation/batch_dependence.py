@@ -26,10 +26,22 @@ def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     except ClatError:
         raise
     except (RuntimeError, ValueError) as error:
+        if not _needs_company(model, x, y):
+            raise
         reason = str(error).strip().splitlines()[0][:160]
         raise ClatError(
             f"the model does not run on one image alone{cause(model)}: an evaluation needs that ({reason})"
         ) from error
+
+
+def _needs_company(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether the network runs on two images, and on one of them not."""
+    logits_among(model, x[:1], y[:1], 1)
+    try:
+        predict(model, x[:1], y[:1])
+    except (RuntimeError, ValueError):
+        return True
+    return False
 
 
 def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:

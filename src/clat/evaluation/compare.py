@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import percent, points
 from clat.evaluation.evaluate import Evaluation
+from clat.evaluation.protocols import protocol_title
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | str | Path
 """An evaluation, or the file that `clat evaluate --out` wrote."""
 Difference = PairedDifference | SeedDifference
 
-KINDS = ("clean", "robust")
+ACCURACIES = ("clean", "robust")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Comparison:
             "notes": list(self.notes),
             **{
                 kind: {"accuracies": accuracies[kind], "difference": self.differences[kind].to_dict()}
-                for kind in KINDS
+                for kind in ACCURACIES
             },
         }
 
@@ -78,7 +79,7 @@ class Comparison:
             caption_justify="left",
         )
         _columns(table, "accuracy", "A", "B", "difference", "95 % interval", "p")
-        for kind in KINDS:
+        for kind in ACCURACIES:
             first, second = self.accuracies[kind]
             table.add_row(kind, percent(first.value), percent(second.value), *_written(self.differences[kind]))
         return table
@@ -103,7 +104,7 @@ class SeedComparison:
         return {
             "what": "seeds",
             "groups": [
-                {"results": list(labels), **{kind: self.summaries[kind][place].to_dict() for kind in KINDS}}
+                {"results": list(labels), **{kind: self.summaries[kind][place].to_dict() for kind in ACCURACIES}}
                 for place, labels in enumerate(self.labels)
             ],
             **self.setting,
@@ -120,7 +121,7 @@ class SeedComparison:
         groups = "AB" if len(self.labels) == 2 else "A"
         tested = ("95 % interval", "p") if self.differences else ()
         _columns(table, "accuracy", "group", "mean", "deviation", "lowest of n", *tested)
-        for kind in KINDS:
+        for kind in ACCURACIES:
             for name, summary in zip(groups, self.summaries[kind], strict=True):
                 table.add_row(
                     kind, name, percent(summary.mean), percent(summary.deviation), percent(summary.lowest)
@@ -142,8 +143,8 @@ def compare(first: Source, second: Source) -> Comparison:
         labels=(one.label, other.label),
         setting=one.setting,
         notes=_notes(both),
-        accuracies={kind: (_accuracy(one.of(kind)), _accuracy(other.of(kind))) for kind in KINDS},
-        differences={kind: PairedDifference.between(one.of(kind), other.of(kind)) for kind in KINDS},
+        accuracies={kind: (_accuracy(one.of(kind)), _accuracy(other.of(kind))) for kind in ACCURACIES},
+        differences={kind: PairedDifference.between(one.of(kind), other.of(kind)) for kind in ACCURACIES},
     )
 
 
@@ -157,7 +158,8 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
         setting=everything[0].setting,
         notes=_notes(everything),
         summaries={
-            kind: tuple(SeedSummary(tuple(one.share(kind) for one in group)) for group in groups) for kind in KINDS
+            kind: tuple(SeedSummary(tuple(one.share(kind) for one in group)) for group in groups)
+            for kind in ACCURACIES
         },
     )
 
@@ -213,7 +215,7 @@ def read_verdicts(source: Source) -> Verdicts:
         clean, robust = (_flags(data[name]) for name in ("correct", "robust"))
         protocol, eps, images = data["protocol"], data["eps"], data.get("data") or {}
         setting = {
-            "protocol": {"name": protocol["name"], "hash": protocol["hash"]},
+            "protocol": {"name": protocol_title(protocol), "hash": protocol["hash"]},
             "norm": protocol["norm"],
             "eps": eps["text"],
             "data": {"name": images.get("name"), "split": images.get("split")},

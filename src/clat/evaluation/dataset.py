@@ -17,6 +17,7 @@ from clat.core.units import Size
 from clat.data import ImageSet, Loader
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
 from clat.network import modes
 from clat.network.cost import Cost
@@ -44,9 +45,10 @@ def evaluate_set(
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
 
     `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
-    file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
-    torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
-    a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
+    file name from which an interrupted evaluation goes on; each part adds its number to it, and so does the number
+    of processes, where there are several. Within torch.distributed, each process takes a share whenever it is free
+    (`clat.evaluation.shares`), reports on its own, and all return the whole result; a sample's verdict does not
+    depend on which process had it. `channels_last`: the memory layout while it goes on,
     faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
     `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
     """
@@ -68,28 +70,35 @@ def evaluate_set(
     def evaluated(number: int, part: Tensor) -> Evaluation:
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
-        file = None if state is None else Path(state).with_name(f"{Path(state).name}.{rank}-{number}")
+        file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
         options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
         with modes.in_layout(model, layout):
             return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
 
-    parts = [part for part in ids[rank::world].split(size) if len(part)]
-    if world == 1:
-        return _joined([evaluated(number, part) for number, part in enumerate(parts)], torch.arange(len(ids)))
-    own: list[Evaluation] | ClatError
+    prefix = "0" if world == 1 else f"{world}p"
+    parts = cut_shares(len(ids), world, size)
+    shares = Shares(len(parts), rank, world)
+    own: dict[int, Evaluation] = {}
+    failure: ClatError | None = None
     try:
-        own = [evaluated(number, part) for number, part in enumerate(parts)]
+        for number in shares:
+            own[number] = evaluated(number, ids[parts[number]])
     except ClatError as error:
-        own = error  # to be raised by all: the others would wait for this process
+        if world == 1:
+            raise
+        failure = error  # to be raised by all: the others would wait for this process
+        shares.give_up()
+    if world == 1:
+        return _joined([own[number] for number in range(len(parts))], torch.cat(parts))
     _wait_for_all(device)
     gathered: list[Any] = [None] * world
-    dist.all_gather_object(gathered, own)
+    dist.all_gather_object(gathered, failure or own)
     for theirs in gathered:
         if isinstance(theirs, ClatError):
             raise theirs
-    places = torch.cat([torch.arange(len(ids))[start::world] for start in range(world)])
-    whole = _joined([result for theirs in gathered for result in theirs], places)
-    longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
+    results = {number: result for theirs in gathered for number, result in theirs.items()}
+    whole = _joined([results[number] for number in range(len(parts))], torch.cat(parts))
+    longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
 
@@ -107,7 +116,7 @@ def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torc
     """Whether the model takes images in this layout; one that calls view() on them may not."""
     x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
     try:
-        with modes.in_layout(model, layout), modes.for_attack(model), torch.no_grad():
+        with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
             model(x.contiguous(memory_format=layout).to(device))
     except RuntimeError:
         return False

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.ball import NORMS
 from clat.attacks.search import run_searches, worthwhile
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
-from clat.evaluation.planned_search import Pass, passes
+from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
-from clat.evaluation.state import Keeper, Standing
+from clat.evaluation.state import EvaluationState, StateFile
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network import modes
 from clat.network.cost import Cost, metered
@@ -63,7 +64,7 @@ class Evaluation:
 
     @property
     def robust(self) -> Tensor:
-        return Standing(self.correct, self.fooled_by, self.fooled_by).alive
+        return EvaluationState(self.correct, self.fooled_by, self.fooled_by).alive
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -81,7 +82,7 @@ class Evaluation:
     @property
     def per_attack(self) -> dict[str, Accuracy]:
         """For each attack, the accuracy left after it and those before it."""
-        standing = Standing(self.correct, self.fooled_by, self.fooled_by)
+        standing = EvaluationState(self.correct, self.fooled_by, self.fooled_by)
         found: dict[str, Accuracy] = {}
         for position, spec in enumerate(self.protocol.attacks):
             label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
@@ -143,9 +144,8 @@ def evaluate(
     number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
     (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
     x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
-    a GPU. The model runs in evaluation mode and is left without a trace. One image is also looked at by itself,
-    beside the cost: that outputs depend on the batch is said in the result's notes. Raises ClatError for an unknown
-    protocol, inputs outside [0, 1], wrong labels, output that is not finite logits, or a state of something else.
+    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
+    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
     model, x = accept(model, x, y)
@@ -169,12 +169,15 @@ def evaluate(
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     alone = logits_alone(model, x[:1], y[:1])
-    with metered(model) as cost, modes.for_attack(model, labels=y), torch.autocast(device.type, enabled=False):
+    with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
-        todo, notes = passes(protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room)
-        keeper = Keeper(None, {})
+        todo, notes = plan_searches(
+            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room,
+            leave=not keep_examples,
+        )  # fmt: skip
+        keeper = StateFile(None, {})
         if state is not None:
             key = {
                 "protocol": protocol.hash,
@@ -185,10 +188,10 @@ def evaluate(
                 "model": fingerprint(model),
                 "images": digest(samples),
             }
-            keeper = Keeper(Path(state), key)
+            keeper = StateFile(Path(state), key)
         standing = keeper.load()
         if standing is None:
-            standing = Standing.fresh(job.correct(first))
+            standing = EvaluationState.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         else:
             notes.append("went on from a state file: the cost is of the last session alone")
@@ -244,7 +247,7 @@ class _Job:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
-    def run(self, group: list[tuple[int, Pass]], standing: Standing, keeper: Keeper) -> None:
+    def run(self, group: list[tuple[int, PlannedSearch]], standing: EvaluationState, keeper: StateFile) -> None:
         """Passes of one group, numbered, over the samples that are still robust and have not been through them.
 
         They share batches, but where examples are asked for: which pass fools a sample first is then not left to
@@ -260,7 +263,12 @@ class _Job:
                 self._search(together, "exact", through, standing, keeper)
 
     def _search(
-        self, group: list[tuple[int, Pass]], precision: str, through: Tensor, standing: Standing, keeper: Keeper
+        self,
+        group: list[tuple[int, PlannedSearch]],
+        precision: str,
+        through: Tensor,
+        standing: EvaluationState,
+        keeper: StateFile,
     ) -> None:
         """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = _InPrecision(self.model, self.device, precision)
@@ -269,12 +277,13 @@ class _Job:
         first, one = group[0]
         total, to_come = int(wanted.sum()), wanted.clone()
 
-        def judge(numbers: Tensor, finished: Tensor, adv: Tensor) -> Tensor:
+        def judge(numbers: Tensor, finished: Tensor, adv: Tensor, claims: bool = False) -> Tensor:
+            """Give the verdicts on what the searches found; where they only claim, none that a sample is robust."""
             here = rows[finished]
             check_found(adv)
             right = self._right(adv, self.y[here].to(self.device)).cpu()
             standing.fooled_by[here[~right]] = one.attack
-            judged = ~right | self._as_searched(model, adv, here, right)
+            judged = ~right if claims else ~right | self._as_searched(model, adv, here, right)
             through[here[judged], numbers[judged]] = True
             # A state holds how many passes a sample has been through in order.
             standing.passed[here] = first + through[here].long().cumprod(1).sum(1)
@@ -284,9 +293,10 @@ class _Job:
                 self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
             keeper.save(standing)
             settled = ~standing.alive[rows]
-            to_come[numbers, finished] = False
+            if not claims:
+                to_come[numbers, finished] = False
             to_come[:, settled] = False
-            if self.report is not None:
+            if self.report is not None and judged.any():
                 bound = float(standing.alive.double().mean())
                 self.report(one.label, total - int(to_come.sum()), total, bound)
             return settled
@@ -295,6 +305,7 @@ class _Job:
             run_searches(
                 [search.build(model) for _, search in group], self.x[rows], self.y[rows], self.ids[rows],
                 wanted=wanted, batch_size=self.batch_size, device=self.device, finished=judge,
+                claimed=partial(judge, claims=True),
             )  # fmt: skip
 
     def _as_searched(self, model: _InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:

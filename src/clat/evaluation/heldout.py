@@ -20,7 +20,7 @@ def heldout_correct(
     The same seed gives the same start each time, so that epochs are compared on equal terms.
     """
     totals = torch.zeros(2, dtype=torch.int64, device=x.device)
-    with modes.for_attack(model):
+    with modes.attack_mode(model):
         for number, (part, labels) in enumerate(zip(x.split(batch_size), y.split(batch_size), strict=True)):
             x_adv = run_pgd(model, part, labels, attack, seed=derive_seed(seed, "monitor", number))
             with torch.no_grad():

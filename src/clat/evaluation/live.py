@@ -6,22 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
+from clat.core.console import progress_columns
 from clat.evaluation.evaluate import Report
 
 
 @contextmanager
 def evaluation_progress(console: Console) -> Iterator[Report]:
     """A bar a pass on a terminal, with time to go and the live upper bound of the robust accuracy."""
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("robust at most {task.fields[bound]:.1%}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = progress_columns("{task.description:10}", "robust at most {task.fields[bound]:.1%}")
+    shown = console.is_terminal and not console.quiet
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(attack: str, through: int, total: int, bound: float) -> None:

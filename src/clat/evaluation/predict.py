@@ -23,7 +23,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
     device = device_of(model, x.device)
     parts = []
     exactly = torch.autocast(device.type, enabled=False), exact_float32(), unfolded()
-    with modes.for_attack(model), torch.no_grad(), exactly[0], exactly[1], exactly[2]:
+    with modes.attack_mode(model), torch.no_grad(), exactly[0], exactly[1], exactly[2]:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = model(images.to(device))
             check_logits(logits, labels)

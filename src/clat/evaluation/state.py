@@ -19,7 +19,7 @@ UNTRIED = -1
 
 
 @dataclass
-class Standing:
+class EvaluationState:
     """`correct`: (N,) bool, right on the clean image; `fooled_by`: (N,) int64, the attack's position, or UNTRIED
     while none has; `passed`: (N,) int64, how many passes the sample has been through."""
 
@@ -28,7 +28,7 @@ class Standing:
     passed: Tensor
 
     @classmethod
-    def fresh(cls, correct: Tensor) -> Standing:
+    def fresh(cls, correct: Tensor) -> EvaluationState:
         return cls(correct, torch.full(correct.shape, UNTRIED), torch.zeros(correct.shape, dtype=torch.int64))
 
     @property
@@ -40,7 +40,7 @@ class Standing:
         return self.correct & ((self.fooled_by == UNTRIED) | (self.fooled_by > attack))
 
 
-class Keeper:
+class StateFile:
     """Saves a standing to a file, at most every `seconds`; `path` None keeps nothing. `key` says what is being
     evaluated, so that the state of another evaluation is refused."""
 
@@ -48,14 +48,14 @@ class Keeper:
         self.path, self.key, self.seconds = path, key, seconds
         self._saved = time.monotonic()
 
-    def load(self) -> Standing | None:
+    def load(self) -> EvaluationState | None:
         """The saved standing, None if there is none. Raises ClatError if it belongs to another evaluation."""
         if self.path is None or not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 key = json.loads((file.metadata() or {})["key"])
-                standing = Standing(*(file.get_tensor(name) for name in ("correct", "fooled_by", "passed")))
+                standing = EvaluationState(*(file.get_tensor(name) for name in ("correct", "fooled_by", "passed")))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ClatError(f"{self.path} is not an evaluation's state: {str(error).splitlines()[0]}") from None
         for name, value in self.key.items():
@@ -66,7 +66,7 @@ class Keeper:
                 )
         return standing
 
-    def save(self, standing: Standing, *, now: bool = False) -> None:
+    def save(self, standing: EvaluationState, *, now: bool = False) -> None:
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
         tensors = {"correct": standing.correct, "fooled_by": standing.fooled_by, "passed": standing.passed}

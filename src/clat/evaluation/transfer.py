@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from clat.attacks.search import run_search
+from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json
@@ -23,7 +23,7 @@ from clat.core.formatting import interval, percent
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
-from clat.evaluation.planned_search import passes
+from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
@@ -80,7 +80,7 @@ class TransferMatrix:
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
-        title = f"Accuracy on examples made on another network: {self.protocol.name}, {self.norm} eps {self.eps}"
+        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.norm} eps {self.eps}"
         table = Table(
             title=f"{title}, n = {self.clean.shape[1]}",
             caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",
@@ -176,8 +176,10 @@ def make_examples(
         return result.x_adv
     device = device_of(model, x.device)
     radius = float(parse_size(eps, norm=norm))
-    first = passes(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed)[0][0]
-    with modes.for_attack(model), torch.autocast(device.type, enabled=False):
+    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed, leave=False)[
+        0
+    ][0]
+    with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
         found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]

@@ -29,7 +29,7 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
         standard_size=config.standard_size,
     )
     if config.weights is not None:
-        load_weights(mixture, config.weights)
+        load_weights(mixture, config.weights, key=config.weights_key)
     return mixture
 
 
@@ -43,5 +43,6 @@ def _network(config: NetworkConfig, num_classes: int) -> nn.Module:
         input_size=config.input_size,
         normalize=config.normalize,
         weights=config.weights,
+        weights_key=config.weights_key,
         classifier=config.classifier,
     )

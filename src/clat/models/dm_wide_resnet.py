@@ -78,7 +78,7 @@ class DMBlock(nn.Module):
         return pre_activation(x, *layers, project=self.shortcut, activation=self.activation, gate=self.se)
 
 
-class Group(nn.Module):
+class DMGroup(nn.Module):
     """Blocks of one width under the name `block`, the nesting that the checkpoints have."""
 
     def __init__(self, inputs: int, outputs: int, count: int, stride: int, **options: Any) -> None:
@@ -111,7 +111,7 @@ class DMWideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation_named(activation)
-        group = partial(Group, activation=self.activation, squeeze=squeeze)
+        group = partial(DMGroup, activation=self.activation, squeeze=squeeze)
         self.normalize = Normalize()
         self.init_conv = conv3x3(in_channels, stem)
         self.layer = nn.Sequential(

@@ -57,7 +57,7 @@ class Mixture(nn.Module):
         self.gate: Gate | None = None
         if gate is not None:
             self.names, self.alpha_range = (gate.standard, gate.robust), gate.alpha_range
-            with torch.no_grad(), modes.for_attack(self):
+            with torch.no_grad(), modes.attack_mode(self):
                 device = next((p.device for p in robust.parameters()), torch.device("cpu"))
                 _, features = self._members(torch.zeros(1, in_channels, 32, 32, device=device))
             self.gate = Gate([feature.shape[1] for feature in features], gate)

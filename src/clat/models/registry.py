@@ -15,7 +15,8 @@ from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
-from clat.models.files import fit_state, read_state, recorded_statistics
+from clat.models.files import read_state, recorded_statistics
+from clat.models.fitting import fitting_entries
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.normalize import NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
@@ -67,6 +68,7 @@ def load_model(
     input_size: int | None = None,
     normalize: NormalizeSpec = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     classifier: str | None = None,
     in_channels: int = 3,
 ) -> nn.Module:
@@ -83,11 +85,12 @@ def load_model(
     so many pixels a side, inside the network. None keeps the published value.
 
     `normalize` is None, a data set's name (see clat.models.normalize.STATISTICS), or (mean, std). None
-    means the identity, unless `weights` is a file of ours that records the normalisation it was trained
-    with: then that one is used, because the identity would silently evaluate another function. Say
-    "identity" to insist on none.
+    means the identity, unless `weights` brings the normalisation it was trained with, as a file of ours that
+    records it or as the statistics of a wrapper: then that one is used, because the identity would silently
+    evaluate another function. Say "identity" to insist on none.
 
-    `weights` is a file that load_weights reads. Without it, weights are drawn from the global generator.
+    `weights` is a file that load_weights reads, and `weights_key` says which of several state dicts in it is meant.
+    Without a file, weights are drawn from the global generator.
     `classifier="new"` takes all weights of the file but those of the last linear layer, which is drawn anew: the
     start of fine-tuning on other classes. None takes all.
 
@@ -100,6 +103,8 @@ def load_model(
     _check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, input_size=input_size)
     if classifier not in (None, "new"):
         raise unknown("classifier", classifier, ("new",))
+    if weights_key is not None and weights is None:
+        raise ClatError(f"weights_key '{weights_key}' belongs to a weight file: name one as the model's weights")
     if classifier and weights is None:
         raise ClatError("a new classifier goes on top of trained weights: name their file as the model's weights")
     statistics = parse_normalize(normalize)
@@ -109,7 +114,7 @@ def load_model(
     options |= {key: value for key, value in given.items() if value is not None}
     state = None
     if weights is not None:  # before building: a bad path should not cost a large network's set-up
-        state, metadata = read_state(weights)
+        state, metadata = read_state(weights, weights_key)
         statistics = statistics or recorded_statistics(metadata, weights)
     if name.startswith(robustbench.PREFIX):
         entry = robustbench.entry(name, num_classes)
@@ -126,10 +131,11 @@ def load_model(
         model = _built(name, MODELS[name], options)
     else:
         raise unknown("model", name, MODELS)
-    model = with_normalize(model, statistics)
     if state is not None:
-        fit_state(model, state, weights, new_classifier=classifier == "new")
-    return model
+        entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
+        entries.put_into(model)
+        statistics = statistics or entries.statistics
+    return with_normalize(model, statistics)
 
 
 def _built(name: str, builder: Builder, options: dict[str, Any]) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clat.core.errors import ClatError, unknown
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
-from clat.models.files import State
+from clat.models.files import StateDict
 from clat.models.normalize import STATISTICS, Statistics, parse_normalize
 from clat.models.preact_resnet import preact_resnet18_bn, preact_resnet18_raw
 from clat.models.resnet import resnet18, resnet50
@@ -113,10 +113,10 @@ def entry(name: str, num_classes: int) -> Entry:
     raise unknown("RobustBench id", identifier, TABLES.get(num_classes, CIFAR10 | CIFAR100))
 
 
-def split_statistics(state: Mapping[str, Tensor], source: object) -> tuple[State, Statistics | None]:
+def split_statistics(state: Mapping[str, Tensor], source: object) -> tuple[StateDict, Statistics | None]:
     """A state dict without the normalisation constants that some files carry (mu and sigma, or mean and std), and
     these: what the file was trained with, whatever the table says. Raises ClatError for half a pair."""
-    rest: State = {}
+    rest: StateDict = {}
     found: dict[int, list[float]] = {}
     for key, value in state.items():
         place = _STATISTICS_ENTRIES.get(key.rpartition(".")[2])

@@ -26,8 +26,15 @@ class NetworkConfig:
     """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
     weights: str | None = None
     """A weight file to start from."""
+    weights_key: str | None = None
+    """Which of several state dicts in that file: its key ("state_dict_ema") or the prefix of its names; None: the
+    usual one, raw weights before averaged ones."""
     classifier: Literal["new"] | None = None
     """`new`: the file's last linear layer is left out and drawn anew, for other classes; None: all of the file."""
+
+    def __post_init__(self) -> None:
+        if self.weights_key is not None and self.weights is None:
+            raise ClatError(f"weights_key '{self.weights_key}' belongs to a weight file: name one in weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,7 @@ class ModelConfig(NetworkConfig):
     """Of a mixture: resize images to this many pixels for the standard member; None: leave them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         own = {field.name for field in fields(ModelConfig)} - {field.name for field in fields(NetworkConfig)}
         if self.name != "mixture":
             given = sorted(name for name in own if getattr(self, name) is not None)

@@ -1,4 +1,4 @@
-"""The edge at which a network and images of somebody else's come in: looked at here, and as they are from here on."""
+"""The edge at which a network and images of somebody else's come in, where both are looked at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from clat.network.guard import floating_type
 
 
 def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
-    """Return the network without its wrappers, and the images in the floating type they are measured and attacked in.
+    """Return the network without its wrappers, and the images in the type they are measured and attacked in.
 
-    That is float32; it is float64 where images and network are. Conversions are exact. What the network itself takes
+    That is float32, or float64 where images and network are. Conversions are exact. What the network itself takes
     is seen to where it is called (`clat.network.guard`).
 
     Args:
@@ -22,8 +22,8 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
         y: labels, (N,) int64, if there are any.
 
     Raises:
-        ClatError: no network, images outside [0, 1], wrong labels, or float64 images for a network that is not, with
-            values that float32 does not hold.
+        ClatError: no network, images outside [0, 1], wrong labels, or float64 images with values that float32 does
+            not hold for a network that is not float64.
     """
     model = unwrapped(model)
     check_images(x)
@@ -33,22 +33,22 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
 
 
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError where that is not exact."""
+    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError where digits get lost."""
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()
     if x.dtype == torch.float64 and not torch.equal(converted.double(), x):
         raise ClatError(
-            "images are float64 and hold values that float32 does not, but the network is not float64: convert them "
-            "with x.float()"
+            "images are float64 and hold values that float32 does not, but the network is not float64: convert "
+            "them with x.float()"
         )
     return converted
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network that torch.compile wrapped, and one that TorchScript made as a module with hooks and flags.
+    """Return the network that torch.compile wrapped, and one of TorchScript's as a module with hooks and flags.
 
-    A compiled network would be compiled anew for every set of flags and hooks, and its layers would have other names.
+    A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names.
 
     Raises:
         ClatError: `model` is no `nn.Module`.

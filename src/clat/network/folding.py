@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import has_torch_function_variadic
 
 from clat.core.errors import ClatError
 
-KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _feeding: WeakSet[nn.Module] = WeakSet()
 """The convolutions whose result, when last computed, was read by a frozen BatchNorm first."""
@@ -41,19 +42,19 @@ def unfolded() -> Iterator[None]:
         _enabled = before
 
 
-class Folds:
+class FoldedConvs:
     """The convolutions of a network while its weights do not change, and what they become with a BatchNorm."""
 
     def __init__(self, model: nn.Module) -> None:
         self.convolutions: list[Any]
-        self.convolutions = [m for m in model.modules() if type(m) in KINDS and "forward" not in m.__dict__]
+        self.convolutions = [m for m in model.modules() if type(m) in FOLDABLE and "forward" not in m.__dict__]
         self._folded: dict[tuple[nn.Module, nn.Module, torch.dtype], _Folded] = {}
 
     def forward(self, convolution: _ConvNd, x: Tensor) -> Tensor:
         """The convolution's result, or a promise of it."""
         possible = _enabled and _plain_call(convolution, x)
         if possible and convolution in _feeding:
-            return Promise(self, convolution, x)
+            return DeferredConv(self, convolution, x)
         result = _plain(convolution, x)
         if possible:
             result.convolved = (result._version, self, convolution, x, x._version)  # type: ignore[attr-defined]
@@ -91,22 +92,29 @@ class _Folded(NamedTuple):
 
 
 def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias with which the convolution does what it and then `norm`, frozen, would."""
+    """Return the weight and bias with which the convolution does what it and then `norm`, frozen, would.
+
+    Args:
+        convolution: any of FOLDABLE.
+        norm: a BatchNorm with stored statistics, as many channels as the convolution puts out.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     exact = torch.promote_types(convolution.weight.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(convolution.weight.device.type, enabled=False):
-        scale = (norm.running_var.to(exact) + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
-        shift = shift * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
-        return convolution.weight * scale.view(-1, *[1] * (convolution.weight.dim() - 1)), shift
+        weight, bias = fuse_conv_bn_weights(
+            convolution.weight.to(exact),
+            None if convolution.bias is None else convolution.bias.to(exact),
+            norm.running_mean.to(exact),
+            norm.running_var.to(exact),
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+    return weight.detach(), bias.detach()
 
 
-def met(x: Tensor) -> Tensor:
+def deferred_input(x: Tensor) -> Tensor:
     """What a frozen BatchNorm takes for its input `x`: a promise of it if it is a convolution's result, now that it
     is known who reads it, so that the first pass computes what later ones will."""
     version, *convolved = getattr(x, "convolved", (None,))
@@ -116,20 +124,20 @@ def met(x: Tensor) -> Tensor:
     if given._version != before:  # changed in place since: too late to compute anything from it
         return x
     _feeding.add(convolution)
-    return Promise(folds, convolution, given)
+    return DeferredConv(folds, convolution, given)
 
 
-class Promise(Tensor):
+class DeferredConv(Tensor):
     """What a convolution would return."""
 
-    folds: Folds
+    folds: FoldedConvs
     convolution: Any
     given: Tensor
     version: int
     computed: Tensor | None
 
     @staticmethod
-    def __new__(cls, folds: Folds, convolution: nn.Module, x: Tensor) -> Promise:
+    def __new__(cls, folds: FoldedConvs, convolution: nn.Module, x: Tensor) -> DeferredConv:
         promise = Tensor._make_subclass(cls, _NOTHING)
         promise.folds, promise.convolution, promise.computed = folds, convolution, None
         promise.given, promise.version = x, x._version
@@ -142,7 +150,7 @@ class Promise(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return func(*_kept(args), **_kept(kwargs or {}))
+        return func(*_computed(args), **_computed(kwargs or {}))
 
     @property
     def x(self) -> Tensor:
@@ -179,14 +187,14 @@ def _plain(convolution: Any, x: Tensor) -> Tensor:
     return result
 
 
-def _kept(given: Any) -> Any:
+def _computed(given: Any) -> Any:
     """`given` with every promise in it kept."""
-    if isinstance(given, Promise):
+    if isinstance(given, DeferredConv):
         return given.plain()
     if type(given) in (list, tuple):
-        return type(given)(_kept(part) for part in given)
+        return type(given)(_computed(part) for part in given)
     if type(given) is dict:
-        return {key: _kept(part) for key, part in given.items()}
+        return {key: _computed(part) for key, part in given.items()}
     return given
 
 

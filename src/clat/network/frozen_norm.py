@@ -3,7 +3,8 @@
 torch's own backward pass of such a BatchNorm still keeps its input and sums over it for gradients that nobody asked
 for. The gradient towards the input is the output's, scaled by channel, so nothing need be kept: in an attack this
 halves what a convolutional network remembers between its forward and its backward pass. After a convolution that
-does not move either it is folded into that one (`clat.network.folding`); else the forward pass is torch's own, bit for bit.
+does not move either it is folded into that one (`clat.network.folding`); else the forward pass is torch's own, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from clat.network.folding import Folds, Promise, met
+from clat.network.folding import DeferredConv, FoldedConvs, deferred_input
 
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORM_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class ScaledNorm(_BatchNorm):
@@ -54,7 +55,7 @@ class ScaledNorm(_BatchNorm):
 
 
 SCALED: dict[type[nn.Module], type[nn.Module]] = {
-    kind: type(kind.__name__, (ScaledNorm, kind), {}) for kind in KINDS
+    kind: type(kind.__name__, (ScaledNorm, kind), {}) for kind in NORM_KINDS
 }
 """The class that stands in for each kind within compiled blocks."""
 
@@ -64,12 +65,14 @@ def frozen_norms_lean(model: nn.Module) -> Iterator[None]:
     """Inside, BatchNorm modules of `model` that are frozen when they run (evaluation mode, no parameter that
     requires a gradient) keep nothing for the backward pass, and a frozen convolution before one does its work too;
     the others run as ever. Statistics and weights of frozen ones must not change inside."""
-    # Subclasses and modules with a forward of their own (a companion's) may compute something else.
+    # Subclasses and modules with a forward of their own (a callback's) may compute something else.
     norms: list[Any]
-    norms = [module for module in model.modules() if type(module) in KINDS and "forward" not in module.__dict__]
+    norms = [
+        module for module in model.modules() if type(module) in NORM_KINDS and "forward" not in module.__dict__
+    ]
     scaled = [module for module in model.modules() if isinstance(module, ScaledNorm)]
     before = [(norm, norm.scale, norm.shift) for norm in scaled]
-    folds = Folds(model)
+    folds = FoldedConvs(model)
     convolutions = [] if scaled or not norms else folds.convolutions  # compiled blocks fuse for themselves
     for convolution in convolutions:
         convolution.forward = partial(folds.forward, convolution)
@@ -93,10 +96,10 @@ def _moves(norm: _BatchNorm) -> bool:
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     fixed = not norm.training and norm.running_mean is not None and norm.running_var is not None
     if fixed and not (_moves(norm) and torch.is_grad_enabled()):
-        x = met(x)
-        if type(x) is Promise and x.computed is None:
+        x = deferred_input(x)
+        if type(x) is DeferredConv and x.computed is None:
             return x.normalised(norm)
-    if type(x) is Promise:
+    if type(x) is DeferredConv:
         x = x.plain()
     if not fixed or _moves(norm) or not (torch.is_grad_enabled() and x.requires_grad):
         return _BatchNorm.forward(norm, x)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.network.logits import check_output
+from clat.network.outputs import logits_of
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """The floating types that images and weights may have."""
@@ -32,11 +33,13 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
         labels: (N,) int64; the first output is then refused, in one line, unless it is logits for all of them.
     """
     outer = vars(model).get("forward")
-    guard = _Guard(model, labels)
-    if isinstance(outer, _Guard) and labels is None:
+    inside = isinstance(outer, _Guard)
+    # What torch.compile wrapped comes unwrapped through the edge; here it would be compiled anew for a copy.
+    if (inside and labels is None) or hasattr(model, "_orig_mod"):
         yield
         return
-    if isinstance(outer, _Guard):
+    guard = _Guard(model, labels)
+    if inside:
         guard.forward = outer.forward
     vars(model)["forward"] = guard
     try:
@@ -65,13 +68,12 @@ class _Guard:
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         output = self._run(x, args, kwargs) if isinstance(x, Tensor) else self.forward(x, *args, **kwargs)
+        logits = logits_of(output)
         if self.labels is not None:
-            check_output(output, len(x), self.labels)
+            check_output(logits, len(x), self.labels)
             self.labels = None
-        half = isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16)
-        if half and not torch.is_autocast_enabled(output.device.type):
-            output = output.float()
-        return output
+        half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
+        return logits.float() if half and not torch.is_autocast_enabled(logits.device.type) else output
 
     def _run(self, x: Tensor, args: Any, kwargs: Any) -> Any:
         if self.own in (None, x.dtype):

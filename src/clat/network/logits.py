@@ -6,7 +6,6 @@ from torch import Tensor
 
 from clat.core.errors import ClatError
 
-
 SINGLE = "of a single logit z return torch.stack([-z / 2, z / 2], 1), z of shape (N,): the logits of both classes"
 """What to do with a network that gives one number an image."""
 

@@ -33,7 +33,7 @@ from clat.network.computed import plain_weight
 from clat.network.layers import enumerate_layers
 from clat.network.swap import names_of, places
 
-Start = Literal["kaiming", "normal"]
+FactorStart = Literal["kaiming", "normal"]
 """How A is drawn: uniform within 1 / sqrt(columns), as ConvLoRA does, or standard normal, as AutoLoRa does."""
 
 
@@ -48,7 +48,7 @@ class LowRank(nn.Module):
     the sum is computed once and kept until a factor or W changes.
     """
 
-    def __init__(self, weight: Tensor, rank: int, scale: float, start: Start, draw: torch.Generator) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float, start: FactorStart, draw: torch.Generator) -> None:
         super().__init__()
         side, rest = (weight.shape[2], math.prod(weight.shape[3:])) if weight.dim() > 2 else (1, 1)
         shape = (rank * side, weight.shape[1] * rest)
@@ -60,7 +60,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(weight.new_zeros(weight.shape[0] * side, rank * side))
         self.scale = scale
         self.active = True
-        self._kept: tuple[list[Tensor], list[int], Tensor] | None = None
+        self._computed: tuple[list[Tensor], list[int], Tensor] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.active:
@@ -71,10 +71,10 @@ class LowRank(nn.Module):
         # Keeping the terms themselves means that no other tensor can take their place in memory.
         terms = [term.detach() for term in (weight, self.down, self.up)]
         key = [number for term in terms for number in (term.data_ptr(), term._version)]
-        if self._kept is None or self._kept[1] != key:
+        if self._computed is None or self._computed[1] != key:
             with torch.no_grad():
-                self._kept = terms, key, self.added(*terms)
-        return self._kept[2]
+                self._computed = terms, key, self.added(*terms)
+        return self._computed[2]
 
     def added(self, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """W + scale * reshape(B A), in the weights' own precision."""
@@ -99,7 +99,7 @@ class Branch:
     """
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], *, rank: int, scale: float, start: Start, seed: int
+        self, model: nn.Module, names: Sequence[str], *, rank: int, scale: float, start: FactorStart, seed: int
     ) -> None:
         self.model = model
         self.layers: dict[str, LowRank] = {}
@@ -137,7 +137,7 @@ class Branch:
         plain = {f"{name}.original": own for held in self._held for name, own in _names(held)}
         return {plain.get(name, name): parameter for name, parameter in parameters.items()}
 
-    def plain(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
+    def export_state(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
         """The state dict of the network without the branch, from one of the network with it."""
         state = dict(state)
         for held in self._held:

@@ -1,7 +1,7 @@
 """The one place that changes train/eval and requires_grad flags, and puts each back as it was.
 
 A blanket `.train()` afterwards would thaw frozen BatchNorm layers, and a blanket `requires_grad_(True)` would
-thaw frozen weights; so every flag is remembered and restored by itself.
+thaw frozen weights; so every flag is restore_flags and restored by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.guard import guarded
+from clat.network.outputs import logits_only
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -26,7 +27,7 @@ the BatchNorm layers that directly follow a selected layer, or are part of one t
 
 
 @contextmanager
-def remembered(model: nn.Module) -> Iterator[None]:
+def restore_flags(model: nn.Module) -> Iterator[None]:
     """Whatever happens inside, every module's flags and every parameter's requires_grad are as before."""
     training = [(module, module.training) for module in model.modules()]
     tracking = [(bn, bn.track_running_stats) for bn in model.modules() if isinstance(bn, _BatchNorm)]
@@ -43,21 +44,27 @@ def remembered(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def for_attack(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
+def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
     """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
     recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
     changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass. What the model is given is copied (`clat.network.guard`); with `labels`,
-    (N,), its first output is looked at.
+    random numbers in their forward pass. A model that returns more than logits returns those alone. What it is
+    given is copied (`clat.network.guard`); with `labels`, (N,), its first output is looked at.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
-    kept = remembered(model), buffers_kept(model), computed_kept(model), random_states_kept(model)
-    with kept[0], kept[1], kept[2], kept[3], guarded(model, labels):
+    with (
+        restore_flags(model),
+        preserve_buffers(model),
+        computed_kept(model),
+        preserve_random_states(model),
+        logits_only(model),
+        guarded(model, labels),
+    ):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
@@ -69,7 +76,7 @@ def for_attack(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | N
 
 
 @contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
     """Every buffer is the same tensor with the same content afterwards, changed in place or replaced inside."""
     kept = [
         (module, name, buffer, None if buffer is None else (buffer._version, buffer.detach().clone()))
@@ -81,9 +88,15 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer, copy in kept:
             module._buffers[name] = buffer
-            if buffer is not None and copy is not None and buffer._version != copy[0]:
+            if buffer is None or copy is None:
+                continue
+            if buffer._version != copy[0]:
                 with torch.no_grad():
                     buffer.copy_(copy[1])
+            elif 0 not in buffer.stride():
+                # BatchNorm's own kernels change statistics and leave the version as it is; so does `.data`. What is
+                # expanded can be written to by neither.
+                buffer.data.copy_(copy[1])
 
 
 @contextmanager
@@ -107,7 +120,7 @@ def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[
     """Inside, parameters and buffers lie in memory in this format; afterwards they are the tensors they were. What
     changes them inside is lost."""
     parameters = [(parameter, parameter.data) for parameter in model.parameters()]
-    with buffers_kept(model):
+    with preserve_buffers(model):
         try:
             model.to(memory_format=memory_format)  # type: ignore[call-overload]
             yield
@@ -117,7 +130,7 @@ def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[
 
 
 @contextmanager
-def random_states_kept(model: nn.Module) -> Iterator[None]:
+def preserve_random_states(model: nn.Module) -> Iterator[None]:
     """The global random states of Python, NumPy and torch (on the CPU and the model's devices) stay as they are."""
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -144,7 +157,7 @@ def set_training(model: nn.Module, updating: set[_BatchNorm] | None) -> None:
 
 
 @contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
+def preserve_statistics(model: nn.Module) -> Iterator[None]:
     """A forward pass inside does not update BatchNorm statistics, whatever mode each layer is in."""
     tracking = [(bn, bn.track_running_stats) for bn in batch_norms(model) if bn.training]
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball, Start
+from clat.attacks.ball import Ball, RandomStart
 from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Step, kl_divergence
 
@@ -20,21 +20,21 @@ class DivergenceAttack(InnerAttack):
     The clean output is computed once.
     """
 
-    start: Start = "normal"
+    start: RandomStart = "normal"
     """Where the attack begins: x + 0.001 * N(0, 1), or a uniform point of the ball, as in the code of Gowal et al.
     2020 and Wang et al. 2023."""
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
-        with modes.for_attack(model, self.attack_bn):
+        ball = Ball.around(x, attack.threat)
+        with modes.attack_mode(model, self.attack_bn):
             with torch.no_grad():
                 reference = model(x)
             x_adv = ascend(
                 lambda z: kl_divergence(model(z), reference),
                 ball.starting_point(self.start, generator_for(x.device, step.seed)),
                 ball,
-                alpha=attack.alpha_value,
+                alpha=attack.step_size,
                 steps=attack.steps,
             )
         return (x_adv,)

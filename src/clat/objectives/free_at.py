@@ -11,8 +11,8 @@ from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.units import Size
-from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
-from clat.runtime.callback import Companion, State, Surroundings
+from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy, threat_of
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class FreeAT(Objective):
     """
 
     one_step = True
+    splits = False  # the perturbation belongs to places of the whole batch
 
     name: Literal["free-at"] = "free-at"
     replays: int = 8
@@ -34,14 +35,15 @@ class FreeAT(Objective):
     """Largest perturbation, and the length of each step; None: the run's eps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.replays < 1:
             raise ClatError(f"replays is {self.replays}: Free-AT trains on each batch at least once")
         self._attack(Step())
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        share = surroundings.loader.batch_size // surroundings.engine.world
-        x = surroundings.heldout[0]
-        return Perturbation(x.new_zeros(share, *x.shape[1:]))
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        share = context.loader.batch_size // context.engine.world
+        x = context.heldout[0]
+        return FreePerturbation(x.new_zeros(share, *x.shape[1:]))
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         return (_carried(step).on(x, self._attack(step)),)
@@ -50,14 +52,14 @@ class FreeAT(Objective):
         (x_adv,) = examples
         # A leaf of its own for each evaluation: the one that the loss's backward pass reaches moves delta.
         x_adv = _carried(step).point = x_adv.detach().requires_grad_(True)
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         return Loss(total, {"cross_entropy": total.detach()})
 
     def _attack(self, step: Step) -> Attack:
-        return Attack(eps=step.eps if self.eps is None else self.eps, steps=1, norm=step.norm)
+        return Attack(threat_of(step, self.eps), steps=1)
 
 
-class Perturbation(Companion):
+class FreePerturbation(StageCallback):
     """The perturbation that Free-AT carries from step to step. `delta`: this process's share, (N, C, H, W)."""
 
     def __init__(self, delta: Tensor) -> None:
@@ -74,7 +76,7 @@ class Perturbation(Companion):
                 f"Free-AT carries a perturbation of shape {tuple(self.delta.shape)}; a batch of {tuple(x.shape)} "
                 "does not fit it"
             )
-        self._ball = Ball(x, attack.eps_value, attack.norm)
+        self._ball = Ball.around(x, attack.threat)
         return self._ball.project(x + self.delta[: len(x)])
 
     def after_backward(self) -> None:
@@ -88,16 +90,16 @@ class Perturbation(Companion):
         self.delta[: len(moved)] = moved - ball.x
         self.point = None
 
-    def own(self) -> State:
+    def per_process_state(self) -> StateDict:
         return {"delta": self.delta}
 
-    def restore(self, tensors: State) -> None:
+    def restore(self, tensors: StateDict) -> None:
         self.delta.copy_(tensors["delta"])
 
 
-def _carried(step: Step) -> Perturbation:
-    if not isinstance(step.companion, Perturbation):
+def _carried(step: Step) -> FreePerturbation:
+    if not isinstance(step.callback, FreePerturbation):
         raise ClatError(
-            "Free-AT carries a perturbation through its stage: give Step(companion=Perturbation(zeros))"
+            "Free-AT carries a perturbation through its stage: give Step(callback=FreePerturbation(zeros))"
         )
-    return step.companion
+    return step.callback

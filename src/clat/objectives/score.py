@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks.ascent import ascend, generator_for
-from clat.attacks.ball import Ball, Start
+from clat.attacks.ball import Ball, RandomStart
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
@@ -35,28 +35,29 @@ class ScoreAT(InnerAttack):
     """How much probability may stay off the true class at no cost; 0: none."""
     label_smoothing: float = 0.0
     """The probability that the target gives to the wrong classes together; the attack aims at the true label."""
-    start: Start = "uniform"
+    start: RandomStart = "uniform"
     """Where the attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
     attack_bn: Literal["eval", "train"] = "train"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for what, value in (("clip", self.clip), ("label_smoothing", self.label_smoothing)):
-            if not 0 <= value <= 1:
-                raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
+        _check_probability("clip", self.clip)
+
+    def _check_label_smoothing(self) -> None:
+        _check_probability("label_smoothing", self.label_smoothing)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         start = ball.starting_point(self.start, generator_for(x.device, step.seed))
 
         def distance(z: Tensor) -> Tensor:
             found = probabilities(model(z))
             return lse(found, as_target(y, found.shape[1]) if reference is None else reference).sum()
 
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             reference = self._reference(model, x)
-            return (ascend(distance, start, ball, alpha=attack.alpha_value, steps=attack.steps),)
+            return (ascend(distance, start, ball, alpha=attack.step_size, steps=attack.steps),)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         """What the attack moves away from, (N, K); None: the label."""
@@ -86,7 +87,7 @@ class ScoreTrades(ScoreAT):
     clip: float = 0.3
     clips: Literal["total", "divergence"] = "total"
     """What counts only beyond c: the sum of the two terms, or the distance between the outputs alone."""
-    start: Start = "normal"
+    start: RandomStart = "normal"
     attack_bn: Literal["eval", "train"] = "eval"
 
     def __post_init__(self) -> None:
@@ -110,6 +111,11 @@ class ScoreTrades(ScoreAT):
             total = distance + self.beta * F.relu(divergence - slack)
         parts = {"distance": distance.detach().mean(), "divergence": divergence.detach().mean()}
         return Loss(total.mean(), parts)
+
+
+def _check_probability(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
 
 
 def probabilities(logits: Tensor) -> Tensor:

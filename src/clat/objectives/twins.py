@@ -27,7 +27,7 @@ from clat.core.errors import ClatError
 from clat.network.swap import names_of
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.pgd_at import PgdAT
-from clat.runtime.callback import Companion, State, Surroundings
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Twins(PgdAT):
     """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
 
     reparametrises = True
+    splits = False  # which network an image goes through is decided in the whole batch
+
     name: Literal["twins"] = "twins"  # type: ignore[assignment]
     form: Literal["at", "trades"] = "at"
     """The loss of both networks."""
@@ -56,20 +58,20 @@ class Twins(PgdAT):
             if bn.running_mean is None:
                 raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        self.requires(surroundings.model, surroundings.heldout[0][:1])
-        if surroundings.batch_size < 2 * surroundings.engine.world:
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        self.requires(context.model, context.heldout[0][:1])
+        if context.batch_size < 2 * context.engine.world:
             raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
-        return TwinsCompanion(surroundings.model)
+        return TwinsCallback(context.model)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
-        companion, half = step.companion, len(x) // 2
-        if not isinstance(companion, TwinsCompanion):
+        callback, half = step.callback, len(x) // 2
+        if not isinstance(callback, TwinsCallback):
             raise ClatError("twins keeps a second set of BatchNorms through its stage: train it with a recipe")
 
         def both(images: Tensor) -> tuple[Tensor, Tensor]:
-            with companion.frozen():
+            with callback.frozen():
                 frozen = model(images[:half])
             return frozen, model(images[half:])
 
@@ -78,7 +80,8 @@ class Twins(PgdAT):
 
         moved = both(x_adv)
         judged = moved if self.form == "at" else both(x)
-        losses = [cross_entropy(z, labels) for z, labels in zip(judged, (y[:half], y[half:]), strict=True)]
+        halves = zip(judged, (y[:half], y[half:]), strict=True)
+        losses = [cross_entropy(z, labels, self.label_smoothing) for z, labels in halves]
         parts = {"frozen": losses[0], "adaptive": losses[1]}
         total = mixed(*losses)
         if self.form == "trades":
@@ -122,7 +125,7 @@ def _with_twin(kind: Any) -> Any:
     return WithTwin
 
 
-class TwinsCompanion(Companion):
+class TwinsCallback(StageCallback):
     """Puts a frozen twin into each BatchNorm, which stays what and where it was for everybody else."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -145,11 +148,11 @@ class TwinsCompanion(Companion):
             for twin in self._twins.values():
                 twin.in_use = False
 
-    def plain(self, state: State) -> State:
+    def export_state(self, state: StateDict) -> StateDict:
         twins = {f"{name}.frozen" for bn in self._norms.values() for name in names_of(self._model, bn)}
         return {key: value for key, value in state.items() if key.rpartition(".")[0] not in twins}
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         for bn in self._norms.values():
             del bn.frozen
             bn.__class__ = type(bn).__mro__[1]

@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from clat.core import formatting
 from clat.core.errors import ClatError
-from clat.report import curves, formatting, heatmap, plots, rankings
+from clat.report import curves, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
 

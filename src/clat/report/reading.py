@@ -12,6 +12,8 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number
+from clat.evaluation.protocols import protocol_title
+from clat.training.status import run_status
 
 Json = dict[str, Any]
 
@@ -43,7 +45,8 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        return text(self.raw, "protocol", "name") or "unnamed protocol"
+        named = text(self.raw, "protocol", "name")
+        return protocol_title(part(self.raw, "protocol")) if named else "unnamed protocol"
 
     @property
     def hash(self) -> str | None:
@@ -144,6 +147,8 @@ def read_run(path: Path) -> Run:
     run = Run(path)
     _read_recipe(run)
     run.info = _read_json(run, "run.json", "so status, environment and command are not known")
+    if (status := run_status(path, run.info)) is not None:
+        run.info["status"] = status
     run.summary = _read_json(run, "summary.json", "so costs and best epoch are taken from metrics.jsonl")
     _sort_events(run, _read_lines(run))
     _read_criticality(run)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from clat.core.checks import at_least
@@ -38,8 +36,8 @@ class EngineConfig:
     channels_last: bool = True
     """Memory layout; faster for convolutions on CPU and GPU."""
     compile: bool = False
-    """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps, the same
-    up to rounding."""
+    """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps,
+    the same up to rounding."""
     checkpoint_seconds: float = 60.0
     """Save the state of a running epoch after this many seconds, for --resume."""
 
@@ -52,6 +50,8 @@ class EngineConfig:
 
 def is_first_process() -> bool:
     """Whether this is the process that speaks for all, which may start the others; known before they are."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -65,6 +65,8 @@ class Engine:
         cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
         if cuda and config.devices > torch.cuda.device_count():
             raise ClatError(f"engine.devices is {config.devices}, but there are {torch.cuda.device_count()} GPUs")
+        from lightning_fabric import Fabric  # seconds, which whoever only reads a recipe need not wait for
+
         self.fabric = Fabric(
             accelerator="cuda" if cuda else "cpu",
             devices=config.devices,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
+from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet, hold_out, load_split
@@ -25,7 +25,7 @@ from clat.recipe.toml import read_recipe
 from clat.studies.collect import markdown_table
 from clat.studies.row import Row, named
 from clat.studies.run import finished
-from clat.studies.tables.groups import KINDS, difference_text, spread_text
+from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
 from clat.training.final import discard_state, evaluate_weights
 from clat.training.prepare import build_network
 
@@ -74,7 +74,7 @@ def run_finals(
         found = json.loads(file.read_text())
         if otherwise := _otherwise(found, **settings):
             raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
-        clean, robust = (found[f"{kind}_accuracy"] for kind in KINDS)
+        clean, robust = (found[f"{kind}_accuracy"] for kind in ACCURACIES)
         console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
     entries = [
         {"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file}
@@ -160,7 +160,7 @@ def _summary(name: str, weights: str, files: Mapping[int, Path], base: Mapping[i
     results = {seed: json.loads(file.read_text()) for seed, file in files.items()}
     found: dict[str, Any] = {"name": name, "weights": weights, "seeds": list(files)}
     pairs = {seed: compare(base[seed], files[seed]).differences for seed in files if seed in base}
-    for kind in KINDS:
+    for kind in ACCURACIES:
         values = tuple(result[f"{kind}_accuracy"]["value"] for result in results.values())
         found[kind] = SeedSummary(values).to_dict()
         if pairs:
@@ -176,16 +176,16 @@ def cells(group: Mapping[str, Any]) -> list[str]:
         group["name"],
         group["weights"],
         str(len(group["seeds"])),
-        *(spread_text(group[kind]) for kind in KINDS),
-        *(difference_text(group.get(f"{kind}_less_control")) for kind in KINDS),
+        *(spread_text(group[kind]) for kind in ACCURACIES),
+        *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
     ]
 
 
 def finals_table(table: Mapping[str, Any]) -> RichTable:
     """The groups for a terminal."""
-    count = table["num_samples"]
+    count = "all" if table["num_samples"] is None else table["num_samples"]
     shown = RichTable(
-        title=f"{table['protocol']} on {'all' if count is None else count} {SPLITS[table['split']]} images",
+        title=f"{find_protocol(table['protocol']).title} on {count} {SPLITS[table['split']]} images",
         caption="Mean over the seeds ± their deviation; less control: seed by seed, in points, 95 % t interval.",
     )
     for position, name in enumerate(COLUMNS):

@@ -13,10 +13,10 @@ from matplotlib.transforms import Bbox
 
 from clat.core.formatting import MINUS
 from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, WIDTH, styled
-from clat.studies.tables.groups import KINDS
+from clat.studies.tables.groups import ACCURACIES
 
 
-class Point(NamedTuple):
+class PlotPoint(NamedTuple):
     """A row of the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
 
     name: str
@@ -24,24 +24,26 @@ class Point(NamedTuple):
     robust: tuple[float, float, float]
 
 
-def table_points(table: Mapping[str, Any]) -> list[Point]:
+def table_points(table: Mapping[str, Any]) -> list[PlotPoint]:
     """Means and deviations over the seeds where there are several, else each row and its intervals."""
     if table["groups"]:
         found = []
         for group in table["groups"]:
-            summaries = [group[f"last_{kind}"] for kind in KINDS]
+            summaries = [group[f"last_{kind}"] for kind in ACCURACIES]
             spans = [(one["mean"], one["deviation"] or 0.0) for one in summaries]
-            found.append(Point(group["name"], *((mean, mean - sd, mean + sd) for mean, sd in spans)))
+            found.append(PlotPoint(group["name"], *((mean, mean - sd, mean + sd) for mean, sd in spans)))
         return found
     done = [row for row in table["rows"] if row["status"] == "finished"]
     return [
-        Point(row["name"], *(tuple(row["last"][kind][key] for key in ("value", "low", "high")) for kind in KINDS))
+        PlotPoint(
+            row["name"], *(tuple(row["last"][kind][key] for key in ("value", "low", "high")) for kind in ACCURACIES)
+        )
         for row in done
     ]
 
 
 @styled()
-def clean_against_robust(points: Sequence[Point]) -> Figure | None:
+def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
     """A dot a point with its two spans, named beside it; X and X+clat are joined. What lies far from the rest is an
     open dot at the border, with its accuracies. None without points."""
     if not points:
@@ -102,11 +104,11 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
     interval over the seeds and each seed as a faint dot. What lies far from the rest, such as a row that collapsed,
     would press all others together: it is written at the border instead, and wide intervals end there. None if no
     group has a control."""
-    shown = [group for group in groups if f"{KINDS[0]}_less_control" in group]
+    shown = [group for group in groups if f"{ACCURACIES[0]}_less_control" in group]
     if not shown:
         return None
     figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(shown)), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
+    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ACCURACIES, strict=True):
         found = [group[f"{kind}_less_control"] for group in shown]
         low, high = _reach([0.0, *(100 * value for one in found for value in one["values"])])
         axes.axvline(0, color=MUTED, linewidth=0.8)

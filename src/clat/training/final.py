@@ -12,7 +12,7 @@ from torch import nn
 from clat.core.files import write_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
-from clat.evaluation import Evaluation, evaluate_set
+from clat.evaluation import Evaluation, evaluate_set, find_protocol
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
 from clat.runtime.engine import Engine
@@ -20,7 +20,7 @@ from clat.training.log import RunLog
 
 
 def final_evaluations(
-    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog
+    recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog, name: str
 ) -> dict[str, dict[str, Any]]:
     """Each stage's end, the best and the last weights, under the protocol.
 
@@ -31,6 +31,7 @@ def final_evaluations(
     if config.weights == "none":
         return {}
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
+    protocol = find_protocol(config.protocol).title
     results = {}
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
@@ -45,7 +46,7 @@ def final_evaluations(
             if engine.rank == 0:
                 write_json(file, results[label])
         else:
-            about = {"label": label, "weights": str(weights.relative_to(out))}
+            about = {"label": label, "weights": str(weights.relative_to(out)), "model": name}
             result = evaluate_weights(recipe, model, test, config.protocol, file, about)
             results[label] = result.to_dict()
             if engine.rank == 0:
@@ -56,7 +57,7 @@ def final_evaluations(
             log.say(f"test, {label}: note: {note}", style="yellow")
         clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
         log.say(
-            f"test, {label}: clean {_shown(clean)}  {config.protocol} {_shown(robust)}  (n = {clean['n']})",
+            f"test, {label}: clean {_shown(clean)}  {protocol} {_shown(robust)}  (n = {clean['n']})",
             style="green",
         )
     return results

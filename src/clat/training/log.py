@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from clat.core.console import plain_console, progress_columns
 from clat.core.errors import ClatError
 
 
@@ -20,7 +20,7 @@ class RunLog:
 
     def __init__(self, path: Path | None, *, keep_bytes: int = 0, epoch: int = 0, quiet: bool = False) -> None:
         self.path = path
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = plain_console(quiet=quiet)
         self._board: Any = None
         if path is None:
             return
@@ -49,18 +49,12 @@ class RunLog:
         return self.path.stat().st_size if self.path is not None else 0
 
     def say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(text, style=style, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int, done: int) -> Iterator[Any]:
         """A progress bar with time to go for one epoch; yields `advance(text)`. Only on a terminal."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
+        columns = progress_columns("{task.description}", "{task.fields[note]}")
         shown = self.console.is_terminal and not self.console.quiet
         with Progress(*columns, console=self.console, transient=True, disable=not shown) as progress:
             task = progress.add_task(label, total=total, completed=done, note="")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.notices import recorded
 from clat.core.seeds import derive_seed, generator
-from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -33,15 +33,17 @@ from clat.network.layers import find_layers
 from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.trial import check_training_mode, tried
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on."""
+    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
+    user while the network was built."""
 
     model: nn.Module
     given: bool
@@ -49,6 +51,15 @@ class Parts:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -66,20 +77,24 @@ class Parts:
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts:
-    """The parts of a run. Raises ClatError for whatever does not fit together."""
+def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
+    """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
+    with recorded() as notes:
+        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
@@ -90,7 +105,8 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> Parts
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return Parts(model, given, train_set, heldout, test, extra)
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(
@@ -143,12 +159,8 @@ def trainable(model: nn.Module) -> nn.Module:
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
-    try:
-        with modes.for_attack(model), torch.no_grad():
-            logits = model(x)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
     check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
@@ -161,7 +173,12 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
 def check_single(model: nn.Module, x: Tensor) -> None:
     """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
     a batch that leaves it one value a channel."""
-    with modes.remembered(model), modes.buffers_kept(model), modes.random_states_kept(model), torch.no_grad():
+    with (
+        modes.restore_flags(model),
+        modes.preserve_buffers(model),
+        modes.preserve_random_states(model),
+        torch.no_grad(),
+    ):
         model.train()
         try:
             model(x)
@@ -182,14 +199,13 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
         with swapped(model, copied(tensors_of(model))):
-            fit_state(model, read_state(rule.initial)[0], rule.initial)
-    elif rule.ranking in REWINDING and first:
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
+    elif rule.ranking.needs_initial and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
             "in selection.initial"
         )
-    # Layer 1 has no ratio to be least critical by.
-    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
+    most = rule.ranking.rankable(len(layers)) if rule.rule == "least-critical" else len(layers)
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"

@@ -14,19 +14,19 @@ from clat.models import Normalized
 from clat.models.files import read_state
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
-from clat.training.prepare import Parts
+from clat.training.prepare import RunInputs
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
 
 
-def shared_stages(recipe: Recipe, reuse: Path, parts: Parts) -> int:
+def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
     """How many finished stages of the run in `reuse` this recipe begins with."""
     if not (reuse / "recipe.toml").is_file():
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
-    if other_data(reuse, parts):
+    if other_data(reuse, inputs):
         raise ClatError(f"the run in {reuse} was trained on other images: it has nothing to reuse")
-    if parts.given != (first := reuse / "weights" / "stage-0.safetensors").is_file() or (
-        parts.given and not _holds(parts.model, first)
+    if inputs.given != (first := reuse / "weights" / "stage-0.safetensors").is_file() or (
+        inputs.given and not _holds(inputs.model, first)
     ):
         raise ClatError(f"the run in {reuse} started from other weights: it has nothing to reuse")
     for number in range(len(recipe.stages) - 1, 0, -1):
@@ -35,10 +35,10 @@ def shared_stages(recipe: Recipe, reuse: Path, parts: Parts) -> int:
     raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
 
 
-def other_data(run: Path, parts: Parts) -> bool:
+def other_data(run: Path, inputs: RunInputs) -> bool:
     """Whether the run in the folder `run` says that its images were others."""
     try:
-        return bool(json.loads((run / "run.json").read_text())["data"]["fingerprint"] != parts.fingerprint)
+        return bool(json.loads((run / "run.json").read_text())["data"]["fingerprint"] != inputs.fingerprint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -50,9 +50,9 @@ def _holds(model: nn.Module, file: Path) -> bool:
     return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 
-def copy_beginning(recipe: Recipe, out: Path, parts: Parts, reuse: Path) -> None:
+def copy_beginning(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path) -> None:
     """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
-    number = shared_stages(recipe, reuse, parts)
+    number = shared_stages(recipe, reuse, inputs)
     file = reuse / "states" / f"stage-{number}.safetensors"
     saved = load_state(file, recipe_hash(recipe, number))
     progress = saved.progress

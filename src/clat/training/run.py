@@ -14,35 +14,36 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
 from clat.network.compiled import blocks_compiled
+from clat.network.guard import guarded
+from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
 from clat.runtime.engine import Engine, is_first_process
+from clat.training.about import about_run, now
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
-from clat.training.prepare import Data, Parts, prepare, train_loader
+from clat.training.prepare import Data, RunInputs, prepare, train_loader
+from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
-from clat.training.state import Progress, Saved, load_state
+from clat.training.state import Checkpoint, Progress, load_state
+from clat.training.status import read_about
 from clat.training.trainer import Trainer
 
 
@@ -79,12 +80,13 @@ def train(
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if is_first_process():
         _refuse_taken(out)
-    parts = prepare(recipe, model, data)
+    inputs = prepare(recipe, model, data)
     if reuse is not None:
-        shared_stages(recipe, reuse, parts)
+        shared_stages(recipe, reuse, inputs)
     with _claimed(out, recipe) if is_first_process() else nullcontext():
         engine.launch()
-        return _run(recipe, out, engine, parts, reuse=reuse, quiet=quiet)
+        given = describe_given(model, data)
+        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
 
 
 def resume(
@@ -97,45 +99,65 @@ def resume(
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
+    given = describe_given(model, data)
     with only_one_in(out) if is_first_process() else nullcontext():
+        died = read_about(out).get("status") == "running"  # as nobody is training here
+        check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
         engine = Engine(recipe.engine)
-        parts = prepare(recipe, model, data)
-        if other_data(out, parts):
+        inputs = prepare(recipe, model, data)
+        if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
+        check_state(out, recipe, inputs, given)
         engine.launch()
-        return _run(recipe, out, engine, parts, reuse=None, quiet=quiet)
+        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died)
 
 
-def _run(recipe: Recipe, out: Path, engine: Engine, parts: Parts, *, reuse: Path | None, quiet: bool) -> Result:
-    model = engine.place(parts.model)
-    loader = train_loader(recipe, parts.train, engine.device, engine.rank, engine.world, parts.extra)
-    saved = _start(recipe, out, parts, reuse, engine)
+def _run(
+    recipe: Recipe,
+    out: Path,
+    engine: Engine,
+    inputs: RunInputs,
+    given: Given,
+    *,
+    reuse: Path | None,
+    quiet: bool,
+    died: bool = False,
+) -> Result:
+    model = engine.place(inputs.model)
+    loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
+    saved = _start(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
         epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
-    about = _about(recipe, parts, engine)
+    if died:
+        log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
+    about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     trained = False
     try:
         with stop_on_signals() as stop:
             finish("running")
-            with _compiled(recipe, model, engine):
-                heldout = _tensors(parts.heldout, engine)
-                trainer = Trainer(recipe, model, loader, heldout, engine, log, out, stop, saved)
+            with logits_only(model), guarded(model), _compiled(recipe, model, engine):
+                heldout = _tensors(inputs.heldout, engine)
+                trainer = Trainer(
+                    recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
+                )
                 trainer.run()
             summary = _summary(trainer.progress)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = final_evaluations(recipe, out, model, parts.test, engine, log)
+                evaluations = final_evaluations(
+                    recipe, out, model, inputs.test, engine, log, inputs.model_name(recipe)
+                )
     except (Interrupted, KeyboardInterrupt):
         finish("interrupted")
-        log.say(f"stopped; go on with: clat train --resume {out}", style="yellow")
+        log.say(f"stopped; go on with: {how_to_resume(out, given)}", style="yellow")
         if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
             engine.dismiss()
         raise
@@ -185,44 +207,20 @@ def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
-def _start(recipe: Recipe, out: Path, parts: Parts, reuse: Path | None, engine: Engine) -> Saved | None:
+def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, engine: Engine) -> Checkpoint | None:
     """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
-    model = parts.model
+    model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
         if reuse is not None:
-            copy_beginning(recipe, out, parts, reuse)
+            copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():
             load_weights(model, first)  # killed before its first state
-        elif parts.given and not first.exists():
+        elif inputs.given and not first.exists():
             save_weights(model, first)
     engine.share(model)
     engine.wait()
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
-
-
-def _about(recipe: Recipe, parts: Parts, engine: Engine) -> dict[str, Any]:
-    return {
-        "clat": version("clat"),
-        "command": ["clat", *sys.argv[1:]],
-        "started": _now(),
-        "finished": None,
-        "environment": {
-            **describe_environment(engine.device.type),
-            "precision": recipe.engine.precision,
-            "processes": engine.world,
-        },
-        "model": {"name": recipe.model.name, "parameters": sum(p.numel() for p in parts.model.parameters())},
-        "data": {
-            "name": parts.train.name,
-            "train": len(parts.train),
-            "heldout": len(parts.heldout),
-            "extra": None if parts.extra is None else len(parts.extra),
-            "fingerprint": parts.fingerprint,
-        },
-        "seed": recipe.seed,
-        "recipe_hash": recipe_hash(recipe),
-    }
 
 
 def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
@@ -232,14 +230,10 @@ def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
         about["started"] = json.loads(file.read_text()).get("started", about["started"])
 
     def record(status: str) -> None:
-        finished = None if status == "running" else _now()
+        finished = None if status == "running" else now()
         write_json(file, {**about, "status": status, "finished": finished})
 
     return record
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _summary(progress: Progress) -> dict[str, Any]:

@@ -7,31 +7,32 @@ from torch import Tensor, nn
 
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import Company
+from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import Moving
+from clat.training.optimizer import set_rate
+from clat.training.trainable import TrainableSet
 
 
 class NotFinite(ArithmeticError):
     """The loss is infinite or not a number in some process. Nothing has moved."""
 
 
-def train_step(
+def take_step(
     objective: Objective,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     step: Step,
     *,
-    moving: Moving,
-    company: Company,
+    trainable: TrainableSet,
+    callbacks: CallbackList,
     engine: Engine,
     rate: float,
 ) -> Loss:
-    """theta <- theta - rate * SGD direction of grad_theta cost(theta, examples(theta)), theta what moves.
+    """theta <- theta - rate * the optimizer's direction for grad cost(theta, examples(theta)), theta what moves.
 
     `x`: (N, C, H, W) in [0, 1], `y`: labels or probabilities, this process's share of the batch; the gradient is
-    the mean over the processes. `step`: for this step, with its seed. The companions are called where their hooks
+    the mean over the processes. `step`: for this step, with its seed. The callbacks are called where their hooks
     say. Returns the loss before the step, detached. Raises NotFinite.
     """
     with engine.autocast(), frozen_norms_lean(model):
@@ -41,18 +42,19 @@ def train_step(
         with engine.autocast(), frozen_norms_lean(model):
             return objective.cost(model, x, y, examples, step)
 
-    with company.during_cost(lambda: cost().total):
+    with callbacks.around_loss(lambda: cost().total):
         loss = cost()
         if engine.any_of(not torch.isfinite(loss.total)):
             raise NotFinite
-        moving.optimizer.zero_grad(set_to_none=True)
-        company.before_backward()
+        trainable.optimizer.zero_grad(set_to_none=True)
+        callbacks.before_backward()
         loss.total.backward()
-    engine.average_gradients(moving.parameters.values())
-    company.after_backward()
-    for group in moving.optimizer.param_groups:
-        group["lr"] = rate
-    with company.during_step(moving.optimizer):
-        moving.optimizer.step()
-    company.after_step()
+    engine.average_gradients(trainable.parameters.values())
+    callbacks.after_backward()
+    if trainable.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trainable.parameters.values(), trainable.clip_norm)
+    set_rate(trainable.optimizer, rate)
+    with callbacks.around_optimizer_step(trainable.optimizer):
+        trainable.optimizer.step()
+    callbacks.after_step()
     return Loss(loss.total.detach(), loss.parts)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import exchanged
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
 
@@ -56,26 +56,26 @@ class AWP(Treatment):
         if self.warmup >= epochs:
             raise ClatError(f"awp.warmup is {self.warmup}: the stage has {epochs} epochs, so it would never act")
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return Perturbation(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return WeightPerturbation(self, context)
 
 
-class Perturbation(Companion):
+class WeightPerturbation(StageCallback):
     """Moves the weights for the loss and its backward pass."""
 
-    def __init__(self, settings: AWP, surroundings: Surroundings) -> None:
+    def __init__(self, settings: AWP, context: StageContext) -> None:
         super().__init__()
-        self.settings, self.model, self.engine = settings, surroundings.model, surroundings.engine
+        self.settings, self.model, self.engine = settings, context.model, context.engine
         self.weights: dict[str, nn.Parameter] = {}
-        self.numbers = {"epochs": 0}
+        self.scalars = {"epochs": 0}
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         self.weights = {name: parameter for name, parameter in parameters.items() if parameter.dim() > 1}
         return parameters
 
     @contextmanager
-    def during_cost(self, cost: Callable[[], Tensor]) -> Iterator[None]:
-        if self.numbers["epochs"] < self.settings.warmup or self.settings.gamma == 0 or not self.weights:
+    def around_loss(self, cost: Callable[[], Tensor]) -> Iterator[None]:
+        if self.scalars["epochs"] < self.settings.warmup or self.settings.gamma == 0 or not self.weights:
             yield
             return
         moved = perturbed(self.weights, self._gradients(cost), self.settings.gamma)
@@ -86,14 +86,14 @@ class Perturbation(Companion):
     def _gradients(self, cost: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Of the cost by the weights that it depends on, over all processes. BatchNorm is as in any training pass,
         but for its stored statistics, which only the pass at the perturbed weights updates."""
-        with modes.statistics_kept(self.model):
+        with modes.preserve_statistics(self.model):
             found = torch.autograd.grad(cost(), list(self.weights.values()), allow_unused=True)
         gradients = {name: g for name, g in zip(self.weights, found, strict=True) if g is not None}
         self.engine.average(gradients.values())
         return gradients
 
     def after_epoch(self, check: dict[str, Any] | None) -> None:
-        self.numbers["epochs"] += 1
+        self.scalars["epochs"] += 1
 
 
 @torch.no_grad()

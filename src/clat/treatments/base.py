@@ -9,12 +9,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """Base of the treatments, which are plain settings plus the companion that does the work."""
+    """Base of the treatments, which are plain settings plus the callback that does the work."""
 
     name: str
     before: ClassVar[tuple[str, ...]] = ()
@@ -46,7 +46,7 @@ class Treatment:
     def check_steps(self, steps: int) -> None:
         """The same, once the data is read, for a stage of so many optimizer steps."""
 
-    def join(self, surroundings: Surroundings) -> Companion:
+    def on_stage_start(self, context: StageContext) -> StageCallback:
         """Enter a stage. May change the network's structure, always in the same way: a resumed run joins the
         plain network anew and then puts the saved tensors back."""
         raise NotImplementedError

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import copied, exchanged, put, tensors_of
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
 
@@ -62,20 +62,20 @@ class EMA(Treatment):
             return 0.0
         return min(self.decay, (1 + since) / (10 + since)) if self.ramp else self.decay
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return MovingAverage(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return MovingAverage(self, context)
 
 
-class MovingAverage(Companion):
+class MovingAverage(StageCallback):
     """The average of every parameter; what does not move, does not move in the average either."""
 
-    def __init__(self, settings: EMA, surroundings: Surroundings) -> None:
+    def __init__(self, settings: EMA, context: StageContext) -> None:
         super().__init__()
-        self.settings, self.surroundings, self.model = settings, surroundings, surroundings.model
-        self.steps = surroundings.epochs * surroundings.steps_per_epoch
+        self.settings, self.context, self.model = settings, context, context.model
+        self.steps = context.epochs * context.steps_per_epoch
         self.average = copied(dict(self.model.named_parameters()))
         self.updating: list[_BatchNorm] = []
-        self.numbers = {"steps": 0}
+        self.scalars = {"steps": 0}
 
     def tensors(self) -> dict[str, Tensor]:
         return self.average
@@ -83,28 +83,28 @@ class MovingAverage(Companion):
     def restore(self, tensors: dict[str, Tensor]) -> None:
         put(self.average, tensors)
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         self.updating = [bn for bn in modes.batch_norms(self.model) if bn.training]
         return parameters
 
     @torch.no_grad()
     def after_step(self) -> None:
-        self.numbers["steps"] += 1
-        decay = self.settings.decay_after(int(self.numbers["steps"]), self.steps)
+        self.scalars["steps"] += 1
+        decay = self.settings.decay_after(int(self.scalars["steps"]), self.steps)
         for name, parameter in self.model.named_parameters():
             self.average[name].lerp_(parameter, 1 - decay)
 
     @contextmanager
-    def as_evaluated(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         with exchanged(tensors_of(self.model), self.average):
             self._statistics()
             yield
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         put(tensors_of(self.model), self.average)
         self._statistics()
         return {}
 
     def _statistics(self) -> None:
         if self.settings.batch_norm == "reestimated":
-            reestimate_on_training_batches(self.surroundings, self.updating)
+            reestimate_on_training_batches(self.context, self.updating)

@@ -21,14 +21,14 @@ from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.evaluation.heldout import heldout_accuracies
 from clat.network.exchange import copied, put, tensors_of
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
 ALPHAS = tuple(number / 10 for number in range(11))
 """The points of the search."""
 
 
-class Point(NamedTuple):
+class LinePoint(NamedTuple):
     """A point of the line and its held-out accuracies, in [0, 1]."""
 
     alpha: float
@@ -75,8 +75,8 @@ class Interpolation(Treatment):
                     "give it end = 'last'"
                 )
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return Line(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return Line(self, context)
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
     }
 
 
-def choose_alpha(points: Iterable[Point], margin: float) -> Point:
+def choose_alpha(points: Iterable[LinePoint], margin: float) -> LinePoint:
     """The point with the largest clean accuracy among those that lose at most `margin` of the robust accuracy at
     alpha = 0, which must be there; of equals the more robust one, then the one nearest to the start."""
     points = sorted(points)
@@ -102,12 +102,12 @@ def choose_alpha(points: Iterable[Point], margin: float) -> Point:
     return max(allowed, key=lambda point: (point.clean, point.robust, -point.alpha))
 
 
-class Line(Companion):
+class Line(StageCallback):
     """Remembers where the stage started and, for `end = "best-clean"`, the best epoch since."""
 
-    def __init__(self, settings: Interpolation, surroundings: Surroundings) -> None:
+    def __init__(self, settings: Interpolation, context: StageContext) -> None:
         super().__init__()
-        self.settings, self.surroundings, self.model = settings, surroundings, surroundings.model
+        self.settings, self.context, self.model = settings, context, context.model
         self.start = copied(tensors_of(self.model))
         self.best: dict[str, Tensor] = {}
 
@@ -124,11 +124,11 @@ class Line(Companion):
     def after_epoch(self, check: dict[str, Any] | None) -> None:
         if self.settings.end == "last" or check is None:
             return
-        if check["heldout_clean"] > self.numbers.get("best_clean", -1.0):
-            self.numbers["best_clean"] = check["heldout_clean"]
+        if check["heldout_clean"] > self.scalars.get("best_clean", -1.0):
+            self.scalars["best_clean"] = check["heldout_clean"]
             self.best = copied(tensors_of(self.model))
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         end = self.best or copied(tensors_of(self.model))
         fixed = self.settings.alpha
         alphas = ALPHAS if fixed is None else sorted({0.0, fixed, 1.0})
@@ -150,14 +150,14 @@ class Line(Companion):
             "points": [point._asdict() for point in points],
         }
 
-    def _measured(self, end: Mapping[str, Tensor], alpha: float) -> Point:
+    def _measured(self, end: Mapping[str, Tensor], alpha: float) -> LinePoint:
         """The network at `alpha`, judged on all held-out images. All processes learn the same accuracies, so all
         choose alike."""
-        here = self.surroundings
+        here = self.context
         put(tensors_of(self.model), interpolate(self.start, end, alpha))
-        attack = Attack(eps=here.eps, steps=self.settings.steps, norm=here.norm)
+        attack = Attack(here.threat, steps=self.settings.steps)
         seed = derive_seed(here.seed, "interpolation")
         clean, robust = heldout_accuracies(
             self.model, here.engine, *here.heldout, attack, batch_size=here.batch_size, seed=seed
         )
-        return Point(alpha, clean, robust)
+        return LinePoint(alpha, clean, robust)

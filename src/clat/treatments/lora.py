@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.network.low_rank import Branch, adaptable_layers, classifier_of
-from clat.runtime.callback import Companion, State, Surroundings
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 from clat.treatments.base import Treatment
 
 
@@ -61,16 +61,16 @@ class LoRA(Treatment):
     def requires(self, model: nn.Module, x: Tensor) -> None:
         self.layers(model, x)
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return LoRACompanion(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return LoRACallback(self, context)
 
 
-class LoRACompanion(Companion):
+class LoRACallback(StageCallback):
     """The factors are parameters of the network, so they are saved and resumed with it."""
 
-    def __init__(self, settings: LoRA, surroundings: Surroundings) -> None:
+    def __init__(self, settings: LoRA, context: StageContext) -> None:
         super().__init__()
-        model, x = surroundings.model, surroundings.heldout[0][:1]
+        model, x = context.model, context.heldout[0][:1]
         names = settings.layers(model, x)
         whole = [model.get_submodule(name) for name in [classifier_of(model, x)] if name is not None]
         self.branch = Branch(
@@ -79,7 +79,7 @@ class LoRACompanion(Companion):
             rank=settings.rank,
             scale=(settings.rank if settings.alpha is None else settings.alpha) / settings.rank,
             start="kaiming",
-            seed=derive_seed(surroundings.seed, "lora"),
+            seed=derive_seed(context.seed, "lora"),
         )
         biases = (getattr(model.get_submodule(name), "bias", None) for name in names)
         moving = [*self.branch.factors, *(bias for bias in biases if bias is not None)]
@@ -90,15 +90,15 @@ class LoRACompanion(Companion):
             moving += [parameter for part in whole for parameter in part.parameters()]
         self._moving = {id(parameter) for parameter in moving}
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         moving = {name: parameter for name, parameter in parameters.items() if id(parameter) in self._moving}
         if not moving:
             raise ClatError("lora: no selected layer has low-rank factors; exclude the others from the selection")
         return moving
 
-    def plain(self, state: State) -> State:
-        return self.branch.plain(state, merge=True)
+    def export_state(self, state: StateDict) -> StateDict:
+        return self.branch.export_state(state, merge=True)
 
-    def finish(self) -> dict[str, object]:
+    def on_stage_end(self) -> dict[str, object]:
         self.branch.remove(merge=True)
         return {}

@@ -15,7 +15,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed
 from clat.network.computed import is_computed, plain_weight
 from clat.network.low_rank import LowRank
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
 
@@ -38,10 +38,10 @@ class Reinitialise(Treatment):
     def requires(self, model: nn.Module, x: Tensor) -> None:
         chosen_layers(model, self.modules, batch_norm=self.batch_norm)
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        seed = derive_seed(surroundings.seed, "reinitialise")
-        reinitialise(surroundings.model, self.modules, seed, batch_norm=self.batch_norm)
-        return Companion()
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        seed = derive_seed(context.seed, "reinitialise")
+        reinitialise(context.model, self.modules, seed, batch_norm=self.batch_norm)
+        return StageCallback()
 
 
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.runtime.callback import Surroundings
+from clat.runtime.callback import StageContext
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def reestimate_batch_norm(
     momenta = [bn.momentum for bn in chosen]
     seen = 0
     try:
-        with modes.remembered(model):
+        with modes.restore_flags(model):
             model.eval()
             for bn in chosen:
                 bn.training = bn.track_running_stats = True
@@ -53,7 +53,7 @@ def reestimate_batch_norm(
 
 
 def reestimate_on_training_batches(
-    surroundings: Surroundings, layers: Sequence[_BatchNorm], most: int | None = None
+    context: StageContext, layers: Sequence[_BatchNorm], most: int | None = None
 ) -> None:
     """The same over the first epoch's training batches, always the same ones; `most`: over so many of them.
 
@@ -62,8 +62,8 @@ def reestimate_on_training_batches(
     """
     if not layers:
         return
-    engine = surroundings.engine
-    batches = islice(surroundings.loader.epoch(0), most)
+    engine = context.engine
+    batches = islice(context.loader.epoch(0), most)
     with engine.autocast():
-        reestimate_batch_norm(surroundings.model, (engine.images(x) for x, _ in batches), layers)
+        reestimate_batch_norm(context.model, (engine.images(x) for x, _ in batches), layers)
     engine.average(buffer for bn in layers for buffer in bn.buffers(recurse=False) if buffer.is_floating_point())

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import copied, exchanged, put, tensors_of
-from clat.runtime.callback import Companion, Surroundings
+from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
 
@@ -80,23 +80,23 @@ class SWA(Treatment):
                 "shorten it, start earlier or train longer"
             )
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return WindowAverage(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return WindowAverage(self, context)
 
 
-class WindowAverage(Companion):
+class WindowAverage(StageCallback):
     """`average`: the mean of `numbers["averaged"]` states of the parameters, empty with none."""
 
-    def __init__(self, settings: SWA, surroundings: Surroundings) -> None:
+    def __init__(self, settings: SWA, context: StageContext) -> None:
         super().__init__()
-        self.settings, self.surroundings, self.model = settings, surroundings, surroundings.model
+        self.settings, self.context, self.model = settings, context, context.model
         by_epoch = settings.unit == "epochs"
-        self.steps_per_unit = surroundings.steps_per_epoch if by_epoch else 1
-        steps = surroundings.epochs * surroundings.steps_per_epoch
+        self.steps_per_unit = context.steps_per_epoch if by_epoch else 1
+        steps = context.epochs * context.steps_per_epoch
         self.first = settings.first(steps // self.steps_per_unit)
         self.average: dict[str, Tensor] = {}
         self.updating: list[_BatchNorm] = []
-        self.numbers = {"steps": 0, "averaged": 0}
+        self.scalars = {"steps": 0, "averaged": 0}
 
     def tensors(self) -> dict[str, Tensor]:
         return self.average
@@ -105,13 +105,13 @@ class WindowAverage(Companion):
         own = dict(self.model.named_parameters())
         self.average = {name: torch.empty_like(own[name]).copy_(value) for name, value in tensors.items()}
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         self.updating = [bn for bn in modes.batch_norms(self.model) if bn.training]
         return parameters
 
     def after_step(self) -> None:
-        self.numbers["steps"] += 1
-        units, rest = divmod(int(self.numbers["steps"]), self.steps_per_unit)
+        self.scalars["steps"] += 1
+        units, rest = divmod(int(self.scalars["steps"]), self.steps_per_unit)
         since = units - self.first
         if rest or since <= 0:
             return
@@ -124,24 +124,24 @@ class WindowAverage(Companion):
     @torch.no_grad()
     def _take(self) -> None:
         """The weights as they stand enter the average."""
-        self.numbers["averaged"] += 1
+        self.scalars["averaged"] += 1
         if not self.average:
             self.average = copied(dict(self.model.named_parameters()))
             return
         for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter, 1 / self.numbers["averaged"])
+            self.average[name].lerp_(parameter, 1 / self.scalars["averaged"])
 
     def _replace(self) -> None:
         """The average becomes the network."""
         put(tensors_of(self.model), self.average)
-        self.average, self.numbers["averaged"] = {}, 0
+        self.average, self.scalars["averaged"] = {}, 0
         self._statistics()
 
     def _statistics(self) -> None:
-        reestimate_on_training_batches(self.surroundings, self.updating, self.settings.bn_batches)
+        reestimate_on_training_batches(self.context, self.updating, self.settings.bn_batches)
 
     @contextmanager
-    def as_evaluated(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         if not self.average:  # before the first window, or at the end of one: the network itself
             yield
             return
@@ -149,7 +149,7 @@ class WindowAverage(Companion):
             self._statistics()
             yield
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         if self.average:  # plain SWA, or a window that the end of the stage cuts short
             self._replace()
         return {}

@@ -18,7 +18,7 @@ from clat import cli
 from clat.attacks import pgd
 from clat.core.errors import ClatError
 from clat.data import load_split
-from clat.evaluation.masking.attacked_network import Subject
+from clat.evaluation.masking.attacked_network import AttackedNetwork
 from clat.evaluation.masking.report import NOT_RUN, OK, SUSPICIOUS, CheckReport
 from clat.evaluation.masking.signs import SIGNS, _must_not_beat, _rare
 from clat.models import Normalized
@@ -177,8 +177,8 @@ def test_a_broken_gradient(robust_net: nn.Module, test_digits: tuple[Tensor, Ten
 # Thresholds
 
 
-def subject(n: int) -> Subject:
-    made = Subject(nn.Identity(), torch.zeros(n, 1, 1, 1), torch.zeros(n).long(), 1, "linf", 0, 1, None)  # type: ignore[arg-type]
+def subject(n: int) -> AttackedNetwork:
+    made = AttackedNetwork(nn.Identity(), torch.zeros(n, 1, 1, 1), torch.zeros(n).long(), 1, "linf", 0, 1, None)  # type: ignore[arg-type]
     made.clean = torch.ones(n, dtype=torch.bool)
     return made
 

@@ -34,7 +34,7 @@ BLACK_BOX = _one("black-box", "square", steps=500, schedule=500)
 
 
 @dataclass
-class Subject:
+class AttackedNetwork:
     """`eps` in image units; `layers`: of the feature attack, None for all."""
 
     model: nn.Module

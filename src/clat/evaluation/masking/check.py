@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size, size_text
-from clat.evaluation.masking.attacked_network import BLACK_BOX, Subject
+from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
 from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, CheckRow
 from clat.evaluation.masking.signs import SIGNS, DoesNotApply
 from clat.evaluation.statistics import Accuracy
@@ -41,18 +41,18 @@ def check(
     """
     model, x = accept(model, x, y)
     radius = parse_size(eps, norm=norm)
-    subject = Subject(model, x, y, radius, norm, seed, batch_size, layers)
+    network = AttackedNetwork(model, x, y, radius, norm, seed, batch_size, layers)
     with metered(model) as cost:
         # It asks nothing of the gradient, so what it refuses is bad input and no sign.
-        subject.robust(BLACK_BOX)
-        if not subject.clean.any():
+        network.robust(BLACK_BOX)
+        if not network.clean.any():
             raise ClatError(
                 f"the network is right on none of the {len(x)} images: do weights and labels belong to it?"
             )
-        rows = list(_rows(subject))
+        rows = list(_rows(network))
     return CheckReport(
         rows=rows,
-        clean=Accuracy(int(subject.clean.sum()), len(x)),
+        clean=Accuracy(int(network.clean.sum()), len(x)),
         eps=size_text(radius),
         norm=norm,
         seed=seed,
@@ -62,12 +62,12 @@ def check(
     )
 
 
-def _rows(subject: Subject) -> Iterator[CheckRow]:
+def _rows(network: AttackedNetwork) -> Iterator[CheckRow]:
     """Every sign. Where the network makes an attack impossible, that is a sign too, once."""
     refusals: set[str] = set()
     for name, look in SIGNS.items():
         try:
-            yield CheckRow(name, *look(subject))
+            yield CheckRow(name, *look(network))
         except DoesNotApply as reason:
             yield CheckRow(name, None, NOT_RUN, str(reason))
         except ClatError as error:

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
 from clat.evaluation.statistics import Accuracy

@@ -31,7 +31,7 @@ from clat.evaluation.masking.attacked_network import (
     RESTARTED,
     SHORT,
     UNBOUNDED,
-    Subject,
+    AttackedNetwork,
 )
 from clat.evaluation.masking.report import OK, SUSPICIOUS
 from clat.evaluation.statistics import Accuracy, PairedDifference
@@ -59,118 +59,118 @@ class DoesNotApply(Exception):
     """What a check needs, this network has not."""
 
 
-def zero_gradients(subject: Subject) -> Finding:
-    return _rare(_gradient_sizes(subject) == 0, "the cross-entropy's input gradient is exactly zero")
+def zero_gradients(network: AttackedNetwork) -> Finding:
+    return _rare(_gradient_sizes(network) == 0, "the cross-entropy's input gradient is exactly zero")
 
 
-def broken_gradients(subject: Subject) -> Finding:
-    return _rare(_gradient_sizes(subject).isnan(), "the cross-entropy's input gradient is not finite")
+def broken_gradients(network: AttackedNetwork) -> Finding:
+    return _rare(_gradient_sizes(network).isnan(), "the cross-entropy's input gradient is not finite")
 
 
-def saturation(subject: Subject) -> Finding:
+def saturation(network: AttackedNetwork) -> Finding:
     """Where the other classes' probabilities underflow in float32, the gradient of the cross-entropy does too."""
-    others = subject.logits.softmax(1).topk(2, dim=1).values[:, 1]
+    others = network.logits.softmax(1).topk(2, dim=1).values[:, 1]
     return _rare(others < torch.finfo(torch.float32).tiny, "the softmax is saturated beyond float32")
 
 
-def randomness(subject: Subject) -> Finding:
+def randomness(network: AttackedNetwork) -> Finding:
     """Two passes over the same images, in one go: the random state must be free to move on."""
     changed = []
-    with modes.for_attack(subject.model), torch.no_grad():
-        for x, _ in subject.batches():
-            first, second = (subject.model(x).float() for _ in range(2))
+    with modes.attack_mode(network.model), torch.no_grad():
+        for x, _ in network.batches():
+            first, second = (network.model(x).float() for _ in range(2))
             scale = (first - first.mean(1, keepdim=True)).abs().amax(1)
             # Sums in another order, as on a GPU, differ by a millionth or so.
             changed.append(((first - second).abs().amax(1) > 1e-4 * scale).cpu())
     return _rare(torch.cat(changed), "two passes give different logits")
 
 
-def batch_dependence(subject: Subject) -> Finding:
+def batch_dependence(network: AttackedNetwork) -> Finding:
     """A few images alone against the same images in a batch."""
-    model, x, y = subject.model, subject.x[:ALONE], subject.y[:ALONE]
-    changed = differing(model, logits_alone(model, x, y), logits_among(model, x, y, subject.batch_size))
+    model, x, y = network.model, network.x[:ALONE], network.y[:ALONE]
+    changed = differing(model, logits_alone(model, x, y), logits_among(model, x, y, network.batch_size))
     if changed.any() and is_random(model, x, y):
         raise DoesNotApply("the outputs are random")
     return _rare(changed, f"an image alone gets other logits than in a batch{cause(model)}")
 
 
-def one_step(subject: Subject) -> Finding:
-    return _must_not_beat(subject, subject.robust(ONE_STEP), subject.robust(SHORT), ("one step", "PGD-10"))
+def one_step(network: AttackedNetwork) -> Finding:
+    return _must_not_beat(network, network.robust(ONE_STEP), network.robust(SHORT), ("one step", "PGD-10"))
 
 
-def more_steps(subject: Subject) -> Finding:
-    return _must_not_beat(subject, subject.robust(SHORT), subject.robust(LONG), ("PGD-10", "PGD-100"))
+def more_steps(network: AttackedNetwork) -> Finding:
+    return _must_not_beat(network, network.robust(SHORT), network.robust(LONG), ("PGD-10", "PGD-100"))
 
 
-def restarts(subject: Subject) -> Finding:
+def restarts(network: AttackedNetwork) -> Finding:
     """They cannot raise accuracy, as an image's worst case counts; a large drop says that the start decides."""
-    five, one = subject.robust(RESTARTED), subject.robust(SHORT)
-    return _must_not_beat(subject, five, one, ("PGD-10 with 5 starts", "with 1"), USUAL_OF_RESTARTS)
+    five, one = network.robust(RESTARTED), network.robust(SHORT)
+    return _must_not_beat(network, five, one, ("PGD-10 with 5 starts", "with 1"), USUAL_OF_RESTARTS)
 
 
-def larger_eps(subject: Subject) -> Finding:
+def larger_eps(network: AttackedNetwork) -> Finding:
     """The worse of half against whole and of whole against double."""
-    sizes = [size for size in (subject.eps / 2, subject.eps, subject.eps * 2) if size <= subject.largest]
+    sizes = [size for size in (network.eps / 2, network.eps, network.eps * 2) if size <= network.largest]
     findings = []
     for small, large in pairwise(sizes):
         names = (f"PGD-10 at {size_text(small)}", f"at {size_text(large)}")
-        findings.append(_must_not_beat(subject, subject.robust(SHORT, small), subject.robust(SHORT, large), names))
+        findings.append(_must_not_beat(network, network.robust(SHORT, small), network.robust(SHORT, large), names))
     return max(findings, key=lambda finding: (finding[1] == SUSPICIOUS, finding[0]))
 
 
-def unbounded_eps(subject: Subject) -> Finding:
+def unbounded_eps(network: AttackedNetwork) -> Finding:
     """A ball that holds every image holds those of other classes; half as large, all hold uniform grey."""
-    largest = subject.largest
-    robust = subject.robust(UNBOUNDED, largest / 2) & subject.robust(UNBOUNDED, largest)
+    largest = network.largest
+    robust = network.robust(UNBOUNDED, largest / 2) & network.robust(UNBOUNDED, largest)
     left = Accuracy(int(robust.sum()), len(robust), CONFIDENCE)
-    why = f"APGD at eps {size_text(largest)} leaves {left.correct} of {int(subject.clean.sum())}"
+    why = f"APGD at eps {size_text(largest)} leaves {left.correct} of {int(network.clean.sum())}"
     return left.value, SUSPICIOUS if left.interval[0] > FEW else OK, why
 
 
-def random_noise(subject: Subject) -> Finding:
-    eps = float(subject.eps)
-    robust = subject.clean
+def random_noise(network: AttackedNetwork) -> Finding:
+    eps = float(network.eps)
+    robust = network.clean
     for draw in range(DRAWS):
 
         def noisy(number: int, x: Tensor, draw: int = draw) -> Tensor:
-            noise = torch.randn(x.shape, generator=generator(subject.seed, "check-noise", number, draw))
-            ball = Ball(x, eps, subject.norm)
+            noise = torch.randn(x.shape, generator=generator(network.seed, "check-noise", number, draw))
+            ball = Ball(x, eps, network.norm)
             return ball.project(x + eps * ball.unit(noise.to(x.device)))
 
-        robust = robust & subject.right(noisy)
-    return _must_not_beat(subject, robust, subject.robust(SHORT), (f"noise in {DRAWS} draws", "PGD-10"))
+        robust = robust & network.right(noisy)
+    return _must_not_beat(network, robust, network.robust(SHORT), (f"noise in {DRAWS} draws", "PGD-10"))
 
 
-def black_box(subject: Subject) -> Finding:
+def black_box(network: AttackedNetwork) -> Finding:
     names = ("Square with 500 queries", "PGD-100")
-    return _must_not_beat(subject, subject.robust(BLACK_BOX), subject.robust(LONG), names)
+    return _must_not_beat(network, network.robust(BLACK_BOX), network.robust(LONG), names)
 
 
-def other_loss(subject: Subject) -> Finding:
+def other_loss(network: AttackedNetwork) -> Finding:
     """The DLR, which the logits' scale does not touch, against the cross-entropy."""
     names = ("APGD on the margin", "PGD-100 on the cross-entropy")
-    return _must_not_beat(subject, subject.robust(OTHER_LOSS), subject.robust(LONG), names, USUAL_OF_LOSSES)
+    return _must_not_beat(network, network.robust(OTHER_LOSS), network.robust(LONG), names, USUAL_OF_LOSSES)
 
 
-def feature_space(subject: Subject) -> Finding:
+def feature_space(network: AttackedNetwork) -> Finding:
     """Features moved without an eye on the labels should fool less than the loss itself."""
-    layers = subject.layers
+    layers = network.layers
     if layers is None:
         try:
-            layers = enumerate_layers(subject.model, subject.x[:1].to(subject.device))
+            layers = enumerate_layers(network.model, network.x[:1].to(network.device))
         except ClatError as error:
             raise DoesNotApply(f"no hidden layer to attack: {error}") from None
 
     def moved(number: int, x: Tensor) -> Tensor:
-        seed = derive_seed(subject.seed, "check-feature", number)
+        seed = derive_seed(network.seed, "check-feature", number)
         return feature_attack(
-            subject.model, x, layers, eps=subject.eps, norm=subject.norm, relative=True, seed=seed
+            network.model, x, layers, eps=network.eps, norm=network.norm, relative=True, seed=seed
         )  # fmt: skip
 
-    return _must_not_beat(subject, subject.right(moved), subject.robust(SHORT), ("the feature attack", "PGD-10"))
+    return _must_not_beat(network, network.right(moved), network.robust(SHORT), ("the feature attack", "PGD-10"))
 
 
-SIGNS: dict[str, Callable[[Subject], Finding]] = {
+SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "zero gradients": zero_gradients,
     "broken gradients": broken_gradients,
     "saturated softmax": saturation,
@@ -196,23 +196,23 @@ def _rare(flags: Tensor, what: str) -> Finding:
 
 
 def _must_not_beat(
-    subject: Subject, weaker: Tensor, stronger: Tensor, names: tuple[str, str], usual: float = 0.0
+    network: AttackedNetwork, weaker: Tensor, stronger: Tensor, names: tuple[str, str], usual: float = 0.0
 ) -> Finding:
     """How many more the attack fools that should be weaker. `weaker`, `stronger`: who withstands, (N,) bool."""
     excess = PairedDifference.between(weaker, stronger, CONFIDENCE)
-    first, second = (int((subject.clean & ~robust).sum()) for robust in (weaker, stronger))
-    why = f"{names[0]} fools {first}, {names[1]} {second} of {int(subject.clean.sum())}"
+    first, second = (int((network.clean & ~robust).sum()) for robust in (weaker, stronger))
+    why = f"{names[0]} fools {first}, {names[1]} {second} of {int(network.clean.sum())}"
     allowed = f"; up to {usual:.0%} more is usual" if usual else ""
     return excess.value, SUSPICIOUS if excess.interval[0] > usual else OK, why + allowed
 
 
-def _gradient_sizes(subject: Subject) -> Tensor:
+def _gradient_sizes(network: AttackedNetwork) -> Tensor:
     """The largest entry of each image's loss gradient, (N,); NaN where one is not finite."""
     sizes = []
-    for x, y in subject.batches():
-        with modes.for_attack(subject.model), torch.enable_grad():
+    for x, y in network.batches():
+        with modes.attack_mode(network.model), torch.enable_grad():
             point = x.detach().requires_grad_(True)
-            value = losses.cross_entropy(subject.model(point).float(), y).sum()
+            value = losses.cross_entropy(network.model(point).float(), y).sum()
             gradient = input_gradient(value, point).flatten(1)
         size = gradient.abs().amax(1)
         sizes.append(torch.where(gradient.isfinite().all(1), size, torch.nan).cpu())

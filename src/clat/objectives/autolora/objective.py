@@ -34,7 +34,7 @@ from clat.network import modes
 from clat.network.low_rank import Branch, adaptable_layers, classifier_of
 from clat.objectives.autolora.rate import Rate, after_epoch, published_checkpoints
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entropy, kl_divergence
-from clat.runtime.callback import Companion, State, Surroundings
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +81,40 @@ class AutoLoRa(InnerAttack):
     def requires(self, model: nn.Module, x: Tensor) -> None:
         adaptable_layers(model, x)
 
-    def join(self, surroundings: Surroundings) -> Companion:
-        return AutoLoRaCompanion(self, surroundings)
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return AutoLoRaCallback(self, context)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack, start = self.attack(step), None
         if self.start == "gaussian":
-            ball = Ball(x, attack.eps_value, attack.norm)
+            ball = Ball.around(x, attack.threat)
             start = ball.nearby_point(generator_for(x.device, step.seed))
-        with modes.for_attack(model, self.attack_bn):
+        with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
-        companion = step.companion
-        if not isinstance(companion, AutoLoRaCompanion):
+        callback = step.callback
+        if not isinstance(callback, AutoLoRaCallback):
             raise ClatError("autolora keeps a low-rank branch through its stage: train it with a recipe")
-        lambda1, lambda2 = companion.numbers["lambda1"], companion.numbers["lambda2"]
-        with companion.clean_path():
+        lambda1, lambda2 = callback.scalars["lambda1"], callback.scalars["lambda2"]
+        with callback.clean_path():
             clean = model(x)
         moved = model(x_adv)
-        natural, adversarial = cross_entropy(clean, y), cross_entropy(moved, y)
+        natural, adversarial = (cross_entropy(logits, y, self.label_smoothing) for logits in (clean, moved))
         divergence = kl_divergence(moved, clean.detach() if self.detach_clean else clean) / len(x)
         total = lambda1 * natural + (1 - lambda1) * adversarial + lambda2 * divergence
         terms = {"natural": natural, "adversarial": adversarial, "divergence": divergence}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
 
-class AutoLoRaCompanion(Companion):
+class AutoLoRaCallback(StageCallback):
     """The branch, switched off but for `clean_path`; the lambdas and the rate in `numbers`; the best weights."""
 
-    def __init__(self, settings: AutoLoRa, surroundings: Surroundings) -> None:
+    def __init__(self, settings: AutoLoRa, context: StageContext) -> None:
         super().__init__()
-        self.settings, self.around, self.model = settings, surroundings, surroundings.model
-        x = surroundings.heldout[0][:1]
+        self.settings, self.around, self.model = settings, context, context.model
+        x = context.heldout[0][:1]
         head = classifier_of(self.model, x)
         self.branch = Branch(
             self.model,
@@ -122,14 +122,14 @@ class AutoLoRaCompanion(Companion):
             rank=settings.rank,
             scale=settings.branch_alpha / settings.rank,
             start="normal",
-            seed=derive_seed(surroundings.seed, "autolora"),
+            seed=derive_seed(context.seed, "autolora"),
         )
         self.branch.switch(False)
         taught = [*self.branch.factors, *([] if head is None else self.model.get_submodule(head).parameters())]
         self._taught = {id(parameter) for parameter in taught}
-        self._checkpoints = settings.checkpoints or published_checkpoints(surroundings.epochs)
-        self._best: State = {}
-        self.numbers = {"epoch": 0.0}
+        self._checkpoints = settings.checkpoints or published_checkpoints(context.epochs)
+        self._best: StateDict = {}
+        self.scalars = {"epoch": 0.0}
 
     @contextmanager
     def clean_path(self) -> Iterator[None]:
@@ -145,44 +145,44 @@ class AutoLoRaCompanion(Companion):
             for parameter in held:
                 parameter.requires_grad_(True)
 
-    def tensors(self) -> State:
+    def tensors(self) -> StateDict:
         return self._best
 
-    def restore(self, tensors: State) -> None:
+    def restore(self, tensors: StateDict) -> None:
         device = next(self.model.parameters()).device
         self._best = {name: value.to(device) for name, value in tensors.items()}
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        if "lambda1" not in self.numbers:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        if "lambda1" not in self.scalars:
             self._weigh()
         return self.branch.plain_names(parameters)  # so that momentum goes on from stage to stage
 
     def learning_rate(self, rate: float) -> float:
-        return rate * self.numbers.get("factor", 1.0)
+        return rate * self.scalars.get("factor", 1.0)
 
-    def plain(self, state: State) -> State:
-        return self.branch.plain(state, merge=False)
+    def export_state(self, state: StateDict) -> StateDict:
+        return self.branch.export_state(state, merge=False)
 
     def after_epoch(self, check: dict[str, Any] | None) -> None:
-        done = int(self.numbers["epoch"])
-        self.numbers["epoch"] += 1
+        done = int(self.scalars["epoch"])
+        self.scalars["epoch"] += 1
         if done + 1 == self.around.epochs:
             return
         if self.settings.automatic_rate and check is not None:
-            due = any(self.numbers.get("checked", -1) < mark <= done for mark in self._checkpoints)
-            self.numbers["checked"] = done
+            due = any(self.scalars.get("checked", -1) < mark <= done for mark in self._checkpoints)
+            self.scalars["checked"] = done
             self._steer(check["heldout_robust"], checkpoint=due)
         self._weigh()
 
-    def finish(self) -> dict[str, Any]:
+    def on_stage_end(self) -> dict[str, Any]:
         self.branch.remove(merge=False)
         return {}
 
     def _steer(self, accuracy: float, *, checkpoint: bool) -> None:
         """Keep the best weights; at a checkpoint, perhaps halve the rate and go back to them."""
-        before = Rate(**{key: self.numbers[key] for key in Rate._fields if key in self.numbers})
+        before = Rate(**{key: self.scalars[key] for key in Rate._fields if key in self.scalars})
         after = after_epoch(before, accuracy, checkpoint=checkpoint)
-        self.numbers |= after._asdict()
+        self.scalars |= after._asdict()
         if accuracy > before.best:
             self._best = {name: value.clone() for name, value in self.model.state_dict().items()}
         if after.factor < before.factor:
@@ -192,15 +192,15 @@ class AutoLoRaCompanion(Companion):
         """lambda1 and lambda2 from the clean accuracy through the branch."""
         around = self.around
         counts = torch.zeros(2, dtype=torch.int64, device=around.engine.device)
-        batches = around.loader.epoch(int(self.numbers["epoch"]))
-        with modes.for_attack(self.model), self.branch.switched(True), torch.no_grad(), around.engine.autocast():
+        batches = around.loader.epoch(int(self.scalars["epoch"]))
+        with modes.attack_mode(self.model), self.branch.switched(True), torch.no_grad(), around.engine.autocast():
             for x, y in islice(batches, self.settings.accuracy_batches):
                 labels = y.argmax(1) if y.dim() == 2 else y
                 right = (self.model(around.engine.images(x)).argmax(1) == labels).sum()
                 counts += torch.stack([right, torch.tensor(len(x), device=right.device)])
         right, seen = around.engine.total(counts).tolist()
         accuracy = right / seen
-        self.numbers |= {
+        self.scalars |= {
             "accuracy": accuracy,
             "lambda1": 1 - accuracy,
             "lambda2": self.settings.kl_scale * accuracy,

@@ -8,30 +8,31 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from clat.objectives.cure.prominence import Group, least_prominent, maskable, prominence
-from clat.runtime.callback import State, Surroundings
+from clat.objectives.cure.prominence import MaskedGroup, least_prominent, maskable, prominence
+from clat.runtime.callback import StageContext, StateDict
 
 
 class Conservation:
     """The masks of one step after another.
 
     `percent`: p of the paper; `alpha`: of Eq. 6, or None for |gradient of the whole loss|, which costs no pass;
-    `choice`: which tensors are masked; `hold`: put conserved weights and their momentum back after the step.
+    `choice`: which tensors are masked; `hold`: put conserved weights and what the optimizer remembers of them back
+    after the step.
 
     A step sets `losses`, its two cross-entropies, calls `weigh` before its backward pass and `mask` once the
-    gradients are complete, and enters `during_step` around the optimizer's step.
+    gradients are complete, and enters `around_optimizer_step` around the optimizer's step.
     """
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        context: StageContext,
         *,
         percent: float,
         alpha: float | None,
-        choice: Group | tuple[str, ...],
+        choice: MaskedGroup | tuple[str, ...],
         hold: bool,
     ) -> None:
-        self.surroundings, self.percent, self.alpha = surroundings, percent, alpha
+        self.context, self.percent, self.alpha = context, percent, alpha
         self.choice, self.hold = choice, hold
         self.masked: dict[str, nn.Parameter] = {}
         self.conserved: dict[str, Tensor] = {}
@@ -40,8 +41,8 @@ class Conservation:
         """CE(x) and CE(x') of the step, with their graphs."""
         self._gradients: tuple[list[Tensor], list[Tensor]] | None = None
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
-        self.masked = maskable(self.surroundings.model, parameters, self.choice)
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> None:
+        self.masked = maskable(self.context.model, parameters, self.choice)
 
     def weigh(self) -> None:
         """The gradients of CE(x) and CE(x') in the masked weights. Their graphs stay: the loss shares them, so that
@@ -68,32 +69,37 @@ class Conservation:
             if gradient is not None:
                 gradient.masked_fill_(mask, 0)
 
-    def _values(self) -> State:
+    def _values(self) -> StateDict:
         if self.alpha is None:
             return {name: p.grad.abs() for name, p in self.masked.items() if p.grad is not None}
         assert self._gradients is not None, "mask() comes after weigh()"
         natural, adversarial = self._gradients
         self._gradients = None
-        self.surroundings.engine.average([*natural, *adversarial])
+        self.context.engine.average([*natural, *adversarial])
         pairs = zip(self.masked, natural, adversarial, strict=True)
         return {name: prominence(one, two, self.alpha) for name, one, two in pairs}
 
     @contextmanager
-    def during_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and its
-        momentum are what they were, bit by bit. Without, momentum and weight decay move it all the same."""
+    def around_optimizer_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and what the
+        optimizer remembers of it are what they were, bit by bit. Without, momentum and weight decay move it all the
+        same."""
         held = {self.masked[name]: stays for name, stays in self.conserved.items() if self.hold}
         weights = {parameter: parameter.detach().clone() for parameter in held}
-        momenta = {parameter: _momentum(optimizer, parameter).clone() for parameter in held}
+        memories = {
+            parameter: {key: value.clone() for key, value in _memory(optimizer, parameter).items()}
+            for parameter in held
+        }
         yield
         with torch.no_grad():
             for parameter, stays in held.items():
                 parameter.copy_(torch.where(stays, weights[parameter], parameter))
-                momentum = _momentum(optimizer, parameter)
-                momentum.copy_(torch.where(stays, momenta[parameter], momentum))
+                for key, value in _memory(optimizer, parameter).items():
+                    before = memories[parameter].get(key, torch.zeros_like(value))  # none before the first step
+                    value.copy_(torch.where(stays, before, value))
 
 
-def _momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor:
-    """SGD's buffer; zero before its first step, and where there is no momentum."""
-    buffer: Tensor | None = optimizer.state[parameter].get("momentum_buffer")
-    return torch.zeros_like(parameter) if buffer is None else buffer
+def _memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> StateDict:
+    """What the optimizer remembers of each single weight, by key: SGD's momentum, Adam's two averages."""
+    found = optimizer.state[parameter].items()
+    return {key: value for key, value in found if isinstance(value, Tensor) and value.shape == parameter.shape}

@@ -4,7 +4,8 @@
 
 At each step the p % of every convolution's weights with the smallest robust gradient prominence stay what they are
 (Eq. 6, `clat.objectives.cure.conservation`), the others move, and the revision network follows them (Eq. 7,
-`clat.objectives.cure.revision`). It starts from a naturally trained network and is evaluated without its revision copy.
+`clat.objectives.cure.revision`). It starts from a naturally trained network and is evaluated without its revision
+copy.
 
 What a step costs beside the inner attack: 4 forward passes of the batch, those of the revision copy included, and 4
 backward passes, that is, two of the pair (x, x').
@@ -29,16 +30,18 @@ from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.cure.conservation import Conservation
-from clat.objectives.cure.prominence import GROUPS, Group, maskable
+from clat.objectives.cure.prominence import MASKED_GROUPS, MaskedGroup, maskable
 from clat.objectives.cure.revision import Pace, Revision
 from clat.objectives.divergence import DivergenceAttack
-from clat.runtime.callback import Companion, State, Surroundings
+from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cure(DivergenceAttack):
     """The defaults are the paper's for ResNet-18 on CIFAR-10 (Table 9). The gradient of KL(p(x) || p(x')) flows
     into both outputs, as in TRADES, which that term is from; none flows into the revision network."""
+
+    splits = False  # what is conserved follows from gradients of the whole batch
 
     name: Literal["cure"] = "cure"
     percent: float = 30.0
@@ -62,8 +65,9 @@ class Cure(DivergenceAttack):
     masking: Literal["weight", "gradient"] = "weight"
     """`weight`: a conserved weight and its momentum are bit by bit what they were before the step. `gradient`: as
     in the code, only its gradient is zeroed, and momentum and weight decay go on moving it."""
-    masked: Group | tuple[str, ...] = "convolutions"
-    """Which tensors are masked: a group (`clat.objectives.cure.prominence.GROUPS`), or patterns of parameter names."""
+    masked: MaskedGroup | tuple[str, ...] = "convolutions"
+    """Which tensors are masked: a group (`clat.objectives.cure.prominence.MASKED_GROUPS`), or patterns of parameter
+    names."""
     prominence: Literal["separate", "total"] = "separate"
     """`separate`: Eq. 6. `total`: |gradient of the whole loss|, the code's, which saves one of the two backward
     passes."""
@@ -80,18 +84,18 @@ class Cure(DivergenceAttack):
                 raise ClatError(f"{what} is {value}: CURE expects a value from 0 to {most:g}")
         for what in ("gamma", "beta"):
             check_weight("CURE", what, getattr(self, what))
-        if isinstance(self.masked, str) and self.masked not in GROUPS:
-            raise unknown("group of masked weights", self.masked, GROUPS)
+        if isinstance(self.masked, str) and self.masked not in MASKED_GROUPS:
+            raise unknown("group of masked weights", self.masked, MASKED_GROUPS)
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
         if self.percent > 0:
             maskable(model, dict(model.named_parameters()), self.masked)
 
-    def join(self, surroundings: Surroundings) -> Companion:
+    def on_stage_start(self, context: StageContext) -> StageCallback:
         conservation = revision = None
         if self.percent > 0:
             conservation = Conservation(
-                surroundings,
+                context,
                 percent=self.percent,
                 alpha=self.rgp_alpha if self.prominence == "separate" else None,
                 choice=self.masked,
@@ -103,20 +107,22 @@ class Cure(DivergenceAttack):
                 rate=self.rate,
                 rate_end=self.rate_end,
                 ramp=self.ramp,
-                steps=surroundings.epochs * surroundings.steps_per_epoch,
-                seed=derive_seed(surroundings.seed, "cure"),
+                steps=context.epochs * context.steps_per_epoch,
+                seed=derive_seed(context.seed, "cure"),
             )
-            revision = Revision(surroundings.model, pace, self.revision_bn)
+            revision = Revision(context.model, pace, self.revision_bn)
         return CureState(conservation, revision)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
-        state = step.companion
+        state = step.callback
         if not isinstance(state, CureState):
-            raise ClatError("CURE carries state from step to step: give Step the companion that `join` returns")
+            raise ClatError(
+                "CURE carries state from step to step: give Step the callback that `on_stage_start` returns"
+            )
         taught = None if state.revision is None else [state.revision.logits(z) for z in (x, x_adv)]
         logits, moved = model(x), model(x_adv)
-        natural = cross_entropy(logits, y)
+        natural = cross_entropy(logits, y, self.label_smoothing)
         divergence = kl_divergence(moved, logits) / len(x)
         total, parts = natural + self.beta * divergence, {"cross_entropy": natural, "divergence": divergence}
         if taught is not None:
@@ -124,34 +130,34 @@ class Cure(DivergenceAttack):
             parts["consistency"] = consistency / len(x)
             total = total + self.gamma * parts["consistency"]
         if state.conservation is not None:
-            state.conservation.losses = natural, cross_entropy(moved, y)
+            state.conservation.losses = natural, cross_entropy(moved, y, self.label_smoothing)
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
 
-class CureState(Companion):
+class CureState(StageCallback):
     """What CURE carries through a stage. `conservation`, `revision`: None where percent or gamma is 0."""
 
     def __init__(self, conservation: Conservation | None, revision: Revision | None) -> None:
         super().__init__()
         self.conservation, self.revision = conservation, revision
-        self.numbers = {"steps": 0, "revisions": 0}
+        self.scalars = {"steps": 0, "revisions": 0}
 
-    def tensors(self) -> State:
+    def tensors(self) -> StateDict:
         return {} if self.revision is None else self.revision.tensors
 
-    def own(self) -> State:
+    def per_process_state(self) -> StateDict:
         return {} if self.revision is None else self.revision.statistics
 
-    def restore(self, tensors: State) -> None:
+    def restore(self, tensors: StateDict) -> None:
         if self.revision is not None:
             self.revision.restore(tensors)
 
-    def adopt(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         # The copy begins here and not when joining: treatments that join later may draw weights anew.
         if self.revision is not None:
             self.revision.start()
         if self.conservation is not None:
-            self.conservation.adopt(parameters)
+            self.conservation.choose_parameters(parameters)
         return parameters
 
     def before_backward(self) -> None:
@@ -163,14 +169,14 @@ class CureState(Companion):
             self.conservation.mask()
 
     @contextmanager
-    def during_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def around_optimizer_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         if self.conservation is None:
             yield
         else:
-            with self.conservation.during_step(optimizer):
+            with self.conservation.around_optimizer_step(optimizer):
                 yield
 
     def after_step(self) -> None:
-        if self.revision is not None and self.revision.follow(int(self.numbers["steps"])):
-            self.numbers["revisions"] += 1
-        self.numbers["steps"] += 1
+        if self.revision is not None and self.revision.follow(int(self.scalars["steps"])):
+            self.scalars["revisions"] += 1
+        self.scalars["steps"] += 1

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError, unknown
 from clat.network.layers import kind_of
 
-Group = Literal["convolutions", "all-but-linear", "all"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+MaskedGroup = Literal["convolutions", "all-but-linear", "all"]
+MASKED_GROUPS: tuple[MaskedGroup, ...] = get_args(MaskedGroup)
 """Named choices of the tensors that are masked: weights of convolutions; all but what belongs to linear layers, so
 BatchNorm's scale and shift too (the released code's "rgp"); every parameter."""
 
@@ -43,11 +43,12 @@ def least_prominent(values: Tensor, percent: float) -> Tensor:
 def maskable(
     model: nn.Module, moving: dict[str, nn.Parameter], choice: str | Sequence[str]
 ) -> dict[str, nn.Parameter]:
-    """Those of the `moving` parameters that CURE masks, by name. `choice`: one of GROUPS, or patterns of parameter
-    names ("*conv1.weight"). Raises ClatError for an unknown choice, and if nothing that moves is among them."""
+    """Those of the `moving` parameters that CURE masks, by name. `choice`: one of MASKED_GROUPS, or patterns of
+    parameter names ("*conv1.weight"). Raises ClatError for an unknown choice, and if nothing that moves is among
+    them."""
     if isinstance(choice, str):
-        if choice not in GROUPS:
-            raise unknown("group of masked weights", choice, GROUPS)
+        if choice not in MASKED_GROUPS:
+            raise unknown("group of masked weights", choice, MASKED_GROUPS)
         chosen = {name for name in moving if _in_group(model, name, choice)}
     else:
         everything = [name for name, _ in model.named_parameters()]

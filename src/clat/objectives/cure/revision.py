@@ -14,7 +14,7 @@ from clat.core.seeds import generator
 from clat.network import modes
 from clat.network.exchange import copied, put, tensors_of
 from clat.network.swap import swapped
-from clat.runtime.callback import State
+from clat.runtime.callback import StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Revision:
     batch_norm: str = "batch"
     """`batch`: BatchNorm that normalises by the batch in the model does so here too; `stored`: by statistics that
     follow the model's as the weights do."""
-    tensors: State = field(default_factory=dict)
+    tensors: StateDict = field(default_factory=dict)
 
     def start(self) -> None:
         """theta_rev = theta, unless it has begun already."""
@@ -62,11 +62,11 @@ class Revision:
             self.tensors = copied(tensors_of(self.model))
 
     @property
-    def statistics(self) -> State:
+    def statistics(self) -> StateDict:
         """The copies of buffers, which follow each process's own."""
         return {name: self.tensors[name] for name, _ in self.model.named_buffers()}
 
-    def restore(self, saved: State) -> None:
+    def restore(self, saved: StateDict) -> None:
         """Go on from saved tensors, which may lie on another device."""
         self.tensors = copied(tensors_of(self.model))
         put(self.tensors, saved)
@@ -96,7 +96,7 @@ class Revision:
     def _as_teacher(self) -> Iterator[None]:
         """Evaluation mode, so without dropout, but for BatchNorm as `batch_norm` says; no statistics move."""
         by_batch = [bn for bn in modes.batch_norms(self.model) if bn.training and self.batch_norm == "batch"]
-        with modes.remembered(self.model):
+        with modes.restore_flags(self.model):
             self.model.eval()
             for bn in by_batch:
                 bn.training, bn.track_running_stats = True, False

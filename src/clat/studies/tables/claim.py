@@ -244,7 +244,7 @@ def _ambiguities(scale: Scale) -> list[Row]:
         _row(scale, "clat-tap-activation", clat_with(scale, tap="activation")),
         _row(scale, "clat-rank-sqrt", clat_with(scale, normaliser="sqrt")),
         _row(scale, "clat-rank-relative", clat_with(scale, normaliser="relative")),
-        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature")),
+        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature", normaliser="numel")),
         _row(scale, "clat-relative-term", clat_with(scale, relative=True)),
         _row(scale, "clat-detached", clat_with(scale, detach_clean=True)),
         _row(scale, "clat-ce-feature", clat_with(scale, ce_input="feature")),

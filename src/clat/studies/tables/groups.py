@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as RichTable
-
+from clat.core.console import Table as RichTable
 from clat.core.formatting import DASH, count, duration, percent, points
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 
@@ -22,7 +21,7 @@ COLUMNS = (
     "moving",
     "time",
 )
-KINDS = ("clean", "robust")
+ACCURACIES = ("clean", "robust")
 
 
 def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -45,12 +44,12 @@ def _summary(name: str, members: Sequence[Entry], control: Sequence[Entry]) -> d
     }
     theirs = {entry["seed"]: entry for entry in control}
     for label in ("last", "best"):
-        for kind in KINDS:
+        for kind in ACCURACIES:
             values = tuple(_share(entry, label, kind) for entry in members)
             found[f"{label}_{kind}"] = SeedSummary(values).to_dict()
     if members is not control:
         shared = [(theirs[entry["seed"]], entry) for entry in members if entry["seed"] in theirs]
-        for kind in KINDS if shared else ():
+        for kind in ACCURACIES if shared else ():
             differences = tuple(_share(mine, "last", kind) - _share(other, "last", kind) for other, mine in shared)
             found[f"{kind}_less_control"] = PairedSeeds(differences).to_dict()
     return found
@@ -65,8 +64,8 @@ def group_cells(group: Mapping[str, Any]) -> list[str]:
     return [
         group["name"],
         str(len(group["seeds"])),
-        *(spread_text(group[f"last_{kind}"]) for kind in KINDS),
-        *(difference_text(group.get(f"{kind}_less_control")) for kind in KINDS),
+        *(spread_text(group[f"last_{kind}"]) for kind in ACCURACIES),
+        *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
         spread_text(group["best_robust"]),
         count(group["trainable_parameters"]),
         duration(group["seconds"]),

@@ -1,0 +1,126 @@
+"""`clat bench`: what a training step costs."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from clat.cli.console import say, show
+from clat.cli.options import add_device_option, add_result_option
+from clat.cli.outputs import Outputs
+from clat.core.errors import ClatError, unknown
+
+if TYPE_CHECKING:
+    from clat.recipe.schema import StageConfig
+
+HELP = "what a training step costs, beside PGD-AT's and a plain one"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.epilog = "clat bench --model resnet18 --width 32 --objectives pgd-at trades clat --layers 11"
+    parser.add_argument("--model", default="resnet18", help="a built-in network, or package.module:factory")
+    parser.add_argument("--width", type=int, help="base channels of a built-in network")
+    parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="blocks of each stage")
+    parser.add_argument(
+        "--objectives", nargs="+", default=["pgd-at"], metavar="NAME", help="pgd-at, trades, clat, ..."
+    )
+    parser.add_argument(
+        "--layers", nargs="+", default=[], metavar="LAYER", help="what clat moves: numbers or names"
+    )
+    parser.add_argument("--steps", type=int, help="of the inner attacks (default: the objectives' own, 10)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
+    parser.add_argument("--num-classes", type=int, default=10)
+    parser.add_argument(
+        "--precision", default="32", choices=["32", "bf16-mixed"], help="32, bf16-mixed (default: 32)"
+    )
+    parser.add_argument("--contiguous", action="store_true", help="the default memory layout, not channels_last")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the blocks")
+    parser.add_argument("--rounds", type=int, default=5, help="in which all steps take turns (default: 5)")
+    parser.add_argument("--train-size", type=int, default=50_000, help="images of an epoch (default: 50000)")
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain reference steps out")
+    parser.add_argument("--no-surroundings", action="store_true", help="leave the data path and the selections out")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, beside its floor")
+    parser.add_argument("--seed", type=int, default=0)
+    add_device_option(parser)
+    add_result_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, show the tables, write JSON on request."""
+    import torch
+
+    from clat.bench import Bench, measure
+    from clat.bench.table import profile_table, steps_table, surroundings_lines
+    from clat.models import load_model
+    from clat.network.outputs import logits_only
+    from clat.runtime.engine import EngineConfig
+    from clat.training.prepare import check_model
+    from clat.training.trial import check_training_mode
+
+    outputs = Outputs(options.out)
+    engine = EngineConfig(
+        device=options.device,
+        precision=options.precision,
+        channels_last=not options.contiguous,
+        compile=options.compile,
+    )
+    settings = Bench(
+        stages=bench_stages(options.objectives, options.layers, options.steps),
+        image_shape=(3, options.image_size, options.image_size),
+        num_classes=options.num_classes,
+        batch_size=options.batch_size,
+        engine=engine,
+        rounds=options.rounds,
+        plain=not options.no_plain,
+        surroundings=not options.no_surroundings,
+        train_size=options.train_size,
+        profile=options.profile,
+        seed=options.seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        depths = tuple(options.depths) if options.depths else None
+        model = load_model(options.model, num_classes=options.num_classes, width=options.width, depths=depths)
+    check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
+    check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
+    with logits_only(model):
+        measured = measure(model, settings)
+    result = {"model": options.model, "width": options.width, "depths": depths, **measured}
+    show(steps_table(result))
+    for line in surroundings_lines(result):
+        say(line)
+    for label, row in result["rows"].items():
+        if "profile" in row:
+            show(profile_table(label, row["profile"]))
+    outputs.write(result)
+    return 0
+
+
+def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | None) -> dict[str, StageConfig]:
+    """Return label -> stage of each objective's name, at its defaults but for `steps`; CLAT's move `layers`, by
+    number or name."""
+    from clat.objectives import AnyObjective
+    from clat.recipe.toml import build_recipe
+
+    known = {one.name: one for one in typing.get_args(typing.get_args(AnyObjective)[0])}
+    found = {}
+    for name in objectives:
+        if name not in known:
+            raise unknown("objective", name, known)
+        settings: dict[str, Any] = {"name": "row", "epochs": 1, "objective": {"name": name}}
+        label = name
+        if steps is not None and "steps" in {field.name for field in fields(known[name])}:
+            settings["objective"]["steps"] = steps
+        if known[name].needs_selection:
+            if not layers:
+                raise ClatError(f"the objective '{name}' needs layers to move: --layers 11")
+            settings["selection"] = {"rule": "named", "layers": list(layers)}
+            # A label is a column's width: few layers are named, many are counted.
+            label = f"{name} {','.join(layers)}" if len(layers) <= 5 else f"{name}, {len(layers)} layers"
+        found[label] = build_recipe({"stages": [settings]}).stages[0]
+    return found

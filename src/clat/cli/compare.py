@@ -1,0 +1,47 @@
+"""`clat compare`: two results sample by sample, or seeds against seeds."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from clat.cli.console import say, show
+from clat.cli.options import add_result_option
+from clat.cli.outputs import Outputs
+from clat.core.errors import ClatError
+
+if TYPE_CHECKING:
+    from clat.evaluation.compare import Comparison, SeedComparison
+
+HELP = "results of clat evaluate: two networks, or several seeds"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("results", nargs="*", metavar="FILE", help="A.json B.json: B less A, on the same samples")
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="FILE", help="mean, deviation, lowest of these")
+    parser.add_argument("--against", nargs="+", default=[], metavar="FILE", help="with --seeds: a second group")
+    add_result_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, show and write."""
+    outputs = Outputs(options.out)
+    result = _compared(options)
+    for note in result.notes:
+        say(f"note: {note}")
+    show(result.table())
+    outputs.write(result)
+    return 0
+
+
+def _compared(options: argparse.Namespace) -> Comparison | SeedComparison:
+    if options.seeds and options.results:
+        raise ClatError("give either two results, A.json B.json, or --seeds A1.json A2.json ...")
+    if options.against and not options.seeds:
+        raise ClatError("--against goes with --seeds: clat compare --seeds A1.json ... --against B1.json ...")
+    if not options.seeds and len(options.results) != 2:
+        raise ClatError("give two results, A.json B.json; several of one network's seeds go with --seeds")
+    from clat.evaluation.compare import compare, compare_seeds
+
+    return compare_seeds(options.seeds, options.against) if options.seeds else compare(*options.results)

@@ -1,0 +1,35 @@
+"""What the commands say. Results that programs read go to a file or, with `--out -`, alone to standard output."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_settings = {"quiet": False, "stderr": False}
+
+
+def set_up(*, quiet: bool, stderr: bool) -> None:
+    """Say nothing from here on, or say it on standard error."""
+    _settings.update(quiet=quiet, stderr=stderr)
+    console.cache_clear()
+
+
+@cache
+def console() -> Console:
+    """Return the console of the command that runs. Made late: rich takes a tenth of a second to load."""
+    from clat.core.console import plain_console
+
+    return plain_console(**_settings)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line just as it is, however long."""
+    console().print(text, style=style, soft_wrap=True)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table."""
+    console().print(renderable)

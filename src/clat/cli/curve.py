@@ -1,0 +1,75 @@
+"""`clat curve`: accuracy against eps."""
+
+from __future__ import annotations
+
+import argparse
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from clat.cli.console import console, say
+from clat.cli.options import add_measuring_options, add_model_options
+from clat.cli.outputs import Outputs
+from clat.core.units import parse_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from clat.evaluation import Evaluation
+
+HELP = "accuracy against the size of the perturbation"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    add_model_options(parser)
+    parser.add_argument(
+        "--eps",
+        default="0,2/255,4/255,8/255,16/255",
+        help="sizes, with commas (default: 0,2/255,4/255,8/255,16/255)",
+    )
+    parser.add_argument("--protocol", default="pgd-20", help="as for evaluate (default: pgd-20)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the curve (.svg or .png)")
+    add_measuring_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure at each size, show and write."""
+    from clat.cli.inputs import about_model, build_model, first_images, pick_device
+    from clat.evaluation import evaluate_set, find_protocol
+    from clat.evaluation.curve import trace_curve
+    from clat.evaluation.live import evaluation_progress
+
+    outputs = Outputs(options.out, options.plot)
+    protocol = find_protocol(options.protocol)
+    sizes = [parse_size(size.strip(), norm=options.norm) for size in options.eps.split(",")]
+    device = pick_device(options.device)
+    images = first_images(options)
+    model = build_model(options, images, device)
+
+    def measure(eps: Fraction) -> Evaluation:
+        with evaluation_progress(console()) as report:
+            return evaluate_set(
+                model,
+                images,
+                protocol=protocol,
+                eps=eps,
+                norm=options.norm,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                report=report,
+                about=about_model(options),
+            )
+
+    result = trace_curve(measure, sizes, options.norm)
+    for note in dict.fromkeys(note for one in result.results for note in one.notes):
+        say(f"note: {note}")
+    for size, accuracy in result.points:
+        say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
+
+    def draw() -> Figure:
+        from clat.report.robustness import eps_plot
+
+        return eps_plot(result.to_dict())
+
+    outputs.write(result, draw)
+    return 0

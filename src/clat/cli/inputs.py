@@ -1,0 +1,86 @@
+"""What a command measures on: the device, the network and the images that its options name.
+
+Commands import this module where their work begins: it loads torch.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from clat import models
+from clat.core.errors import ClatError, unknown
+from clat.data import ImageSet, Loader, load_split
+from clat.models import load_model
+from clat.network.edge import unwrapped
+from clat.recipe.toml import read_recipe
+from clat.training.prepare import check_model
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `--device` names: cpu, cuda, or auto for CUDA where there is some."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ClatError("--device cuda: torch sees no CUDA device, use cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
+    """Return `--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
+    if options.weights_key is not None and options.weights is None:
+        raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
+    if options.model.endswith(".toml"):
+        model = _model_of_recipe(options, images.num_classes)
+    else:
+        model = load_model(
+            options.model,
+            num_classes=images.num_classes,
+            width=options.width,
+            normalize=options.normalize,
+            weights=options.weights,
+            weights_key=options.weights_key,
+        )
+    sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    model = unwrapped(model)
+    check_model(model, sample, images.num_classes)
+    return model.to(device).eval()
+
+
+def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
+    """Return the network of a recipe's [model], with all of `--weights` instead of its own if they are given."""
+    if options.width is not None or options.normalize is not None:
+        raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
+    config = read_recipe(options.model).model
+    own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
+    config = config if options.weights is None else replace(config, **own)
+    return models.build_model(config, num_classes)
+
+
+def about_model(options: Namespace) -> dict[str, object]:
+    """Return what a result says of the network of `build_model`."""
+    return {"model": options.model, "weights": options.weights, "weights_key": options.weights_key}
+
+
+def first_images(options: Namespace) -> ImageSet:
+    """Return the first so many images of the split, all of them where there are fewer than the default."""
+    images = load_split(options.data, options.split, image_size=options.image_size)
+    if options.num_samples is None:
+        return images.take(min(options.default_samples or len(images), len(images)))
+    if options.num_samples < 1:
+        raise ClatError(f"--num-samples is {options.num_samples}: expected at least 1")
+    return images.take(options.num_samples)
+
+
+def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Return all images as float32 in [0, 1], on the CPU, and their labels; attacks move them batch by batch."""
+    x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
+    return x, y
+
+
+def about_data(images: ImageSet) -> dict[str, dict[str, object]]:
+    """Return what a result file says of the images."""
+    return {"data": {"name": images.name, "split": images.split, "n": len(images)}}

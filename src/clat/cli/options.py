@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+EPS = "perturbation size, a float or a fraction (default: 8/255)"
+RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
+
+
+def folder(name: str) -> str:
+    """Take the name of a folder, which standard output is none of."""
+    if name == "-":
+        raise argparse.ArgumentTypeError("'-' is no folder; one of that name is ./-")
+    return name
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add which network, with which weights."""
+    parser.add_argument(
+        "--model", required=True, help="a built-in network, robustbench:ID, package.module:factory, or RECIPE.toml"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
+    parser.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        help="which of several state dicts in that file: its key, or a prefix of names",
+    )
+    parser.add_argument("--width", type=int, help="base channels of a built-in network")
+    parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")
+    parser.add_argument("--image-size", type=int, help="resize and centre-crop the images")
+
+
+def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int | None = None) -> None:
+    """Add what an evaluation and all around it are told of data, attack and output.
+
+    Args:
+        parser: The command's.
+        default_samples: Images to measure on where the user does not say; None: all.
+    """
+    parser.add_argument("--data", default="digits", help="data set, as for criticality")
+    parser.add_argument("--split", default="test", help="split (default: test)")
+    parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    many = "all" if default_samples is None else f"at most {default_samples}"
+    parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
+    parser.set_defaults(default_samples=default_samples)
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    add_device_option(parser)
+    add_result_option(parser)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add where to compute."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, auto")
+
+
+def add_result_option(parser: argparse.ArgumentParser) -> None:
+    """Add where the result goes."""
+    parser.add_argument("--out", metavar="FILE", help=RESULT)

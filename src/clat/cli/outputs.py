@@ -1,0 +1,58 @@
+"""The files that a command writes: claimed before hours of work, named after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from clat.cli.console import say
+from clat.core.errors import ClatError
+from clat.core.files import claim_output, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Result(Protocol):
+    """What a command measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        ...
+
+
+class Outputs:
+    """Where a command's result (JSON) and its plot go, if anywhere; `out` may be "-", standard output.
+
+    Raises ClatError if one of them exists already or cannot be written.
+    """
+
+    def __init__(self, out: str | None, plot: str | None = None) -> None:
+        self.out, self.plot = out, plot
+        for path in (out, plot):
+            if path not in (None, "-"):
+                claim_output(path)
+        if plot is not None and Path(plot).suffix.lower() not in (".svg", ".png"):
+            raise ClatError(f"cannot write a plot to '{plot}': its name must end in .svg or .png")
+
+    def write(self, result: Result | dict[str, Any], draw: Callable[[], Figure] | None = None) -> None:
+        """Write what was asked for, and say where it is.
+
+        Args:
+            result: The result.
+            draw: Makes the figure of the plot; called only if there is to be one.
+        """
+        data = result if isinstance(result, dict) else result.to_dict()
+        if self.out == "-":
+            print(json.dumps(data, indent=1, allow_nan=False))
+        elif self.out is not None:
+            write_json(self.out, data)
+        if self.plot is not None and draw is not None:
+            from clat.report.plots import save_figure
+
+            save_figure(draw(), self.plot)
+        for path in (self.out, self.plot):
+            if path not in (None, "-"):
+                say(f"wrote {path}")

@@ -1,0 +1,71 @@
+"""The parser: argparse whose errors are one line, and all commands with their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NoReturn, Protocol, cast
+
+from clat.core.errors import ClatError
+
+
+class Command(Protocol):
+    """What a module of a command holds.
+
+    It imports nothing heavy when it is loaded: all commands are, for every call of `clat`. What takes long is
+    imported where `run` begins.
+    """
+
+    HELP: str
+    """One line for the list of commands."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add what the command takes."""
+        ...
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Do it, and return the exit code."""
+        ...
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ClatError(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    """Prints the version; read only then, as it takes longer than everything else here."""
+
+    def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show the version and leave"
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"clat {version('clat')}")
+        parser.exit()
+
+
+def command(name: str) -> Command:
+    """Return the module of a command."""
+    return cast(Command, import_module(f"clat.cli.{name}"))
+
+
+def build_parser(names: Iterable[str]) -> Parser:
+    """Return the parser of the commands called `names`."""
+    parser = Parser(prog="clat", description="Criticality-Leveraged Adversarial Training.")
+    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors; goes with every command")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name in names:
+        module = command(name)
+        one = commands.add_parser(name, help=module.HELP)
+        module.add_options(one)
+        # Without a default of its own, which would undo a --quiet before the command.
+        one.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="say nothing but errors")
+    return parser

@@ -1,0 +1,82 @@
+"""`clat study`: tables of recipes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clat.cli.console import console, say, show
+from clat.cli.options import folder
+from clat.core.errors import ClatError
+
+HELP = "run a table of recipes under one budget, row by row"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("study", nargs="?", help="its name (see --list)")
+    parser.add_argument("--scale", help="how large: see --list (default: the study's first)")
+    parser.add_argument(
+        "--out", type=folder, metavar="DIR", help="the study's folder; the same one goes on where it was stopped"
+    )
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
+    parser.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
+    parser.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
+    parser.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
+    parser.add_argument("--num-samples", type=int, help="of these two: images, from the first (default: all)")
+    parser.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a study, or go on with it; show the table, and write table.json, table.md and study.html in its folder.
+
+    With --judge or --finals: measure what it trained, on held-out images or on the test split. Returns 1 if a row
+    did not finish.
+    """
+    if options.list or options.study is None:
+        return _list()
+    from clat.studies import find_study
+
+    study = find_study(options.study)  # a slip in the name is told before the rest is loaded
+    from clat.studies.collect import rich_table
+    from clat.studies.finals import finals_table, run_finals
+    from clat.studies.page import write_study_page
+    from clat.studies.row import chosen, seeded
+    from clat.studies.run import run_study
+    from clat.studies.tables.groups import group_table
+
+    scale = study.scales[0] if options.scale is None else study.at(options.scale)
+    if options.out is None:
+        raise ClatError("clat study needs --out, the folder of its runs")
+    out = Path(options.out)
+    every = seeded(study.rows(scale, out), scale.seeds)
+    if options.judge is not None and options.finals is not None:
+        raise ClatError("clat study takes --judge or --finals, not both: choose first, on held-out images")
+    if options.judge is not None or options.finals is not None:
+        finals = run_finals(
+            every,
+            out,
+            console(),
+            names=options.rows,
+            protocol=options.finals or options.judge,
+            split="heldout" if options.finals is None else "test",
+            num_samples=options.num_samples,
+            precision=options.precision,
+        )
+        show(finals_table(finals))
+        return 0
+    table = run_study(study, scale, chosen(every, options.rows), out, console())
+    show(group_table(table) if table["groups"] else rich_table(table))
+    say(f"wrote {write_study_page(table, out)}")
+    return int(any(row["status"] != "finished" for row in table["rows"]))
+
+
+def _list() -> int:
+    from clat.studies import STUDIES
+
+    for study in STUDIES.values():
+        say(f"{study.name}: {study.title}", style="bold")
+        for scale in study.scales:
+            names = ", ".join(row.name for row in study.rows(scale, Path("OUT")))
+            say(f"  {scale.name}, {scale.epochs} epochs: {names}")
+    return 0

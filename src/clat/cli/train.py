@@ -1,0 +1,119 @@
+"""`clat train`: run or resume a recipe, then draw its page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clat.cli.console import say
+from clat.cli.options import folder
+from clat.core.errors import ClatError
+
+if TYPE_CHECKING:
+    from clat.training.run import Result
+
+HELP = "run a recipe"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes, but for the recipe and its fields: see `take_rest`."""
+    parser.usage = "clat train RECIPE --out DIR [options] [--FIELD VALUE ...]\n       clat train --resume DIR"
+    parser.description = (
+        "RECIPE: a recipe file, or the name of a built-in recipe (see --list). Any field of it can be "
+        "given: --stages.clat.epochs 5 --data.train_size 2000 --seed 1"
+    )
+    parser.add_argument("--out", type=folder, metavar="DIR", help="a new folder for the run")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
+    parser.add_argument("--reuse", metavar="DIR", help="take over the stages that the run in DIR has in common")
+    parser.add_argument("--device", help="cpu, cuda, auto: short for --engine.device")
+    parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
+    parser.add_argument("--precision", help="32 or bf16-mixed: short for --engine.precision")
+    parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
+    parser.add_argument("--list", action="store_true", help="list the built-in recipes")
+
+
+def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """Set `recipe` and `overrides`: --FIELD VALUE or --FIELD=VALUE, in any order. argparse, which does not know the
+    fields, would take the first value for the recipe."""
+    recipe: str | None = None
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            overrides.append(word)
+            if "=" not in word and rest and not rest[0].startswith("--"):
+                overrides.append(rest.pop(0))
+        elif word.startswith("-") or (_ASSIGNMENT.match(word) and not Path(word).is_file()):
+            raise ClatError(f"unexpected argument '{word}': did you mean --{word.lstrip('-')}?")
+        elif recipe is not None:
+            raise ClatError(f"unexpected argument '{word}': '{recipe}' is the recipe (see clat train --help)")
+        else:
+            recipe = word
+    options.recipe, options.overrides = recipe, overrides
+
+
+_ASSIGNMENT = re.compile(r"[\w.-]+=")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, evaluate and draw the page, or list the recipes."""
+    if options.list:
+        return _list()
+    if options.resume is not None:
+        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile")
+        if any(getattr(options, name) for name in beside):
+            raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
+        from clat.training.run import resume
+
+        return _finish(lambda: resume(options.resume, quiet=options.quiet))
+    if options.recipe is None or options.out is None:
+        raise ClatError("name a recipe and a new folder: clat train RECIPE.toml --out DIR (or --resume DIR)")
+    from clat.recipe.source import read_source
+
+    data = read_source(options.recipe, [*options.overrides, *_short(options)])
+    from clat.recipe.toml import build_recipe
+
+    recipe = build_recipe(data)
+    from clat.training.run import train
+
+    return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet))
+
+
+def _list() -> int:
+    from clat.recipe.source import built_in_recipes
+
+    for name, path in built_in_recipes().items():
+        say(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
+    return 0
+
+
+def _short(options: argparse.Namespace) -> list[str]:
+    """Return the overrides that the options for the engine are short for."""
+    words = []
+    for name in ("device", "devices", "precision"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--engine.{name}", f'"{value}"' if name == "precision" else value]
+    return words + (["--engine.compile", "true"] if options.compile else [])
+
+
+def _finish(train: Callable[[], Result]) -> int:
+    """Run to the end and draw the page; a stopped run returns its exit code."""
+    from clat.runtime.engine import is_first_process
+    from clat.training.interrupt import Interrupted
+
+    try:
+        result = train()
+    except Interrupted as stopped:
+        # The first process speaks for all; where another fails, the launcher kills it.
+        return stopped.exit_code if is_first_process() else 0
+    if not result.evaluations or not is_first_process():
+        return 0
+    from clat.report.page import write_report
+
+    say(f"wrote {write_report(result.out)}")
+    return 0

@@ -1,0 +1,101 @@
+"""`clat transfer`: examples made on each of several networks, shown to all."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from clat.cli.console import say, show
+from clat.cli.options import EPS, add_measuring_options
+from clat.cli.outputs import Outputs
+from clat.core.errors import ClatError, unknown
+from clat.core.units import parse_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELP = "attack each of several networks and show the examples to all"
+
+SETTINGS = ("weights", "weights_key", "width", "normalize")
+"""What may be said of a network, as key=value."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.epilog = (
+        "clat transfer --network at resnet18 weights=at.pt --network clat resnet18 weights=clat.pt width=16"
+    )
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar="WORD",
+        help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA]; at least two networks",
+    )
+    parser.add_argument("--eps", default="8/255", help=EPS)
+    parser.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resize the images")
+    parser.add_argument("--plot", metavar="FILE", help="draw the matrix (.svg or .png)")
+    add_measuring_options(parser, default_samples=1000)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the matrix, show and write."""
+    from clat.cli.inputs import about_data, build_model, first_images, pick_device, tensors
+    from clat.evaluation import find_protocol
+    from clat.evaluation.transfer import transfer
+
+    outputs = Outputs(options.out, options.plot)
+    protocol = find_protocol(options.attack)
+    parse_size(options.eps, norm=options.norm)
+    described = _described(options.network)
+    device = pick_device(options.device)
+    images = first_images(options)
+    networks = {name: build_model(one, images, device) for name, one in described.items()}
+    matrix = transfer(
+        networks,
+        *tensors(images),
+        eps=options.eps,
+        protocol=protocol,
+        norm=options.norm,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        report=lambda name: say(f"attacking {name}"),
+        about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
+    )
+    for note in matrix.notes:
+        say(f"note: {note}")
+    show(matrix.table())
+
+    def draw() -> Figure:
+        from clat.report.robustness import transfer_map
+
+        return transfer_map(matrix.to_dict())
+
+    outputs.write(matrix, draw)
+    return 0
+
+
+def _described(networks: Iterable[list[str]]) -> dict[str, argparse.Namespace]:
+    """Return, from the words after each --network, NAME MODEL key=value ..., what `build_model` takes."""
+    described: dict[str, argparse.Namespace] = {}
+    for words in networks:
+        if len(words) < 2:
+            raise ClatError(f"--network {' '.join(words)}: give a name and a model, then weights=FILE and the like")
+        name, model, *settings = words
+        if name in described:
+            raise ClatError(f"--network {name} is there twice: names tell the networks apart")
+        network = argparse.Namespace(model=model, **dict.fromkeys(SETTINGS))
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            if key not in SETTINGS or not value:
+                valid = (f"{key}=..." for key in SETTINGS)
+                raise unknown("setting", setting, valid, where=f" of --network {name}")
+            setattr(network, key, value)
+        if network.width is not None and not network.width.isdecimal():
+            raise ClatError(f"--network {name}: width is '{network.width}', expected a whole number")
+        network.width = None if network.width is None else int(network.width)
+        described[name] = network
+    return described
