@@ -84,7 +84,7 @@ def wrong(z: Tensor) -> Tensor:
 
 
 def test_whatever_a_network_raises_is_one_line(kit, tmp_path):
-    with pytest.raises(ClatError, match="does not run on images of shape .*: Input height"):
+    with pytest.raises(ClatError, match=r"does not run on images of shape .*: Input height"):
         clat.train(
             kit.recipe(), tmp_path / "r", model=WithHeads(kit.tiny(), wrong, wrong), data=kit.data(), quiet=True
         )

@@ -228,7 +228,7 @@ def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
             clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data())
     assert caught.value.exit_code == code
     assert signal.getsignal(number) is before
-    assert f"go on with: clat train --resume {out}" in capsys.readouterr().out
+    assert f"go on with: clat.resume('{out}', model=..., data=...)" in capsys.readouterr().out
     assert '"interrupted"' in (out / "run.json").read_text()
     done = [file.name for file in (out / "evaluations").glob("*.json")]
     assert len(done) == n - 1

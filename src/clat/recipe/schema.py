@@ -5,7 +5,7 @@ A recipe file (TOML) has the same shape; `clat.recipe` reads and writes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clat.core.checks import at_least
@@ -209,6 +209,12 @@ class Recipe:
     def threat(self) -> ThreatModel:
         """The threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
+
+    def resolved(self) -> Recipe:
+        """Return the recipe as it runs on this machine: its precision is what "auto" means here, and float32 where
+        a stage differentiates a gradient, which bfloat16 has too few digits for."""
+        twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
+        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
 
     @property
     def total_epochs(self) -> int:

@@ -91,9 +91,10 @@ def recipe_toml(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     """A short hash of everything that decides the weights after the first `stages` stages (None: all).
 
-    The name, the later stages, the evaluation and the checkpoint interval do not enter.
+    The name, the later stages, the evaluation and the checkpoint interval do not enter. The precision does, as it
+    is on this machine: a run records that one, so a recipe with "auto" hashes like the run that it becomes here.
     """
-    data = recipe_data(recipe)
+    data = recipe_data(recipe.resolved())
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")

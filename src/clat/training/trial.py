@@ -72,6 +72,6 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < num_classes:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ClatError(
-            f"in training mode the model returns {shown}, expected logits (N, {num_classes}), alone, first in a tuple, "
-            "or called 'logits': wrap it so that it does"
+            f"in training mode the model returns {shown}, expected logits (N, {num_classes}), alone, first in a "
+            "tuple, or called 'logits': wrap it so that it does"
         )
