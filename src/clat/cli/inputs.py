@@ -15,6 +15,7 @@ from clat import models
 from clat.core.errors import ClatError, unknown
 from clat.data import ImageSet, Loader, load_split
 from clat.models import load_model
+from clat.network.edge import unwrapped
 from clat.recipe.toml import read_recipe
 from clat.training.prepare import check_model
 
@@ -44,6 +45,7 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             weights_key=options.weights_key,
         )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    model = unwrapped(model)
     check_model(model, sample, images.num_classes)
     return model.to(device).eval()
 

@@ -23,6 +23,7 @@ from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
 from clat.network import modes
 from clat.network.cost import Cost
+from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**30
@@ -53,6 +54,7 @@ def evaluate_set(
     faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
     `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
     """
+    model = unwrapped(model)
     where = f"'{images.name}/{images.split}'"
     if len(images) == 0:
         raise ClatError(f"{where} is empty: there is nothing to evaluate")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.search import worthwhile
-from clat.core.checks import check_images, check_labels
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -22,6 +22,7 @@ from clat.evaluation.result import Evaluation
 from clat.evaluation.state import EvaluationState, StateFile
 from clat.network import modes
 from clat.network.cost import metered
+from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 
 PRECISIONS = ("float32", "bfloat16")
@@ -57,8 +58,7 @@ def evaluate(
     inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     radius = parse_size(eps, norm=norm)
@@ -78,7 +78,8 @@ def evaluate(
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
-    with metered(model) as cost, modes.attack_mode(model), torch.autocast(device.type, enabled=False):
+    alone = logits_alone(model, x[:1], y[:1])
+    with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
@@ -120,7 +121,7 @@ def evaluate(
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
-        notes=notes,
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[:1]), *notes],
         x_adv=examples,
         about=about or {},
     )

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.pgd import check_logits
 from clat.attacks.search import run_searches
 from clat.core.errors import ClatError
 from clat.evaluation.planned_search import PlannedSearch
 from clat.evaluation.state import EvaluationState, StateFile
 from clat.network.folding import unfolded
+from clat.network.logits import check_logits
 from clat.network.precision import exact_float32, is_exact
 
 Report = Callable[[str, int, int, float], None]

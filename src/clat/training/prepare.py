@@ -28,8 +28,11 @@ from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
 from clat.network.compiled import blocks
+from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
+from clat.network.guard import floating_type
 from clat.network.layers import find_layers
+from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.training.trial import check_training_mode, tried
@@ -83,7 +86,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
-        model = build_network(recipe, train_set.num_classes) if model is None else model
+        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -146,13 +149,25 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     return None
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
+    and for weights that are not float32, in which recipes train."""
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
+
+
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
     with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
         logits = model(x)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:

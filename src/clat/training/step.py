@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,11 @@ def take_step(
         with computing(rows):
             return _share(objective.cost(model, x[rows], y[rows], examples[number], step), len(x[rows]), len(x))
 
+    def total(number: int) -> Tensor:
+        return cost(number).total
+
     losses = []
-    with callbacks.around_loss(StepCost([lambda k=k: cost(k).total for k in range(len(parts))])):
+    with callbacks.around_loss(StepCost([partial(total, k) for k in range(len(parts))])):
         for number in range(len(parts)):
             loss = cost(number)
             if engine.any_of(not torch.isfinite(loss.total)):
