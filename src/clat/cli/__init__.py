@@ -23,6 +23,7 @@ COMMANDS = (
     "curve",
     "transfer",
     "compare",
+    "data",
     "report",
     "study",
     "bench",
