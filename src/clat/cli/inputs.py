@@ -48,7 +48,8 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     check_model(model, sample, images.num_classes)
     _check_outputs(model, sample, images)
-    if options.weights is not None or ":" in options.model:
+    foreign = options.weights is not None or ":" in options.model
+    if foreign and list(images.class_names) != [str(number) for number in range(images.num_classes)]:
         notice(f"the network's outputs are taken for: {_listed(images)}; --classes gives another order")
     return model.to(device).eval()
 
