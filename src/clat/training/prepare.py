@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
-from clat.core.notices import recorded
+from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
 from clat.data import (
     IDBH_VARIANTS,
@@ -86,6 +86,9 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
+        for images in (train_set, test):
+            for note in images.notes:
+                notice(f"{images.split} images: {note}")
         model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
@@ -220,27 +223,53 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    if data is None:
-        train_set, test = (
-            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
-        )
-    else:
-        train_set, test = data
+    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "
             f"{train_set.num_classes} and {test.num_classes} classes"
         )
+    for number, (ours, theirs) in enumerate(zip(train_set.class_names, test.class_names, strict=True)):
+        if ours != theirs:
+            raise ClatError(
+                f"train and test of '{train_set.name}' differ: class {number} is '{ours}' in train and '{theirs}' "
+                "in test; give both the same names in the same order"
+            )
     if len(test) == 0:
         raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
     if config.decide_on == "test-split":
-        return hold_out(train_set, 0, config.split_seed, config.train_size)[0], test, test
+        return _cut(config, train_set, 0)[0], test, test
     if config.heldout < 1:
         raise ClatError(
             f"data.heldout is {config.heldout}: a run decides on held-out images; give it some, such as 500"
         )
-    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
+    train_set, heldout = _cut(config, train_set, config.heldout)
     return train_set, heldout, test
+
+
+def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
+    """What is trained on and what is held out; an error names the field that asks for too much."""
+    try:
+        return hold_out(train_set, heldout, config.split_seed, config.train_size)
+    except ClatError as error:
+        field = "heldout" if heldout >= len(train_set) else "train_size"
+        raise ClatError(f"data.{field} is {getattr(config, field)}: {error}") from None
+
+
+def read_split(config: DataConfig, split: str) -> ImageSet:
+    """Read a split of a recipe's data set.
+
+    Raises:
+        ClatError: as `load_split`.
+    """
+    return load_split(
+        config.name,
+        split,
+        image_size=config.image_size,
+        label_column=config.label_column,
+        image_column=config.image_column,
+        classes=config.classes,
+    )
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
