@@ -50,6 +50,7 @@ def strided(channels: int = 4, **changes: Any) -> dict[str, Any]:
         "x": x,
         "weight": weight,
         "stride": (2, 2),
+        "padding": (0, 0),
         "transposed": False,
         "groups": 1,
     } | changes
@@ -84,6 +85,7 @@ def test_variants_are_affected(changes: dict[str, Any]) -> None:
         {"channels": 16},
         {"stride": (1, 1), "gradient": torch.zeros(2, 6, 8, 8)},
         {"weight": torch.zeros(6, 4, 3, 3)},
+        {"padding": (0, 1)},
         {"x": torch.zeros(2, 4, 8, 8)},
         {"x": torch.zeros(2, 4, 8, 7).to(memory_format=torch.channels_last)},
         {"x": torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)},
@@ -95,7 +97,7 @@ def test_variants_are_affected(changes: dict[str, Any]) -> None:
             "stride": (2,),
         },
     ],
-    ids=["16 channels", "stride 1", "3x3", "contiguous", "odd size", "bfloat16", "groups", "1-D"],
+    ids=["16 channels", "stride 1", "3x3", "padding", "contiguous", "odd size", "bfloat16", "groups", "1-D"],
 )
 def test_the_rest_is_left_to_torch(changes: dict[str, Any]) -> None:
     assert not overruns(**strided(**changes))
@@ -120,6 +122,18 @@ def test_only_what_is_asked_for_is_computed(wanted: tuple[bool, bool, bool]) -> 
         assert (found is not None) == asked
         if found is not None and right is not None:
             torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_of_a_transposed_convolution_is_heeded() -> None:
+    """Without a say in a 1x1 kernel, a dilation still allows so much output padding that the sizes fit again."""
+    layer = nn.ConvTranspose2d(6, 4, 1, stride=2, padding=1, output_padding=3, dilation=4)
+    x = torch.randn(2, 6, 8, 8).to(memory_format=torch.channels_last)
+    assert layer(x).shape[2:] == (16, 16)
+    upstream = torch.rand(2, 4, 16, 16)
+    (found,) = torch.autograd.grad(layer(x), layer.weight, upstream)
+    layer = layer.double()
+    (right,) = torch.autograd.grad(layer(x.double()), layer.weight, upstream.double())
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5)
 
 
 def projection(dtype: torch.dtype) -> tuple[nn.Module, Tensor]:

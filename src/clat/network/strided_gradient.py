@@ -42,7 +42,13 @@ def guard_strided_gradients() -> None:
 
 
 def overruns(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], transposed: bool, groups: int
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+    groups: int,
 ) -> bool:
     """Return whether oneDNN may write outside of its memory when it computes this convolution's weight gradient.
 
@@ -51,14 +57,17 @@ def overruns(
         x: its input, (N, C_in, H, W).
         weight: its weight, (C_out, C_in / groups, h, w), or (C_in, C_out / groups, h, w) where it is transposed.
         stride: a step for each spatial dimension, or one for all.
+        padding: the same of the rows and columns that are added around the larger image.
         transposed: whether it is a transposed convolution, whose output is the larger image.
         groups: how many groups of channels are convolved apart.
 
     Returns:
-        True for the 1x1 convolution, in float32 and one group, of channels-last images of fewer than 16 channels
-        whose size is that of the smaller images times a stride above 1.
+        True for the 1x1 convolution, in float32 and one group, of unpadded channels-last images of fewer than 16
+        channels whose size is that of the smaller images times a stride above 1.
     """
-    if x.dim() != 4 or groups != 1 or max(stride) == 1 or weight.shape[2:] != (1, 1) or x.dtype != torch.float32:
+    if x.dim() != 4 or x.dtype != torch.float32 or weight.shape[2:] != (1, 1):
+        return False
+    if groups != 1 or max(stride) == 1 or any(padding):
         return False
     large, small = (gradient, x) if transposed else (x, gradient)
     if large.shape[1] >= REGISTER or large.shape[2:] != (small.shape[2] * stride[0], small.shape[3] * stride[-1]):
@@ -83,7 +92,7 @@ def _convolution_backward(
     """Return the gradients of input, weight and bias that `output_mask` asks for; arguments as torch names them."""
     rest = (padding, dilation, transposed, output_padding, groups)
     wants_input, wants_weight, wants_bias = output_mask
-    if not (wants_weight or wants_bias) or not overruns(gradient, x, weight, stride, transposed, groups):
+    if not (wants_weight or wants_bias) or not overruns(gradient, x, weight, stride, padding, transposed, groups):
         return _OPERATOR.redispatch(_SHARED, gradient, x, weight, bias_sizes, stride, *rest, output_mask)
     of_input = of_weight = of_bias = None
     if wants_input:
