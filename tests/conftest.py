@@ -25,8 +25,8 @@ hypothesis.settings.load_profile("clat")
 def pytest_configure() -> None:
     """Give each of several pytest processes its part of the cores.
 
-    Commands that a test starts have to compute with as many threads as the test does, whose numbers are compared bit
-    for bit: they find the count in the environment.
+    Commands that a test starts have to compute with as many threads as the test does, whose numbers are compared
+    bit for bit: they find the count in the environment.
     """
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
