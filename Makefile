@@ -1,18 +1,20 @@
-# make demo, make test: each sets up .venv from nothing first.
+# make demo, make test, make docs: each sets up .venv from nothing first.
 VENV := .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint docs bench clean
 
 demo: $(READY)
 	rm -rf runs/demo
 	$(BIN)/clat demo --out runs/demo
 
+# Two processes of one thread each: two cores are used, and no test waits for another one's threads.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --durations=10
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
@@ -22,6 +24,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in site/. The variable silences a notice of the theme about its successor.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.criticality_cost
@@ -34,5 +40,9 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,tensorboard]"
 	touch $(READY)
 
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $(DOCS_READY)
+
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) runs/demo site

@@ -18,15 +18,17 @@ from clat.attacks.feature import run_feature_attack
 from clat.attacks.settings import Attack
 from clat.bench.memory import TensorMemory
 from clat.bench.profile import Call, OperationCounter
+from clat.core.threat_model import ThreatModel
 from clat.criticality.selection import trainable_parameters
 from clat.network import modes
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer, enumerate_layers, find_layers
 from clat.objectives import Clat, Objective, Step
+from clat.objectives.clat import Calibration, ClatCallback
 
-CALIBRATED = {"lambda": 1.0, "shares_clean_pass": 1.0}
-"""What `Clat.begin` would find, which asks for numbers: a weight, and a clean pass that can be shared, as it can be
-in any network without dropout."""
+CALIBRATED = Calibration(weight=1.0, shares_clean_pass=True)
+"""What `Clat.calibration` would find, which asks for numbers: a weight, and a clean pass that can be shared, as it
+can be in any network without dropout."""
 
 _OPTIMIZER = 11
 """Reads and writes of SGD with momentum and weight decay for each number that it moves."""
@@ -93,9 +95,9 @@ def count_step(
 ) -> Counted:
     """A step as `clat.training.trainer` takes it. `layers`: those that move, with BatchNorm frozen; none: all."""
     model, x, y = net.model, net.images(batch), torch.zeros(batch, dtype=torch.long)
-    step = Step(eps="8/255", layers=tuple(layers), once=True)
+    step = Step(threat=ThreatModel.parse("8/255"), layers=tuple(layers), once=True)
     if isinstance(objective, Clat):
-        step = replace(step, state=CALIBRATED)
+        step = replace(step, callback=ClatCallback.calibrated(objective, CALIBRATED))
     model.requires_grad_(False)
     modes.set_training(model, set() if layers else None)
     moving = list(trainable_parameters(model, layers or None).values())
@@ -114,7 +116,7 @@ def count_step(
 
 def feature_attack_memory(net: FakeNetwork, layers: Sequence[Layer], batch: int, *, bfloat16: bool) -> int:
     """The most bytes that tensors take in CLAT's attack, which is what calibrates lambda, too."""
-    x, attack = net.images(batch), Attack(eps="8/255", steps=2)
+    x, attack = net.images(batch), Attack.parse(eps="8/255", steps=2)
     with TensorMemory([x, *net.model.parameters()]) as memory, modes.attack_mode(net.model), _autocast(bfloat16):
         run_feature_attack(net.model, x, layers, attack, tap="output", relative=False, seed=0)
     return memory.peak

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import clat
-from clat.bench.subject import subject
+from clat.bench.repeated_step import repeated_step
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.criticality.selection import Selection
@@ -66,7 +66,7 @@ def step_cost(model: nn.Module, images: ImageSet, stage: StageConfig) -> dict[st
     with Operations() as forward, torch.no_grad():
         model(x)
     with (
-        subject(model, images, stage, Engine(config), config) as made,
+        repeated_step(model, images, stage, Engine(config), config) as made,
         metered(made.model, memory=False) as cost,
         Operations() as operations,
     ):
@@ -96,7 +96,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = clat.load_model(chosen.model, width=chosen.width)
         try:
-            given["objective"].requires(model)
+            given["objective"].requires(model, torch.zeros(1, 3, 32, 32))
         except ClatError:  # such as a mixture's gate
             continue
         if given["objective"].name.startswith("clat"):

@@ -11,9 +11,12 @@ import argparse
 import io
 import json
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,14 +36,16 @@ from benchmarks.roofline import (
     step_seconds,
 )
 from clat.bench.floor import layer_multiplications, step_floor
-from clat.bench.subject import subject
 from clat.core.environment import describe_environment
-from clat.data import ImageSet
+from clat.data import ImageSet, Loader
 from clat.data.decode import to_array
 from clat.network.layers import Layer
 from clat.objectives import Clat, FastAT, Objective, PgdAT, Standard, Trades
-from clat.recipe.schema import EngineConfig, StageConfig
-from clat.runtime.engine import Engine
+from clat.recipe.schema import MonitorConfig, Recipe, StageConfig
+from clat.runtime.engine import Engine, EngineConfig
+from clat.training.interrupt import StopFlag
+from clat.training.log import RunLog
+from clat.training.trainer import Trainer
 
 GPUS = {
     "H100": Gpu(flops=989e12, bandwidth=3.35e12, memory=80e9, link=450e9),
@@ -203,14 +208,33 @@ class Overheard(Engine):
 
 
 def messages_of_a_step() -> list[int]:
-    """Bytes of each all-reduction of the training loop in a step, on a small network."""
+    """Bytes of each all-reduction of the training loop in a step, on a small network: what an epoch of two batches
+    sends more than an epoch of one."""
+    longer = Counter(_messages(batches=2))
+    longer.subtract(_messages(batches=1))
+    return list(longer.elements())
+
+
+def _messages(batches: int) -> list[int]:
+    """Bytes of each all-reduction of a run of one epoch."""
     config = EngineConfig(device="cpu")
-    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    images = ImageSet("black", "train", ("a", "b"), pixels, torch.arange(2))
-    stage, engine = StageConfig(name="step", epochs=1, objective=PgdAT(steps=1)), Overheard(config)
-    with subject(clat.load_model("resnet18", num_classes=2, width=4), images, stage, engine, config) as made:
-        engine.sent.clear()
-        made._epoch(stage)  # of one batch
+    recipe = Recipe(
+        stages=(StageConfig(name="step", epochs=1, objective=PgdAT(steps=1)),),
+        batch_size=2,
+        monitor=MonitorConfig(steps=1, num_samples=2),
+        engine=config,
+    )
+    pixels = torch.zeros(2 * batches, 3, 8, 8, dtype=torch.uint8)
+    images = ImageSet("black", "train", ("a", "b"), pixels, torch.arange(2 * batches) % 2)
+    heldout = next(iter(Loader(images, 2).epoch()))
+    engine = Overheard(config)
+    model = engine.place(clat.load_model("resnet18", num_classes=2, width=4))
+    loader = Loader(images, 2, shuffle=True, drop_last=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("weights", "states"):
+            (Path(folder) / part).mkdir()
+        log = RunLog(None, quiet=True)
+        Trainer(recipe, model, loader, heldout, engine, log, Path(folder), StopFlag()).run()
     return engine.sent
 
 

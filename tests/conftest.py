@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
+from clat.runtime import engine
 from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
 
@@ -46,6 +48,14 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
     return model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_device() -> Iterator[None]:
+    """A device without bfloat16 units, so that what is not said runs in float32 on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "computes_bfloat16", lambda device: False)
+        yield
 
 
 @pytest.fixture
@@ -85,8 +95,7 @@ def around() -> Callable[..., StageContext]:
             "engine": Engine(EngineConfig(device="cpu", channels_last=False)),
             "loader": Loader(train, batch_size, shuffle=True, drop_last=True),
             "heldout": heldout,
-            "eps": "0.05",
-            "norm": "linf",
+            "threat": ThreatModel.parse("0.05"),
             "seed": 0,
             "epochs": epochs,
             "batch_size": batch_size,
@@ -107,7 +116,7 @@ def context(around: Callable[..., StageContext], images: Tensor, labels: Tensor)
             "engine": Engine(EngineConfig(device="cpu")),
             "loader": Loader(train, 2, shuffle=True),
             "heldout": (images, labels),
-            "eps": "8/255",
+            "threat": ThreatModel.parse("8/255"),
             "seed": 5,
             "epochs": 4,
             "batch_size": 2,

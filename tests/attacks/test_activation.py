@@ -80,7 +80,7 @@ def test_the_momentum_by_hand(decay: float, tiny_resnet: Build, images: Tensor) 
 
 def test_the_published_step_is_eps_over_steps() -> None:
     settings = activation_settings("0.07", None, 10, "linf")
-    assert (settings.alpha_value, settings.eps_value) == (0.007, 0.07)
+    assert (settings.step_size, settings.threat.radius) == (0.007, 0.07)
     assert activation_settings("8/255", "1/255", 4, "linf").alpha == "1/255"
 
 

@@ -248,9 +248,9 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (lambda out: (out, out), "does not return logits"),
+        (lambda out: (None, out), "does not return logits"),
         (lambda out: out[:, 0], "does not return logits"),
-        (lambda out: {"logits": out}, "does not return logits"),
+        (lambda out: {"scores": out}, "does not return logits"),
         (lambda out: out * float("nan"), "not finite"),
         (lambda out: out.detach(), "no gradient towards its input"),
         (lambda out: torch.zeros(len(out), 5), "no gradient towards its input"),
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_the_steps_under_autocast() -> None:
 
     def peak(steps: int) -> int:
         with torch.autocast("cpu", dtype=torch.bfloat16), TensorMemory([x]) as memory:
-            run_pgd(model, x, y, Attack(eps="8/255", steps=steps), seed=0)
+            run_pgd(model, x, y, Attack.parse(eps="8/255", steps=steps), seed=0)
         return memory.peak
 
     assert peak(10) == peak(3)

@@ -11,7 +11,7 @@ from clat.bench.floor import layer_multiplications, step_floor
 from clat.bench.memory import TensorMemory
 from clat.bench.profile import OperationCounter, group_of
 from clat.bench.reference import pgd_at_step, trades_step
-from clat.bench.subject import with_statistics
+from clat.bench.repeated_step import with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades

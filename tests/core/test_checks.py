@@ -37,6 +37,37 @@ def test_bad_images_are_refused_with_the_remedy(x: torch.Tensor, message: str) -
         check_images(x)
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "shown"),
+    [
+        (1.0000001, torch.float32, "[0, 1.0000001]"),
+        (1 + 1e-12, torch.float64, "[0, 1.000000000001]"),
+        (1.0078125, torch.bfloat16, "[0, 1.01]"),
+    ],
+)
+def test_a_value_just_outside_is_shown_with_all_its_digits(value: float, dtype: torch.dtype, shown: str) -> None:
+    with pytest.raises(ClatError) as caught:
+        check_images(torch.tensor([0, 0, value], dtype=dtype).reshape(1, 3, 1, 1))
+    assert shown in str(caught.value)
+    assert ("x.clamp(0, 1)" in str(caught.value)) == (value < 1.001)
+
+
+def test_a_value_just_below_zero() -> None:
+    with pytest.raises(ClatError, match=r"lie in \[-1e-08, 1\], expected \[0, 1\]: .*x\.clamp\(0, 1\)"):
+        check_images(torch.tensor([-1e-8, 0, 1]).reshape(1, 3, 1, 1))
+
+
+def test_what_inference_mode_made_is_refused_with_the_remedy() -> None:
+    with torch.inference_mode():
+        x, y = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    with pytest.raises(ClatError, match=r"images were made under torch\.inference_mode.*x\.clone\(\)"):
+        check_images(x)
+    with pytest.raises(ClatError, match=r"labels were made under torch\.inference_mode.*y\.clone\(\)"):
+        check_labels(y, None, 2)
+    check_images(x.clone())
+    check_labels(y.clone(), None, 2)
+
+
 def test_good_labels_pass() -> None:
     check_labels(torch.tensor([0, 9]), 10, 2)
     check_labels(torch.zeros(0, dtype=torch.int64), 10, 0)
@@ -45,7 +76,8 @@ def test_good_labels_pass() -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([0, 1], "torch.as_tensor"),
+        ([0, 1], "a list, expected a torch.Tensor: convert with torch.as_tensor"),
+        (np.array([0, 1]), "a numpy.ndarray, expected a torch.Tensor: convert with torch.as_tensor"),
         (torch.eye(10)[:2], r"y\.argmax\(1\)"),
         (torch.zeros(2, 1, dtype=torch.int64), "one class number an image"),
         (torch.tensor([0.0, 1.0]), r"y\.long\(\)"),

@@ -92,3 +92,21 @@ def parquet(tmp_path: Path) -> WriteParquet:
         return target
 
     return write
+
+
+def write_images(root: Path, *paths: str) -> dict[str, np.ndarray]:
+    """A picture of its own, PNG whatever its ending says, at each path below `root`; gives the pixels by path."""
+    pixels = {path: picture(seed, 5, 4) for seed, path in enumerate(paths)}
+    for path, array in pixels.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(encoded(array))
+    return pixels
+
+
+def classes_found(image_set: ImageSet, pixels: dict[str, np.ndarray]) -> dict[str, str]:
+    """The path of each image of the set and the class it was read with; no image may be there twice."""
+    assert isinstance(image_set.images, torch.Tensor)
+    paths = {array.transpose(2, 0, 1).tobytes(): path for path, array in pixels.items()}
+    read = [paths[image.numpy().tobytes()] for image in image_set.images]
+    assert len(set(read)) == len(read)
+    return dict(zip(read, (image_set.class_names[label] for label in image_set.labels.tolist()), strict=True))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from clat.core.errors import ClatError
-from clat.data import ImageSet, hold_out, load_split
+from clat.data import ImageSet, Loader, hold_out, load_split
 from clat.data.decode import to_array
 
 from .conftest import WriteParquet, encoded, picture
@@ -85,9 +85,33 @@ def test_a_set_of_tensors_is_checked() -> None:
         (images, labels[:1], r"shape \(2,\)"),
         (images, labels + 1, "row 1 has label 2, expected 0 to 1"),
         (images, labels - 1, "row 0 has label -1.*without labels"),
+        (images, labels.numpy(), r"labels are a numpy.ndarray, expected a torch.Tensor: .*as_tensor\(labels\)"),
+        (images, [0, 1], "labels are a list, expected a torch.Tensor"),
+        (images.numpy(), labels, r"images are a numpy.ndarray, expected a torch.Tensor: .*as_tensor\(images\)"),
+        (
+            images.permute(0, 2, 3, 1),
+            labels,
+            r"shape \(2, 4, 4, 3\), expected \(N, C, H, W\): .*permute\(0, 3, 1, 2\)",
+        ),
+        (images[:, :1].permute(0, 2, 3, 1), labels, "permute"),
+        (images, labels.int(), r"torch.int32.*labels.long\(\)"),
     ):
         with pytest.raises(ClatError, match=message):
             ImageSet("mine", "train", ("a", "b"), bad_images, bad_labels)
+
+
+def test_the_names_of_classes_are_a_list() -> None:
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    with pytest.raises(ClatError, match="class_names is the text 'cat', expected one name a class"):
+        ImageSet("mine", "train", "cat", images, labels)
+
+
+def test_what_inference_mode_made_can_be_served() -> None:
+    with torch.inference_mode():
+        images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    x, y = next(iter(Loader(ImageSet("mine", "train", ("a", "b"), images, labels), 2).epoch()))
+    assert not x.is_inference()
+    assert not y.is_inference()
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])

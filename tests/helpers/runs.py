@@ -28,7 +28,7 @@ from clat.recipe.schema import (
     Recipe,
     StageConfig,
 )
-from clat.training import trainer
+from clat.training import stage
 from clat.training.interrupt import Interrupted
 
 CLASSES = ("a", "b", "c", "d")
@@ -83,7 +83,7 @@ def recipe(**changes: Any) -> Recipe:
         "optimizer": OptimizerConfig(weight_decay=0.01),
         "monitor": MonitorConfig(steps=1, num_samples=16),
         "evaluation": EvaluationConfig(protocol="fgsm", num_samples=8),
-        "engine": EngineConfig(device="cpu"),
+        "engine": EngineConfig(device="cpu", precision="32"),
     }
     return Recipe(**settings | changes)
 
@@ -103,17 +103,17 @@ def train_and_stop(
     monkeypatch: Any, recipe: Recipe, out: Path, *, after_steps: int, own_model: bool = False
 ) -> None:
     """Train the tiny network, or the recipe's own, until SIGINT after so many steps."""
-    original, count = trainer.Trainer._train_step, [0]
+    original, count = stage.StageRunner.train_step, [0]
 
-    def step(self: trainer.Trainer, *args: Any) -> Any:
+    def step(self: stage.StageRunner, *args: Any, **place: Any) -> Any:
         count[0] += 1
-        loss = original(self, *args)
+        loss = original(self, *args, **place)
         if count[0] == after_steps:
             os.kill(os.getpid(), signal.SIGINT)
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_train_step", step)
+        patch.setattr(stage.StageRunner, "train_step", step)
         try:
             package.train(recipe, out, model=None if own_model else tiny(), data=data(), quiet=True)
         except Interrupted:

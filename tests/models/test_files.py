@@ -115,6 +115,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:.*the file also holds 'ema'")
 def test_foreign_layouts(layout: str, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth.tar"
     torch.save(LAYOUTS[layout](dict(small(1).state_dict())), path, _use_new_zipfile_serialization=zipped)

@@ -147,3 +147,11 @@ def test_really_compiled_steps_agree_and_a_new_selection_compiles_nothing():
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
     for one, other in zip(attacked, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+
+
+def test_the_limits_of_the_compiler_are_put_back(tiny_resnet, counted):
+    config = torch._dynamo.config
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    with blocks_compiled(tiny_resnet(), 2):
+        assert config.recompile_limit >= 256
+    assert (config.recompile_limit, config.accumulated_recompile_limit) == before

@@ -188,7 +188,7 @@ def test_an_attack_builds_each_sum_once_and_sees_every_change(adapted, images, l
     def attack():
         built.clear()
         with modes.attack_mode(model):
-            return run_pgd(model, images, labels, Attack(steps=5), seed=0)
+            return run_pgd(model, images, labels, Attack.parse(steps=5), seed=0)
 
     first = attack()
     assert len(built) == len(branch.layers)

@@ -10,16 +10,18 @@ from clat.attacks.feature import run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.criticality.selection import trainable_parameters
 from clat.network import modes
 from clat.objectives import Clat, ClatFast, ClatPlus, Step
+from clat.objectives.clat import Calibration, ClatCallback
 
 EPS, STEPS = "0.1", 3
 
 
 def feature_example(net, x, layers, *, tap="output", relative=False, seed=7, alpha=None, steps=STEPS):
     with modes.attack_mode(net):
-        attack = Attack(eps=EPS, alpha=alpha, steps=steps)
+        attack = Attack.parse(eps=EPS, alpha=alpha, steps=steps)
         return run_feature_attack(net, x, layers, attack, tap=tap, relative=relative, seed=seed)
 
 
@@ -38,7 +40,7 @@ def change(net, x, x_adv, layers, *, tap="output", relative=False, detach=False)
 def check(build, images, labels, layers, objective, expected):
     """The objective's value and every parameter's gradient equal those of `expected(net)`."""
     net, twin = build(), build()
-    total, _ = objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
+    total, _ = objective.loss(net, images, labels, Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS)))
     wanted = expected(twin)
     assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
     total.backward()
@@ -70,7 +72,9 @@ def test_detaching_the_clean_feature_changes_the_gradient(build, images, labels,
     for detach in (False, True):
         net = build()
         objective = Clat(lambda_=0.3, steps=STEPS, detach_clean=detach)
-        objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS)).total.backward()
+        objective.loss(
+            net, images, labels, Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS))
+        ).total.backward()
         grads.append(net.conv1.weight.grad)
     assert not torch.allclose(*grads, rtol=1e-2)
 
@@ -92,7 +96,7 @@ def test_the_inputs_of_the_two_terms(build, images, labels, layers, where, detac
     def expected(net):
         sources = {"clean": images, "feature": feature_example(net, images, layers)}
         with modes.attack_mode(net):
-            sources["pgd"] = run_pgd(net, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
+            sources["pgd"] = run_pgd(net, images, labels, Attack.parse(eps=EPS, steps=STEPS), seed=8)
         terms = change(net, images, sources[moved], layers, detach=detach)
         read = ["clean", "pgd"] if where == "both" else [where]
         entropy = sum(F.cross_entropy(net(sources[one]), labels) for one in read) / len(read)
@@ -111,9 +115,9 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
 ):
     net, twin = build().train(), build().train()
     objective = Clat(lambda_=weight, steps=STEPS, ce_input=where, feature_input=moved, detach_clean=detach)
-    objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
+    objective.loss(net, images, labels, Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS)))
     with modes.attack_mode(twin):
-        output = run_pgd(twin, images, labels, Attack(eps=EPS, steps=STEPS), seed=8)
+        output = run_pgd(twin, images, labels, Attack.parse(eps=EPS, steps=STEPS), seed=8)
     source = {"clean": images, "feature": feature_example(twin, images, layers), "pgd": output}.get(where, images)
     twin(source)  # with both, the clean one's
     for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
@@ -137,14 +141,18 @@ def test_statistics_follow_the_input_of_the_cross_entropy_alone(
 def test_how_often_the_network_runs(net, images, labels, layers, settings, runs):
     calls = []
     net.register_forward_pre_hook(lambda *_: calls.append(1))
-    Clat(steps=STEPS, **settings).loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS))
+    Clat(steps=STEPS, **settings).loss(
+        net, images, labels, Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS))
+    )
     assert len(calls) == runs
 
 
 def test_the_attack_and_the_feature_passes_stop_at_the_deepest_selected_layer(net, images, labels, layers):
     calls = []
     net.conv2.register_forward_pre_hook(lambda *_: calls.append(1))
-    Clat(lambda_=0.3, steps=STEPS).loss(net, images, labels, Step(layers=layers[:1], seed=7, eps=EPS))
+    Clat(lambda_=0.3, steps=STEPS).loss(
+        net, images, labels, Step(layers=layers[:1], seed=7, threat=ThreatModel.parse(EPS))
+    )
     assert len(calls) == 1  # the pass that gives the cross-entropy
 
 
@@ -154,7 +162,7 @@ def test_only_the_selected_layers_get_a_gradient(net, images, labels, layers):
     for parameter in moving.values():
         parameter.requires_grad_(True)
     Clat(lambda_=0.3, steps=STEPS).loss(
-        net, images, labels, Step(layers=layers[1:], seed=7, eps=EPS)
+        net, images, labels, Step(layers=layers[1:], seed=7, threat=ThreatModel.parse(EPS))
     ).total.backward()
     assert {name for name, p in net.named_parameters() if p.grad is not None} == {"conv2.weight", "conv2.bias"}
     assert all(p.grad.abs().max() > 0 for p in moving.values())
@@ -164,20 +172,27 @@ def test_only_the_selected_layers_get_a_gradient(net, images, labels, layers):
 @pytest.mark.parametrize("relative", [False, True])
 def test_the_ratio_holds_on_the_batch_it_was_calibrated_on(net, images, labels, layers, ratio, relative):
     objective = Clat(ratio=ratio, steps=STEPS, relative=relative)
-    step = Step(layers=layers, seed=7, eps=EPS)
+    step = Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS))
     before = [value.clone() for value in net.state_dict().values()]
-    state = objective.begin(net.train(), images, labels, step)
+    found = objective.calibration(net.train(), images, labels, step)
     assert all(torch.equal(a, b) for a, b in zip(before, net.state_dict().values(), strict=True))
-    total, parts = objective.loss(net, images, labels, Step(layers=layers, seed=7, eps=EPS, state=state))
-    share = state["lambda"] * parts["feature_change"] / parts["cross_entropy"]
+    total, parts = objective.loss(
+        net,
+        images,
+        labels,
+        Step(
+            layers=layers, seed=7, threat=ThreatModel.parse(EPS), callback=ClatCallback.calibrated(objective, found)
+        ),
+    )
+    share = found.weight * parts["feature_change"] / parts["cross_entropy"]
     assert share.item() == pytest.approx(0.1 if ratio is None else ratio, rel=1e-5)
     assert total.item() == pytest.approx((1 + share.item()) * parts["cross_entropy"].item(), rel=1e-5)
 
 
 def test_a_given_lambda_needs_no_calibration(net, images, labels, layers):
-    step = Step(layers=layers, seed=7, eps=EPS)
-    assert Clat(lambda_=0.3).begin(net, images, labels, step) == {"lambda": 0.3}
-    assert Clat(ratio=0.0).begin(net, images, labels, step) == {"lambda": 0.0}
+    step = Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS))
+    assert Clat(lambda_=0.3).calibration(net, images, labels, step) == Calibration(0.3)
+    assert Clat(ratio=0.0).calibration(net, images, labels, step) == Calibration(0.0)
 
 
 def test_what_makes_no_sense_is_refused(net, images, labels, layers):
@@ -191,12 +206,12 @@ def test_what_makes_no_sense_is_refused(net, images, labels, layers):
         Clat(tap="norms")
     with pytest.raises(ClatError, match="selection"):
         Clat(lambda_=0.1).loss(net, images, labels, Step())
-    with pytest.raises(ClatError, match="begin"):
+    with pytest.raises(ClatError, match="lambda is not set"):
         Clat().loss(net, images, labels, Step(layers=layers))
     with torch.no_grad():
         net.conv1.weight.zero_()
     with pytest.raises(ClatError, match="moves no feature"):
-        Clat().begin(net, images, labels, Step(layers=layers[:1]))
+        Clat().calibration(net, images, labels, Step(layers=layers[:1]))
 
 
 @pytest.mark.parametrize(("settings", "alpha"), [({}, "0.125"), ({"alpha": "0.03"}, "0.03")])
@@ -214,7 +229,7 @@ def test_clat_plus_is_clat_with_its_settings(build, images, labels, layers):
     settings = {"lambda_": 0.3, "steps": STEPS}
     spelled = Clat(ce_input="pgd", feature_input="pgd", relative=True, tap="norm", **settings)
     totals = [
-        objective.loss(build(), images, labels, Step(layers=layers, seed=7, eps=EPS)).total
+        objective.loss(build(), images, labels, Step(layers=layers, seed=7, threat=ThreatModel.parse(EPS))).total
         for objective in (ClatPlus(**settings), spelled)
     ]
     assert torch.equal(*totals)

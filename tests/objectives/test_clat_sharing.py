@@ -12,6 +12,7 @@ from clat.network.cost import metered
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, Step
+from clat.objectives.clat import Calibration, ClatCallback
 
 NETWORKS = {
     "resnet18": {"width": 4},
@@ -40,7 +41,7 @@ def prepared(name, chosen=(2, 5)):
 
 def begun(objective, net, x, y, step):
     with frozen_norms_lean(net):
-        return objective.begin(net, x, y, step)
+        return objective.calibration(net, x, y, step)
 
 
 def stepped(objective, net, x, y, step):
@@ -61,10 +62,12 @@ def test_the_same_bits_and_one_pass_fewer(name, settings):
     objective = Clat(steps=2, lambda_=0.5, **settings)
     once = Step(layers, seed=3, once=True)
     state = begun(objective, net, x, y, once)
-    assert state == {"lambda": 0.5, "shares_clean_pass": 1.0}
-    total, grads, passes = stepped(objective, net, x, y, Step(layers, seed=3, state=state))
+    assert state == Calibration(0.5, shares_clean_pass=True)
+    total, grads, passes = stepped(
+        objective, net, x, y, Step(layers, seed=3, callback=ClatCallback.calibrated(objective, state))
+    )
     assert passes[0] == 5  # clean, two steps, clean again, moved
-    shared = Step(layers, seed=3, state=state, once=True)
+    shared = Step(layers, seed=3, callback=ClatCallback.calibrated(objective, state), once=True)
     shared_total, shared_grads, shared_passes = stepped(objective, net, x, y, shared)
     assert shared_passes == (passes[0] - 1, passes[1])
     assert torch.equal(shared_total, total)
@@ -77,7 +80,12 @@ def shares(objective, net, x, y, layers):
     step = Step(layers, seed=3, once=True)
     state = begun(objective, net, x, y, step)
     with frozen_norms_lean(net):
-        return len(objective.examples(net, x, y, Step(layers, seed=3, once=True, state=state))) > 2
+        return (
+            objective.examples(
+                net, x, y, Step(layers, seed=3, once=True, callback=ClatCallback.calibrated(objective, state))
+            ).clean_logits
+            is not None
+        )
 
 
 def test_not_where_training_and_attack_see_another_network():
@@ -97,8 +105,13 @@ def test_not_where_batch_norm_begins_to_train_after_the_beginning():
     objective, step = Clat(steps=1, lambda_=0.5), Step(layers, seed=3, once=True)
     state = begun(objective, net, x, y, step)
     net.layer2[0].bn1.train()
-    assert "shares_clean_pass" in state
-    assert len(objective.examples(net, x, y, Step(layers, seed=3, once=True, state=state))) == 2
+    assert state.shares_clean_pass
+    assert (
+        objective.examples(
+            net, x, y, Step(layers, seed=3, once=True, callback=ClatCallback.calibrated(objective, state))
+        ).clean_logits
+        is None
+    )
 
 
 @pytest.mark.parametrize("ce_input", ["feature", "pgd"])
@@ -111,13 +124,13 @@ def test_not_where_only_the_attack_folds_batch_norm():
     """Outside of what training enters around a step the two differ in their rounding."""
     net, x, y, layers = prepared("resnet18")
     step = Step(layers, seed=3, once=True)
-    assert Clat(steps=1, lambda_=0.5).begin(net, x, y, step) == {"lambda": 0.5}
+    assert Clat(steps=1, lambda_=0.5).calibration(net, x, y, step) == Calibration(0.5)
 
 
 def test_not_where_the_loss_may_be_evaluated_twice():
     net, x, y, layers = prepared("resnet18")
     objective = Clat(steps=1, lambda_=0.5)
-    assert objective.begin(net, x, y, Step(layers)) == {"lambda": 0.5}
+    assert objective.calibration(net, x, y, Step(layers)) == Calibration(0.5)
 
 
 def test_nothing_is_kept_before_the_first_selected_layer():

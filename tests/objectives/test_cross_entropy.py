@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Step, Trades
 from clat.objectives.base import cross_entropy
+from clat.objectives.clat import Calibration, ClatCallback
 
 LOGITS = torch.tensor([[math.log(2.0), 0.0, 0.0], [0.0, math.log(6.0), 0.0]])
 """Probabilities (1/2, 1/4, 1/4) and (1/8, 3/4, 1/8)."""
@@ -54,7 +55,8 @@ def test_one_hot_probabilities_train_like_class_numbers(build, images, labels, o
     gradients = []
     for y in (labels, one_hot):
         net = build()
-        step = Step(layers=tuple(enumerate_layers(net, images)), seed=3, state={"lambda": 0.1})
+        callback = ClatCallback.calibrated(objective, Calibration(0.1)) if isinstance(objective, Clat) else None
+        step = Step(layers=tuple(enumerate_layers(net, images)), seed=3, callback=callback)
         objective.loss(net, images, y, step).total.backward()
         gradients.append([parameter.grad for parameter in net.parameters()])
     for one, other in zip(*gradients, strict=True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clat.core.threat_model import ThreatModel
 from clat.objectives import FastAT, Step
 
 
@@ -24,7 +25,9 @@ def test_the_example_is_one_step_in_the_stated_batch_norm_mode(build, images, la
     x_adv = one_step(twin, images, labels, eps=0.1, alpha=alpha, seed=4)
     twin.load_state_dict(untouched.state_dict())  # drop what the attack's forward did to the statistics
     expected = F.cross_entropy(twin.train()(x_adv), labels)
-    total, _ = FastAT(attack_bn=mode, **settings).loss(net, images, labels, Step(seed=4, eps="0.1"))
+    total, _ = FastAT(attack_bn=mode, **settings).loss(
+        net, images, labels, Step(seed=4, threat=ThreatModel.parse("0.1"))
+    )
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     # The attack has left the running statistics alone: they moved by the loss's one forward pass.
     for mine, theirs in zip(net.buffers(), twin.buffers(), strict=True):
@@ -34,7 +37,9 @@ def test_the_example_is_one_step_in_the_stated_batch_norm_mode(build, images, la
 
 def test_the_default_attacks_on_batch_statistics(build, images, labels):
     totals = [
-        FastAT(**settings).loss(build().train(), images, labels, Step(seed=4, eps="0.1")).total
+        FastAT(**settings)
+        .loss(build().train(), images, labels, Step(seed=4, threat=ThreatModel.parse("0.1")))
+        .total
         for settings in ({}, {"attack_bn": "train"}, {"attack_bn": "eval"})
     ]
     assert torch.equal(totals[0], totals[1])
@@ -42,6 +47,8 @@ def test_the_default_attacks_on_batch_statistics(build, images, labels):
 
 
 def test_the_step_never_exceeds_the_image_range():
-    assert FastAT(eps=1).attack(Step()).alpha_value == 1.0
-    assert FastAT().attack(Step(eps="8/255")).alpha_value == pytest.approx(10 / 255)
-    assert FastAT().attack(Step(eps="8/255"), random_start=False).alpha_value == pytest.approx(8 / 255)
+    assert FastAT(eps=1).attack(Step()).step_size == 1.0
+    assert FastAT().attack(Step(threat=ThreatModel.parse("8/255"))).step_size == pytest.approx(10 / 255)
+    assert FastAT().attack(Step(threat=ThreatModel.parse("8/255")), random_start=False).step_size == pytest.approx(
+        8 / 255
+    )

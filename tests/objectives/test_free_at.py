@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.network.cost import metered
 from clat.objectives import FreeAT, Step
 from clat.objectives.free_at import FreePerturbation
@@ -17,7 +18,7 @@ EPS = 0.1
 
 def step_of(x, delta=None):
     carried = FreePerturbation(torch.zeros_like(x) if delta is None else delta)
-    return Step(eps=EPS, callback=carried)
+    return Step(threat=ThreatModel.parse(EPS), callback=carried)
 
 
 def replay(objective, net, x, y, step, lr=0.5):

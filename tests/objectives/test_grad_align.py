@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,13 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
+from clat.core.threat_model import ThreatModel
 from clat.objectives import GradAlign, Step
 from clat.objectives.grad_align import lambda_rule, mean_cosine
 from clat.recipe.schema import Recipe, StageConfig
 
 EPS = 0.1
-STEP = Step(seed=4, eps=EPS)
+STEP = Step(seed=4, threat=ThreatModel.parse(EPS))
 
 
 def elsewhere(x):
@@ -166,13 +169,18 @@ def test_every_weight_of_a_real_network_gets_a_finite_gradient(build, images, la
     )
 
 
-def test_the_rule_of_lambda():
+def test_the_rule_of_lambda(around):
     assert lambda_rule("8/255") == pytest.approx(0.2)
     assert lambda_rule("16/255") == pytest.approx(2.0)
     assert lambda_rule(0) == pytest.approx(0.02)
-    assert GradAlign().begin(nn.Identity(), X, Y, Step(eps="8/255"))["lambda"] == pytest.approx(0.2)
-    assert GradAlign(eps="16/255").begin(nn.Identity(), X, Y, STEP)["lambda"] == pytest.approx(2)
-    assert GradAlign(lambda_=0.7).begin(nn.Identity(), X, Y, STEP) == {"lambda": 0.7}
+    context = around(nn.Linear(1, 1))
+
+    def shown(objective, eps):
+        return objective.on_stage_start(replace(context, threat=ThreatModel.parse(eps))).scalars
+
+    assert shown(GradAlign(), "8/255")["lambda"] == pytest.approx(0.2)
+    assert shown(GradAlign(eps="16/255"), EPS)["lambda"] == pytest.approx(2)
+    assert shown(GradAlign(lambda_=0.7), EPS) == {"lambda": 0.7}
 
 
 def test_what_makes_no_sense_is_refused_before_training():

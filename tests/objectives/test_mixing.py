@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.models import Mixture
 from clat.models.settings import GateConfig
 from clat.objectives import Mixing, Step
@@ -93,7 +94,7 @@ def test_only_the_gate_moves_and_the_members_are_in_evaluation_mode(mixture) -> 
 def test_networks_without_a_gate_are_refused(net, build) -> None:
     for model in (net, Mixture(build(), build(), alpha=0.5)):
         with pytest.raises(ClatError, match="trains the gate of a mixture"):
-            Mixing().requires(model)
+            Mixing().requires(model, torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +119,7 @@ def test_it_joins_a_stage_with_its_companion(mixture) -> None:
         engine=None,
         loader=None,
         heldout=(),
-        eps="8/255",
-        norm="linf",
+        threat=ThreatModel.parse("8/255"),
         seed=0,
         epochs=1,
         batch_size=2,

@@ -12,6 +12,7 @@ from torch import nn
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.network import modes
 from clat.objectives import PgdAT, Standard, Step
 
@@ -50,32 +51,34 @@ def test_pgd_at_on_a_linear_model_reaches_the_closed_form():
 
 
 def test_pgd_at_trains_on_the_attack_of_its_seed_and_the_runs_threat_model(net, images, labels):
-    step = Step(seed=11, eps="0.5", norm="l2")
+    step = Step(seed=11, threat=ThreatModel.parse("0.5", "l2"))
     with modes.attack_mode(net):
-        x_adv = run_pgd(net, images, labels, Attack(eps="0.5", steps=3, norm="l2"), seed=11)
+        x_adv = run_pgd(net, images, labels, Attack.parse(eps="0.5", steps=3, norm="l2"), seed=11)
     total, _ = PgdAT(steps=3).loss(net, images, labels, step)
     assert torch.equal(total, F.cross_entropy(net(x_adv), labels))
-    other, _ = PgdAT(steps=3).loss(net, images, labels, Step(seed=12, eps="0.5", norm="l2"))
+    other, _ = PgdAT(steps=3).loss(net, images, labels, Step(seed=12, threat=ThreatModel.parse("0.5", "l2")))
     assert not torch.equal(total, other)
 
 
 def test_without_a_random_start_the_attack_begins_at_the_image(net, images, labels):
     with modes.attack_mode(net):
-        x_adv = run_pgd(net, images, labels, Attack(eps="0.1", steps=1), seed=None, start=images)
-    total, _ = PgdAT(steps=1, random_start=False).loss(net, images, labels, Step(seed=11, eps="0.1"))
+        x_adv = run_pgd(net, images, labels, Attack.parse(eps="0.1", steps=1), seed=None, start=images)
+    total, _ = PgdAT(steps=1, random_start=False).loss(
+        net, images, labels, Step(seed=11, threat=ThreatModel.parse("0.1"))
+    )
     assert torch.equal(total, F.cross_entropy(net(x_adv), labels))
 
 
 def test_an_eps_of_its_own_goes_before_the_runs(net, images, labels):
-    given, _ = PgdAT(eps="8/255", steps=2).loss(net, images, labels, Step(eps="0.3"))
-    from_run, _ = PgdAT(steps=2).loss(net, images, labels, Step(eps="8/255"))
+    given, _ = PgdAT(eps="8/255", steps=2).loss(net, images, labels, Step(threat=ThreatModel.parse("0.3")))
+    from_run, _ = PgdAT(steps=2).loss(net, images, labels, Step(threat=ThreatModel.parse("8/255")))
     assert torch.equal(given, from_run)
 
 
 def test_the_attack_uses_stored_statistics_and_the_loss_those_of_the_batch(build, images, labels):
     net, twin = build().train(), build().train()
     with modes.attack_mode(twin):
-        x_adv = run_pgd(twin, images, labels, Attack(steps=2), seed=0)
+        x_adv = run_pgd(twin, images, labels, Attack.parse(steps=2), seed=0)
     expected = F.cross_entropy(twin(x_adv), labels)  # one forward in training mode: the buffers move once
     total, _ = PgdAT(steps=2).loss(net, images, labels, Step(seed=0))
     assert torch.equal(total, expected)

@@ -288,13 +288,16 @@ def test_two_processes_evaluate_as_one_does(start, trained, tmp_path):
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert output.count("clean accuracy") == 1
-        assert {path.name for path in tmp_path.glob(f"{name}.?-?")} == {f"{name}.0-0", f"{name}.1-0"}
+        parts = {path.name for path in tmp_path.glob(f"{name}.2p-?")}
+        assert parts == {f"{name}.2p-{number}" for number in range(4)}
     one, two, drawn = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "drawn"))
     assert [two[name] for name in ("correct", "robust", "images")] == [
         one[name] for name in ("correct", "robust", "images")
     ]
     assert two["environment"]["processes"] == 2
-    keys = [json.loads(safe_open(tmp_path / f"drawn.{rank}-0", "pt").metadata()["key"])["model"] for rank in (0, 1)]
+    keys = [
+        json.loads(safe_open(tmp_path / f"drawn.2p-{rank}", "pt").metadata()["key"])["model"] for rank in (0, 1)
+    ]
     assert keys[0] == keys[1]
     assert len(drawn["robust"]) == 31
 
@@ -303,7 +306,7 @@ def test_two_processes_evaluate_as_one_does(start, trained, tmp_path):
 def test_two_processes_refuse_an_evaluation_in_one_line(start, trained, tmp_path):
     """Before the others are started, and afterwards."""
     words = ["evaluate", "--model", "own_network:Net", "--num-samples", "9", "--device", "cpu", "--devices", "2"]
-    (tmp_path / "state.1-0").write_text("not a state")
+    (tmp_path / "state.2p-1").write_text("not a state")
     for more, says in ((["--eps", "8"], "did you mean 8/255"), (["--state", tmp_path / "state"], "not an eval")):
         process = start([*words, *more])
         output, errors = process.communicate(timeout=300)

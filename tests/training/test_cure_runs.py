@@ -10,21 +10,21 @@ from clat.objectives import Cure
 from clat.recipe.schema import OptimizerConfig
 from clat.recipe.toml import read_recipe
 from clat.runtime.engine import EngineConfig
-from clat.training import trainer
+from clat.training import stage
 from clat.treatments import AWP
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_in_a_run_every_step_conserves_its_share(kit, tmp_path, monkeypatch, channels_last):
-    original, kept = trainer.Trainer._train_step, []
+    original, kept = stage.StageRunner.train_step, []
 
-    def step(self, *args):
+    def step(self, *args, **place):
         before = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        loss = original(self, *args)
+        loss = original(self, *args, **place)
         kept.append({n: int((p == before[n]).sum()) for n, p in self.model.named_parameters() if p.dim() == 4})
         return loss
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    monkeypatch.setattr(stage.StageRunner, "train_step", step)
     recipe = kit.recipe(
         stages=(kit.pgd_at(2, objective=Cure(steps=1, percent=25, rate=1.0)),),
         optimizer=OptimizerConfig(momentum=0.9, weight_decay=0.1),

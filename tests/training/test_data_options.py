@@ -14,7 +14,7 @@ from clat.data import IDBH, Augment
 from clat.objectives import PgdAT, Trades
 from clat.recipe.schema import DataConfig, ExtraConfig
 from clat.runtime.engine import EngineConfig
-from clat.training import trainer
+from clat.training import stage
 from clat.training.prepare import augmentation
 
 
@@ -70,13 +70,13 @@ def train(kit, out, recipe):
 def test_a_run_on_mixed_and_generated_images(kit, tmp_path, file, monkeypatch):
     """67 images by 16: four batches alone, five full ones with extra images."""
     labels = []
-    original = trainer.Trainer._train_step
+    original = stage.StageRunner.train_step
 
-    def step(self, stage, x, y, rate):
+    def step(self, x, y, **place):
         labels.append(y)
-        return original(self, stage, x, y, rate)
+        return original(self, x, y, **place)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    monkeypatch.setattr(stage.StageRunner, "train_step", step)
     train(kit, tmp_path / "run", mixed(kit, file()))
     assert len(labels) == 4 * 5
     assert {(tuple(y.shape), y.dtype) for y in labels} == {((16, 4), torch.float32)}
@@ -88,16 +88,16 @@ def test_a_run_on_mixed_and_generated_images(kit, tmp_path, file, monkeypatch):
 def test_stopping_and_resuming_gives_the_same_bits(kit, tmp_path, file, monkeypatch, k):
     recipe = mixed(kit, file(), engine=EngineConfig(device="cpu", checkpoint_seconds=0.0))
     train(kit, tmp_path / "whole", recipe)
-    original, count = trainer.Trainer._train_step, [0]
+    original, count = stage.StageRunner.train_step, [0]
 
-    def step(self, *args):
+    def step(self, *args, **place):
         count[0] += 1
         if count[0] > k:
             raise KeyboardInterrupt
-        return original(self, *args)
+        return original(self, *args, **place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_train_step", step)
+        patch.setattr(stage.StageRunner, "train_step", step)
         with pytest.raises(KeyboardInterrupt):
             train(kit, tmp_path / "part", recipe)
     clat.resume(tmp_path / "part", model=kit.tiny(seed=9), data=kit.data(train=83), quiet=True)

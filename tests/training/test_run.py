@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from clat.recipe.schema import (
     MonitorConfig,
     OptimizerConfig,
 )
-from clat.training import stage, trainer
+from clat.training import stage
 from clat.training.monitor import overfitted_catastrophically
 
 
@@ -118,13 +119,13 @@ def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_p
 
 
 def test_no_gradient_is_computed_for_what_does_not_move(kit, tmp_path, monkeypatch):
-    wanted, original = [], trainer.Trainer._train_step
+    wanted, original = [], stage.StageRunner.train_step
 
-    def step(self, *args):
+    def step(self, *args, **place):
         wanted.append({name for name, parameter in self.model.named_parameters() if parameter.requires_grad})
-        return original(self, *args)
+        return original(self, *args, **place)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
+    monkeypatch.setattr(stage.StageRunner, "train_step", step)
     selection = Selection(rule="named", layers=("conv2",))
     run(kit, tmp_path / "run", kit.recipe(stages=(kit.clat(1, selection=selection),)))
     assert wanted == [{"conv2.weight", "conv2.bias"}] * 4
@@ -145,11 +146,11 @@ def test_momentum_across_selections(kit, tmp_path, monkeypatch):
     built = []
     original = stage.build_optimizer
 
-    def recording(parameters, config, momentum):
-        optimizer = original(parameters, config, momentum)
+    def recording(parameters, config, state, rates):
+        optimizer = original(parameters, config, state, rates)
         started = {name: optimizer.state[p].get("momentum_buffer") for name, p in parameters.items()}
         built.append({name: None if buffer is None else buffer.clone() for name, buffer in started.items()})
-        ended.append({name: buffer.clone() for name, buffer in momentum.items()})
+        ended.append({name: one["momentum_buffer"].clone() for name, one in state.items()})
         return optimizer
 
     ended = []
@@ -192,10 +193,12 @@ def test_the_runs_cosine_spans_the_stages(kit, finished):
 
 def test_the_learning_rate_of_every_step(kit, tmp_path, monkeypatch):
     seen = []
-    original = trainer.Trainer._train_step
+    original = stage.StageRunner.train_step
     monkeypatch.setattr(
-        trainer.Trainer, "_train_step", lambda self, *a: seen.append(a[-1]) or original(self, *a)
-    )  # the rate is the last argument
+        stage.StageRunner,
+        "train_step",
+        lambda self, *a, rate, **place: seen.append(rate) or original(self, *a, rate=rate, **place),
+    )
     own = kit.clat(1, schedule=Schedule(kind="cyclic", lr=0.4))
     run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
     cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
@@ -207,35 +210,29 @@ def test_a_stage_can_have_an_optimizer_of_its_own(kit, tmp_path):
     out = tmp_path / "run"
     run(kit, out, kit.recipe(stages=(kit.pgd_at(1), still)))
     assert kit.same(kit.weights(out, "stage-1"), kit.weights(out, "last"))
-    assert not [name for name in kit.state(out) if name.startswith("momentum.")]
+    assert not [name for name in kit.state(out) if name.startswith("optimizer.")]
 
 
 # The test set decides nothing (invariant 6)
 
 
-class Sealed:
+class Sealed(torch.Tensor):
     """Pixels that may only be read once the training has written its summary."""
 
-    def __init__(self, pixels, out):
-        self.pixels, self.out, self.shape = pixels, out, pixels.shape
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def __getitem__(self, indices):
-        return Sealed(self.pixels[indices], self.out)
+    out: Path
+    read = False
 
     def to(self, device):
-        assert (self.out / "summary.json").exists(), "the test split was read before the training was over"
+        assert (Sealed.out / "summary.json").exists(), "the test split was read before the training was over"
         Sealed.read = True
-        return self.pixels.to(device)
+        return self.as_subclass(torch.Tensor).to(device)
 
 
 def test_the_test_split_is_not_read_before_the_end(kit, tmp_path):
     out = tmp_path / "run"
     train_set, test = kit.data()
-    sealed = dataclasses.replace(test, images=Sealed(test.images, out))
-    Sealed.read = False
+    Sealed.out, Sealed.read = out, False
+    sealed = dataclasses.replace(test, images=test.images.as_subclass(Sealed))
     with pytest.raises(AssertionError, match="was read before"):
         sealed.images.to("cpu")
     run(kit, out, data=(train_set, sealed))
@@ -305,7 +302,7 @@ def test_the_monitor_counts_what_is_right_and_stays_right(kit, images):
             return torch.stack([x.flatten(1).sum(1) * 0 + 1, x.flatten(1).sum(1) * 0], dim=1)
 
     y = torch.tensor([0, 0, 0, 0, 1, 1])
-    counts = heldout_correct(Constant(), images, y, Attack(steps=1), batch_size=4, seed=0)
+    counts = heldout_correct(Constant(), images, y, Attack.parse(steps=1), batch_size=4, seed=0)
     assert counts.tolist() == [4, 4]
 
 
@@ -448,16 +445,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(kit, tm
 
 def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(kit, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    original = trainer.Trainer._train_step
+    original = stage.StageRunner.train_step
 
-    def ruin(self, *args):
-        loss = original(self, *args)
-        if self.progress.step == 3:
+    def ruin(self, *args, **place):
+        loss = original(self, *args, **place)
+        if place["number"] == 3:
             with torch.no_grad():
                 self.model.conv2.weight.fill_(float("nan"))
         return loss
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", ruin)
+    monkeypatch.setattr(stage.StageRunner, "train_step", ruin)
     with pytest.raises(ClatError, match=r"a weight is not finite \(stage 'pgd-at', epoch 1, step 4\)"):
         run(kit, out)
     assert {file.name for file in out.rglob("*.safetensors")} == {"stage-0.safetensors"}
@@ -589,3 +586,44 @@ def test_bfloat16_and_another_memory_layout_run(kit, tmp_path):
     result = run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(1)), engine=engine))
     assert all(parameter.dtype == torch.float32 for parameter in result.model.parameters())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["environment"]["precision"] == "bf16-mixed"
+
+
+# What a run says of itself
+
+
+def test_a_network_and_images_of_the_users_own_are_recorded_as_what_they_are(kit, finished, tmp_path):
+    about = json.loads((finished / "run.json").read_text())
+    model = kit.tiny()
+    assert about["model"]["name"] == type(model).__qualname__
+    assert about["model"]["own"]
+    assert about["model"]["class"] == f"{type(model).__module__}.{type(model).__qualname__}"
+    assert about["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert about["data"]["own"]
+    assert about["data"]["name"] == kit.data()[0].name
+    assert about["command"] is None  # pytest's own would tell nobody how to repeat the run
+    for label in ("best", "last"):
+        assert (
+            json.loads((finished / "evaluations" / f"{label}.json").read_text())["model"] == about["model"]["name"]
+        )
+
+
+def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(kit, finished, tmp_path):
+    class Wider(type(kit.tiny())):
+        pass
+
+    first = json.loads((finished / "run.json").read_text())
+    wider = kit.tiny()
+    wider.__class__ = Wider
+    run(kit, tmp_path / "wider", model=wider)
+    other = json.loads((tmp_path / "wider" / "run.json").read_text())
+    assert other["recipe_hash"] == first["recipe_hash"]
+    assert other["run_hash"] != first["run_hash"]
+    assert other["model"]["structure"] != first["model"]["structure"]
+
+
+def test_the_names_of_the_classes_are_compared_and_not_their_number(kit, tmp_path):
+    train_set, test = kit.data()
+    other = dataclasses.replace(test, class_names=("a", "c", "b", "d"))
+    with pytest.raises(ClatError, match="class 1 is 'b' in train and 'c' in test"):
+        run(kit, tmp_path / "run", data=(train_set, other))
+    assert not (tmp_path / "run").exists()

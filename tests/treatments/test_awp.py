@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.network.layers import enumerate_layers, find_layers
 from clat.objectives import Clat, PgdAT, Step, Trades
 from clat.treatments import AWP
@@ -96,7 +97,7 @@ def trades_cost(beta):
 def test_under_an_objective_as_in_the_published_code(net, x, y, around, objective):
     """Gradients, losses and BatchNorm statistics, which only the pass at the moved weights updates."""
     net.dropout.p = 0.0
-    step = Step(seed=3, eps="0.1")
+    step = Step(seed=3, threat=ThreatModel.parse("0.1"))
     examples = objective.examples(net, x, y, step)
     if objective.name == "trades":
         theirs = trades_cost(3.0)(x, examples[0], y)
@@ -123,7 +124,7 @@ def test_under_an_objective_as_in_the_published_code(net, x, y, around, objectiv
 
 def test_the_inner_attack_is_not_repeated(net, x, y, around):
     """A step under AWP costs one more evaluation of the loss, which for TRADES is two more passes."""
-    objective, step = Trades(steps=2), Step(eps="0.1")
+    objective, step = Trades(steps=2), Step(threat=ThreatModel.parse("0.1"))
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
     examples = objective.examples(net, x, y, step)
@@ -137,7 +138,7 @@ def test_with_clat_on_one_layer_only_that_weight_is_moved(net, x, y, around, eve
     net.eval()
     (layer,) = find_layers(enumerate_layers(net, x), ["conv2"])
     objective = Clat(steps=2, lambda_=1.0)
-    step = Step(layers=(layer,), eps="0.1")
+    step = Step(layers=(layer,), threat=ThreatModel.parse("0.1"))
     net.requires_grad_(False)
     moving = {f"conv2.{name}": p.requires_grad_(True) for name, p in net.conv2.named_parameters()}
     examples = objective.examples(net, x, y, step)

@@ -106,7 +106,7 @@ def test_the_stage_ends_at_the_chosen_point(net, around, wander, everything, sam
     for alpha, (state, number, attack, seed) in zip(ALPHAS, seen, strict=True):
         assert same(state, interpolate(start, end, alpha))
         assert number == 20
-        assert attack == Attack(eps="0.05", steps=10)
+        assert attack == Attack.parse(eps="0.05", steps=10)
         assert seed == seen[0][3]
     points = facts.pop("points")
     assert [point["alpha"] for point in points] == list(ALPHAS)
@@ -125,7 +125,7 @@ def test_accuracies_are_those_of_the_heldout_images(net, around, wander, build, 
     assert [point["alpha"] for point in facts["points"]] == [0.0, 0.25, 1.0]
     assert facts["alpha"] == 0.25
     counts = heldout_correct(
-        net, *here.heldout, Attack(eps="0.05", steps=3), batch_size=4, seed=derive_seed(0, "interpolation")
+        net, *here.heldout, Attack.parse(eps="0.05", steps=3), batch_size=4, seed=derive_seed(0, "interpolation")
     )
     assert [facts["clean"], facts["robust"]] == [count / 20 for count in counts.tolist()]
 

@@ -8,16 +8,18 @@ Published: eps 0.07, 10 steps, alpha = eps / steps, decay 1, started at x. CLAT'
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images
 from clat.core.errors import ClatError
-from clat.core.units import Size, parse_size
+from clat.core.units import Size
 from clat.network import modes
+from clat.network.edge import accept
 from clat.network.features import feature_distance, read_features
 from clat.network.layers import Layer
 
@@ -42,8 +44,8 @@ def activation_attack(
     drawn at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is
     left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """
-    check_images(x)
-    check_images(x_target)
+    model, x = accept(model, x)
+    _, x_target = accept(model, x_target)
     if x_target.shape != x.shape:
         raise ClatError(f"x_target has shape {tuple(x_target.shape)}, expected that of x, {tuple(x.shape)}")
     attack = activation_settings(eps, alpha, steps, norm)
@@ -56,11 +58,11 @@ def activation_attack(
 
 def activation_settings(eps: Size, alpha: Size | None, steps: int, norm: str) -> Attack:
     """The attack's numbers; alpha None: eps / steps, with which the ball's surface is just reached."""
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=False)
-    size = parse_size(attack.eps, norm=norm)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=False)
+    size = attack.threat.eps
     if alpha is not None or size == 0:
         return attack
-    return Attack(eps=eps, alpha=size / steps, steps=steps, norm=norm, random_start=False)
+    return replace(attack, alpha=size / steps)
 
 
 def check_decay(decay: float) -> None:
@@ -78,14 +80,14 @@ def run_activation_attack(
 
     with torch.no_grad():
         wanted = feature(x_target)
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     point, momentum = x, torch.zeros_like(x)
     for _ in range(attack.steps):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():
             gradient = input_gradient(feature_distance(feature(point), wanted).sum(), point)
         momentum = decay * momentum + _normalised(gradient)
-        point = ball.project(point.detach() - attack.alpha_value * ball.unit(momentum))
+        point = ball.project(point.detach() - attack.step_size * ball.unit(momentum))
     return point.detach()
 
 

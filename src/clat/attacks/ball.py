@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clat.attacks.draws import normal_like, uniform_like
 from clat.core.errors import unknown
-
-NORMS = ("linf", "l2")
+from clat.core.threat_model import NORMS, ThreatModel
 
 RandomStart = Literal["uniform", "normal"]
 """Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
@@ -34,6 +34,11 @@ class Ball:
         if norm == "linf":
             self.low, self.high = bounds or (_inward(x, -eps), _inward(x, eps))
 
+    @classmethod
+    def around(cls, x: Tensor, threat: ThreatModel) -> Ball:
+        """Return the ball of a threat model around `x`, (N, ...) float32 in [0, 1]."""
+        return cls(x, threat.radius, threat.norm)
+
     def project(self, point: Tensor) -> Tensor:
         """The nearest point of the ball (l-inf), or the one towards x (l2)."""
         if self.norm == "linf":
@@ -47,19 +52,18 @@ class Ball:
     def random_point(self, generator: torch.Generator) -> Tensor:
         """A uniform point of the ball around x, then clipped to the image range."""
         if self.norm == "linf":
-            noise = torch.rand(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+            noise = uniform_like(self.x, generator)
             return self.project(self.x + (2 * noise - 1) * self.eps)
-        direction = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+        direction = normal_like(self.x, generator)
         dimension = math.prod(self.x.shape[1:])
-        radius = torch.rand(len(self.x), generator=generator, device=self.x.device, dtype=self.x.dtype)
+        radius = uniform_like(self.x.flatten(1)[:, 0], generator)
         step = self.unit(direction) * (self.eps * _column(radius ** (1 / dimension), self.x))
         return self.project(self.x + step)
 
     def nearby_point(self, generator: torch.Generator, scale: float = 0.001) -> Tensor:
         """x + scale * N(0, 1), projected: where TRADES and its kin start, a little off x, where their divergence
         has no gradient."""
-        noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
-        return self.project(self.x + scale * noise)
+        return self.project(self.x + scale * normal_like(self.x, generator))
 
     def starting_point(self, start: RandomStart, generator: torch.Generator) -> Tensor:
         """Where `start` says."""

@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clat.attacks.ball import NORMS
 from clat.core.errors import unknown
+from clat.core.threat_model import NORMS
 
 _HUGE = 1e30
 """Stands for "all the way" where the box ends before the hyperplane; times a speed of zero it is still zero."""

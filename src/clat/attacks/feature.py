@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
+from clat.network.edge import accept
 from clat.network.features import feature_distance, feature_norm, read_features
 from clat.network.layers import Layer
 
@@ -38,10 +38,10 @@ def feature_attack(
     of `layers`, and the clean features are computed once. Returns x_adv inside the ball, exactly; the model
     is left without a trace.
     """
-    check_images(x)
+    model, x = accept(model, x)
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
-    attack = Attack(eps=eps, alpha=alpha, steps=steps, norm=norm)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with modes.attack_mode(model):
         found = run_feature_attack(model, x, layers, attack, tap=tap, relative=relative, seed=seed)
     check_found(found)
@@ -72,9 +72,9 @@ def run_feature_attack(
         moved = read_features(model, z, layers, tap=tap, stop=True, flat=False).values
         return feature_change(moved, clean, relative=relative).sum()
 
-    ball = Ball(x, attack.eps_value, attack.norm)
+    ball = Ball.around(x, attack.threat)
     start = ball.random_point(generator_for(x.device, seed))
-    return ascend(value, start, ball, alpha=attack.alpha_value, steps=attack.steps)
+    return ascend(value, start, ball, alpha=attack.step_size, steps=attack.steps)
 
 
 def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative: bool) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clat.attacks.pgd import pgd
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
-from clat.core.units import Size, parse_size
+from clat.core.units import Size
 
 
 def fgsm(
@@ -26,7 +26,7 @@ def fgsm(
 ) -> Tensor:
     """One signed-gradient step of length `alpha` (None: 1.25 * eps, or eps without a random start), projected
     back into the ball. Arguments, result and errors as for `pgd`."""
-    attack = Attack(eps=eps, alpha=alpha, steps=1, norm=norm, random_start=random_start)
+    attack = Attack.parse(eps=eps, alpha=alpha, steps=1, norm=norm, random_start=random_start)
     attack = one_step_alpha(attack, given=alpha is not None)
     return pgd(model, x, y, eps=eps, alpha=attack.alpha, steps=1, norm=norm, random_start=random_start, seed=seed)
 
@@ -36,8 +36,8 @@ def one_step_alpha(attack: Attack, *, given: bool) -> Attack:
     start and eps from x itself, unless a step was given. Raises ClatError for an attack of more steps."""
     if attack.steps != 1:
         raise ClatError(f"steps is {attack.steps}: expected 1, as the attack is a single step")
-    eps = parse_size(attack.eps, norm=attack.norm)
+    eps = attack.threat.eps
     if given or eps == 0:
         return attack
     alpha = eps * 5 / 4 if attack.random_start else eps
-    return replace(attack, alpha=min(alpha, Fraction(1)) if attack.norm == "linf" else alpha)
+    return replace(attack, alpha=min(alpha, Fraction(1)) if attack.threat.norm == "linf" else alpha)

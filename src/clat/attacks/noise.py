@@ -37,6 +37,21 @@ def normal(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
     return torch.erfinv(middle) * math.sqrt(2)
 
 
+def ball_noise(
+    seed: int, ids: Tensor, place: Tensor | int, count: int, norm: str, radius: Tensor | float = 1.0
+) -> Tensor:
+    """Return uniform points of a ball around 0 in `norm` ("linf" or "l2"), float32, (N, count).
+
+    `radius`: one number, or (N, 1). Takes the numbers of `place` and, in l2, those of `place` + 1. Other arguments
+    as for `uniform`.
+    """
+    if norm == "linf":
+        return (2 * uniform(seed, ids, place, count) - 1) * radius
+    direction = normal(seed, ids, place, count)
+    length = radius * uniform(seed, ids, place + 1, 1) ** (1 / count)
+    return direction / direction.norm(dim=1, keepdim=True) * length
+
+
 def _mix(z: Tensor) -> Tensor:
     """The finaliser of SplitMix64; int64 products wrap around as its unsigned ones do."""
     z = (z ^ _shifted(z, 30)) * _FIRST

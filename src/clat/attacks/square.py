@@ -8,26 +8,22 @@ first that is kept count, the rest is forgotten and tried again from there. What
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks import losses
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
+from clat.attacks.square_windows import Window, profile, profiles, window_sides
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""The queries of 10,000 after which the share of the image that a window covers is halved (the paper's)."""
+from clat.network.edge import accept
 
 AUTOATTACK_SCHEDULE = 10_000
 """AutoAttack makes 5,000 queries of these: its windows do not shrink below a 128th of their first area."""
@@ -60,8 +56,7 @@ def square(
     query fooled come back at their largest margin. Leaves no trace in the model. Raises ClatError for inputs
     outside [0, 1] or settings that make no sense.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     if queries < 1:
@@ -72,94 +67,8 @@ def square(
         raise ClatError(f"schedule is {schedule}: expected at least 1 query")
     size = float(parse_size(eps, norm=norm))
     search = SquareSearch(model, size, norm, queries, p_init, schedule, seed)
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         return run_search(search, x, y)
-
-
-@cache
-def window_sides(
-    queries: int, schedule: int, p_init: float, height: int, width: int, norm: str, device: torch.device
-) -> Tensor:
-    """The side in pixels of the first, second, ... window, (queries,) int64; in l2 odd and at least 3."""
-    sides = []
-    for query in range(queries):
-        share = p_init / 2 ** bisect_left(HALVINGS, int(query / schedule * 10_000))
-        side = round(math.sqrt(share * height * width))
-        side = max(side, 1) if norm == "linf" else max(side, 3) | 1
-        sides.append(min(side, height, width))
-    return torch.tensor(sides, device=device)
-
-
-def profile(side: int) -> Tensor:
-    """The l2 attack's bump (the paper's eta), (side, side) float32 of length 1: a positive upper and a negative
-    lower half, each highest at its centre and falling off with the distance d from it as sum_{k > d} 1 / k^2."""
-    upper = _half_profile(side // 2, side)
-    both = torch.cat([upper, -_half_profile(side - side // 2, side)])
-    return both / both.norm()
-
-
-def _half_profile(height: int, width: int) -> Tensor:
-    rows = (torch.arange(height) - height // 2).abs()
-    columns = (torch.arange(width) - width // 2).abs()
-    terms = 1.0 / torch.arange(1, max(height, width) // 2 + 2) ** 2
-    bump = terms.flip(0).cumsum(0).flip(0)[torch.maximum(rows[:, None], columns)]
-    return bump / bump.norm().clamp_min(1e-12)
-
-
-class Profiles(NamedTuple):
-    """The profiles of all windows of an attack. `sides`: (P,) int64, rising; `bumps`: (P, S, S), zero outside."""
-
-    sides: Tensor
-    bumps: Tensor
-
-
-@cache
-def profiles(queries: int, schedule: int, p_init: float, height: int, width: int, device: torch.device) -> Profiles:
-    sides = window_sides(queries, schedule, p_init, height, width, "l2", device).unique()
-    largest = int(sides[-1])
-    bumps = [F.pad(profile(side), (0, largest - side, 0, largest - side)) for side in sides.tolist()]
-    return Profiles(sides, torch.stack(bumps).to(device))
-
-
-class Window(NamedTuple):
-    """A square window for each sample: `top`, `left`, `side`: (N,) int64.
-
-    Windows of different sides share tensors of the largest, S: a smaller one's last row and column stand there
-    again, so that writing it does no harm; `once` says what to count in a sum.
-    """
-
-    top: Tensor
-    left: Tensor
-    side: Tensor
-    offsets: Tensor
-    """(N, S) int64: 0, 1, ..., side - 1, side - 1, ..."""
-
-    @classmethod
-    def drawn(cls, draws: Tensor, side: Tensor, shape: torch.Size) -> Window:
-        """Anywhere in images of `shape` (N, C, H, W). `draws`: (N, 2) in [0, 1)."""
-        top = (draws[:, 0] * (shape[2] - side + 1)).long()
-        left = (draws[:, 1] * (shape[3] - side + 1)).long()
-        steps = torch.arange(int(side.max()), device=side.device)
-        return cls(top, left, side, steps.minimum(side[:, None] - 1))
-
-    def once(self) -> Tensor:
-        """The places of the window that do not stand there again, (N, S, S) bool."""
-        own = torch.arange(self.offsets.shape[1], device=self.side.device) < self.side[:, None]
-        return own[:, :, None] & own[:, None, :]
-
-    def places(self, shape: torch.Size) -> Tensor:
-        """The window's places in the flattened sample, (N, C, S * S)."""
-        rows, columns = self.top[:, None] + self.offsets, self.left[:, None] + self.offsets
-        places = (rows[:, :, None] * shape[3] + columns[:, None, :]).flatten(1)
-        channels = torch.arange(shape[1], device=places.device) * (shape[2] * shape[3])
-        return places[:, None] + channels[:, None]
-
-    def contains(self, other: Window) -> Tensor:
-        """Which places of the other window lie in this one, (N, S, S) bool."""
-        down = (other.top - self.top)[:, None] + other.offsets
-        across = (other.left - self.left)[:, None] + other.offsets
-        rows, columns = ((o >= 0) & (o < self.side[:, None]) for o in (down, across))
-        return rows[:, :, None] & columns[:, None, :]
 
 
 def _read(image: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from clat.bench.subject import RepeatedStep
+from clat.bench.repeated_step import RepeatedStep
 from clat.bench.timing import synchronize
 
 GROUPS = {
@@ -69,7 +69,7 @@ def group_of(operation: str) -> str:
 
 def profile_step(made: RepeatedStep, precision: str) -> dict[str, Any]:
     """Of one step of a subject: for each group of operations seconds, share and floor."""
-    device = made.engine.device
+    device = made.runner.engine.device
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     peak, bandwidth = peak_flops(device, dtype), peak_bandwidth(device)
     with OperationCounter() as traffic:

@@ -15,7 +15,7 @@ from clat.bench.floor import layer_multiplications, step_floor
 from clat.bench.memory import peak_memory
 from clat.bench.profile import profile_step
 from clat.bench.reference import PLAIN
-from clat.bench.subject import RepeatedStep, subject, with_statistics
+from clat.bench.repeated_step import RepeatedStep, repeated_step, with_statistics
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
@@ -97,21 +97,21 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
     engine = Engine(bench.engine)
     with ExitStack() as stack:
         model = with_statistics(copy.deepcopy(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
-        subjects: dict[str, RepeatedStep] = {}
+        measured: dict[str, RepeatedStep] = {}
         for label, stage in bench.stages.items():
-            stage.objective.requires(model)
-            subjects[label] = stack.enter_context(
-                subject(model, images, stage, engine, bench.engine, seed=bench.seed)
+            stage.objective.requires(model, torch.zeros(1, *bench.image_shape))
+            measured[label] = stack.enter_context(
+                repeated_step(model, images, stage, engine, bench.engine, seed=bench.seed)
             )
-        one, device = next(iter(subjects.values())), engine.device
-        candidates: dict[str, Callable[[], object]] = {label: made.run_step for label, made in subjects.items()}
+        one, device = next(iter(measured.values())), engine.device
+        candidates: dict[str, Callable[[], object]] = {label: made.run_step for label, made in measured.items()}
         warmup = {
-            label: interleaved({label: made.run_step}, 1, 0)[label].seconds for label, made in subjects.items()
+            label: interleaved({label: made.run_step}, 1, 0)[label].seconds for label, made in measured.items()
         }
         plain = _plain_steps(model, bench, one) if bench.plain else {}
         times = interleaved({**candidates, **plain}, bench.rounds)
         layers = layer_multiplications(model, torch.zeros(1, *bench.image_shape))
-        for label, made in subjects.items():
+        for label, made in measured.items():
             with metered(made.model, memory=False) as cost:
                 made.run_step()
             rows[label] = Timed(
@@ -121,21 +121,21 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
                 forwards=cost.forwards / bench.batch_size,
                 backwards=cost.backwards / bench.batch_size,
                 peak_memory=peak_memory(made.run_step, made.tensors(), device),
-                floor=step_floor(made.recipe.stages[0].objective, layers, made.trainable.step.layers),
+                floor=step_floor(made.runner.config.objective, layers, made.runner.trainable.step.layers),
                 warmup_seconds=warmup[label],
             )
             if bench.profile:
-                rows[label].profile = profile_step(made, bench.engine.precision)
+                rows[label].profile = profile_step(made, engine.precision)
         _compare(rows, times, bench)
     return {
         "benchmark": "steps",
         "batch_size": bench.batch_size,
         "image_shape": bench.image_shape,
-        "engine": asdict(bench.engine),
+        "engine": asdict(bench.engine.resolved()),
         "rounds": bench.rounds,
         "rows": {label: {k: v for k, v in asdict(row).items() if v is not None} for label, row in rows.items()},
         "plain": {name: {"seconds": times[name].seconds, "cpu_seconds": times[name].cpu_seconds} for name in plain},
-        "surroundings": _surroundings(subjects, bench) if bench.surroundings else {},
+        "surroundings": _surroundings(measured, bench) if bench.surroundings else {},
         "environment": describe_environment(device.type),
     }
 
@@ -155,20 +155,20 @@ def _plain_steps(model: nn.Module, bench: Bench, one: RepeatedStep) -> dict[str,
     found = {}
     for name in sorted((objectives.keys() & PLAIN.keys()) | {BASE}):
         steps = getattr(objectives.get(name), "steps", 10)
-        net = copy.deepcopy(model).to(one.engine.device)
+        net = copy.deepcopy(model).to(one.runner.engine.device)
         found[f"plain {name}"] = PLAIN[name](net, x, y, eps=float(parse_size(bench.eps)), steps=steps)
     return found
 
 
-def _surroundings(subjects: Mapping[str, RepeatedStep], bench: Bench) -> dict[str, dict[str, Any]]:
+def _surroundings(measured: Mapping[str, RepeatedStep], bench: Bench) -> dict[str, dict[str, Any]]:
     """What a run does besides its steps, beside a step, or ten epochs, of CLAT, or else of the first row."""
     clat = (label for label, stage in bench.stages.items() if stage.objective.name == "clat")
     label = next(clat, next(iter(bench.stages)))
-    one = subjects[label]
+    one = measured[label]
 
     def batch() -> None:
-        x, _ = next(iter(one.loader.epoch()))
-        one.engine.images(x)
+        x, _ = next(iter(one.runner.loader.epoch()))
+        one.runner.engine.images(x)
 
     def selection(count: int) -> Callable[[], object]:
         x, y = (torch.cat([part] * -(-count // len(one.x)))[:count] for part in (one.x, one.y))

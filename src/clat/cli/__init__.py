@@ -11,10 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from clat.cli.console import set_up
+from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
 from clat.core.errors import ClatError, unknown
 
 COMMANDS = (
+    "harden",
     "criticality",
     "train",
     "evaluate",
@@ -22,6 +24,7 @@ COMMANDS = (
     "curve",
     "transfer",
     "compare",
+    "data",
     "report",
     "study",
     "bench",
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors that the user can mend are one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        with notices_printed():
+            return _run(words)
     except ClatError as error:
         print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

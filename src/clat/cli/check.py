@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look for the signs; return 0, or with --strict 1 if there is one."""
-    from clat.cli.inputs import about_data, build_model, first_images, pick_device, tensors
+    from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device, tensors
     from clat.evaluation.masking.check import check
 
     outputs = Outputs(options.out)
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         norm=options.norm,
         seed=options.seed,
         batch_size=options.batch_size,
-        about={"model": options.model, "weights": options.weights, **about_data(images)},
+        about={**about_model(options), **about_data(images)},
     )
     show(report.table())
     outputs.write(report)

@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure at each size, show and write."""
-    from clat.cli.inputs import build_model, first_images, pick_device
+    from clat.cli.inputs import about_model, build_model, first_images, pick_device
     from clat.evaluation import evaluate_set, find_protocol
     from clat.evaluation.curve import trace_curve
     from clat.evaluation.live import evaluation_progress
@@ -57,10 +57,12 @@ def run(options: argparse.Namespace) -> int:
                 batch_size=options.batch_size,
                 seed=options.seed,
                 report=report,
-                about={"model": options.model, "weights": options.weights},
+                about=about_model(options),
             )
 
     result = trace_curve(measure, sizes, options.norm)
+    for note in dict.fromkeys(note for one in result.results for note in one.notes):
+        say(f"note: {note}")
     for size, accuracy in result.points:
         say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
 

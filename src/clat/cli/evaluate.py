@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clat.cli.console import console, say
@@ -42,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure, show and write."""
     import torch
 
-    from clat.cli.inputs import build_model, pick_device
-    from clat.data import load_split
+    from clat.cli.inputs import about_model, build_model, pick_device, read_images
+    from clat.core.notices import recorded
     from clat.evaluation import evaluate_set, find_protocol
     from clat.evaluation.live import evaluation_progress
     from clat.runtime.engine import Engine, EngineConfig
@@ -56,10 +57,11 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"--devices is {options.devices}: expected at least 1")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
-    images = load_split(options.data, options.split, image_size=options.image_size)
+    images = read_images(options)
     ids = _chosen(options, images, protocol)
     # Whatever can be wrong with the network is found before other processes are started.
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
     engine = Engine(EngineConfig(device=device.type, devices=options.devices))
     engine.launch()
     model = model.to(engine.device)
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
                 precision=options.precision,
                 state=options.state,
                 report=report if engine.rank == 0 else None,
-                about={"model": options.model, "weights": options.weights},
+                about=about_model(options),
             )
     except ClatError:
         if engine.rank == 0:
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if engine.rank > 0:
         return 0  # the first process speaks for all
     _show(options, result, protocol, images.num_classes)
-    outputs.write(result)
+    outputs.write(replace(result, notes=[*said, *result.notes]))
     return 0
 
 
@@ -101,7 +103,7 @@ def _show(options: argparse.Namespace, result: Evaluation, protocol: Protocol, n
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, num_classes)
         say(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
-    say(f"robust accuracy  {result.robust_accuracy}   {protocol.name}, {options.norm} eps {result.eps}")
+    say(f"robust accuracy  {result.robust_accuracy}   {protocol.title}, {options.norm} eps {result.eps}")
     say(
         f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "
         f"{result.cost.seconds:.1f} s; protocol hash {protocol.hash}"

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reuse", metavar="DIR", help="take over the stages that the run in DIR has in common")
     parser.add_argument("--device", help="cpu, cuda, auto: short for --engine.device")
     parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
-    parser.add_argument("--precision", help="32 or bf16-mixed: short for --engine.precision")
+    parser.add_argument("--precision", help="auto, float32 (or 32), bfloat16: short for --engine.precision")
     parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
     parser.add_argument("--list", action="store_true", help="list the built-in recipes")
 

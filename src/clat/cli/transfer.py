@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "attack each of several networks and show the examples to all"
 
-SETTINGS = ("weights", "width", "normalize")
+SETTINGS = ("weights", "weights_key", "width", "normalize")
 """What may be said of a network, as key=value."""
 
 
@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="WORD",
-        help="NAME MODEL [weights=FILE] [width=N] [normalize=DATA]; once a network, at least twice",
+        help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA]; at least two networks",
     )
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         report=lambda name: say(f"attacking {name}"),
         about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
     )
+    for note in matrix.notes:
+        say(f"note: {note}")
     show(matrix.table())
 
     def draw() -> Figure:
@@ -85,7 +87,7 @@ def _described(networks: Iterable[list[str]]) -> dict[str, argparse.Namespace]:
         name, model, *settings = words
         if name in described:
             raise ClatError(f"--network {name} is there twice: names tell the networks apart")
-        network = argparse.Namespace(model=model, weights=None, width=None, normalize=None)
+        network = argparse.Namespace(model=model, **dict.fromkeys(SETTINGS))
         for setting in settings:
             key, _, value = setting.partition("=")
             if key not in SETTINGS or not value:

@@ -6,6 +6,8 @@ import torch
 
 from clat.core.errors import ClatError
 
+_ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
+
 
 def check_images(x: torch.Tensor) -> None:
     """Accepts floating-point images, shape (N, C, H, W), finite, in [0, 1]; an empty batch too.
@@ -16,9 +18,7 @@ def check_images(x: torch.Tensor) -> None:
         ClatError: anything else; it says how to mend it.
     """
     if not isinstance(x, torch.Tensor):
-        raise ClatError(
-            f"images are a {type(x).__name__}, expected a torch.Tensor: convert with torch.as_tensor(x)"
-        )
+        raise ClatError(f"images are a {kind_of(x)}, expected a torch.Tensor: convert with torch.as_tensor(x)")
     shape = tuple(x.shape)
     if x.ndim == 3:
         raise ClatError(f"images have shape {shape}, expected NCHW: add the batch dimension with x[None]")
@@ -30,6 +30,7 @@ def check_images(x: torch.Tensor) -> None:
         raise ClatError("images are uint8, expected floating point in [0, 1]: divide by 255")
     if not x.is_floating_point():
         raise ClatError(f"images are {x.dtype}, expected floating point in [0, 1]: convert with x.float()")
+    _check_gradients("images", "x", x)
     if x.numel() == 0:
         return
     low, high = torch.stack(x.detach().aminmax()).tolist()  # both are nan where any value is
@@ -39,6 +40,11 @@ def check_images(x: torch.Tensor) -> None:
         raise ClatError("images hold nan or infinite values: look for the step that made them")
     if low >= 0 and high <= 255 and high > 16:
         raise ClatError(f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: divide by 255")
+    if low > -_ROUNDING and high < 1 + _ROUNDING:
+        raise ClatError(
+            f"images lie in [{_digits(low)}, {_digits(high)}], expected [0, 1]: cut rounding errors off with"
+            " x.clamp(0, 1)"
+        )
     raise ClatError(
         f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: pass them unnormalised; clat puts"
         " normalisation inside the model, see load_model(normalize=...)"
@@ -52,9 +58,7 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         ClatError: anything else; it says how to mend it.
     """
     if not isinstance(y, torch.Tensor):
-        raise ClatError(
-            f"labels are a {type(y).__name__}, expected a torch.Tensor: convert with torch.as_tensor(y)"
-        )
+        raise ClatError(f"labels are a {kind_of(y)}, expected a torch.Tensor: convert with torch.as_tensor(y)")
     shape = tuple(y.shape)
     if y.ndim == 2 and len(y) == n and shape[1] == (num_classes or shape[1]) > 1:
         raise ClatError(f"labels have shape {shape}, expected ({n},): give class numbers, for one-hot y.argmax(1)")
@@ -62,6 +66,7 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         raise ClatError(f"labels have shape {shape}, expected ({n},): one class number an image")
     if y.dtype != torch.int64:
         raise ClatError(f"labels are {y.dtype}, expected torch.int64: convert with y.long()")
+    _check_gradients("labels", "y", y)
     if len(y) != n:
         raise ClatError(f"{len(y)} labels for {n} images: give one an image")
     if n == 0:
@@ -73,6 +78,26 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         raise ClatError(
             f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model have all the classes?"
         )
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value as a user knows it: list, numpy.ndarray."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _check_gradients(what: str, name: str, value: torch.Tensor) -> None:
+    if value.is_inference():
+        raise ClatError(
+            f"{what} were made under torch.inference_mode(), which keeps them from gradients: give {name}.clone()"
+        )
+
+
+def _digits(value: float) -> str:
+    """Three digits, or as many as it takes to tell the value from 0 and 1."""
+    return next(
+        text for digits in range(3, 18) if (text := f"{value:.{digits}g}") not in ("0", "1") or value in (0, 1)
+    )
 
 
 def at_least(what: str, value: float, least: float) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,3 +22,13 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
     }
+
+
+def invocation() -> list[str] | None:
+    """Return the words of the command line that runs, ["clat", ...]; None where clat is called from Python, whose
+    own command (a notebook's kernel, say) would tell nobody how to repeat a run."""
+    if not sys.argv or (
+        Path(sys.argv[0]).name != "clat" and Path(sys.argv[0]).parts[-2:] != ("clat", "__main__.py")
+    ):
+        return None
+    return ["clat", *sys.argv[1:]]

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 from clat.core.errors import ClatError
 from clat.data.imageset import ImageSet
+from clat.data.tree import read_tree
 
-_FORMAT = 1  # counts changes of what decoding gives; an older copy is then never found
+_FORMAT = 2  # counts changes of what decoding gives; an older copy is then never found
 
 
 def cache_root() -> Path:
@@ -46,14 +47,14 @@ def data_root() -> Path:
 
 def folder_fingerprint(folder: Path) -> str:
     """A hash over the path, size and modification time of every file under `folder`; no file is opened."""
-    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=16)
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for file in sorted(files):
-            path = os.path.join(parent, file)
-            with contextlib.suppress(FileNotFoundError):  # a dangling link is nothing that can be read either
-                stat = os.stat(path)
-                digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    tree = read_tree(folder)
+    digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16)
+    digest.update(repr(sorted(tree.content)).encode())  # an empty folder is a class too
+    for path in tree.below(""):
+        digest.update(os.fsencode(f"{path}\0"))
+        with contextlib.suppress(OSError):  # a link that leads nowhere
+            stat = os.stat(folder / path)
+            digest.update(f"{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -72,7 +73,7 @@ def read_copy(path: Path) -> ImageSet | None:
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
         if meta.pop("checksum") != _checksum(images, labels):
             return None
-        meta["class_names"] = tuple(meta["class_names"])
+        meta["class_names"], meta["notes"] = tuple(meta["class_names"]), tuple(meta["notes"])
         return ImageSet(images=images, labels=labels, **meta)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, ClatError):
         return None
@@ -87,6 +88,7 @@ def write_copy(path: Path, image_set: ImageSet) -> bool:
         "split": image_set.split,
         "class_names": image_set.class_names,
         "description": image_set.description,
+        "notes": image_set.notes,
         "checksum": _checksum(images, labels),
     }
     temporary = None

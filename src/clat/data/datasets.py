@@ -11,9 +11,12 @@ from PIL import Image
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import permutation
 from clat.data import cache as copies
+from clat.data.classes import Classes, Labels, number_classes, read_classes
+from clat.data.columns import Wanted
 from clat.data.decode import LazyImages, default_workers, to_array
 from clat.data.imageset import ImageSet
 from clat.data.sources import locate, open_table
+from clat.data.tree import shown
 
 GIB = 2**30
 DIGITS_TRAIN = 1297
@@ -29,6 +32,8 @@ def load_split(
     image_size: int | None = None,
     resident_limit: int = 2 * GIB,
     label_column: str | None = None,
+    image_column: str | None = None,
+    classes: Classes | None = None,
     cache: bool = True,
     workers: int | None = None,
 ) -> ImageSet:
@@ -39,16 +44,22 @@ def load_split(
             ``digits``: scikit-learn's 8x8 handwritten digits, which need no files;
             a known name such as ``cifar10``: the folder of that name in ``CLAT_DATA_DIR`` (default:
             ``clat/data`` in the user cache);
-            a folder: parquet files in the Hugging Face layout, or images in one sub-folder a class, with
-            or without ``train`` and ``test`` folders above them;
+            a folder: images in one sub-folder a class, with or without ``train`` and ``test`` folders above
+            them; parquet files in the Hugging Face layout; or a list of images, metadata.csv or train.csv;
             ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub.
         split: ``train`` or ``test``, or any other split that is there. Where there is no ``test``,
-            ``validation`` stands in for it, and the set's description says so.
+            ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
             Without it all images must have one size.
         resident_limit: bytes. A set whose pixels need no more is decoded into memory now, a larger one stays
             lazy.
-        label_column: the column to predict; by default ``label``, ``fine_label``, then any ClassLabel column.
+        label_column: the column to predict; by default ``label``, ``fine_label``, then any ClassLabel column, then
+            ``target`` and the like.
+        image_column: the column of the images; by default one that holds images by type, then ``image``,
+            ``file_name`` and the like.
+        classes: the classes in the order of a network's outputs: names, or a text: names with commas, a file (JSON
+            list, or one name a line), a folder (its sub-folders). By default those of the train split, also for
+            another split in which some are missing; names that are numbers in numeric order, others as text.
         cache: keep the decoded pixels of a resident set under ``CLAT_CACHE_DIR`` (default: the user cache),
             found again as long as no source file changes. Those files may be deleted at any time.
         workers: decoding processes; by default one a core for more than a few thousand images.
@@ -57,38 +68,43 @@ def load_split(
         RGB images, uint8, in the files' order (grey repeated over the channels).
 
     Raises:
-        ClatError: no such data set, split or column; no labels; an unreadable image, named by its row.
+        ClatError: no such data set, split or column; no labels; a class that is not in the list; an unreadable
+            image, named by its row.
     """
     text = os.fspath(name)
     if image_size is not None and image_size < 1:
         raise ClatError(f"image_size is {image_size}, expected at least 1 pixel")
+    listed = None if classes is None else read_classes(classes)
     if text == "digits":
-        return _digits(split, image_size)
+        return _digits(split, image_size, listed)
 
+    wanted = Wanted(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
-    shown = text if folder is None else folder.resolve().name
-    key = (split, image_size, label_column)
+    title = text if folder is None else shown(folder.resolve().name)
+    key = (split, image_size, wanted)
     path = None
     if cache and folder is not None:  # asked for before `datasets` is imported: that makes the second start quick
-        path = copies.copy_path(shown, *key, copies.folder_fingerprint(folder))
+        path = copies.copy_path(title, *key, copies.folder_fingerprint(folder))
         copy = copies.read_copy(path)
         if copy is not None and copy.nbytes <= resident_limit:
             return copy
 
-    table = open_table(text, folder, split, label_column)
-    origin = f"from {'the Hugging Face hub' if folder is None else folder}"
+    table = open_table(text, folder, split, wanted)
+    origin = f"from {'the Hugging Face hub' if folder is None else shown(str(folder))}"
+    where = f"{title}/{split}"
     image_set = ImageSet(
-        name=shown,
+        name=title,
         split=split,
         class_names=table.class_names,
-        images=LazyImages(table.rows, table.image_column, where=f"{shown}/{split}", size=image_size),
+        images=LazyImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
         labels=table.labels,
         description="; ".join((origin, *table.notes)),
+        notes=table.notes,
     )
     if image_set.nbytes > resident_limit:
         return image_set
     if cache and folder is None:
-        path = copies.copy_path(shown, *key, table.fingerprint)
+        path = copies.copy_path(title, *key, table.fingerprint)
         copy = copies.read_copy(path)
         if copy is not None:
             return copy
@@ -100,7 +116,7 @@ def load_split(
     return image_set
 
 
-def _digits(split: str, image_size: int | None) -> ImageSet:
+def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None) -> ImageSet:
     """scikit-learn's 1,797 digits (Alpaydin and Kaynak, 1998): 8x8, 17 grey levels, uint8 = round(v * 255 /
     16).
 
@@ -114,13 +130,17 @@ def _digits(split: str, image_size: int | None) -> ImageSet:
     bunch = load_digits()
     grey = np.rint(bunch.images * 255 / 16).astype(np.uint8)
     pixels = np.stack([to_array(Image.fromarray(image), image_size) for image in grey])
+    labels, class_names, notes = number_classes(
+        Labels(bunch.target.astype(np.int64), tuple("0123456789")), None, classes, f"digits/{split}"
+    )
     order = permutation(len(grey), "digits")
     chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     return ImageSet(
         name="digits",
         split=split,
-        class_names=tuple(str(digit) for digit in range(10)),
+        class_names=class_names,
         images=torch.from_numpy(pixels)[chosen],
-        labels=torch.from_numpy(bunch.target.astype(np.int64))[chosen],
+        labels=torch.from_numpy(labels)[chosen],
         description="scikit-learn's digits, fixed random split of 1,297 to 500",
+        notes=tuple(notes),
     )

@@ -17,7 +17,9 @@ from clat.data.cache import data_root
 from clat.data.decode import first_line
 from clat.data.imageset import ImageSet
 
-_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_FLOOR, _GROWTH = 2**28, 100
+"""Bytes that any array may unpack to, and how many times its packed size a larger one may."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +126,18 @@ def _array(path: Path, name: str) -> np.ndarray:
                 " expected 'image' and 'label'"
             )
         info = archive.getinfo(f"{name}.npy")
+        if info.file_size > max(_FLOOR, _GROWTH * info.compress_size):
+            raise ValueError(f"'{name}' would unpack to {info.file_size:,} bytes from {info.compress_size:,}")
         with archive.open(info) as member:
-            plain = np.lib.format.read_magic(member) == (1, 0) and info.compress_type == zipfile.ZIP_STORED
-            if plain:
-                shape, by_column, dtype = np.lib.format.read_array_header_1_0(member)
-                header = member.tell()
-    if plain and not by_column and header + dtype.itemsize * math.prod(shape) == info.file_size > header:
+            major = np.lib.format.read_magic(member)[0]
+            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[major]
+            shape, by_column, dtype = read_header(member)
+            header = member.tell()
+    if dtype.hasobject:
+        raise ValueError(f"'{name}' holds Python objects")
+    if header + dtype.itemsize * math.prod(shape) != info.file_size:
+        raise ValueError(f"'{name}' is of another size than its header says")
+    if info.compress_type == zipfile.ZIP_STORED and not by_column and header < info.file_size:
         # "c": PyTorch warns of arrays that cannot be written to; nothing is, and no change would be saved.
         return np.memmap(path, dtype=dtype, mode="c", offset=_start(path, info) + header, shape=shape)
     with np.load(path, allow_pickle=False) as arrays:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from clat.core.checks import kind_of
 from clat.core.errors import ClatError
 from clat.data.decode import LazyImages, decoded_batches
 
@@ -33,19 +35,37 @@ class ImageSet:
     """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
     description: str = ""
     """One line on where the images come from and what is unusual (a stand-in split, missing files)."""
+    notes: tuple[str, ...] = ()
+    """What is unusual, a line each: it belongs beside every number that is measured on the set."""
 
     def __post_init__(self) -> None:
         images, labels, here = self.images, self.labels, f"image set '{self.name}/{self.split}'"
+        for what, given in (("images", images), ("labels", labels)):
+            if isinstance(given, np.ndarray | list | tuple):
+                raise ClatError(
+                    f"{here}: {what} are a {kind_of(given)}, expected a torch.Tensor: convert with"
+                    f" torch.as_tensor({what})"
+                )
+        if isinstance(self.class_names, str):
+            raise ClatError(f"{here}: class_names is the text '{self.class_names}', expected one name a class")
         if isinstance(images, torch.Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ClatError(
                 f"{here}: images are {images.dtype} of shape {tuple(images.shape)},"
                 " expected torch.uint8 of shape (N, C, H, W)"
             )
+        if isinstance(images, torch.Tensor) and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+            raise ClatError(
+                f"{here}: images have shape {tuple(images.shape)}, expected (N, C, H, W):"
+                " images.permute(0, 3, 1, 2)"
+            )
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
+            cast = "" if labels.dtype == torch.int64 else ": labels.long()"
             raise ClatError(
                 f"{here}: labels are {labels.dtype} of shape {tuple(labels.shape)},"
-                f" expected torch.int64 of shape ({len(images)},)"
+                f" expected torch.int64 of shape ({len(images)},){cast}"
             )
+        if labels.device.type != "cpu":
+            raise ClatError(f"{here}: labels are on {labels.device}, expected the CPU: labels.cpu()")
         outside = ((labels < 0) | (labels >= self.num_classes)).nonzero()
         if len(outside):
             row = int(outside[0])

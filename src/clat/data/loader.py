@@ -40,8 +40,9 @@ class Loader:
             `drop_last` then have no say.
         drop_last: leave out the last batch when it is not full. It is kept by default; with several processes
             its shares may then differ by one image, or be empty.
-        rank, world_size: this process and their number. Each gets a contiguous share of each batch; together,
+        rank: the number of this process, from 0. Each gets a contiguous share of each batch; together,
             in order of rank, they get bit for bit what one process would.
+        world_size: how many processes there are.
         workers: decoding processes of a lazy set; by default one a core, at most 8.
 
     Raises:

@@ -1,15 +1,13 @@
-"""Finding a data set and opening one split of it as a table, by Hugging Face ``datasets``.
+"""Finding a data set and opening one split of it as a table.
 
-One reader serves parquet folders, folders of images and the hub. This file is where foreign names, layouts
-and exceptions end: it gives out a plain `Table` or one clear line.
+Folders are read literally (`clat.data.local`), the hub by Hugging Face ``datasets``. This file is where foreign
+names, layouts and exceptions end: it gives out a plain `Table` or one clear line.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from clat.core.errors import ClatError, unknown
+from clat.core.errors import ClatError
 from clat.data.cache import data_root
+from clat.data.classes import Labels, number_classes
+from clat.data.columns import Wanted, choose_image_column, choose_label_column
 from clat.data.decode import first_line
+from clat.data.local import Part, Source, open_folder
+from clat.data.split_names import find_split, split_meant
+from clat.data.tables import Columns, arrow_labels, missing_shards
+from clat.data.tables import hf_cache as _hf_cache
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
-_LABELS = ("label", "fine_label", "labels")
-_STAND_INS = {"test": ("validation", "valid", "val")}
+_READABLE = ("parquet", "arrow")
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,16 @@ class Table:
     """One split: undecoded images, labels, and what a reader should know about it."""
 
     rows: Any
-    """A map-style data set with the one column `image_column`, which gives ``{"bytes", "path"}``."""
+    """Its column `image_column` gives ``{"bytes", "path"}``."""
     image_column: str
     labels: torch.Tensor
     """int64, shape (N,)."""
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    root: Path | None
+    """Where the paths of images begin."""
     fingerprint: str
-    """Changes when the content does."""
+    """Of a set from the hub: changes when the content does."""
 
 
 def locate(name: str) -> Path | None:
@@ -56,20 +60,20 @@ def locate(name: str) -> Path | None:
     """
     if not name.strip():
         raise ClatError("data set name is empty: give a known name such as cifar10, a folder or a hub owner/name")
-    path = Path(name).expanduser()
-    if re.fullmatch(r"\w[\w.-]*", name):
+    path = Path(name if os.path.isdir(name) else os.path.expanduser(name))
+    if os.path.basename(name) == name and name not in (".", ".."):
         known = data_root() / name
-        if known.is_dir():
+        if os.path.isdir(known):
             return known
-        if not path.exists():
+        if re.fullmatch(r"\w[\w.-]*", name) and not os.path.exists(path):
             raise ClatError(
                 f"data set '{name}' not found in {data_root()}: put the Hugging Face parquet files"
                 f" (train-*.parquet, test-*.parquet) into {known}, or set CLAT_DATA_DIR to the folder that"
                 f" holds {name}/"
             )
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise ClatError(f"data set '{name}' is a file: give the folder that holds it")
     if _HUB_NAME.fullmatch(name) and not name.startswith("."):
         return None
@@ -78,38 +82,107 @@ def locate(name: str) -> Path | None:
     )
 
 
-def open_table(name: str, folder: Path | None, split: str, label_column: str | None = None) -> Table:
-    """Opens `split` of a folder, or of the hub data set `name` when `folder` is None.
+def open_source(name: str, folder: Path | None, wanted: Wanted) -> Source:
+    """Open a folder, or the hub data set `name` when `folder` is None.
+
+    Raises:
+        ClatError: nothing readable there, or hub unreachable.
+    """
+    if folder is not None:
+        return open_folder(folder, name, wanted)
+    import datasets  # here, since it takes a second to import and a folder of images does not need it
+
+    with _quiet(datasets):
+        return Hub(name, _open_hub(datasets, name), wanted)
+
+
+def open_table(name: str, folder: Path | None, split: str, wanted: Wanted) -> Table:
+    """Open `split` of a folder, or of the hub data set `name` when `folder` is None.
 
     Raises:
         ClatError: nothing readable there, hub unreachable, no such split, no images or no labels.
     """
-    import datasets  # here, since it takes a second to import and a cached start does not need it
+    with one_line(name):
+        source = open_source(name, folder, wanted)
+        found, notes = find_split(split, source.splits, name)
+        return read_table(source, found, name, wanted, notes)
 
-    with _quiet(datasets):
-        if folder is None:
-            builder = _open_hub(datasets, name)
-        else:
-            builder = _guarded(str(folder), datasets.load_dataset_builder, str(folder), cache_dir=_hf_cache())
-        files = builder.config.data_files or {}
-        found = _choose_split(name, split, [str(key) for key in (files or builder.info.splits or ())])
-        # A folder may hold fewer rows than its card promises: some of the shards are worth having.
-        checks = {"verification_mode": "no_checks"} if folder else {}
-        _guarded(name, builder.download_and_prepare, **checks)
-        if builder.info.splits[found].num_examples == 0:
-            raise ClatError(f"split '{found}' of data set '{name}' is empty")
-        rows = _guarded(name, builder.as_dataset, split=found)
-    notes = [] if found == split else [f"split '{found}' stands in for '{split}'"]
-    image = _image_column(datasets, rows, name)
-    labels, class_names = _read_labels(datasets, rows, name, label_column)
-    return Table(
-        rows=rows.select_columns([image]).cast_column(image, datasets.Image(decode=False)),
-        image_column=image,
-        labels=labels,
-        class_names=class_names,
-        notes=(*notes, *_missing_shards(files.get(found, ()))),
-        fingerprint=str(rows._fingerprint),
+
+def read_table(source: Source, split: str, name: str, wanted: Wanted, notes: tuple[str, ...] = ()) -> Table:
+    """Read a split of a source, its classes numbered as the whole data set has them.
+
+    Args:
+        split: the name of one of its splits.
+        notes: what is known of it already.
+
+    Raises:
+        ClatError: no images or no labels.
+    """
+    part = source.read(split)
+    if len(part.rows) == 0:
+        raise ClatError(f"split '{split}' of data set '{name}' is empty")
+    labels, class_names, more = number_classes(
+        part.labels,
+        source.known_labels(split),
+        wanted.classes,
+        f"{name}/{split}",
+        as_they_are=wanted.label_column is not None,
     )
+    return Table(
+        rows=part.rows,
+        image_column=part.image_column,
+        labels=torch.from_numpy(labels),
+        class_names=class_names,
+        notes=(*notes, *part.notes, *more),
+        root=part.root,
+        fingerprint=str(getattr(part.rows, "_fingerprint", "")),
+    )
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set of the hub, by its builder of ``datasets``."""
+
+    name: str
+    builder: Any
+    wanted: Wanted
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(str(key) for key in (self.builder.config.data_files or self.builder.info.splits or ()))
+
+    def read(self, split: str) -> Part:
+        import datasets
+
+        rows, columns = self._open(split)
+        labels = arrow_labels(rows.data.column(columns.label), columns, self.name)
+        chosen = rows.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
+        files = (self.builder.config.data_files or {}).get(split, ())
+        return Part(chosen, columns.image, labels, missing_shards([str(file) for file in files]))
+
+    def known_labels(self, split: str) -> Labels | None:
+        """All splits of the hub share the names of their classes; numbers are counted in train."""
+        if split_meant(split) == "train" or "train" not in self.splits:
+            return None
+        rows, columns = self._open("train")
+        if columns.names is not None:
+            return Labels(np.array([], dtype=np.int64), columns.names)
+        return arrow_labels(rows.data.column(columns.label), columns, self.name)
+
+    def _open(self, split: str) -> tuple[Any, Columns]:
+        """All rows of a split, and the choice of its columns."""
+        import datasets
+
+        with _quiet(datasets):
+            self.builder.download_and_prepare()
+            if self.builder.info.splits[split].num_examples == 0:
+                raise ClatError(f"split '{split}' of data set '{self.name}' is empty")
+            rows = self.builder.as_dataset(split=split)
+        images = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+        classes = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
+        image = choose_image_column(rows.column_names, images, self.wanted.image_column, self.name)
+        label = choose_label_column(rows.column_names, image, classes, self.wanted.label_column, self.name)
+        return rows, Columns(image, label, tuple(rows.features[label].names) if label in classes else None)
 
 
 def _open_hub(datasets: Any, name: str) -> Any:
@@ -127,62 +200,28 @@ def _open_hub(datasets: Any, name: str) -> Any:
                 f"cannot reach the Hugging Face hub for data set '{path}' ({first_line(error)}): check the"
                 " network, give a local folder, or set HF_HUB_OFFLINE=1 if it was downloaded before"
             ) from error
-    return _guarded(name, datasets.load_dataset_builder, path, name=config or None, cache_dir=_hf_cache())
+    builder = datasets.load_dataset_builder(path, name=config or None, cache_dir=_hf_cache())
+    if builder.name not in _READABLE:
+        raise ClatError(
+            f"data set '{name}' is published as {builder.name}, whose splits and classes the hub's library guesses"
+            " from names: download it (hf download ... --repo-type dataset), unpack it, and give the folder"
+        )
+    return builder
 
 
-def _guarded(name: str, call: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Calls into `datasets`, whose errors have no common base, and turns any of them into one line."""
+@contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Turn the errors of the libraries that read tables, which have no common base, into one line."""
     try:
-        return call(*args, **kwargs)
+        yield
+    except ClatError:
+        raise
     except Exception as error:
         cause = error.__cause__ or error  # generation errors say only "see above"
         raise ClatError(
             f"cannot open data set '{name}': {first_line(cause)}; expected Hugging Face parquet files, or a"
             " folder of images for each class"
         ) from error
-
-
-def _choose_split(name: str, split: str, present: list[str]) -> str:
-    for candidate in (split, *_STAND_INS.get(split, ())):
-        if candidate in present:
-            return candidate
-    raise ClatError(f"data set '{name}' has no split '{split}'; it has: {', '.join(present) or 'none'}")
-
-
-def _image_column(datasets: Any, rows: Any, name: str) -> str:
-    found = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    if not found:
-        raise ClatError(f"data set '{name}' has no image column; its columns: {', '.join(rows.column_names)}")
-    return found[0]
-
-
-def _read_labels(datasets: Any, rows: Any, name: str, wanted: str | None) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Labels and class names of the wanted column; by default the usual names, then any ClassLabel column."""
-    features = rows.features
-    if wanted is not None and wanted not in features:
-        raise unknown("label column", wanted, features)
-    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    usual = [column for column in _LABELS if column in classes] or classes
-    column = wanted or next(iter(usual or [column for column in _LABELS if column in features]), None)
-    if column is None:
-        raise ClatError(
-            f"data set '{name}' has no label column (columns: {', '.join(features)}): give label_column, or"
-            " sort the images into one folder a class"
-        )
-    values = rows.data.column(column)
-    if values.null_count or not np.issubdtype(values.to_numpy().dtype, np.integer):
-        raise ClatError(f"label column '{column}' of data set '{name}' is not made of whole numbers without gaps")
-    labels = torch.from_numpy(values.to_numpy().astype(np.int64))
-    feature = features[column]
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else range(int(labels.max()) + 1)
-    return labels, tuple(str(name) for name in names)
-
-
-def _missing_shards(files: Any) -> tuple[str, ...]:
-    """A note when file names such as ``train-00000-of-00003.parquet`` show that others are not there."""
-    shards = [match.groups() for file in files if (match := _SHARD.search(os.path.basename(str(file))))]
-    present, total = {index for index, _ in shards}, max((int(total) for _, total in shards), default=0)
-    return (f"only {len(present)} of {total} files are there",) if len(present) < total else ()
 
 
 @contextmanager
@@ -197,22 +236,3 @@ def _quiet(datasets: Any) -> Iterator[None]:
         datasets.logging.set_verbosity(level)
         if not bars:
             datasets.enable_progress_bars()
-
-
-def _hf_cache() -> str:
-    """The Hugging Face cache, or a temporary folder where that cannot be written (a read-only home)."""
-    import datasets
-
-    folder = str(datasets.config.HF_DATASETS_CACHE)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return _temporary_folder().name
-
-
-@functools.cache
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """One for the process; it is removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="clat-hf-", ignore_cleanup_errors=True)

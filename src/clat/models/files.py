@@ -3,86 +3,76 @@
 from __future__ import annotations
 
 import json
-import pickle
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import replace_file
+from clat.models.entries import StateDict, choose_state
+from clat.models.fitting import bare, fitting_entries
 from clat.models.normalize import Normalized, Statistics, parse_normalize, statistics_of
-
-StateDict = dict[str, Tensor]
+from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
 """Metadata entry in which save_weights records the model's mean and std, as JSON."""
 
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "state_dict_ema",
-    "ema",
-)
-"""Keys under which training scripts nest a state dict; earlier ones win where a file has several."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""What DataParallel, torch.compile and wrapper modules put before every name."""
-
-
-def read_state(path: str | Path) -> tuple[StateDict, dict[str, str]]:
+def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dict[str, str]]:
     """Read (state dict, metadata) from a weight file, on the CPU.
 
-    Reads safetensors, and PyTorch files (.pt, .pth, .tar, .model, ...) through the restricted unpickler,
-    which runs no code. A state dict nested under the keys in WRAPPERS is unwrapped; entries that are no
-    tensors are left out. Names stay as the file has them; load_weights is who fits prefixes such as
-    `module.` to a model. Metadata is what a safetensors file carries, and empty for others. Raises
-    ClatError for a file that is missing, a directory, damaged, or holds Python objects.
+    Reads safetensors, and PyTorch files (.pt, .pth, .tar, .model, ...) through the restricted unpickler, which runs
+    no code. A nested state dict is unwrapped by the usual keys; where the file holds several of one network, such
+    as averaged weights beside the raw ones, a notice says which was taken. Entries that are no tensors are left
+    out. Names stay as the file has them; load_weights is who fits them to a model.
+
+    Args:
+        path: The file.
+        key: Which state dict is meant, by its key in the file ("ema", "run.ema"), or by the prefix of its names.
+
+    Returns:
+        The state dict, and the metadata that a safetensors file carries (empty for others).
+
+    Raises:
+        ClatError: The file is missing, a directory, damaged, holds Python objects, or has no such key.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ClatError(f"weights {path}: this is a directory; name the weight file in it")
-    if not path.is_file():
-        raise ClatError(f"weights {path}: no such file; check the path")
-    try:
-        if _is_safetensors(path):
-            return _read_safetensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as nearly anything: zip, pickle, key and runtime errors
-        raise _unreadable(path, error) from error
-    return _unwrap(content, path), {}
+    content, metadata = read_content(path)
+    return choose_state(content, path, key), metadata
 
 
-def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
+def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> dict[str, str]:
     """Load a weight file into `model` (in place) and return the file's metadata.
 
-    All entries must fit by name and shape, else ClatError names them in one line and the model stays as it
-    was. Prefixes that every name in the file has and the model's do not (PREFIXES, repeated) are taken off;
-    a missing `num_batches_tracked` keeps the model's value, which only BatchNorm without momentum reads;
-    entries that the model lists as `unused_entries` are skipped. In a Normalized model the weights go to
-    the network inside.
+    Every entry of the model must be there, by name and shape, else ClatError says in one line what is missing and
+    the model stays as it was. The network is found under whatever prefix the file puts before its names, and with
+    what wrappers put between their parts (clat.models.names); what lies beside it, such as the weights of a loss,
+    is left out with a notice. A missing `num_batches_tracked` keeps the model's value, which only BatchNorm without
+    momentum reads; entries that the model lists as `unused_entries` are skipped. In a Normalized model the weights
+    go to the network inside.
 
-    A file of ours that records a normalisation is refused by a model that has none: it would evaluate another
-    function. load_model applies the record by itself.
+    A file that brings a normalisation, as ours record it or as the statistics of a wrapper, is refused by a model
+    that has none: it would evaluate another function. load_model applies it by itself.
+
+    Args:
+        model: Any network.
+        path: A file that read_state reads.
+        key: Which of several state dicts in it; see read_state.
     """
-    state, metadata = read_state(path)
-    recorded = recorded_statistics(metadata, path)
-    if recorded is not None and statistics_of(model) is None:
+    state, metadata = read_state(path, key)
+    entries = fitting_entries(model, state, path)
+    brought = recorded_statistics(metadata, path) or entries.statistics
+    if brought is not None and statistics_of(model) is None:
         raise ClatError(
-            f"weights {path}: trained with a normalisation, but this {type(_bare(model)).__name__} has none; "
+            f"weights {path}: trained with a normalisation, but this {type(bare(model)).__name__} has none; "
             "use load_model(..., weights=...), or wrap it in Normalized"
         )
-    fit_state(model, state, path)
+    entries.put_into(model)
     return metadata
 
 
@@ -91,29 +81,7 @@ def fit_state(
 ) -> None:
     """Copy a state dict into `model` by the rules of load_weights; error messages call it `source`.
     `new_classifier`: the last linear layer keeps the weights it has, whatever the state dict says of it."""
-    net = _bare(model)
-    expected = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
-    unused = tuple(getattr(net, "unused_entries", ()))
-    found = {k: v for k, v in _strip_prefixes(state, expected).items() if not k.startswith(unused)}
-    for name, value in expected.items():
-        if name.endswith("num_batches_tracked"):
-            found.setdefault(name, value)
-    if new_classifier:
-        found |= {name: value for name, value in expected.items() if name.startswith(_last_linear(net))}
-    shapes = {k: (tuple(found[k].shape), tuple(v.shape)) for k, v in expected.items() if k in found}
-    misfits = [f"{k}: file {file}, model {own}" for k, (file, own) in shapes.items() if file != own]
-    problems = [
-        _listed("missing", expected.keys() - found.keys()),
-        _listed("unexpected", found.keys() - expected.keys()),
-        _listed("of another shape", misfits),
-    ]
-    if any(problems):
-        raise ClatError(
-            f"weights {source} do not fit {type(net).__name__}: {'; '.join(filter(None, problems))}. "
-            "Check the model's name, width and num_classes"
-        )
-    # Every tensor was compared above; strictness would only add a foreign module's extra state, not in files.
-    net.load_state_dict(found, strict=False)
+    fitting_entries(model, state, source, new_classifier=new_classifier).put_into(model)
 
 
 def save_weights(
@@ -151,7 +119,7 @@ def save_weights(
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: save_file(copies, temporary, header))
     except (OSError, SafetensorError) as error:
-        raise ClatError(f"weights {path}: cannot write ({_one_line(error)}); choose another place") from error
+        raise ClatError(f"weights {path}: cannot write ({one_line(error)}); choose another place") from error
     return path
 
 
@@ -164,86 +132,3 @@ def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statisti
         return parse_normalize((record["mean"], record["std"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ClatError(f"weights {source}: damaged record of the normalisation; save the model again") from error
-
-
-def _last_linear(net: nn.Module) -> str:
-    """What the entries of the last linear layer begin with."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
-    return f"{linear[-1]}."
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """The network whose names a weight file has: the one inside a Normalized, else the model itself."""
-    return model.net if isinstance(model, Normalized) else model
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By name, or by content (a JSON header after its 8-byte length), which no PyTorch file starts with."""
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def _unwrap(content: Any, path: Path) -> StateDict:
-    """Descend to the innermost state dict and keep its tensors."""
-    while isinstance(content, Mapping):
-        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if key is None:
-            break
-        content = content[key]
-    keys = list(content) if isinstance(content, Mapping) else []
-    state = {
-        key: content[key].detach() for key in keys if isinstance(key, str) and isinstance(content[key], Tensor)
-    }
-    if not state:
-        held = f"the entries {', '.join(map(str, keys[:5]))}" if keys else f"a {type(content).__name__}"
-        raise ClatError(f"weights {path}: no state dict in it, only {held}; save the network's state_dict()")
-    return state
-
-
-def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> StateDict:
-    """Take off prefixes that all names in the file have and not all of the model's, until none is left."""
-    stripped = dict(state)
-    while stripped:
-        for prefix in PREFIXES:
-            if _all_start(stripped, prefix) and not _all_start(expected, prefix):
-                stripped = {name.removeprefix(prefix): value for name, value in stripped.items()}
-                break
-        else:
-            break
-    return stripped
-
-
-def _all_start(names: Iterable[str], prefix: str) -> bool:
-    return all(name.startswith(prefix) for name in names)
-
-
-def _listed(kind: str, names: Iterable[str], most: int = 5) -> str:
-    """`3 missing (a, b, c)` with at most five names, or nothing at all."""
-    every = sorted(names)
-    shown = ", ".join(every[:most]) + (", ..." if len(every) > most else "")
-    return f"{len(every)} {kind} ({shown})" if every else ""
-
-
-def _unreadable(path: Path, error: Exception) -> ClatError:
-    """The one line for a file that could not be read: refused objects and damage have different cures."""
-    if isinstance(error, PermissionError):
-        return ClatError(f"weights {path}: permission denied; make the file readable")
-    if "unsupported global" in str(error).lower():  # the restricted unpickler's words for code it will not import
-        return ClatError(
-            f"weights {path}: holds Python objects, which are never executed here; where you trust its "
-            "source, save the network's state_dict() alone, or as safetensors"
-        )
-    # torch's own advice on unpickling errors is to switch the protection off, so it is not passed on
-    reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_one_line(error)})"
-    return ClatError(f"weights {path}: damaged, or no weight file{reason}; fetch or save it again")
-
-
-def _one_line(error: Exception, most: int = 120) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", most, placeholder="...")

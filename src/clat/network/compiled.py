@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,20 +36,30 @@ def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
     classes: dict[type[nn.Module], type[nn.Module]]
     backend = _backend(next((p.device.type for p in model.parameters()), "cpu"))
     classes = {type(block): _compiled_class(type(block), batch_size, backend) for block in found}
-    if found:
-        # Blocks of all shapes share one forward, whose variants torch otherwise gives up on after eight.
-        config: Any = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, 256)
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4096)
     classes.update(SCALED)
     before = [(module, type(module)) for block in found for module in block.modules() if type(module) in classes]
+    with _many_variants() if found else nullcontext():
+        try:
+            for module, kind in before:
+                module.__class__ = classes[kind]
+            yield len(found)
+        finally:
+            for module, kind in before:
+                module.__class__ = kind
+
+
+@contextmanager
+def _many_variants() -> Iterator[None]:
+    """Inside, torch compiles up to 256 variants of one function: blocks of all shapes share one forward, and after
+    eight variants it would otherwise give up without a word."""
+    config: Any = torch._dynamo.config
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    config.recompile_limit = max(before[0], 256)
+    config.accumulated_recompile_limit = max(before[1], 4096)
     try:
-        for module, kind in before:
-            module.__class__ = classes[kind]
-        yield len(found)
+        yield
     finally:
-        for module, kind in before:
-            module.__class__ = kind
+        config.recompile_limit, config.accumulated_recompile_limit = before
 
 
 def compile_seconds() -> float:

@@ -29,6 +29,17 @@ def fingerprint(model: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
+def structure_hash(model: nn.Module) -> str:
+    """Return sixteen hex digits that change with any module's class or name, and with any weight's shape or type,
+    but not with its values."""
+    sha = hashlib.sha256()
+    for name, module in model.named_modules():
+        sha.update(f"{name} {type(module).__qualname__};".encode())
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+    return sha.hexdigest()[:16]
+
+
 def sample_digests(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
     """One number a sample, (N,) int64, that changes with its pixels, label or number. Those of a set's parts,
     whichever process had them, make up those of the set."""

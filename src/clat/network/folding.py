@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import has_torch_function_variadic
 
 from clat.core.errors import ClatError
@@ -91,19 +92,26 @@ class _Folded(NamedTuple):
 
 
 def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias with which the convolution does what it and then `norm`, frozen, would."""
+    """Return the weight and bias with which the convolution does what it and then `norm`, frozen, would.
+
+    Args:
+        convolution: any of FOLDABLE.
+        norm: a BatchNorm with stored statistics, as many channels as the convolution puts out.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     exact = torch.promote_types(convolution.weight.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(convolution.weight.device.type, enabled=False):
-        scale = (norm.running_var.to(exact) + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
-        shift = shift * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
-        return convolution.weight * scale.view(-1, *[1] * (convolution.weight.dim() - 1)), shift
+        weight, bias = fuse_conv_bn_weights(
+            convolution.weight.to(exact),
+            None if convolution.bias is None else convolution.bias.to(exact),
+            norm.running_mean.to(exact),
+            norm.running_var.to(exact),
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+    return weight.detach(), bias.detach()
 
 
 def deferred_input(x: Tensor) -> Tensor:

@@ -13,22 +13,87 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.feature import feature_change, run_feature_attack
-from clat.attacks.fgsm import one_step_alpha
 from clat.attacks.pgd import run_pgd
-from clat.attacks.settings import Attack
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
 from clat.network.features import TAPS, read_features
+from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.layers import Layer
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
+from clat.runtime.callback import StageCallback, StageContext
 
-_SHARES = "shares_clean_pass"
+
+class ClatExamples(NamedTuple):
+    """What the attacks of a step found, each (N, C, H, W)."""
+
+    feature: Tensor
+    """The feature attack's example; x itself where no term reads it."""
+    output: Tensor
+    """The example of PGD on the output; x itself where no term reads it."""
+    clean_logits: Tensor | None = None
+    """The logits of x with their graph, where the clean pass is shared with the loss."""
+    clean_features: tuple[Tensor, ...] = ()
+    """The selected layers' features of x, with their graph, where the clean pass is shared."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What CLAT finds out about a stage before its first step."""
+
+    weight: float
+    """Lambda."""
+    shares_clean_pass: bool = False
+    """The features of x are the same bits in training as under attack, so that one pass serves both."""
+
+
+class ClatCallback(StageCallback):
+    """Keeps CLAT's calibration through a stage."""
+
+    def __init__(self, objective: Clat, context: StageContext | None = None) -> None:
+        super().__init__()
+        self.objective, self.context = objective, context
+
+    @classmethod
+    def calibrated(cls, objective: Clat, calibration: Calibration) -> ClatCallback:
+        """Return a callback that holds `calibration`, for steps outside of a run."""
+        callback = cls(objective)
+        callback.calibration = calibration
+        return callback
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The stage's, once there is one."""
+        if "lambda" not in self.scalars:
+            return None
+        return Calibration(self.scalars["lambda"], bool(self.scalars.get("shares_clean_pass", 0.0)))
+
+    @calibration.setter
+    def calibration(self, found: Calibration) -> None:
+        shares = {"shares_clean_pass": 1.0} if found.shares_clean_pass else {}
+        self.scalars = {"lambda": found.weight, **shares}
+
+    def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
+        if not first and self.objective.calibrate != "selection":
+            return
+        here = self.context
+        assert here is not None  # only a run selects
+        x, y = (part[: here.batch_size] for part in here.heldout)
+        step = Step(layers, seed=seed, threat=here.threat, callback=self, once=here.once)
+        torch.manual_seed(seed)  # for dropout, as in a training step
+        found = None
+        if here.engine.rank == 0:
+            with here.engine.autocast(), frozen_norms_lean(here.model):
+                images = here.engine.images(x)
+                found = self.objective.calibration(here.model, images, y, step, micro_batch=here.micro_batch)
+        self.calibration = here.engine.from_first(found)
 
 
 def _batch_statistics(model: nn.Module) -> bool:
@@ -38,6 +103,8 @@ def _batch_statistics(model: nn.Module) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class Clat(InnerAttack):
     """Cross-entropy plus lambda times the feature change of the selected layers."""
+
+    needs_selection = True
 
     name: Literal["clat"] = "clat"
     lambda_: Annotated[float | None, Field(alias="lambda")] = None
@@ -71,11 +138,29 @@ class Clat(InnerAttack):
         if self.tap not in TAPS:
             raise unknown("feature tap", self.tap, TAPS)
 
-    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
-        """Lambda for the stage: as given, or from `ratio` and the two terms on this held-out batch. And, if the
-        loss is evaluated once, whether the clean pass can be shared."""
-        shares = step.once and self.ce_input == "clean" and self._modes_agree(model, x, step)
-        return {"lambda": self._begin_weight(model, x, y, step)} | ({_SHARES: 1.0} if shares else {})
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        return ClatCallback(self, context)
+
+    def calibration(
+        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, micro_batch: int | None = None
+    ) -> Calibration:
+        """Return lambda, as given or from `ratio` and the two terms on this batch; and whether the clean pass can
+        be shared.
+
+        Args:
+            model: the network in the modes of training.
+            x: held-out images, (N, C, H, W) in [0, 1].
+            y: their labels, (N,) int64.
+            step: its layers are the selected ones.
+            micro_batch: images that may be in the network at a time; None: all.
+
+        Raises:
+            ClatError: the feature attack moves nothing, so that no ratio gives a lambda.
+        """
+        parts = batch_parts(len(x), micro_batch)
+        whole = step.once and len(parts) == 1
+        shares = whole and self.ce_input == "clean" and self._modes_agree(model, x, step)
+        return Calibration(self._calibrated_weight(model, x, y, step, parts), shares)
 
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
         """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
@@ -86,30 +171,39 @@ class Clat(InnerAttack):
             attacked = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))
 
-    def _begin_weight(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> float:
+    def _calibrated_weight(
+        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, parts: Sequence[slice]
+    ) -> float:
         if self.lambda_ is not None:
             return float(self.lambda_)
         ratio = 0.1 if self.ratio is None else self.ratio
         if ratio == 0:
             return 0.0
-        with modes.preserve_statistics(model), torch.no_grad():
-            parts = self._terms(model, x, y, self._attacked(model, x, y, step, weight=1.0), step, weight=1.0)
-        change = parts["feature_change"].item()
+        entropy = change = 0.0
+        for rows in parts:
+            images, labels, share = x[rows], y[rows], len(x[rows]) / len(x)
+            with modes.preserve_statistics(model), torch.no_grad(), part_of_batch(rows.start, len(x)):
+                attacked = self._attacked(model, images, labels, step, weight=1.0)
+                terms = self._terms(model, images, labels, attacked, step, weight=1.0)
+            entropy += share * terms["cross_entropy"].item()
+            change += share * terms["feature_change"].item()
         if not change > 0:
             raise ClatError("the feature attack moves no feature of the selected layers: lambda is undefined")
-        return ratio * parts["cross_entropy"].item() / change
+        return ratio * entropy / change
 
-    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> ClatExamples:
         """The two attacked inputs; and the clean logits and features, with their graph, where the loss can go on
         from the very pass that the attack measures its distances from."""
-        weight = self._weight(step)
-        if not (weight > 0 and step.once and _SHARES in step.state) or _batch_statistics(model):
+        weight, found = self._weight(step), _calibration(step)
+        shares = found is not None and found.shares_clean_pass and step.once and weight > 0
+        if not shares or _batch_statistics(model):
             return self._attacked(model, x, y, step, weight=weight)
         clean = read_features(model, x, step.layers, tap=self.tap, flat=False)
-        assert clean.logits is not None
-        return *self._attacked(model, x, y, step, weight=weight, clean=clean.values), clean.logits, *clean.values
+        attacked = self._attacked(model, x, y, step, weight=weight, clean=clean.values)
+        return attacked._replace(clean_logits=clean.logits, clean_features=tuple(clean.values))
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        assert isinstance(examples, ClatExamples)
         weight = self._weight(step)
         terms = self._terms(model, x, y, examples, step, weight=weight)
         total = terms["cross_entropy"]
@@ -118,9 +212,10 @@ class Clat(InnerAttack):
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
     def _weight(self, step: Step) -> float:
-        weight = step.state.get("lambda", self.lambda_)
+        found = _calibration(step)
+        weight = self.lambda_ if found is None else found.weight
         if weight is None:
-            raise ClatError("CLAT's lambda is not set: give lambda, or call begin() once for the stage")
+            raise ClatError("CLAT's lambda is not set: give lambda, or a step with the callback of a stage")
         return weight
 
     def _attacked(
@@ -132,8 +227,7 @@ class Clat(InnerAttack):
         *,
         weight: float,
         clean: Sequence[Tensor] | None = None,
-    ) -> Examples:
-        """(the feature attack's example, PGD's on the output), each x itself where no term reads it."""
+    ) -> ClatExamples:
         if not step.layers:
             raise ClatError("CLAT needs selected layers: give the stage a selection")
         x_feature = x_output = x
@@ -152,16 +246,15 @@ class Clat(InnerAttack):
                 )
             if self.ce_input in ("pgd", "both") or (weight > 0 and self.feature_input == "pgd"):
                 x_output = run_pgd(model, x, y, attack, seed=step.seed + 1)
-        return x_feature, x_output
+        return ClatExamples(x_feature, x_output)
 
     def _terms(
-        self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step, *, weight: float
+        self, model: nn.Module, x: Tensor, y: Tensor, examples: ClatExamples, step: Step, *, weight: float
     ) -> dict[str, Tensor]:
         """CE and, unless its weight is zero, L_C. Of the passes that L_C needs, those whose input the cross-entropy
         reads also give the logits; the others stop at the deepest selected layer. The BatchNorm statistics follow
         the cross-entropy's input only, the first of two."""
-        x_feature, x_output, *shared = examples
-        inputs = {"clean": x, "feature": x_feature, "pgd": x_output}
+        inputs = {"clean": x, "feature": examples.feature, "pgd": examples.output}
         read = ("clean", "pgd") if self.ce_input == "both" else (self.ce_input,)
         logits: dict[str, Tensor] = {}
 
@@ -179,8 +272,8 @@ class Clat(InnerAttack):
         parts: dict[str, Tensor] = {}
         if weight > 0:
             clean: Sequence[Tensor]
-            if shared:
-                logits["clean"], *clean = shared
+            if examples.clean_logits is not None:
+                logits["clean"], clean = examples.clean_logits, examples.clean_features
             else:
                 clean = features("clean", constant=self.detach_clean and "clean" not in read)
             if self.detach_clean:
@@ -191,31 +284,10 @@ class Clat(InnerAttack):
             if source not in logits:
                 with statistics(source):
                     logits[source] = model(inputs[source])
-        entropies = [cross_entropy(logits[source], y) for source in read]
+        entropies = [cross_entropy(logits[source], y, self.label_smoothing) for source in read]
         return {"cross_entropy": torch.stack(entropies).mean(), **parts}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClatFast(Clat):
-    """CLAT (Fast): the inner maximisation is one step of 1.25 * eps from a uniform start, as in Fast-AT."""
-
-    one_step = True
-
-    name: Literal["clat-fast"] = "clat-fast"  # type: ignore[assignment]
-    steps: int = 1
-
-    def attack(self, step: Step, *, random_start: bool = True) -> Attack:
-        return one_step_alpha(super().attack(step, random_start=random_start), given=self.alpha is not None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClatPlus(Clat):
-    """What CLAT became where the printed form lost to its baseline (docs/results/claim): both terms at one example
-    of PGD on the output, and L_C relative, behind the normalisation, where shrinking a layer does not lower it. Not
-    the paper's; select by `normaliser = "relative"`, `tap = "norm"`, which are as free of scale."""
-
-    name: Literal["clat-plus"] = "clat-plus"  # type: ignore[assignment]
-    ce_input: Literal["clean", "feature", "pgd", "both"] = "pgd"
-    feature_input: Literal["feature", "pgd"] = "pgd"
-    tap: Literal["output", "norm", "activation"] = "norm"
-    relative: bool = True
+def _calibration(step: Step) -> Calibration | None:
+    """The calibration of the step's stage; None outside of one."""
+    return step.callback.calibration if isinstance(step.callback, ClatCallback) else None

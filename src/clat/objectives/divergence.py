@@ -26,7 +26,7 @@ class DivergenceAttack(InnerAttack):
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         with modes.attack_mode(model, self.attack_bn):
             with torch.no_grad():
                 reference = model(x)
@@ -34,7 +34,7 @@ class DivergenceAttack(InnerAttack):
                 lambda z: kl_divergence(model(z), reference),
                 ball.starting_point(self.start, generator_for(x.device, step.seed)),
                 ball,
-                alpha=attack.alpha_value,
+                alpha=attack.step_size,
                 steps=attack.steps,
             )
         return (x_adv,)

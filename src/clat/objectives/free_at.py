@@ -11,7 +11,7 @@ from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.units import Size
-from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
+from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy, threat_of
 from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
@@ -26,6 +26,7 @@ class FreeAT(Objective):
     """
 
     one_step = True
+    splits = False  # the perturbation belongs to places of the whole batch
 
     name: Literal["free-at"] = "free-at"
     replays: int = 8
@@ -34,6 +35,7 @@ class FreeAT(Objective):
     """Largest perturbation, and the length of each step; None: the run's eps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.replays < 1:
             raise ClatError(f"replays is {self.replays}: Free-AT trains on each batch at least once")
         self._attack(Step())
@@ -50,11 +52,11 @@ class FreeAT(Objective):
         (x_adv,) = examples
         # A leaf of its own for each evaluation: the one that the loss's backward pass reaches moves delta.
         x_adv = _carried(step).point = x_adv.detach().requires_grad_(True)
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         return Loss(total, {"cross_entropy": total.detach()})
 
     def _attack(self, step: Step) -> Attack:
-        return Attack(eps=step.eps if self.eps is None else self.eps, steps=1, norm=step.norm)
+        return Attack(threat_of(step, self.eps), steps=1)
 
 
 class FreePerturbation(StageCallback):
@@ -74,7 +76,7 @@ class FreePerturbation(StageCallback):
                 f"Free-AT carries a perturbation of shape {tuple(self.delta.shape)}; a batch of {tuple(x.shape)} "
                 "does not fit it"
             )
-        self._ball = Ball(x, attack.eps_value, attack.norm)
+        self._ball = Ball.around(x, attack.threat)
         return self._ball.project(x + self.delta[: len(x)])
 
     def after_backward(self) -> None:

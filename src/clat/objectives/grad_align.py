@@ -24,9 +24,11 @@ from clat.attacks.pgd import summed_cross_entropy
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
+from clat.core.threat_model import ThreatModel
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
+from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy, threat_of
+from clat.runtime.callback import StageCallback, StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,33 +60,35 @@ class GradAlign(InnerAttack):
         if self.lambda_ is not None:
             check_weight("GradAlign", "lambda", self.lambda_)
 
-    def check(self, eps: Size, norm: str) -> None:
-        self._weight(Step(eps=eps, norm=norm))
+    def check(self, threat: ThreatModel) -> None:
+        self._weight(Step(threat=threat))
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         attack = super().attack(step, random_start=random_start)  # 1.25 eps, whatever the start
         return one_step_alpha(attack, given=self.alpha is not None)
 
-    def begin(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> dict[str, float]:
-        """For the log."""
-        return {"lambda": self._weight(step)}
+    def on_stage_start(self, context: StageContext) -> StageCallback:
+        """Return a callback that does nothing but show lambda in the log."""
+        callback = StageCallback()
+        callback.scalars = {"lambda": self._weight(Step(threat=context.threat))}
+        return callback
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         """(x', the attack's gradient)."""
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         start = ball.random_point(generator_for(x.device, step.seed)) if self.random_start else x
         with modes.attack_mode(model, self.attack_bn):
             gradient = _gradient(model, start, y)
-        return ball.project(start + attack.alpha_value * ball.unit(gradient)), gradient
+        return ball.project(start + attack.step_size * ball.unit(gradient)), gradient
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         x_adv, first = examples
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         parts = {"cross_entropy": total.detach()}
         weight = self._weight(step)
         if weight > 0:
-            ball = Ball(x, self.attack(step).eps_value, step.norm)
+            ball = Ball.around(x, self.attack(step).threat)
             elsewhere = ball.random_point(generator_for(x.device, derive_seed(step.seed, "alignment")))
             with modes.preserve_statistics(model):
                 if self.first_gradient == "clean":
@@ -98,9 +102,11 @@ class GradAlign(InnerAttack):
     def _weight(self, step: Step) -> float:
         if self.lambda_ is not None:
             return self.lambda_
-        if step.norm != "linf":
-            raise ClatError(f"GradAlign's rule for lambda is for linf, the run's norm is {step.norm}: give lambda")
-        return lambda_rule(step.eps if self.eps is None else self.eps)
+        if step.threat.norm != "linf":
+            raise ClatError(
+                f"GradAlign's rule for lambda is for linf, the run's norm is {step.threat.norm}: give lambda"
+            )
+        return lambda_rule(threat_of(step, self.eps).eps)
 
 
 def lambda_rule(eps: Size) -> float:

@@ -41,7 +41,7 @@ class Mart(InnerAttack):
         if y.dim() != 1:
             raise ClatError("MART needs one label an image, not class probabilities: switch label mixing off")
         attack = self.attack(step)
-        start = Ball(x, attack.eps_value, attack.norm).nearby_point(generator_for(x.device, step.seed))
+        start = Ball.around(x, attack.threat).nearby_point(generator_for(x.device, step.seed))
         with modes.attack_mode(model, self.attack_bn):
             return (run_pgd(model, x, y, attack, seed=step.seed, start=start),)
 
@@ -50,7 +50,7 @@ class Mart(InnerAttack):
         logits, moved = model(x).float(), model(x_adv).float()
         natural, attacked = F.softmax(logits, dim=1), F.softmax(moved, dim=1)
         margin = -torch.log(1.0001 - _largest_other(attacked, y)).mean()
-        attacked_entropy = cross_entropy(moved, y)
+        attacked_entropy = cross_entropy(moved, y, self.label_smoothing)
         # By the logits: the gradient of p log p by a p that is 0 in float32 is not finite.
         divergence = (natural * (F.log_softmax(logits, dim=1) - torch.log(attacked + 1e-12))).sum(dim=1)
         weighted = (divergence * (1.0000001 - _own(natural, y))).mean()

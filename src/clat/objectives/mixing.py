@@ -24,9 +24,10 @@ from clat.attacks.apgd import apgd
 from clat.attacks.pgd import pgd
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed, generator
-from clat.core.units import Size, parse_size
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step, check_weight
+from clat.objectives.base import Examples, Loss, Objective, Step, check_weight, threat_of
 from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
@@ -35,6 +36,8 @@ ATTACKS = ("apgd", "pgd")
 @dataclass(frozen=True, kw_only=True)
 class Mixing(Objective):
     """Trains the gate of a mixture and nothing else; both members stay as they are, in evaluation mode."""
+
+    splits = False  # one half of the whole batch is attacked
 
     name: Literal["mixing"] = "mixing"
     gate_weight: float = 1.5
@@ -52,6 +55,7 @@ class Mixing(Objective):
     """The attack of a batch has a size of eps times a number drawn uniformly from this interval."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attack not in ATTACKS:
             raise unknown("attack", self.attack, ATTACKS)
         if self.steps < 1:
@@ -62,11 +66,10 @@ class Mixing(Objective):
         if not 0 < low <= high < math.inf:
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
 
-    def check(self, eps: Size, norm: str) -> None:
-        if self.eps is not None:
-            parse_size(self.eps, norm=norm)
+    def check(self, threat: ThreatModel) -> None:
+        threat_of(Step(threat=threat), self.eps)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 
@@ -79,9 +82,9 @@ class Mixing(Objective):
         clean, attacked, labels = x[:half], x[half:], y[half:] if y.dim() == 1 else y[half:].argmax(dim=1)
         seed, size = derive_seed(step.seed, "attack"), self.size(step)
         if self.attack == "apgd":
-            found = apgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = apgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         else:
-            found = pgd(model, attacked, labels, eps=size, norm=step.norm, steps=self.steps, seed=seed)
+            found = pgd(model, attacked, labels, eps=size, norm=step.threat.norm, steps=self.steps, seed=seed)
         return (torch.cat([clean, found]),)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
@@ -91,15 +94,22 @@ class Mixing(Objective):
         logits, gate = model.outputs(images)
         assert gate is not None
         return mixing_loss(
-            gate, logits, y, attacked, gate=self.gate_weight, output=self.output_weight, product=self.product_weight
+            gate,
+            logits,
+            y,
+            attacked,
+            gate=self.gate_weight,
+            output=self.output_weight,
+            product=self.product_weight,
+            label_smoothing=self.label_smoothing,
         )
 
     def size(self, step: Step) -> float:
         """The eps of this batch's attack."""
-        eps = float(parse_size(step.eps if self.eps is None else self.eps, norm=step.norm))
+        eps = threat_of(step, self.eps).radius
         low, high = self.strength
         drawn = low + (high - low) * torch.rand((), generator=generator(step.seed, "strength")).item()
-        return min(eps * drawn, 1.0) if step.norm == "linf" else eps * drawn
+        return min(eps * drawn, 1.0) if step.threat.norm == "linf" else eps * drawn
 
 
 class GateOnly(StageCallback):
@@ -125,14 +135,15 @@ def mixing_loss(
     gate: float = 1.5,
     output: float = 0.0,
     product: float = 0.3,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """The loss above, in float32.
 
     `gate_logit`: (N,), before the sigmoid; `logits`: (N, K) of the mixture; `y`: labels (N,) or probabilities
-    (N, K); `attacked`: (N,), true where the image is an adversary. Gradients flow through both factors of the
-    product.
+    (N, K); `attacked`: (N,), true where the image is an adversary; `label_smoothing`: of y. Gradients flow through
+    both factors of the product.
     """
     bce = F.binary_cross_entropy_with_logits(gate_logit.float(), attacked.float(), reduction="none")
-    ce = F.cross_entropy(logits.float(), y, reduction="none")
+    ce = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
     total = (gate * bce + output * ce + product * bce * ce).mean()
     return Loss(total, {"gate": bce.detach().mean(), "cross_entropy": ce.detach().mean()})

@@ -41,13 +41,14 @@ class ScoreAT(InnerAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for what, value in (("clip", self.clip), ("label_smoothing", self.label_smoothing)):
-            if not 0 <= value <= 1:
-                raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
+        _check_probability("clip", self.clip)
+
+    def _check_label_smoothing(self) -> None:
+        _check_probability("label_smoothing", self.label_smoothing)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
-        ball = Ball(x, attack.eps_value, attack.norm)
+        ball = Ball.around(x, attack.threat)
         start = ball.starting_point(self.start, generator_for(x.device, step.seed))
 
         def distance(z: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class ScoreAT(InnerAttack):
 
         with modes.attack_mode(model, self.attack_bn):
             reference = self._reference(model, x)
-            return (ascend(distance, start, ball, alpha=attack.alpha_value, steps=attack.steps),)
+            return (ascend(distance, start, ball, alpha=attack.step_size, steps=attack.steps),)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
         """What the attack moves away from, (N, K); None: the label."""
@@ -110,6 +111,11 @@ class ScoreTrades(ScoreAT):
             total = distance + self.beta * F.relu(divergence - slack)
         parts = {"distance": distance.detach().mean(), "divergence": divergence.detach().mean()}
         return Loss(total.mean(), parts)
+
+
+def _check_probability(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
 
 
 def probabilities(logits: Tensor) -> Tensor:

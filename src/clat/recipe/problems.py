@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from clat.core.errors import unknown
+from clat.recipe.optimizer import OTHER, OWN
 from clat.recipe.schema import Recipe
 
 SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
@@ -28,7 +30,7 @@ def first_problem(error: ValidationError, data: dict[str, Any]) -> str:
         data: What was validated.
     """
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if part not in (OWN, OTHER))
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"recipe: unknown field '{where}'{_nearest_field(problem['loc'], data)}"
     if problem["type"] == "union_tag_invalid":
@@ -83,7 +85,7 @@ def _below(classes: Sequence[Any], data: Any, key: str, passed: tuple[Any, ...] 
                 called = _item(table, "name")
                 known = _direct(hint)
                 # Of a union, the member that is there; a table that is not there may be any if there is but one.
-                inner = [one for one in known if getattr(one, "name", None) == called] or known[: len(known) == 1]
+                inner = known if len(known) == 1 else [one for one in known if _is_called(one, called)]
                 inner = [one for one in inner if one not in passed]
                 path = name if position is None else f"{name}.{called or position}"
                 if any(key in _field_names([one]) for one in inner):
@@ -92,8 +94,14 @@ def _below(classes: Sequence[Any], data: Any, key: str, passed: tuple[Any, ...] 
                     yield f"{path}.{deeper}"
 
 
+def _is_called(cls: Any, name: Any) -> bool:
+    """Whether a table of this name, or of none, is this member of a union."""
+    return getattr(cls, "needs_no_name", False) if name is None else getattr(cls, "name", None) == name
+
+
 def _field_names(classes: Sequence[Any]) -> list[str]:
-    return [entry.name.rstrip("_") for cls in classes for entry in dataclasses.fields(cls)]
+    # The constructor's words, of which a selection takes more than it has fields: its ranking's settings beside it.
+    return [name.rstrip("_") for cls in classes for name in inspect.signature(cls).parameters]
 
 
 def _direct(annotation: Any) -> list[Any]:

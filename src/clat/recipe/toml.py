@@ -15,6 +15,8 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.core.errors import ClatError
+from clat.criticality.rankings import RANKINGS
+from clat.criticality.selection import FLAT
 from clat.recipe.problems import first_problem
 from clat.recipe.schema import Recipe
 from clat.recipe.source import built_in_recipes, merged, read_source
@@ -32,6 +34,14 @@ LATER: dict[str, dict[str, Any]] = {
 }
 """Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
 hash, so that such runs can still be resumed and reused."""
+for _name in (
+    *("standard", "pgd-at", "fast-at", "free-at", "grad-align", "mart", "cure", "autolora", "twins", "mixing"),
+    *("clat", "clat-fast", "clat-plus"),
+):
+    LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
+
+LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay": 1.0}
+"""The same of an optimizer's table."""
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -61,7 +71,8 @@ def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ())
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
-            _refuse_truth_as_number(value, getattr(built, name, value), (*where, key))
+            inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
+            _refuse_truth_as_number(value, inside, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
             _refuse_truth_as_number(*pair, (*where, str(number)))
@@ -81,18 +92,22 @@ def recipe_toml(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     """A short hash of everything that decides the weights after the first `stages` stages (None: all).
 
-    The name, the later stages, the evaluation and the checkpoint interval do not enter.
+    The name, the later stages, the evaluation and the checkpoint interval do not enter. The precision does, as it
+    is on this machine: a run records that one, so a recipe with "auto" hashes like the run that it becomes here.
     """
-    data = recipe_data(recipe)
+    data = recipe_data(recipe.resolved())
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
-    if not data["engine"]["compile"]:  # as in runs from before there was a choice
-        data["engine"].pop("compile")
+    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
+    for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
+        _drop(table, LATER_OPTIMIZER)
+    for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):
+        _drop(table, {"warmup": 0.0})
     for stage in data["stages"]:
-        for field, before in LATER.get(stage["objective"]["name"], {}).items():
-            if stage["objective"][field] == before:
-                del stage["objective"][field]
+        _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
+        if "selection" in stage:
+            stage["selection"] = _as_before_tables(stage["selection"])
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if all(stage.schedule is not None for stage in recipe.stages[:stages]):
@@ -100,6 +115,24 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         elif data["schedule"]["kind"] != "constant":
             data["schedule"]["span"] = recipe.schedule.epochs or recipe.total_epochs
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs; settings
+    that there were not, or could not be told, enter where they are not at their defaults."""
+    ranking = dict(selection["ranking"])
+    name = ranking.pop("name")
+    default = RANKINGS[name]().settings()
+    flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
+    added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
+    return {**selection, **FLAT, **flat, "ranking": name, **({"settings": added} if added else {})}
+
+
+def _drop(table: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take the fields out that are what they were `before` there was a choice."""
+    for field, value in before.items():
+        if table.get(field) == value:
+            del table[field]
 
 
 @cache

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from clat.core.formatting import shorten
+from clat.evaluation.protocols import protocol_title
 from clat.report.plots import BLUE, INK, MUTED, ORANGE, WIDTH, styled
 
 
@@ -98,7 +99,7 @@ def eps_plot(result: Mapping[str, Any]) -> Figure:
     axes.set_xlabel(f"eps{' × 255' if pixels else ''}, {result['protocol']['norm']}")
     axes.set_ylabel("accuracy, %")
     count = points[0]["accuracy"]["n"]
-    axes.set_title(f"{result['protocol']['name']}, n = {count}; bars: 95 % intervals")
+    axes.set_title(f"{protocol_title(result['protocol'])}, n = {count}; bars: 95 % intervals")
     return figure
 
 
@@ -114,4 +115,4 @@ def _label_sizes(axes: Axes, places: Sequence[float]) -> None:
 
 
 def _setting(result: Mapping[str, Any]) -> str:
-    return f"{result['protocol']['name']}, {result['protocol']['norm']} eps {result['eps']['text']}"
+    return f"{protocol_title(result['protocol'])}, {result['protocol']['norm']} eps {result['eps']['text']}"

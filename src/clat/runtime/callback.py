@@ -7,7 +7,7 @@ at the end of the stage, when the network must be plain again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.data.loader import Loader
+from clat.network.layers import Layer
 from clat.runtime.engine import Engine
 
 StateDict = dict[str, Tensor]
@@ -27,26 +29,39 @@ class StageContext:
 
     `model`: the network, on its device; `engine`: precision and processes (`autocast`, `images`, `average`,
     `total`, `from_first`); `loader`: the training batches; `heldout`: (x, y) cut from train, the only images that
-    may decide anything; `eps`, `norm`: the threat model; `seed`: of this stage, from which a callback derives its
+    may decide anything; `threat`: the threat model; `seed`: of this stage, from which a callback derives its
     own; `epochs`: of the stage; `batch_size`: for passes over the held-out images; `replays`: optimizer steps on
-    each batch.
+    each batch; `once`: no treatment looks at a loss twice (`clat.objectives.Step.once`); `micro_batch`: images that
+    may be in the network at a time (None: all of a batch).
     """
 
     model: nn.Module
     engine: Engine
     loader: Loader
     heldout: tuple[Tensor, Tensor]
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     epochs: int
     batch_size: int
     replays: int = 1
+    once: bool = False
+    micro_batch: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps, each of which ends with `StageCallback.after_step`."""
         return self.loader.num_batches * self.replays
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The loss of a step, on the whole batch where it is called."""
+
+    parts: Sequence[Callable[[], Tensor]]
+    """Each evaluates what a part of the batch adds to the loss: one at a time takes the memory of one."""
+
+    def __call__(self) -> Tensor:
+        return torch.stack([part() for part in self.parts]).sum() if len(self.parts) > 1 else self.parts[0]()
 
 
 class StageCallback:
@@ -77,17 +92,24 @@ class StageCallback:
         kept by the names that are returned."""
         return parameters
 
+    def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
+        """Called before the first step of the stage and after each re-selection: `layers` are the selected ones
+        (none: the whole network moves), `first` is true once a stage, `seed` belongs to this call. What it finds
+        out must be the same in every process, and must be kept in `scalars` or `tensors()`."""
+
     def learning_rate(self, rate: float) -> float:
         """The learning rate of a step, given the schedule's."""
         return rate
 
     def around_loss(self, cost: Callable[[], Tensor]) -> AbstractContextManager[None]:
         """Entered around the loss and its backward pass. `cost()` evaluates the same loss on the same examples,
-        for treatments that look ahead; it may update BatchNorm statistics like any training pass."""
+        for treatments that look ahead; it may update BatchNorm statistics like any training pass. A `StepCost` can
+        be evaluated part by part."""
         return nullcontext()
 
     def before_backward(self) -> None:
-        """The loss of the step is computed, and its graph still whole. Not called where a treatment looks ahead."""
+        """The loss of the step, or of a part of its batch, is computed, and its graph still whole. Not called where
+        a treatment looks ahead."""
 
     def after_backward(self) -> None:
         """Gradients are complete, averaged over the processes, and may be changed."""
@@ -150,6 +172,10 @@ class CallbackList(StageCallback):
         for one in self.members.values():
             parameters = one.choose_parameters(parameters)
         return parameters
+
+    def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
+        for one in self.members.values():
+            one.on_selection(layers, seed=seed, first=first)
 
     def learning_rate(self, rate: float) -> float:
         for one in self.members.values():

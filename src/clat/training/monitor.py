@@ -19,9 +19,11 @@ def check_heldout(
 ) -> dict[str, Any]:
     """What a recipe's monitor measures: both accuracies, and on how many images."""
     x, y = (part[: recipe.monitor.num_samples] for part in heldout)
-    attack = Attack(eps=recipe.eps, steps=recipe.monitor.steps, norm=recipe.norm)
+    attack = Attack(recipe.threat, steps=recipe.monitor.steps)
     seed = derive_seed(recipe.seed, "heldout")
-    clean, robust = heldout_accuracies(model, engine, x, y, attack, batch_size=recipe.batch_size, seed=seed)
+    clean, robust = heldout_accuracies(
+        model, engine, x, y, attack, batch_size=recipe.batch_size, micro_batch=recipe.micro_batch, seed=seed
+    )
     return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 
 

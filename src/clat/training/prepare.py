@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
+from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
-from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -27,8 +27,15 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.compiled import blocks
+from clat.network.edge import Scripted, unwrapped
+from clat.network.exchange import copied, tensors_of
+from clat.network.guard import floating_type
 from clat.network.layers import find_layers
+from clat.network.logits import check_output
+from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.trial import check_training_mode, tried
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -37,7 +44,8 @@ Data = tuple[ImageSet, ImageSet]
 @dataclass(frozen=True)
 class RunInputs:
     """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on."""
+    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
+    user while the network was built."""
 
     model: nn.Module
     given: bool
@@ -45,6 +53,15 @@ class RunInputs:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+    own_model: bool = False
+    """The network is the user's, and not the recipe's."""
+    own_data: bool = False
+    """The images are the user's, and not the recipe's."""
+
+    def model_name(self, recipe: Recipe) -> str:
+        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
@@ -66,27 +83,39 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
-    given = model is not None or recipe.model.starts_from_weights
-    model = build_network(recipe, train_set.num_classes) if model is None else model
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+    own_model = model is not None
+    given = own_model or recipe.model.starts_from_weights
+    with recorded() as notes:
+        for images in (train_set, test):
+            for note in images.notes:
+                notice(f"{images.split} images: {note}")
+        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
-        stage.objective.requires(model)
+        stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
+    if recipe.engine.checkpoint_blocks and not blocks(model):
+        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
-    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    single = any(rows.stop - rows.start == 1 for rows in parts)
+    if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
         check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    return RunInputs(model, given, train_set, heldout, test, extra)
+    own = {"own_model": own_model, "own_data": data is not None}
+    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
 
 
 def train_loader(
@@ -123,17 +152,25 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     return None
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
+    and for weights that are not float32, in which recipes train."""
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
+
+
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
-    try:
-        with modes.attack_mode(model), torch.no_grad():
-            logits = model(x)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
+    check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:
@@ -170,14 +207,14 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial)[0], rule.initial)
-    elif rule.ranking in REWINDING and first:
+        with swapped(model, copied(tensors_of(model))):
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
+    elif rule.ranking.needs_initial and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
             "in selection.initial"
         )
-    # Layer 1 has no ratio to be least critical by.
-    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
+    most = rule.ranking.rankable(len(layers)) if rule.rule == "least-critical" else len(layers)
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
@@ -186,27 +223,53 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    if data is None:
-        train_set, test = (
-            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
-        )
-    else:
-        train_set, test = data
+    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "
             f"{train_set.num_classes} and {test.num_classes} classes"
         )
+    for number, (ours, theirs) in enumerate(zip(train_set.class_names, test.class_names, strict=True)):
+        if ours != theirs:
+            raise ClatError(
+                f"train and test of '{train_set.name}' differ: class {number} is '{ours}' in train and '{theirs}' "
+                "in test; give both the same names in the same order"
+            )
     if len(test) == 0:
         raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
     if config.decide_on == "test-split":
-        return hold_out(train_set, 0, config.split_seed, config.train_size)[0], test, test
+        return _cut(config, train_set, 0)[0], test, test
     if config.heldout < 1:
         raise ClatError(
             f"data.heldout is {config.heldout}: a run decides on held-out images; give it some, such as 500"
         )
-    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
+    train_set, heldout = _cut(config, train_set, config.heldout)
     return train_set, heldout, test
+
+
+def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
+    """What is trained on and what is held out; an error names the field that asks for too much."""
+    try:
+        return hold_out(train_set, heldout, config.split_seed, config.train_size)
+    except ClatError as error:
+        field = "heldout" if heldout >= len(train_set) else "train_size"
+        raise ClatError(f"data.{field} is {getattr(config, field)}: {error}") from None
+
+
+def read_split(config: DataConfig, split: str) -> ImageSet:
+    """Read a split of a recipe's data set.
+
+    Raises:
+        ClatError: as `load_split`.
+    """
+    return load_split(
+        config.name,
+        split,
+        image_size=config.image_size,
+        label_column=config.label_column,
+        image_column=config.image_column,
+        classes=config.classes,
+    )
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
-from torch import nn
-
 from clat.network.cost import Cost
-from clat.recipe.schema import Recipe, StageConfig
-from clat.training.stage import TrainableSet
+from clat.recipe.schema import Recipe
+from clat.training.stage import StageRunner
 from clat.training.state import Progress
+from clat.training.trainable import TrainableSet
 
 TEST_DECIDES = (
     "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
@@ -18,19 +18,17 @@ TEST_DECIDES = (
 """What a run with that option says wherever its results are shown."""
 
 
-def stage_record(
-    progress: Progress, stage: StageConfig, trainable: TrainableSet, model: nn.Module
-) -> dict[str, Any]:
+def stage_record(progress: Progress, runner: StageRunner) -> dict[str, Any]:
     """A stage begins with the next epoch."""
     return {
         "stage": progress.stage,
-        "name": stage.name,
-        "epochs": stage.epochs,
+        "name": runner.config.name,
+        "epochs": runner.config.epochs,
         "first_epoch": progress.epoch + 1,
-        "trainable_parameters": trainable.count,
-        "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "batch_norm": stage.bn_policy,
-        "objective_state": progress.objective_state,
+        "trainable_parameters": runner.trainable.count,
+        "total_parameters": sum(parameter.numel() for parameter in runner.model.parameters()),
+        "batch_norm": runner.config.bn_policy,
+        "objective_state": runner.callbacks.all_scalars().get("objective", {}),
     }
 
 
@@ -56,7 +54,7 @@ def selection_line(record: dict[str, Any]) -> str:
 
 
 def epoch_record(
-    progress: Progress, recipe: Recipe, trainable: TrainableSet, *, steps: int, images: int, rate: float
+    progress: Progress, recipe: Recipe, runner: StageRunner, *, steps: int, images: int, rate: float
 ) -> dict[str, Any]:
     """The epoch that ends, whose number from 1 `progress` holds; `images`: that it trained on, in `steps` batches;
     `rate`: the learning rate at its end."""
@@ -70,9 +68,13 @@ def epoch_record(
         "parts": means,
         "train_seconds": progress.epoch_seconds,
         "images_per_second": images / progress.epoch_seconds,
-        "trainable_parameters": trainable.count,
-        "objective_state": progress.objective_state,
+        "trainable_parameters": runner.trainable.count,
+        "objective_state": runner.callbacks.all_scalars().get("objective", {}),
     }
+    stage = recipe.stages[progress.stage]
+    if stage.eps_schedule is not None:
+        done = Fraction(progress.epoch - recipe.first_epoch(progress.stage), stage.epochs)
+        values["eps_share"] = float(stage.eps_schedule.share(done))
     if recipe.engine.compile:
         values["compile_seconds"] = progress.compile_seconds
     return values
@@ -81,6 +83,8 @@ def epoch_record(
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """`epochs`: of the run."""
     line = f"  epoch {record['epoch']}/{epochs}  lr {record['lr']:.4f}  loss {record['loss']:.3f}"
+    if "eps_share" in record:
+        line += f"  eps x {record['eps_share']:.2f}"
     if "heldout_robust" in record:
         line += f"  held-out clean {record['heldout_clean']:.1%} robust {record['heldout_robust']:.1%}"
         line += " *" if record["best"] else ""

@@ -1,7 +1,5 @@
-"""What a run keeps of its network: weights to use, a state to go on from, and one after each stage for other runs.
-
-Only the first process writes.
-"""
+"""What a run keeps of its network: weights to use, a state to go on from, and one after each stage for other
+runs."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
-from clat.training.stage import TrainableSet
+from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress, save_state
+from clat.training.trainable import TrainableSet
 
 STATE = "state.safetensors"
 """Where a run stands, in its folder."""
@@ -34,38 +33,59 @@ def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path
     return Diverged(f"{what} is not finite ({place}): lower the learning rate{kept}")
 
 
-def all_finite(model: nn.Module, trainable: TrainableSet) -> bool:
-    """Whether everything that a stage changes still has a use."""
-    values = (*trainable.parameters.values(), *model.buffers())
-    return all(bool(torch.isfinite(value).all()) for value in values)
+class RunFiles:
+    """The files of a run in its folder `out`. Every process calls these; only the first one writes."""
 
+    def __init__(
+        self, out: Path, recipe: Recipe, model: nn.Module, engine: Engine, name: str | None = None
+    ) -> None:
+        self.out, self.recipe, self.model, self.engine = out, recipe, model, engine
+        self.name = recipe.model.name if name is None else name
+        self.hash = recipe_hash(recipe)
 
-def keep_weights(
-    out: Path, name: str, model: nn.Module, callbacks: CallbackList, recipe: Recipe, progress: Progress
-) -> None:
-    """The plain network, as it stands after the last check, as weights/NAME.safetensors."""
-    assert progress.last is not None  # weights are saved after a check
-    about = {"clat.model": recipe.model.name, "clat.epoch": str(progress.last["epoch"])}
-    plain = callbacks.export_state(dict(model.state_dict()))
-    save_weights(model, out / "weights" / f"{name}.safetensors", about, state=plain)
+    def require_finite(self, progress: Progress, trainable: TrainableSet) -> None:
+        """Raise Diverged before a weight or a statistic that has become useless is saved anywhere."""
+        values = (*trainable.parameters.values(), *self.model.buffers())
+        if self.engine.any_of(not all(bool(torch.isfinite(value).all()) for value in values)):
+            raise diverged("a weight", self.recipe, progress, progress.step, self.out)
 
+    def keep_weights(self, name: str, progress: Progress, callbacks: CallbackList) -> None:
+        """Write the plain network, as it stands after the last check, as weights/NAME.safetensors."""
+        if self.engine.rank > 0:
+            return
+        assert progress.last is not None  # weights are saved after a check
+        about = {"clat.model": self.name, "clat.epoch": str(progress.last["epoch"])}
+        plain = callbacks.export_state(dict(self.model.state_dict()))
+        save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
 
-def snapshot(
-    progress: Progress, model: nn.Module, trainable: TrainableSet, callbacks: CallbackList, engine: Engine
-) -> Checkpoint:
-    """Where a run stands. Processes have buffers of their own between the ends of epochs, when BatchNorm statistics
-    are averaged, and callbacks may have more. All must call it."""
-    weights, own = model.state_dict(), callbacks.per_process_state()
-    buffers = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name in weights}
-    theirs = {f"model.{name}": value for name, value in buffers.items()}
-    theirs |= {f"companion.{name}": value for name, value in own.items()}
-    return Checkpoint(progress, weights, trainable.momentum, callbacks.tensors() | own, engine.gather(theirs))
+    def snapshot(self, progress: Progress, runner: StageRunner) -> Checkpoint:
+        """Return where the run stands. Raises Diverged.
 
+        Processes have buffers of their own between the ends of epochs, when BatchNorm statistics are averaged, and
+        callbacks may have more."""
+        self.require_finite(progress, runner.trainable)
+        callbacks = runner.callbacks
+        progress.callbacks = callbacks.all_scalars()
+        weights, own = self.model.state_dict(), callbacks.per_process_state()
+        buffers = {
+            name: value for name, value in self.model.named_buffers(remove_duplicate=False) if name in weights
+        }
+        theirs = {f"model.{name}": value for name, value in buffers.items()}
+        theirs |= {f"companion.{name}": value for name, value in own.items()}
+        tensors = callbacks.tensors() | own
+        return Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, self.engine.gather(theirs))
 
-def keep_for_reuse(out: Path, recipe: Recipe, saved: Checkpoint) -> None:
-    """The state after a stage, and the best weights so far, under the hash of what led to them: a recipe with the
-    same beginning can start from here (`clat.training.reuse`)."""
-    number = saved.progress.stage
-    best = out / "weights" / "best.safetensors"
-    (out / "states" / f"stage-{number}.best.safetensors").write_bytes(best.read_bytes())
-    save_state(out / "states" / f"stage-{number}.safetensors", saved, recipe_hash(recipe, number))
+    def save(self, saved: Checkpoint) -> None:
+        """Write the state to resume from."""
+        if self.engine.rank == 0:
+            save_state(self.out / STATE, saved, self.hash)
+
+    def keep_for_reuse(self, saved: Checkpoint) -> None:
+        """Write the state after a stage, and the best weights so far, under the hash of what led to them: a recipe
+        with the same beginning can start from here (`clat.training.reuse`)."""
+        if self.engine.rank > 0:
+            return
+        number = saved.progress.stage
+        best = self.out / "weights" / "best.safetensors"
+        (self.out / "states" / f"stage-{number}.best.safetensors").write_bytes(best.read_bytes())
+        save_state(self.out / "states" / f"stage-{number}.safetensors", saved, recipe_hash(self.recipe, number))

@@ -1,83 +1,131 @@
-"""How a stage stands: the callbacks that joined it, and what moves in it until its next selection."""
+"""A stage in progress: its callbacks, what moves in it until its next selection, and the step that moves it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
 from clat.criticality.selection import trainable_parameters, updating_batch_norms
 from clat.data.loader import Loader
 from clat.network import modes
-from clat.network.layers import Layer
-from clat.objectives import Step
-from clat.recipe.schema import Recipe, StageConfig
+from clat.network.layers import Layer, find_layers
+from clat.objectives import Loss, Step
+from clat.recipe.schema import Recipe
 from clat.runtime.callback import CallbackList, StageContext
 from clat.runtime.engine import Engine
-from clat.training.optimizer import build_optimizer, momentum_of
-from clat.training.state import Progress
+from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
+from clat.training.step import take_step
+from clat.training.trainable import TrainableSet
 
 
-@dataclass
-class TrainableSet:
-    """What moves: `parameters` by name, the `optimizer` over them, and the `step` that their objective is told."""
+class StageRunner:
+    """Stage `number` of a recipe on a network: enter it, select, step, leave it.
 
-    step: Step
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.SGD
+    The training loop decides when; the numbers of a run (which epoch, which step) come in as arguments, so that a
+    loop of a user's own can call `train_step` just as well. `heldout`: (x, y) on the device, the only images that
+    may decide anything.
+    """
 
-    @property
-    def count(self) -> int:
-        """How many numbers move."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
+    def __init__(
+        self,
+        recipe: Recipe,
+        number: int,
+        model: nn.Module,
+        engine: Engine,
+        loader: Loader,
+        heldout: tuple[Tensor, Tensor],
+    ) -> None:
+        self.recipe, self.number, self.model = recipe, number, model
+        self.engine, self.loader = engine, loader
+        self.config = recipe.stages[number]
+        self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
+        rule = self.config.selection
+        self.candidates: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
+        self.trainable: TrainableSet
 
-    @property
-    def momentum(self) -> dict[str, Tensor]:
-        return momentum_of(self.optimizer, self.parameters)
+    def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
+        """Have the layers named in `selected` move, or the whole network where the stage selects none: flags,
+        BatchNorm modes, an optimizer that goes on with `state` where there is some."""
+        layers = tuple(find_layers(self.candidates, list(selected or ())))
+        step = Step(
+            layers,
+            threat=self.recipe.threat,
+            callback=self.callbacks.members.get("objective"),
+            once=not self.config.treatments,
+        )
+        self.model.requires_grad_(False)
+        modes.set_training(self.model, updating_batch_norms(self.model, layers, self.config.bn_policy))
+        whole = self.config.selection is None
+        parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        config = self.recipe.optimizer_of(self.number)
+        optimizer = build_optimizer(parameters, config, state, rates_by_depth(self.model, config.layer_decay))
+        self.trainable = TrainableSet(step, parameters, optimizer, config.clip_norm)
 
-    def drop_removed(self, model: nn.Module) -> None:
-        """Leave out parameters that a callback took out of the network again."""
-        own = {id(parameter) for parameter in model.parameters()}
-        self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
+    def after_selection(self, epoch: int, *, first: bool) -> None:
+        """Tell the callbacks which layers are selected. `epoch`: of the run, from 0; `first`: the stage begins."""
+        seed = derive_seed(self.recipe.seed, "begin", epoch)
+        self.callbacks.on_selection(self.trainable.step.layers, seed=seed, first=first)
+
+    def train_step(self, x: Tensor, y: Tensor, *, epoch: int, number: int, rate: float) -> Loss:
+        """Train on a batch: as many optimizer steps on it as the objective asks for, each with a seed of its own.
+
+        Args:
+            x: images, (N, C, H, W) in [0, 1], this process's share of the batch.
+            y: labels (N,) int64, or class probabilities (N, K).
+            epoch: of the run, from 0.
+            number: of the batch within the epoch, from 0; together they decide the seed, and how much of eps a
+                schedule grants.
+            rate: the learning rate.
+
+        Returns:
+            The loss before the last of these steps, detached.
+
+        Raises:
+            NotFinite: the loss is infinite or not a number; nothing has moved in that step.
+        """
+        place = self._place(epoch, number)
+        replays = self.config.objective.replays
+        for replay in range(number * replays, (number + 1) * replays):
+            seed = derive_seed(self.recipe.seed, "attack", epoch, replay, self.engine.rank)
+            loss = take_step(
+                self.config.objective,
+                self.model,
+                x,
+                y,
+                replace(place, seed=seed),
+                trainable=self.trainable,
+                callbacks=self.callbacks,
+                engine=self.engine,
+                rate=rate,
+                micro_batch=self.recipe.micro_batch,
+            )
+        return loss
+
+    def _place(self, epoch: int, number: int) -> Step:
+        """The step of batch `number` of `epoch`, but for its seed."""
+        batches = self.loader.num_batches
+        done = (epoch - self.recipe.first_epoch(self.number)) * batches + number
+        progress, schedule = Fraction(done, self.config.epochs * batches), self.config.eps_schedule
+        share = Fraction(1) if schedule is None else schedule.share(progress)
+        return replace(self.trainable.step, progress=progress, number=number, eps_share=share)
+
+    def finish(self) -> dict[str, Any]:
+        """Leave the stage, with a plain network; returns what the callbacks have to record, JSON-able."""
+        facts = self.callbacks.on_stage_end()
+        self.callbacks = CallbackList()
+        self.trainable.drop_removed(self.model)
+        return facts
 
 
-def make_trainable(
-    model: nn.Module,
-    recipe: Recipe,
-    stage: StageConfig,
-    layers: Iterable[Layer],
-    callbacks: CallbackList,
-    progress: Progress,
-    momentum: dict[str, Tensor],
-) -> TrainableSet:
-    """Have the selected `layers` move, or the whole network where the stage selects none: flags, BatchNorm modes,
-    an optimizer that goes on with `momentum` where there is some."""
-    layers = tuple(layers)
-    step = Step(
-        layers,
-        eps=recipe.eps,
-        norm=recipe.norm,
-        state=progress.objective_state,
-        callback=callbacks.members.get("objective"),
-        once=not callbacks.members,
-    )
-    model.requires_grad_(False)
-    modes.set_training(model, updating_batch_norms(model, layers, stage.bn_policy))
-    parameters = callbacks.choose_parameters(
-        trainable_parameters(model, layers if stage.selection is not None else None)
-    )
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    return TrainableSet(
-        step, parameters, build_optimizer(parameters, stage.optimizer or recipe.optimizer, momentum)
-    )
-
-
-def start_callbacks(
-    model: nn.Module, recipe: Recipe, number: int, engine: Engine, loader: Loader, heldout: tuple[Tensor, Tensor]
+def _started_callbacks(
+    recipe: Recipe, number: int, model: nn.Module, engine: Engine, loader: Loader, heldout: tuple[Tensor, Tensor]
 ) -> CallbackList:
     """The callbacks of stage `number` enter the network: the objective's own, then the treatments'."""
     stage = recipe.stages[number]
@@ -86,12 +134,13 @@ def start_callbacks(
         engine=engine,
         loader=loader,
         heldout=heldout,
-        eps=str(recipe.eps),
-        norm=recipe.norm,
+        threat=recipe.threat,
         seed=derive_seed(recipe.seed, "stage", number),
         epochs=stage.epochs,
         batch_size=recipe.batch_size,
         replays=stage.objective.replays,
+        once=not stage.treatments,
+        micro_batch=recipe.micro_batch,
     )
     own = stage.objective.on_stage_start(context)
     members = [] if own is None else [("objective", own)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,8 @@ from clat.models.files import load_weights
 from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
-from clat.network.frozen_norm import frozen_norms_lean
-from clat.network.layers import Layer, find_layers
-from clat.objectives import Loss, Step
+from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
-from clat.recipe.toml import recipe_hash
-from clat.runtime.callback import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
@@ -43,15 +39,16 @@ from clat.training.records import (
     stage_record,
     stage_summary,
 )
-from clat.training.saving import STATE, all_finite, diverged, keep_for_reuse, keep_weights, snapshot
-from clat.training.stage import TrainableSet, make_trainable, start_callbacks
-from clat.training.state import Checkpoint, Progress, save_state
-from clat.training.step import NotFinite, train_step
+from clat.training.saving import STATE, RunFiles, diverged
+from clat.training.stage import StageRunner
+from clat.training.state import Checkpoint, Progress
+from clat.training.step import NotFinite
 
 
 class Trainer:
     """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `saved`: the state to go on from, if any."""
+    `out`: the run's folder; `saved`: the state to go on from, if any; `name`: what the network is called,
+    if not by the recipe."""
 
     def __init__(
         self,
@@ -64,29 +61,28 @@ class Trainer:
         out: Path,
         stop: StopFlag,
         saved: Checkpoint | None = None,
+        name: str | None = None,
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
-        self.momentum = {} if saved is None else saved.momentum
-        self.callbacks = CallbackList()
+        self.optimizer_state = {} if saved is None else saved.optimizer
         self.collapsed = False
-        self.hash = recipe_hash(recipe)
-        self.trainable: TrainableSet
+        self.files = RunFiles(out, recipe, model, engine, name)
+        self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
         if saved is not None:
             self._restore(saved)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Callbacks that were in the network join it first: the weights are named by its structure."""
+        """Callbacks that were in the network enter it first: the weights are named by its structure."""
         source = self.out / STATE
         if saved.progress.joined:
-            self._join()
-            saved.put_into(self.model, source)
-            self.callbacks.restore_scalars(saved.progress.callbacks)
-            self.callbacks.restore(saved.callbacks)
-        else:
-            saved.put_into(self.model, source)
+            self._enter_stage()
+        saved.put_into(self.model, source)
+        if saved.progress.joined:
+            self.runner.callbacks.restore_scalars(saved.progress.callbacks)
+            self.runner.callbacks.restore(saved.callbacks)
 
     def run(self) -> None:
         """Train from where `progress` stands to the end of the last stage."""
@@ -104,39 +100,40 @@ class Trainer:
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
-        first = self.recipe.first_epoch(self.progress.stage)
-        if not self.progress.joined:
-            self._join()
-        candidates = self._candidates(stage)
-        if self.progress.epoch == first and self.progress.step == 0:
-            self.log.say(f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
-            self.progress.best_robust_in_stage = self.progress.stage_seconds = 0.0
-            if stage.selection is not None:
-                self.momentum = {}  # newly selected layers start without momentum
-        self._apply_selection(stage, candidates)
-        while self.progress.epoch < first + stage.epochs:
-            done = self.progress.epoch - first
-            if self.progress.step == 0 and stage.selection is not None and stage.selection.due(done):
-                self._select(stage, candidates)
-            if not self.progress.stage_begun:
-                self._begin(stage, first)
-            self._epoch(stage)
-            self._close_epoch(stage, last=self.progress.epoch + 1 == first + stage.epochs)
+        progress, first = self.progress, self.recipe.first_epoch(self.progress.stage)
+        if not progress.joined:
+            self._enter_stage()
+        if progress.epoch == first and progress.step == 0:
+            self.log.say(f"stage {progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
+            progress.best_robust_in_stage = progress.stage_seconds = 0.0
+            if stage.selection is not None or not self.recipe.keeps_optimizer(progress.stage):
+                self.optimizer_state = {}  # newly selected layers start without momentum
+        if stage.selection is None or progress.selected is not None:
+            self.runner.make_trainable(progress.selected, self.optimizer_state)
+        while progress.epoch < first + stage.epochs:
+            if progress.step == 0:
+                self._before_epoch(stage, done=progress.epoch - first)
+            self._epoch()
+            self._close_epoch(stage, last=progress.epoch + 1 == first + stage.epochs)
             if self.collapsed:
                 break
 
-    def _join(self) -> None:
-        self.callbacks = start_callbacks(
-            self.model, self.recipe, self.progress.stage, self.engine, self.loader, self.heldout
-        )
+    def _enter_stage(self) -> None:
+        number = self.progress.stage
+        self.runner = StageRunner(self.recipe, number, self.model, self.engine, self.loader, self.heldout)
         self.progress.joined = True
 
-    def _candidates(self, stage: StageConfig) -> list[Layer]:
-        if stage.selection is None:
-            return []
-        return stage.selection.candidates(self.model, self.heldout[0][:1])
+    def _before_epoch(self, stage: StageConfig, *, done: int) -> None:
+        """Select if it is time, and let the callbacks know. `done`: epochs of the stage."""
+        due = stage.selection is not None and stage.selection.due(done)
+        if due:
+            self._select(stage)
+        if due or done == 0:
+            self.runner.after_selection(self.progress.epoch, first=done == 0)
+        if done == 0:
+            self.log.record("stage", **stage_record(self.progress, self.runner))
 
-    def _select(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
+    def _select(self, stage: StageConfig) -> None:
         """Decide which layers move from here on, on held-out images, and say so."""
         assert stage.selection is not None
         start = time.perf_counter()
@@ -144,7 +141,7 @@ class Trainer:
         if self.engine.rank == 0:
             names, file = choose_layers(
                 stage.selection,
-                candidates,
+                self.runner.candidates,
                 model=self.model,
                 heldout=self.heldout,
                 recipe=self.recipe,
@@ -152,42 +149,13 @@ class Trainer:
                 out=self.out,
             )
         self.progress.selected = self.engine.from_first(names)
-        self._apply_selection(stage, candidates)
+        self.runner.make_trainable(self.progress.selected, self.optimizer_state)
         seconds = time.perf_counter() - start
-        record = selection_record(self.progress, stage.selection.rule, self.trainable, file, seconds)
+        record = selection_record(self.progress, stage.selection.rule, self.runner.trainable, file, seconds)
         self.log.record("selection", **record)
         self.log.say(selection_line(record), style="cyan")
-        if getattr(stage.objective, "calibrate", "stage") == "selection":
-            self.progress.stage_begun = False
 
-    def _apply_selection(self, stage: StageConfig, candidates: Sequence[Layer]) -> None:
-        """Make the selection in `progress` what moves: flags, BatchNorm modes, optimizer."""
-        if stage.selection is not None and self.progress.selected is None:
-            return
-        layers = find_layers(candidates, self.progress.selected or ())
-        self.trainable = make_trainable(
-            self.model, self.recipe, stage, layers, self.callbacks, self.progress, self.momentum
-        )
-
-    def _begin(self, stage: StageConfig, first: int) -> None:
-        """The objective's own start (CLAT sets lambda), on held-out images."""
-        x, y = (part[: self.recipe.batch_size] for part in self.heldout)
-        seed = derive_seed(self.recipe.seed, "begin", self.progress.epoch)
-        torch.manual_seed(seed)  # for dropout, as in a training step
-        state: dict[str, float] | None = None
-        if self.engine.rank == 0:
-            with self.engine.autocast(), frozen_norms_lean(self.model):
-                state = stage.objective.begin(self.model, self.engine.images(x), y, self._seeded(seed))
-        self.progress.objective_state = self.engine.from_first(state)
-        self.trainable.step = replace(self.trainable.step, state=self.progress.objective_state)
-        self.progress.stage_begun = True
-        if self.progress.epoch == first:
-            self.log.record("stage", **stage_record(self.progress, stage, self.trainable, self.model))
-
-    def _seeded(self, seed: int) -> Step:
-        return replace(self.trainable.step, seed=seed)
-
-    def _epoch(self, stage: StageConfig) -> None:
+    def _epoch(self) -> None:
         progress, seed = self.progress, self.recipe.seed
         batches = self.loader.num_batches
         label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
@@ -195,10 +163,10 @@ class Trainer:
         compiling = compile_seconds()
         with self.log.bar(label, batches, progress.step) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
-                rate = self.callbacks.learning_rate(self._learning_rate())
+                rate = self.runner.callbacks.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
                 torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
-                loss = self._train_step(stage, self.engine.images(x), y, rate)
+                loss = self._train_step(self.engine.images(x), y, rate)
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
                 progress.step += 1
@@ -223,63 +191,48 @@ class Trainer:
             self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
             raise Interrupted(self.stop.number or signal.SIGINT)
 
-    def _train_step(self, stage: StageConfig, x: Tensor, y: Tensor, rate: float) -> Loss:
-        """A batch: as many training steps on it as the objective asks for, each with a seed of its own."""
-        progress, replays = self.progress, stage.objective.replays
-        for number in range(progress.step * replays, (progress.step + 1) * replays):
-            seed = derive_seed(self.recipe.seed, "attack", progress.epoch, number, self.engine.rank)
-            try:
-                loss = train_step(
-                    stage.objective,
-                    self.model,
-                    x,
-                    y,
-                    self._seeded(seed),
-                    trainable=self.trainable,
-                    callbacks=self.callbacks,
-                    engine=self.engine,
-                    rate=rate,
-                )
-            except NotFinite:
-                raise diverged("the loss", self.recipe, progress, progress.step + 1, self.out) from None
-        return loss
+    def _train_step(self, x: Tensor, y: Tensor, rate: float) -> Loss:
+        progress = self.progress
+        try:
+            return self.runner.train_step(x, y, epoch=progress.epoch, number=progress.step, rate=rate)
+        except NotFinite:
+            raise diverged("the loss", self.recipe, progress, progress.step + 1, self.out) from None
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         progress = self.progress
         steps = self.loader.num_batches
-        rate = self.callbacks.learning_rate(self._learning_rate())
+        rate = self.runner.callbacks.learning_rate(self._learning_rate())
         progress.epoch += 1
-        self.momentum = self.trainable.momentum
+        self.optimizer_state = self.runner.trainable.optimizer_state
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
-        record = epoch_record(progress, self.recipe, self.trainable, steps=steps, images=images, rate=rate)
+        record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, better = self._check_and_keep_best()
             record |= {**check, "best": better}
             if stage.objective.one_step:
                 self._watch(check)
-        self.callbacks.after_epoch(check)
-        record["companions"] = self.callbacks.all_scalars()
+        self.runner.callbacks.after_epoch(check)
+        record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
-        progress.step, progress.sums, progress.epoch_seconds = 0, {}, 0.0
-        progress.compile_seconds = 0.0
+        progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
 
     def _check_and_keep_best(self) -> tuple[dict[str, Any], bool]:
         """Check the network as it stands; whether it is the best so far, in which case it is kept."""
         progress = self.progress
-        with self.callbacks.evaluation_weights():
+        with self.runner.callbacks.evaluation_weights():
             check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
             better = progress.best is None or check["heldout_robust"] > progress.best["heldout_robust"]
             progress.last = {"epoch": progress.epoch, **check}
             if better:
                 progress.best = progress.last
-                self._save_weights("best")
+                self.files.keep_weights("best", progress, self.runner.callbacks)
         return check, better
 
     def _watch(self, check: dict[str, Any]) -> None:
@@ -303,33 +256,28 @@ class Trainer:
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
-        moved = self.trainable.count
-        facts = self.callbacks.on_stage_end()
-        self.callbacks = CallbackList()
-        self.trainable.drop_removed(self.model)
-        self.momentum = {
-            name: buffer for name, buffer in self.momentum.items() if name in self.trainable.parameters
-        }
+        moved = self.runner.trainable.count
+        facts = self.runner.finish()
+        kept = self.runner.trainable.parameters
+        self.optimizer_state = {name: state for name, state in self.optimizer_state.items() if name in kept}
         if facts:
             check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
             self.log.say(finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
-        self._require_finite()
+        self.files.require_finite(self.progress, self.runner.trainable)
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
         progress.stages.append(stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
         progress.stage += 1
-        progress.selected, progress.stage_begun, progress.objective_state = None, False, {}
-        progress.joined = False
+        progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
-        self._save_weights("last" if final else f"stage-{progress.stage}")
+        name = "last" if final else f"stage-{progress.stage}"
+        self.files.keep_weights(name, progress, self.runner.callbacks)
         if not final:
-            saved = self._snapshot()
-            if self.engine.rank == 0:
-                keep_for_reuse(self.out, self.recipe, saved)
+            self.files.keep_for_reuse(self._snapshot())
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
@@ -338,30 +286,15 @@ class Trainer:
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
         self.engine.share(self.model)
-        self.trainable.optimizer.state.clear()
-        self.momentum = {}
+        self.runner.trainable.optimizer.state.clear()
+        self.optimizer_state = {}
         self.progress.last = self.progress.best
-
-    def _save_weights(self, name: str) -> None:
-        if self.engine.rank == 0:
-            keep_weights(self.out, name, self.model, self.callbacks, self.recipe, self.progress)
-
-    def _require_finite(self) -> None:
-        """Stop before a weight or a statistic that has become useless is saved anywhere. All processes must call
-        it."""
-        if self.engine.any_of(not all_finite(self.model, self.trainable)):
-            raise diverged("a weight", self.recipe, self.progress, self.progress.step, self.out)
 
     def save(self) -> None:
         """Save the state, unless a weight has become useless. All processes must call it."""
-        saved = self._snapshot()
-        if self.engine.rank == 0:
-            save_state(self.out / STATE, saved, self.hash)
+        self.files.save(self._snapshot())
 
     def _snapshot(self) -> Checkpoint:
-        """Where the run stands, with finite weights. All processes must call it."""
-        self._require_finite()
         self.progress.metrics_bytes = self.log.size
         self.progress.cost = self._spent()
-        self.progress.callbacks = self.callbacks.all_scalars()
-        return snapshot(self.progress, self.model, self.trainable, self.callbacks, self.engine)
+        return self.files.snapshot(self.progress, self.runner)

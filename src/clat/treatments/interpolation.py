@@ -155,9 +155,15 @@ class Line(StageCallback):
         choose alike."""
         here = self.context
         put(tensors_of(self.model), interpolate(self.start, end, alpha))
-        attack = Attack(eps=here.eps, steps=self.settings.steps, norm=here.norm)
+        attack = Attack(here.threat, steps=self.settings.steps)
         seed = derive_seed(here.seed, "interpolation")
         clean, robust = heldout_accuracies(
-            self.model, here.engine, *here.heldout, attack, batch_size=here.batch_size, seed=seed
+            self.model,
+            here.engine,
+            *here.heldout,
+            attack,
+            batch_size=here.batch_size,
+            seed=seed,
+            micro_batch=here.micro_batch,
         )
         return LinePoint(alpha, clean, robust)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,50 +13,42 @@ from torch import Tensor, nn
 
 from clat.data import Augment, ImageSet, Loader
 from clat.network import modes
-from clat.network.compiled import blocks_compiled
+from clat.network.guard import guarded
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
+from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, EngineConfig
-from clat.training.interrupt import StopFlag
-from clat.training.log import RunLog
-from clat.training.trainer import Trainer
+from clat.training.ranking import choose_layers
+from clat.training.stage import StageRunner
 
 
-class RepeatedStep(Trainer):
-    """`run_step()` is a training step of the loop itself at learning rate 0, so that the weights stay what they
-    are.
+class RepeatedStep:
+    """A training step of a stage on one batch, taken at learning rate 0, so that the weights stay what they are.
 
-    It lives in the context `subject` that made it.
+    It lives in the context `repeated_step` that made it.
     """
 
-    def settle(self) -> None:
-        """What a stage does before its first epoch."""
-        stage = self.recipe.stages[0]
-        candidates = self._candidates(stage)
-        self._join()
-        self._apply_selection(stage, candidates)
-        if stage.selection is not None:
-            self._select(stage, candidates)
-        self._begin(stage, 0)
-        x, self.y = self.heldout
-        self.x = self.engine.images(x)
+    def __init__(self, runner: StageRunner, x: Tensor, y: Tensor) -> None:
+        self.runner, self.model = runner, runner.model
+        self.x, self.y = runner.engine.images(x), y
 
     def run_step(self) -> Loss:
-        return self._train_step(self.recipe.stages[0], self.x, self.y, 0.0)
+        """Take the step, and return the loss before it."""
+        return self.runner.train_step(self.x, self.y, epoch=0, number=0, rate=0.0)
 
     def tensors(self) -> Iterator[Tensor]:
-        """What lives between two steps: the network, its gradients, the momentum, the batch."""
+        """Yield what lives between two steps: the network, its gradients, the momentum, the batch."""
         yield from (self.x, self.y, *self.model.parameters(), *self.model.buffers())
         yield from (p.grad for p in self.model.parameters() if p.grad is not None)
-        for state in self.trainable.optimizer.state.values():
+        for state in self.runner.trainable.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 @contextmanager
-def subject(
+def repeated_step(
     model: nn.Module, images: ImageSet, stage: StageConfig, engine: Engine, config: EngineConfig, *, seed: int = 0
 ) -> Iterator[RepeatedStep]:
-    """`stage` on a copy of `model`, ready to step on all of `images`."""
+    """Yield a step of `stage` on a copy of `model`, on all of `images`."""
     count = len(images)
     recipe = Recipe(
         stages=(stage,),
@@ -68,16 +60,35 @@ def subject(
     )
     loader = Loader(images, count, device=engine.device, shuffle=True, augment=Augment(), drop_last=True)
     batch = next(iter(Loader(images, count, device=engine.device).epoch()))
+    placed = engine.place(copy.deepcopy(model))
+    with (
+        blocks_as(config, placed, count),
+        modes.restore_flags(placed),
+        guarded(placed),
+        torch.random.fork_rng(devices=[]),
+    ):
+        runner = StageRunner(recipe, 0, placed, engine, loader, batch)
+        runner.make_trainable(_selected(recipe, runner, batch), {})
+        runner.after_selection(0, first=True)
+        yield RepeatedStep(runner, *batch)
+
+
+def _selected(recipe: Recipe, runner: StageRunner, heldout: tuple[Tensor, Tensor]) -> list[str]:
+    """The layers that the stage's rule selects before its first epoch; none where it selects nothing."""
+    rule = runner.config.selection
+    if rule is None:
+        return []
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("weights", "criticality", "states"):
-            (Path(folder) / part).mkdir()
-        placed = engine.place(copy.deepcopy(model))
-        log = RunLog(None, quiet=True)
-        made = RepeatedStep(recipe, placed, loader, batch, engine, log, Path(folder), StopFlag())
-        compiled = blocks_compiled(placed, count) if config.compile else nullcontext()
-        with compiled, modes.restore_flags(placed), torch.random.fork_rng(devices=[]):
-            made.settle()
-            yield made
+        (Path(folder) / "criticality").mkdir()
+        return choose_layers(
+            rule,
+            runner.candidates,
+            model=runner.model,
+            heldout=heldout,
+            recipe=recipe,
+            epoch=1,
+            out=Path(folder),
+        )[0]
 
 
 def with_statistics(model: nn.Module, x: Tensor) -> nn.Module:

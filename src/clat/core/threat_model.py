@@ -1,0 +1,51 @@
+"""The threat model: which perturbations a network is to withstand, parsed once, where a user names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from clat.core.errors import unknown
+from clat.core.units import Size, parse_size, size_text
+
+NORMS = ("linf", "l2")
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All x' with ||x' - x|| <= eps in a norm and x' in [0, 1]."""
+
+    eps: Fraction
+    """The radius, exact, in image units ([0, 1])."""
+    norm: str = "linf"
+    """One of NORMS."""
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
+
+    @classmethod
+    def parse(cls, eps: Size = "8/255", norm: str = "linf", *, what: str = "eps") -> ThreatModel:
+        """Return the threat model that a user's words name.
+
+        Args:
+            eps: a number or a fraction such as "8/255", in image units.
+            norm: "linf" or "l2".
+            what: the name of `eps` in the message of an error.
+
+        Raises:
+            ClatError: a norm that does not exist, or an eps that makes no sense under it.
+        """
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        return cls(parse_size(eps, what=what, norm=norm), norm)
+
+    @property
+    def radius(self) -> float:
+        """The eps as the arithmetic of an attack takes it."""
+        return float(self.eps)
+
+    @property
+    def text(self) -> str:
+        """The eps as a user writes it, exact: "8/255"."""
+        return size_text(self.eps)

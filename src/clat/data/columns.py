@@ -1,0 +1,100 @@
+"""The columns of a table: which holds the images and which the labels."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clat.core.errors import ClatError, unknown
+from clat.data.classes import Labels
+
+_IMAGE_NAMES = ("image", "img", "file_name", "filename", "file", "path", "image_path")
+_LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a user says of a data set; None leaves the choice to its source."""
+
+    label_column: str | None = None
+    """The column to predict."""
+    image_column: str | None = None
+    """The column of the images: encoded files, or the paths of files."""
+    classes: tuple[str, ...] | None = None
+    """The classes in the order of a network's outputs."""
+
+    @property
+    def columns(self) -> bool:
+        """True if a column is named."""
+        return self.label_column is not None or self.image_column is not None
+
+
+def choose_image_column(columns: Collection[str], images: Sequence[str], wanted: str | None, name: str) -> str:
+    """Choose the wanted column, else the first of `images`, those that hold images by type, else one of a usual
+    name.
+
+    Raises:
+        ClatError: no such column.
+    """
+    if wanted is not None and wanted not in columns:
+        raise unknown("image column", wanted, columns)
+    usual = [column for column in _IMAGE_NAMES if column in columns]
+    found = wanted or next(iter([*images, *usual]), None)
+    if found is None:
+        raise ClatError(
+            f"data set '{name}' has no image column; its columns: {', '.join(columns) or 'none'}; name one with"
+            " image_column"
+        )
+    return found
+
+
+def choose_label_column(
+    columns: Collection[str], image: str, classes: Sequence[str], wanted: str | None, name: str
+) -> str:
+    """Choose the wanted column, else of `classes`, those that hold classes by type, one of a usual name or the
+    first, else any column of a usual name; not `image`, the column of the images.
+
+    Raises:
+        ClatError: no such column.
+    """
+    others = [column for column in columns if column != image]
+    if wanted is not None and wanted not in others:
+        raise unknown("label column", wanted, others)
+    usual = [column for column in _LABEL_NAMES if column in classes] or list(classes)
+    found = wanted or next(iter(usual or [column for column in _LABEL_NAMES if column in others]), None)
+    if found is None:
+        raise ClatError(
+            f"data set '{name}' has no label column (columns: {', '.join(columns)}): name one with label_column, or"
+            " sort the images into one folder a class"
+        )
+    return found
+
+
+def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, column: str, name: str) -> Labels:
+    """Return a column's values as labels: whole numbers, or names as text.
+
+    Args:
+        values: (N,); an array is one of whole numbers, and text that is nothing but digits counts as numbers.
+        names: of the classes that the numbers stand for, where the table says so.
+
+    Raises:
+        ClatError: other values, gaps among them, or numbers beyond the names.
+    """
+    where = f"column '{column}' of data set '{name}'"
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        if "" in values:
+            raise ClatError(f"row {values.index('')} of {where} holds no label")
+        if not all(value.isdecimal() for value in values):
+            return Labels(np.array([unicodedata.normalize("NFC", value) for value in values], dtype=object))
+        values = [int(value) for value in values]
+    if isinstance(values, list) and not all(type(value) is int for value in values):
+        raise ClatError(f"label {where} is not made of whole numbers or names without gaps")
+    numbers = np.asarray(values).astype(np.int64)
+    if names is not None and len(numbers) and numbers.max() >= len(names):
+        row = int(numbers.argmax())
+        raise ClatError(f"row {row} of {where} is class {numbers[row]}, but only {len(names)} classes have names")
+    return Labels(numbers, None if names is None else tuple(map(str, names)))

@@ -1,0 +1,128 @@
+"""Folders of images: one folder a class, with or without a folder a split above them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from clat.core.errors import ClatError
+from clat.data.classes import Labels, class_name, class_order
+from clat.data.split_names import split_meant
+from clat.data.tree import IMAGES, Tree, ending, join
+
+
+def split_folders(tree: Tree, name: str) -> dict[str, str]:
+    """Find the folders of the splits: those at the top that are called so, and nothing below them.
+
+    Returns:
+        Of each split, by its folder's name: the folder's path. All is ``train`` where the folders at the top are
+        classes.
+
+    Raises:
+        ClatError: folders at the top that may be splits or classes.
+    """
+    top = tree.folders("")
+    words = [folder for folder in top if split_meant(folder)]
+    others = [folder for folder in top if folder not in words and tree.holds(folder, IMAGES)]
+    if not words:
+        return {"train": ""}
+    if not others:
+        return {folder: folder for folder in words}
+    holding_classes = [folder for folder in (*words, *others) if _holds_folders_alone(tree, folder)]
+    meant = {split_meant(folder) for folder in words}
+    if len(meant) > 1 and len(holding_classes) == len(words) + len(others):
+        return {folder: folder for folder in (*words, *others)}
+    if len(meant) == 1 and not set(words) & set(holding_classes):
+        return {"train": ""}  # a class of that name: a split would hold folders of classes
+    raise ClatError(
+        f"data set '{name}': are {', '.join(words)} beside {', '.join(others[:3])} splits or classes? Move the"
+        " classes into one folder, or what belongs to no split away"
+    )
+
+
+def class_splits(tree: Tree) -> list[str]:
+    """Return the folders at the top that are called like splits and hold folders of images."""
+    return [folder for folder in tree.folders("") if split_meant(folder) and _holds_folders_alone(tree, folder)]
+
+
+def _holds_folders_alone(tree: Tree, at: str) -> bool:
+    """Return True if all images below a folder lie in folders of it."""
+    return not tree.files(at, IMAGES) and tree.holds(at, IMAGES)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The folder `at` of a tree, whose sub-folders are classes; what lies deeper belongs to them."""
+
+    tree: Tree
+    at: str
+    name: str
+    """The data set's, for messages."""
+
+    def __bool__(self) -> bool:
+        """True if there are images in sub-folders and none beside them."""
+        return _holds_folders_alone(self.tree, self.at)
+
+    @cached_property
+    def classes(self) -> dict[str, str]:
+        """The folder of each class, also of one without images.
+
+        Raises:
+            ClatError: two folders of one name, in two spellings of an accent.
+        """
+        folders: dict[str, str] = {}
+        for folder in self.tree.folders(self.at):
+            found = class_name(folder)
+            if found in folders:
+                raise ClatError(
+                    f"data set '{self.name}' has two folders for the class '{found}': put them together"
+                )
+            folders[found] = folder
+        return {found: folders[found] for found in class_order(folders)}
+
+    def read(self, given: tuple[str, ...] | None) -> tuple[list[str], Labels, list[str]]:
+        """List the images, class by class.
+
+        Args:
+            given: the classes that are wanted; other folders then only matter if there are images in them.
+
+        Returns:
+            Their paths in the tree; their labels; notes.
+
+        Raises:
+            ClatError: an image beside the folders, or a folder that is no class.
+        """
+        stray = self.tree.files(self.at, IMAGES)
+        if stray:
+            raise ClatError(
+                f"data set '{self.name}': {join(self.at, stray[0])} lies beside the class folders: move it into the"
+                " folder of its class"
+                if any(self.tree.holds(join(self.at, folder), IMAGES) for folder in self.tree.folders(self.at))
+                else f"data set '{self.name}' has no class folders in {self.at or 'it'}, only images: sort them"
+                " into one folder for each class, or list them in metadata.csv with the columns file_name and label"
+            )
+        paths: list[str] = []
+        labels: list[int] = []
+        left_out: Counter[str] = Counter()
+        for number, folder in enumerate(self.classes.values()):
+            below = list(self.tree.below(join(self.at, folder)))
+            images = [path for path in below if ending(path) in IMAGES]
+            if below and not images and given is None:
+                raise ClatError(
+                    f"data set '{self.name}': the folder '{folder}' among the classes holds no image: move it"
+                    " away, or list the classes with classes"
+                )
+            left_out.update(ending(path) for path in below if ending(path) not in IMAGES)
+            paths += images
+            labels += [number] * len(images)
+        return paths, Labels(np.array(labels, dtype=np.int64), tuple(self.classes)), _left_out(left_out)
+
+
+def _left_out(endings: Counter[str]) -> list[str]:
+    if not endings:
+        return []
+    files = "1 file that is no image" if endings.total() == 1 else f"{endings.total()} files that are no images"
+    return [f"{files} left out ({', '.join(sorted(ending or 'no ending' for ending in endings))})"]

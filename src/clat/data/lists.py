@@ -1,0 +1,63 @@
+"""Lists of images and their labels: metadata.csv, train.csv or .jsonl beside the files that they name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from clat.core.errors import ClatError
+from clat.data.split_names import split_meant
+from clat.data.tree import Tree, ending
+
+LISTS = frozenset((".csv", ".jsonl"))
+
+
+def leading_word(file: str) -> str:
+    """Return the word that the name of a file begins with.
+
+    >>> leading_word("train-00000-of-00003.parquet")
+    'train'
+    """
+    found = re.match(r"[A-Za-z]+(?=$|[-_. \\d])", file)
+    return found[0] if found else ""
+
+
+def named_lists(tree: Tree) -> dict[str, list[str]]:
+    """Find the lists at the top whose names begin with that of a split: train.csv, val-2.jsonl."""
+    found: dict[str, list[str]] = {}
+    for file in tree.files("", LISTS):
+        if split_meant(word := leading_word(file)):
+            found.setdefault(word, []).append(file)
+    return found
+
+
+def read_list(root: Path, path: str) -> dict[str, list[Any]]:
+    """Read a list, column by column; those of a .csv hold text, whatever it looks like.
+
+    Raises:
+        ClatError: no text, rows of different lengths, broken JSON.
+    """
+    try:
+        with open(root / path, encoding="utf-8-sig", newline="") as file:
+            if ending(path) == ".jsonl":
+                rows = [json.loads(line) for line in file if line.strip()]
+            else:
+                rows = list(csv.DictReader(file, strict=True))
+    except UnicodeDecodeError:
+        raise ClatError(f"{path} is not text in UTF-8: save it as such") from None
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ClatError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise ClatError(f"cannot read {path}: {error.strerror or error}") from None
+    columns: dict[str, list[Any]] = {
+        column: [] for column in (rows[0] if rows and isinstance(rows[0], dict) else ())
+    }
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(columns) or None in row.values():
+            raise ClatError(f"row {number} of {path} has not the columns of row 0: {', '.join(map(str, columns))}")
+        for column, value in row.items():
+            columns[column].append(value)
+    return columns

@@ -1,0 +1,222 @@
+"""Parquet and Arrow files, read literally and without trust.
+
+Their columns of images and labels are copied to one Arrow file, in bounded memory, which is then mapped: so images
+can be fetched in any order. Nothing else in the files is read, and nothing in them is ever executed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from clat.core.errors import ClatError
+from clat.data.batches import read_batches, read_schema
+from clat.data.classes import Labels
+from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
+from clat.data.lists import leading_word
+from clat.data.split_names import split_meant
+from clat.data.tree import Tree, ending
+
+TABLES = frozenset((".parquet", ".arrow"))
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The two columns of interest, and the names of the classes where the files say them."""
+
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+
+
+def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
+    """Find the files of each split: those in a folder of the split's name, else by the first word of their names
+    (``train-00000-of-00003.parquet``).
+
+    Raises:
+        ClatError: a file of no split among others that have one, or a split in several folders.
+    """
+    found: dict[str, list[str]] = {}
+    unnamed: list[str] = []
+    for path in tree.below("", TABLES):
+        *folders, file = path.split("/")
+        if file.startswith("cache-") and ending(file) == ".arrow":  # what `datasets` leaves behind
+            continue
+        shard = _SHARD.fullmatch(file)
+        word = leading_word(file)
+        if folders and split_meant(folders[0]):
+            split = folders[0]
+        elif split_meant(word):
+            split = word
+        elif shard and shard[1] != "data":
+            split = shard[1]
+        else:
+            unnamed.append(path)
+            continue
+        found.setdefault(split, []).append(path)
+    if found and unnamed:
+        raise ClatError(
+            f"data set '{name}': which split is {unnamed[0]} of? Put it into a folder such as train, or move it"
+            " away"
+        )
+    found = found or {"train": unnamed}
+    for split, paths in found.items():
+        folders = sorted({os.path.dirname(path) for path in paths})
+        if len(folders) > 1 and not all(path.startswith(f"{split}/") for path in paths):
+            raise ClatError(
+                f"split '{split}' of data set '{name}' lies in several folders ({', '.join(folders)}): give one of"
+                " them as the data set"
+            )
+    return found
+
+
+def missing_shards(paths: Sequence[str]) -> list[str]:
+    """Return a note when names such as ``train-00000-of-00003.parquet`` show that other files are not there."""
+    shards = [match.groups()[1:] for path in paths if (match := _SHARD.search(os.path.basename(path)))]
+    present, total = {index for index, _ in shards}, max((int(total) for _, total in shards), default=0)
+    return [f"only {len(present)} of {total} files are there"] if len(present) < total else []
+
+
+def read_columns(root: Path, paths: Sequence[str], wanted: Wanted, name: str) -> Columns:
+    """Choose the columns by what the files say of them.
+
+    Raises:
+        ClatError: no such columns, or files that number their classes differently.
+    """
+    found: Columns | None = None
+    for path in paths:
+        schema = read_schema(root / path)
+        features = _features(schema)
+        images = [column for column, kind in features.items() if kind.get("_type") == "Image"]
+        classes = [column for column, kind in features.items() if _class_names(kind)]
+        image = choose_image_column(schema.names, images, wanted.image_column, name)
+        label = choose_label_column(schema.names, image, classes, wanted.label_column, name)
+        here = Columns(image, label, _class_names(features.get(label, {})))
+        if found is not None and here != found:
+            raise ClatError(
+                f"data set '{name}': {path} has other columns or classes than {paths[0]}: they belong to different"
+                " data sets"
+            )
+        found = here
+    assert found is not None
+    return found
+
+
+def read_labels(root: Path, paths: Sequence[str], columns: Columns, name: str) -> Labels:
+    """Read the labels alone."""
+    parts = []
+    for path in paths:
+        for batch in read_batches(root / path, [columns.label]):
+            parts.append(batch.column(columns.label))
+    return arrow_labels(pa.chunked_array(parts or [pa.array([], pa.int64())]), columns, name)
+
+
+def arrow_labels(values: pa.ChunkedArray, columns: Columns, name: str) -> Labels:
+    """Return a column as labels; see `to_labels`."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    plain = not values.null_count and pa.types.is_integer(kind) and not pa.types.is_dictionary(values.type)
+    return to_labels(values.to_numpy() if plain else values.to_pylist(), columns.names, columns.label, name)
+
+
+def open_rows(root: Path, paths: Sequence[str], columns: Columns) -> Any:
+    """Copy the two columns to an Arrow file in the Hugging Face cache and map it. It is found again as long as no
+    source changes.
+
+    Returns:
+        A map-style data set, whose column `columns.image` gives ``{"bytes", "path"}``.
+    """
+    import datasets  # here, since it takes a second to import
+
+    name = _copy_name(root, paths, columns)
+    target = Path(hf_cache()) / "clat" / name
+    if not target.is_file():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _replace(_write(root, paths, columns, target.parent), target)
+        except OSError:  # a full disk
+            target = _write(root, paths, columns, Path(temporary_folder().name))
+    rows = datasets.Dataset.from_file(str(target))
+    return rows.cast_column(columns.image, datasets.Image(decode=False))
+
+
+def _copy_name(root: Path, paths: Sequence[str], columns: Columns) -> str:
+    """A name that follows from the sources' paths, sizes and times."""
+    digest = hashlib.blake2b(repr(columns).encode(), digest_size=16)
+    for path in paths:
+        stat = os.stat(root / path)
+        digest.update(os.fsencode(f"{os.path.realpath(root / path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+    return f"{digest.hexdigest()}.arrow"
+
+
+def _write(root: Path, paths: Sequence[str], columns: Columns, folder: Path) -> Path:
+    """Write the copy under a name of its own; nothing is left behind where that fails."""
+    handle, written = tempfile.mkstemp(dir=folder, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _copy(root, paths, columns, file)
+    except BaseException:
+        Path(written).unlink(missing_ok=True)
+        raise
+    return Path(written)
+
+
+def _replace(written: Path, target: Path) -> None:
+    try:
+        os.replace(written, target)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
+
+
+def _copy(root: Path, paths: Sequence[str], columns: Columns, file: Any) -> None:
+    wanted = [columns.image, columns.label]
+    schema = pa.schema([read_schema(root / paths[0]).field(column) for column in wanted]).remove_metadata()
+    with pa.ipc.new_stream(file, schema) as writer:
+        for path in paths:
+            for batch in read_batches(root / path, wanted):
+                writer.write_batch(pa.record_batch(batch.columns, schema=schema))
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What `datasets` writes of each column into a schema: {"_type": "ClassLabel", "names": [...]} and the like."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {column: kind for column, kind in found.items() if column in schema.names and isinstance(kind, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _class_names(feature: dict[str, Any]) -> tuple[str, ...] | None:
+    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def hf_cache() -> str:
+    """Return the Hugging Face cache, or a temporary folder where that cannot be written (a read-only home)."""
+    import datasets
+
+    folder = str(datasets.config.HF_DATASETS_CACHE)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return temporary_folder().name
+
+
+@functools.cache
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder of the process; it is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="clat-tables-", ignore_cleanup_errors=True)

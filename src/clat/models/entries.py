@@ -1,0 +1,153 @@
+"""Which of the state dicts in a weight file is meant: scripts nest them, and keep an average beside the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clat.core.errors import ClatError, unknown
+from clat.core.notices import notice
+
+StateDict = dict[str, Tensor]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+"""Keys under which training scripts nest the weights; earlier ones win where a file has several."""
+
+_AVERAGED = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|polyak|teacher|shadow)([_.]|$)")
+_DEPTH = 8
+"""How deep a file is looked into; a hostile one may hold itself."""
+
+
+def is_averaged(key: str) -> bool:
+    """Return whether a key or prefix is one by which scripts call averaged weights: ema, swa_model, ..."""
+    return _AVERAGED.search(key) is not None
+
+
+def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
+    """Return the state dict of a file's content that is meant, and tell which others there were.
+
+    Args:
+        content: What the file holds.
+        path: The file, for messages.
+        key: The key of the wanted one, dotted where it is nested ("run.ema"); or the prefix of the wanted names in
+            a flat state dict ("ema_model"). None: the one under the first of WRAPPERS, however deep; an average
+            only where there is nothing else.
+
+    Returns:
+        Its tensors by their names in the file. Entries that are no tensors are left out.
+
+    Raises:
+        ClatError: There is no state dict, or none under the key.
+    """
+    place = _usual_place(content)
+    if key is not None:
+        return _under_key(content, place, path, key)
+    taken = _follow(content, place)
+    state = _tensors(taken)
+    if not state:
+        raise _nothing(content, path)
+    others = [
+        name
+        for name, other in _state_dicts(content)
+        if other is not taken and _alike(state, _tensors(other)) and not _same(state, _tensors(other))
+    ]
+    if others:
+        listed = ", ".join(f"'{name}'" for name in others[:5])
+        took = f"'{'.'.join(place)}'" if place else "the entries at its top"
+        notice(
+            f"weights {path}: took {took}; the file also holds {listed}, "
+            f"which weights_key (--weights-key {others[0]}) would take"
+        )
+    return state
+
+
+def _usual_place(content: Any) -> list[str]:
+    """The keys that lead to the innermost state dict by the usual names."""
+    place: list[str] = []
+    while isinstance(content, Mapping) and len(place) < _DEPTH:
+        nested = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping) and _has_state(v)]
+        names = [key for key in WRAPPERS if key in nested]
+        if not _tensors(content):  # beside weights, an average is no place to go
+            names += [key for key in nested if key not in WRAPPERS and is_averaged(key)]
+        if not names:
+            break
+        place.append(names[0])
+        content = content[names[0]]
+    return place
+
+
+def _follow(content: Any, place: list[str]) -> Any:
+    for key in place:
+        content = content[key]
+    return content
+
+
+def _under_key(content: Any, place: list[str], path: Path, key: str) -> StateDict:
+    found = dict(_mappings(content)).get(key)
+    if found is not None:
+        return _tensors(_follow(found, _usual_place(found)))
+    flat = _tensors(_follow(content, place))
+    chosen = {name.removeprefix(f"{key}."): value for name, value in flat.items() if name.startswith(f"{key}.")}
+    if chosen:
+        return chosen
+    valid = [name for name, _ in _state_dicts(content) if name]
+    if not valid:
+        if not flat:
+            raise _nothing(content, path)
+        raise ClatError(f"weights {path}: no key or prefix '{key}' in it, it is a plain state dict; leave it out")
+    raise unknown(f"key of weights {path}:", key, valid)
+
+
+def _nothing(content: Any, path: Path) -> ClatError:
+    """The error for a file without a state dict at a usual place."""
+    keys = list(content) if isinstance(content, Mapping) else []
+    held = f"the entries {', '.join(map(str, keys[:5]))}" if keys else f"a {type(content).__name__}"
+    unusual = sorted(name for name, _ in _state_dicts(content) if name)
+    cure = "save the network's state_dict()"
+    if unusual:
+        cure = f"name one with weights_key: {', '.join(unusual[:5])}"
+    return ClatError(f"weights {path}: no state dict in it, only {held}; {cure}")
+
+
+def _mappings(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every dict that holds tensors somewhere below text keys, with its dotted key; the whole file's is ''."""
+    if not isinstance(content, Mapping) or depth > _DEPTH:
+        return
+    if _has_state(content):
+        yield place, content
+        for key, value in content.items():
+            if isinstance(key, str):
+                yield from _mappings(value, f"{place}.{key}" if place else key, depth + 1)
+
+
+def _state_dicts(content: Any) -> list[tuple[str, Mapping[Any, Any]]]:
+    """Those of `_mappings` that hold tensors themselves."""
+    return [(name, found) for name, found in _mappings(content) if _tensors(found)]
+
+
+def _has_state(content: Mapping[Any, Any], depth: int = 0) -> bool:
+    """Whether a dict holds a tensor under text keys. Numbered ones are an optimizer's."""
+    named = [value for key, value in content.items() if isinstance(key, str)]
+    if any(isinstance(value, Tensor) for value in named):
+        return True
+    return depth < _DEPTH and any(isinstance(v, Mapping) and _has_state(v, depth + 1) for v in named)
+
+
+def _tensors(content: Any) -> StateDict:
+    entries = content.items() if isinstance(content, Mapping) else ()
+    return {key: value.detach() for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _alike(state: StateDict, other: StateDict) -> bool:
+    """Whether at least half of the smaller one's names end as names of the other do: weights of one network."""
+    ends, others = ({tuple(name.split(".")[-2:]) for name in one} for one in (state, other))
+    return 2 * len(ends & others) >= min(len(ends), len(others))
+
+
+def _same(state: StateDict, other: StateDict) -> bool:
+    """Whether both hold the very same tensors."""
+    return state.keys() == other.keys() and all(state[name].data_ptr() == other[name].data_ptr() for name in state)

@@ -1,0 +1,143 @@
+"""Fit a state dict into a network: every entry by name and shape, or one line that says what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clat.core.errors import ClatError
+from clat.core.notices import notice
+from clat.models.entries import StateDict
+from clat.models.names import Fit, fit_names
+from clat.models.normalize import Normalized, Statistics, parse_normalize
+
+_STATISTICS_NAMES = {"mu": 0, "mean": 0, "sigma": 1, "std": 1}
+_MOST_CHANNELS = 1024
+"""More values than these are no statistics of images' channels."""
+
+
+@dataclass(frozen=True)
+class FittingEntries:
+    """Entries for every parameter and buffer of a network, by its names.
+
+    `statistics`: the (mean, std) by which a wrapper in the file normalised images for this network, or None.
+    `remark`: what the user is told when the entries are used, if the file holds more than they.
+    """
+
+    state: StateDict
+    statistics: Statistics | None
+    remark: str | None
+
+    def put_into(self, model: nn.Module) -> None:
+        """Copy the entries into the network, or the one inside a Normalized."""
+        if self.remark is not None:
+            notice(self.remark)
+        # Every tensor was compared before; strictness would only add a foreign module's extra state, not in files.
+        bare(model).load_state_dict(self.state, strict=False)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the network whose names a weight file has: the one inside a Normalized, else the model itself."""
+    return model.net if isinstance(model, Normalized) else model
+
+
+def fitting_entries(
+    model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool = False
+) -> FittingEntries:
+    """Return what `state` holds for each entry of `model`; the model is not changed.
+
+    Args:
+        model: A network, perhaps inside a Normalized.
+        state: Tensors under the names of a file.
+        source: What error messages and notices call it.
+        new_classifier: The last linear layer keeps the weights it has.
+
+    Raises:
+        ClatError: Something is missing, unexpected, or of another shape or kind; or several networks in it fit.
+    """
+    net = bare(model)
+    expected = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
+    kept = {name for name in expected if name.endswith("num_batches_tracked")}
+    renewed = {name for name in expected if name.startswith(last_linear(net))} if new_classifier else set()
+    fit = fit_names(state, expected, expected.keys() - kept - renewed, source)
+    found = {name: state[fit.names[name]] for name in fit.names.keys() - renewed}
+    found |= {name: expected[name] for name in (kept | renewed) - found.keys()}
+    unused = tuple(getattr(net, "unused_entries", ()))
+    misfits = ((name, _misfit(value, expected[name])) for name, value in found.items())
+    problems = [
+        listed("missing", expected.keys() - found.keys()),
+        listed("unexpected", (name for name in fit.unexpected if not name.startswith(unused))),
+        listed("of another shape", (f"{name}: {misfit}" for name, misfit in misfits if misfit)),
+    ]
+    if any(problems):
+        within = f" under '{fit.prefix}'" if fit.prefix else ""
+        raise ClatError(
+            f"weights {source}{within} do not fit {type(net).__name__}: {'; '.join(filter(None, problems))}. "
+            "Check the model's name, width and num_classes"
+        )
+    statistics = _statistics_beside(fit, state)
+    return FittingEntries({name: found[name] for name in expected}, statistics, _remark(fit, source, statistics))
+
+
+def last_linear(net: nn.Module) -> str:
+    """Return what the entries of the last linear layer begin with: its name and a dot."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
+    return f"{linear[-1]}."
+
+
+def listed(kind: str, names: Iterable[str], most: int = 5) -> str:
+    """Return `3 missing (a, b, c)` with at most five names, or nothing for none."""
+    every = sorted(names)
+    shown = ", ".join(every[:most]) + (", ..." if len(every) > most else "")
+    return f"{len(every)} {kind} ({shown})" if every else ""
+
+
+def _misfit(value: Tensor, own: Tensor) -> str | None:
+    """What keeps a tensor of a file from being copied into the network's, or None."""
+    if value.shape != own.shape:
+        return f"file {tuple(value.shape)}, model {tuple(own.shape)}"
+    kinds = {
+        "quantised": value.is_quantized,
+        "sparse": value.layout != torch.strided,
+        "without values (meta)": value.is_meta,
+        "complex": value.is_complex() and not own.is_complex(),
+    }
+    return next((f"file {kind}, model {own.dtype}" for kind, so in kinds.items() if so), None)
+
+
+def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | None:
+    """The normalisation that stands in the file beside the network: a mean and a std of one module."""
+    pairs: dict[str, dict[int, list[float]]] = {}
+    for name in fit.beside:
+        module, _, last = name.rpartition(".")
+        value = state[name]
+        if last in _STATISTICS_NAMES and value.numel() <= _MOST_CHANNELS and value.is_floating_point():
+            pairs.setdefault(module, {})[_STATISTICS_NAMES[last]] = value.flatten().tolist()
+    whole = [pair for pair in pairs.values() if len(pair) == 2]
+    if len(whole) != 1:
+        return None
+    try:
+        return parse_normalize((whole[0][0], whole[0][1]))
+    except ClatError:
+        return None  # statistics of something else
+
+
+def _remark(fit: Fit, source: object, statistics: Statistics | None) -> str | None:
+    """What was taken, where the file holds more or leaves a choice."""
+    more = []
+    if fit.rivals:
+        names = ", ".join(f"'{name}'" for name in fit.rivals)
+        more.append(f"the file also holds {names}, which weights_key (--weights-key {fit.rivals[0]}) would take")
+    if statistics is not None:
+        more.append("the normalisation of the file belongs to them")
+    elif fit.beside:
+        more.append(f"left out {listed('others', fit.beside)}")
+    elif fit.prefix.isdecimal() and int(fit.prefix):
+        more.append("what came before them, such as a normalisation, is not in the file")
+    taken = f"the names under '{fit.prefix}'" if fit.prefix else "the names without a prefix"
+    return f"weights {source}: took {taken}; {'; '.join(more)}" if more else None

@@ -1,0 +1,93 @@
+"""Fit the names in a weight file to those of a network: wrappers put prefixes before them, and parts in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from clat.core.errors import ClatError
+from clat.models.entries import is_averaged
+
+WRAPPER_PARTS = frozenset(
+    {"module", "_module", "_orig_mod", "_orig_module", "_forward_module"}
+    | {"_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+)
+"""Parts of names that DataParallel, torch.compile, activation checkpointing, FSDP, Fabric and Opacus put in, at any
+depth, and that say nothing of the network."""
+
+BOOKKEEPING = frozenset({"n_averaged"})
+"""Entries by which torch's AveragedModel counts, and which are no weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How names of a file and of a network belong together.
+
+    `prefix`: the name below which the file has the network, or ''. `names`: network's name -> file's, of all that
+    both have. `unexpected`: names that the file has at the network's level and the network has not,
+    without the prefix. `beside`: what lies elsewhere in the file, as named there. `rivals`: other prefixes under
+    which the file holds the whole network.
+    """
+
+    prefix: str
+    names: dict[str, str]
+    unexpected: list[str]
+    beside: list[str]
+    rivals: list[str]
+
+
+def fit_names(found: Collection[str], expected: Collection[str], required: Collection[str], source: object) -> Fit:
+    """Find the place in a file at which all names of a network are.
+
+    Args:
+        found: The names in the file.
+        expected: The names of the network's entries.
+        required: Those of them that the file must have.
+        source: The file, for messages.
+
+    Returns:
+        The fit under the prefix that has all required names; the bare names come first, then raw weights before
+        averaged ones. Where none has them all, the fit under the prefix that has the most.
+
+    Raises:
+        ClatError: Several prefixes have them all, and nothing tells which is meant.
+    """
+    theirs, ours = _without_wrappers(found), _without_wrappers(expected)
+    wanted = {short for short, name in ours.items() if name in required}
+    counts = Counter(prefix for name in theirs for prefix in _prefixes(name, wanted))
+    whole = [prefix for prefix, count in counts.items() if count == len(wanted)]
+    raw = [prefix for prefix in whole if not is_averaged(prefix)] or whole
+    if "" not in raw and len(raw) > 1:
+        listed = ", ".join(f"'{prefix.rstrip('.')}'" for prefix in raw[:5])
+        raise ClatError(f"weights {source} fit under {listed} alike: choose one with weights_key (--weights-key)")
+    best = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)), default="")
+    prefix = "" if "" in raw else raw[0] if raw else best
+    rivals = [other for other in whole if other != prefix]
+    here = {name.removeprefix(prefix): name for name in theirs if name.startswith(prefix)}
+    averages = tuple(filter(None, rivals))
+    other = {name for name in theirs if name.split(".")[-1] in BOOKKEEPING or name.startswith(averages)}
+    return Fit(
+        prefix=prefix.rstrip("."),
+        names={ours[short]: theirs[name] for short, name in here.items() if short in ours},
+        unexpected=[short for short, name in here.items() if short not in ours and name not in other],
+        beside=[theirs[name] for name in theirs.keys() - here.values() - other],
+        rivals=[rival.rstrip(".") for rival in rivals],
+    )
+
+
+def _prefixes(name: str, wanted: Collection[str]) -> Iterable[str]:
+    """Whatever stands before the ends of `name` that are wanted: 'a.b.weight' -> '', 'a.', 'a.b.'."""
+    start = 0
+    while True:
+        if name[start:] in wanted:
+            yield name[:start]
+        start = name.find(".", start) + 1
+        if not start:
+            return
+
+
+def _without_wrappers(names: Collection[str]) -> dict[str, str]:
+    """Name without WRAPPER_PARTS -> name; or every name for itself, where two would become one."""
+    short = {".".join(part for part in name.split(".") if part not in WRAPPER_PARTS): name for name in names}
+    return short if len(short) == len(names) else {name: name for name in names}

@@ -1,0 +1,108 @@
+"""Read foreign weight files: nothing in them is executed, and no more memory is used than they are large.
+
+PyTorch files go through torch's restricted unpickler. What that still allows a hostile file to do is refused
+before: compressed records, which may grow a thousandfold (PyTorch itself stores them as they are), records that
+claim the same bytes several times, and a call for a buffer of any size. safetensors checks its own header.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import pickle
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from clat.core.errors import ClatError
+
+_BUFFER_CALL = b"\nbytearray\n"
+"""How a pickle names the one function that the restricted unpickler would let allocate memory: in full and between
+line ends, so that weights, names and texts do not hold it by accident."""
+
+
+def read_content(path: Path) -> tuple[Any, dict[str, str]]:
+    """Return what a weight file holds, with its tensors on the CPU, and its metadata.
+
+    Args:
+        path: A safetensors file, by name or content, or a PyTorch file (.pt, .pth, .tar, .model, .bin, ...).
+
+    Returns:
+        The content, for most files a nested dict, and the metadata that a safetensors file carries, else none.
+
+    Raises:
+        ClatError: The file is missing, a folder, unreadable, damaged, holds Python objects, or would take more
+            memory than it is large.
+    """
+    if path.is_dir():
+        raise ClatError(f"weights {path}: this is a directory; name the weight file in it")
+    if not path.is_file():
+        raise ClatError(f"weights {path}: no such file; check the path")
+    try:
+        if _is_safetensors(path):
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        refuse_bombs(path)
+        # timm's own checkpoints hold their options as a Namespace, which does nothing but keep attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True), {}
+    except ClatError:
+        raise
+    except Exception as error:  # damage shows as nearly anything: zip, pickle, key and runtime errors
+        raise _unreadable(path, error) from error
+
+
+def refuse_bombs(path: Path) -> None:
+    """Raise ClatError if reading this PyTorch file could take much more memory than the file is large.
+
+    Args:
+        path: An existing file. One that is no PyTorch file at all passes, for the reader to refuse.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        return
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"  # how torch tells its zip files
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(_BUFFER_CALL) >= 0:
+                raise ClatError(f"weights {path}: holds a bytearray, which no weights need; save the tensors alone")
+    if not zipped:
+        return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ClatError(
+            f"weights {path}: holds compressed records, as PyTorch never writes them; save it again with torch.save"
+        )
+    if sum(record.file_size for record in records) > size:
+        raise ClatError(f"weights {path}: its records claim more than the file holds; fetch or save it again")
+
+
+def one_line(error: BaseException, most: int = 120) -> str:
+    """Return an error's type and message as one line of at most `most` characters."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", most, placeholder="...")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name, or by content (a JSON header after its 8-byte length), which no PyTorch file starts with."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _unreadable(path: Path, error: Exception) -> ClatError:
+    """The one line for a file that could not be read: refused objects and damage have different cures."""
+    if isinstance(error, PermissionError):
+        return ClatError(f"weights {path}: permission denied; make the file readable")
+    if "unsupported global" in str(error).lower():  # the restricted unpickler's words for code it will not import
+        return ClatError(
+            f"weights {path}: holds Python objects, which are never executed here; where you trust its "
+            "source, save the network's state_dict() alone, or as safetensors"
+        )
+    # torch's own advice on these errors is to switch the protection off, so it is not passed on
+    advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    reason = "" if advice else f" ({one_line(error)})"
+    return ClatError(f"weights {path}: damaged, or no weight file{reason}; fetch or save it again")

@@ -1,0 +1,37 @@
+"""What moves in a stage until its next selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clat.objectives import Step
+from clat.training.optimizer import OptimizerState, state_of
+
+
+@dataclass
+class TrainableSet:
+    """What moves: `parameters` by name, the `optimizer` over them, and the `step` that their objective is told."""
+
+    step: Step
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    clip_norm: float | None = None
+    """The longest gradient that a step takes as it is; None: any."""
+
+    @property
+    def count(self) -> int:
+        """How many numbers move."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def optimizer_state(self) -> OptimizerState:
+        """What the optimizer remembers, by parameter name."""
+        return state_of(self.optimizer, self.parameters)
+
+    def drop_removed(self, model: nn.Module) -> None:
+        """Leave out parameters that a callback took out of the network again."""
+        own = {id(parameter) for parameter in model.parameters()}
+        self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
