@@ -39,7 +39,7 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
         yield
         return
     guard = _Guard(model, labels)
-    if inside:
+    if isinstance(outer, _Guard):
         guard.forward = outer.forward
     vars(model)["forward"] = guard
     try:
