@@ -33,7 +33,8 @@ def take_step(
 
     `x`: (N, C, H, W) in [0, 1], `y`: labels or probabilities, this process's share of the batch; the gradient is
     the mean over the processes. `step`: for this step, with its seed. The callbacks are called where their hooks
-    say. Returns the loss before the step, detached. Raises NotFinite.
+    say. Returns the loss before the step, detached; where it does not depend on theta, as in a step that a network
+    runs without the layers that move, it says so in its part "without_gradient". Raises NotFinite.
     """
     with engine.autocast(), frozen_norms_lean(model):
         examples = objective.examples(model, x, y, step)
@@ -48,7 +49,9 @@ def take_step(
             raise NotFinite
         trainable.optimizer.zero_grad(set_to_none=True)
         callbacks.before_backward()
-        loss.total.backward()
+        reached = loss.total.requires_grad
+        if reached:
+            loss.total.backward()
     engine.average_gradients(trainable.parameters.values())
     callbacks.after_backward()
     if trainable.clip_norm is not None:
@@ -57,4 +60,5 @@ def take_step(
     with callbacks.around_optimizer_step(trainable.optimizer):
         trainable.optimizer.step()
     callbacks.after_step()
-    return Loss(loss.total.detach(), loss.parts)
+    parts = loss.parts if reached else loss.parts | {"without_gradient": torch.ones(())}
+    return Loss(loss.total.detach(), parts)

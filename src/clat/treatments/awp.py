@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import exchanged
+from clat.network.gradients import gradients_by
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
@@ -87,7 +88,8 @@ class WeightPerturbation(StageCallback):
         """Of the cost by the weights that it depends on, over all processes. BatchNorm is as in any training pass,
         but for its stored statistics, which only the pass at the perturbed weights updates."""
         with modes.preserve_statistics(self.model):
-            found = torch.autograd.grad(cost(), list(self.weights.values()), allow_unused=True)
+            weights = list(self.weights.values())
+            found = self.engine.completed(gradients_by(cost(), weights), weights)
         gradients = {name: g for name, g in zip(self.weights, found, strict=True) if g is not None}
         self.engine.average(gradients.values())
         return gradients
