@@ -219,6 +219,7 @@ class Trainer:
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
+        self._warn_of_standing_still(record)
         progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
@@ -242,6 +243,17 @@ class Trainer:
         if warning is not None:
             self.collapsed = stops
             self._warn("catastrophic-overfitting", warning)
+
+    def _warn_of_standing_still(self, record: dict[str, Any]) -> None:
+        """Say it, once a stage, if no step of the epoch depended on what moves."""
+        if self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
+            return
+        message = (
+            f"stage '{record['stage_name']}': in an epoch, no step reached what the stage moves: does the network "
+            "leave these layers out in training mode?"
+        )
+        if message not in self.progress.warnings:
+            self._warn("nothing-moves", message)
 
     def _learning_rate(self) -> float:
         """The schedule's, callbacks aside."""
