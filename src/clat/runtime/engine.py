@@ -130,6 +130,11 @@ class Engine:
     def device(self) -> torch.device:
         return torch.device(self.fabric.device)
 
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The device if it is a GPU, for `torch.random.fork_rng`."""
+        return [self.device] if self.device.type == "cuda" else []
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the memory layout asked for."""
         model = model.to(self.device)
