@@ -72,9 +72,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, show the table, write JSON and plot on request."""
-    from clat.cli.inputs import build_model, pick_device
+    from clat.cli.inputs import build_model, load_images, pick_device
     from clat.core.seeds import permutation
-    from clat.data import Loader, load_split
+    from clat.data import Loader
     from clat.models.files import read_state
     from clat.network.groups import check_group
     from clat.network.layers import enumerate_layers
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     parse_size(options.eps, norm=options.norm)
     initial = None if options.initial is None else read_state(options.initial, options.initial_key)[0]
     device = pick_device(options.device)
-    images = load_split(options.data, options.split, image_size=options.image_size)
+    images = load_images(options)
     model = build_model(options, images, device)
     if not 1 <= options.num_samples <= len(images):
         raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")

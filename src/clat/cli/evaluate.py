@@ -43,9 +43,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure, show and write."""
     import torch
 
-    from clat.cli.inputs import about_model, build_model, pick_device
+    from clat.cli.inputs import about_model, build_model, load_images, pick_device
     from clat.core.notices import recorded
-    from clat.data import load_split
     from clat.evaluation import evaluate_set, find_protocol
     from clat.evaluation.live import evaluation_progress
     from clat.runtime.engine import Engine, EngineConfig
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"--devices is {options.devices}: expected at least 1")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
-    images = load_split(options.data, options.split, image_size=options.image_size)
+    images = load_images(options)
     ids = _chosen(options, images, protocol)
     # Whatever can be wrong with the network is found before other processes are started.
     with recorded() as said:

@@ -55,6 +55,9 @@ class DataConfig:
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
     """Resize and centre-crop to this many pixels."""
+    channels: Literal[1, 3] | None = None
+    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
+    is 3."""
     augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
     """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
     pad: int = 4

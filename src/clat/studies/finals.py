@@ -16,6 +16,7 @@ from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.data import ImageSet, hold_out, load_split
+from clat.data.channels import with_channels
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
@@ -102,7 +103,7 @@ def _evaluate(
     recipe = read_recipe(run / "recipe.toml")
     images = _images(recipe, split)
     images = images if num_samples is None else images.take(min(num_samples, len(images)))
-    model = build_network(recipe, images.num_classes)
+    model = build_network(recipe, images.num_classes, images.shape[0])
     load_weights(model, run / "weights" / f"{weights}.safetensors")
     about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
     evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)
@@ -112,10 +113,10 @@ def _evaluate(
 def _images(recipe: Recipe, split: str) -> ImageSet:
     config = recipe.data
     if split == "test":
-        return load_split(config.name, "test", image_size=config.image_size)
+        return with_channels(load_split(config.name, "test", image_size=config.image_size), config.channels)
     if config.decide_on == "test-split":
         raise ClatError(f"the recipe '{recipe.name}' decides on the test split: it holds no training images out")
-    train_set = load_split(config.name, "train", image_size=config.image_size)
+    train_set = with_channels(load_split(config.name, "train", image_size=config.image_size), config.channels)
     return hold_out(train_set, config.heldout, config.split_seed, config.train_size)[1]
 
 

@@ -22,6 +22,7 @@ from clat.data import (
     load_split,
     open_generated,
 )
+from clat.data.channels import with_channels
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -81,7 +82,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
-        model = build_network(recipe, train_set.num_classes) if model is None else model
+        model = build_network(recipe, train_set.num_classes, train_set.shape[0]) if model is None else model
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -201,7 +202,8 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     config = recipe.data
     if data is None:
         train_set, test = (
-            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
+            with_channels(load_split(config.name, split, image_size=config.image_size), config.channels)
+            for split in ("train", "test")
         )
     else:
         train_set, test = data
@@ -222,8 +224,9 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     return train_set, heldout, test
 
 
-def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network with its first weights: a file's, or random ones that the seed decides."""
+def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
+    the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return build_model(recipe.model, num_classes)
+        return build_model(recipe.model, num_classes, in_channels)
