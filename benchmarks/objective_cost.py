@@ -96,7 +96,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = clat.load_model(chosen.model, width=chosen.width)
         try:
-            given["objective"].requires(model)
+            given["objective"].requires(model, torch.zeros(1, 3, 32, 32))
         except ClatError:  # such as a mixture's gate
             continue
         if given["objective"].name.startswith("clat"):

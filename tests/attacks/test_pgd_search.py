@@ -148,3 +148,99 @@ def test_a_sample_that_has_had_its_steps_is_not_stepped_on() -> None:
     assert torch.equal(state["adv"][0], kept[0])
     assert not torch.equal(state["adv"][1], kept[1])
     assert state["done"].tolist() == [True, False]
+
+
+# Shortcuts
+
+
+class Wavy(nn.Module):
+    """z_1 - z_0 = sin(20 m) - `height` with m the mean, which a step carries over a crest."""
+
+    def __init__(self, height: float = 0.0) -> None:
+        super().__init__()
+        self.height = height
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        score = torch.sin(20 * x.double().flatten(1).mean(1)) - self.height
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def plain_pgd(model: nn.Module, search: PgdSearch, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Every iterate, the start first, each made."""
+    points = [search.start(x, y, torch.arange(len(x)))["adv"]]
+    ball = Ball(x, search.eps, search.norm)
+    for _ in range(search.steps):
+        points.append(
+            ascend(lambda z: search.loss(model(z).float(), y).sum(), points[-1], ball, alpha=search.alpha, steps=1)
+        )
+    return points
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 8, 16, 17, 30, 41])
+def test_an_iterate_that_comes_again_ends_where_all_steps_would(steps: int, norm: str) -> None:
+    """On both sides of a crest by turns, in a corner, and on a plain; bit for bit."""
+    x = torch.linspace(0.1, 0.9, 12).view(12, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+    y = torch.arange(12) % 2
+    for model in (Wavy(), Counting48()):
+        search = PgdSearch(model, 0.1, 0.025, norm, steps=steps)
+        expected = plain_pgd(model, search, x, y)[-1]
+        model.forwards = 0
+        assert torch.equal(found(search, x, y), expected)
+        if steps == 41 and norm == "linf":
+            assert model.forwards < 12 * 30
+
+
+class Counting48(nn.Module):
+    """Nothing of x but a constant gradient; class 2 has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        score = x.flatten(1).double().sum(1)
+        return torch.stack([score, -score, 0 * score], 1)
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_any_iterate_may_be_the_example(leave: bool) -> None:
+    """Against every iterate, each looked at: fooled if any fools. Those that stay end at the last if it does."""
+    x = torch.linspace(0.1, 0.9, 40).view(40, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+    model = Wavy(height=0.9)
+    y = torch.zeros(40, dtype=torch.int64)
+    search = PgdSearch(model, 0.06, 0.05, steps=10, verdict="any", leave=leave)
+    points = plain_pgd(model, search, x, y)
+    with torch.no_grad():
+        fools = torch.stack([model(point).argmax(1) != y for point in points])
+    assert (fools.any(0) & ~fools[-1]).any(), "overshoots"
+    assert (~fools.any(0)).any()
+    model.forwards = 0
+    adv = found(search, x, y)
+    forwards = model.forwards
+    with torch.no_grad():
+        assert torch.equal(model(adv).argmax(1) != y, fools.any(0))
+    first = fools.long().argmax(0)
+    for row in range(40):
+        if leave or (fools[:, row].any() and not fools[-1, row]):
+            expected = points[first[row]] if fools[:, row].any() else None
+        else:
+            expected = points[-1]
+        assert expected is None or torch.equal(adv[row], expected[row]), row
+    if leave:
+        assert forwards < 40 * 10
+
+
+def test_an_example_is_claimed_after_the_first_step_and_only_there() -> None:
+    model, claims = Wavy(), []
+    x, y = torch.full((3, 1, 2, 2), 0.2), torch.tensor([0, 1, 1])
+    search = PgdSearch(model, 0.05, 0.01, steps=3, verdict="any")
+    state = search.start(x, y, torch.arange(3))
+    with modes.attack_mode(model):
+        while not state["done"].all():
+            search.step(state)
+            claims.append(state["claim"].tolist())
+    assert claims == [[True, False, False], [False] * 3, [False] * 3]

@@ -154,6 +154,42 @@ def test_guesses_fill_a_forward_pass_on_a_cpu_only_as_far_as_it_pays(monkeypatch
     assert worthwhile(100, torch.device("cuda")) == 100
 
 
+class Claims(Countdown):
+    """Every sample's example is claimed after its first step, if it has another one."""
+
+    def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        state = super().start(x, y, ids)
+        return state | {"claim": torch.zeros_like(state["done"])}
+
+    def step(self, state: SearchState) -> None:
+        super().step(state)
+        state["claim"] = (state["adv"][:, 0, 0, 0] == 1) & ~state["done"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_claims_are_told_once_and_what_they_settle_is_given_up(batch_size: int) -> None:
+    x, y = samples(*MIXED)
+    claimed, ended = [], []
+    settled = torch.zeros(len(x), dtype=torch.bool)
+
+    def claim(numbers: Tensor, rows: Tensor, adv: Tensor) -> Tensor:
+        assert numbers.tolist() == [0] * len(rows)
+        assert adv[:, 0, 0, 0].tolist() == [1] * len(rows)
+        claimed.extend(rows.tolist())
+        settled[rows[rows % 2 == 0]] = True
+        return settled
+
+    run_searches(
+        [Claims()], x, y, batch_size=batch_size, claimed=claim,
+        finished=lambda numbers, rows, adv: ended.extend(rows.tolist()),
+    )  # fmt: skip
+    several = [row for row, steps in enumerate(MIXED) if steps > 1]
+    assert sorted(claimed) == several
+    assert sorted(ended) == [row for row in range(len(MIXED)) if row not in several or row % 2]
+    unheard = Claims()
+    assert run_search(unheard, x, y, batch_size=batch_size)[:, 0, 0, 0].tolist() == list(MIXED)
+
+
 def test_input_is_left_alone_and_empty_is_empty() -> None:
     x, y = samples(1, 2)
     kept = x.clone()

@@ -47,7 +47,7 @@ def outputs(model: nn.Module, x: Tensor, wanted: list[str]) -> list[Tensor]:
 # The definition
 
 
-@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative"])
+@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative", "none"])
 def test_weakness_is_two_forward_passes(
     normaliser: str, tiny_resnet: Build, images: Tensor, labels: Tensor
 ) -> None:
@@ -59,7 +59,7 @@ def test_weakness_is_two_forward_passes(
     features = outputs(model, images, names), outputs(model, x_adv, names)
     for row, clean, moved in zip(report.rows, *features, strict=True):
         size = clean.shape[1]
-        by = {"numel": size, "sqrt": math.sqrt(size), "relative": clean.norm(dim=1)}[normaliser]
+        by = {"numel": size, "sqrt": math.sqrt(size), "relative": clean.norm(dim=1), "none": 1}[normaliser]
         expected = ((moved - clean).norm(dim=1) / by).mean().item()
         assert row.weakness == pytest.approx(expected, rel=1e-5)
         assert math.prod(row.feature_shape) == size
@@ -100,7 +100,12 @@ def test_closed_form_on_a_linear_network() -> None:
     # nu = |A^T A d| / |d| for a linear map A, per sample and so without the factor 1.5
     curved = measure_criticality(model, x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv, metric="curvature")
     pulled = [math.hypot(27, 4), math.hypot(27, 64), math.hypot(108, 256)]
-    assert weaknesses(curved) == pytest.approx([length / 5 / 12 for length in pulled], rel=1e-5)
+    assert curved.normaliser == "none"
+    assert weaknesses(curved) == pytest.approx([length / 5 for length in pulled], rel=1e-5)
+    divided = measure_criticality(
+        model, x, torch.tensor([0, 1]), eps=0.1, x_adv=x_adv, metric="curvature", normaliser="numel"
+    )
+    assert weaknesses(divided) == pytest.approx([length / 5 / 12 for length in pulled], rel=1e-5)
 
 
 def test_the_paper_divides_by_the_size_so_a_smaller_feature_ranks_high() -> None:
@@ -116,6 +121,85 @@ def test_the_paper_divides_by_the_size_so_a_smaller_feature_ranks_high() -> None
     for normaliser, index in (("numel", 4.0), ("sqrt", 2.0), ("relative", 2.0)):
         report = measure_criticality(model, x, torch.tensor([0]), eps=0.1, x_adv=x_adv, normaliser=normaliser)
         assert report.rows[1].criticality == pytest.approx(index, rel=1e-5)
+
+
+def test_the_predecessor_that_a_layer_really_reads() -> None:
+    """2x after the first 1x1 convolution, then a residual addition: the second reads what the first gave, a change
+    of 2 d, and gives 6 d; the third reads their sum, 8 d, and gives 40 d. The paper compares 40 d with 6 d."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(1, 1, 1, bias=False) for _ in range(3))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.head(self.third(x + self.second(x)).flatten(1))
+
+    model = Residual()
+    with torch.no_grad():
+        for layer, factor in ((model.first, 2.0), (model.second, 3.0), (model.third, 5.0)):
+            layer.weight.fill_(factor)
+    x = torch.full((2, 1, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[:, 0, 0, 1] = 0.6
+    settings: dict[str, Any] = {"eps": 0.1, "x_adv": x_adv}
+    forward = measure_criticality(model, x, torch.tensor([0, 1]), **settings)
+    assert indices(forward)[1:] == pytest.approx([3, 40 / 6], rel=1e-5)
+    for normaliser in ("numel", "sqrt", "none"):  # all features are of one size
+        report = measure_criticality(
+            model, x, torch.tensor([0, 1]), **settings, predecessor="input", normaliser=normaliser
+        )
+        assert indices(report) == pytest.approx([2, 3, 5], rel=1e-5)
+        by = {"numel": 4, "sqrt": 2, "none": 1}[normaliser]
+        assert [row.input_weakness for row in report.rows] == pytest.approx(
+            [0.1 / by, 0.2 / by, 0.8 / by], rel=1e-4
+        )
+        assert weaknesses(report) == pytest.approx([0.2 / by, 0.6 / by, 4.0 / by], rel=1e-4)
+    # nu of a map by a is a^2, and of the image itself 1
+    curved = measure_criticality(
+        model, x, torch.tensor([0, 1]), **settings, predecessor="input", metric="curvature"
+    )
+    assert weaknesses(curved) == pytest.approx([4, 36, 1600], rel=1e-4)
+    assert [row.input_weakness for row in curved.rows] == pytest.approx([1, 4, 64], rel=1e-4)
+    assert indices(curved) == pytest.approx([4, 9, 25], rel=1e-4)
+
+
+def test_in_a_chain_both_predecessors_agree_from_layer_2_on() -> None:
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)), nn.Flatten(), nn.Linear(12, 2))
+    x = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    x_adv, y = (x + 0.05).clamp(0, 1), torch.tensor([0, 1, 0])
+    one, other = (
+        measure_criticality(model, x, y, eps=0.1, x_adv=x_adv, predecessor=name) for name in ("forward", "input")
+    )
+    assert indices(other)[1:] == pytest.approx(indices(one)[1:], rel=1e-6)
+    assert other.comparable(other.rows[0])
+    assert not one.comparable(one.rows[0])
+    assert set(other.bottom(3)) == {"0", "1", "2"}
+    with pytest.raises(ClatError, match="only 2 layers"):
+        one.bottom(3)
+
+
+def test_the_input_of_sequence_first_attention_has_its_batch_second() -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.attention = nn.Conv2d(1, 4, 2, stride=2), nn.MultiheadAttention(4, 1)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.patch(x).flatten(2).permute(2, 0, 1)  # (T, N, C)
+            return self.head(self.attention(query=out, key=out, value=out)[0].mean(0))
+
+    model = Sequence().eval()
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    x_adv = x.clone()
+    x_adv[0] = (x_adv[0] + 0.1).clamp(0, 1)
+    x_adv[1] = (x_adv[1] + 0.3).clamp(0, 1)
+    report = measure_criticality(model, x, torch.tensor([0, 1]), eps=0.3, x_adv=x_adv, predecessor="input")
+    assert [row.name for row in report.rows] == ["patch", "attention"]
+    assert report.rows[1].input_weakness == pytest.approx(report.rows[0].weakness, rel=1e-5)
 
 
 def test_relative_does_not_see_the_scale_of_a_layer(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
@@ -184,7 +268,7 @@ def convolutional() -> nn.Module:
 
 
 @pytest.mark.parametrize("build", [convolutional, Attentive])
-@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative"])
+@pytest.mark.parametrize("normaliser", ["numel", "sqrt", "relative", "none"])
 def test_curvature_is_the_jacobian_times_the_change(build: Build, normaliser: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -210,7 +294,8 @@ def test_curvature_is_the_jacobian_times_the_change(build: Build, normaliser: st
             jacobian = torch.autograd.functional.jacobian(feature, moved).reshape(len(before), -1)
             nu = (jacobian.T @ (feature(moved).detach() - before)).norm() / (moved - clean).norm()
             size = len(before)
-            values.append(nu / {"numel": size, "sqrt": math.sqrt(size), "relative": before.norm()}[normaliser])
+            by = {"numel": size, "sqrt": math.sqrt(size), "relative": before.norm(), "none": 1}[normaliser]
+            values.append(nu / by)
         assert row.weakness == pytest.approx(torch.stack(values).mean().item(), rel=1e-4)
     assert len(report.rows) == {convolutional: 3, Attentive: 5}[build]  # type: ignore[index]
 
@@ -341,6 +426,7 @@ def test_bad_options(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None
         ({"normaliser": "numle"}, "did you mean 'numel'"),
         ({"tap": "normal"}, "did you mean 'norm'"),
         ({"metric": "curvatur"}, "did you mean 'curvature'"),
+        ({"predecessor": "inputs"}, "did you mean 'input'"),
         ({"norm": "l1"}, "unknown norm"),
         ({"eps": 8}, "did you mean 8/255"),
         ({"steps": 0}, "steps is 0"),
@@ -374,7 +460,7 @@ def test_a_model_without_logits_is_refused(images: Tensor, labels: Tensor) -> No
         def forward(self, x: Tensor) -> Any:
             return self.box(self.conv2(self.conv(x)))
 
-    for box in (lambda out: {"logits": out.mean((2, 3))}, lambda out: [], lambda out: out):
+    for box in (lambda out: {"scores": out.mean((2, 3))}, lambda out: [], lambda out: out):
         for metric in ("weakness", "curvature"):
             settings: dict[str, Any] = {"eps": "8/255", "steps": 1, "metric": metric}
             with pytest.raises(ClatError, match="does not return logits"):
@@ -438,6 +524,23 @@ def test_a_file_that_is_no_report(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ClatError, match=r"other\.json is not a criticality report"):
         CriticalityReport.from_json(path)
+
+
+def test_a_report_says_what_a_layer_was_compared_with(
+    tiny_resnet: Build, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    forward = report_of([2.0, 3.0])
+    data = forward.to_dict()
+    assert data["predecessor"] == "forward"
+    assert "input_weakness" not in data["rows"][0]
+    assert "layer before it in forward order" in " ".join(str(forward).split())
+    del data["predecessor"]  # as in files of before there was a choice
+    assert CriticalityReport.from_dict(data) == forward
+    report = measure_criticality(tiny_resnet(), images, labels, eps=0.03, steps=1, predecessor="input")
+    report.to_json(tmp_path / "c.json")
+    assert CriticalityReport.from_json(tmp_path / "c.json") == report
+    assert "over the W of what enters the layer" in " ".join(str(report).split())
+    assert "(= W)" not in str(report)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanking
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.criticality.selection import Selection, select, trainable_parameters, updating_batch_norms
 from clat.network.cost import Cost
@@ -37,7 +39,8 @@ def report(layers, values):
 
 
 def numbers(rule, layers, values=None, seed=0):
-    return [layer.index for layer in select(rule, layers, values and report(layers, values), seed)]
+    index = {layer.name: layer.index for layer in layers}
+    return [index[name] for name in select(rule, layers, values and report(layers, values), seed)]
 
 
 VALUES = [0.1, 3.0, 0.5, 2.0, 9.0, 1.0]
@@ -66,7 +69,7 @@ def test_rift_takes_the_least_critical_by_robust_criticality_and_may_take_layer_
     found = RankingReport("mrc", "rise of the robust loss", rows, 1, 0, {}, {}, Cost())
     for rule, k, expected in (("least-critical", 1, [1]), ("least-critical", 2, [1, 3]), ("critical", 2, [2, 5])):
         chosen = select(Selection(rule=rule, ranking="mrc", k=k), layers, found, 0)
-        assert [layer.index for layer in chosen] == expected
+        assert chosen == [layers[index - 1].name for index in expected]
 
 
 def test_all_takes_every_candidate(layers):
@@ -120,11 +123,37 @@ def test_a_ranking_rule_needs_a_report(layers):
         ({"ranking": "mcr"}, "did you mean 'mrc'"),
         ({"rule": "random", "ranking": "mrc"}, "the rule 'random' ranks nothing"),
         ({"ranking": "mrc", "initial": "start.pt"}, "only of those"),
+        ({"alpha": "2/0"}, r"selection\.alpha is '2/0'"),
+        ({"steps": 0}, r"selection\.steps is 0"),
+        ({"ranking": "mrc", "tap": "norm"}, "selection.tap is no setting of the ranking 'mrc'"),
+        ({"ranking": "rewinding", "steps": 3}, "selection.steps is no setting of the ranking 'rewinding'"),
+        ({"ranking": RobustCriticalityRanking(radius=0.2), "steps": 3}, 'name = "mrc", steps = ...'),
+        ({"group": "mpl"}, "did you mean 'mlp'"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ClatError, match=message):
         Selection(**settings)
+
+
+def test_a_ranking_is_given_by_itself_or_by_its_name_with_its_settings_beside_it():
+    assert Selection().ranking == Selection(ranking="criticality").ranking == CriticalityRanking()
+    assert Selection(tap="norm", steps=3) == Selection(ranking=CriticalityRanking(tap="norm", steps=3))
+    assert Selection(ranking="mrc", alpha="2/225") == Selection(ranking=RobustCriticalityRanking(alpha="2/225"))
+    assert Selection(ranking=RobustCriticalityRanking(), steps=2).ranking.steps == 2
+    # what every recipe of before there were tables says, whatever it ranks by
+    flat = {"steps": 10, "normaliser": "numel", "tap": "output", "metric": "weakness"}
+    assert Selection(ranking="rewinding", **flat) == Selection(ranking="rewinding")
+    again = dataclasses.replace(Selection(tap="norm"), k=2)
+    assert (again.k, again.ranking.tap) == (2, "norm")
+
+
+def test_least_critical_may_take_layer_1_where_its_index_is_a_ratio(layers):
+    found = dataclasses.replace(report(layers, VALUES), predecessor="input")
+    rule = Selection(rule="least-critical", k=6, ranking=CriticalityRanking(predecessor="input"))
+    assert select(dataclasses.replace(rule, k=1), layers, found, 0) == [layers[0].name]
+    assert select(rule, layers, found, 0) == [layer.name for layer in layers]
+    assert (rule.ranking.rankable(6), CriticalityRanking().rankable(6)) == (6, 5)
 
 
 def test_what_moves_is_the_weight_and_bias_of_the_layers(images):

@@ -29,6 +29,32 @@ def by_hand(model: nn.Module, x: Tensor, wanted: list[str]) -> list[Tensor]:
     return [found[name].flatten(1) for name in wanted]
 
 
+def test_what_enters_the_layers_is_read_beside_what_they_give(tiny_resnet: Build, images: Tensor) -> None:
+    model = tiny_resnet()
+    layers = enumerate_layers(model, images)[:5]
+    names = [layer.name for layer in layers]
+    entering: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: entering.__setitem__(name, args[0].clone())
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        expected = by_hand(model, images, names)
+        for handle in handles:
+            handle.remove()
+        found = read_features(model, images, layers, inputs=True, stop=True)
+        norms = read_features(model, images, layers, inputs=True, reduce=lambda value, layer: value.norm(dim=1))
+    assert found.logits is None
+    assert len(found.values) == 10
+    for one, other in zip(found.values, [*expected, *(entering[name].flatten(1) for name in names)], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(found.values[5], images.flatten(1))
+    for value, norm in zip(found.values, norms.values, strict=True):
+        assert torch.allclose(value.norm(dim=1), norm)
+
+
 def counted(model: nn.Module) -> dict[str, int]:
     """How often each convolution, BatchNorm and linear layer runs from here on."""
     calls: dict[str, int] = {}

@@ -272,3 +272,39 @@ def test_training_mode_of_a_stage(model: Restless) -> None:
     assert all(module.training for module in model.modules())
     modes.set_training(model, {model.bn2})
     assert [name for name, module in model.named_modules() if not module.training] == ["bn1"]
+
+
+class OwnNorm(nn.Module):
+    """Normalises by the batch, and updates its statistics, in whatever mode it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 3)
+        for name, value in (
+            ("mean", torch.zeros(3)),
+            ("var", torch.ones(3)),
+            ("wide", torch.ones(1, 1).expand(4, 4)),
+        ):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.batch_norm(x, self.mean, self.var, training=True).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "build", [OwnNorm, lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))]
+)
+def test_statistics_that_a_pass_updates_are_put_back(build) -> None:
+    """torch's kernel writes into them without counting a change."""
+    model, x = build().train(), torch.rand(4, 3, 2, 2)
+    before = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in model.named_buffers()}
+    with modes.preserve_buffers(model):
+        model(x)
+        assert any(not torch.equal(buffer, copy) for buffer, _, copy in before.values())
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0]
+        assert torch.equal(buffer, before[name][2])
+    own = OwnNorm()
+    with modes.attack_mode(own):
+        own(x)
+    assert torch.equal(own.mean, torch.zeros(3))

@@ -9,7 +9,19 @@ from __future__ import annotations
 import pytest
 
 from clat.network.cost import metered
-from clat.objectives import FastAT, GradAlign, Mart, PgdAT, ScoreAT, ScoreTrades, Standard, Step, Trades
+from clat.objectives import (
+    GAT,
+    NFGSM,
+    FastAT,
+    GradAlign,
+    Mart,
+    PgdAT,
+    ScoreAT,
+    ScoreTrades,
+    Standard,
+    Step,
+    Trades,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +30,8 @@ from clat.objectives import FastAT, GradAlign, Mart, PgdAT, ScoreAT, ScoreTrades
         (Standard(), (0, 0), (1, 1)),
         (PgdAT(), (10, 10), (1, 1)),
         (FastAT(), (1, 1), (1, 1)),
+        (NFGSM(), (1, 1), (1, 1)),
+        (GAT(), (1, 1), (2, 2)),  # and a clean pass in every second batch
         (Trades(), (11, 10), (2, 2)),
         (Mart(), (10, 10), (2, 2)),
         (ScoreAT(), (10, 10), (1, 1)),

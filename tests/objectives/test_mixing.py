@@ -94,7 +94,7 @@ def test_only_the_gate_moves_and_the_members_are_in_evaluation_mode(mixture) -> 
 def test_networks_without_a_gate_are_refused(net, build) -> None:
     for model in (net, Mixture(build(), build(), alpha=0.5)):
         with pytest.raises(ClatError, match="trains the gate of a mixture"):
-            Mixing().requires(model)
+            Mixing().requires(model, torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

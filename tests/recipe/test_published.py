@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from clat.core.threat_model import ThreatModel
@@ -27,15 +29,21 @@ PUBLISHED = {
     "fast-at": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 3.75: 0.1, 7.5: 0.2, 11.25: 0.1, 15: 0.0}),
     "free-at": ("preact-resnet18-raw", "8/255", None, 5e-4, {0: 0.0, 5: 0.04, 7.5: 0.02, 10: 0.0}),
     "grad-align": ("preact-resnet18-raw", "8/255", 10 / 255, 5e-4, {0: 0.0, 6: 0.15, 12: 0.3, 21: 0.15, 30: 0.0}),
+    "n-fgsm": ("preact-resnet18-raw-bn", "8/255", 8 / 255, 5e-4, {0: 0.0, 7.5: 0.1, 15: 0.2, 22.5: 0.1, 30: 0.0}),
+    "gat": ("resnet18", "8/255", 8 / 255, 5e-4, {0: 0.1, 70.99: 0.1, 71: 0.01, 85.99: 0.01, 86: 0.001}),
+    "fat": ("resnet18", "0.031", 0.007, 2e-4, {0: 0.1, 59.99: 0.1, 60: 0.01, 89.99: 0.01, 90: 0.001}),
     "awp": ("preact-resnet18-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
     "trades-awp": ("wrn-34-10", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 149.99: 0.01, 150: 0.001}),
     "swaat": ("preact-resnet18", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
     "idbh": ("preact-resnet18-raw-bn", "8/255", 2 / 255, 5e-4, {99.99: 0.1, 100: 0.01, 150: 0.001}),
 }
 EPOCHS = {"pgd-at": 110, "trades": 76, "mart": 120, "fast-at": 15, "free-at": 10, "grad-align": 30}
+EPOCHS |= {"n-fgsm": 30, "gat": 100, "fat": 120}
 EPOCHS |= dict.fromkeys(("awp", "trades-awp", "swaat", "idbh"), 200)
-ATTACK_BN = dict.fromkeys(("score-at", "fast-at", "grad-align", "awp", "idbh"), "train")
-RAW_INPUTS = ("trades", "mart", "grad-align", "trades-awp", "idbh")  # all others normalise
+ATTACK_BN = dict.fromkeys(("score-at", "fast-at", "n-fgsm", "grad-align", "awp", "idbh"), "train")
+RAW_INPUTS = ("trades", "mart", "grad-align", "trades-awp", "idbh", "gat", "fat")  # all others normalise
+BATCH = {"gat": 64}
+ONE_STEP = ("fast-at", "grad-align", "n-fgsm", "gat")
 REFLECTED = ("pgd-at", "awp")  # all others pad with black
 
 
@@ -44,7 +52,7 @@ def test_a_recipe_is_the_published_one(name):
     network, eps, alpha, decay, rates = PUBLISHED[name]
     recipe = read_recipe(name)
     (stage,) = recipe.stages
-    assert (recipe.model.name, recipe.eps, recipe.batch_size) == (network, eps, 128)
+    assert (recipe.model.name, recipe.eps, recipe.batch_size) == (network, eps, BATCH.get(name, 128))
     assert stage.epochs == EPOCHS.get(name, 110)
     assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, decay)
     for done, rate in rates.items():
@@ -52,7 +60,7 @@ def test_a_recipe_is_the_published_one(name):
     if alpha is not None:
         attack = stage.objective.attack(Step(threat=ThreatModel.parse(recipe.eps)))
         assert attack.step_size == pytest.approx(alpha)
-        assert attack.steps == (10 if name not in ("fast-at", "grad-align") else 1)
+        assert attack.steps == (1 if name in ONE_STEP else 10)
         assert stage.objective.attack_bn == ATTACK_BN.get(name, "eval")
     assert stage.bn_policy == "update"
     assert parse_normalize(recipe.model.normalize) in (
@@ -69,6 +77,10 @@ def test_what_is_special_to_each():
     assert objectives["free-at"].replays == 8
     assert [read_recipe(name).stages[0].treatments[0].gamma for name in ("awp", "trades-awp")] == [0.01, 0.005]
     assert read_recipe("wang2023").data.extra.fraction == read_recipe("peng2023").data.extra.fraction == 0.7
+    assert objectives["n-fgsm"].noise == 2
+    gat, fat = objectives["gat"], objectives["fat"]
+    assert [gat.weight(Step(progress=Fraction(at, 100))) for at in (0, 85, 86, 99)] == [10, 10, 40, 40]
+    assert [fat.tau_at(Step(progress=Fraction(at, 120))) for at in (0, 49, 50, 89, 90)] == [0, 0, 1, 1, 2]
     assert (objectives["grad-align"].lambda_, objectives["grad-align"].random_start) == (0.2, False)
 
 

@@ -7,9 +7,12 @@ import dataclasses
 import pytest
 
 from clat.core.errors import ClatError
+from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanking
 from clat.criticality.selection import Selection
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.optimizer import TorchOptimizer
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
@@ -92,6 +95,7 @@ RICH = Recipe(
         input_size=224,
         weights="w.pt",
         weights_key="ema",
+        args={"drop_rate": 0.1, "items": True, "depths": [1, 2], "variant": "b", "img_size": 64},
         classifier="new",
     ),
     data=DataConfig(
@@ -110,22 +114,49 @@ RICH = Recipe(
         cutmix=True,
         extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
     ),
-    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3),
-    optimizer=OptimizerConfig(momentum=0.8, weight_decay=0.0, nesterov=True),
+    schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3, warmup=0.5),
+    optimizer=OptimizerConfig(
+        momentum=0.8,
+        weight_decay=0.0,
+        nesterov=True,
+        decay_norms_and_biases=False,
+        layer_decay=0.5,
+        clip_norm=2.0,
+    ),
     monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
     evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
         StageConfig(name="a", epochs=1, objective=Standard(), treatments=(Reinitialise(modules=("conv1",)),)),
         StageConfig(name="b", epochs=1, objective=Trades(beta=3.5, alpha="1/100"), batch_norm="update"),
-        StageConfig(name="c", epochs=1, objective=FastAT(eps="4/255")),
+        StageConfig(
+            name="c",
+            epochs=1,
+            objective=FastAT(eps="4/255", label_smoothing=0.1),
+            eps_schedule=EpsSchedule(from_="1/8", until=0.5),
+            optimizer=TorchOptimizer(name="AdamW", arguments={"betas": [0.8, 0.9], "amsgrad": True}, clip_norm=1.0),
+        ),
         StageConfig(
             name="d",
             epochs=1,
             objective=ClatFast(ratio=0.2, calibrate="selection", ce_input="pgd", tap="norm", relative=True),
-            selection=Selection(rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",)),
+            selection=Selection(
+                rule="named", layers=("conv1", 3), include=("conv*",), exclude=("*.x",), group="mlp"
+            ),
             schedule=Schedule(kind="cyclic", peak=0.3),
             optimizer=OptimizerConfig(momentum=0.0),
+        ),
+        StageConfig(
+            name="e",
+            epochs=1,
+            objective=Clat(),
+            selection=Selection(ranking=RobustCriticalityRanking(radius=0.2, epochs=3, alpha="2/225")),
+        ),
+        StageConfig(
+            name="f",
+            epochs=1,
+            objective=Clat(),
+            selection=Selection(metric="curvature", tap="norm", steps=3),
         ),
     ),
 )
@@ -164,7 +195,7 @@ def test_the_rich_recipe_differs_from_the_default_everywhere():
     assert [f.name for f in own if getattr(MIXED.model, f.name) == f.default] == ["alpha"]  # a gate instead
     for config in (RICH.data, RICH.optimizer, RICH.monitor, RICH.evaluation):
         same = [f.name for f in dataclasses.fields(config) if getattr(config, f.name) == f.default]
-        assert same in ([], ["heldout"]), type(config)
+        assert same in ([], ["heldout"], ["name"]), type(config)
 
 
 @pytest.mark.parametrize("name", built_in_recipes())
@@ -194,6 +225,13 @@ def test_every_built_in_recipe_loads_and_says_what_it_is(name):
         (["--engine.precision", '"32"'], lambda r: r.engine.precision, "32"),
         (["--eps", "4/255"], lambda r: r.eps, "4/255"),
         (["--eps=0.03"], lambda r: r.eps, "0.03"),
+        (["--optimizer.name", "SGD"], lambda r: (r.optimizer.name, r.optimizer.momentum), ("sgd", 0.9)),
+        (
+            ["--optimizer", '{name = "AdamW", betas = [0.8, 0.9]}'],
+            lambda r: r.optimizer.arguments["betas"],
+            (0.8, 0.9),
+        ),
+        (["--stages.clat.optimizer.name", "adam"], lambda r: r.optimizer_of(1).name, "adam"),
         (["--schedule.lr", "1e-2"], lambda r: r.schedule.lr, 0.01),
         (["--seed", "3", "--batch_size", "8"], lambda r: (r.seed, r.batch_size), (3, 8)),
         (["--name", "true story"], lambda r: r.name, "true story"),
@@ -213,8 +251,14 @@ def test_overrides(file, words, where, value):
         (["--stages.clat.epoch", "1"], "did you mean 'epochs'?"),
         (["--stages.clat.objective.lamda", "1"], "did you mean 'lambda'?"),
         (["--stages.clat.selection.kk", "1"], "unknown field"),
-        (["--stages.clta.epochs", "1"], "unknown stage in --stages.clta.epochs 'clta'; did you mean 'clat'?"),
-        (["--stages.7.epochs", "1"], "unknown stage"),
+        (["--stages.clat.k", "3"], "unknown field 'stages.1.k'; did you mean 'selection.k'?"),
+        (["--pad", "3"], "unknown field 'pad'; did you mean 'data.pad'?"),
+        (["--data.fraction", "1"], "did you mean 'extra.fraction'?"),
+        (["--lr", "1"], "did you mean 'schedule.lr' or 'stages.pgd-at.schedule.lr' or"),
+        (["--k", "1"], "did you mean 'stages.pgd-at.selection.k' or 'stages.clat.selection.k'?"),
+        (["--stages.clat.metric", "x"], "did you mean 'selection.metric'?"),
+        (["--stages.clta.epochs", "1"], "unknown stage 'clta' in --stages.clta.epochs; did you mean 'clat'?"),
+        (["--stages.7.epochs", "1"], "unknown stage '7' in --stages.7.epochs; Valid: "),
         (["--stages.clat", "1"], "name a field of 'clat'"),
         (["--name.first", "x"], "'name' is a value, not a table"),
         (["--seed"], "--seed has no value"),
@@ -234,6 +278,20 @@ def test_overrides(file, words, where, value):
         (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
         (["--stages.clat.batch_norm", "freeze"], "batch_norm"),
         (["--stages.clat.selection.rule", "criticl"], "selection.rule"),
+        (["--stages.clat.selection.ranking", "mcr"], "unknown ranking 'mcr'; did you mean 'mrc'?"),
+        (["--stages.clat.selection.ranking", '{name = "mcr"}'], "did you mean 'mrc'?"),
+        (["--stages.clat.selection.ranking", '{name = "mrc", radus = 1}'], "did you mean 'radius'?"),
+        (
+            ["--stages.clat.selection.ranking", '{name = "mrc", epochs = 0}'],
+            "epochs of the robust criticality is 0",
+        ),
+        (["--stages.clat.selection.ranking", "{radius = 1}"], "selection.ranking.name is missing"),
+        (["--stages.clat.selection.ranking", "5"], "selection.ranking: expected a table"),
+        (["--stages.clat.selection.normalizer", "sqrt"], "did you mean 'normaliser'?"),
+        (["--stages.clat.selection.normaliser", "sqr"], "selection.normaliser"),
+        (["--stages.clat.selection.steps", "0"], "selection.steps is 0"),
+        (["--stages.clat.selection.steps", "true"], "stages.1.selection.steps: expected no truth value"),
+        (["--stages.clat.selection.group", "mpl"], "selection.group"),
         (["--stages.clat.name", "pgd-at"], "two stages are called 'pgd-at'"),
         (["--schedule.kind", "cosin"], "schedule.kind"),
         (["--schedule.lr", "0"], "schedule.lr"),
@@ -241,6 +299,10 @@ def test_overrides(file, words, where, value):
         (["--engine.device", "gpu"], "unknown device 'gpu'"),
         (["--engine.devices", "0"], "engine.devices"),
         (["--schedule.peak", "1"], "schedule.peak"),
+        (["--schedule.warmup", "-1"], "schedule.warmup is -1"),
+        (["--schedule.warmup", "5"], "schedule.warmup is 5.0: the schedule has 5 epochs in all"),
+        (["--schedule", '{kind = "cyclic", warmup = 1}'], "'cyclic' rises by itself"),
+        (["--stages.clat.schedule", "{warmup = 2}"], "the schedule has 2 epochs in all"),
         (["--data.augment", "idbh"], "data.augment"),
         (["--data.padding_mode", "mirror"], "data.padding_mode"),
         (["--data.extra.fraction", "0.5"], "data.extra.file is missing"),
@@ -250,6 +312,28 @@ def test_overrides(file, words, where, value):
         (["--optimizer.nesterov", "true", "--optimizer.momentum", "0"], "nesterov"),
         (["--optimizer.momentum", "1.5"], "optimizer.momentum"),
         (["--optimizer.momentum", "false"], "optimizer.momentum: expected no truth value"),
+        (["--weight_decay", "0.1"], "unknown field 'weight_decay'; did you mean 'optimizer.weight_decay' or"),
+        (["--optimizer.momentun", "0.3"], "unknown field 'optimizer.momentun'; did you mean 'momentum'?"),
+        (["--optimizer.name", "adamv"], "unknown optimizer 'adamv'; did you mean 'adam'?"),
+        (["--optimizer.name", "lbfgs"], "unknown optimizer 'lbfgs'"),
+        (["--optimizer", "adamw"], "optimizer: expected a table"),
+        (
+            ["--optimizer", '{name = "adamw", beta = [0.9, 0.95]}'],
+            "argument of the optimizer adamw 'beta'; did you mean 'betas'",
+        ),
+        (["--optimizer", '{name = "adamw", momentum = 0.9}'], "replaces the whole table"),
+        (["--optimizer", '{name = "adamw", lr = 0.1}'], "give schedule.lr"),
+        (
+            ["--optimizer", '{name = "adamw", betas = 0.9}'],
+            "optimizer.betas is 0.9: expected something like (0.9, 0.999)",
+        ),
+        (["--optimizer", '{name = "adamw", betas = [0.9, 1.5]}'], "Invalid beta parameter at index 1"),
+        (["--optimizer", '{name = "adamw", amsgrad = 1}'], "optimizer.amsgrad is 1"),
+        (["--optimizer", '{name = "adamw", weight_decay = true}'], "optimizer.weight_decay is True"),
+        (["--optimizer", '{name = "adamw", weight_decay = inf}'], "optimizer.weight_decay is inf"),
+        (["--optimizer", '{name = "rprop", decay_norms_and_biases = false}'], "'rprop' has no weight_decay"),
+        (["--optimizer.layer_decay", "0"], "optimizer.layer_decay is 0"),
+        (["--optimizer.clip_norm", "0"], "optimizer.clip_norm is 0"),
         (["--stages.clat.objective.lambda", "true"], "stages.1.objective.lambda: expected no truth value"),
         (["--seed", "true"], "seed: expected no truth value"),
         (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
@@ -340,6 +424,7 @@ def test_an_objective_that_reads_single_labels_is_refused_where_they_are_mixed()
         ["--data.extra.file", "e.npz"],
         ["--data.cutmix", "true"],
         ["--schedule.lr", "0.2"],
+        ["--schedule.warmup", "0.5"],
         ["--optimizer.momentum", "0.8"],
         ["--monitor.steps", "3"],
         ["--engine.precision", "bf16-mixed"],
@@ -386,6 +471,51 @@ def test_runs_from_before_an_objective_had_a_setting_keep_their_hash(file, name,
     assert recipe_hash(read(file, *named)) != recipe_hash(
         read(file, *named, f"--stages.0.objective.{field}", value)
     )
+
+
+def by(**selection):
+    return build_recipe(
+        {"stages": [{"name": "s", "epochs": 1, "objective": {"name": "standard"}, "selection": selection}]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "before"),
+    [
+        ({"ranking": "mrc", "steps": 3, "alpha": "2/225", "rule": "least-critical"}, "d720e1cafbb02411"),
+        ({"ranking": "activation", "tap": "norm", "alpha": 0.02}, "ae88af5d65d852ac"),
+        ({"ranking": "rewinding", "initial": "a.pt", "include": ["x*"], "shortcuts": True}, "f04d0b1988ba9829"),
+        ({"ranking": "rewinding-drop"}, "80bccb8a7dea7167"),
+        ({"tap": "norm", "metric": "curvature", "normaliser": "numel"}, "3b46a62a91f1ca9f"),
+        ({"normaliser": "relative", "steps": 4}, "195ca22eda7e1816"),
+        ({"rule": "random", "k": 3, "tap": "activation"}, "9bb7b43b5b556638"),
+        ({"rule": "named", "layers": ["a", 3]}, "4dd59158197fe22e"),
+    ],
+)
+def test_runs_from_before_rankings_had_tables_keep_their_hash(selection, before, tmp_path):
+    recipe = by(**selection)
+    assert recipe_hash(recipe) == before  # computed when a ranking was a name
+    (tmp_path / "again.toml").write_text(recipe_toml(recipe))
+    assert recipe_hash(read_recipe(tmp_path / "again.toml")) == before
+
+
+def test_a_ranking_as_a_table(file):
+    words = ["--stages.clat.selection.ranking", '{ name = "mrc", radius = 0.2, steps = 3 }']
+    ranking = read(file, *words).stages[1].selection.ranking
+    assert ranking == RobustCriticalityRanking(radius=0.2, steps=3)
+    single = ["--stages.clat.selection.ranking.name", "criticality"]
+    single += ["--stages.clat.selection.ranking.predecessor", "input"]
+    assert read(file, *single).stages[1].selection.ranking == CriticalityRanking(predecessor="input")
+
+
+def test_the_hash_is_of_what_a_ranking_says_in_whatever_form():
+    assert recipe_hash(by(ranking={"name": "mrc", "steps": 3})) == recipe_hash(by(ranking="mrc", steps=3))
+    assert recipe_hash(by(ranking={"name": "criticality"})) == recipe_hash(by())
+    told = ({"radius": 0.2}, {"epochs": 3}, {"lr": 0.5}, {"batch_size": 16}, {"alpha": "1/255"}, {})
+    assert len({recipe_hash(by(ranking={"name": "mrc", **settings})) for settings in told}) == len(told)
+    told = ({"predecessor": "input"}, {"metric": "curvature"}, {"metric": "curvature", "normaliser": "numel"}, {})
+    assert len({recipe_hash(by(ranking={"name": "criticality", **settings})) for settings in told}) == len(told)
+    assert recipe_hash(by(group="mlp")) != recipe_hash(by())
 
 
 def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_schedule(file):

@@ -48,6 +48,24 @@ def test_cyclic_rises_to_the_peak_and_falls_to_zero(epoch, peak, expected):
     assert learning_rate(Schedule(kind="cyclic", lr=0.2, peak=peak), epoch, 15) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("cosine", {0: 0, 2.5: 0.1, 5: 0.2, 7.5: 0.1, 10: 0}),
+        ("constant", {0: 0, 1: 0.04, 5: 0.2, 10: 0.2}),
+        ("piecewise", {0: 0, 2.5: 0.1, 7.49: 0.2, 7.5: 0.02, 8.75: 0.002}),
+    ],
+)
+def test_a_warm_up_rises_from_zero_and_leaves_the_rest_of_the_span_to_the_schedule(kind, rates):
+    schedule = Schedule(kind=kind, lr=0.2, warmup=5)
+    assert {done: learning_rate(schedule, done, 10) for done in rates} == pytest.approx(rates, abs=1e-12)
+
+
+def test_a_warm_up_of_a_longer_plan_and_of_less_than_an_epoch():
+    assert learning_rate(Schedule(lr=0.2, epochs=20, warmup=10), 15, 10) == pytest.approx(0.1)
+    assert learning_rate(Schedule(lr=0.2, warmup=0.5), 0.25, 10) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("peak", [None, 0.3])
 def test_one_cycle_is_that_of_pytorch(peak):
     """PyTorch's peak is at step pct_start * T - 1 of T - 1, so its fraction is given such that both agree."""

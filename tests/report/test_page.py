@@ -14,6 +14,7 @@ import pytest
 from clat.core.errors import ClatError
 from clat.core.formatting import SPACE
 from clat.report.page import write_report
+from clat.training.lock import only_one_in
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -153,6 +154,18 @@ def test_an_interrupted_run_has_a_page_that_says_what_is_missing(fake: ModuleTyp
     assert "No test result has been written yet." in words
     assert "No criticality was measured" in words
     assert "after epoch 3" in words
+
+
+def test_a_run_that_died_is_told_from_one_that_still_runs(fake: ModuleType, tmp_path: Path) -> None:
+    run = fake.write_interrupted(tmp_path / "run")
+    (run / "run.json").write_text('{"status": "running"}')
+    words = page_of(run).text
+    assert "This run died on its way" in words
+    assert "it can be resumed" in words
+    with only_one_in(run):
+        words = page_of(run).text
+        assert "This run is still running" in words
+    assert "This run died on its way" in page_of(run).text
 
 
 def test_any_one_file_may_be_missing(fake: ModuleType, tmp_path: Path) -> None:

@@ -28,6 +28,18 @@ def test_selected_bars_are_coloured_and_the_first_layer_is_hatched(fake: ModuleT
     assert "not measured" in texts
 
 
+def test_where_layers_are_compared_with_their_input_the_first_has_a_bar_too(fake: ModuleType) -> None:
+    report = {**fake.criticality(16, 18), "predecessor": "input"}
+    axes = criticality_bars(report, []).axes[0]
+    assert not any(bar.get_hatch() for bar in axes.patches)
+    assert {round(bar.get_y() + bar.get_height() / 2) for bar in axes.patches} == set(range(18)) - {5}
+    assert "what enters the layer" in axes.get_xlabel()
+    (mesh,) = criticality_map({16: report}, {}).axes[0].collections
+    assert not mesh.get_array().mask.ravel()[0]
+    (mesh,) = criticality_map({16: fake.criticality(16, 18)}, {}).axes[0].collections
+    assert mesh.get_array().mask.ravel()[0]
+
+
 def test_one_huge_value_switches_to_a_logarithmic_axis(fake: ModuleType) -> None:
     report = fake.criticality(16, 18)
     assert criticality_bars(report, []).axes[0].get_xscale() == "linear"

@@ -18,9 +18,10 @@ from clat.studies.collect import collect, markdown
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Paper, Scale, Study, chosen
-from clat.studies.run import run_study
+from clat.studies.run import _run_row, run_study
 from clat.studies.tables.baselines import pair
 from clat.studies.tables.groups import group_table, summarise
+from clat.training.lock import only_one_in
 
 TINY = Scale(
     name="tiny",
@@ -82,6 +83,38 @@ def test_going_on_runs_only_what_is_missing(done, monkeypatch):
     monkeypatch.setattr("clat.studies.run._run_row", lambda row, *_: called.append(row.name))
     run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
     assert called == ["broken"]
+
+
+def test_rows_that_died_are_told_from_rows_that_run(done, monkeypatch):
+    """In the table, and when the study goes on with them."""
+    out, _table = done
+    about = out / "runs" / "pgd-at" / "run.json"
+    text = about.read_text()
+    about.write_text(text.replace('"status": "finished"', '"status": "running"'))
+    try:
+        with only_one_in(out / "runs" / "pgd-at"):
+            assert collect(STUDY, TINY, tiny_rows(TINY)[:1], out)["rows"][0]["status"] == "running"
+        table = collect(STUDY, TINY, tiny_rows(TINY)[:1], out)
+        assert table["rows"][0]["status"] == "died"
+        assert "| pgd-at | died |" in markdown(table)
+        assert "died" in render_study(table)
+        screen = Console(width=80, record=True, file=io.StringIO())
+        monkeypatch.setattr("clat.studies.run._run_row", lambda *_: None)
+        run_study(STUDY, TINY, tiny_rows(TINY)[:1], out, screen)
+        assert "pgd-at ... going on with a run that died" in screen.export_text()
+    finally:
+        about.write_text(text)
+
+
+def test_a_row_that_is_killed_says_by_what(tmp_path, monkeypatch):
+    """Not the last line of its log, which is of the epoch before."""
+    (tmp_path / "logs").mkdir()
+    program = tmp_path / "killed"
+    program.write_text("#!/bin/sh\necho epoch 1/2\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("clat.studies.run.sys.executable", str(program))
+    failure = _run_row(tiny_rows(TINY)[0], tmp_path / "recipe.toml", tmp_path)
+    assert failure == "died of SIGKILL: run the study again to go on with it"
 
 
 def test_a_call_with_few_rows_shows_what_others_have_finished(done):
@@ -268,4 +301,4 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
     assert cli.main(["study", "--list"]) == 0
     assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
     assert cli.main([*command, "--scale", "smoke"]) == 2
-    assert "unknown scale of the study 'tiny-study' 'smoke'" in capsys.readouterr().err
+    assert "unknown scale 'smoke' of the study 'tiny-study'; Valid: " in capsys.readouterr().err

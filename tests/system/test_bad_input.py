@@ -165,7 +165,7 @@ def test_networks_whose_robustness_cannot_be_measured(refused, workplace, tmp_pa
         "        self.fc, self.after = nn.Linear(192, 10), after\n"
         "    def forward(self, x): return self.after(self.fc(x.flatten(1)))\n"
         "def probabilities(): return Odd(lambda z: z.softmax(1))\n"
-        "def pair(): return Odd(lambda z: (z, z))\n"
+        "def pair(): return Odd(lambda z: {'scores': z})\n"
         "def nan(): return Odd(lambda z: z * float('nan'))\n"
         "def detached(): return Odd(lambda z: 0 * z.detach() + 9 * torch.eye(10)[3])\n"
         "def few(): return Odd(lambda z: z[:, :3])\n"

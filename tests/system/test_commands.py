@@ -15,7 +15,8 @@ from clat.cli import train as commands
 from clat.data.loader import Loader
 from clat.models import build_model
 from clat.models.robustbench import TABLES
-from clat.recipe.toml import _pairs, built_in_recipes, read_recipe
+from clat.recipe.source import override_pairs
+from clat.recipe.toml import built_in_recipes, read_recipe
 
 
 def read(path):
@@ -87,7 +88,7 @@ def test_the_recipe_may_stand_anywhere_among_the_overrides(monkeypatch, words):
     assert cli.main(["train", *words.split()]) == 0
     (options,) = seen
     assert (options.recipe, options.out) == ("RECIPE", "DIR")
-    assert _pairs(options.overrides) == [("seed", 1), ("data.pad", -2), ("stages.clat.epochs", 3)]
+    assert override_pairs(options.overrides) == [("seed", 1), ("data.pad", -2), ("stages.clat.epochs", 3)]
 
 
 def test_train_reuses_the_stages_of_another_run(clat, trained, tmp_path):
@@ -323,3 +324,12 @@ def test_a_quiet_run_says_nothing(clat, workplace, tmp_path):
     done = clat("train", "tiny.toml", "--quiet", "--out", tmp_path / "run", "--stages.pgd-at.epochs", 1)
     assert (done.code, done.out, done.err) == (0, "", "")
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_alone_draws_the_page(clat, trained, monkeypatch, first):
+    monkeypatch.setattr("clat.runtime.engine.is_first_process", lambda: first)
+    (trained / "report.html").unlink(missing_ok=True)
+    done = clat("train", "--resume", trained)
+    assert done.code == 0
+    assert done.out.count("wrote") == (trained / "report.html").is_file() == first

@@ -62,3 +62,21 @@ def test_importing_loads_no_torch(name):
     code = f"import sys, {name}; print('torch' in sys.modules, 'numpy' in sys.modules, 'rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["False"] * 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train dmeo --out x",
+        "train absent.toml --out x",
+        "train demo --out x --stages.clta.epochs 1",
+        "train demo --out x --seed",
+        "study clain",
+        "train --list",
+    ],
+)
+def test_a_slip_in_a_name_is_told_without_torch(words):
+    code, seconds, heavy = measured(*words.split())
+    assert code == (0 if "--list" in words else 2)
+    assert heavy in ("", "rich")
+    assert seconds < 0.5

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clat import cli
+from clat.training.status import run_status
 
 LONG = ("--stages.pgd-at.epochs", "6", "--stages.clat.epochs", "6")
 
@@ -50,7 +51,7 @@ def wait_for_epoch(process, out, epoch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, number, code):
+def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, capfd, number, code):
     out = workplace / "runs" / f"stopped-{number}"
     process = start(["train", "tiny.toml", "--out", out, *LONG])
     wait_for_epoch(process, out, 2)
@@ -62,6 +63,7 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
     assert len(epochs(out)) < 12, "the run was over before the signal"
     status = json.loads((out / "run.json").read_text())["status"]
     assert status == ("running" if number == signal.SIGKILL else "interrupted")
+    assert run_status(out) == ("died" if number == signal.SIGKILL else "interrupted")
     if number != signal.SIGKILL:
         assert "clat train --resume" in output
     if number == signal.SIGINT:
@@ -69,7 +71,9 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
         output, errors = resumed.communicate(timeout=300)
         assert resumed.returncode == 0, errors
     else:  # in this process: another one costs seconds and shows nothing more
+        capfd.readouterr()
         assert cli.main(["train", "--resume", str(out)]) == 0
+        assert ("died without a word" in capfd.readouterr().out) == (number == signal.SIGKILL)
     same_weights(out, undisturbed)
     assert epochs(out) == list(range(1, 13))
     assert (out / "report.html").is_file()
@@ -116,6 +120,7 @@ def test_two_processes_agree_and_move_only_what_is_selected(two_processes, tmp_p
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.count("stage 1/2: pgd-at") == 1
+    assert done.stdout.count("wrote") == 1
     out = tmp_path / "run"
     last, first = (load_file(out / "weights" / f"{name}.safetensors") for name in ("last", "stage-1"))
     for rank in (0, 1):
@@ -283,13 +288,16 @@ def test_two_processes_evaluate_as_one_does(start, trained, tmp_path):
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert output.count("clean accuracy") == 1
-        assert {path.name for path in tmp_path.glob(f"{name}.?-?")} == {f"{name}.0-0", f"{name}.1-0"}
+        parts = {path.name for path in tmp_path.glob(f"{name}.2p-?")}
+        assert parts == {f"{name}.2p-{number}" for number in range(4)}
     one, two, drawn = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "drawn"))
     assert [two[name] for name in ("correct", "robust", "images")] == [
         one[name] for name in ("correct", "robust", "images")
     ]
     assert two["environment"]["processes"] == 2
-    keys = [json.loads(safe_open(tmp_path / f"drawn.{rank}-0", "pt").metadata()["key"])["model"] for rank in (0, 1)]
+    keys = [
+        json.loads(safe_open(tmp_path / f"drawn.2p-{rank}", "pt").metadata()["key"])["model"] for rank in (0, 1)
+    ]
     assert keys[0] == keys[1]
     assert len(drawn["robust"]) == 31
 
@@ -298,7 +306,7 @@ def test_two_processes_evaluate_as_one_does(start, trained, tmp_path):
 def test_two_processes_refuse_an_evaluation_in_one_line(start, trained, tmp_path):
     """Before the others are started, and afterwards."""
     words = ["evaluate", "--model", "own_network:Net", "--num-samples", "9", "--device", "cpu", "--devices", "2"]
-    (tmp_path / "state.1-0").write_text("not a state")
+    (tmp_path / "state.2p-1").write_text("not a state")
     for more, says in ((["--eps", "8"], "did you mean 8/255"), (["--state", tmp_path / "state"], "not an eval")):
         process = start([*words, *more])
         output, errors = process.communicate(timeout=300)

@@ -47,6 +47,32 @@ def test_the_options_of_a_ranking_reach_it(clat, words, tmp_path):
     }  # fmt: skip
 
 
+def test_layers_of_one_sort_against_what_they_read(clat, words, tmp_path):
+    out = tmp_path / "c.json"
+    options = ("--layers", "convolutions", "--predecessor", "input", "--metric", "curvature")
+    done = clat(*words, *options, "--out", out)
+    assert done.code == 0
+    report = json.loads(out.read_text())
+    assert [row["name"] for row in report["rows"]] == ["conv1", "conv2"]
+    assert (report["predecessor"], report["normaliser"]) == ("input", "none")
+    for row in report["rows"]:
+        assert row["criticality"] == pytest.approx(row["weakness"] / row["input_weakness"])
+    assert "what enters the layer" in " ".join(done.out.split())
+
+
+def test_a_caution_where_the_order_is_no_chain(clat, words, tmp_path):
+    digits = ("--num-samples", 4, "--steps", 1, "--eps", 0.1)
+    network = ("criticality", "--model", "resnet18", "--width", 2, *digits)
+    done = clat(*network)
+    said = " ".join(done.out.split())
+    assert "caution: 7 of 17 layers, layer1.1.conv1 the first, do not read the layer before them" in said
+    assert "in forward order" in said
+    assert "caution" not in clat(*network, "--predecessor", "input").out
+    assert "caution" not in clat(*network, "--ranking", "activation").out
+    assert "caution" in clat(*network, "--compare", "--epochs", 1, "--layers", "convolutions").out
+    assert "caution" not in clat(*words).out  # a chain
+
+
 def test_comparing_them_all(clat, words, start, tmp_path):
     out, plot = tmp_path / "comparison.json", tmp_path / "comparison.png"
     done = clat(*words, "--compare", "--classifier", "--initial", start, "--out", out, "--plot", plot, "--top", 1)
@@ -78,3 +104,6 @@ def test_bad_input(refused, words, start, trained, tmp_path):
     assert "nothing to rewind" in refused(*words, "--ranking", "rewinding", "--initial", same)
     assert "end in .svg or .png" in refused(*words, "--compare", "--plot", tmp_path / "plot.pdf")
     assert "radius" in refused(*words, "--ranking", "mrc", "--radius", "-1")
+    assert "did you mean 'mlp'?" in refused(*words, "--layers", "mpl")
+    assert "no layer of the group 'attention'" in refused(*words, "--layers", "attention")
+    assert "did you mean 'input'?" in refused(*words, "--predecessor", "inputs")

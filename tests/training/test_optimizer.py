@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from clat.recipe.schema import OptimizerConfig
-from clat.training.optimizer import build_optimizer, momentum_of
+from clat.training.optimizer import build_optimizer, state_of
 
 
 def parameters(*names):
@@ -30,7 +30,7 @@ def test_two_steps_by_hand():
     step(optimizer, trainable, 2.0)
     velocity = 0.5 * velocity + 2.0 + 0.1 * value
     torch.testing.assert_close(trainable["w"].data, torch.full((2,), value - 0.1 * velocity))
-    torch.testing.assert_close(momentum_of(optimizer, trainable)["w"], torch.full((2,), velocity))
+    torch.testing.assert_close(state_of(optimizer, trainable)["w"]["momentum_buffer"], torch.full((2,), velocity))
 
 
 def test_what_stays_selected_keeps_its_momentum_and_what_is_new_starts_at_zero():
@@ -39,7 +39,7 @@ def test_what_stays_selected_keeps_its_momentum_and_what_is_new_starts_at_zero()
     before = {name: everything[name] for name in ("kept", "left")}
     first = build_optimizer(before, config, {})
     step(first, before, 1.0)
-    momentum = momentum_of(first, before)
+    momentum = state_of(first, before)
     assert set(momentum) == {"kept", "left"}
 
     after = {name: everything[name] for name in ("kept", "new")}
@@ -49,8 +49,9 @@ def test_what_stays_selected_keeps_its_momentum_and_what_is_new_starts_at_zero()
     moved = {name: (start[name] - after[name].detach())[0].item() for name in after}
     assert abs(moved["new"] - 0.1 * (0 + 1)) < 1e-6
     assert abs(moved["kept"] - 0.1 * (0.5 * 1.0 + 1.0)) < 1e-6
-    assert set(momentum_of(second, after)) == {"kept", "new"}
-    assert momentum["kept"].tolist() == [1.0, 1.0], "the handed-over buffer is a copy's source, not shared"
+    assert set(state_of(second, after)) == {"kept", "new"}
+    kept = momentum["kept"]["momentum_buffer"]
+    assert kept.tolist() == [1.0, 1.0], "the handed-over buffer is a copy's source, not shared"
 
 
 def test_nesterov_and_no_momentum():
@@ -61,4 +62,4 @@ def test_nesterov_and_no_momentum():
     plain = parameters("w")
     optimizer = build_optimizer(plain, OptimizerConfig(momentum=0.0, weight_decay=0.0), {})
     step(optimizer, plain, 1.0)
-    assert momentum_of(optimizer, plain) == {}
+    assert state_of(optimizer, plain) == {}

@@ -12,12 +12,12 @@ import clat
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.criticality.ranking_report import RankingReport
+from clat.criticality.rankings import RobustCriticalityRanking
 from clat.criticality.selection import Selection
 from clat.data import Loader
 from clat.objectives import Standard
 from clat.recipe.schema import DataConfig, ModelConfig
 from clat.report.page import write_report
-from clat.training import ranking
 from clat.training.prepare import build_network
 from clat.training.ranking import initial_weights
 
@@ -41,7 +41,8 @@ def run(kit: Any, out: Any, recipe: clat.Recipe) -> Any:
     ],
 )
 def test_a_stage_moves_what_its_ranking_says(kit: Any, tmp_path: Any, rule: Any, name: Any) -> None:
-    chosen = Selection(rule=rule, ranking=name, k=1, num_samples=8, steps=1)
+    attacked = {} if name.startswith("rewinding") else {"steps": 1}
+    chosen = Selection(rule=rule, ranking=name, k=1, num_samples=8, **attacked)
     run(kit, tmp_path / "run", recipe(kit, chosen))
     (record,) = kit.records(tmp_path / "run", "selection")
     report = RankingReport.from_json(tmp_path / "run" / record["report"])
@@ -100,13 +101,13 @@ def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(
     kit: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, ...]] = []
-    measure = ranking.measure_ranking
+    measure = RobustCriticalityRanking.measure
 
-    def spy(name: str, model: Any, x: Any, y: Any, **settings: Any) -> Any:
-        seen.append((name, x, settings["eps"], settings["steps"], settings["seed"], settings["initial"]))
-        return measure(name, model, x, y, **settings)
+    def spy(self: Any, model: Any, x: Any, y: Any, **settings: Any) -> Any:
+        seen.append((self.name, x, settings["eps"], self.steps, settings["seed"], settings["initial"]))
+        return measure(self, model, x, y, **settings)
 
-    monkeypatch.setattr(ranking, "measure_ranking", spy)
+    monkeypatch.setattr(RobustCriticalityRanking, "measure", spy)
     chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=1)
     run(kit, tmp_path / "run", recipe(kit, chosen))
     ((name, x, eps, steps, seed, initial),) = seen

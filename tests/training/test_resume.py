@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -15,13 +16,14 @@ import clat
 from clat.core import files
 from clat.core.errors import ClatError
 from clat.evaluation import heldout
-from clat.evaluation.evaluate import _Job
+from clat.evaluation.job import EvaluationJob
 from clat.models import load_weights
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
 from clat.training import run, stage
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
+from clat.training.status import run_status
 
 
 class Killed(BaseException):
@@ -202,7 +204,7 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
 
 def stop_while_judging(monkeypatch, number, n):
     """The signal comes with the n-th verdict of the final evaluation."""
-    original, calls = _Job._right, [0]
+    original, calls = EvaluationJob._right, [0]
 
     def right(self, *args):
         calls[0] += 1
@@ -210,7 +212,7 @@ def stop_while_judging(monkeypatch, number, n):
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(_Job, "_right", right)
+    monkeypatch.setattr(EvaluationJob, "_right", right)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -226,7 +228,7 @@ def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
             clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data())
     assert caught.value.exit_code == code
     assert signal.getsignal(number) is before
-    assert f"go on with: clat train --resume {out}" in capsys.readouterr().out
+    assert f"go on with: clat.resume('{out}', model=..., data=...)" in capsys.readouterr().out
     assert '"interrupted"' in (out / "run.json").read_text()
     done = [file.name for file in (out / "evaluations").glob("*.json")]
     assert len(done) == n - 1
@@ -395,6 +397,87 @@ def test_a_shortened_metrics_file_is_not_padded_with_zeros(kit, tmp_path, monkey
     (out / "metrics.jsonl").unlink()
     resume(kit, out)
     assert [record["epoch"] for record in kit.records(out, "epoch")] == [2, 3, 4]
+
+
+def contents(out):
+    return {
+        file: file.read_bytes() for file in out.rglob("*") if file.is_file() and "tensorboard" not in file.parts
+    }
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a run from before that was recorded"])
+@pytest.mark.parametrize("missing", [("model", "data"), ("model",), ("data",)])
+def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
+    kit, tmp_path, monkeypatch, at_step, missing, recorded
+):
+    """The command knows the recipe's network and images only."""
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    if not recorded:
+        about = json.loads((out / "run.json").read_text())
+        del about["given"]
+        (out / "run.json").write_text(json.dumps(about))
+    before = contents(out)
+    again = {name: make() for name, make in (("model", kit.tiny), ("data", kit.data)) if name not in missing}
+    with pytest.raises(ClatError) as caught:
+        clat.resume(out, **again, quiet=True)
+    assert contents(out) == before
+    if recorded:
+        held = " and ".join({"model": "model (helpers.runs.TinyNet)", "data": "data (colours)"}[m] for m in missing)
+        assert f"was given its {held} from Python" in str(caught.value)
+        assert f"clat.resume({str(out)!r}, model=..., data=...)" in str(caught.value)
+    resume(kit, out)
+
+
+def test_a_resume_with_another_network_changes_nothing(kit, tmp_path, monkeypatch, at_step):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    before = contents(out)
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 6), torch.nn.Flatten())
+    for other in (kit.tiny(width=5), plain):
+        with pytest.raises(ClatError, match="does not fit the model"):
+            resume(kit, out, other)
+        assert contents(out) == before
+
+
+def test_a_stopped_run_says_the_call_that_goes_on(kit, tmp_path, at_step, capsys):
+    at_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data())
+    assert f"clat.resume({str(tmp_path / 'run')!r}, model=..., data=...)" in capsys.readouterr().out
+
+
+def test_a_run_that_died_is_told_so(kit, finished, tmp_path, monkeypatch, at_step, capsys):
+    """A kill leaves run.json at "running", as there is nobody to write another word."""
+    out = tmp_path / "run"
+    original = run._recorder
+
+    def dead(*args):
+        record = original(*args)
+        return lambda status: record("running")
+
+    monkeypatch.setattr(run, "_recorder", dead)
+    at_step(6, kill)
+    with pytest.raises(Killed):
+        train(kit, out)
+    monkeypatch.undo()
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    assert run_status(out) == "died"
+    with only_one_in(out):
+        assert run_status(out) == "running"
+    clat.resume(out, model=kit.tiny(), data=kit.data())
+    assert "died without a word: going on from its last saved state" in capsys.readouterr().out
+    assert run_status(out) == "finished"
+    kit.assert_same_run(finished, out)
+    clat.resume(out, model=kit.tiny(), data=kit.data())
+    assert "died" not in capsys.readouterr().out
+
+
+def test_the_status_of_a_folder_that_says_nothing(tmp_path):
+    assert run_status(tmp_path) is None
+    (tmp_path / "run.json").write_text("[]")
+    assert run_status(tmp_path) is None
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    assert run_status(tmp_path) == "died"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]  # looking leaves no trace
 
 
 # Reuse

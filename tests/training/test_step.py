@@ -71,9 +71,9 @@ class Listening(StageCallback):
         self.note("after step")
 
 
-def stepped(model, objective, callbacks=None, rate=0.1):
+def stepped(model, objective, callbacks=None, rate=0.1, clip_norm=None):
     optimizer = torch.optim.SGD([model.w], lr=0.0, weight_decay=1.0)
-    trainable = TrainableSet(Step(), {"w": model.w}, optimizer)
+    trainable = TrainableSet(Step(), {"w": model.w}, optimizer, clip_norm)
     engine = Engine(EngineConfig(device="cpu"))
     x = torch.tensor([1.0, 3.0])
     return take_step(
@@ -114,6 +114,13 @@ def test_companions_are_asked_in_their_order():
         ("stepped", after, 30.0),
         ("after step", after, 30.0),
     ]
+
+
+@pytest.mark.parametrize(("clip_norm", "gradient"), [(3.0, 3), (31.0, 30)])
+def test_a_gradient_that_is_too_long_is_cut_to_length_before_the_decay(clip_norm, gradient):
+    model = Scale()
+    stepped(model, Product(), clip_norm=clip_norm)
+    assert model.w.item() == pytest.approx(2 - 0.1 * (gradient + 2))
 
 
 @pytest.mark.parametrize("shift", [float("nan"), float("inf")])

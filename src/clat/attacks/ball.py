@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from clat.attacks.draws import normal_like, uniform_like
 from clat.core.errors import unknown
 from clat.core.threat_model import NORMS, ThreatModel
 
@@ -51,19 +52,18 @@ class Ball:
     def random_point(self, generator: torch.Generator) -> Tensor:
         """A uniform point of the ball around x, then clipped to the image range."""
         if self.norm == "linf":
-            noise = torch.rand(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+            noise = uniform_like(self.x, generator)
             return self.project(self.x + (2 * noise - 1) * self.eps)
-        direction = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
+        direction = normal_like(self.x, generator)
         dimension = math.prod(self.x.shape[1:])
-        radius = torch.rand(len(self.x), generator=generator, device=self.x.device, dtype=self.x.dtype)
+        radius = uniform_like(self.x.flatten(1)[:, 0], generator)
         step = self.unit(direction) * (self.eps * _column(radius ** (1 / dimension), self.x))
         return self.project(self.x + step)
 
     def nearby_point(self, generator: torch.Generator, scale: float = 0.001) -> Tensor:
         """x + scale * N(0, 1), projected: where TRADES and its kin start, a little off x, where their divergence
         has no gradient."""
-        noise = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
-        return self.project(self.x + scale * noise)
+        return self.project(self.x + scale * normal_like(self.x, generator))
 
     def starting_point(self, start: RandomStart, generator: torch.Generator) -> Tensor:
         """Where `start` says."""

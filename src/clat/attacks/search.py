@@ -20,7 +20,8 @@ class Search(Protocol):
     """An iterative attack on a batch of samples that need not have started together.
 
     A state holds at least `adv` (N, ...), the example found so far, and `done` (N,) bool: nothing more will be
-    tried. The model is in attack mode. What a search does with a sample must depend on that sample's row alone.
+    tried. It may hold `claim` (N,) bool: the example may well do, and is worth a verdict before the search goes on.
+    The model is in attack mode. What a search does with a sample must depend on that sample's row alone.
     """
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
@@ -75,13 +76,14 @@ def run_searches(
     batch_size: int | None = None,
     device: torch.device | None = None,
     finished: Callable[[Tensor, Tensor, Tensor], Tensor | None],
+    claimed: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None,
 ) -> None:
     """Several searches on the same samples, in order, though a later one may begin while an earlier one goes on.
 
     `searches`: alike but for how they start, as those for several targets are; `wanted`: which search is to be
     made on which sample, (S, N) bool (None: each on all); the rest as for `run_search`. `finished(number, rows,
     adv)` is told the search too, (M,) int64, and may return which samples are settled, (N,) bool: what is still
-    searched for on them is given up.
+    searched for on them is given up. `claimed`, called alike, is told of claims; None: nobody is.
     """
     device = x.device if device is None else device
     size = len(x) if batch_size is None else batch_size
@@ -102,12 +104,18 @@ def run_searches(
         held = torch.cat([held, new])
         assert state is not None
         # Copying the rest together costs a pass over the state, about a quarter of an iteration.
-        lost = 0
+        lost, settled = 0, None
         while 4 * (lost := lost + len(searches) * int(state["done"].sum())) < max(1, len(held)):
             searches[0].step(state)
+            if claimed is not None and "claim" in state and (claim := state["claim"]).any():
+                claims = held[claim.cpu()]
+                settled = claimed(claims[:, 0], claims[:, 1], state["adv"][claim])
+                break
         done = state["done"]
-        leaving = held[done.cpu()]
-        settled = finished(leaving[:, 0], leaving[:, 1], state["adv"][done])
+        if done.any():
+            leaving = held[done.cpu()]
+            told = finished(leaving[:, 0], leaving[:, 1], state["adv"][done])
+            settled = settled if told is None else told
         keep = ~done
         if settled is not None:
             keep &= ~settled[held[:, 1]].to(device)

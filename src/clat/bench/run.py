@@ -99,7 +99,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
         model = with_statistics(copy.deepcopy(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
         measured: dict[str, RepeatedStep] = {}
         for label, stage in bench.stages.items():
-            stage.objective.requires(model)
+            stage.objective.requires(model, torch.zeros(1, *bench.image_shape))
             measured[label] = stack.enter_context(
                 repeated_step(model, images, stage, engine, bench.engine, seed=bench.seed)
             )
@@ -125,13 +125,13 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
                 warmup_seconds=warmup[label],
             )
             if bench.profile:
-                rows[label].profile = profile_step(made, bench.engine.precision)
+                rows[label].profile = profile_step(made, engine.precision)
         _compare(rows, times, bench)
     return {
         "benchmark": "steps",
         "batch_size": bench.batch_size,
         "image_shape": bench.image_shape,
-        "engine": asdict(bench.engine),
+        "engine": asdict(bench.engine.resolved()),
         "rounds": bench.rounds,
         "rows": {label: {k: v for k, v in asdict(row).items() if v is not None} for label, row in rows.items()},
         "plain": {name: {"seconds": times[name].seconds, "cpu_seconds": times[name].cpu_seconds} for name in plain},

@@ -35,9 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
     parser.add_argument("--num-classes", type=int, default=10)
-    parser.add_argument(
-        "--precision", default="32", choices=["32", "bf16-mixed"], help="32, bf16-mixed (default: 32)"
-    )
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--contiguous", action="store_true", help="the default memory layout, not channels_last")
     parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the blocks")
     parser.add_argument("--rounds", type=int, default=5, help="in which all steps take turns (default: 5)")
@@ -57,8 +55,10 @@ def run(options: argparse.Namespace) -> int:
     from clat.bench import Bench, measure
     from clat.bench.table import profile_table, steps_table, surroundings_lines
     from clat.models import load_model
+    from clat.network.outputs import logits_only
     from clat.runtime.engine import EngineConfig
     from clat.training.prepare import check_model
+    from clat.training.trial import check_training_mode
 
     outputs = Outputs(options.out)
     engine = EngineConfig(
@@ -85,7 +85,10 @@ def run(options: argparse.Namespace) -> int:
         depths = tuple(options.depths) if options.depths else None
         model = load_model(options.model, num_classes=options.num_classes, width=options.width, depths=depths)
     check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
-    result = {"model": options.model, "width": options.width, "depths": depths, **measure(model, settings)}
+    check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
+    with logits_only(model):
+        measured = measure(model, settings)
+    result = {"model": options.model, "width": options.width, "depths": depths, **measured}
     show(steps_table(result))
     for line in surroundings_lines(result):
         say(line)
@@ -111,7 +114,7 @@ def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | 
         label = name
         if steps is not None and "steps" in {field.name for field in fields(known[name])}:
             settings["objective"]["steps"] = steps
-        if name.startswith("clat"):
+        if known[name].needs_selection:
             if not layers:
                 raise ClatError(f"the objective '{name}' needs layers to move: --layers 11")
             settings["selection"] = {"rule": "named", "layers": list(layers)}

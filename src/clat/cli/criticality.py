@@ -14,8 +14,11 @@ from clat.core.units import parse_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor, nn
 
     from clat.criticality.ranking_report import Ranked
+    from clat.criticality.rankings import AnyRanking
+    from clat.network.layers import Layer
 
 HELP = "rank the layers of a network, by criticality or otherwise"
 
@@ -23,7 +26,7 @@ HELP = "rank the layers of a network, by criticality or otherwise"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument(
-        "--ranking", help="clat (its criticality, the default), mrc, activation, rewinding, rewinding-drop"
+        "--ranking", help="clat (criticality, the default), mrc, activation, rewinding, rewinding-drop"
     )
     parser.add_argument("--compare", action="store_true", help="measure every ranking and correlate them")
     add_model_options(parser)
@@ -37,9 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
     parser.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
-    parser.add_argument("--normaliser", default="numel", help="numel (paper), sqrt, relative")
+    parser.add_argument("--normaliser", help="numel (paper's weakness), sqrt, relative, none (paper's curvature)")
     parser.add_argument("--tap", default="output", help="output (paper), norm, activation")
     parser.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
+    parser.add_argument(
+        "--predecessor", default="forward", help="of a layer in C: forward (paper's order, the default), input"
+    )
     parser.add_argument("--radius", type=float, default=0.1, help="mrc: relative change of a weight (default: 0.1)")
     parser.add_argument("--epochs", type=int, default=10, help="mrc: epochs of the ascent (default: 10)")
     parser.add_argument("--lr", type=float, default=1.0, help="mrc: step size of the ascent (default: 1)")
@@ -51,6 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classifier", action=argparse.BooleanOptionalAction, help="count the classifier (mrc alone: yes)"
     )
+    parser.add_argument("--layers", metavar="GROUP", help="only one sort of layers: attention, mlp, convolutions")
     parser.add_argument(
         "--include", nargs="+", default=[], metavar="PATTERN", help="only layers whose name matches"
     )
@@ -69,12 +76,14 @@ def run(options: argparse.Namespace) -> int:
     from clat.cli.inputs import build_model, pick_device, read_images
     from clat.core.notices import notice
     from clat.core.seeds import permutation
-    from clat.criticality.rankings import layers_to_rank, measure_ranking
     from clat.data import Loader
     from clat.models.files import read_state
+    from clat.network.groups import check_group
+    from clat.network.layers import enumerate_layers
 
     outputs = Outputs(options.out, options.plot)
     rankings = _rankings(options)
+    check_group(options.layers)
     parse_size(options.eps, norm=options.norm)
     initial = None if options.initial is None else read_state(options.initial, options.initial_key)[0]
     device = pick_device(options.device)
@@ -87,24 +96,25 @@ def run(options: argparse.Namespace) -> int:
     chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
     x, y = next(iter(Loader(chosen, len(chosen), device=device).epoch()))
     # RiFT's own ranking, measured alone, has shortcuts and classifier among its layers.
-    layers = layers_to_rank(
-        rankings[0] if len(rankings) == 1 else None,
+    whole = all(ranking.whole_network for ranking in rankings)
+    layers = enumerate_layers(
         model,
         x,
         include=options.include,
         exclude=options.exclude,
-        shortcuts=options.shortcuts,
-        classifier=options.classifier,
+        group=options.layers,
+        shortcuts=whole if options.shortcuts is None else options.shortcuts,
+        classifier=whole if options.classifier is None else options.classifier,
     )
     if options.top < 0:
         raise ClatError(f"--top is {options.top}: expected 0 or more layers to mark")
     top = min(options.top, len(layers))
 
-    def measure(ranking: str) -> Ranked[Any]:
-        names = ("eps", "alpha", "steps", "norm", "normaliser", "tap", "metric", "radius", "epochs", "lr", "seed")
-        settings = {name: getattr(options, name) for name in names}
-        return measure_ranking(ranking, model, x, y, layers=layers, initial=initial, **settings)
+    def measure(ranking: AnyRanking) -> Ranked[Any]:
+        threat = {"eps": options.eps, "norm": options.norm}
+        return ranking.measure(model, x, y, layers=layers, seed=options.seed, initial=initial, **threat)
 
+    _caution(rankings, model, x, layers)
     if options.compare:
         _compare(rankings, measure, top, outputs, without_start=options.initial is None)
     else:
@@ -112,24 +122,42 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rankings(options: argparse.Namespace) -> list[str]:
-    """Return the rankings to measure, by their names."""
-    from clat.criticality.rankings import RANKINGS, REWINDING
+def _rankings(options: argparse.Namespace) -> list[AnyRanking]:
+    """Return the rankings to measure. Each takes of the options what concerns it."""
+    from clat.criticality.rankings import RANKINGS, make_ranking
 
+    rewinding = [name for name, ranking in RANKINGS.items() if ranking.needs_initial]
     if options.compare and options.ranking is not None:
         raise ClatError("--compare measures every ranking: leave --ranking out")
     if options.compare:
-        return [name for name in RANKINGS if options.initial is not None or name not in REWINDING]
+        names = [name for name in RANKINGS if options.initial is not None or name not in rewinding]
+        return [make_ranking(name, vars(options)) for name in names]
     ranking = "criticality" if options.ranking in (None, "clat") else options.ranking
     if ranking not in RANKINGS:
         raise unknown("ranking", options.ranking, ("clat", *RANKINGS))
-    if (ranking in REWINDING) != (options.initial is not None):
+    if (ranking in rewinding) != (options.initial is not None):
         raise ClatError(
             f"--ranking {ranking} needs the weights of the start: --initial FILE"
-            if ranking in REWINDING
-            else f"--initial is for the rankings {' and '.join(REWINDING)}, or for --compare"
+            if ranking in rewinding
+            else f"--initial is for the rankings {' and '.join(rewinding)}, or for --compare"
         )
-    return [ranking]
+    return [make_ranking(ranking, vars(options))]
+
+
+def _caution(rankings: Sequence[AnyRanking], model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> None:
+    """Say where C compares a layer with one that it does not read, or not alone."""
+    from clat.network.chain import layers_off_chain
+
+    if all(getattr(ranking, "predecessor", "input") == "input" for ranking in rankings):
+        return
+    aside = layers_off_chain(model, x, layers)
+    if aside:
+        say(
+            f"caution: {len(aside)} of {len(layers)} layers, {aside[0]} the first, do not read the layer before "
+            "them in forward order, or not it alone, and C compares them with it; --predecessor input compares "
+            "each with what it reads",
+            style="yellow",
+        )
 
 
 def _single(report: Ranked[Any], top: int, outputs: Outputs) -> None:
@@ -149,20 +177,19 @@ def _single(report: Ranked[Any], top: int, outputs: Outputs) -> None:
 
 
 def _compare(
-    rankings: Sequence[str],
-    measure: Callable[[str], Ranked[Any]],
+    rankings: Sequence[AnyRanking],
+    measure: Callable[[AnyRanking], Ranked[Any]],
     top: int,
     outputs: Outputs,
     *,
     without_start: bool,
 ) -> None:
     from clat.criticality.comparison import compare_rankings
-    from clat.criticality.rankings import RANKINGS
 
     reports = []
-    for name in rankings:
-        say(f"measuring {name}: {RANKINGS[name]}")
-        reports.append(measure(name))
+    for ranking in rankings:
+        say(f"measuring {ranking.name}: {ranking.about}")
+        reports.append(measure(ranking))
     comparison = compare_rankings(reports)
     show(comparison.table(top=top))
     if top:

@@ -17,6 +17,7 @@ from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.models import load_model
 from clat.network import modes
+from clat.network.edge import unwrapped
 from clat.recipe.toml import read_recipe
 from clat.training.prepare import check_model
 
@@ -46,6 +47,7 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             weights_key=options.weights_key,
         )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    model = unwrapped(model)
     check_model(model, sample, images.num_classes)
     _check_outputs(model, sample, images)
     foreign = options.weights is not None or ":" in options.model

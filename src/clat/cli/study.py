@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if options.list or options.study is None:
         return _list()
     from clat.studies import find_study
+
+    study = find_study(options.study)  # a slip in the name is told before the rest is loaded
     from clat.studies.collect import rich_table
     from clat.studies.finals import finals_table, run_finals
     from clat.studies.page import write_study_page
@@ -43,7 +45,6 @@ def run(options: argparse.Namespace) -> int:
     from clat.studies.run import run_study
     from clat.studies.tables.groups import group_table
 
-    study = find_study(options.study)
     scale = study.scales[0] if options.scale is None else study.at(options.scale)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")

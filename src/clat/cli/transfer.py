@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         report=lambda name: say(f"attacking {name}"),
         about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
     )
+    for note in matrix.notes:
+        say(f"note: {note}")
     show(matrix.table())
 
     def draw() -> Figure:
@@ -89,7 +91,8 @@ def _described(networks: Iterable[list[str]]) -> dict[str, argparse.Namespace]:
         for setting in settings:
             key, _, value = setting.partition("=")
             if key not in SETTINGS or not value:
-                raise unknown(f"setting of --network {name}", setting, (f"{key}=..." for key in SETTINGS))
+                valid = (f"{key}=..." for key in SETTINGS)
+                raise unknown("setting", setting, valid, where=f" of --network {name}")
             setattr(network, key, value)
         if network.width is not None and not network.width.isdecimal():
             raise ClatError(f"--network {name}: width is '{network.width}', expected a whole number")

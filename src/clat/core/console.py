@@ -1,8 +1,7 @@
 """Consoles, tables and progress bars that show text just as it was written.
 
 rich reads `[...]` as markup and `:name:` as emoji. Files, protocols, classes, layers, recipes and stages are named
-by the user, and a name may hold either; so nothing else in the package makes a console, a table or a column of
-text.
+by the user, and a name may hold either; so nothing else in the package makes a console, a table or a text column.
 """
 
 from __future__ import annotations

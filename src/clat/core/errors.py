@@ -13,8 +13,14 @@ class ClatError(ValueError):
     """
 
 
-def unknown(kind: str, name: object, valid: Iterable[str]) -> ClatError:
-    """The error for a name that does not exist: names the nearest valid one, or lists all of them.
+def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -> ClatError:
+    """Return the error for a name that does not exist: it names the nearest valid one, and lists all of them.
+
+    Args:
+        kind: What the name is of, "model".
+        name: As it was given.
+        valid: The names that there are.
+        where: What follows the name in the message, " of the study 'claim'".
 
     >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
     "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
@@ -23,4 +29,4 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ClatError:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
-    return ClatError(f"unknown {kind} '{name}'; {hint}Valid: {', '.join(shown)}")
+    return ClatError(f"unknown {kind} '{name}'{where}; {hint}Valid: {', '.join(shown)}")

@@ -2,8 +2,15 @@
 
 from clat.criticality.activation import measure_activation_ranking
 from clat.criticality.comparison import RankingComparison, compare_rankings
-from clat.criticality.index import METRICS, NORMALISERS, measure_criticality
+from clat.criticality.index import METRICS, NORMALISERS, PREDECESSORS, measure_criticality
 from clat.criticality.ranking_report import RankingReport
+from clat.criticality.rankings import (
+    ActivationRanking,
+    CriticalityRanking,
+    RewindingDropRanking,
+    RewindingRanking,
+    RobustCriticalityRanking,
+)
 from clat.criticality.report import CriticalityReport
 from clat.criticality.rewinding import measure_rewinding_criticality, measure_rewinding_drop
 from clat.criticality.robust_criticality import measure_robust_criticality
@@ -12,9 +19,15 @@ from clat.criticality.selection import Selection, select
 __all__ = [
     "METRICS",
     "NORMALISERS",
+    "PREDECESSORS",
+    "ActivationRanking",
+    "CriticalityRanking",
     "CriticalityReport",
     "RankingComparison",
     "RankingReport",
+    "RewindingDropRanking",
+    "RewindingRanking",
+    "RobustCriticalityRanking",
     "Selection",
     "compare_rankings",
     "measure_activation_ranking",

@@ -7,10 +7,14 @@ Weakness (paper v1 Eq. 5, v2 Eq. 2) of the feature after layer i, with N_i eleme
 Criticality index (v1 Eq. 6): C_1 = W(F_1), C_i = W(F_i) / W(F_{i-1}), so the product of C_1 ... C_i is W(F_i).
 As the paper does, one perturbation x' (untargeted PGD on the model's output) serves all layers.
 
-Two properties to know before reading a ranking. C_1 is not a ratio, so its place among the others is
-arbitrary. And W shrinks with N_i only as 1/sqrt(N_i) once the change of a single element is given, so C is
-inflated by sqrt(N_{i-1}/N_i) wherever the feature gets smaller: layers after pooling or stride rank high by
-construction. `normaliser="sqrt"` or "relative" and `tap="norm"` do not have this bias.
+F_{i-1} is the previous layer in forward order. Where a network branches, that is not what layer i reads: with
+`predecessor="input"` C_i is W(F_i) / W(I_i), I_i the very tensor that enters layer i (for layer 1 the image). In a
+plain chain of layers both agree from layer 2 on; elsewhere the product of the C_i is then no weakness.
+
+Two properties to know before reading a ranking. C_1 is not a ratio (but with `predecessor="input"`), so its
+place among the others is arbitrary. And W shrinks with N_i only as 1/sqrt(N_i) once the change of a single
+element is given, so C is inflated by sqrt(N_{i-1}/N_i) wherever the feature gets smaller: layers after pooling or
+stride rank high by construction. `normaliser="sqrt"` or "relative" and `tap="norm"` do not have this bias.
 """
 
 from __future__ import annotations
@@ -22,24 +26,31 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.pgd import check_logits, checked_cross_entropy, run_pgd
+from clat.attacks.pgd import checked_cross_entropy, run_pgd
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images, check_labels
+from clat.core.checks import check_images
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
+from clat.network.edge import accept, as_measured
 from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
+from clat.network.logits import check_logits
 
-NORMALISERS = ("numel", "sqrt", "relative")
-"""What the change of a feature is divided by: `numel` N_i (the paper), `sqrt` sqrt(N_i), `relative` the norm
-of the clean feature (which makes the index free of scale and of size)."""
+NORMALISERS = ("numel", "sqrt", "relative", "none")
+"""What the change of a feature is divided by: `numel` N_i (the paper's weakness), `sqrt` sqrt(N_i), `relative` the
+norm of the clean feature (which makes the index free of scale and of size), `none` nothing (the paper's nu)."""
 
 METRICS = ("weakness", "curvature")
 """`weakness`: Eq. 5. `curvature`: nu_i = ||J_i(x')^T (F_i(x') - F_i(x))||_2 / ||x' - x||_2 with the exact
 Jacobian (v1 Eq. 4, v2 Appendix E), of which the weakness is the paper's approximation; it costs one backward
-pass a layer, and the paper leaves it for networks of mixed layer types such as vision transformers."""
+pass a layer, and the paper leaves it for networks of mixed layer types such as vision transformers. The paper
+divides the weakness by N_i and nu by nothing. Its x' maximises each layer's own term; here one x' serves all."""
+
+PREDECESSORS = ("forward", "input")
+"""What the W of a layer is divided by: `forward`, the W of the layer before it in forward order (the paper);
+`input`, the W of the tensor that enters it, which in a network with branches is another feature."""
 
 
 def measure_criticality(
@@ -52,9 +63,10 @@ def measure_criticality(
     steps: int = 10,
     norm: str = "linf",
     x_adv: Tensor | None = None,
-    normaliser: str = "numel",
+    normaliser: str | None = None,
     tap: str = "output",
     metric: str = "weakness",
+    predecessor: str = "forward",
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> CriticalityReport:
@@ -62,20 +74,14 @@ def measure_criticality(
 
     `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`, `steps`, `norm`, `seed`: the PGD attack
     on the output that makes x' (alpha None: 2.5 * eps / steps); `x_adv`: use these examples instead;
-    `normaliser`, `tap`, `metric`: see NORMALISERS, `clat.network.features.TAPS`, METRICS; the defaults are the
-    paper's. `layers`: from `enumerate_layers`, to choose which are ranked. Features are compared in evaluation
-    mode and float32. The model is left without a trace. Raises ClatError for inputs outside [0, 1], unknown
-    options, or a perturbation of zero.
+    `normaliser` (None: by N_i for the weakness, by nothing for the curvature), `tap`, `metric`, `predecessor`: see
+    NORMALISERS, `clat.network.features.TAPS`, METRICS, PREDECESSORS; the defaults are the paper's. `layers`: from
+    `enumerate_layers`, to choose which are ranked. Features are compared in evaluation mode and float32. The model
+    is left without a trace. Raises ClatError for inputs outside [0, 1], unknown options, or a perturbation of zero.
     """
-    for kind, name, valid in (
-        ("normaliser", normaliser, NORMALISERS),
-        ("feature tap", tap, TAPS),
-        ("metric", metric, METRICS),
-    ):
-        if name not in valid:
-            raise unknown(kind, name, valid)
-    check_images(x)
-    check_labels(y, None, len(x))
+    normaliser = default_normaliser(metric) if normaliser is None else normaliser
+    check_names(normaliser, tap, metric, predecessor)
+    model, x = accept(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = list(layers) if layers is not None else enumerate_layers(model, x)
     if not layers:
@@ -87,16 +93,19 @@ def measure_criticality(
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
+        x_adv = as_measured(model, x_adv)
         if torch.equal(x_adv, x):
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
         with torch.autocast(x.device.type, enabled=False):
             measure = _weaknesses if metric == "weakness" else _curvatures
-            per_layer, logits = measure(model, x, x_adv, layers, tap, normaliser)
-    weakness = [values.double().mean().item() for values in per_layer]
-    for layer, value in zip(layers, weakness, strict=True):
+            measured, logits = measure(model, x, x_adv, layers, tap, normaliser, predecessor == "input")
+    means = [values.double().mean().item() for values in measured]
+    for layer, value in zip((*layers, *layers), means, strict=False):
         if not math.isfinite(value):
             raise ClatError(f"layer '{layer.name}' gives NaN or infinite features: are the model's weights finite?")
     clean_accuracy, adversarial_accuracy = _accuracies(logits, y)
+    weakness, entering = means[: len(layers)], means[len(layers) :]
+    before: list[float | None] = [*entering] or [None, *weakness[:-1]]
     rows = [
         CriticalityRow(
             index=layer.index,
@@ -105,7 +114,8 @@ def measure_criticality(
             num_params=layer.num_params,
             feature_shape=layer.feature_shape,
             weakness=weakness[i],
-            criticality=weakness[i] if i == 0 else _ratio(weakness[i], weakness[i - 1]),
+            criticality=weakness[i] if (previous := before[i]) is None else _ratio(weakness[i], previous),
+            input_weakness=entering[i] if entering else None,
         )
         for i, layer in enumerate(layers)
     ]
@@ -119,14 +129,32 @@ def measure_criticality(
         normaliser=normaliser,
         tap=tap,
         metric=metric,
+        predecessor=predecessor,
         seed=seed,
         clean_accuracy=clean_accuracy,
         adversarial_accuracy=adversarial_accuracy,
     )
 
 
+def default_normaliser(metric: str) -> str:
+    """Return what the paper divides by: N_i under "weakness", nothing under "curvature"."""
+    return "none" if metric == "curvature" else "numel"
+
+
+def check_names(normaliser: str, tap: str, metric: str, predecessor: str) -> None:
+    """Raise ClatError, with the nearest valid name, for one that is none."""
+    for kind, name, valid in (
+        ("normaliser", normaliser, NORMALISERS),
+        ("feature tap", tap, TAPS),
+        ("metric", metric, METRICS),
+        ("predecessor", predecessor, PREDECESSORS),
+    ):
+        if name not in valid:
+            raise unknown(kind, name, valid)
+
+
 def _ratio(value: float, previous: float) -> float:
-    """W(F_i) / W(F_{i-1}); infinite after a layer that does not respond at all, NaN between two such."""
+    """Return `value` / `previous`; infinite after a layer that does not respond at all, NaN between two such."""
     if previous > 0:
         return value / previous
     return math.inf if value > 0 else math.nan
@@ -139,11 +167,12 @@ def _weaknesses(
     layers: Sequence[Layer],
     tap: str,
     normaliser: str,
+    inputs: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Per layer the normalised change of each sample, (N,), and the logits of x and x_adv, (2 N, classes).
+    """Return per layer the normalised change of each sample, (N,), and the logits of x and x_adv, (2 N, classes).
 
-    One forward pass over both halves; each change is reduced where it arises, so that never more than one
-    layer's features are held.
+    With `inputs`, the changes of what enters each layer follow those of the layers. One forward pass over both
+    halves; each change is reduced where it arises, so that never more than one layer's features are held.
     """
 
     def change(feature: Tensor, layer: Layer) -> Tensor:
@@ -151,7 +180,8 @@ def _weaknesses(
         return feature_distance(after, before) / _normalisation(before, normaliser)
 
     with torch.no_grad():
-        changes, logits = read_features(model, torch.cat([x, x_adv]), layers, tap=tap, reduce=change)
+        both = torch.cat([x, x_adv])
+        changes, logits = read_features(model, both, layers, tap=tap, reduce=change, inputs=inputs)
     return changes, logits
 
 
@@ -162,13 +192,15 @@ def _curvatures(
     layers: Sequence[Layer],
     tap: str,
     normaliser: str,
+    inputs: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Per layer nu_i of each sample: the backward pass of <F_i(x'), F_i(x') - F_i(x)>, second factor fixed."""
+    """Return per layer, and with `inputs` of what enters each, nu_i of each sample: the backward pass of
+    <F_i(x'), F_i(x') - F_i(x)>, second factor fixed."""
     with torch.no_grad():
-        clean, logits = read_features(model, x, layers, tap=tap)
+        clean, logits = read_features(model, x, layers, tap=tap, inputs=inputs)
     point = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
-        moved, moved_logits = read_features(model, point, layers, tap=tap)
+        moved, moved_logits = read_features(model, point, layers, tap=tap, inputs=inputs)
     length = (x_adv - x).flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
     result = []
     for i, (after, before) in enumerate(zip(moved, clean, strict=True)):
@@ -176,7 +208,7 @@ def _curvatures(
             result.append(torch.zeros(len(x), device=x.device))
             continue
         (pulled,) = torch.autograd.grad(
-            after, point, grad_outputs=(after - before).detach(), retain_graph=i + 1 < len(layers)
+            after, point, grad_outputs=(after - before).detach(), retain_graph=i + 1 < len(moved)
         )
         result.append(pulled.flatten(1).norm(dim=1) / length / _normalisation(before, normaliser))
     if logits is None or moved_logits is None:
@@ -186,6 +218,8 @@ def _curvatures(
 
 def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
     elements = clean.shape[1]
+    if normaliser == "none":
+        return 1.0
     if normaliser == "numel":
         return float(elements)
     if normaliser == "sqrt":

@@ -8,23 +8,20 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from clat.attacks.pgd import check_logits
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.cost import Cost, metered
 from clat.network.layers import Layer
+from clat.network.logits import check_logits
+from clat.network.swap import swapped
 
 Weights = Mapping[str, Tensor]
 """Parameters by their names in the model."""
 
 
-def check_ranking(x: Tensor, y: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
-    """What every ranking asks of its input."""
-    check_images(x)
-    check_labels(y, None, len(x))
+def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
+    """What every ranking asks beside a network and images (`clat.network.edge`)."""
     if len(x) == 0:
         raise ClatError("the batch holds no image: a ranking needs some to measure on")
     if not layers:
@@ -53,7 +50,8 @@ def layer_weights(model: nn.Module, layer: Layer) -> dict[str, Tensor]:
 
 def logits_with(model: nn.Module, weights: Weights, x: Tensor) -> Tensor:
     """The model's output where these weights stand in for its own; gradients flow to them."""
-    logits: Tensor = functional_call(model, dict(weights), (x,))
+    with swapped(model, weights):
+        logits: Tensor = model(x)
     return logits
 
 

@@ -11,19 +11,28 @@ from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.criticality.ranking_report import LayerRow, Ranked
 
+COMPARED = {
+    "forward": "C: W over the W of the layer before it in forward order, which may not be what it reads",
+    "input": "C: W over the W of what enters the layer",
+}
+"""What C is under each of `clat.criticality.PREDECESSORS`, for the reader of a table."""
+
 
 @dataclass(frozen=True)
 class CriticalityRow(LayerRow):
-    """One layer: its number (from 1), name, kind, weight count, feature shape, W(F_i) and C_i."""
+    """One layer: its number (from 1), name, kind, weight count, feature shape, W(F_i) and C_i. `input_weakness`: W
+    of what enters the layer, where that is what C compares with."""
 
     feature_shape: tuple[int, ...]
     weakness: float
     criticality: float
+    input_weakness: float | None = None
 
 
 @dataclass(frozen=True)
 class CriticalityReport(Ranked[CriticalityRow]):
-    """`rows` in forward order, and how they were measured. `alpha` is in image units."""
+    """`rows` in forward order, and how they were measured. `alpha` is in image units; `predecessor`: what the W of
+    a layer is divided by, see `clat.criticality.PREDECESSORS`."""
 
     rows: list[CriticalityRow]
     eps: str
@@ -38,17 +47,22 @@ class CriticalityReport(Ranked[CriticalityRow]):
     clean_accuracy: float
     adversarial_accuracy: float
     ranking: str = "criticality"
+    predecessor: str = "forward"
 
     def value(self, row: CriticalityRow) -> float:
         return row.criticality
 
+    def is_ratio(self, row: CriticalityRow) -> bool:
+        """Return whether C of the row is a ratio: of layer 1, which has none before it, it is the weakness."""
+        return self.predecessor == "input" or row is not self.rows[0]
+
     def comparable(self, row: CriticalityRow) -> bool:
-        """Layer 1 is not: its C is a weakness, no ratio."""
-        return super().comparable(row) and row is not self.rows[0]
+        """Return whether C is a ratio, and defined."""
+        return super().comparable(row) and self.is_ratio(row)
 
     def bottom(self, k: int) -> list[str]:
-        """The names of the k layers with the smallest C, smallest first; layer 1, whose C is no ratio, aside."""
-        ratios = [row.name for row in self.ranked() if row is not self.rows[0]]
+        """The names of the k layers with the smallest C, smallest first; layer 1, if its C is no ratio, aside."""
+        ratios = [row.name for row in self.ranked() if self.is_ratio(row)]
         if not 0 < k <= len(ratios):
             raise ClatError(f"k is {k}, but only {len(ratios)} layers have a ratio to rank by")
         return ratios[::-1][:k]
@@ -60,6 +74,8 @@ class CriticalityReport(Ranked[CriticalityRow]):
         for row in data["rows"]:
             row["criticality"] = row["criticality"] if math.isfinite(row["criticality"]) else None
             row["feature_shape"] = list(row["feature_shape"])
+            if row["input_weakness"] is None:
+                del row["input_weakness"]
         return {"what": "criticality", **data}
 
     @classmethod
@@ -76,15 +92,14 @@ class CriticalityReport(Ranked[CriticalityRow]):
         """A rich table in forward order, the `top` most critical layers marked."""
         table = Table(
             title=f"Criticality, {self.n} images, {self.norm} eps {self.eps}, PGD-{self.steps}",
-            caption=f"{self.metric}, normaliser {self.normaliser}, tap {self.tap}; accuracy on these images "
-            f"{self.clean_accuracy:.1%} clean, {self.adversarial_accuracy:.1%} attacked",
+            caption=f"{self.metric}, normaliser {self.normaliser}, tap {self.tap}; {COMPARED[self.predecessor]}; "
+            f"accuracy on these images {self.clean_accuracy:.1%} clean, {self.adversarial_accuracy:.1%} attacked",
         )
-        first = self.rows[0].index if self.rows else None
         columns = [
             ("feature", "left", lambda row: "x".join(map(str, row.feature_shape))),
             ("weights", "right", lambda row: f"{row.num_params:,}"),
             ("W", "right", lambda row: f"{row.weakness:.3e}"),
-            ("C", "right", lambda row: f"{row.criticality:.3g}" + (" (= W)" if row.index == first else "")),
+            ("C", "right", lambda row: f"{row.criticality:.3g}" + ("" if self.is_ratio(row) else " (= W)")),
         ]
         return self.table_of(table, columns, top)
 

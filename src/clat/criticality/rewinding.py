@@ -22,7 +22,6 @@ already larger than most weights. A layer is its weight and bias. BatchNorm keep
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -43,7 +42,10 @@ from clat.criticality.probing import (
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.models.files import fit_state
+from clat.network.edge import accept
+from clat.network.exchange import copied, tensors_of
 from clat.network.layers import Layer, enumerate_layers
+from clat.network.swap import swapped
 
 REWINDING_LOSSES = ("error", "cross-entropy")
 SIGMAS = tuple(10 ** (-3 + k / 3) for k in range(10))
@@ -67,8 +69,9 @@ def measure_rewinding_drop(
     nothing is drawn. The model is left without a trace. Raises ClatError if `initial` does not fit, or equals the
     model in every layer.
     """
+    model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
-    check_ranking(x, y, layers, batch_size)
+    check_ranking(x, layers, batch_size)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
         loss, accuracy = loss_and_accuracy(model, {}, x, y, batch_size)
@@ -115,12 +118,10 @@ def measure_rewinding_criticality(
     (alpha, sigma), the one that meets the threshold at the smallest value is found exactly; alpha = 0, whose value
     is 0 for every sigma, is tried with the smallest alone. An unchanged layer has mu = 0.
     """
+    model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
-    check_ranking(x, y, layers, batch_size)
-    if loss not in REWINDING_LOSSES:
-        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
-    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
-        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
+    check_ranking(x, layers, batch_size)
+    check_search(loss, alphas, draws, sigmas)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
         judge = _loss(model, x, y, loss, batch_size)
@@ -151,6 +152,14 @@ def measure_rewinding_criticality(
         baseline={loss: final},
         cost=cost,
     )
+
+
+def check_search(loss: str, alphas: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> None:
+    """Raise ClatError for a loss that is none, or a grid without points."""
+    if loss not in REWINDING_LOSSES:
+        raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
+    if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
+        raise ClatError("rewinding needs at least 2 alphas, 1 draw, and sigmas above 0")
 
 
 Loss = Callable[[Weights], float]
@@ -212,9 +221,9 @@ def _first_weights(
     model: nn.Module, initial: Mapping[str, Tensor], layers: Sequence[Layer]
 ) -> dict[str, dict[str, Tensor]]:
     """Layer -> its initial weights, by their names in the model."""
-    start = copy.deepcopy(model)
-    fit_state(start, initial, "of the start")
-    first = {layer.name: layer_parameters(start, layer) for layer in layers}
+    with swapped(model, copied(tensors_of(model))):  # a deep copy fails where a hook computes weights
+        fit_state(model, initial, "of the start")
+        first = {layer.name: layer_parameters(model, layer) for layer in layers}
     if all(
         torch.equal(tensor, first[layer.name][name])
         for layer in layers

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import InitVar, dataclass, fields
+from typing import Annotated, Any, Literal
 
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
-from clat.core.units import Size, parse_size
-from clat.criticality.index import METRICS, NORMALISERS
+from clat.core.units import Size
 from clat.criticality.ranking_report import Ranked
-from clat.criticality.rankings import RANKINGS, REWINDING, layers_to_rank
-from clat.network.features import TAPS
-from clat.network.layers import Layer, find_layers
+from clat.criticality.rankings import AnyRanking, CriticalityRanking, make_ranking
+from clat.network.groups import check_group
+from clat.network.layers import Layer, enumerate_layers, find_layers
 from clat.network.modes import BN_POLICIES
+
+FLAT = {"steps": 10, "normaliser": "numel", "tap": "output", "metric": "weakness"}
+"""Settings of a ranking that may stand beside its name, as all did before rankings had tables, and what older
+recipes say of them whatever they rank by."""
+
+BY_CRITICALITY = CriticalityRanking()
+
+
+def _leave_names(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Leave a ranking's name to `Selection`, which has the settings that stand beside it."""
+    return value if isinstance(value, str) else check(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +40,10 @@ class Selection:
     """`critical`: the k most critical by `ranking`. `least-critical`: the k least, for CLAT's criticality layer 1
     aside (its C is no ratio). `random`: k layers drawn anew at each selection. `all`: every layer. `named`:
     those in `layers`."""
-    ranking: Literal["criticality", "mrc", "activation", "rewinding", "rewinding-drop"] = "criticality"
-    """What `critical` and `least-critical` rank by, see `clat.criticality.rankings.RANKINGS`: CLAT's criticality,
-    or another. RiFT is `rule = "least-critical", ranking = "mrc", k = 1`."""
+    ranking: Annotated[AnyRanking, WrapValidator(_leave_names)] = BY_CRITICALITY
+    """What `critical` and `least-critical` rank by, see `clat.criticality.rankings`: criticality, or another.
+    A ranking, in a recipe a table {name = "mrc", radius = 0.2}, or its name with what is to differ beside it: RiFT
+    is `rule = "least-critical", ranking = "mrc", k = 1`."""
     k: int = 1
     """How many layers (paper: about 5 % of them; 1 for ResNet-18, 3 for ResNet-50, 5 for DenseNet-121)."""
     every: int = 10
@@ -41,6 +54,8 @@ class Selection:
     """Only layers whose name matches one of these patterns take part ("layer3.*")."""
     exclude: tuple[str, ...] = ()
     """Layers whose name matches one of these patterns do not take part."""
+    group: Literal["attention", "mlp", "convolutions"] | None = None
+    """Only the layers of one sort take part, see `clat.network.groups.LAYER_GROUPS`."""
     shortcuts: bool | None = None
     """Whether projection shortcuts take part; None: only under "mrc", as RiFT ranks every convolution and linear
     layer."""
@@ -52,39 +67,25 @@ class Selection:
     """Which of several state dicts in that file, as `model.weights_key`."""
     num_samples: int = 100
     """Held-out images on which layers are ranked (CLAT's paper: one batch; 10 suffice)."""
-    steps: int = 10
-    """Steps of the attack within this measurement."""
-    alpha: Size | None = None
-    """Step size of this attack; None: 2.5 * eps / steps, or eps / steps of the activation attack."""
-    normaliser: Literal["numel", "sqrt", "relative"] = "numel"
-    """See `clat.criticality.NORMALISERS`; numel is the paper's."""
-    tap: Literal["output", "norm", "activation"] = "output"
-    """See `clat.network.features.TAPS`; the paper says the output of the layer."""
-    metric: Literal["weakness", "curvature"] = "weakness"
-    """See `clat.criticality.METRICS`."""
+    # Settings of a ranking that is given by its name; they end in `ranking`.
+    steps: InitVar[int | None] = None
+    alpha: InitVar[Size | None] = None
+    normaliser: InitVar[Literal["numel", "sqrt", "relative", "none"] | None] = None
+    tap: InitVar[Literal["output", "norm", "activation"] | None] = None
+    metric: InitVar[Literal["weakness", "curvature"] | None] = None
 
-    def __post_init__(self) -> None:
-        for kind, name, valid in (
-            ("normaliser", self.normaliser, NORMALISERS),
-            ("feature tap", self.tap, TAPS),
-            ("metric", self.metric, METRICS),
-            ("ranking", self.ranking, RANKINGS),
-        ):
-            if name not in valid:
-                raise unknown(kind, name, valid)
-        for what, number, least in (
-            ("k", self.k, 1),
-            ("every", self.every, 0),
-            ("num_samples", self.num_samples, 1),
-            ("steps", self.steps, 1),
-        ):
-            if number < least:
-                raise ClatError(f"selection.{what} is {number}: expected at least {least}")
-        if self.alpha is not None:
-            parse_size(self.alpha, what="selection.alpha", norm="l2")
-        if self.ranking != "criticality" and not self.ranks:
-            raise ClatError(f"selection.ranking is '{self.ranking}', but the rule '{self.rule}' ranks nothing")
-        if self.initial is not None and self.ranking not in REWINDING:
+    def __post_init__(
+        self, steps: int | None, alpha: Size | None, normaliser: str | None, tap: str | None, metric: str | None
+    ) -> None:
+        flat = {"steps": steps, "alpha": alpha, "normaliser": normaliser, "tap": tap, "metric": metric}
+        given = {name: value for name, value in flat.items() if value is not None}
+        object.__setattr__(self, "ranking", _resolved(self.ranking, given))
+        check_group(self.group)
+        for what, least in (("k", 1), ("every", 0), ("num_samples", 1)):
+            at_least(f"selection.{what}", getattr(self, what), least)
+        if self.ranking.name != "criticality" and not self.ranks:
+            raise ClatError(f"selection.ranking is '{self.ranking.name}', but the rule '{self.rule}' ranks nothing")
+        if self.initial is not None and not self.ranking.needs_initial:
             raise ClatError("selection.initial names the weights of the rewinding rankings, and only of those")
         if self.initial_key is not None and self.initial is None:
             raise ClatError("selection.initial_key belongs to a weight file: name one in selection.initial")
@@ -102,36 +103,71 @@ class Selection:
 
     def candidates(self, model: nn.Module, x: Tensor) -> list[Layer]:
         """The layers that take part, in forward order. `x`: (N, C, H, W) in [0, 1], of which one image is used."""
-        return layers_to_rank(
-            self.ranking,
+        whole = self.ranking.whole_network
+        return enumerate_layers(
             model,
             x,
             include=self.include,
             exclude=self.exclude,
-            shortcuts=self.shortcuts,
-            classifier=self.classifier,
+            group=self.group,
+            shortcuts=whole if self.shortcuts is None else self.shortcuts,
+            classifier=whole if self.classifier is None else self.classifier,
         )
 
 
-def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> tuple[Layer, ...]:
-    """The layers that move until the next selection, in forward order.
+def _resolved(ranking: AnyRanking | str, flat: dict[str, Any]) -> AnyRanking:
+    """Return the ranking that is meant by itself or by its name and the settings `flat` that stand beside it."""
+    if not isinstance(ranking, str):
+        if not flat:
+            return ranking
+        if ranking != type(ranking)():
+            name = next(iter(flat))
+            raise ClatError(
+                f"selection.{name} is a setting of the ranking: write it into its table, "
+                f'ranking = {{ name = "{ranking.name}", {name} = ... }}'
+            )
+        ranking = ranking.name  # it says no more than that, as the default does
+    try:
+        found = make_ranking(ranking, flat)
+    except ClatError as error:
+        place = "selection." if str(error).split()[0] in flat else ""
+        raise ClatError(f"{place}{error}") from None
+    own = {each.name for each in fields(found)}
+    for name, value in flat.items():
+        if name not in own and value != FLAT.get(name):
+            raise ClatError(f"selection.{name} is no setting of the ranking '{ranking}': leave it out")
+    return found
 
-    `layers`: the candidates; `report`: their ranking, needed by the rules that rank; `seed`: for `random`.
-    Raises ClatError if k exceeds the number of candidates or a named layer does not exist.
+
+def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> list[str]:
+    """Return the names of the layers that move until the next selection, in forward order.
+
+    Args:
+        rule: the stage's selection.
+        layers: the candidates, `rule.candidates(model, x)`.
+        report: their ranking, needed by the rules that rank.
+        seed: of the draw, for the rule `random`.
+
+    Raises:
+        ClatError: k exceeds the number of candidates, a named layer does not exist, or the report is missing.
     """
+    return [layer.name for layer in find_layers(layers, _chosen(rule, layers, report, seed))]
+
+
+def _chosen(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> list[str]:
+    """Return the names, or in the rule `named` the numbers, in any order."""
+    names = [layer.name for layer in layers]
     if rule.rule == "all":
-        return tuple(layers)
+        return names
     if rule.rule == "named":
-        return tuple(find_layers(layers, [str(name) for name in rule.layers]))
+        return [str(name) for name in rule.layers]
     if rule.k > len(layers):
         raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
     if rule.rule == "random":
-        return tuple(
-            find_layers(layers, [layer.name for layer in random.Random(seed).sample(list(layers), rule.k)])
-        )
+        return random.Random(seed).sample(names, rule.k)
     if report is None:
         raise ClatError(f"the rule '{rule.rule}' needs a criticality report or another ranking")
-    return tuple(find_layers(layers, (report.top if rule.rule == "critical" else report.bottom)(rule.k)))
+    return (report.top if rule.rule == "critical" else report.bottom)(rule.k)
 
 
 def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> dict[str, nn.Parameter]:

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
-from clat.evaluation.evaluate import Evaluation, Report, evaluate
+from clat.evaluation.evaluate import evaluate
+from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.result import Evaluation
+from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
 from clat.network import modes
 from clat.network.cost import Cost
+from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**30
@@ -43,12 +47,14 @@ def evaluate_set(
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
 
     `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
-    file name from which an interrupted evaluation goes on; each process and part adds its number to it. Within
-    torch.distributed, each process takes every world-th image, reports on its own, and all return the whole result;
-    a sample's verdict does not depend on which process had it. `channels_last`: the memory layout while it goes on,
+    file name from which an interrupted evaluation goes on; each part adds its number to it, and so does the number
+    of processes, where there are several. Within torch.distributed, each process takes a share whenever it is free
+    (`clat.evaluation.shares`), reports on its own, and all return the whole result; a sample's verdict does not
+    depend on which process had it. `channels_last`: the memory layout while it goes on,
     faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
     `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
     """
+    model = unwrapped(model)
     where = f"'{images.name}/{images.split}'"
     if len(images) == 0:
         raise ClatError(f"{where} is empty: there is nothing to evaluate")
@@ -68,29 +74,35 @@ def evaluate_set(
     def evaluated(number: int, part: Tensor) -> Evaluation:
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
-        file = None if state is None else Path(state).with_name(f"{Path(state).name}.{rank}-{number}")
+        file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
         options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
         with modes.in_layout(model, layout):
             return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
 
-    parts = [part for part in ids[rank::world].split(size) if len(part)]
-    if world == 1:
-        own_parts = [evaluated(number, part) for number, part in enumerate(parts)]
-        return _joined(own_parts, torch.arange(len(ids)), notes)
-    own: list[Evaluation] | ClatError
+    prefix = "0" if world == 1 else f"{world}p"
+    parts = cut_shares(len(ids), world, size)
+    shares = Shares(len(parts), rank, world)
+    own: dict[int, Evaluation] = {}
+    failure: ClatError | None = None
     try:
-        own = [evaluated(number, part) for number, part in enumerate(parts)]
+        for number in shares:
+            own[number] = evaluated(number, ids[parts[number]])
     except ClatError as error:
-        own = error  # to be raised by all: the others would wait for this process
+        if world == 1:
+            raise
+        failure = error  # to be raised by all: the others would wait for this process
+        shares.give_up()
+    if world == 1:
+        return _joined([own[number] for number in range(len(parts))], torch.cat(parts), notes)
     _wait_for_all(device)
     gathered: list[Any] = [None] * world
-    dist.all_gather_object(gathered, own)
+    dist.all_gather_object(gathered, failure or own)
     for theirs in gathered:
         if isinstance(theirs, ClatError):
             raise theirs
-    places = torch.cat([torch.arange(len(ids))[start::world] for start in range(world)])
-    whole = _joined([result for theirs in gathered for result in theirs], places, notes)
-    longest = max(sum(result.cost.seconds for result in theirs) for theirs in gathered)
+    results = {number: result for theirs in gathered for number, result in theirs.items()}
+    whole = _joined([results[number] for number in range(len(parts))], torch.cat(parts), notes)
+    longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
 

@@ -44,11 +44,11 @@ class PlannedSearch:
 
 
 def plan_searches(
-    protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1
+    protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1, leave: bool = True
 ) -> tuple[list[PlannedSearch], list[str]]:
     """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
     plain margin where the targeted DLR, which needs 4 classes, cannot be had. `room`: how many images a forward
-    pass may be filled up to."""
+    pass may be filled up to. `leave`: only verdicts count, so that PGD need not go on after its first example."""
     if classes < 2:
         raise ClatError(f"the model has {classes} class: an evaluation needs a wrong one beside the right one")
     result: list[PlannedSearch] = []
@@ -79,7 +79,7 @@ def plan_searches(
             for target in targets:
                 place = derive_seed(seed, spec.label, restart, target)
                 told = spec_targets if target is None else target
-                build = _builder(spec, loss, told, restart, eps, norm, place, room)
+                build = _builder(spec, loss, told, restart, eps, norm, place, room, leave)
                 group = first if alike else len(result)
                 result.append(PlannedSearch(position, spec.label, build, group, exact=spec.attack in EXACT))
     return result, notes
@@ -94,12 +94,15 @@ def _builder(
     norm: str,
     seed: int,
     room: int,
+    leave: bool,
 ) -> Callable[[nn.Module], Search]:
     steps = spec.steps or 0
     if spec.attack == "pgd":
         ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
         what = carlini_wagner if loss == "cw" else cross_entropy
-        return lambda model: PgdSearch(model, eps, ratio * eps, norm, steps, seed=seed, loss=what)
+        return lambda model: PgdSearch(
+            model, eps, ratio * eps, norm, steps, seed=seed, loss=what, verdict=spec.verdict or "last", leave=leave
+        )
     if spec.attack == "apgd":
         return lambda model: ApgdSearch(
             model, eps, norm=norm, steps=steps, loss=loss or "ce", target=target or 1, seed=seed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
-from clat.network.layers import CallCounter, Layer, first_tensor
+from clat.network.layers import CallCounter, Layer, first_argument, first_tensor
 
 TAPS = ("output", "norm", "activation")
 """Where a layer's feature is read: at its own output (the paper's words), after the normalisation that takes
@@ -19,7 +19,8 @@ without the wanted tap falls back to the one before it."""
 
 
 class Features(NamedTuple):
-    """`values`: one entry a layer, in the order asked for; `logits`: None if the forward pass stopped early."""
+    """`values`: one entry a layer, in the order asked for, then, if asked for, one for what enters each;
+    `logits`: None if the forward pass stopped early."""
 
     values: list[Tensor]
     logits: Tensor | None
@@ -37,12 +38,16 @@ def read_features(
     tap: str = "output",
     stop: bool = False,
     flat: bool = True,
+    inputs: bool = False,
     reduce: Callable[[Tensor, Layer], Tensor] | None = None,
 ) -> Features:
     """Run `model` on `x` (N, C, H, W) and return the features of `layers`, each flattened to (N, N_i).
 
     `flat=False` leaves them in their own shape, the batch first, and in their own memory layout, which a flattened
     feature of a channels_last network would have to be copied out of, and its gradient too.
+
+    `inputs=True` reads the tensors that enter the layers as well, by which no tap is meant; a layer that runs
+    twice counts at its first call.
 
     `stop=True` leaves the forward pass at the deepest wanted layer: the logits are then None and nothing above
     it is computed. `reduce(feature, layer)` is applied on the spot, so that a full set of features need not be
@@ -51,18 +56,18 @@ def read_features(
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
     values: dict[int, Tensor] = {}
-    count = x.shape[0]
+    count, wanted = x.shape[0], len(layers) * (2 if inputs else 1)
 
     def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
         if position in values or feature is None:
             return
-        if where in layer.overwritten:
+        if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
             feature = feature.clone()
-        value = feature.movedim(layer.batch_axis, 0)
+        value = feature.movedim(layer.input_axis if where == "input" else layer.batch_axis, 0)
         if flat:
             value = value.reshape(count, -1)
         values[position] = reduce(value, layer) if reduce is not None else value
-        if stop and len(values) == len(layers):
+        if stop and len(values) == wanted:
             raise _Enough
 
     hooked: list[tuple[int, Layer]] = []
@@ -89,6 +94,12 @@ def read_features(
                 lambda module, args, output, p=position, at=layer: keep(p, at, "output", first_tensor(output))
             )
             stack.callback(handle.remove)
+        for position, layer in enumerate(layers, start=len(layers)) if inputs else ():
+            handle = modules[layer.name].register_forward_pre_hook(
+                lambda module, args, named, p=position, at=layer: keep(p, at, "input", first_argument(args, named)),
+                with_kwargs=True,
+            )
+            stack.callback(handle.remove)
         if called:
             stack.enter_context(CallCounter(on_call))
         try:
@@ -98,7 +109,10 @@ def read_features(
     silent = [layer.name for position, layer in enumerate(layers) if position not in values]
     if silent:
         raise ClatError(f"layer '{silent[0]}' gave no feature in this forward pass: call enumerate_layers again")
-    return Features([values[position] for position in range(len(layers))], logits)
+    unread = [layers[position - len(layers)].name for position in range(wanted) if position not in values]
+    if unread:
+        raise ClatError(f"layer '{unread[0]}' takes no tensor, so there is no input to compare it with")
+    return Features([values[position] for position in range(wanted)], logits)
 
 
 def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
@@ -111,10 +125,11 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
 
 
 def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
-    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
+    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32 at least."""
     return feature_norm(feature - other)
 
 
 def feature_norm(feature: Tensor) -> Tensor:
-    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
-    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)
+    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32 at least."""
+    wide = torch.promote_types(feature.dtype, torch.float32)
+    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=wide)

@@ -10,7 +10,7 @@ the 589,824 weights, and ResNet-50's layers 3, 34 and 41 the 823,296, that the p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -23,6 +23,9 @@ from torch.utils.hooks import RemovableHandle
 
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
+from clat.network.edge import unwrapped
+from clat.network.groups import LAYER_GROUPS, check_group, group_of
+from clat.network.outputs import logits_of
 
 LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -45,7 +48,7 @@ ACTIVATIONS = frozenset({
 @dataclass(frozen=True)
 class Layer:
     """One layer. `index` counts from 1 in forward order, `num_params` weight and bias, `feature_shape` is one
-    sample's output without the batch, which is axis `batch_axis` of the output.
+    sample's output without the batch, which is axis `batch_axis` of the output and `input_axis` of the input.
 
     `norm_call` and `activation_call` say which normalisation or activation call of a forward pass (counted
     from 0) belongs to this layer: the normalisation that takes this very output, and the first nonlinearity
@@ -59,6 +62,7 @@ class Layer:
     num_params: int
     feature_shape: tuple[int, ...]
     batch_axis: int = 0
+    input_axis: int = 0
     norm_call: int | None = None
     activation_call: int | None = None
     norm_name: str | None = None
@@ -76,8 +80,9 @@ class _Seen:
     taps: dict[str, tuple[Tensor, int, int]]
     norm_name: str | None = None
 
-    def __init__(self, name: str, module: nn.Module, kind: str, output: Tensor) -> None:
+    def __init__(self, name: str, module: nn.Module, kind: str, entering: Tensor | None, output: Tensor) -> None:
         self.name, self.module, self.kind = name, module, kind
+        self.input_shape = torch.Size([1]) if entering is None else entering.shape
         self.taps = {"output": (output, output._version, -1)}
 
     @property
@@ -113,10 +118,15 @@ class CallCounter(TorchFunctionMode):
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """A module's output as a tensor: attention modules return (output, weights)."""
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
+    """A module's output as a tensor: attention modules return (output, weights), classifiers may return more than
+    logits."""
+    found = logits_of(output)
+    return found if isinstance(found, Tensor) else None
+
+
+def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """Return the first tensor that a module is called with, None if there is none."""
+    return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
 
 
 def kind_of(module: nn.Module) -> str | None:
@@ -130,6 +140,7 @@ def enumerate_layers(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    group: str | None = None,
     shortcuts: bool = False,
     classifier: bool = False,
 ) -> list[Layer]:
@@ -138,17 +149,20 @@ def enumerate_layers(
     `x`: (N, C, H, W) in [0, 1]; one sample is used. `include`: name patterns ("layer3.*", "*.qkv"); a
     layer stays if it matches one of them. A pattern that fits none of the convolution, linear and attention
     layers may name modules of another kind that have parameters ("layer3.0", a block), which are then counted
-    as layers. `exclude`: name patterns of layers to leave out. The numbers count the layers that stay.
+    as layers. `exclude`: name patterns of layers to leave out. `group`: only the layers of one sort, see
+    `clat.network.groups.LAYER_GROUPS`. The numbers count the layers that stay.
     `shortcuts=True` keeps the projection shortcuts of residual blocks (1x1 convolutions below a module whose
     name says shortcut, downsample or skip); `classifier=True` keeps the last layer, whose output are the
     logits. Layers whose output has no batch axis, because no image reaches them, are left out. Raises ClatError
     for a pattern that matches nothing or a model without layers. Leaves no trace in the model.
     """
+    model = unwrapped(model)
+    check_group(group)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
     seen, logits = _trace(model, x[:1], include)
-    doubled = {entry.name: entry.output.shape for entry in _trace(model, x[:1].repeat_interleave(2, 0), include)[0]}
-    seen = [entry for entry in seen if entry.output.shape != doubled[entry.name]]
+    doubled = {entry.name: entry for entry in _trace(model, x[:1].repeat_interleave(2, 0), include)[0]}
+    seen = [entry for entry in seen if entry.output.shape != doubled[entry.name].output.shape]
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
     if not classifier and chosen and _is_classifier(chosen[-1], logits):
         chosen = chosen[:-1]
@@ -158,16 +172,22 @@ def enumerate_layers(
     if include:
         chosen = [entry for entry in chosen if _matches(entry.name, include)]
     chosen = [entry for entry in chosen if not _matches(entry.name, exclude)]
+    if not chosen and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ClatError("the network is TorchScript, which shows no layers: give the nn.Module it was made from")
+    if group is not None:
+        chosen = [entry for entry in chosen if group_of(entry.name, entry.kind) == group]
+        if not chosen:
+            raise ClatError(f"no layer of the group '{group}' is left: {LAYER_GROUPS[group]}")
     if not chosen:
         raise ClatError("no layer is left: the model ran no convolution or linear layer that the patterns keep")
     return [_layer(number, entry, model, doubled[entry.name]) for number, entry in enumerate(chosen, start=1)]
 
 
-def _layer(index: int, entry: _Seen, model: nn.Module, doubled: torch.Size) -> Layer:
-    """`doubled`: the output's shape for two samples, which shows the axis of the batch (sequence-first
-    transformers have it second)."""
+def _layer(index: int, entry: _Seen, model: nn.Module, doubled: _Seen) -> Layer:
+    """`doubled`: the same of two samples, whose shapes show the axis of the batch (sequence-first transformers have
+    it second)."""
     shape = list(entry.output.shape)
-    axis = next((i for i, (one, two) in enumerate(zip(shape, doubled, strict=True)) if one != two), 0)
+    axis = _batch_axis(entry.output.shape, doubled.output.shape)
     if shape[axis] == 1:
         del shape[axis]
     return Layer(
@@ -177,11 +197,17 @@ def _layer(index: int, entry: _Seen, model: nn.Module, doubled: torch.Size) -> L
         num_params=sum(parameter.numel() for parameter in layer_parameters(model, entry.name)),
         feature_shape=tuple(shape),
         batch_axis=axis,
+        input_axis=_batch_axis(entry.input_shape, doubled.input_shape),
         norm_call=entry.call("norm"),
         activation_call=entry.call("activation"),
         norm_name=entry.norm_name,
         overwritten=entry.overwritten(),
     )
+
+
+def _batch_axis(one: torch.Size, two: torch.Size) -> int:
+    """Return the axis in which the shapes of one sample and of two differ."""
+    return next((axis for axis, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), 0)
 
 
 def layer_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
@@ -211,12 +237,12 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
     running_norm: list[str] = []
 
     def note_layer(name: str, kind: str, module: nn.Module) -> RemovableHandle:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, named: Any, output: Any) -> None:
             tensor = first_tensor(output)
             if name not in seen and tensor is not None:
-                seen[name] = _Seen(name, module, kind, tensor)
+                seen[name] = _Seen(name, module, kind, first_argument(args, named), tensor)
 
-        return module.register_forward_hook(hook)
+        return module.register_forward_hook(hook, with_kwargs=True)
 
     def note_call(kind: str, number: int, argument: Any, result: Any) -> None:
         if kind == "norm":

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,16 @@ from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError
 from clat.core.seeds import generator
+from clat.network.computed import plain_weight
 from clat.network.layers import enumerate_layers
+from clat.network.swap import names_of, places
 
 FactorStart = Literal["kaiming", "normal"]
 """How A is drawn: uniform within 1 / sqrt(columns), as ConvLoRA does, or standard normal, as AutoLoRa does."""
+
+
+PURPOSE = "low-rank factors"
+"""What needs the weights plain, in messages."""
 
 
 class LowRank(nn.Module):
@@ -76,9 +82,20 @@ class LowRank(nn.Module):
             return weight + self.scale * (up @ down).view(weight.shape)
 
 
+class _Held(NamedTuple):
+    """A parameter of `module` under `key` that has factors; all `names` of the module, the `order` of its own."""
+
+    module: nn.Module
+    key: str
+    names: list[str]
+    order: list[str]
+    layer: LowRank
+
+
 class Branch:
     """The factors of several layers, named as in `model.named_modules()`. Building it puts them into the network,
-    switched on; the same seed, the same factors. Raises ClatError for a layer that has a parametrization already.
+    switched on; the same seed, the same factors. Layers that share a weight share its factors. Raises ClatError for
+    a layer whose weight is computed already.
     """
 
     def __init__(
@@ -86,16 +103,16 @@ class Branch:
     ) -> None:
         self.model = model
         self.layers: dict[str, LowRank] = {}
-        self._order: dict[str, list[str]] = {}
-        for name in names:
-            module = model.get_submodule(name)
-            if parametrize.is_parametrized(module):
-                raise ClatError(f"layer '{name}' has a parametrization already: low-rank factors need it plain")
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            self.layers[name] = LowRank(weight, rank, scale, start, generator(seed, "low rank", name))
-            self._order[name] = list(module._parameters)
-            parametrize.register_parametrization(module, "weight", self.layers[name])
+        self._held: list[_Held] = []
+        weights = {name: plain_weight(model, name, PURPOSE) for name in names}
+        where = places(model)
+        for name, weight in weights.items():
+            if any(weight is weights[earlier] for earlier in self.layers):
+                continue
+            layer = self.layers[name] = LowRank(weight, rank, scale, start, generator(seed, "low rank", name))
+            for module, key, held in where[id(weight)]:
+                self._held.append(_Held(module, key, names_of(model, module), list(held), layer))
+                parametrize.register_parametrization(module, key, layer)
 
     @property
     def factors(self) -> list[nn.Parameter]:
@@ -117,32 +134,38 @@ class Branch:
 
     def plain_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """The same parameters, the weights by the names that they have without the branch."""
-        return {name.replace(".parametrizations.weight.original", ".weight"): p for name, p in parameters.items()}
+        plain = {f"{name}.original": own for held in self._held for name, own in _names(held)}
+        return {plain.get(name, name): parameter for name, parameter in parameters.items()}
 
     def export_state(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
         """The state dict of the network without the branch, from one of the network with it."""
         state = dict(state)
-        for name, layer in self.layers.items():
-            weight, down, up = (
-                state.pop(f"{name}.parametrizations.weight.{key}") for key in ("original", "0.down", "0.up")
-            )
-            state[f"{name}.weight"] = layer.added(weight, down, up) if merge else weight
+        for held in self._held:
+            for name, own in _names(held):
+                weight, down, up = (state.pop(f"{name}.{part}") for part in ("original", "0.down", "0.up"))
+                state[own] = held.layer.added(weight, down, up) if merge else weight
         return state
 
     def remove(self, *, merge: bool) -> None:
         """Take the factors out of the network, added to the weights or dropped. Parameters keep their identity and
         their order."""
-        for name, layer in self.layers.items():
-            module = self.model.get_submodule(name)
-            weight = module.parametrizations.weight.original  # type: ignore[union-attr]
-            assert isinstance(weight, nn.Parameter)
-            if merge:
-                with torch.no_grad():
+        originals = {held.layer: held.module.parametrizations[held.key].original for held in self._held}  # type: ignore[index,union-attr]
+        if merge:
+            with torch.no_grad():
+                for layer, weight in originals.items():  # once, however many layers share it
                     weight.copy_(layer.added(weight, layer.down, layer.up))
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            for key in self._order[name]:
-                module._parameters[key] = module._parameters.pop(key)
-        self.layers = {}
+        for held in self._held:
+            parametrize.remove_parametrizations(held.module, held.key, leave_parametrized=False)
+            for key in held.order:
+                held.module._parameters[key] = held.module._parameters.pop(key)
+        self.layers, self._held = {}, []
+
+
+def _names(held: _Held) -> Iterator[tuple[str, str]]:
+    """The parametrization's names in a state dict, each with that of the plain parameter."""
+    for name in held.names:
+        prefix = f"{name}." if name else ""
+        yield f"{prefix}parametrizations.{held.key}", f"{prefix}{held.key}"
 
 
 def classifier_of(model: nn.Module, x: Tensor) -> str | None:
@@ -163,7 +186,7 @@ def adaptable_layers(
 ) -> list[str]:
     """Names of the convolutions and linear layers that `include` and `exclude` keep, projection shortcuts among
     them, in forward order; the first layer and the classifier only where asked for. `x`: (N, C, H, W), of which one
-    image is used. Raises ClatError if none is left."""
+    image is used. Raises ClatError if none is left, and for one whose weight is computed."""
     first = enumerate_layers(model, x, shortcuts=True, classifier=True)[0].name
     last = classifier_of(model, x)
     left_out = {name for name, wanted in ((first, stem), (last, classifier)) if not wanted}
@@ -175,4 +198,6 @@ def adaptable_layers(
     ]
     if not names:
         raise ClatError("no layer is left for low-rank factors: widen include, or let the stem or classifier in")
+    for name in names:
+        plain_weight(model, name, PURPOSE)
     return names

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.guard import guarded
+from clat.network.outputs import logits_only
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -42,19 +44,27 @@ def restore_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
+def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
     """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
     recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
     changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass.
+    random numbers in their forward pass. A model that returns more than logits returns those alone. What it is
+    given is copied (`clat.network.guard`); with `labels`, (N,), its first output is looked at.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
-    with restore_flags(model), preserve_buffers(model), preserve_random_states(model):
+    with (
+        restore_flags(model),
+        preserve_buffers(model),
+        computed_kept(model),
+        preserve_random_states(model),
+        logits_only(model),
+        guarded(model, labels),
+    ):
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
@@ -78,9 +88,31 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer, copy in kept:
             module._buffers[name] = buffer
-            if buffer is not None and copy is not None and buffer._version != copy[0]:
+            if buffer is None or copy is None:
+                continue
+            if buffer._version != copy[0]:
                 with torch.no_grad():
                     buffer.copy_(copy[1])
+            elif 0 not in buffer.stride():
+                # BatchNorm's own kernels change statistics and leave the version as it is; so does `.data`. What is
+                # expanded can be written to by neither.
+                buffer.data.copy_(copy[1])
+
+
+@contextmanager
+def computed_kept(model: nn.Module) -> Iterator[None]:
+    """Weights that a hook computes before each forward pass (the older weight_norm and spectral_norm, prune) are
+    afterwards the tensors that they were, history and all."""
+    kept = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, Tensor)})
+        for module in model.modules()
+        if module._forward_pre_hooks
+    ]
+    try:
+        yield
+    finally:
+        for module, tensors in kept:
+            vars(module).update(tensors)
 
 
 @contextmanager

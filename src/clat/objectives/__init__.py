@@ -12,10 +12,13 @@ from clat.objectives.clat import Clat
 from clat.objectives.clat_variants import ClatFast, ClatPlus
 from clat.objectives.cure.objective import Cure
 from clat.objectives.fast_at import FastAT
+from clat.objectives.fat import FAT
 from clat.objectives.free_at import FreeAT
+from clat.objectives.gat import GAT
 from clat.objectives.grad_align import GradAlign
 from clat.objectives.mart import Mart
 from clat.objectives.mixing import Mixing
+from clat.objectives.n_fgsm import NFGSM
 from clat.objectives.pgd_at import PgdAT
 from clat.objectives.score import ScoreAT, ScoreTrades
 from clat.objectives.standard import Standard
@@ -27,7 +30,10 @@ AnyObjective = Annotated[
     | PgdAT
     | FastAT
     | FreeAT
+    | NFGSM
+    | GAT
     | GradAlign
+    | FAT
     | Trades
     | Mart
     | ScoreAT
@@ -44,6 +50,9 @@ AnyObjective = Annotated[
 """What a recipe's `objective` may be, told apart by its `name`."""
 
 __all__ = [
+    "FAT",
+    "GAT",
+    "NFGSM",
     "AnyObjective",
     "AutoLoRa",
     "Clat",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
-from clat.core.units import Size
+from clat.core.units import Size, parse_size
 from clat.network.layers import Layer
 from clat.runtime.callback import StageCallback, StageContext
 
@@ -41,6 +42,12 @@ class Step:
     once: bool = False
     """The loss is evaluated once on the examples, at the weights that the attack saw, so that a pass which both
     need can be shared. Not so under a treatment, which may look at the loss elsewhere too."""
+    progress: Fraction = Fraction(0)
+    """How much of the stage is done, from 0 to below 1."""
+    number: int = 0
+    """Of the batch within its epoch, from 0."""
+    eps_share: Fraction = Fraction(1)
+    """What an eps schedule leaves of the attack's eps, and of its step size: see `clat.recipe.eps_schedule`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,21 @@ class Objective:
 
     reparametrises = False
     """Whether its callback puts parameters of its own into the network's layers."""
+    attacks = True
+    """Whether it trains on attacked images, so that there is an eps to schedule."""
+    splits = True
+    """Whether the loss of a batch is the mean of those of its parts, so that it can be taken part by part."""
+
+    label_smoothing: float = 0.0
+    """The part of each label, in [0, 1), that the loss's cross-entropy spreads evenly over the classes (Szegedy et
+    al. 2016). The inner attack keeps the label as it is."""
+
+    def __post_init__(self) -> None:
+        self._check_label_smoothing()
+
+    def _check_label_smoothing(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
 
     @property
     def replays(self) -> int:
@@ -74,8 +96,9 @@ class Objective:
     def check(self, threat: ThreatModel) -> None:
         """Raise ClatError if the settings make no sense under the run's threat model."""
 
-    def requires(self, model: nn.Module) -> None:
-        """Raise ClatError if this is no network that the objective can train. Called before training starts."""
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        """Raise ClatError if this is no network that the objective can train. `x`: an image, (1, C, H, W). Called
+        before training starts."""
 
     def on_stage_start(self, context: StageContext) -> StageCallback | None:
         """The state that the objective carries through a stage, if any; it is given back as `step.callback`."""
@@ -106,18 +129,24 @@ class InnerAttack(Objective):
     """BatchNorm while attacking: the stored statistics, or those of the batch (stored ones stay untouched)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attack(Step()).threat.eps == 0:
             raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         """The attack's numbers for this step."""
-        threat = threat_of(step, self.eps)
-        return Attack.under(threat, alpha=self.alpha, steps=self.steps, random_start=random_start)
+        threat, alpha = threat_of(step, self.eps), self.alpha
+        if alpha is not None:  # an attack that starts at eps 0 has no step size either
+            scaled = parse_size(alpha, what="alpha", norm=threat.norm) * step.eps_share
+            alpha = None if step.eps_share == 0 else scaled
+        return Attack.under(threat, alpha=alpha, steps=self.steps, random_start=random_start)
 
 
 def threat_of(step: Step, eps: Size | None) -> ThreatModel:
-    """Return the step's threat model, with an objective's own `eps` in its place where there is one."""
-    return step.threat if eps is None else ThreatModel.parse(eps, step.threat.norm)
+    """Return the threat model of a step's attack: the run's, with an objective's own `eps` in its place where there
+    is one, and of that eps the share that the step's eps schedule grants."""
+    threat = step.threat if eps is None else ThreatModel.parse(eps, step.threat.norm)
+    return threat if step.eps_share == 1 else replace(threat, eps=threat.eps * step.eps_share)
 
 
 def check_weight(who: str, what: str, value: float) -> None:

@@ -26,6 +26,7 @@ class FreeAT(Objective):
     """
 
     one_step = True
+    splits = False  # the perturbation belongs to places of the whole batch
 
     name: Literal["free-at"] = "free-at"
     replays: int = 8
@@ -34,6 +35,7 @@ class FreeAT(Objective):
     """Largest perturbation, and the length of each step; None: the run's eps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.replays < 1:
             raise ClatError(f"replays is {self.replays}: Free-AT trains on each batch at least once")
         self._attack(Step())
@@ -50,7 +52,7 @@ class FreeAT(Objective):
         (x_adv,) = examples
         # A leaf of its own for each evaluation: the one that the loss's backward pass reaches moves delta.
         x_adv = _carried(step).point = x_adv.detach().requires_grad_(True)
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         return Loss(total, {"cross_entropy": total.detach()})
 
     def _attack(self, step: Step) -> Attack:

@@ -84,7 +84,7 @@ class GradAlign(InnerAttack):
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         x_adv, first = examples
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         parts = {"cross_entropy": total.detach()}
         weight = self._weight(step)
         if weight > 0:

@@ -50,7 +50,7 @@ class Mart(InnerAttack):
         logits, moved = model(x).float(), model(x_adv).float()
         natural, attacked = F.softmax(logits, dim=1), F.softmax(moved, dim=1)
         margin = -torch.log(1.0001 - _largest_other(attacked, y)).mean()
-        attacked_entropy = cross_entropy(moved, y)
+        attacked_entropy = cross_entropy(moved, y, self.label_smoothing)
         # By the logits: the gradient of p log p by a p that is 0 in float32 is not finite.
         divergence = (natural * (F.log_softmax(logits, dim=1) - torch.log(attacked + 1e-12))).sum(dim=1)
         weighted = (divergence * (1.0000001 - _own(natural, y))).mean()

@@ -37,6 +37,8 @@ ATTACKS = ("apgd", "pgd")
 class Mixing(Objective):
     """Trains the gate of a mixture and nothing else; both members stay as they are, in evaluation mode."""
 
+    splits = False  # one half of the whole batch is attacked
+
     name: Literal["mixing"] = "mixing"
     gate_weight: float = 1.5
     """a: of the gate's cross-entropy."""
@@ -53,6 +55,7 @@ class Mixing(Objective):
     """The attack of a batch has a size of eps times a number drawn uniformly from this interval."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attack not in ATTACKS:
             raise unknown("attack", self.attack, ATTACKS)
         if self.steps < 1:
@@ -66,7 +69,7 @@ class Mixing(Objective):
     def check(self, threat: ThreatModel) -> None:
         threat_of(Step(threat=threat), self.eps)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
 
@@ -91,7 +94,14 @@ class Mixing(Objective):
         logits, gate = model.outputs(images)
         assert gate is not None
         return mixing_loss(
-            gate, logits, y, attacked, gate=self.gate_weight, output=self.output_weight, product=self.product_weight
+            gate,
+            logits,
+            y,
+            attacked,
+            gate=self.gate_weight,
+            output=self.output_weight,
+            product=self.product_weight,
+            label_smoothing=self.label_smoothing,
         )
 
     def size(self, step: Step) -> float:
@@ -125,14 +135,15 @@ def mixing_loss(
     gate: float = 1.5,
     output: float = 0.0,
     product: float = 0.3,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """The loss above, in float32.
 
     `gate_logit`: (N,), before the sigmoid; `logits`: (N, K) of the mixture; `y`: labels (N,) or probabilities
-    (N, K); `attacked`: (N,), true where the image is an adversary. Gradients flow through both factors of the
-    product.
+    (N, K); `attacked`: (N,), true where the image is an adversary; `label_smoothing`: of y. Gradients flow through
+    both factors of the product.
     """
     bce = F.binary_cross_entropy_with_logits(gate_logit.float(), attacked.float(), reduction="none")
-    ce = F.cross_entropy(logits.float(), y, reduction="none")
+    ce = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
     total = (gate * bce + output * ce + product * bce * ce).mean()
     return Loss(total, {"gate": bce.detach().mean(), "cross_entropy": ce.detach().mean()})

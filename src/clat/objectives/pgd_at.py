@@ -27,5 +27,5 @@ class PgdAT(InnerAttack):
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         (x_adv,) = examples
-        total = cross_entropy(model(x_adv), y)
+        total = cross_entropy(model(x_adv), y, self.label_smoothing)
         return Loss(total, {"cross_entropy": total.detach()})

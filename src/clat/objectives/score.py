@@ -41,9 +41,10 @@ class ScoreAT(InnerAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for what, value in (("clip", self.clip), ("label_smoothing", self.label_smoothing)):
-            if not 0 <= value <= 1:
-                raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
+        _check_probability("clip", self.clip)
+
+    def _check_label_smoothing(self) -> None:
+        _check_probability("label_smoothing", self.label_smoothing)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)
@@ -110,6 +111,11 @@ class ScoreTrades(ScoreAT):
             total = distance + self.beta * F.relu(divergence - slack)
         parts = {"distance": distance.detach().mean(), "divergence": divergence.detach().mean()}
         return Loss(total.mean(), parts)
+
+
+def _check_probability(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ClatError(f"{what} is {value}: SCORE expects a probability, from 0 to 1")
 
 
 def probabilities(logits: Tensor) -> Tensor:

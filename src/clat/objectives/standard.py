@@ -14,8 +14,10 @@ from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy
 class Standard(Objective):
     """min CE(F(x), y)."""
 
+    attacks = False
+
     name: Literal["standard"] = "standard"
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
-        total = cross_entropy(model(x), y)
+        total = cross_entropy(model(x), y, self.label_smoothing)
         return Loss(total, {"cross_entropy": total.detach()})

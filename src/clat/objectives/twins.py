@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
+from clat.network.swap import names_of
 from clat.objectives.base import Examples, Loss, Step, check_weight, cross_entropy, kl_divergence
 from clat.objectives.pgd_at import PgdAT
 from clat.runtime.callback import StageCallback, StageContext, StateDict
@@ -34,6 +35,8 @@ class Twins(PgdAT):
     """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
 
     reparametrises = True
+    splits = False  # which network an image goes through is decided in the whole batch
+
     name: Literal["twins"] = "twins"  # type: ignore[assignment]
     form: Literal["at", "trades"] = "at"
     """The loss of both networks."""
@@ -47,7 +50,7 @@ class Twins(PgdAT):
         for what, value in (("lambda", self.lambda_), ("beta", self.beta)):
             check_weight("TWINS", what, value)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         norms = [(name, part) for name, part in model.named_modules() if isinstance(part, _BatchNorm)]
         if not norms:
             raise ClatError("twins needs a network with BatchNorm, whose statistics it keeps")
@@ -56,7 +59,7 @@ class Twins(PgdAT):
                 raise ClatError(f"twins: the BatchNorm '{name}' stores no statistics to keep")
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
-        self.requires(context.model)
+        self.requires(context.model, context.heldout[0][:1])
         if context.batch_size < 2 * context.engine.world:
             raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
         return TwinsCallback(context.model)
@@ -77,7 +80,8 @@ class Twins(PgdAT):
 
         moved = both(x_adv)
         judged = moved if self.form == "at" else both(x)
-        losses = [cross_entropy(z, labels) for z, labels in zip(judged, (y[:half], y[half:]), strict=True)]
+        halves = zip(judged, (y[:half], y[half:]), strict=True)
+        losses = [cross_entropy(z, labels, self.label_smoothing) for z, labels in halves]
         parts = {"frozen": losses[0], "adaptive": losses[1]}
         total = mixed(*losses)
         if self.form == "trades":
@@ -126,6 +130,7 @@ class TwinsCallback(StageCallback):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._model = model
         self._norms = {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
         self._twins = {name: FrozenTwin(bn) for name, bn in self._norms.items()}
         for name, bn in self._norms.items():
@@ -144,7 +149,7 @@ class TwinsCallback(StageCallback):
                 twin.in_use = False
 
     def export_state(self, state: StateDict) -> StateDict:
-        twins = {f"{name}.frozen" for name in self._norms}
+        twins = {f"{name}.frozen" for bn in self._norms.values() for name in names_of(self._model, bn)}
         return {key: value for key, value in state.items() if key.rpartition(".")[0] not in twins}
 
     def on_stage_end(self) -> dict[str, Any]:

@@ -31,6 +31,9 @@ class Schedule:
     factor: float = 0.1
     peak: float | None = None
     """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
+    warmup: float = 0.0
+    """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
+    then takes the rest of the span."""
 
     def __post_init__(self) -> None:
         if not (0 < self.lr < math.inf):
@@ -41,13 +44,33 @@ class Schedule:
             raise ClatError(f"schedule.epochs is {self.epochs}: expected at least 1")
         if self.peak is not None and not 0 < self.peak < 1:
             raise ClatError(f"schedule.peak is {self.peak}: expected a fraction between 0 and 1")
+        if not 0 <= self.warmup < math.inf:
+            raise ClatError(f"schedule.warmup is {self.warmup}: expected a number of epochs, at least 0")
+        if self.warmup > 0 and self.kind in ("cyclic", "one-cycle"):
+            raise ClatError(
+                f"schedule.warmup is {self.warmup}, but '{self.kind}' rises by itself: give schedule.peak"
+            )
         if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
+
+    def check(self, span: int) -> None:
+        """Raise ClatError unless the warm-up ends before the `span` of epochs does."""
+        if self.warmup >= (self.epochs or span):
+            raise ClatError(
+                f"schedule.warmup is {self.warmup}: the schedule has {self.epochs or span} epochs in all"
+            )
 
 
 def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
     """The learning rate after `epochs_done` epochs (a step counts as its fraction of an epoch) of `span`."""
-    progress = min(epochs_done / (schedule.epochs or span), 1.0)
+    span = schedule.epochs or span
+    if epochs_done < schedule.warmup:
+        return _rate(schedule, 0.0) * epochs_done / schedule.warmup
+    return _rate(schedule, min((epochs_done - schedule.warmup) / (span - schedule.warmup), 1.0))
+
+
+def _rate(schedule: Schedule, progress: float) -> float:
+    """The rate of the schedule without its warm-up; `progress`: in [0, 1]."""
     if schedule.kind == "cosine":
         return schedule.lr * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.kind == "piecewise":

@@ -5,18 +5,19 @@ A recipe file (TOML) has the same shape; `clat.recipe` reads and writes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from clat.core.checks import at_least, within
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
-from clat.criticality.rankings import READING_WEIGHTS
 from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
@@ -76,21 +77,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """SGD."""
-
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-
-    def __post_init__(self) -> None:
-        within("optimizer.momentum", self.momentum, 0, 1)
-        within("optimizer.weight_decay", self.weight_decay, 0, float("inf"))
-        if self.nesterov and self.momentum == 0:
-            raise ClatError("optimizer.nesterov needs a momentum above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One part of a run: an objective, the parameters it moves, and for how long."""
 
@@ -108,13 +94,17 @@ class StageConfig:
     `update`."""
     schedule: Schedule | None = None
     """A learning rate of the stage's own, counted from its first epoch; None: the run's goes on."""
-    optimizer: OptimizerConfig | None = None
+    eps_schedule: EpsSchedule | None = None
+    """{from = 0, until = 0.75}: the attack's eps rises over the stage; None: it is full from the first step."""
+    optimizer: AnyOptimizer | None = None
     """None: the run's."""
 
     def __post_init__(self) -> None:
         at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
         if self.selection is None and self.objective.needs_selection:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+        if self.eps_schedule is not None and not self.objective.attacks:
+            raise ClatError(f"stage '{self.name}': '{self.objective.name}' has no attack for an eps_schedule")
         names = [treatment.name for treatment in self.treatments]
         for treatment in self.treatments:
             try:
@@ -127,9 +117,9 @@ class StageConfig:
     def _check_ranking(self) -> None:
         """Rankings that move or rewind a layer's weights need them to be the layer's own."""
         guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
-        if guests and self.selection is not None and self.selection.ranking in READING_WEIGHTS:
+        if guests and self.selection is not None and self.selection.ranking.reads_weights:
             raise ClatError(
-                f"stage '{self.name}': the ranking '{self.selection.ranking}' reads the weights of a plain "
+                f"stage '{self.name}': the ranking '{self.selection.ranking.name}' reads the weights of a plain "
                 f"network, which '{guests[0]}' changes: rank by criticality or activation, or name the layers"
             )
 
@@ -185,11 +175,14 @@ class Recipe:
     """The threat model's radius: of training, selection, monitoring and evaluation alike."""
     norm: str = "linf"
     batch_size: int = 128
+    micro_batch: int | None = None
+    """At most so many images of a process's batch are in the network at a time, and their gradients are added up:
+    the same step in less memory, but for BatchNorm that normalises by the batch. None: the whole batch."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: Schedule = field(default_factory=Schedule)
     """The learning rate over all epochs of all stages that have none of their own."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -208,11 +201,25 @@ class Recipe:
                     f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
+        if self.micro_batch is not None:
+            at_least("micro_batch", self.micro_batch, 1)
         if self.threat.eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
         object.__setattr__(self, "eps", self.threat.text)
+        self.schedule.check(self.total_epochs)
         for stage in self.stages:
+            if stage.schedule is not None:
+                stage.schedule.check(stage.epochs)
             stage.objective.check(self.threat)
+            if self.micro_batch is not None and not stage.objective.splits:
+                name = stage.objective.name
+                raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")
+            if self.engine.checkpoint_blocks and stage.objective.reparametrises:
+                name = stage.objective.name
+                raise ClatError(
+                    f"stage '{stage.name}': a block of '{name}' computes otherwise when it runs again: leave "
+                    "engine.checkpoint_blocks out"
+                )
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(
                     f"stage '{stage.name}': '{stage.objective.name}' differentiates a gradient, which compiled "
@@ -224,9 +231,23 @@ class Recipe:
         """The threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
 
+    def resolved(self) -> Recipe:
+        """Return the recipe as it runs on this machine: its precision is what "auto" means here, and float32 where
+        a stage differentiates a gradient, which bfloat16 has too few digits for."""
+        twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
+        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
+
     @property
     def total_epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    def optimizer_of(self, stage: int) -> OptimizerConfig | TorchOptimizer:
+        """The optimizer of a stage: its own, or else the run's."""
+        return self.stages[stage].optimizer or self.optimizer
+
+    def keeps_optimizer(self, stage: int) -> bool:
+        """Whether a stage's optimizer can go on with what that of the stage before remembers."""
+        return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
     def first_epoch(self, stage: int) -> int:
         """The number, from 0, of a stage's first epoch within the run."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import tomllib
 import typing
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from clat.core.errors import ClatError, unknown
+from clat.core.errors import ClatError
+from clat.criticality.rankings import RANKINGS
+from clat.criticality.selection import FLAT
+from clat.recipe.problems import first_problem
 from clat.recipe.schema import Recipe
+from clat.recipe.source import built_in_recipes, merged, read_source
+
+__all__ = ["build_recipe", "built_in_recipes", "merged", "read_recipe", "recipe_data", "recipe_hash", "recipe_toml"]
 
 LATER: dict[str, dict[str, Any]] = {
     "pgd-at": {"random_start": True},
@@ -31,17 +34,14 @@ LATER: dict[str, dict[str, Any]] = {
 }
 """Settings that objectives did not always have, and what earlier runs did: at that value they do not enter the
 hash, so that such runs can still be resumed and reused."""
+for _name in (
+    *("standard", "pgd-at", "fast-at", "free-at", "grad-align", "mart", "cure", "autolora", "twins", "mixing"),
+    *("clat", "clat-fast", "clat-plus"),
+):
+    LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
 
-
-SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
-SHAPES |= {"tuple_type": "a list, [ ... ]"}
-"""pydantic's problems with a value's shape, in TOML's words."""
-
-
-def built_in_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that come with clat."""
-    folder = Path(str(files("clat") / "recipe" / "built_in"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay": 1.0}
+"""The same of an optimizer's table."""
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,43 +51,7 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     addressed by name or by number from 0. Raises ClatError for a missing file, broken TOML, unknown fields
     (with the nearest valid name) and values that do not fit.
     """
-    data = _read_toml(source)
-    for key, value in _pairs(overrides):
-        _set(data, key.split("."), value, key)
-    return build_recipe(data)
-
-
-def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The plain data of a recipe file or a built-in recipe. A recipe that `extends` another (a built-in name, or
-    a file beside it) states only what differs; its `stages`, if any, replace the other's as a whole."""
-    path = Path(source) if beside is None else beside / source
-    if not path.is_file():
-        recipes = built_in_recipes()
-        if Path(source).suffix == ".toml" or len(Path(source).parts) > 1:
-            raise ClatError(f"recipe file {path} not found")
-        if str(source) not in recipes:
-            raise unknown("recipe", source, recipes)
-        path = recipes[str(source)]
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClatError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise ClatError(f"cannot read {path}: {error.strerror}") from None
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    seen = (*seen, path.resolve())
-    if not isinstance(base, str) or path.resolve() in seen[:-1]:
-        raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
-    return merged(_read_toml(base, path.parent, seen), data)
-
-
-def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the entries of `own`; tables are merged, everything else is replaced."""
-    both = {key: (base[key], own[key]) for key in base.keys() & own.keys()}
-    tables = {key: merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
-    return base | own | tables
+    return build_recipe(read_source(source, overrides))
 
 
 def build_recipe(data: dict[str, Any]) -> Recipe:
@@ -95,7 +59,7 @@ def build_recipe(data: dict[str, Any]) -> Recipe:
     try:
         recipe = _adapter().validate_python(data)
     except ValidationError as error:
-        raise ClatError(_one_line(error)) from None
+        raise ClatError(first_problem(error, data)) from None
     _refuse_truth_as_number(data, recipe)
     return recipe
 
@@ -107,7 +71,8 @@ def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ())
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
-            _refuse_truth_as_number(value, getattr(built, name, value), (*where, key))
+            inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
+            _refuse_truth_as_number(value, inside, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
             _refuse_truth_as_number(*pair, (*where, str(number)))
@@ -127,18 +92,22 @@ def recipe_toml(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     """A short hash of everything that decides the weights after the first `stages` stages (None: all).
 
-    The name, the later stages, the evaluation and the checkpoint interval do not enter.
+    The name, the later stages, the evaluation and the checkpoint interval do not enter. The precision does, as it
+    is on this machine: a run records that one, so a recipe with "auto" hashes like the run that it becomes here.
     """
-    data = recipe_data(recipe)
+    data = recipe_data(recipe.resolved())
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
-    if not data["engine"]["compile"]:  # as in runs from before there was a choice
-        data["engine"].pop("compile")
+    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
+    for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
+        _drop(table, LATER_OPTIMIZER)
+    for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):
+        _drop(table, {"warmup": 0.0})
     for stage in data["stages"]:
-        for field, before in LATER.get(stage["objective"]["name"], {}).items():
-            if stage["objective"][field] == before:
-                del stage["objective"][field]
+        _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
+        if "selection" in stage:
+            stage["selection"] = _as_before_tables(stage["selection"])
     if stages is not None:
         data["stages"] = data["stages"][:stages]
         if all(stage.schedule is not None for stage in recipe.stages[:stages]):
@@ -148,47 +117,22 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """["--a.b", "1", "--c=x"] -> [("a.b", 1), ("c", "x")]; values are read as TOML, else taken as text."""
-    pairs = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise ClatError(f"unexpected argument '{word}': overrides look like --data.train_size 2000")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ClatError(f"override --{key} has no value: write --{key} VALUE")
-            text = rest.pop(0)
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        pairs.append((key.replace("-", "_"), value))
-    return pairs
+def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs; settings
+    that there were not, or could not be told, enter where they are not at their defaults."""
+    ranking = dict(selection["ranking"])
+    name = ranking.pop("name")
+    default = RANKINGS[name]().settings()
+    flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
+    added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
+    return {**selection, **FLAT, **flat, "ranking": name, **({"settings": added} if added else {})}
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
-    """Set data[keys[0]][keys[1]]... = value, making tables as needed; lists go by number or `name`."""
-    *parents, last = keys
-    place: Any = data
-    for key in parents:
-        place = _item(place, key, whole) if isinstance(place, list) else place.setdefault(key, {})
-        if not isinstance(place, dict | list):
-            raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
-    if isinstance(place, list):
-        raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
-    place[last] = value
-
-
-def _item(items: list[Any], key: str, whole: str) -> Any:
-    if key.isdigit() and int(key) < len(items):
-        return items[int(key)]
-    names = {str(item.get("name", "")).replace("-", "_"): item for item in items if isinstance(item, dict)}
-    if key in names:
-        return names[key]
-    raise unknown(f"stage in --{whole}", key, names)
+def _drop(table: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take the fields out that are what they were `before` there was a choice."""
+    for field, value in before.items():
+        if table.get(field) == value:
+            del table[field]
 
 
 @cache
@@ -211,45 +155,3 @@ def _dataclasses(annotation: Any, seen: dict[str, type] | None = None) -> list[A
     for argument in typing.get_args(annotation):
         _dataclasses(argument, seen)
     return list(seen.values())
-
-
-def _one_line(error: ValidationError) -> str:
-    """The first problem of a validation error: where, what, and the nearest valid name."""
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        key = str(problem["loc"][-1])
-        near = difflib.get_close_matches(key, _field_names(problem["loc"][:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"recipe: unknown field '{where}'{hint}"
-    if problem["type"] == "union_tag_invalid":
-        valid = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
-        return f"recipe: {where}: {unknown('name', problem['ctx']['tag'], valid)}"
-    if problem["type"] == "value_error":
-        return f"recipe: {where + ': ' if where else ''}{problem['ctx']['error']}"
-    if problem["type"] == "missing":
-        return f"recipe: {where} is missing"
-    if problem["type"] == "union_tag_not_found":
-        return f"recipe: {where}.name is missing"
-    if problem["type"] in SHAPES:
-        return f"recipe: {where}: expected {SHAPES[problem['type']]} (got {problem['input']!r})"
-    return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
-
-
-def _field_names(where: tuple[int | str, ...]) -> list[str]:
-    """The valid fields at a place of the recipe: walks the annotations along the error's location."""
-    here: list[Any] = [Recipe]
-    for part in where:
-        if isinstance(part, int):
-            continue
-        hints = [typing.get_type_hints(cls)[part] for cls in here if part in typing.get_type_hints(cls)]
-        tagged = [cls for cls in here if getattr(cls, "name", None) == part]  # a union's member, told by its tag
-        here = _direct(hints[0]) if hints else tagged or here
-    return [entry.name.rstrip("_") for cls in here for entry in dataclasses.fields(cls)]
-
-
-def _direct(annotation: Any) -> list[Any]:
-    """The dataclasses named in an annotation itself, not those of their fields."""
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return [annotation]
-    return [cls for argument in typing.get_args(annotation) for cls in _direct(argument)]

@@ -50,7 +50,9 @@ def _grid(reports: Mapping[int, Mapping[str, Any]], epochs: Sequence[int], place
             value = number(row.get("criticality"))
             if row.get("name") in place and value is not None and value > 0:
                 grid[place[row["name"]], column] = value
-    grid[0] = np.nan  # on another scale: see criticality_bars
+    for column, epoch in enumerate(epochs):
+        if reports[epoch].get("predecessor") != "input":
+            grid[0, column] = np.nan  # on another scale: see criticality_bars
     return grid
 
 

@@ -158,12 +158,14 @@ def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int]
 def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
     """A bar a layer, selected layers in colour.
 
-    The first layer has no predecessor to be divided by: its criticality is its weakness, on another scale, so
-    it is hatched, carries its number, and does not stretch the axis.
+    In forward order the first layer has no predecessor to be divided by: its criticality is its weakness, on
+    another scale, so it is hatched, carries its number, and does not stretch the axis.
     """
     rows = report["rows"]
     values = [number(row.get("criticality")) for row in rows]
-    ratios = [value for value in values[1:] if value is not None] or [1.0]
+    by_input = report.get("predecessor") == "input"
+    first = 0 if by_input else 1
+    ratios = [value for value in values[first:] if value is not None] or [1.0]
     positive = [value for value in ratios if value > 0]
     # Bars from zero are the plainest, but they hide most layers once one is far above the rest.
     logarithmic = len(positive) == len(ratios) and max(ratios) > 30 * float(np.median(ratios))
@@ -172,7 +174,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     height = row_height(len(rows))
     figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
     axes = figure.subplots()
-    for i, value in enumerate(values[1:], start=1):
+    for i, value in enumerate(values[first:], start=first):
         if value is not None:
             axes.barh(i, value - base, left=base, height=0.72, color=ORANGE if i in chosen else PLAIN)
     low, high = (min(ratios) / 1.3, max(ratios) * 1.5) if logarithmic else (min(0, *ratios), max(ratios) * 1.1)
@@ -180,15 +182,15 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis, (1.0, 3.0))
     axes.set_xlim(low, max(high, 1.05))
-    axes.plot([1, 1], [0.5, len(rows) - 0.4], color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
-    _mark_first(axes, values[0], hue=ORANGE if 0 in chosen else MUTED, size=8.5 if height > 0.15 else 7)
+    axes.plot([1, 1], [first - 0.5, len(rows) - 0.4], color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
+    if not by_input:
+        _mark_first(axes, values[0], hue=ORANGE if 0 in chosen else MUTED, size=8.5 if height > 0.15 else 7)
     if height > 0.15:
-        _write_values(axes, values, base)
+        _write_values(axes, values, base, first)
     label_layers(axes, rows, chosen, height)
     axes.grid(axis="x")
-    axes.set_xlabel(
-        f"criticality{', logarithmic' if logarithmic else ''}  (dashed: 1, as weak as the layer before)"
-    )
+    one = "what enters the layer" if by_input else "the layer before"
+    axes.set_xlabel(f"criticality{', logarithmic' if logarithmic else ''}  (dashed: 1, as weak as {one})")
     return figure
 
 
@@ -200,8 +202,8 @@ def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
     axes.text(0.035, 0, written, transform=share, va="center", fontsize=size - 1, color=hue)
 
 
-def _write_values(axes: Axes, values: Sequence[float | None], base: float) -> None:
-    for i, value in enumerate(values[1:], start=1):
+def _write_values(axes: Axes, values: Sequence[float | None], base: float, first: int) -> None:
+    for i, value in enumerate(values[first:], start=first):
         end = base if value is None else max(value, base)
         axes.annotate(
             "not measured" if value is None else significant(value),

@@ -1,24 +1,42 @@
-"""Studies: the papers' tables as lists of recipes, run under one budget each, and their results in one table."""
+"""Studies: the papers' tables as lists of recipes, run under one budget each, and their results in one table.
+
+A study's rows, which need torch, are loaded when the study is first asked for; its name is known before.
+"""
 
 from __future__ import annotations
 
-from clat.core.errors import unknown
-from clat.studies.row import Row, Scale, Study
-from clat.studies.tables.alone import ALONE
-from clat.studies.tables.baselines import BASELINES
-from clat.studies.tables.claim import CLAIM
-from clat.studies.tables.competitors import COMPETITORS
-from clat.studies.tables.cosine import COSINE
-from clat.studies.tables.precision import PRECISION
+from collections import UserDict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-STUDIES = {study.name: study for study in (BASELINES, COMPETITORS, CLAIM, COSINE, ALONE, PRECISION)}
+from clat.core.errors import unknown
+
+if TYPE_CHECKING:
+    from clat.studies.row import Row, Scale, Study
+
+__all__ = ["STUDIES", "Row", "Scale", "Study", "find_study"]
+
+
+class _Studies(UserDict[str, Any]):
+    """Name -> study. NAME in `clat.studies.tables.name` is loaded when its value is read."""
+
+    def __getitem__(self, name: str) -> Study:
+        found = super().__getitem__(name)
+        return getattr(import_module(f"clat.studies.tables.{name}"), name.upper()) if found is None else found
+
+
+STUDIES = _Studies(dict.fromkeys(("baselines", "competitors", "claim", "cosine", "alone", "precision")))
 
 
 def find_study(name: str) -> Study:
-    """The study called `name`. Raises ClatError with the nearest name."""
+    """Return the study called `name`. Raises ClatError with the nearest name."""
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]
 
 
-__all__ = ["STUDIES", "Row", "Scale", "Study", "find_study"]
+def __getattr__(name: str) -> Any:
+    """Load `Row`, `Scale` and `Study` when they are first asked for."""
+    if name in __all__:
+        return getattr(import_module("clat.studies.row"), name)
+    raise AttributeError(f"module 'clat.studies' has no attribute '{name}'")

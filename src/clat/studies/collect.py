@@ -10,11 +10,12 @@ from typing import Any
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
 from clat.studies.tables.groups import GROUP_CAPTION, group_cells, summarise
+from clat.training.status import DIED, run_status
 
 COLUMNS = (
     "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",
@@ -44,18 +45,19 @@ def collect(
 
 def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
     run = out / "runs" / row.name
+    status = run_status(run)
     entry: dict[str, Any] = {
         "name": row.name,
-        "status": "failed" if failure else "not run",
+        "status": "failed" if failure else status if status in (DIED, "running") else "not run",
         "failure": failure,
         "group": row.group or row.name,
         "note": row.note,
         "paper": vars(row.paper) if row.paper else None,
     }
+    if status != "finished":
+        return entry
     try:
         about, summary = (_json(run / name) for name in ("run.json", "summary.json"))
-        if about["status"] != "finished":
-            return entry
         last, best = (_measure(row, run, summary, label) for label in ("last", "best"))
     except (OSError, ValueError):
         return entry
@@ -91,12 +93,12 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
         monitor, check = row.recipe.monitor, summary[label]
         n = check["heldout_n"]
         clean, robust = (Accuracy(round(check[f"heldout_{kind}"] * n), n).to_dict() for kind in ("clean", "robust"))
-        protocol = {"name": f"pgd-{monitor.steps} on held-out images", "hash": "-", "eps": row.recipe.eps}
+        name = f"pgd-{monitor.steps} on held-out images"
+        protocol: dict[str, Any] = {"name": name, "hash": "-", "eps": row.recipe.eps}
     else:
-        evaluation = _json(run / "evaluations" / f"{label}.json")
-        clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
-        measured = evaluation["protocol"]
-        protocol = {"name": protocol_title(measured), "hash": measured["hash"], "eps": evaluation["eps"]["text"]}
+        record = EvaluationRecord.from_json(run / "evaluations" / f"{label}.json")
+        clean, robust = (record.data[f"{kind}_accuracy"] for kind in ("clean", "robust"))
+        protocol = {**record.setting["protocol"], "eps": record.eps}
     return {
         "clean": clean,
         "robust": robust,
@@ -109,7 +111,7 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
 def cells(entry: Mapping[str, Any]) -> list[str]:
     """One row as text, a cell a column."""
     if entry["status"] != "finished":
-        why = f"failed: {entry['failure']}" if entry["failure"] else "not run"
+        why = f"failed: {entry['failure']}" if entry["failure"] else entry["status"]
         return [entry["name"], why, DASH, _printed(entry["paper"]), *[DASH] * (len(COLUMNS) - 4)]
     last, best = entry["last"], entry["best"]
     return [

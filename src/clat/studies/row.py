@@ -74,7 +74,8 @@ class Study:
     def at(self, scale: str) -> Scale:
         found = next((one for one in self.scales if one.name == scale), None)
         if found is None:
-            raise unknown(f"scale of the study '{self.name}'", scale, [one.name for one in self.scales])
+            names = [one.name for one in self.scales]
+            raise unknown("scale", scale, names, where=f" of the study '{self.name}'")
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from clat.core.files import write_json, write_text
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
+from clat.training.status import DIED, read_about, run_status
 
 STOPPED = (130, 143)
 """Exit codes of a run that was asked to stop."""
@@ -41,7 +43,8 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         if finished(out / "runs" / row.name):
             console.print(f"{label}: done before")
             continue
-        console.print(f"{label} ...")
+        died = run_status(out / "runs" / row.name) == DIED
+        console.print(f"{label} ...{' going on with a run that died' if died else ''}")
         start = time.perf_counter()
         failure = _run_row(row, files[row.name], out)
         if failure is None:
@@ -62,17 +65,14 @@ def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[R
 
     def held(row: Row) -> bool:
         file = out / "recipes" / f"{row.name}.toml"
-        return finished(out / "runs" / row.name) and file.exists() and read_recipe(file) == row.recipe
+        return finished(out / "runs" / row.name) and file.exists() and _says(file, row)
 
     return [row for row in every if row.name in names or held(row)]
 
 
 def finished(run: Path) -> bool:
     """Whether a run's folder says that it came to its end."""
-    try:
-        return bool(json.loads((run / "run.json").read_text())["status"] == "finished")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return read_about(run).get("status") == "finished"
 
 
 def _claim(study: Study, scale: Scale, out: Path) -> None:
@@ -96,9 +96,15 @@ def _write_recipe(row: Row, out: Path) -> Path:
     file = out / "recipes" / f"{row.name}.toml"
     if not file.exists():
         write_text(file, recipe_toml(row.recipe))
-    elif read_recipe(file) != row.recipe:  # the recipe, not its text: a new setting at its default changes nothing
+    elif not _says(file, row):
         raise ClatError(f"{file} differs from what the row '{row.name}' is now: name a new folder for the study")
     return file
+
+
+def _says(file: Path, row: Row) -> bool:
+    """Whether the file has the row's recipe: the recipe as it runs here and not its text, so that a new setting at
+    its default changes nothing."""
+    return read_recipe(file).resolved() == row.recipe.resolved()
 
 
 def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
@@ -124,6 +130,8 @@ def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
             raise
     if code in STOPPED:
         raise KeyboardInterrupt
+    if code < 0:  # it was not asked to stop, so it could not say anything
+        return f"died of {signal.Signals(-code).name}: run the study again to go on with it"
     return None if code == 0 else _last_line(log)
 
 

@@ -28,3 +28,17 @@ def only_one_in(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(out: Path) -> bool:
+    """Return whether a process is training in `out`; True where that cannot be known, as in a folder that may only
+    be read. Nothing is written."""
+    if not (out / LOCK).exists():
+        return False
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False

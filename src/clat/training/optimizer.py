@@ -1,33 +1,88 @@
-"""SGD on what a stage moves, with momentum that survives a re-selection only where the layer stays selected."""
+"""The optimizer over what a stage moves, with a state that survives a re-selection only where a parameter stays."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clat.recipe.schema import OptimizerConfig
+from clat.network.depth import depths
+from clat.recipe.optimizer import OptimizerSettings
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""Parameter name -> what the optimizer remembers of it, by key: SGD's `momentum_buffer`, Adam's `exp_avg`, ..."""
 
 
 def build_optimizer(
-    parameters: dict[str, nn.Parameter], config: OptimizerConfig, momentum: dict[str, Tensor]
-) -> torch.optim.SGD:
-    """An SGD over `parameters` (name -> parameter). A parameter found in `momentum` goes on with that buffer;
-    a newly selected one starts fresh. The learning rate is set at every step."""
-    optimizer = torch.optim.SGD(
-        parameters.values(),
-        lr=0.0,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
+    parameters: dict[str, nn.Parameter],
+    config: OptimizerSettings,
+    state: OptimizerState,
+    rates: Mapping[nn.Parameter, float] | None = None,
+) -> torch.optim.Optimizer:
+    """Return an optimizer over `parameters` (name -> parameter), which goes on where it has a state.
+
+    Args:
+        parameters: what moves.
+        config: which optimizer.
+        state: of parameters that have moved before; a newly selected one starts fresh.
+        rates: by what the learning rate of a parameter is multiplied; 1 where it is not named.
+
+    Raises:
+        ClatError: the optimizer does not take such parameters.
+    """
+    optimizer = config.build(_groups(parameters, config, rates or {}))
     for name, parameter in parameters.items():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+        for key, value in state.get(name, {}).items():
+            optimizer.state[parameter][key] = _placed(key, value, parameter)
     return optimizer
 
 
-def momentum_of(optimizer: torch.optim.SGD, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The momentum buffers by parameter name, for parameters that have taken a step."""
-    buffers = {name: optimizer.state[p].get("momentum_buffer") for name, p in parameters.items()}
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Have the next step taken at the learning rate `rate`, times each group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate", 1.0)
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> OptimizerState:
+    """Return what the optimizer remembers, for parameters that have taken a step."""
+    found = {
+        name: {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        for name, parameter in parameters.items()
+        if parameter in optimizer.state
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def rates_by_depth(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Return the factor decay^(blocks above) of each parameter's learning rate; nothing where `decay` is 1."""
+    if decay == 1:
+        return {}
+    found = depths(model)
+    deepest = max(found.values(), default=1)
+    return {parameter: decay ** (deepest - depth) for parameter, depth in found.items()}
+
+
+def _groups(
+    parameters: dict[str, nn.Parameter], config: OptimizerSettings, rates: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
+    """The parameters in their order, apart by learning rate and by whether they decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in parameters.values():
+        decays = config.decay_norms_and_biases or parameter.dim() > 1
+        groups.setdefault((rates.get(parameter, 1.0), decays), []).append(parameter)
+    return [
+        {"params": members, "rate": rate, **({} if decays else {"weight_decay": 0.0})}
+        for (rate, decays), members in groups.items()
+    ]
+
+
+def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy of a saved tensor where the optimizer expects it: beside its parameter and in its memory layout, but
+    for the count of steps, which torch keeps on the CPU."""
+    if key == "step":
+        return value.clone()
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.to(parameter.device, copy=True)

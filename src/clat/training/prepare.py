@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
-from clat.criticality.rankings import REWINDING
 from clat.data import (
     IDBH_VARIANTS,
     Augment,
@@ -28,8 +27,15 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.compiled import blocks
+from clat.network.edge import Scripted, unwrapped
+from clat.network.exchange import copied, tensors_of
+from clat.network.guard import floating_type
 from clat.network.layers import find_layers
+from clat.network.logits import check_output
+from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.trial import check_training_mode, tried
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -83,21 +89,27 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for images in (train_set, test):
             for note in images.notes:
                 notice(f"{images.split} images: {note}")
-        model = build_network(recipe, train_set.num_classes) if model is None else model
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
-        stage.objective.requires(model)
+        stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
+    if recipe.engine.checkpoint_blocks and not blocks(model):
+        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
-    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    single = any(rows.stop - rows.start == 1 for rows in parts)
+    if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
         check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
@@ -140,17 +152,25 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     return None
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
+    and for weights that are not float32, in which recipes train."""
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
+
+
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
     no more either, as labels that are probabilities need."""
-    try:
-        with modes.attack_mode(model), torch.no_grad():
-            logits = model(x)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ClatError(f"the model does not run on images of shape {tuple(x.shape[1:])}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
+    check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:
@@ -187,14 +207,14 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
     if rule.rule == "named":
         find_layers(layers, [str(name) for name in rule.layers])
     if rule.initial is not None:
-        fit_state(copy.deepcopy(model), read_state(rule.initial, rule.initial_key)[0], rule.initial)
-    elif rule.ranking in REWINDING and first:
+        with swapped(model, copied(tensors_of(model))):
+            fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)
+    elif rule.ranking.needs_initial and first:
         raise ClatError(
             f"stage '{stage.name}' is the first: there is no way back to rank by; name a weight file to rewind to "
             "in selection.initial"
         )
-    # Layer 1 has no ratio to be least critical by.
-    most = len(layers) - (rule.rule == "least-critical" and rule.ranking == "criticality")
+    most = rule.ranking.rankable(len(layers)) if rule.rule == "least-critical" else len(layers)
     if rule.rule not in ("all", "named") and rule.k > most:
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"

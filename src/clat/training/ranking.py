@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from clat.core.seeds import derive_seed
 from clat.core.units import Size
 from clat.criticality.ranking_report import Ranked
-from clat.criticality.rankings import REWINDING, measure_ranking
 from clat.criticality.selection import Selection, select
 from clat.models.files import read_state
 from clat.network import modes
@@ -52,7 +51,7 @@ def choose_layers(
         file = f"criticality/epoch-{epoch:04d}.json"
         report.to_json(out / file)
     seed = derive_seed(recipe.seed, "random layers", epoch)
-    return [layer.name for layer in select(rule, candidates, report, seed)], file
+    return select(rule, candidates, report, seed), file
 
 
 def rank_layers(
@@ -69,21 +68,15 @@ def rank_layers(
 ) -> Ranked[Any]:
     """The report that `select` asks for under a rule that ranks, on the first `rule.num_samples` of (x, y).
     `initial()`: the weights of the start, called only where the ranking rewinds."""
-    return measure_ranking(
-        rule.ranking,
+    return rule.ranking.measure(
         model,
         x[: rule.num_samples],
         y[: rule.num_samples],
         layers=layers,
         eps=eps,
         norm=norm,
-        alpha=rule.alpha,
-        steps=rule.steps,
-        normaliser=rule.normaliser,
-        tap=rule.tap,
-        metric=rule.metric,
-        initial=initial() if rule.ranking in REWINDING else None,
         seed=seed,
+        initial=initial() if rule.ranking.needs_initial else None,
     )
 
 

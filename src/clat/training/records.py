@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from clat.network.cost import Cost
@@ -70,6 +71,10 @@ def epoch_record(
         "trainable_parameters": runner.trainable.count,
         "objective_state": runner.callbacks.all_scalars().get("objective", {}),
     }
+    stage = recipe.stages[progress.stage]
+    if stage.eps_schedule is not None:
+        done = Fraction(progress.epoch - recipe.first_epoch(progress.stage), stage.epochs)
+        values["eps_share"] = float(stage.eps_schedule.share(done))
     if recipe.engine.compile:
         values["compile_seconds"] = progress.compile_seconds
     return values
@@ -78,6 +83,8 @@ def epoch_record(
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
     """`epochs`: of the run."""
     line = f"  epoch {record['epoch']}/{epochs}  lr {record['lr']:.4f}  loss {record['loss']:.3f}"
+    if "eps_share" in record:
+        line += f"  eps x {record['eps_share']:.2f}"
     if "heldout_robust" in record:
         line += f"  held-out clean {record['heldout_clean']:.1%} robust {record['heldout_robust']:.1%}"
         line += " *" if record["best"] else ""

@@ -73,7 +73,7 @@ class RunFiles:
         theirs = {f"model.{name}": value for name, value in buffers.items()}
         theirs |= {f"companion.{name}": value for name, value in own.items()}
         tensors = callbacks.tensors() | own
-        return Checkpoint(progress, weights, runner.trainable.momentum, tensors, self.engine.gather(theirs))
+        return Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, self.engine.gather(theirs))
 
     def save(self, saved: Checkpoint) -> None:
         """Write the state to resume from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
 from clat.runtime.callback import CallbackList, StageContext
 from clat.runtime.engine import Engine
-from clat.training.optimizer import build_optimizer
+from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
 from clat.training.trainable import TrainableSet
 
@@ -47,9 +48,9 @@ class StageRunner:
         self.candidates: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
         self.trainable: TrainableSet
 
-    def make_trainable(self, selected: Iterable[str] | None, momentum: dict[str, Tensor]) -> None:
+    def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
         """Have the layers named in `selected` move, or the whole network where the stage selects none: flags,
-        BatchNorm modes, an optimizer that goes on with `momentum` where there is some."""
+        BatchNorm modes, an optimizer that goes on with `state` where there is some."""
         layers = tuple(find_layers(self.candidates, list(selected or ())))
         step = Step(
             layers,
@@ -63,8 +64,9 @@ class StageRunner:
         parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        optimizer = build_optimizer(parameters, self.config.optimizer or self.recipe.optimizer, momentum)
-        self.trainable = TrainableSet(step, parameters, optimizer)
+        config = self.recipe.optimizer_of(self.number)
+        optimizer = build_optimizer(parameters, config, state, rates_by_depth(self.model, config.layer_decay))
+        self.trainable = TrainableSet(step, parameters, optimizer, config.clip_norm)
 
     def after_selection(self, epoch: int, *, first: bool) -> None:
         """Tell the callbacks which layers are selected. `epoch`: of the run, from 0; `first`: the stage begins."""
@@ -78,7 +80,8 @@ class StageRunner:
             x: images, (N, C, H, W) in [0, 1], this process's share of the batch.
             y: labels (N,) int64, or class probabilities (N, K).
             epoch: of the run, from 0.
-            number: of the batch within the epoch, from 0; together they decide the seed.
+            number: of the batch within the epoch, from 0; together they decide the seed, and how much of eps a
+                schedule grants.
             rate: the learning rate.
 
         Returns:
@@ -87,6 +90,7 @@ class StageRunner:
         Raises:
             NotFinite: the loss is infinite or not a number; nothing has moved in that step.
         """
+        place = self._place(epoch, number)
         replays = self.config.objective.replays
         for replay in range(number * replays, (number + 1) * replays):
             seed = derive_seed(self.recipe.seed, "attack", epoch, replay, self.engine.rank)
@@ -95,13 +99,22 @@ class StageRunner:
                 self.model,
                 x,
                 y,
-                replace(self.trainable.step, seed=seed),
+                replace(place, seed=seed),
                 trainable=self.trainable,
                 callbacks=self.callbacks,
                 engine=self.engine,
                 rate=rate,
+                micro_batch=self.recipe.micro_batch,
             )
         return loss
+
+    def _place(self, epoch: int, number: int) -> Step:
+        """The step of batch `number` of `epoch`, but for its seed."""
+        batches = self.loader.num_batches
+        done = (epoch - self.recipe.first_epoch(self.number)) * batches + number
+        progress, schedule = Fraction(done, self.config.epochs * batches), self.config.eps_schedule
+        share = Fraction(1) if schedule is None else schedule.share(progress)
+        return replace(self.trainable.step, progress=progress, number=number, eps_share=share)
 
     def finish(self) -> dict[str, Any]:
         """Leave the stage, with a plain network; returns what the callbacks have to record, JSON-able."""
@@ -127,6 +140,7 @@ def _started_callbacks(
         batch_size=recipe.batch_size,
         replays=stage.objective.replays,
         once=not stage.treatments,
+        micro_batch=recipe.micro_batch,
     )
     own = stage.objective.on_stage_start(context)
     members = [] if own is None else [("objective", own)]

@@ -1,13 +1,14 @@
 """The state of a run in one file: everything that resuming needs, and nothing that could be executed.
 
-Tensors (weights, buffers, momentum, what callbacks keep) and a JSON record share one safetensors file, replaced
-in one step, so a run killed at any moment finds a whole state, of this step or of an earlier one. There is no
-random state to keep: every random number of a run is derived from the seed and its place (see `clat.core.seeds`).
+Tensors (weights, buffers, the optimizer's state, what callbacks keep) and a JSON record share one safetensors file,
+replaced in one step, so a run killed at any moment finds a whole state, of this step or of an earlier one. There is
+no random state to keep: every random number of a run is derived from the seed and its place (`clat.core.seeds`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.files import replace_file
 from clat.network.cost import Cost
+from clat.training.optimizer import OptimizerState
 
 
 @dataclass
@@ -54,11 +56,11 @@ class Progress:
 
 
 class Checkpoint(NamedTuple):
-    """A state read back. `momentum`: the optimizer's buffer of each moving parameter, by parameter name."""
+    """A state read back. `optimizer`: what the optimizer remembers of each moving parameter, by parameter name."""
 
     progress: Progress
     weights: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: OptimizerState
     callbacks: dict[str, Tensor]
     own: dict[str, Tensor]
     """What each of several processes had of its own of these, in order of rank, (world, ...), by their names in the
@@ -78,7 +80,7 @@ def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
         f"{kind}.{name}": value
         for kind, group in (
             ("model", saved.weights),
-            ("momentum", saved.momentum),
+            ("optimizer", {f"{name}.{key}": v for name, one in saved.optimizer.items() for key, v in one.items()}),
             ("companion", saved.callbacks),
             ("own", saved.own),
         )
@@ -138,4 +140,13 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
 
     own = group("own.")
     tensors |= {name: values[rank] for name, values in own.items()}
-    return Checkpoint(progress, group("model."), group("momentum."), group("companion."), own)
+    return Checkpoint(progress, group("model."), _by_parameter(group), group("companion."), own)
+
+
+def _by_parameter(group: Callable[[str], dict[str, Tensor]]) -> OptimizerState:
+    """The optimizer's state, NAME.KEY in the file. clat 0.1 knew SGD alone and kept its buffer as momentum.NAME."""
+    state = {name: {"momentum_buffer": buffer} for name, buffer in group("momentum.").items()}
+    for place, value in group("optimizer.").items():
+        name, _, key = place.rpartition(".")
+        state.setdefault(name, {})[key] = value
+    return state

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clat.objectives import Step
-from clat.training.optimizer import momentum_of
+from clat.training.optimizer import OptimizerState, state_of
 
 
 @dataclass
@@ -17,7 +17,9 @@ class TrainableSet:
 
     step: Step
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
+    clip_norm: float | None = None
+    """The longest gradient that a step takes as it is; None: any."""
 
     @property
     def count(self) -> int:
@@ -25,9 +27,9 @@ class TrainableSet:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     @property
-    def momentum(self) -> dict[str, Tensor]:
-        """The optimizer's buffers, by parameter name."""
-        return momentum_of(self.optimizer, self.parameters)
+    def optimizer_state(self) -> OptimizerState:
+        """What the optimizer remembers, by parameter name."""
+        return state_of(self.optimizer, self.parameters)
 
     def drop_removed(self, model: nn.Module) -> None:
         """Leave out parameters that a callback took out of the network again."""

@@ -66,7 +66,7 @@ class Trainer:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
-        self.momentum = {} if saved is None else saved.momentum
+        self.optimizer_state = {} if saved is None else saved.optimizer
         self.collapsed = False
         self.files = RunFiles(out, recipe, model, engine, name)
         self.runner: StageRunner
@@ -106,10 +106,10 @@ class Trainer:
         if progress.epoch == first and progress.step == 0:
             self.log.say(f"stage {progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
             progress.best_robust_in_stage = progress.stage_seconds = 0.0
-            if stage.selection is not None:
-                self.momentum = {}  # newly selected layers start without momentum
+            if stage.selection is not None or not self.recipe.keeps_optimizer(progress.stage):
+                self.optimizer_state = {}  # newly selected layers start without momentum
         if stage.selection is None or progress.selected is not None:
-            self.runner.make_trainable(progress.selected, self.momentum)
+            self.runner.make_trainable(progress.selected, self.optimizer_state)
         while progress.epoch < first + stage.epochs:
             if progress.step == 0:
                 self._before_epoch(stage, done=progress.epoch - first)
@@ -149,7 +149,7 @@ class Trainer:
                 out=self.out,
             )
         self.progress.selected = self.engine.from_first(names)
-        self.runner.make_trainable(self.progress.selected, self.momentum)
+        self.runner.make_trainable(self.progress.selected, self.optimizer_state)
         seconds = time.perf_counter() - start
         record = selection_record(self.progress, stage.selection.rule, self.runner.trainable, file, seconds)
         self.log.record("selection", **record)
@@ -205,7 +205,7 @@ class Trainer:
         steps = self.loader.num_batches
         rate = self.runner.callbacks.learning_rate(self._learning_rate())
         progress.epoch += 1
-        self.momentum = self.runner.trainable.momentum
+        self.optimizer_state = self.runner.trainable.optimizer_state
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
         record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
@@ -258,8 +258,8 @@ class Trainer:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]
         moved = self.runner.trainable.count
         facts = self.runner.finish()
-        still_there = self.runner.trainable.parameters
-        self.momentum = {name: buffer for name, buffer in self.momentum.items() if name in still_there}
+        kept = self.runner.trainable.parameters
+        self.optimizer_state = {name: state for name, state in self.optimizer_state.items() if name in kept}
         if facts:
             check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
@@ -287,7 +287,7 @@ class Trainer:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
         self.engine.share(self.model)
         self.runner.trainable.optimizer.state.clear()
-        self.momentum = {}
+        self.optimizer_state = {}
         self.progress.last = self.progress.best
 
     def save(self) -> None:

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed
+from clat.network.computed import is_computed, plain_weight
+from clat.network.low_rank import LowRank
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
@@ -34,7 +36,7 @@ class Reinitialise(Treatment):
             raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
-        check_patterns(model, self.modules)
+        chosen_layers(model, self.modules, batch_norm=self.batch_norm)
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         seed = derive_seed(context.seed, "reinitialise")
@@ -44,29 +46,48 @@ class Reinitialise(Treatment):
 
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
     """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
-    `batch_norm`: BatchNorm too. Raises ClatError for a pattern that matches no module."""
+    `batch_norm`: BatchNorm too. Raises ClatError as `chosen_layers` does, and nothing has changed then."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in chosen_layers(model, patterns, batch_norm=batch_norm):
+        if isinstance(module, _BatchNorm):
+            module.reset_parameters()
+            continue
+        weight, bias = module._parameters["weight"], module._parameters["bias"]
+        assert weight is not None
+        fan_out = len(weight) * weight[0, 0].numel()
+        fresh = torch.randn(weight.shape, generator=generator) * (2 / fan_out) ** 0.5
+        with torch.no_grad():
+            weight.copy_(fresh)
+            if bias is not None:
+                bias.zero_()
+
+
+def chosen_layers(model: nn.Module, patterns: tuple[str, ...], *, batch_norm: bool) -> list[nn.Module]:
+    """Return the convolutions, linear layers and, with `batch_norm`, BatchNorms in the modules that match one of
+    `patterns`, in the model's order. Raises ClatError for a pattern that matches no module, and for a layer whose
+    weight or bias is computed, so that it could not be drawn."""
     check_patterns(model, patterns)
-    chosen = {
+    within = {
         module
         for name, top in model.named_modules()
         if name and any(fnmatchcase(name, pattern) for pattern in patterns)
         for module in top.modules()
     }
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():  # in the model's order, so that the draw does not hang on a set's
-        if module not in chosen:
-            continue
-        if parametrize.is_parametrized(module):
-            raise ClatError("reinitialise: a layer's weight is computed from others; name lora and its kin later")
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            fan_out = len(module.weight) * module.weight[0, 0].numel()
-            fresh = torch.randn(module.weight.shape, generator=generator) * (2 / fan_out) ** 0.5
-            with torch.no_grad():
-                module.weight.copy_(fresh)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, _BatchNorm) and batch_norm:
-            module.reset_parameters()
+    kinds = (nn.modules.conv._ConvNd, nn.Linear, *((_BatchNorm,) if batch_norm else ()))
+    found = {
+        name: module for name, module in model.named_modules() if module in within and isinstance(module, kinds)
+    }
+    for name, module in found.items():
+        for key in ("weight", "bias"):
+            if parametrize.is_parametrized(module, key) and _has_factors(module, key):
+                raise ClatError("reinitialise: a layer has low-rank factors already; name lora and its kin later")
+            if is_computed(module, key):
+                plain_weight(model, name, "reinitialise", key)
+    return list(found.values())
+
+
+def _has_factors(module: nn.Module, key: str) -> bool:
+    return any(isinstance(part, LowRank) for part in module.parametrizations[key])  # type: ignore[index]
 
 
 def check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:

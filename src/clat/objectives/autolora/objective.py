@@ -78,6 +78,9 @@ class AutoLoRa(InnerAttack):
         if any(mark < 1 for mark in self.checkpoints):
             raise ClatError(f"autolora: checkpoints are {list(self.checkpoints)}, expected epochs from 1 on")
 
+    def requires(self, model: nn.Module, x: Tensor) -> None:
+        adaptable_layers(model, x)
+
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return AutoLoRaCallback(self, context)
 
@@ -98,7 +101,7 @@ class AutoLoRa(InnerAttack):
         with callback.clean_path():
             clean = model(x)
         moved = model(x_adv)
-        natural, adversarial = cross_entropy(clean, y), cross_entropy(moved, y)
+        natural, adversarial = (cross_entropy(logits, y, self.label_smoothing) for logits in (clean, moved))
         divergence = kl_divergence(moved, clean.detach() if self.detach_clean else clean) / len(x)
         total = lambda1 * natural + (1 - lambda1) * adversarial + lambda2 * divergence
         terms = {"natural": natural, "adversarial": adversarial, "divergence": divergence}

@@ -16,7 +16,8 @@ class Conservation:
     """The masks of one step after another.
 
     `percent`: p of the paper; `alpha`: of Eq. 6, or None for |gradient of the whole loss|, which costs no pass;
-    `choice`: which tensors are masked; `hold`: put conserved weights and their momentum back after the step.
+    `choice`: which tensors are masked; `hold`: put conserved weights and what the optimizer remembers of them back
+    after the step.
 
     A step sets `losses`, its two cross-entropies, calls `weigh` before its backward pass and `mask` once the
     gradients are complete, and enters `around_optimizer_step` around the optimizer's step.
@@ -80,20 +81,25 @@ class Conservation:
 
     @contextmanager
     def around_optimizer_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and its
-        momentum are what they were, bit by bit. Without, momentum and weight decay move it all the same."""
+        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and what the
+        optimizer remembers of it are what they were, bit by bit. Without, momentum and weight decay move it all the
+        same."""
         held = {self.masked[name]: stays for name, stays in self.conserved.items() if self.hold}
         weights = {parameter: parameter.detach().clone() for parameter in held}
-        momenta = {parameter: _momentum(optimizer, parameter).clone() for parameter in held}
+        memories = {
+            parameter: {key: value.clone() for key, value in _memory(optimizer, parameter).items()}
+            for parameter in held
+        }
         yield
         with torch.no_grad():
             for parameter, stays in held.items():
                 parameter.copy_(torch.where(stays, weights[parameter], parameter))
-                momentum = _momentum(optimizer, parameter)
-                momentum.copy_(torch.where(stays, momenta[parameter], momentum))
+                for key, value in _memory(optimizer, parameter).items():
+                    before = memories[parameter].get(key, torch.zeros_like(value))  # none before the first step
+                    value.copy_(torch.where(stays, before, value))
 
 
-def _momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor:
-    """SGD's buffer; zero before its first step, and where there is no momentum."""
-    buffer: Tensor | None = optimizer.state[parameter].get("momentum_buffer")
-    return torch.zeros_like(parameter) if buffer is None else buffer
+def _memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> StateDict:
+    """What the optimizer remembers of each single weight, by key: SGD's momentum, Adam's two averages."""
+    found = optimizer.state[parameter].items()
+    return {key: value for key, value in found if isinstance(value, Tensor) and value.shape == parameter.shape}

@@ -41,6 +41,8 @@ class Cure(DivergenceAttack):
     """The defaults are the paper's for ResNet-18 on CIFAR-10 (Table 9). The gradient of KL(p(x) || p(x')) flows
     into both outputs, as in TRADES, which that term is from; none flows into the revision network."""
 
+    splits = False  # what is conserved follows from gradients of the whole batch
+
     name: Literal["cure"] = "cure"
     percent: float = 30.0
     """p: how much of each masked tensor is conserved at a step, in percent. 0: nothing; 100: these tensors stand
@@ -85,7 +87,7 @@ class Cure(DivergenceAttack):
         if isinstance(self.masked, str) and self.masked not in MASKED_GROUPS:
             raise unknown("group of masked weights", self.masked, MASKED_GROUPS)
 
-    def requires(self, model: nn.Module) -> None:
+    def requires(self, model: nn.Module, x: Tensor) -> None:
         if self.percent > 0:
             maskable(model, dict(model.named_parameters()), self.masked)
 
@@ -120,7 +122,7 @@ class Cure(DivergenceAttack):
             )
         taught = None if state.revision is None else [state.revision.logits(z) for z in (x, x_adv)]
         logits, moved = model(x), model(x_adv)
-        natural = cross_entropy(logits, y)
+        natural = cross_entropy(logits, y, self.label_smoothing)
         divergence = kl_divergence(moved, logits) / len(x)
         total, parts = natural + self.beta * divergence, {"cross_entropy": natural, "divergence": divergence}
         if taught is not None:
@@ -128,7 +130,7 @@ class Cure(DivergenceAttack):
             parts["consistency"] = consistency / len(x)
             total = total + self.gamma * parts["consistency"]
         if state.conservation is not None:
-            state.conservation.losses = natural, cross_entropy(moved, y)
+            state.conservation.losses = natural, cross_entropy(moved, y, self.label_smoothing)
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from clat.core.seeds import generator
 from clat.network import modes
 from clat.network.exchange import copied, put, tensors_of
+from clat.network.swap import swapped
 from clat.runtime.callback import StateDict
 
 
@@ -74,8 +74,8 @@ class Revision:
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """The copy's output for x (N, C, H, W), which passes no gradient."""
-        with self._as_teacher():
-            logits: Tensor = functional_call(self.model, self.tensors, (x,))
+        with self._as_teacher(), swapped(self.model, self.tensors):
+            logits: Tensor = self.model(x)
         return logits
 
     @torch.no_grad()

@@ -26,7 +26,6 @@ NARROW = Scale(
         "data": {"name": "cifar10", "train_size": 1000, "heldout": 3000},
         "monitor": {"num_samples": 2000, "every": 15},
         "evaluation": {"weights": "none"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="1,000 training images, so that PGD-AT can overfit robustly, and a ResNet-18 of width 16: the regime "
     "that CLAT is meant for, on a CPU. Judged on held-out training images; the test split is unread.",
@@ -52,7 +51,6 @@ WIDE = Scale(
         "data": {"name": "cifar10", "heldout": 5000},
         "monitor": {"num_samples": 2000, "every": 5},
         "evaluation": {"weights": "none"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="All of CIFAR-10 and a ResNet-18 of width 32, for a GPU. Judged on held-out training images; the test "
     "split is unread.",
@@ -244,7 +242,7 @@ def _ambiguities(scale: Scale) -> list[Row]:
         _row(scale, "clat-tap-activation", clat_with(scale, tap="activation")),
         _row(scale, "clat-rank-sqrt", clat_with(scale, normaliser="sqrt")),
         _row(scale, "clat-rank-relative", clat_with(scale, normaliser="relative")),
-        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature")),
+        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature", normaliser="numel")),
         _row(scale, "clat-relative-term", clat_with(scale, relative=True)),
         _row(scale, "clat-detached", clat_with(scale, detach_clean=True)),
         _row(scale, "clat-ce-feature", clat_with(scale, ce_input="feature")),

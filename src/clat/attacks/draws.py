@@ -1,0 +1,52 @@
+"""A batch taken in parts, and random numbers that are the same for each of its images all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+_part: ContextVar[tuple[int, int] | None] = ContextVar("part of a batch", default=None)
+
+
+def batch_parts(count: int, most: int | None) -> list[slice]:
+    """Return the parts of a batch, even ones.
+
+    Args:
+        count: images of the batch, at least 1.
+        most: images of a part, at most; None: there is one part.
+    """
+    number = 1 if most is None else -(-count // most)
+    ends = [count * k // number for k in range(number + 1)]
+    return [slice(first, end) for first, end in pairwise(ends)]
+
+
+@contextmanager
+def part_of_batch(first: int, total: int) -> Iterator[None]:
+    """Inside, what is drawn for n images is drawn for a batch of `total`, of which they are the images `first` to
+    `first` + n - 1: with one seed they get the numbers that they would have in the whole batch."""
+    token = _part.set((first, total))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return uniform numbers in [0, 1) of the shape, type and device of `x`, whose first axis is the batch."""
+    return _drawn(torch.rand, x, generator)
+
+
+def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal numbers of the shape, type and device of `x`, whose first axis is the batch."""
+    return _drawn(torch.randn, x, generator)
+
+
+def _drawn(sample: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+    first, total = _part.get() or (0, len(x))
+    drawn = sample((total, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
+    return drawn[first : first + len(x)]

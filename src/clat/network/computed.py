@@ -1,0 +1,59 @@
+"""Layers whose weight is no parameter of theirs: a hook or a parametrization computes it from others."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from clat.core.errors import ClatError
+
+REMEDIES = {
+    "WeightNorm": "torch.nn.utils.remove_weight_norm",
+    "SpectralNorm": "torch.nn.utils.remove_spectral_norm",
+    "BasePruningMethod": "torch.nn.utils.prune.remove",
+}
+"""What takes a hook off again and leaves a plain weight, by the class of the hook or a base of it."""
+
+PARAMETRIZED = "torch.nn.utils.parametrize.remove_parametrizations"
+"""The same for a parametrization."""
+
+
+def plain_weight(model: nn.Module, name: str, purpose: str, key: str = "weight") -> nn.Parameter:
+    """Return the weight of the layer called `name`, which `purpose` needs as a parameter of the layer's own.
+
+    Args:
+        model: the network.
+        name: of the layer, as in `named_modules`.
+        purpose: who needs it, as the error's message says it: "reinitialise", "low-rank factors".
+        key: of the parameter within the layer.
+
+    Raises:
+        ClatError: the weight is computed, as by weight_norm, spectral_norm, prune or any parametrization. What is
+            written to it would be lost at the next forward pass.
+    """
+    module = model.get_submodule(name)
+    parameter = module._parameters.get(key)
+    if parameter is not None:
+        return parameter
+    how, remedy = _computed_by(module, key)
+    raise ClatError(
+        f"{purpose}: layer '{name}' has {how}, which computes its {key}; take that off first with "
+        f"{remedy}(module, '{key}')"
+    )
+
+
+def is_computed(module: nn.Module, key: str) -> bool:
+    """Return whether `module` has a tensor called `key` that is no parameter of its own."""
+    return key not in module._parameters and isinstance(getattr(module, key, None), Tensor)
+
+
+def _computed_by(module: nn.Module, key: str) -> tuple[str, str]:
+    """The name of what computes it, and of what takes that off."""
+    if parametrize.is_parametrized(module, key):
+        kind = type(module.parametrizations[key][0]).__name__.lstrip("_")  # type: ignore[index]
+        return f"a parametrization already ({kind})", PARAMETRIZED
+    for hook in module._forward_pre_hooks.values():
+        for base in type(hook).__mro__:
+            if base.__name__ in REMEDIES:
+                return f"a hook ({type(hook).__name__})", REMEDIES[base.__name__]
+    return "code of its own", "a remove function of that code, such as remove"

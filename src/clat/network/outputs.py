@@ -1,0 +1,79 @@
+"""What a classifier's forward pass returns: logits, or something that holds them.
+
+Networks of other libraries return objects with `.logits`, dicts with "logits", or tuples whose first part are the
+logits and whose others come from auxiliary heads, some only in training mode. Attacks, losses and measurements take
+logits alone, so inside of `logits_only` a network returns just those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def logits_of(output: Any) -> Any:
+    """Return the logits that a forward pass gave.
+
+    Args:
+        output: A tensor; an object with `.logits`; a dict with "logits"; or a tuple or list of these, of which the
+            first counts.
+
+    Returns:
+        The logits (N, K), untouched; anything else as it is, for the caller to refuse.
+    """
+    if isinstance(output, Tensor):
+        return output
+    inside = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(inside, Tensor):
+        return inside
+    if isinstance(output, tuple | list) and output:
+        first = logits_of(output[0])
+        return first if isinstance(first, Tensor) else output
+    return output
+
+
+def other_parts(output: Any) -> list[str]:
+    """Return the names of what a forward pass gave beside its logits, such as auxiliary heads; numbers in a
+    tuple."""
+    logits = logits_of(output)
+    if not isinstance(logits, Tensor) or output is logits:
+        return []
+    if isinstance(output, Mapping):
+        parts = dict(output)
+    elif hasattr(output, "_fields"):
+        parts = dict(zip(output._fields, output, strict=True))
+    elif isinstance(output, tuple | list):
+        parts = {str(number): part for number, part in enumerate(output)}
+    else:
+        parts = vars(output) if hasattr(output, "__dict__") else {}
+    return [
+        name
+        for name, part in parts.items()
+        if part is not None and not name.startswith("_") and not _has(part, logits)
+    ]
+
+
+@contextmanager
+def logits_only(model: nn.Module) -> Iterator[None]:
+    """Let `model` return its logits alone inside; afterwards it returns again what it did, and holds no trace."""
+    if _take_logits in model._forward_hooks.values():
+        yield
+        return
+    handle = model.register_forward_hook(_take_logits)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _take_logits(module: nn.Module, args: Any, output: Any) -> Any:
+    # A hook that returns None leaves the output alone.
+    return None if isinstance(output, Tensor) else logits_of(output)
+
+
+def _has(part: Any, logits: Tensor) -> bool:
+    """Whether a part of an output is the logits, or holds them first."""
+    return logits_of(part) is logits

@@ -1,0 +1,112 @@
+"""Recipes as plain data: files and built-in ones by name, what they extend, overrides of single fields.
+
+Nothing here knows a field, so a slip in a name is told without loading torch; `clat.recipe.toml` checks fields.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from clat.core.errors import ClatError, unknown
+
+
+def built_in_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with clat."""
+    folder = Path(str(files("clat") / "recipe" / "built_in"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the plain data of the recipe in a TOML file, or of the built-in one of that name, with overrides.
+
+    Args:
+        source: A path, or a built-in recipe's name.
+        overrides: Command-line pairs, see `clat.recipe.toml.read_recipe`.
+
+    Raises:
+        ClatError: A missing file, broken TOML, or an override that cannot be placed.
+    """
+    data = _read_toml(source)
+    for key, value in override_pairs(overrides):
+        _set(data, key.split("."), value, key)
+    return data
+
+
+def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The plain data of a recipe file or a built-in recipe. A recipe that `extends` another (a built-in name, or
+    a file beside it) states only what differs; its `stages`, if any, replace the other's as a whole."""
+    path = Path(source) if beside is None else beside / source
+    if not path.is_file():
+        recipes = built_in_recipes()
+        if Path(source).suffix == ".toml" or len(Path(source).parts) > 1:
+            raise ClatError(f"recipe file {path} not found")
+        if str(source) not in recipes:
+            raise unknown("recipe", source, recipes)
+        path = recipes[str(source)]
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ClatError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise ClatError(f"cannot read {path}: {error.strerror}") from None
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    seen = (*seen, path.resolve())
+    if not isinstance(base, str) or path.resolve() in seen[:-1]:
+        raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
+    return merged(_read_toml(base, path.parent, seen), data)
+
+
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `own`; tables are merged, everything else is replaced."""
+    both = {key: (base[key], own[key]) for key in base.keys() & own.keys()}
+    tables = {key: merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
+    return base | own | tables
+
+
+def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """["--a.b", "1", "--c=x"] -> [("a.b", 1), ("c", "x")]; values are read as TOML, else taken as text."""
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ClatError(f"unexpected argument '{word}': overrides look like --data.train_size 2000")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ClatError(f"override --{key} has no value: write --{key} VALUE")
+            text = rest.pop(0)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        pairs.append((key.replace("-", "_"), value))
+    return pairs
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
+    """Set data[keys[0]][keys[1]]... = value, making tables as needed; lists go by number or `name`."""
+    *parents, last = keys
+    place: Any = data
+    for key in parents:
+        place = _item(place, key, whole) if isinstance(place, list) else place.setdefault(key, {})
+        if not isinstance(place, dict | list):
+            raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
+    if isinstance(place, list):
+        raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
+    place[last] = value
+
+
+def _item(items: list[Any], key: str, whole: str) -> Any:
+    if key.isdigit() and int(key) < len(items):
+        return items[int(key)]
+    names = {str(item.get("name", "")).replace("-", "_"): item for item in items if isinstance(item, dict)}
+    if key in names:
+        return names[key]
+    raise unknown("stage", key, names, where=f" in --{whole}")

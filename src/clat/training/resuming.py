@@ -1,0 +1,80 @@
+"""Whether a run can go on, and how: found out before a resume writes anything."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.data import ImageSet
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import recipe_hash
+from clat.training.prepare import RunInputs
+from clat.training.saving import STATE
+from clat.training.state import Checkpoint, load_state
+from clat.training.status import read_about
+
+Given = dict[str, str | None]
+"""What a run was given from Python instead of what its recipe names: "model" (its class), "data" (its name)."""
+
+
+def describe_given(model: nn.Module | None, data: tuple[ImageSet, ImageSet] | None) -> Given:
+    """Return what run.json says of a network and of image sets that came from Python."""
+    return {
+        "model": None if model is None else f"{type(model).__module__}.{type(model).__qualname__}",
+        "data": None if data is None else data[0].name,
+    }
+
+
+def how_to_resume(out: Path, given: Given) -> str:
+    """Return the command, or the Python call, that goes on with the run in `out`."""
+    again = [f"{name}=..." for name in ("model", "data") if given.get(name) is not None]
+    if not again:
+        return f"clat train --resume {shlex.quote(str(out))}"
+    return f"clat.resume({str(out)!r}, {', '.join(again)})"
+
+
+def check_given(out: Path, given: Given) -> None:
+    """Raise ClatError if the run in `out` began with a network or images from Python that are not given again."""
+    recorded = read_about(out).get("given")
+    if not isinstance(recorded, dict):  # a run from before this was recorded
+        return
+    missing = [name for name in ("model", "data") if recorded.get(name) is not None and given[name] is None]
+    if missing:
+        held = " and ".join(f"{name} ({recorded[name]})" for name in missing)
+        raise ClatError(
+            f"the run in {out} was given its {held} from Python: go on there, with {how_to_resume(out, recorded)}"
+        )
+
+
+def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
+    """Raise ClatError if the saved state of the run in `out`, where there is one, is damaged, belongs to another
+    recipe, or holds the weights of another network."""
+    if not (out / STATE).exists():
+        return
+    saved = load_state(out / STATE, recipe_hash(recipe))
+    misfits = _misfits(saved, recipe, inputs.model.state_dict())
+    if misfits:
+        hint = f"; for a network from Python go on there, with {how_to_resume(out, {'model': ''})}"
+        raise ClatError(
+            f"{out / STATE} does not fit the model {type(inputs.model).__name__}, in {len(misfits)} weights, "
+            f"such as {misfits[0]}{'' if given['model'] else hint}"
+        )
+
+
+def _misfits(saved: Checkpoint, recipe: Recipe, weights: dict[str, Any]) -> list[str]:
+    """Return the names of weights that only one side has, or that differ in shape."""
+    shapes = [
+        {name: tuple(value.shape) for name, value in side.items() if hasattr(value, "shape")}
+        for side in (weights, saved.weights)
+    ]
+    names = [*shapes[0], *(name for name in shapes[1] if name not in shapes[0])]
+    if saved.progress.joined:
+        stage = recipe.stages[saved.progress.stage]
+        if any(one.reparametrises for one in (stage.objective, *stage.treatments)):
+            # Saved in the midst of such a stage, the network has other names: those that it kept have to fit.
+            names = [name for name in shapes[0] if name in shapes[1]]
+    return [name for name in names if shapes[0].get(name) != shapes[1].get(name)]
