@@ -18,6 +18,7 @@ from clat.errors import ClatError
 from clat.evaluation.cost import Cost
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
 from clat.evaluation.identity import device_of
+from clat.evaluation.progress import Extent
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
@@ -39,6 +40,7 @@ def evaluate_set(
     channels_last: bool = True,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    extent: Extent | None = None,
     **options: Any,
 ) -> Evaluation:
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
@@ -65,13 +67,15 @@ def evaluate_set(
         layout = torch.channels_last
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
-    def evaluated(number: int, part: Tensor) -> Evaluation:
+    def evaluated(number: int) -> Evaluation:
+        part = ids[parts[number]]
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
         options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
         with modes.in_layout(model, layout):
-            return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
+            some = None if extent is None else extent[parts[number]]
+            return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
     prefix = "0" if world == 1 else f"{world}p"
     parts = cut_shares(len(ids), world, size)
@@ -79,7 +83,7 @@ def evaluate_set(
     own: dict[int, Evaluation] | ClatError = {}
     try:
         for number in shares:
-            own[number] = evaluated(number, ids[parts[number]])
+            own[number] = evaluated(number)
     except ClatError as error:
         if world == 1:
             raise

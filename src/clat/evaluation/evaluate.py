@@ -24,7 +24,7 @@ from clat.errors import ClatError, unknown
 from clat.evaluation.cost import Cost, metered
 from clat.evaluation.identity import device_of, digest, fingerprint, sample_digests
 from clat.evaluation.passes import Pass, passes
-from clat.evaluation.progress import Keeper, Standing
+from clat.evaluation.progress import Extent, Keeper, Standing
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.files import write_json
@@ -135,6 +135,7 @@ def evaluate(
     keep_examples: bool = False,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    extent: Extent | None = None,
 ) -> Evaluation:
     """Evaluate `model` on `x` (N, C, H, W) in [0, 1] with labels `y` (N,) under a protocol.
 
@@ -142,9 +143,10 @@ def evaluate(
     fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
     number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
     (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
-    x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
-    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
-    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
+    x_adv too, which a state does not hold; `report`: told of the progress; `extent`: go through a part of the
+    protocol only, which is for `clat.evaluation.sampled`. x may live on the CPU with the model on a GPU. The model
+    runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside
+    [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
     check_images(x)
@@ -169,7 +171,8 @@ def evaluate(
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     with metered(model) as cost, modes.for_attack(model), torch.autocast(device.type, enabled=False):
-        job = _Job(model, x, y, ids, batch_size, device, precision, examples, report)
+        upto = None if extent is None else extent.attacks
+        job = _Job(model, x, y, ids, batch_size, device, precision, examples, report, upto)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
         todo, notes = passes(
@@ -189,11 +192,13 @@ def evaluate(
             }
             keeper = Keeper(Path(state), key)
         standing = keeper.load()
+        if standing is not None:
+            notes.append("went on from a state file: the cost is of the last session alone")
+        elif extent is not None:
+            standing = extent.standing(sum(one.attack < extent.known for one in todo))
         if standing is None:
             standing = Standing.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
-        else:
-            notes.append("went on from a state file: the cost is of the last session alone")
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
                 job.run(list(group), standing, keeper)
@@ -229,6 +234,8 @@ class _Job:
     precision: str
     examples: Tensor | None
     report: Report | None
+    upto: Tensor | None
+    """So many attacks are for each sample, (N,) int64; None: all."""
 
     def first_logits(self) -> Tensor:
         """Of the first batch of clean images. That a model returns no probabilities is checked on them."""
@@ -266,9 +273,10 @@ class _Job:
     ) -> None:
         """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = _InPrecision(self.model, self.device, precision)
-        rows = standing.alive.nonzero().squeeze(1)
-        wanted = ~through[rows].T
         first, one = group[0]
+        attacked = standing.alive if self.upto is None else standing.alive & (self.upto > one.attack)
+        rows = attacked.nonzero().squeeze(1)
+        wanted = ~through[rows].T
         total, to_come = int(wanted.sum()), wanted.clone()
 
         def judge(numbers: Tensor, finished: Tensor, adv: Tensor, claims: bool = False) -> Tensor:
