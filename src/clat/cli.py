@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from clat.cli_plans import add_plan_options
 from clat.errors import ClatError, unknown
 
-COMMANDS = dict.fromkeys(("train", "evaluate", "report", "demo"), "clat.commands")
+COMMANDS = dict.fromkeys(("train", "report", "demo"), "clat.commands")
 COMMANDS |= {"criticality": "clat.commands_criticality", "study": "clat.commands_study"}
-COMMANDS |= {"bench": "clat.commands_bench"}
+COMMANDS |= {"bench": "clat.commands_bench", "evaluate": "clat.commands_plans"}
 COMMANDS |= dict.fromkeys(("check", "curve", "transfer", "compare"), "clat.commands_evaluation")
 """Each command, and the module with the function of its name."""
 
@@ -114,9 +115,7 @@ def _parser() -> _Parser:
 
     three = commands.add_parser("evaluate", help="clean and robust accuracy under a protocol")
     _model_options(three)
-    three.add_argument(
-        "--protocol", default="pgd-20", help="autoattack, standard, pgd-20, ..., or a TOML file (default: pgd-20)"
-    )
+    add_plan_options(three)
     three.add_argument("--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)")
     three.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
     three.add_argument("--eps", default="8/255", help=EPS)

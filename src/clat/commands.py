@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -14,7 +16,8 @@ from clat import models
 from clat.config import EngineConfig
 from clat.data import ImageSet, Loader, load_split
 from clat.errors import ClatError, unknown
-from clat.evaluation import Protocol, evaluate_set, find_protocol
+from clat.evaluation import Accuracy, Evaluation, Protocol, evaluate_set, find_protocol
+from clat.evaluation.cost import Cost
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
 from clat.files import claim_output
@@ -29,13 +32,37 @@ from clat.training.run import train as start_run
 from clat.units import parse_size
 
 console = Console(highlight=False)
+DEFAULT_PROTOCOL = "pgd-20"
+T = TypeVar("T")
 
 
-def evaluate(options: Namespace) -> int:
-    """`clat evaluate`: accuracies with intervals on screen, JSON on request."""
+@dataclass(frozen=True)
+class Prepared:
+    """What an evaluation on the command line needs; `settings`: the options of `evaluate_set`."""
+
+    model: nn.Module
+    images: ImageSet
+    ids: Tensor
+    engine: Engine
+    settings: dict[str, Any]
+
+    def run(self, measure: Callable[[dict[str, Any]], T]) -> T | None:
+        """Return what `measure` finds, told these settings; None in all processes but the first, which speaks."""
+        try:
+            with evaluation_progress(console) as report:
+                found = measure({**self.settings, "report": report if self.engine.rank == 0 else None})
+        except ClatError:
+            if self.engine.rank == 0:
+                raise
+            return None
+        return found if self.engine.rank == 0 else None
+
+
+def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
+    """Check everything that can be wrong before other processes are started, and start them. `protocol` says how
+    many images are customary."""
     if options.out is not None:
         claim_output(options.out)
-    protocol = find_protocol(options.protocol)
     parse_size(options.eps, norm=options.norm)
     device = pick_device(options.device)
     if options.devices < 1:
@@ -50,44 +77,56 @@ def evaluate(options: Namespace) -> int:
     engine.launch()
     model = model.to(engine.device)
     engine.share(model)
-    try:
-        with evaluation_progress(console) as report:
-            result = evaluate_set(
-                model,
-                images,
-                ids=ids,
-                protocol=protocol,
-                eps=options.eps,
-                norm=options.norm,
-                batch_size=options.batch_size,
-                seed=options.seed,
-                precision=options.precision,
-                state=options.state,
-                report=report if engine.rank == 0 else None,
-                about={"model": options.model, "weights": options.weights},
-            )
-    except ClatError:
-        if engine.rank == 0:
-            raise
-    if engine.rank > 0:
-        return 0  # the first process speaks for all
+    settings = {name: getattr(options, name) for name in ("eps", "norm", "batch_size", "seed", "precision")}
+    settings["about"] = {"model": options.model, "weights": options.weights}
+    return Prepared(model, images, ids, engine, settings)
+
+
+def evaluate(options: Namespace) -> int:
+    """`clat evaluate` of one protocol: accuracies with intervals on screen, JSON on request."""
+    protocol = find_protocol(options.protocol or DEFAULT_PROTOCOL)
+    prepared = prepare_evaluation(options, protocol)
+    result = prepared.run(
+        lambda settings: evaluate_set(
+            prepared.model, prepared.images, ids=prepared.ids, protocol=protocol, state=options.state, **settings
+        )
+    )
+    if result is not None:
+        say_result(result, options, prepared.images)
+        write_result(result, options)
+    return 0
+
+
+def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None:
+    """Print an evaluation."""
     for note in result.notes:
         console.print(f"note: {note}")
     for name, accuracy in result.per_attack.items():
         console.print(f"after {name:10} {accuracy}")
-    console.print(f"clean accuracy   {result.clean_accuracy}")
+    say_clean(result.clean_accuracy, options, images)
+    console.print(
+        f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}, {options.norm} eps {result.eps}"
+    )
+    console.print(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
+
+
+def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
+    """Print the clean accuracy, beside what RobustBench lists."""
+    console.print(f"clean accuracy   {clean}")
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, images.num_classes)
         console.print(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
-    console.print(f"robust accuracy  {result.robust_accuracy}   {protocol.title}, {options.norm} eps {result.eps}")
-    console.print(
-        f"cost  {result.cost.forwards:,} forwards, {result.cost.backwards:,} backwards, "
-        f"{result.cost.seconds:.1f} s; protocol hash {protocol.hash}"
-    )
+
+
+def cost_text(cost: Cost) -> str:
+    return f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s"
+
+
+def write_result(result: Any, options: Namespace) -> None:
+    """Write JSON where --out says so."""
     if options.out is not None:
         result.to_json(options.out)
         console.print(f"wrote {options.out}")
-    return 0
 
 
 def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> Tensor:

@@ -80,25 +80,26 @@ def evaluate_set(
     prefix = "0" if world == 1 else f"{world}p"
     parts = cut_shares(len(ids), world, size)
     shares = Shares(len(parts), rank, world)
-    own: dict[int, Evaluation] | ClatError = {}
+    own: dict[int, Evaluation] = {}
+    wrong: ClatError | None = None
     try:
         for number in shares:
             own[number] = evaluated(number)
     except ClatError as error:
         if world == 1:
             raise
-        own = error  # to be raised by all: the others would wait for this process
+        wrong = error  # to be raised by all: the others would wait for this process
         shares.give_up()
     if world == 1:
-        return _joined([own[number] for number in range(len(parts))], torch.cat(parts))
+        return join_evaluations(list(own.values()), torch.cat(parts))
     _wait_for_all(device)
     gathered: list[Any] = [None] * world
-    dist.all_gather_object(gathered, own)
+    dist.all_gather_object(gathered, own if wrong is None else wrong)
     for theirs in gathered:
         if isinstance(theirs, ClatError):
             raise theirs
     results = {number: result for theirs in gathered for number, result in theirs.items()}
-    whole = _joined([results[number] for number in range(len(parts))], torch.cat(parts))
+    whole = join_evaluations([results[number] for number in range(len(parts))], torch.cat(parts))
     longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
@@ -124,7 +125,7 @@ def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torc
     return True
 
 
-def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
+def join_evaluations(results: list[Evaluation], places: Tensor) -> Evaluation:
     """One evaluation of all the parts; `places`: where each of their samples stands in the whole."""
 
     def whole(parts: list[Tensor]) -> Tensor:
