@@ -119,8 +119,8 @@ class Trainer:
                 break
 
     def _enter_stage(self) -> None:
-        number = self.progress.stage
-        self.runner = StageRunner(self.recipe, number, self.model, self.engine, self.loader, self.heldout)
+        here = self.model, self.engine, self.loader, self.heldout
+        self.runner = StageRunner(self.recipe, self.progress.stage, *here)
         self.progress.joined = True
 
     def _before_epoch(self, stage: StageConfig, *, done: int) -> None:
@@ -209,8 +209,8 @@ class Trainer:
         record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
-            check, better = self._check_and_keep_best()
-            record |= {**check, "best": better}
+            check, record["best"] = self._check_and_keep_best()
+            record |= check
             if stage.objective.one_step:
                 self._watch(check)
         self.runner.callbacks.after_epoch(check)
