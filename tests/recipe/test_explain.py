@@ -1,4 +1,5 @@
-"""A recipe in full: TOML that reads back equal, with every field, type, default and doc; and the groups of the list."""
+"""A recipe in full: TOML that reads back equal, with every field, type, default and doc; and the groups of the
+list."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def test_recipes_are_listed_in_groups_a_line_each(clat):
     listed = clat("recipes")
     assert listed.code == 0
     lines = listed.out.splitlines()
-    assert [line for line in lines if line.endswith(":")][0].startswith("To begin with")
+    assert next(line for line in lines if line.endswith(":")).startswith("To begin with")
     for name in built_in_recipes():
         assert sum(line.startswith(f"{name} ") for line in lines) == 1
     assert listed.out == clat("train", "--list").out

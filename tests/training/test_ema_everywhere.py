@@ -1,4 +1,5 @@
-"""The moving average of the weights under every objective: it follows each step, and is the network that stays."""
+"""The moving average of the weights under every objective: it follows each step, and is the network that is
+left."""
 
 from __future__ import annotations
 

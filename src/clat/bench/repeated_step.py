@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clat.data import Augment, ImageSet, Loader
 from clat.network import modes
+from clat.network.guard import guarded
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
 from clat.runtime.blocks import blocks_as
@@ -60,7 +61,12 @@ def repeated_step(
     loader = Loader(images, count, device=engine.device, shuffle=True, augment=Augment(), drop_last=True)
     batch = next(iter(Loader(images, count, device=engine.device).epoch()))
     placed = engine.place(copy.deepcopy(model))
-    with blocks_as(config, placed, count), modes.restore_flags(placed), torch.random.fork_rng(devices=[]):
+    with (
+        blocks_as(config, placed, count),
+        modes.restore_flags(placed),
+        guarded(placed),
+        torch.random.fork_rng(devices=[]),
+    ):
         runner = StageRunner(recipe, 0, placed, engine, loader, batch)
         runner.make_trainable(_selected(recipe, runner, batch), {})
         runner.after_selection(0, first=True)

@@ -24,6 +24,7 @@ COMMANDS = (
     "curve",
     "transfer",
     "compare",
+    "data",
     "report",
     "study",
     "bench",

@@ -86,9 +86,9 @@ def load_model(
     has them, and the options below that are given; it must return an nn.Module, which with a normalisation is
     wrapped in Normalized.
 
-    `args` are further arguments of a factory, or of the library's: {"pretrained": True, "img_size": 64}. A library's
-    network brings the normalisation of its own configuration, comes in a Normalized, and keeps the classes that its
-    trained weights have, if it comes with any; no other `normalize` is taken for it.
+    `args` are further arguments of a factory, or of the library's: {"pretrained": True, "img_size": 64}. A
+    library's network brings the normalisation of its own configuration, comes in a Normalized, and keeps the
+    classes that its trained weights have, if it comes with any; no other `normalize` is taken for it.
 
     `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
     or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-
@@ -101,9 +101,9 @@ def load_model(
     evaluate another function. Say "identity" to insist on none.
 
     `weights` is a file that load_weights reads, and `weights_key` says which of several state dicts in it is meant.
-    Without a file, weights are drawn from the global generator.
-    `classifier="new"` takes all weights of the file, or of the library, but those of the last linear layer, which is
-    drawn anew: the start of fine-tuning on other classes. None takes all.
+    Without a file, weights are drawn from the global generator. `classifier="new"` takes all weights of the file,
+    or of the library, but those of the last linear layer, which is drawn anew: the start of fine-tuning on other
+    classes. None takes all.
 
     `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
     its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.

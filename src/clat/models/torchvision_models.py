@@ -22,8 +22,8 @@ def build_torchvision(wanted: Wanted) -> LibraryNetwork:
     """Return a network of torchvision.
 
     Args:
-        wanted: Its arguments may be `weights`, the name of trained weights, or `pretrained`, for the usual ones. With
-            them the network has the classes that it was trained on, unless the classifier is to be new.
+        wanted: Its arguments may be `weights`, the name of trained weights, or `pretrained`, for the usual ones.
+            With them the network has the classes that it was trained on, unless the classifier is to be new.
 
     Raises:
         ClatError: torchvision is missing, the name or an argument unknown, or weights cannot be had.
@@ -39,7 +39,6 @@ def build_torchvision(wanted: Wanted) -> LibraryNetwork:
         raise unknown(f"weights of {wanted.name}", entry, trained.__members__)
     if wanted.new_classifier and entry is None:
         raise untrained(wanted)
-    loads = entry is not None and not wanted.weights_follow
     with one_line_errors(wanted):
         network = None if entry is None or wanted.weights_follow else models.get_model(name, weights=entry, **args)
         if network is None or wanted.new_classifier:

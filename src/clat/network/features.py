@@ -108,7 +108,10 @@ def read_features(
             logits = None
     silent = [layer.name for position, layer in enumerate(layers) if position not in values]
     if silent:
-        raise ClatError(f"layer '{silent[0]}' gave no feature in this forward pass: call enumerate_layers again")
+        raise ClatError(
+            f"layer '{silent[0]}' did not run in a forward pass: exclude it if it is left out by chance, else call "
+            "enumerate_layers again"
+        )
     unread = [layers[position - len(layers)].name for position in range(wanted) if position not in values]
     if unread:
         raise ClatError(f"layer '{unread[0]}' takes no tensor, so there is no input to compare it with")
@@ -125,10 +128,11 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
 
 
 def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
-    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
+    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32 at least."""
     return feature_norm(feature - other)
 
 
 def feature_norm(feature: Tensor) -> Tensor:
-    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
-    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)
+    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32 at least."""
+    wide = torch.promote_types(feature.dtype, torch.float32)
+    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=wide)

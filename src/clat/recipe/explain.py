@@ -122,7 +122,8 @@ def _dataclasses(hint: Any) -> list[Any]:
 def _docs(cls: Any) -> dict[str, str]:
     """Return field -> the text below it in the source of a class, or of the one that it inherits the field from."""
     docs: dict[str, str] = {}
-    for one in reversed([base for base in cls.__mro__ if dataclasses.is_dataclass(base)]):
+    bases: list[Any] = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
+    for one in reversed(bases):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
         assert isinstance(tree, ast.ClassDef)
         for field, after in zip(tree.body, tree.body[1:], strict=False):

@@ -175,6 +175,9 @@ def _sort_events(run: Run, records: list[Json]) -> None:
         warning = extra if isinstance(extra, dict) else {"message": str(extra)}
         if all(warning.get("message") != known.get("message") for known in run.warnings):
             run.warnings.append(warning)
+    notes = run.info.get("notes")
+    for note in notes if isinstance(notes, list) else ():
+        run.warnings.append({"kind": "note", "message": str(note)})
     run.epochs = [epochs[epoch] for epoch in sorted(epochs)]
     run.selections = dict(sorted(run.selections.items()))
     run.stages = _stages(run.epochs, stages, run.summary.get("stages") or [])

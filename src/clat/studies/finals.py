@@ -14,7 +14,7 @@ from rich.console import Console
 from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
-from clat.data import ImageSet, hold_out, load_split
+from clat.data import ImageSet, hold_out
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
 from clat.evaluation.result import EvaluationRecord
@@ -27,7 +27,7 @@ from clat.studies.row import Row, named
 from clat.studies.run import finished
 from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
 from clat.training.final import discard_state, evaluate_weights
-from clat.training.prepare import build_network
+from clat.training.prepare import build_network, read_split
 
 WEIGHTS = ("last", "best")
 COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
@@ -102,7 +102,7 @@ def _evaluate(
     recipe = read_recipe(run / "recipe.toml")
     images = _images(recipe, split)
     images = images if num_samples is None else images.take(min(num_samples, len(images)))
-    model = build_network(recipe, images.num_classes)
+    model = build_network(recipe, images.num_classes, images.shape[0])
     load_weights(model, run / "weights" / f"{weights}.safetensors")
     about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
     evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)
@@ -112,11 +112,10 @@ def _evaluate(
 def _images(recipe: Recipe, split: str) -> ImageSet:
     config = recipe.data
     if split == "test":
-        return load_split(config.name, "test", image_size=config.image_size)
+        return read_split(config, "test")
     if config.decide_on == "test-split":
         raise ClatError(f"the recipe '{recipe.name}' decides on the test split: it holds no training images out")
-    train_set = load_split(config.name, "train", image_size=config.image_size)
-    return hold_out(train_set, config.heldout, config.split_seed, config.train_size)[1]
+    return hold_out(read_split(config, "train"), config.heldout, config.split_seed, config.train_size)[1]
 
 
 def _share(record: EvaluationRecord, kind: str) -> float:

@@ -52,6 +52,8 @@ def final_evaluations(
                 result.to_json(file)
         if engine.rank == 0:  # also what a run left that was killed just after it had written the result
             discard_state(file)
+        for note in results[label].data.get("notes", []):
+            log.say(f"test, {label}: note: {note}", style="yellow")
         clean, robust = results[label].clean_accuracy, results[label].robust_accuracy
         n = clean.n if clean else None
         log.say(

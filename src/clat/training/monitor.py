@@ -22,14 +22,7 @@ def check_heldout(
     attack = Attack(recipe.threat, steps=recipe.monitor.steps)
     seed = derive_seed(recipe.seed, "heldout")
     clean, robust = heldout_accuracies(
-        model,
-        engine,
-        x,
-        y,
-        attack,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        micro_batch=recipe.micro_batch,
+        model, engine, x, y, attack, batch_size=recipe.batch_size, micro_batch=recipe.micro_batch, seed=seed
     )
     return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 

@@ -27,6 +27,7 @@ from clat.core.files import write_json, write_text
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
+from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
@@ -144,7 +145,8 @@ def _run(
     try:
         with stop_on_signals() as stop:
             finish("running")
-            with logits_only(model), blocks_as(recipe.engine, model, recipe.batch_size // engine.world):
+            blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
+            with logits_only(model), guarded(model), blocks:
                 heldout = _tensors(inputs.heldout, engine)
                 trainer = Trainer(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
