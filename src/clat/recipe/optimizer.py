@@ -93,9 +93,6 @@ class OptimizerConfig(OptimizerSettings):
 class TorchOptimizer(OptimizerSettings):
     """Any other optimizer of `torch.optim`, by its class's name in capital letters or small ones."""
 
-    any_name = "any other of torch.optim"
-    """What stands in a list of names for those that it may have."""
-
     name: str
     """"adamw", "adam", "rmsprop", ..."""
     arguments: dict[str, Any] = field(default_factory=dict, metadata={"flat": True})
