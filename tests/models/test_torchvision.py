@@ -1,5 +1,4 @@
-"""`torchvision:`: names, weights, auxiliary heads; and what is said where a library is missing or does not
-import."""
+"""`torchvision:`: names, weights, auxiliary heads; and what is said where a library is missing or broken."""
 
 from __future__ import annotations
 

@@ -107,6 +107,7 @@ RICH = Recipe(
         decide_on="test-split",
         split_seed=2,
         image_size=16,
+        channels=1,
         augment="idbh-weak",
         pad=0,
         padding_mode="reflect",

@@ -6,7 +6,9 @@ Commands import this module where their work begins: it loads torch.
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,11 @@ from clat import models
 from clat.core.errors import ClatError, unknown
 from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
+from clat.data.channels import with_channels
 from clat.models import load_model
 from clat.network import modes
 from clat.network.edge import unwrapped
+from clat.recipe.source import read_value
 from clat.recipe.toml import read_recipe
 from clat.training.prepare import check_model
 
@@ -36,11 +40,13 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     if options.weights_key is not None and options.weights is None:
         raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
     if options.model.endswith(".toml"):
-        model = _model_of_recipe(options, images.num_classes)
+        model = _model_of_recipe(options, images)
     else:
         model = load_model(
             options.model,
             num_classes=images.num_classes,
+            in_channels=images.shape[0],
+            args=model_arguments(options.model_args),
             width=options.width,
             normalize=options.normalize,
             weights=options.weights,
@@ -74,8 +80,8 @@ def _listed(images: ImageSet) -> str:
 
 
 def read_images(options: Namespace) -> ImageSet:
-    """Return the split that the options name."""
-    return load_split(
+    """Return the split that `--data` and the options beside it name, as a network is to see its images."""
+    images = load_split(
         options.data,
         options.split,
         image_size=options.image_size,
@@ -83,21 +89,41 @@ def read_images(options: Namespace) -> ImageSet:
         image_column=options.image_column,
         classes=options.classes,
     )
+    return with_channels(images, options.channels)
 
 
-def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
+def model_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of --model-args, ["a=1", "b=true"]; values are read as TOML, else taken as text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ClatError(f"--model-args {word}: expected KEY=VALUE, such as pretrained=true")
+        key = key.replace("-", "_")
+        if key in found:
+            raise ClatError(f"--model-args {word}: {key} is there twice")
+        found[key] = read_value(text)
+    return found
+
+
+def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     """Return the network of a recipe's [model], with all of `--weights` instead of its own if they are given."""
-    if options.width is not None or options.normalize is not None:
-        raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
+    if options.width is not None or options.normalize is not None or options.model_args:
+        raise ClatError(f"--model {options.model}: the recipe says width, normalize and arguments; leave them out")
     config = read_recipe(options.model).model
     own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
     config = config if options.weights is None else replace(config, **own)
-    return models.build_model(config, num_classes)
+    return models.build_model(config, images.num_classes, images.shape[0])
 
 
 def about_model(options: Namespace) -> dict[str, object]:
     """Return what a result says of the network of `build_model`."""
-    return {"model": options.model, "weights": options.weights, "weights_key": options.weights_key}
+    return {
+        "model": options.model,
+        "model_args": model_arguments(options.model_args),
+        "weights": options.weights,
+        "weights_key": options.weights_key,
+    }
 
 
 def first_images(options: Namespace) -> ImageSet:

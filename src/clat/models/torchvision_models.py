@@ -23,8 +23,7 @@ def build_torchvision(wanted: Wanted) -> LibraryNetwork:
 
     Args:
         wanted: Its arguments may be `weights`, the name of trained weights, or `pretrained`, for the usual ones.
-        With
-            them the network has the classes that it was trained on, unless the classifier is to be new.
+            With them the network has the classes that it was trained on, unless the classifier is to be new.
 
     Raises:
         ClatError: torchvision is missing, the name or an argument unknown, or weights cannot be had.

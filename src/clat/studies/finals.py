@@ -102,7 +102,7 @@ def _evaluate(
     recipe = read_recipe(run / "recipe.toml")
     images = _images(recipe, split)
     images = images if num_samples is None else images.take(min(num_samples, len(images)))
-    model = build_network(recipe, images.num_classes)
+    model = build_network(recipe, images.num_classes, images.shape[0])
     load_weights(model, run / "weights" / f"{weights}.safetensors")
     about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
     evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)

@@ -23,6 +23,7 @@ from clat.data import (
     load_split,
     open_generated,
 )
+from clat.data.channels import with_channels
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -89,7 +90,9 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for images in (train_set, test):
             for note in images.notes:
                 notice(f"{images.split} images: {note}")
-        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
+        model = (
+            build_network(recipe, train_set.num_classes, train_set.shape[0]) if model is None else trainable(model)
+        )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -262,7 +265,7 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
     Raises:
         ClatError: as `load_split`.
     """
-    return load_split(
+    images = load_split(
         config.name,
         split,
         image_size=config.image_size,
@@ -270,10 +273,12 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
         image_column=config.image_column,
         classes=config.classes,
     )
+    return with_channels(images, config.channels)
 
 
-def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network with its first weights: a file's, or random ones that the seed decides."""
+def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
+    the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return build_model(recipe.model, num_classes)
+        return build_model(recipe.model, num_classes, in_channels)
