@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from clat.environment import describe_environment
-from clat.evaluation.budget import FOOLED, survivor_passes
+from clat.evaluation.effort import FOOLED, survivor_passes
 from clat.evaluation.finite import most_in_set, sample_needed
 from clat.evaluation.protocols import PROTOCOLS
 from clat.files import claim_output, write_json

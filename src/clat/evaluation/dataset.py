@@ -16,16 +16,19 @@ from clat import modes
 from clat.data import ImageSet, Loader
 from clat.errors import ClatError
 from clat.evaluation.cost import Cost
+from clat.evaluation.effort import survivor_passes
 from clat.evaluation.evaluate import Evaluation, Report, evaluate
 from clat.evaluation.identity import device_of
 from clat.evaluation.progress import Extent
-from clat.evaluation.protocols import Protocol
+from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.subset import check_ids
 from clat.units import Size
 
 PART_BYTES = 2**30
 """Images held as float32 at a time."""
+LONG = 1000
+"""Passes of a robust image from which on processes may have to wait long for one another."""
 
 
 def evaluate_set(
@@ -78,7 +81,8 @@ def evaluate_set(
             return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
     prefix = "0" if world == 1 else f"{world}p"
-    parts = cut_shares(len(ids), world, size)
+    passes = survivor_passes(find_protocol(protocol), images.num_classes)
+    parts = cut_shares(len(ids), world, size, uneven=passes > LONG)
     shares = Shares(len(parts), rank, world)
     own: dict[int, Evaluation] = {}
     wrong: ClatError | None = None
