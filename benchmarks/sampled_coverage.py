@@ -24,7 +24,7 @@ from scipy.stats import hypergeom
 
 from clat.core.environment import describe_environment
 from clat.core.files import claim_output, write_json
-from clat.evaluation.budget import FOOLED, survivor_passes
+from clat.evaluation.effort import FOOLED, survivor_passes
 from clat.evaluation.finite import most_in_set, sample_needed
 from clat.evaluation.protocols import PROTOCOLS
 

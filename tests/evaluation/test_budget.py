@@ -20,8 +20,8 @@ from clat.evaluation.budget import (
     passes_per_image,
     random_order,
     run_pilot,
-    survivor_passes,
 )
+from clat.evaluation.effort import survivor_passes
 
 KNOWN = Pilot(images=48, seconds=1e-3, spent=5.0, clean=0.8, robust=0.5, relaxed=120)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from clat.evaluation.shares import SMALLEST, Shares, cut_shares
+from clat.evaluation.shares import Shares, cut_shares
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 23, 500, 10_000])
@@ -29,12 +29,23 @@ def test_one_process_takes_them_in_order() -> None:
 def test_shares_fall_in_size_and_are_mixed() -> None:
     """The robust images may all come last in the set, and still are in every share."""
     shares = cut_shares(1000, 2, 1000)
-    sizes = [len(share) for share in shares]
-    assert sizes[0] == 250
-    assert all(large >= small for large, small in pairwise(sizes))
-    assert sizes[-1] <= 32
-    assert min(sizes[:-1]) >= SMALLEST
-    assert all(0.3 < (share >= 500).double().mean() < 0.7 for share in shares[:6])
+    assert [len(share) for share in shares] == [400, 400, 70, 70, 30, 30]
+    assert all(0.3 < (share >= 500).double().mean() < 0.7 for share in shares)
+    assert [len(share) for share in cut_shares(1001, 2, 1000, uneven=False)] == [501, 500]
+    assert [len(share) for share in cut_shares(1000, 2, 300)] == [300, 100, 300, 100, 70, 70, 30, 30]
+
+
+@pytest.mark.parametrize("robust", [50, 250])
+def test_nobody_waits_long_for_the_robust_images(robust: int) -> None:
+    """Of 500, the last ones robust and each a hundred times as much work: two processes that take shares as they
+    become free are at least 1.8 times one."""
+    work = torch.ones(500)
+    work[-robust:] = 100
+    busy = [0.0, 0.0]
+    for number, share in enumerate(cut_shares(500, 2, 500)):
+        taker = number if number < 2 else busy.index(min(busy))
+        busy[taker] += float(work[share].sum())
+    assert work.sum() / max(busy) >= 1.8
 
 
 class Store:

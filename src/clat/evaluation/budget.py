@@ -18,8 +18,9 @@ from clat.core.errors import ClatError
 from clat.core.seeds import permutation
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
+from clat.evaluation.effort import FOOLED, survivor_passes
 from clat.evaluation.finite import sample_needed
-from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
+from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
 
 LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
@@ -31,9 +32,6 @@ PILOT_SHARE = 0.1
 """The part of the budget that the pilot may take."""
 CAUTION = 1.15
 """Predicted times are taken for so many times as long."""
-FOOLED = 60
-"""Passes that an image which falls costs under any protocol, about: most fall to the first attack."""
-
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -43,26 +41,6 @@ def parse_duration(text: str) -> float:
     if found is None or not (seconds := float(found[1]) * _UNITS[found[2]]) > 0:
         raise ClatError(f"the budget is '{text}': expected a time such as 90s, 10m or 1.5h")
     return seconds
-
-
-def survivor_passes(protocol: Protocol, classes: int) -> int:
-    """Return the forward and backward passes that an image costs which withstands all of a protocol, about."""
-    return sum(spec.restarts * _attack_passes(spec, classes) for spec in protocol.attacks)
-
-
-def _attack_passes(spec: AttackSpec, classes: int) -> int:
-    steps = spec.steps or 0
-    targets = min(spec.targets or 1, classes - 1)
-    if spec.attack == "apgd":
-        return targets * 2 * (steps + 2)
-    if spec.attack == "fab":
-        backwards = 1 if spec.targets else classes - 1
-        return targets * ((2 + backwards) * steps + 2)
-    if spec.attack == "cr":
-        return 2 * (targets * steps // 2 + 10)  # most images are given up early, a few tried in all rounds
-    if spec.attack == "square":
-        return steps * 8 // 7  # a seventh is tried in vain
-    return 2 * steps + 1 if steps else 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
+from clat.evaluation.effort import survivor_passes
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.job import Report
-from clat.evaluation.protocols import Protocol
+from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.state import Extent
@@ -29,6 +30,8 @@ from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**30
 """Images held as float32 at a time."""
+LONG = 1000
+"""Passes of a robust image from which on processes may have to wait long for one another."""
 
 
 def evaluate_set(
@@ -84,7 +87,8 @@ def evaluate_set(
             return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
     prefix = "0" if world == 1 else f"{world}p"
-    parts = cut_shares(len(ids), world, size)
+    passes = survivor_passes(find_protocol(protocol), images.num_classes)
+    parts = cut_shares(len(ids), world, size, uneven=passes > LONG)
     shares = Shares(len(parts), rank, world)
     own: dict[int, Evaluation] = {}
     failure: ClatError | None = None

@@ -1,13 +1,14 @@
-"""How several processes share the images of an evaluation: shares of falling size, each taken when one is free.
+"""How several processes share the images of an evaluation: shares of falling size, each taken by one that is free.
 
 An image that withstands everything costs a hundred times one that is fooled at once, so that shares dealt
 beforehand leave processes waiting for the one that has the robust images. Here each share is a random part of the
-images, and the last ones are small.
+images, and the last ones are small (factoring, Hummel et al. 1992).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,29 +17,35 @@ from torch import Tensor
 
 from clat.core.seeds import permutation
 
+PORTIONS = (0.8, 0.14, 0.06)
+"""What is shared out at first, and of what is left over for those who are done before the others.
+
+Every share is attacked by itself, in smaller batches towards its end, so that many small shares would cost more
+than the waiting that they save.
+"""
 SMALLEST = 8
 """Images of a share: fewer are not worth their forward passes."""
 
 _calls = itertools.count()
 
 
-def cut_shares(count: int, world: int, largest: int) -> list[Tensor]:
+def cut_shares(count: int, world: int, largest: int, *, uneven: bool = True) -> list[Tensor]:
     """Return the places of `count` images, share by share, each (M,) int64 and rising.
 
-    One process takes all in order, at most `largest` at a time, as much as memory holds. For `world` processes a
-    share is a 2 * world-th of what is left (guided self-scheduling, Polychronopoulos and Kuck 1987), of images in
-    an order that depends on `count` alone, so that a resumed evaluation finds the same shares again.
+    One process takes all in order, at most `largest` at a time, as much as memory holds. Several take images in an
+    order that depends on `count` alone, so that a resumed evaluation finds the same shares again; each has one of
+    every portion, if all are equally fast. `uneven`: images may differ so much in what they cost that the portions
+    after the first are worth their while; otherwise there is one, of all images.
     """
-    places = torch.arange(count)
     if world == 1:
-        return [part for part in places.split(largest) if len(part)]
+        return [part for part in torch.arange(count).split(largest) if len(part)]
     mixed, shares, begin = permutation(count, "evaluation-shares"), [], 0
-    smallest = min(largest, max(SMALLEST, count // (16 * world)))
-    while begin < count:
-        size = min(max(smallest, -(-(count - begin) // (2 * world))), largest)
-        shares.append(mixed[begin : begin + size].sort().values)
-        begin += size
-    return shares
+    for portion in PORTIONS if uneven else (1.0,):
+        size = max(SMALLEST, math.ceil(count * portion / world))
+        for share in mixed[begin : begin + world * size].split(size):
+            shares += [part.sort().values for part in share.split(largest)]
+        begin += world * size
+    return [share for share in shares if len(share)]
 
 
 class Shares:

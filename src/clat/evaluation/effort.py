@@ -1,0 +1,28 @@
+"""What an evaluation will cost: the passes of an image that withstands everything, and of one that falls."""
+
+from __future__ import annotations
+
+from clat.evaluation.protocols import AttackSpec, Protocol
+
+FOOLED = 60
+"""Passes that an image which falls costs under any protocol, about: most fall to the first attack."""
+
+
+def survivor_passes(protocol: Protocol, classes: int) -> int:
+    """Return the forward and backward passes that an image costs which withstands all of a protocol, about."""
+    return sum(spec.restarts * _attack_passes(spec, classes) for spec in protocol.attacks)
+
+
+def _attack_passes(spec: AttackSpec, classes: int) -> int:
+    steps = spec.steps or 0
+    targets = min(spec.targets or 1, classes - 1)
+    if spec.attack == "apgd":
+        return targets * 2 * (steps + 2)
+    if spec.attack == "fab":
+        backwards = 1 if spec.targets else classes - 1
+        return targets * ((2 + backwards) * steps + 2)
+    if spec.attack == "cr":
+        return 2 * (targets * steps // 2 + 10)  # most images are given up early, a few tried in all rounds
+    if spec.attack == "square":
+        return steps * 8 // 7  # a seventh is tried in vain
+    return 2 * steps + 1 if steps else 100
