@@ -13,8 +13,9 @@ demo: $(READY)
 	rm -rf runs/demo
 	$(BIN)/clat demo --out runs/demo
 
+# Two processes of one thread each: two cores are used, and no test waits for another one's threads.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --durations=10
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
@@ -23,6 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The site, in site/. The variable silences a notice of the theme about its successor.
 docs: $(DOCS_READY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
+from clat.runtime import engine
 from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
 
@@ -29,6 +30,14 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
     return model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_device() -> Iterator[None]:
+    """A device without bfloat16 units, so that what is not said runs in float32 on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "computes_bfloat16", lambda device: False)
+        yield
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clat.data import load_split as load_split
     from clat.evaluation import Accuracy as Accuracy
     from clat.evaluation import Evaluation as Evaluation
+    from clat.evaluation import EvaluationRecord as EvaluationRecord
     from clat.evaluation import evaluate as evaluate
     from clat.evaluation.compare import compare as compare
     from clat.evaluation.compare import compare_seeds as compare_seeds
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from clat.evaluation.masking.check import check as check
     from clat.evaluation.masking.report import CheckReport as CheckReport
     from clat.evaluation.transfer import transfer as transfer
+    from clat.hardening import harden as harden
     from clat.models import Normalized as Normalized
     from clat.models import load_model as load_model
     from clat.models import load_weights as load_weights
@@ -60,6 +62,7 @@ _HOMES = {
     "ClatError": "core.errors",
     "CriticalityReport": "criticality",
     "Evaluation": "evaluation",
+    "EvaluationRecord": "evaluation",
     "ImageSet": "data",
     "Layer": "network.layers",
     "Normalized": "models",
@@ -76,6 +79,7 @@ _HOMES = {
     "enumerate_layers": "network.layers",
     "eps_curve": "evaluation.curve",
     "evaluate": "evaluation",
+    "harden": "hardening",
     "load_model": "models",
     "load_split": "data",
     "load_weights": "models",

@@ -83,7 +83,7 @@ def recipe(**changes: Any) -> Recipe:
         "optimizer": OptimizerConfig(weight_decay=0.01),
         "monitor": MonitorConfig(steps=1, num_samples=16),
         "evaluation": EvaluationConfig(protocol="fgsm", num_samples=8),
-        "engine": EngineConfig(device="cpu"),
+        "engine": EngineConfig(device="cpu", precision="32"),
     }
     return Recipe(**settings | changes)
 

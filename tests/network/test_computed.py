@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 import clat
 from clat.core.errors import ClatError
-from clat.criticality.rankings import REWINDING, measure_ranking
+from clat.criticality.rankings import make_ranking
 from clat.network.exchange import copied, tensors_of
 from clat.objectives import AutoLoRa
 from clat.recipe.toml import build_recipe
@@ -108,10 +108,9 @@ def test_rankings_read_it_and_leave_no_trace(
     model.eval()
     first = {name: value + 0.1 for name, value in model.state_dict().items()}
     weight, before = model.c2.weight, copied(tensors_of(model))
-    report = measure_ranking(
-        ranking, model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, epochs=1, steps=2,
-        initial=first if ranking in REWINDING else None,
-    )  # fmt: skip
+    settings = make_ranking(ranking, {"epochs": 1, "steps": 2})
+    initial = first if settings.needs_initial else None
+    report = settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=initial)
     assert [row.name for row in report.rows] == ["c1", "c2", "c3"]
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(model).items())
     if not parametrize.is_parametrized(model.c2):

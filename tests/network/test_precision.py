@@ -112,8 +112,8 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
     torch.set_float32_matmul_precision("medium")
     model = Watched()
     evaluate(model, x, y, protocol="pgd-10", eps=0.1)
-    # the clean images; ten steps as the flags have it; the verdict; did the search agree?
-    assert model.exact == [True] + [False] * 10 + [True] + [False]
+    # one image alone, the clean images; ten steps as the flags have it; the verdict; did the search agree?
+    assert model.exact == [True] * 2 + [False] * 10 + [True] + [False]
     assert model.backwards == [False] * 10
     model = Watched()
     evaluate(model, x, y, protocol="fab", eps=0.1)
@@ -128,4 +128,4 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
 def test_a_search_whose_float32_is_exact_already_is_not_repeated() -> None:
     model = Watched()
     evaluate(model, torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0]), protocol="pgd-10", eps=0.1)
-    assert model.exact == [True] * 12
+    assert model.exact == [True] * 13

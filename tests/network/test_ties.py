@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import clat
 from clat.criticality.probing import logits_with
-from clat.criticality.rankings import RANKINGS, REWINDING, measure_ranking
+from clat.criticality.rankings import RANKINGS, make_ranking
 from clat.data import ImageSet
 from clat.models.files import load_weights
 from clat.network import modes
@@ -46,10 +46,9 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
 def ranking(name: str) -> Operation:
     def run(model: nn.Module, x: Tensor, y: Tensor, around: Any) -> None:
         first = {key: value + 0.1 * torch.ones_like(value) for key, value in model.state_dict().items()}
-        measure_ranking(
-            name, model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, epochs=1, steps=2,
-            initial=first if name in REWINDING else None,
-        )  # fmt: skip
+        settings = make_ranking(name, {"epochs": 1, "steps": 2})
+        initial = first if settings.needs_initial else None
+        settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=initial)
 
     return run
 

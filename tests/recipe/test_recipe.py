@@ -99,6 +99,9 @@ RICH = Recipe(
         classifier="new",
     ),
     data=DataConfig(
+        label_column="kind",
+        image_column="photo",
+        classes=("cat", "dog"),
         name="cifar10",
         train_size=100,
         decide_on="test-split",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,29 +216,23 @@ def test_a_stage_can_have_an_optimizer_of_its_own(kit, tmp_path):
 # The test set decides nothing (invariant 6)
 
 
-class Sealed:
+class Sealed(torch.Tensor):
     """Pixels that may only be read once the training has written its summary."""
 
-    def __init__(self, pixels, out):
-        self.pixels, self.out, self.shape = pixels, out, pixels.shape
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def __getitem__(self, indices):
-        return Sealed(self.pixels[indices], self.out)
+    out: Path
+    read = False
 
     def to(self, device):
-        assert (self.out / "summary.json").exists(), "the test split was read before the training was over"
+        assert (Sealed.out / "summary.json").exists(), "the test split was read before the training was over"
         Sealed.read = True
-        return self.pixels.to(device)
+        return self.as_subclass(torch.Tensor).to(device)
 
 
 def test_the_test_split_is_not_read_before_the_end(kit, tmp_path):
     out = tmp_path / "run"
     train_set, test = kit.data()
-    sealed = dataclasses.replace(test, images=Sealed(test.images, out))
-    Sealed.read = False
+    Sealed.out, Sealed.read = out, False
+    sealed = dataclasses.replace(test, images=test.images.as_subclass(Sealed))
     with pytest.raises(AssertionError, match="was read before"):
         sealed.images.to("cpu")
     run(kit, out, data=(train_set, sealed))
@@ -624,3 +619,11 @@ def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(kit, f
     assert other["recipe_hash"] == first["recipe_hash"]
     assert other["run_hash"] != first["run_hash"]
     assert other["model"]["structure"] != first["model"]["structure"]
+
+
+def test_the_names_of_the_classes_are_compared_and_not_their_number(kit, tmp_path):
+    train_set, test = kit.data()
+    other = dataclasses.replace(test, class_names=("a", "c", "b", "d"))
+    with pytest.raises(ClatError, match="class 1 is 'b' in train and 'c' in test"):
+        run(kit, tmp_path / "run", data=(train_set, other))
+    assert not (tmp_path / "run").exists()

@@ -53,7 +53,7 @@ recipe = kit.recipe(
         kit.pgd_at(1, name="free-at", objective=FreeAT(replays=2)),
         kit.clat(1, batch_norm="update"),
     ),
-    engine=EngineConfig(device="cpu", devices=2),
+    engine=EngineConfig(device="cpu", devices=2, precision="32"),
 )
 clat.train(recipe, "whole", model=net(), data=kit.data(), quiet=True)
 for steps in map(int, sys.argv[3:]):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
+from clat.network.edge import accept
 from clat.network.features import feature_distance, read_features
 from clat.network.layers import Layer
 
@@ -44,8 +44,8 @@ def activation_attack(
     drawn at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is
     left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """
-    check_images(x)
-    check_images(x_target)
+    model, x = accept(model, x)
+    _, x_target = accept(model, x_target)
     if x_target.shape != x.shape:
         raise ClatError(f"x_target has shape {tuple(x_target.shape)}, expected that of x, {tuple(x.shape)}")
     attack = activation_settings(eps, alpha, steps, norm)

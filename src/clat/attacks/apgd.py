@@ -12,12 +12,12 @@ from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
-from clat.attacks.pgd import check_logits
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import accept
+from clat.network.logits import check_logits
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits (N, K), y (N,), target (N,)) -> the value to increase, (N,)."""
@@ -50,15 +50,14 @@ def apgd(
     class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv
     inside the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if loss not in APGD_LOSSES:
         raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
     if target < 1:
         raise ClatError(f"target is {target}: expected at least 1, the most likely wrong class")
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         search = ApgdSearch(
             model,
             float(parse_size(eps, norm=norm)),

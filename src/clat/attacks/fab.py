@@ -18,11 +18,11 @@ from clat.attacks.ball import Ball
 from clat.attacks.box_projection import step_to_hyperplane
 from clat.attacks.noise import normal, uniform
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import accept
 
 _NEARLY = 1 + 1e-5
 """Up to this multiple of eps a point counts as one that rounding pushed out of the ball."""
@@ -57,13 +57,12 @@ def fab(
     random points drawn with `seed`. Leaves no trace in the model. Raises ClatError for settings that make no sense
     and where logits or a gradient are not finite, which must not pass for robustness.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     _check_settings(steps, target, alpha_max, eta, beta)
     size = None if eps is None else float(parse_size(eps, norm=norm))
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         search = FabSearch(model, size, norm, steps, target, alpha_max, eta, beta, restart, seed)
         found = run_search(search, x, y)
     check_found(found)
@@ -131,7 +130,7 @@ class FabSearch:
         # NaN is the mark by which a broken gradient is seen in the end.
         broken = ~(length.isfinite() & rise.isfinite()) & ~state["done"]
         state["adv"] = state["adv"].masked_fill(_wide(broken, x), torch.nan)
-        state["point"] = torch.lerp(x, moved, _wide(torch.where(wrong, self.beta, 1.0), x))
+        state["point"] = torch.lerp(x, moved, _wide(torch.where(wrong, self.beta, 1.0), x).to(x))
         state["t"] = state["t"] + 1
         state["done"] = state["done"] | broken | (state["t"] >= self.steps)
 

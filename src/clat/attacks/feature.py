@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
+from clat.network.edge import accept
 from clat.network.features import feature_distance, feature_norm, read_features
 from clat.network.layers import Layer
 
@@ -38,7 +38,7 @@ def feature_attack(
     of `layers`, and the clean features are computed once. Returns x_adv inside the ball, exactly; the model
     is left without a trace.
     """
-    check_images(x)
+    model, x = accept(model, x)
     if not layers:
         raise ClatError("the feature attack needs at least one layer")
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from clat.attacks.ascent import ascend, check_found, generator_for
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images, check_labels
-from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.network import modes
+from clat.network.edge import accept
+from clat.network.logits import check_logits
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (N, K), labels (N,)) -> a scalar to increase, summed over the samples. Labels can be (N, K) float
@@ -31,14 +31,6 @@ def checked_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return summed_cross_entropy(logits, y)
 
 
-def check_logits(logits: object, y: Tensor) -> None:
-    """Raises ClatError unless a model's output is logits (N, classes) with a class for every label."""
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(y):
-        raise ClatError("the model does not return logits of shape (N, classes): wrap it so that it does")
-    if len(y) and int(y.max()) >= logits.shape[1]:
-        raise ClatError(f"a label is {int(y.max())}, but the model has {logits.shape[1]} classes")
-
-
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -53,16 +45,16 @@ def pgd(
 ) -> Tensor:
     """Untargeted PGD on the cross-entropy of the model's output.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or
-    fractions such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin
-    at a uniform point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns
-    x_adv, same shape and type, within eps of x and within [0, 1] exactly. The model is used in evaluation mode
-    and left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or fractions
+    such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin at a uniform
+    point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns x_adv, same shape, in
+    float32 (float64 where images and network are), exactly within eps of x and [0, 1]. The model is used in
+    evaluation mode and left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no
+    sense.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)
     check_found(found)
     return found

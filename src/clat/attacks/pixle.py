@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from clat.attacks import losses
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network import modes
+from clat.network.edge import accept
 
 Patch = tuple[tuple[int, int], tuple[int, int]]
 """The smallest and the largest extent of the source patch in pixels: ((least, most) wide, (least, most) high)."""
@@ -38,8 +38,7 @@ def pixle(
     at their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or
     settings that make no sense.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     for name, value in (("restarts", restarts), ("iterations", iterations)):
         if value < 1:
             raise ClatError(f"{name} is {value}: expected at least 1")
@@ -49,7 +48,7 @@ def pixle(
                 f"patch is {patch}: expected ((least, most) wide, (least, most) high), at least 1 pixel"
             )
     search = PixleSearch(model, restarts=restarts, iterations=iterations, patch=patch, seed=seed)
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         return run_search(search, x, y)
 
 

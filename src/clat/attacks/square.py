@@ -19,11 +19,11 @@ from clat.attacks.ball import Ball
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.attacks.square_windows import Window, profile, profiles, window_sides
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import accept
 
 AUTOATTACK_SCHEDULE = 10_000
 """AutoAttack makes 5,000 queries of these: its windows do not shrink below a 128th of their first area."""
@@ -56,8 +56,7 @@ def square(
     query fooled come back at their largest margin. Leaves no trace in the model. Raises ClatError for inputs
     outside [0, 1] or settings that make no sense.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     if queries < 1:
@@ -68,7 +67,7 @@ def square(
         raise ClatError(f"schedule is {schedule}: expected at least 1 query")
     size = float(parse_size(eps, norm=norm))
     search = SquareSearch(model, size, norm, queries, p_init, schedule, seed)
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         return run_search(search, x, y)
 
 

@@ -17,9 +17,9 @@ from clat.attacks import losses
 from clat.attacks.ascent import check_found, check_path
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network import modes
+from clat.network.edge import accept
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma and Ba 2015)."""
@@ -44,8 +44,7 @@ def stadv(
     Returns x_adv in [0, 1]; samples that no step fooled come back at their largest margin. Leaves no trace in the
     model. Raises ClatError for images outside [0, 1], bad settings, or a gradient that is not finite.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
     if not 0 <= bound <= 2:
@@ -54,7 +53,7 @@ def stadv(
         if not 0 <= value < float("inf"):
             raise ClatError(f"{name} is {value}: expected a value of at least 0")
     search = StadvSearch(model, bound, steps=steps, step_size=step_size, tau=tau, seed=seed)
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         found = run_search(search, x, y)
     check_found(found)
     return found

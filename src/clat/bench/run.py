@@ -125,13 +125,13 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
                 warmup_seconds=warmup[label],
             )
             if bench.profile:
-                rows[label].profile = profile_step(made, bench.engine.precision)
+                rows[label].profile = profile_step(made, engine.precision)
         _compare(rows, times, bench)
     return {
         "benchmark": "steps",
         "batch_size": bench.batch_size,
         "image_shape": bench.image_shape,
-        "engine": asdict(bench.engine),
+        "engine": asdict(bench.engine.resolved()),
         "rounds": bench.rounds,
         "rows": {label: {k: v for k, v in asdict(row).items() if v is not None} for label, row in rows.items()},
         "plain": {name: {"seconds": times[name].seconds, "cpu_seconds": times[name].cpu_seconds} for name in plain},

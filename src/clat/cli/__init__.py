@@ -16,6 +16,7 @@ from clat.cli.parser import build_parser, command
 from clat.core.errors import ClatError, unknown
 
 COMMANDS = (
+    "harden",
     "criticality",
     "train",
     "evaluate",
@@ -23,10 +24,14 @@ COMMANDS = (
     "curve",
     "transfer",
     "compare",
+    "data",
     "report",
     "study",
     "bench",
     "demo",
+    "recipes",
+    "doctor",
+    "completion",
 )
 """The commands in the order of the help; each is a module beside this one."""
 

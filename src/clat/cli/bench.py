@@ -36,9 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
     parser.add_argument("--num-classes", type=int, default=10)
-    parser.add_argument(
-        "--precision", default="32", choices=["32", "bf16-mixed"], help="32, bf16-mixed (default: 32)"
-    )
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--contiguous", action="store_true", help="the default memory layout, not channels_last")
     parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the blocks")
     parser.add_argument("--rounds", type=int, default=5, help="in which all steps take turns (default: 5)")

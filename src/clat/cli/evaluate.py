@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure, show and write."""
     import torch
 
-    from clat.cli.inputs import about_model, build_model, load_images, pick_device
+    from clat.cli.inputs import about_model, build_model, pick_device, read_images
     from clat.core.notices import recorded
     from clat.evaluation import evaluate_set, find_protocol
     from clat.evaluation.live import evaluation_progress
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"--devices is {options.devices}: expected at least 1")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
-    images = load_images(options)
+    images = read_images(options)
     ids = _chosen(options, images, protocol)
     # Whatever can be wrong with the network is found before other processes are started.
     with recorded() as said:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from clat import models
 from clat.core.errors import ClatError, unknown
+from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
 from clat.models import load_model
+from clat.network import modes
+from clat.network.edge import unwrapped
 from clat.recipe.source import read_value
 from clat.recipe.toml import read_recipe
 from clat.training.prepare import check_model
@@ -50,7 +53,12 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             weights_key=options.weights_key,
         )
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
+    model = unwrapped(model)
     check_model(model, sample, images.num_classes)
+    _check_outputs(model, sample, images)
+    foreign = options.weights is not None or ":" in options.model
+    if foreign and list(images.class_names) != [str(number) for number in range(images.num_classes)]:
+        notice(f"the network's outputs are taken for: {_listed(images)}; --classes gives another order")
     return model.to(device).eval()
 
 
@@ -66,6 +74,36 @@ def model_arguments(words: Sequence[str]) -> dict[str, Any]:
             raise ClatError(f"--model-args {word}: {key} is there twice")
         found[key] = read_value(text)
     return found
+
+
+def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
+    """Raise ClatError if the network has other classes than the images: which output is which, nobody knows."""
+    with modes.attack_mode(model), torch.no_grad():
+        outputs = model(sample).shape[1]
+    if outputs != images.num_classes:
+        raise ClatError(
+            f"the model has {outputs} outputs, the data {images.num_classes} classes ({_listed(images)}): list the"
+            " classes of all outputs, in their order, with --classes FILE (a name a line), or name1,name2,..."
+        )
+
+
+def _listed(images: ImageSet) -> str:
+    """The numbers and names of the classes, in one line."""
+    numbered = [f"{number} {name}" for number, name in enumerate(images.class_names)]
+    return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
+
+
+def read_images(options: Namespace) -> ImageSet:
+    """Return the split that the options name."""
+    images = load_split(
+        options.data,
+        options.split,
+        image_size=options.image_size,
+        label_column=options.label_column,
+        image_column=options.image_column,
+        classes=options.classes,
+    )
+    return with_channels(images, options.channels)
 
 
 def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
@@ -88,15 +126,11 @@ def about_model(options: Namespace) -> dict[str, object]:
     }
 
 
-def load_images(options: Namespace) -> ImageSet:
-    """Return the split that `--data` and the options beside it name, as a network is to see its images."""
-    images = load_split(options.data, options.split, image_size=options.image_size)
-    return with_channels(images, options.channels)
-
-
 def first_images(options: Namespace) -> ImageSet:
     """Return the first so many images of the split, all of them where there are fewer than the default."""
-    images = load_images(options)
+    images = read_images(options)
+    for note in images.notes:
+        notice(note)
     if options.num_samples is None:
         return images.take(min(options.default_samples or len(images), len(images)))
     if options.num_samples < 1:
@@ -112,4 +146,5 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
 
 def about_data(images: ImageSet) -> dict[str, dict[str, object]]:
     """Return what a result file says of the images."""
-    return {"data": {"name": images.name, "split": images.split, "n": len(images)}}
+    data: dict[str, object] = {"name": images.name, "split": images.split, "n": len(images)}
+    return {"data": data | ({"notes": list(images.notes)} if images.notes else {})}

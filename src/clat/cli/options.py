@@ -61,6 +61,7 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     """
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
+    add_column_options(parser)
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
@@ -69,6 +70,18 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_result_option(parser)
+
+
+def add_column_options(parser: argparse.ArgumentParser) -> None:
+    """Add how to read images of the user's own."""
+    parser.add_argument("--label-column", metavar="NAME", help="column to predict, of a table or a list of files")
+    parser.add_argument("--image-column", metavar="NAME", help="column of the images")
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="classes in the order of the network's outputs: name1,name2,..., a file or a folder of them "
+        "(default: those of the train split)",
+    )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

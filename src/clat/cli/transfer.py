@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         report=lambda name: say(f"attacking {name}"),
         about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
     )
+    for note in matrix.notes:
+        say(f"note: {note}")
     show(matrix.table())
 
     def draw() -> Figure:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from clat.attacks.activation import activation_settings, check_decay, run_activation_attack
 from clat.attacks.ascent import check_found
-from clat.attacks.pgd import check_logits
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import generator
 from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.network.edge import accept, as_measured
 from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
+from clat.network.logits import check_logits
 
 VALUES = ("target", "error")
 """What counts as success: `target`, the prediction is the target image's class (the paper's tSuc); `error`, it is
@@ -55,8 +56,9 @@ def measure_activation_ranking(
     gets right, drawn by `seed`. `layers`: from `enumerate_layers`. The model is left without a trace. Raises
     ClatError for inputs outside [0, 1], settings that make no sense, or a batch of one class.
     """
+    model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
-    check_ranking(x, y, layers, batch_size)
+    check_ranking(x, layers, batch_size)
     check_attacked(tap, value)
     attack = activation_settings(eps, alpha, steps, norm)
     check_decay(decay)
@@ -65,6 +67,7 @@ def measure_activation_ranking(
         check_labels(targets[1], None, len(x))
         if targets[0].shape != x.shape:
             raise ClatError(f"the target images have shape {tuple(targets[0].shape)}, x has {tuple(x.shape)}")
+        targets = as_measured(model, targets[0]), targets[1]
     with measuring(model, x.device) as cost:
         before = _predictions(model, x, y, batch_size)
         if targets is None:

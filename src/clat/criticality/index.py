@@ -26,15 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.ascent import check_found
-from clat.attacks.pgd import check_logits, checked_cross_entropy, run_pgd
+from clat.attacks.pgd import checked_cross_entropy, run_pgd
 from clat.attacks.settings import Attack
-from clat.core.checks import check_images, check_labels
+from clat.core.checks import check_images
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
+from clat.network.edge import accept, as_measured
 from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
+from clat.network.logits import check_logits
 
 NORMALISERS = ("numel", "sqrt", "relative", "none")
 """What the change of a feature is divided by: `numel` N_i (the paper's weakness), `sqrt` sqrt(N_i), `relative` the
@@ -79,8 +81,7 @@ def measure_criticality(
     """
     normaliser = default_normaliser(metric) if normaliser is None else normaliser
     check_names(normaliser, tap, metric, predecessor)
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = list(layers) if layers is not None else enumerate_layers(model, x)
     if not layers:
@@ -92,6 +93,7 @@ def measure_criticality(
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
+        x_adv = as_measured(model, x_adv)
         if torch.equal(x_adv, x):
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
         with torch.autocast(x.device.type, enabled=False):

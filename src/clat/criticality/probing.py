@@ -9,22 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat.attacks.pgd import check_logits
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.cost import Cost, metered
 from clat.network.layers import Layer
+from clat.network.logits import check_logits
 from clat.network.swap import swapped
 
 Weights = Mapping[str, Tensor]
 """Parameters by their names in the model."""
 
 
-def check_ranking(x: Tensor, y: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
-    """What every ranking asks of its input."""
-    check_images(x)
-    check_labels(y, None, len(x))
+def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
+    """What every ranking asks beside a network and images (`clat.network.edge`)."""
     if len(x) == 0:
         raise ClatError("the batch holds no image: a ranking needs some to measure on")
     if not layers:

@@ -42,6 +42,7 @@ from clat.criticality.probing import (
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.models.files import fit_state
+from clat.network.edge import accept
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.swap import swapped
@@ -68,8 +69,9 @@ def measure_rewinding_drop(
     nothing is drawn. The model is left without a trace. Raises ClatError if `initial` does not fit, or equals the
     model in every layer.
     """
+    model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
-    check_ranking(x, y, layers, batch_size)
+    check_ranking(x, layers, batch_size)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:
         loss, accuracy = loss_and_accuracy(model, {}, x, y, batch_size)
@@ -116,8 +118,9 @@ def measure_rewinding_criticality(
     (alpha, sigma), the one that meets the threshold at the smallest value is found exactly; alpha = 0, whose value
     is 0 for every sigma, is tried with the smallest alone. An unchanged layer has mu = 0.
     """
+    model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
-    check_ranking(x, y, layers, batch_size)
+    check_ranking(x, layers, batch_size)
     check_search(loss, alphas, draws, sigmas)
     first = _first_weights(model, initial, layers)
     with measuring(model, x.device) as cost:

@@ -42,6 +42,7 @@ from clat.criticality.probing import (
     measuring,
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.network.edge import accept, as_measured
 from clat.network.layers import Layer, enumerate_layers
 
 PUBLISHED = MappingProxyType({"eps": "8/255", "alpha": "2/225", "steps": 10, "batch_size": 512})
@@ -77,9 +78,10 @@ def measure_robust_criticality(
     weight tensors (attention) all move together; biases and BatchNorm stay. The model is left without a trace.
     Raises ClatError for inputs outside [0, 1] or settings that make no sense.
     """
+    model, x = accept(model, x, y)
     if layers is None:
         layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
-    check_ranking(x, y, layers, batch_size)
+    check_ranking(x, layers, batch_size)
     check_ascent(radius, epochs, lr)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with measuring(model, x.device) as cost:
@@ -88,6 +90,7 @@ def measure_robust_criticality(
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
+        x_adv = as_measured(model, x_adv)
         clean = loss_and_accuracy(model, {}, x, y, batch_size)[1]
         loss, accuracy = loss_and_accuracy(model, {}, x_adv, y, batch_size)
         if not math.isfinite(loss):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clat.attacks.pgd import check_logits
 from clat.core.errors import ClatError
 from clat.network import modes
+from clat.network.edge import accept
 from clat.network.fingerprint import device_of
 from clat.network.folding import unfolded
+from clat.network.logits import check_logits
 from clat.network.precision import exact_float32
 
 
@@ -18,6 +19,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
 
     Leaves no trace in the model. Raises ClatError where the model returns something else, or NaN.
     """
+    model, x = accept(model, x, y)
     device = device_of(model, x.device)
     parts = []
     exactly = torch.autocast(device.type, enabled=False), exact_float32(), unfolded()

@@ -21,6 +21,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import interval, percent
 from clat.core.units import Size, parse_size, size_text
+from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
@@ -28,6 +29,7 @@ from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.statistics import Accuracy
 from clat.network import modes
 from clat.network.cost import Cost, metered
+from clat.network.edge import as_measured, unwrapped
 from clat.network.fingerprint import device_of
 
 
@@ -46,6 +48,8 @@ class TransferMatrix:
     cost: Cost
     environment: dict[str, Any]
     about: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What makes a network's accuracies here less than its own, such as outputs that depend on the batch."""
 
     def accuracy(self, attacker: str | None, victim: str) -> Accuracy:
         """`attacker` None: on clean images."""
@@ -65,6 +69,7 @@ class TransferMatrix:
             "seed": self.seed,
             "n": self.clean.shape[1],
             "networks": list(self.names),
+            "notes": list(self.notes),
             "clean": row(None),
             "attackers": {attacker: row(attacker) for attacker in self.names},
             "cost": asdict(self.cost),
@@ -116,7 +121,10 @@ def transfer(
     protocol = find_protocol(protocol)
     if len(networks) < 2:
         raise ClatError("transfer needs at least two networks: an attacker and a victim")
-    rows, cost = [], Cost()
+    networks = {name: unwrapped(model) for name, model in networks.items()}
+    for model in networks.values():
+        x = as_measured(model, x)  # what all of them can be given
+    rows, notes, cost = [], [], Cost()
     for attacker, model in networks.items():
         if report is not None:
             report(attacker)
@@ -125,6 +133,7 @@ def transfer(
                 model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed
             )
         cost += one
+        notes += [f"{attacker}: {note}" for note in batch_notes(model, x, y, batch_size)]
         rows.append([is_right(victim, x_adv, y, batch_size=batch_size) for victim in networks.values()])
     return TransferMatrix(
         names=tuple(networks),
@@ -137,6 +146,7 @@ def transfer(
         cost=cost,
         environment=describe_environment(device_of(model, x.device).type),
         about=about or {},
+        notes=tuple(notes),
     )
 
 

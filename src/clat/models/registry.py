@@ -101,9 +101,9 @@ def load_model(
     evaluate another function. Say "identity" to insist on none.
 
     `weights` is a file that load_weights reads, and `weights_key` says which of several state dicts in it is meant.
-    Without a file, weights are drawn from the global generator.
-    `classifier="new"` takes all weights of the file, or of the library, but those of the last linear layer, which
-    is drawn anew: the start of fine-tuning on other classes. None takes all.
+    Without a file, weights are drawn from the global generator. `classifier="new"` takes all weights of the file,
+    or of the library, but those of the last linear layer, which is drawn anew: the start of fine-tuning on other
+    classes. None takes all.
 
     `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
     its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.

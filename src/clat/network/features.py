@@ -125,10 +125,11 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
 
 
 def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
-    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32."""
+    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32 at least."""
     return feature_norm(feature - other)
 
 
 def feature_norm(feature: Tensor) -> Tensor:
-    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32."""
-    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=torch.float32)
+    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32 at least."""
+    wide = torch.promote_types(feature.dtype, torch.float32)
+    return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=wide)

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
+from clat.network.edge import unwrapped
 from clat.network.groups import LAYER_GROUPS, check_group, group_of
 from clat.network.outputs import logits_of
 
@@ -155,6 +156,7 @@ def enumerate_layers(
     logits. Layers whose output has no batch axis, because no image reaches them, are left out. Raises ClatError
     for a pattern that matches nothing or a model without layers. Leaves no trace in the model.
     """
+    model = unwrapped(model)
     check_group(group)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
@@ -170,6 +172,8 @@ def enumerate_layers(
     if include:
         chosen = [entry for entry in chosen if _matches(entry.name, include)]
     chosen = [entry for entry in chosen if not _matches(entry.name, exclude)]
+    if not chosen and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ClatError("the network is TorchScript, which shows no layers: give the nn.Module it was made from")
     if group is not None:
         chosen = [entry for entry in chosen if group_of(entry.name, entry.kind) == group]
         if not chosen:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 
 BN_POLICIES = ("frozen", "update", "update-selected")
@@ -43,13 +44,14 @@ def restore_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
+def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
     """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
     `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
     recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
     changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass. A model that returns more than logits returns those alone.
+    random numbers in their forward pass. A model that returns more than logits returns those alone. What it is
+    given is copied (`clat.network.guard`); with `labels`, (N,), its first output is looked at.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
@@ -61,6 +63,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval") -> Iterator[None]:
         computed_kept(model),
         preserve_random_states(model),
         logits_only(model),
+        guarded(model, labels),
     ):
         model.eval()
         model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The one place that changes how exactly a device computes in float32, and puts it back as it was.
+"""The one place that knows how exactly a device computes, and that changes it and puts it back as it was.
 
 By default CUDA convolutions run in TensorFloat32, with ten bits of mantissa instead of 23, and
 `torch.set_float32_matmul_precision` allows matrix products to, on a CPU even in bfloat16. Training is none the
@@ -7,8 +7,11 @@ worse for it, but which of two nearly equal logits is the larger may change.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +20,35 @@ T = TypeVar("T")
 
 EXACT = ("none", "ieee")
 """What torch calls it: nothing else was asked for, or plain float32 was."""
+
+NO_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Instruction sets that oneDNN can be held to by its environment variable, and that have no bfloat16 products."""
+
+
+def computes_bfloat16(device: torch.device | str) -> bool:
+    """Whether a kind of device multiplies in bfloat16 itself. Others emulate it, at many times float32's cost.
+
+    Args:
+        device: "cpu": x86 processors with AVX512_BF16 or AMX, which is what torch's library for them uses; "cuda":
+            compute capability 8.0 and above.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    held_to = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    if held_to.upper() in NO_BFLOAT16 or not torch.backends.mkldnn.is_available():
+        return False
+    known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    if any(known):
+        return any(supported() for supported in known if supported is not None)
+    return bool(re.search(r"^flags\b.*\b(avx512_bf16|amx_bf16)\b", _processor(), re.MULTILINE))  # an older torch
+
+
+def _processor() -> str:
+    """What Linux says of the processor; nothing elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @contextmanager

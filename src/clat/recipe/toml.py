@@ -92,14 +92,14 @@ def recipe_toml(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     """A short hash of everything that decides the weights after the first `stages` stages (None: all).
 
-    The name, the later stages, the evaluation and the checkpoint interval do not enter.
+    The name, the later stages, the evaluation and the checkpoint interval do not enter. The precision does, as it
+    is on this machine: a run records that one, so a recipe with "auto" hashes like the run that it becomes here.
     """
-    data = recipe_data(recipe)
+    data = recipe_data(recipe.resolved())
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
-    if not data["engine"]["compile"]:  # as in runs from before there was a choice
-        data["engine"].pop("compile")
+    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
     for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):

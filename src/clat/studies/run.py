@@ -65,7 +65,7 @@ def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[R
 
     def held(row: Row) -> bool:
         file = out / "recipes" / f"{row.name}.toml"
-        return finished(out / "runs" / row.name) and file.exists() and read_recipe(file) == row.recipe
+        return finished(out / "runs" / row.name) and file.exists() and _says(file, row)
 
     return [row for row in every if row.name in names or held(row)]
 
@@ -96,9 +96,15 @@ def _write_recipe(row: Row, out: Path) -> Path:
     file = out / "recipes" / f"{row.name}.toml"
     if not file.exists():
         write_text(file, recipe_toml(row.recipe))
-    elif read_recipe(file) != row.recipe:  # the recipe, not its text: a new setting at its default changes nothing
+    elif not _says(file, row):
         raise ClatError(f"{file} differs from what the row '{row.name}' is now: name a new folder for the study")
     return file
+
+
+def _says(file: Path, row: Row) -> bool:
+    """Whether the file has the row's recipe: the recipe as it runs here and not its text, so that a new setting at
+    its default changes nothing."""
+    return read_recipe(file).resolved() == row.recipe.resolved()
 
 
 def _run_row(row: Row, recipe: Path, out: Path) -> str | None:

@@ -1,6 +1,6 @@
 """A whole run in its folder: set up, train, evaluate on the test split, summarise.
 
-recipe.toml      the resolved recipe; `clat train recipe.toml` repeats the run
+recipe.toml      the resolved recipe, with the precision that it ran in; `clat train recipe.toml` repeats the run
 run.json         what ran where, and how it ended
 metrics.jsonl    a record an event: stage, selection, epoch, warning
 criticality/     the criticality report of each selection
@@ -14,8 +14,8 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from clat.core.files import write_json, write_text
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
-from clat.network.compiled import blocks_compiled
+from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
+from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
 from clat.training.about import about_run, now
 from clat.training.final import final_evaluations
@@ -65,24 +66,26 @@ def train(
     data: Data | None = None,
     reuse: str | Path | None = None,
     quiet: bool = False,
+    beside: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a recipe into the new folder `out`.
 
-    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of
-    the recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`:
-    the folder of another run: if it began with the same stages, data and seed, they are not run again.
-    Raises ClatError for anything wrong in the input, and if `out` holds something already.
+    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of the
+    recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`: the folder
+    of another run: if it began with the same stages, data and seed, they are not run again; `beside`: JSON files to
+    write into the folder when it is made, by name. Raises ClatError for anything wrong in the input, and if `out`
+    holds something already.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if is_first_process():
-        _refuse_taken(out)
+        refuse_taken(out)
     inputs = prepare(recipe, model, data)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
-    with _claimed(out, recipe) if is_first_process() else nullcontext():
+    with _claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
         given = describe_given(model, data)
         return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
@@ -136,11 +139,14 @@ def _run(
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    if engine.precision == "bf16-mixed" and recipe.engine.emulates:
+        log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
     trained = False
     try:
         with stop_on_signals() as stop:
             finish("running")
-            with logits_only(model), _compiled(recipe, model, engine):
+            blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
+            with logits_only(model), guarded(model), blocks:
                 heldout = _tensors(inputs.heldout, engine)
                 trainer = Trainer(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
@@ -169,27 +175,23 @@ def _run(
     return Result(model.eval(), summary, evaluations, out)
 
 
-def _compiled(recipe: Recipe, model: nn.Module, engine: Engine) -> AbstractContextManager[Any]:
-    """Inside, the blocks of the network are compiled, if the recipe asks for it."""
-    if not recipe.engine.compile:
-        return nullcontext()
-    return blocks_compiled(model, recipe.batch_size // engine.world)
-
-
-def _refuse_taken(out: Path) -> None:
+def refuse_taken(out: Path) -> None:
+    """Raise ClatError if the folder `out` holds anything, so that a run would overwrite it."""
     if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
         what = "another run" if (out / "recipe.toml").exists() else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
 
 
 @contextmanager
-def _claimed(out: Path, recipe: Recipe) -> Iterator[None]:
+def _claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
     """Inside, the run's folder is there, with its recipe, and nobody else's; one that holds anything is refused."""
     _make(out)
     with only_one_in(out):
-        _refuse_taken(out)
+        refuse_taken(out)
         for folder in ("weights", "criticality", "evaluations", "states"):
             _make(out / folder)
+        for name, record in beside.items():
+            write_json(out / name, record)
         write_text(out / "recipe.toml", recipe_toml(recipe))
         yield
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import exchanged
-from clat.runtime.callback import StageCallback, StageContext
+from clat.runtime.callback import StageCallback, StageContext, StepCost
 from clat.treatments.base import Treatment
 
 
@@ -86,9 +86,13 @@ class WeightPerturbation(StageCallback):
     def _gradients(self, cost: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Of the cost by the weights that it depends on, over all processes. BatchNorm is as in any training pass,
         but for its stored statistics, which only the pass at the perturbed weights updates."""
+        gradients: dict[str, Tensor] = {}
         with modes.preserve_statistics(self.model):
-            found = torch.autograd.grad(cost(), list(self.weights.values()), allow_unused=True)
-        gradients = {name: g for name, g in zip(self.weights, found, strict=True) if g is not None}
+            for part in cost.parts if isinstance(cost, StepCost) else (cost,):
+                found = torch.autograd.grad(part(), list(self.weights.values()), allow_unused=True)
+                for name, g in zip(self.weights, found, strict=True):
+                    if g is not None:
+                        gradients[name] = gradients[name] + g if name in gradients else g
         self.engine.average(gradients.values())
         return gradients
 

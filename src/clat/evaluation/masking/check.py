@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clat.core.checks import check_images, check_labels
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size, size_text
@@ -16,6 +15,7 @@ from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, Che
 from clat.evaluation.masking.signs import SIGNS, DoesNotApply
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import metered
+from clat.network.edge import accept
 from clat.network.fingerprint import device_of
 from clat.network.layers import Layer
 
@@ -39,8 +39,7 @@ def check(
     image, and 550 forward passes alone. Leaves no trace in the model. Raises ClatError for bad input, as
     `clat.evaluate` does, and where the network is right on no image.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     radius = parse_size(eps, norm=norm)
     network = AttackedNetwork(model, x, y, radius, norm, seed, batch_size, layers)
     with metered(model) as cost:

@@ -22,6 +22,7 @@ from clat.attacks.feature import feature_attack
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed, generator
 from clat.core.units import size_text
+from clat.evaluation.batch_dependence import cause, differing, is_random, logits_alone, logits_among
 from clat.evaluation.masking.attacked_network import (
     BLACK_BOX,
     LONG,
@@ -45,6 +46,8 @@ USUAL_OF_RESTARTS = 0.1
 USUAL_OF_LOSSES = 0.08
 """What sound networks show too: ten steps may end well short of the optimum, and adversarially trained networks
 lose some five points more to a margin loss."""
+ALONE = 20
+"""Images that are looked at one by one."""
 DRAWS = 20
 """Random points of the ball, each as far out as the ball goes."""
 
@@ -80,6 +83,15 @@ def randomness(network: AttackedNetwork) -> Finding:
             # Sums in another order, as on a GPU, differ by a millionth or so.
             changed.append(((first - second).abs().amax(1) > 1e-4 * scale).cpu())
     return _rare(torch.cat(changed), "two passes give different logits")
+
+
+def batch_dependence(network: AttackedNetwork) -> Finding:
+    """A few images alone against the same images in a batch."""
+    model, x, y = network.model, network.x[:ALONE], network.y[:ALONE]
+    changed = differing(model, logits_alone(model, x, y), logits_among(model, x, y, network.batch_size))
+    if changed.any() and is_random(model, x, y):
+        raise DoesNotApply("the outputs are random")
+    return _rare(changed, f"an image alone gets other logits than in a batch{cause(model)}")
 
 
 def one_step(network: AttackedNetwork) -> Finding:
@@ -163,6 +175,7 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "broken gradients": broken_gradients,
     "saturated softmax": saturation,
     "random forward": randomness,
+    "batch dependence": batch_dependence,
     "one step": one_step,
     "more steps": more_steps,
     "restarts": restarts,

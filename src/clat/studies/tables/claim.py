@@ -26,7 +26,6 @@ NARROW = Scale(
         "data": {"name": "cifar10", "train_size": 1000, "heldout": 3000},
         "monitor": {"num_samples": 2000, "every": 15},
         "evaluation": {"weights": "none"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="1,000 training images, so that PGD-AT can overfit robustly, and a ResNet-18 of width 16: the regime "
     "that CLAT is meant for, on a CPU. Judged on held-out training images; the test split is unread.",
@@ -52,7 +51,6 @@ WIDE = Scale(
         "data": {"name": "cifar10", "heldout": 5000},
         "monitor": {"num_samples": 2000, "every": 5},
         "evaluation": {"weights": "none"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="All of CIFAR-10 and a ResNet-18 of width 32, for a GPU. Judged on held-out training images; the test "
     "split is unread.",

@@ -16,7 +16,6 @@ SMOKE = Scale(
         "schedule": {"kind": "cosine", "lr": 0.1},
         "monitor": {"num_samples": 250, "every": 2},
         "evaluation": {"protocol": "pgd-20", "num_samples": 1000, "weights": "best-and-last"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="1,500 images, six epochs, a ResNet-18 of width 16 and one seed show that every row trains and is "
     "measured; they are no evidence about the order of the methods.",
@@ -34,7 +33,6 @@ SHORT = Scale(
         "schedule": {"kind": "cosine", "lr": 0.1},
         "monitor": {"num_samples": 1000},
         "evaluation": {"protocol": "pgd-20", "weights": "best-and-last"},
-        "engine": {"precision": "bf16-mixed"},
     },
     remark="The whole of CIFAR-10, a full ResNet-18 and 30 epochs: an equal, short budget, one seed. The papers "
     "train longer, and each method at settings of its own.",

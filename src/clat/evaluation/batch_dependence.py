@@ -1,0 +1,106 @@
+"""Does what a network says of an image depend on the images beside it?
+
+Then its accuracies are those of one batch size and one order, and an attack, whose images leave the batch as they
+are done, meets another network at every step. BatchNorm without stored statistics is the usual cause.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clat.core.errors import ClatError
+from clat.evaluation.predict import predict
+from clat.network import modes
+from clat.network.guard import floating_type
+
+
+def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the logits (N, classes) of each image of `x` (N, C, H, W) given to the network by itself.
+
+    Raises:
+        ClatError: the network does not run on a single image, as `clat.evaluate` needs when few are left to attack.
+    """
+    try:
+        return predict(model, x, y, batch_size=1)
+    except ClatError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        if not _needs_company(model, x, y):
+            raise
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ClatError(
+            f"the model does not run on one image alone{cause(model)}: an evaluation needs that ({reason})"
+        ) from error
+
+
+def _needs_company(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether the network runs on two images, and on one of them not."""
+    logits_among(model, x[:1], y[:1], 1)
+    try:
+        predict(model, x[:1], y[:1])
+    except (RuntimeError, ValueError):
+        return True
+    return False
+
+
+def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Return the logits (N, classes) of `x` in batches; where these are of one image, beside its negative 1 - x."""
+    if min(len(x), batch_size) > 1:
+        return predict(model, x, y, batch_size=batch_size)
+    pairs = torch.stack([x, 1 - x], 1).flatten(0, 1)
+    return predict(model, pairs, y.repeat_interleave(2), batch_size=2)[::2]
+
+
+def differing(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
+    """Return which images' logits, (N, classes) twice, differ by more than rounding in its precision does:
+    (N,) bool, on the CPU."""
+    one, other = one.float().cpu(), other.float().cpu()
+    scale = (one - one.mean(1, keepdim=True)).abs().amax(1)
+    # Sums in another order, as of another batch size, differ by a millionth or so.
+    tolerance = max(1e-4, 8 * torch.finfo(floating_type(model) or torch.float32).eps)
+    return (one - other).abs().amax(1) > tolerance * scale
+
+
+def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Return whether two passes over the first image of `x` give different logits."""
+    first, second = logits_alone(model, x[[0, 0]], y[[0, 0]]).split(1)
+    return bool(differing(model, first, second))
+
+
+def batch_notes(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    alone: Tensor | None = None,
+    among: Tensor | None = None,
+) -> list[str]:
+    """Return what an evaluation has to say of a network whose outputs are not the image's own: one line, or none.
+
+    Args:
+        model: the network.
+        x: images (N, C, H, W), of which the first is looked at.
+        y: their labels, (N,).
+        batch_size: of the evaluation.
+        alone: the first image's logits, (1, classes), by itself, if they are known.
+        among: the same image's within the first batch, if they are.
+    """
+    if alone is None:
+        alone = logits_alone(model, x[:1], y[:1])
+    if among is None or min(len(x), batch_size) == 1:
+        among = logits_among(model, x[:2], y[:2], batch_size)[:1]
+    if not differing(model, alone, among).any():
+        return []
+    if is_random(model, x, y):
+        return ["the network's outputs are random: two passes over one image give different logits"]
+    return [
+        f"the network's outputs depend on the batch{cause(model)}, an image alone gets other logits than among "
+        f"others: these numbers are of batches of {batch_size} alone"
+    ]
+
+
+def cause(model: nn.Module) -> str:
+    """Return the usual cause in brackets, if the network has it, else nothing."""
+    unstored = any(bn.running_mean is None for bn in modes.batch_norms(model))
+    return " (BatchNorm without stored statistics)" if unstored else ""

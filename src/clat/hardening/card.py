@@ -1,0 +1,121 @@
+"""The model card of a hardened network, in the Hugging Face format; every sentence is made from the run's own
+numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clat.core.environment import describe_environment
+from clat.core.files import write_text
+from clat.core.formatting import percent, points
+from clat.data import ImageSet
+from clat.evaluation.compare import Comparison
+from clat.evaluation.statistics import PairedDifference
+from clat.hardening.plan import Plan
+from clat.hardening.settings import HardenConfig
+
+
+def write_card(
+    out: Path,
+    comparison: Comparison,
+    plan: Plan,
+    config: HardenConfig,
+    recorded: dict[str, Any],
+    test: ImageSet,
+    promise: dict[str, Any] | None,
+) -> None:
+    """Write README.md into the folder of a hardening.
+
+    Args:
+        out: the folder.
+        comparison: before and after on test images.
+        plan: what was trained.
+        config: what was asked for.
+        recorded: what harden.json says.
+        test: the images of the comparison.
+        promise: the choice between start and end, if clean accuracy was promised.
+    """
+    write_text(out / "README.md", card(comparison, plan, config, recorded, test, promise))
+
+
+def card(
+    comparison: Comparison,
+    plan: Plan,
+    config: HardenConfig,
+    recorded: dict[str, Any],
+    test: ImageSet,
+    promise: dict[str, Any] | None,
+) -> str:
+    """Return the model card's text. Arguments as for `write_card`."""
+    robust, clean = comparison.differences["robust"], comparison.differences["clean"]
+    environment = describe_environment()
+    rows = "\n".join(
+        f"| {kind} | {percent(one.value)} | {percent(two.value)} | {points(comparison.differences[kind].value)} |"
+        for kind, (one, two) in comparison.accuracies.items()
+    )
+    reasons = "\n".join(f"- {reason}" for reason in plan.reasons)
+    lines = [
+        "---",
+        "library_name: clat",
+        "pipeline_tag: image-classification",
+        "tags: [adversarial-training, robustness, pytorch]",
+        "---",
+        "",
+        "# A hardened image classifier",
+        "",
+        paired_sentence(robust, clean, config),
+        "",
+        "| accuracy | before | after | difference |",
+        "| --- | --- | --- | --- |",
+        rows,
+        "",
+        f"Measured on the first {len(test)} images of `{test.name}/{test.split}` under `{config.protocol}`, "
+        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of "
+        "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
+        "",
+        "## How it was made",
+        "",
+        f"`clat harden`, {plan.epochs} epochs of {plan.objective}. What was decided and why:",
+        "",
+        reasons,
+        "",
+        *_promised(promise),
+        "## Limits",
+        "",
+        f"- Robustness is measured against perturbations of {config.norm} size {config.threat.text} alone. "
+        f"`{config.protocol}` is not AutoAttack unless it says so, and gives an upper bound on robust accuracy.",
+        "- Images must lie in [0, 1]; normalisation is inside the network.",
+        f"- Repeat: `clat train recipe.toml` with the same start and images (clat {environment['clat']}, torch "
+        f"{environment['torch']}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def paired_sentence(robust: PairedDifference, clean: PairedDifference, config: HardenConfig) -> str:
+    """Return the result in one sentence, as the paired test on the same images settles it."""
+
+    def said(name: str, difference: PairedDifference) -> str:
+        low, high = difference.interval
+        spread = f"95 % interval {points(low)} to {points(high)}, p = {difference.p_value:.2g}"
+        settled = "" if difference.p_value < 0.05 else ", which is not told from no change"
+        return f"{name} accuracy changed by {points(difference.value)} ({spread}){settled}"
+
+    return (
+        f"Under perturbations of {config.norm} size {config.threat.text}, {said('robust', robust)}; "
+        f"{said('clean', clean)}."
+    )
+
+
+def _promised(promise: dict[str, Any] | None) -> list[str]:
+    if promise is None:
+        return []
+    wanted = f"{promise['max_clean_drop']:g} points of clean accuracy at most were to be lost"
+    if not promise["kept"]:
+        return [f"{wanted}; no point of the line between start and end holds that on held-out images.", ""]
+    return [
+        f"{wanted}: of the points on the line between start and end, the one at {promise['alpha']:g} holds that on "
+        f"{promise['heldout_n']} held-out images with the most robust accuracy.",
+        "",
+    ]

@@ -1,0 +1,107 @@
+"""The first look at a network that is to be hardened: what it can do, and whether the images are the ones it
+knows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.attacks.settings import Attack
+from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
+from clat.core.threat_model import ThreatModel
+from clat.criticality.index import measure_criticality
+from clat.criticality.report import CriticalityReport
+from clat.evaluation.heldout import heldout_correct
+from clat.evaluation.statistics import Accuracy
+
+STEPS = 10
+"""Of the PGD attack behind the robust accuracy."""
+
+RANKED = 100
+"""Images on which the layers are ranked (CLAT's paper: one batch)."""
+
+ROBUST_ALREADY = 0.5
+"""The share of its clean accuracy that a network keeps under attack from which it counts as robust."""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What the network does on held-out images before anything is done to it."""
+
+    clean: Accuracy
+    robust: Accuracy
+    """Under PGD with STEPS steps."""
+    criticality: CriticalityReport | None
+    """Each layer's criticality; None where the network has no layers to rank."""
+    seconds_per_pass: float
+    """Of one forward and backward pass an image of the attack."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a JSON file."""
+        return {
+            "clean": self.clean.to_dict(),
+            "robust": self.robust.to_dict(),
+            "attack": f"pgd-{STEPS}",
+            "criticality": None if self.criticality is None else self.criticality.to_dict(),
+        }
+
+
+def look(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    num_classes: int,
+    batch_size: int = 250,
+    seed: int = 0,
+) -> FirstLook:
+    """Measure a network on held-out images, and refuse one that hardening cannot help.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] -> logits (N, K).
+        x: held-out images, (N, C, H, W) in [0, 1].
+        y: their labels, (N,) int64.
+        threat: what the network is to withstand.
+        num_classes: of the data.
+        batch_size: images a pass.
+        seed: decides the attack's starts.
+
+    Raises:
+        ClatError: the network is at chance (other weights, another normalisation or another order of classes), or
+            robust already.
+    """
+    start = time.perf_counter()
+    attack = Attack(threat, steps=STEPS)
+    counts = heldout_correct(model, x, y, attack, batch_size=batch_size, seed=derive_seed(seed, "look"))
+    passes = len(x) * (STEPS + 1)
+    seconds = (time.perf_counter() - start) / passes
+    clean, robust = (Accuracy(int(count), len(x)) for count in counts)
+    if clean.interval[0] <= 1.5 / num_classes:
+        raise ClatError(
+            f"the network is right on {clean.value:.1%} of {len(x)} images, of {num_classes} classes, "
+            "which is chance: check its weights, that normalisation is inside the model, and the order of classes"
+        )
+    if robust.value > ROBUST_ALREADY * clean.value:
+        raise ClatError(
+            f"the network is robust already ({clean.value:.1%} clean, {robust.value:.1%} under PGD-{STEPS} at "
+            f"{threat.norm} {threat.text}): tune it on with clat train clat-finetune, or give a larger eps"
+        )
+    return FirstLook(clean, robust, _criticality(model, x[:RANKED], y[:RANKED], threat, seed), seconds)
+
+
+def _criticality(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+) -> CriticalityReport | None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return measure_criticality(
+                model, x, y, eps=threat.eps, norm=threat.norm, seed=derive_seed(seed, "rank")
+            )
+    except ClatError:
+        return None  # nothing that follows needs a ranking

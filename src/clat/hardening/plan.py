@@ -1,0 +1,191 @@
+"""The plan of a hardening: which objective, for how many epochs, and when it will end, with the reason for each
+choice.
+
+From a clean start adversarial training fails at full eps, so eps rises linearly from nothing over the first half of
+the epochs (Epsilon-Scheduling, arXiv 2509.23325). Weights are averaged and labels smoothed, which alone bring
+PGD-AT more than most methods (FastAT benchmark). The strongest candidate is taken that fits the budget for as many
+epochs as it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.formatting import duration
+from clat.hardening.candidates import CANDIDATES
+from clat.hardening.settings import HardenConfig
+from clat.network.modes import batch_norms
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import build_recipe
+
+EPS_FROM, EPS_UNTIL = 0.0, 0.5
+LABEL_SMOOTHING = 0.1
+MONITORED = 500
+"""Held-out images on which each epoch is checked, at most."""
+MONITOR_STEPS = 10
+TUNED = 0.2
+"""The part of the epochs that `keep = "clat"` and "clat-plus" give to the critical layers."""
+MARGIN = 0.95
+"""The part of the budget that is planned with: a machine is not always as fast as when it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be done. Times in seconds."""
+
+    objective: str
+    epochs: int
+    step_seconds: dict[str, float]
+    """Of each candidate that was measured."""
+    training_seconds: float
+    """Of all epochs with their checks."""
+    measuring_seconds: float
+    """Of the two evaluations on test images."""
+    recipe: Recipe
+    reasons: tuple[str, ...]
+    """One line a decision."""
+
+    @property
+    def seconds(self) -> float:
+        """Until the end."""
+        return self.training_seconds + self.measuring_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a JSON file, without the recipe, which has a file of its own."""
+        return {
+            "objective": self.objective,
+            "epochs": self.epochs,
+            "step_seconds": self.step_seconds,
+            "training_seconds": self.training_seconds,
+            "measuring_seconds": self.measuring_seconds,
+            "reasons": list(self.reasons),
+        }
+
+
+def make_plan(
+    config: HardenConfig,
+    model: nn.Module,
+    step_seconds: Mapping[str, float],
+    *,
+    steps_per_epoch: int,
+    check_seconds: float,
+    measuring_seconds: float,
+    spent: float = 0.0,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Choose the objective and the number of epochs.
+
+    Args:
+        config: what the user asked for.
+        model: decides the optimizer: SGD where there is BatchNorm, else AdamW.
+        step_seconds: what a step of each candidate costs.
+        steps_per_epoch: batches of an epoch.
+        check_seconds: of the check after each epoch.
+        measuring_seconds: of the two evaluations at the end.
+        spent: of the budget, so far.
+        settings: further fields of the recipe, such as `data` and `model`.
+
+    Raises:
+        ClatError: not even one epoch of the cheapest candidate fits.
+    """
+    epoch_seconds = {name: cost * steps_per_epoch + check_seconds for name, cost in step_seconds.items()}
+    if config.epochs is not None:
+        fits = dict.fromkeys(step_seconds, config.epochs)
+    else:
+        assert config.budget is not None
+        left = config.budget * MARGIN - spent - measuring_seconds
+        fits = {name: int(left / seconds) for name, seconds in epoch_seconds.items()}
+    name, why = _chosen(config, fits)
+    epochs = fits[name]
+    if epochs < 1:
+        cheapest = min(epoch_seconds, key=lambda one: epoch_seconds[one])
+        needed = (epoch_seconds[cheapest] + measuring_seconds + spent) / MARGIN
+        raise ClatError(
+            f"the budget is too small for one epoch: {cheapest}, the cheapest, needs {duration(needed)} in all "
+            "here; give more time, fewer images (--train-size), a narrower network, or fewer test images "
+            "(--num-samples)"
+        )
+    reasons = (
+        why,
+        f"eps rises from {EPS_FROM:g} to {config.threat.text} over the first {EPS_UNTIL:.0%} of the epochs",
+        "weights are averaged (EMA) and labels smoothed, which cost next to nothing",
+        _keeping(config.keep, epochs),
+    )
+    return Plan(
+        objective=name,
+        epochs=epochs,
+        step_seconds=dict(step_seconds),
+        training_seconds=epoch_seconds[name] * epochs,
+        measuring_seconds=measuring_seconds,
+        recipe=_recipe(config, model, name, epochs, settings or {}),
+        reasons=reasons,
+    )
+
+
+def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
+    """A candidate's name, and why it."""
+    if config.objective is not None:
+        return config.objective, f"{config.objective}, as asked for: {fits[config.objective]} epochs"
+    worth = [name for name in fits if fits[name] >= CANDIDATES[name].worth_from]
+    if not worth:
+        return min(fits, key=lambda name: -fits[name]), "the cheapest candidate, as no other fits"
+    name = max(worth, key=lambda one: CANDIDATES[one].worth_from)
+    dearer = [one for one in fits if CANDIDATES[one].worth_from > CANDIDATES[name].worth_from]
+    beside = [f"{one} would get {fits[one]} epochs and needs {CANDIDATES[one].worth_from}" for one in dearer[:1]]
+    return name, f"{name} for {fits[name]} epochs" + (f"; {beside[0]}" if beside else "")
+
+
+def _keeping(keep: str, epochs: int) -> str:
+    if keep == "best":
+        return "against robust overfitting, the weights with the best robust accuracy on held-out images are kept"
+    if keep == "last":
+        return "the last weights are kept, as asked for"
+    return f"the last {_tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"
+
+
+def _tuning_epochs(epochs: int) -> int:
+    return max(round(TUNED * epochs), 1) if epochs > 1 else 0
+
+
+def _recipe(config: HardenConfig, model: nn.Module, name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe that repeats the training."""
+    convolutional = bool(batch_norms(model))
+    tuning = _tuning_epochs(epochs) if config.keep in ("clat", "clat-plus") else 0
+    stage: dict[str, Any] = {
+        "name": "harden",
+        "epochs": epochs - tuning,
+        "objective": {**CANDIDATES[name].objective, "label_smoothing": LABEL_SMOOTHING},
+        "treatments": [{"name": "ema"}],
+        "eps_schedule": {"from": EPS_FROM, "until": EPS_UNTIL},
+    }
+    stages = [stage]
+    if tuning:
+        stages.append(
+            {
+                "name": config.keep,
+                "epochs": tuning,
+                "objective": {"name": config.keep},
+                "selection": {"rule": "critical", "k": 1, "every": max(tuning // 2, 1)},
+            }
+        )
+    return build_recipe(
+        {
+            "name": "harden",
+            "seed": config.seed,
+            "eps": config.threat.text,
+            "norm": config.norm,
+            "batch_size": config.batch_size,
+            "schedule": {"kind": "one-cycle", "lr": 0.05 if convolutional else 5e-4, "peak": 0.3},
+            "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
+            "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
+            "evaluation": {"weights": "none", "protocol": config.protocol},
+            "engine": {"precision": config.precision, "device": config.device},
+            "stages": stages,
+            **settings,
+        }
+    )

@@ -1,0 +1,96 @@
+"""What a user may say to `clat harden`, checked where it is built."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from clat.core.checks import at_least, within
+from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
+from clat.hardening.candidates import CANDIDATES
+from clat.runtime.engine import precision_named
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_budget(text: str | float) -> float:
+    """Return a time in seconds.
+
+    Args:
+        text: seconds, or words such as "90s", "30m", "1h30m", "2d".
+
+    Raises:
+        ClatError: anything else, or no time at all.
+
+    >>> parse_budget("1h30m"), parse_budget("90s")
+    (5400.0, 90.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", str(text))
+    if parts and "".join(number + unit for number, unit in parts) == str(text):
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    else:
+        try:
+            seconds = float(text)
+        except ValueError:
+            raise ClatError(f"the budget is '{text}': expected a time such as 30m, 2h or 90s") from None
+    if not 0 < seconds < float("inf"):
+        raise ClatError(f"the budget is {text}: expected more than no time, such as 30m")
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardenConfig:
+    """The settings of a hardening. Of `budget` and `epochs` one is given."""
+
+    eps: Size = "8/255"
+    """The radius of the perturbations to withstand, in image units."""
+    norm: Literal["linf", "l2"] = "linf"
+    budget: float | None = None
+    """Seconds for everything: looking, training, measuring."""
+    epochs: int | None = None
+    """Or: the length of the training."""
+    max_clean_drop: float | None = None
+    """Percentage points of clean accuracy that may be lost, judged on held-out images; None: no promise."""
+    objective: str | None = None
+    """One of CANDIDATES; None: the strongest that the budget allows (`clat.hardening.plan`)."""
+    keep: Literal["best", "last", "clat", "clat-plus"] = "best"
+    """What guards against robust overfitting. `best`: the weights with the highest robust accuracy on held-out
+    images. `last`: nothing. `clat`, `clat-plus`: the last fifth of the epochs tunes the critical layers alone."""
+    protocol: str = "pgd-20"
+    """How the network is measured on test images, before and after."""
+    num_samples: int | None = 1000
+    """Test images, from the first; None: all."""
+    heldout: int | None = None
+    """Images cut from train that decide everything; None: a tenth of it, at most 1000."""
+    train_size: int | None = None
+    """Train on this many images only; None: all that are not held out."""
+    batch_size: int = 128
+    precision: str = "auto"
+    """As of a recipe's engine: auto, 32 (or float32), bf16-mixed (or bfloat16)."""
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", precision_named(self.precision))
+        if self.threat.eps == 0:
+            raise ClatError("eps is 0: there is nothing to withstand; give a size such as 8/255")
+        if (self.budget is None) == (self.epochs is None):
+            raise ClatError("give a budget such as 30m, or a number of epochs, and not both")
+        if self.epochs is not None:
+            at_least("epochs", self.epochs, 1)
+        if self.max_clean_drop is not None:
+            within("max_clean_drop", self.max_clean_drop, 0, 100)
+        if self.objective is not None and self.objective not in CANDIDATES:
+            raise unknown("objective", self.objective, CANDIDATES)
+        at_least("batch_size", self.batch_size, 1)
+        for what in ("num_samples", "heldout", "train_size"):
+            if getattr(self, what) is not None:
+                at_least(what, getattr(self, what), 1)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model that `eps` and `norm` name."""
+        return ThreatModel.parse(self.eps, self.norm)

@@ -1,0 +1,76 @@
+"""The edge at which a network and images of somebody else's come in, where both are looked at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clat.core.checks import check_images, check_labels
+from clat.core.errors import ClatError
+from clat.network.guard import floating_type
+
+
+def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+    """Return the network without its wrappers, and the images in the type they are measured and attacked in.
+
+    That is float32, or float64 where images and network are. Conversions are exact. What the network itself takes
+    is seen to where it is called (`clat.network.guard`).
+
+    Args:
+        model: any network; see `unwrapped`.
+        x: (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64, if there are any.
+
+    Raises:
+        ClatError: no network, images outside [0, 1], wrong labels, or float64 images with values that float32 does
+            not hold for a network that is not float64.
+    """
+    model = unwrapped(model)
+    check_images(x)
+    if y is not None:
+        check_labels(y, None, len(x))
+    return model, as_measured(model, x)
+
+
+def as_measured(model: nn.Module, x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError where digits get
+    lost."""
+    if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
+        return x
+    converted = x.float()
+    if x.dtype == torch.float64 and not torch.equal(converted.double(), x):
+        raise ClatError(
+            "images are float64 and hold values that float32 does not, but the network is not float64: convert "
+            "them with x.float()"
+        )
+    return converted
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network that torch.compile wrapped, and one of TorchScript's as a module with hooks and flags.
+
+    A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names.
+
+    Raises:
+        ClatError: `model` is no `nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        raise ClatError(
+            f"the model is a {type(model).__name__}, expected a torch.nn.Module: wrap it in one that calls it"
+        )
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return Scripted(model) if isinstance(model, torch.jit.ScriptModule) else model
+
+
+class Scripted(nn.Module):
+    """A network that TorchScript made, within a module that takes hooks, which it does not."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script = script
+        self.training = script.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.script(x)
+        return logits

@@ -1,0 +1,92 @@
+"""What stands between a foreign network and the tensors that it is given.
+
+A network may write into its input (`x.sub_(mean).div_(std)`): then an attack's example would be another one
+afterwards, and so would the caller's images. And it may take another floating type than the one in which images are
+measured and attacked. Both are seen to at one place, the call of the network itself; what an attack costs does not
+show it, since an image is small beside the features that a network makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.network.logits import check_output
+from clat.network.outputs import logits_of
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The floating types that images and weights may have."""
+
+
+@contextmanager
+def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
+    """Give `model`, each time it is called, a copy of its input, in its own floating type where it takes no other.
+
+    Gradients flow through the copy. Half-precision outputs come back in float32, outside of autocast.
+
+    Args:
+        model: the network; only its outermost call is guarded.
+        labels: (N,) int64; the first output is then refused, in one line, unless it is logits for all of them.
+    """
+    outer = vars(model).get("forward")
+    inside = isinstance(outer, _Guard)
+    # What torch.compile wrapped comes unwrapped through the edge; here it would be compiled anew for a copy.
+    if (inside and labels is None) or hasattr(model, "_orig_mod"):
+        yield
+        return
+    guard = _Guard(model, labels)
+    if isinstance(outer, _Guard):
+        guard.forward = outer.forward
+    vars(model)["forward"] = guard
+    try:
+        yield
+    finally:
+        if outer is None:
+            del vars(model)["forward"]
+        else:
+            vars(model)["forward"] = outer
+
+
+def floating_type(model: nn.Module) -> torch.dtype | None:
+    """Return the floating type that all parameters of `model` have, None where there is none or several."""
+    found = {parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS}
+    return found.pop() if len(found) == 1 else None
+
+
+class _Guard:
+    """Stands in for `model.forward`."""
+
+    def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
+        self.forward: Any = model.forward
+        self.own = floating_type(model)
+        self.converts = False
+        self.labels = labels
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        output = self._run(x, args, kwargs) if isinstance(x, Tensor) else self.forward(x, *args, **kwargs)
+        logits = logits_of(output)
+        if self.labels is not None:
+            check_output(logits, len(x), self.labels)
+            self.labels = None
+        half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
+        return logits.float() if half and not torch.is_autocast_enabled(logits.device.type) else output
+
+    def _run(self, x: Tensor, args: Any, kwargs: Any) -> Any:
+        if self.own in (None, x.dtype):
+            return self.forward(x.clone(), *args, **kwargs)
+        if not self.converts:
+            try:  # a network may convert by itself, and more exactly: behind a normalisation, say
+                return self.forward(x.clone(), *args, **kwargs)
+            except RuntimeError as error:
+                refusal = error
+            self.converts = True
+            try:
+                return self.forward(x.to(self.own), *args, **kwargs)
+            except RuntimeError:
+                self.converts = False
+                raise refusal from None
+        return self.forward(x.to(self.own), *args, **kwargs)

@@ -1,0 +1,38 @@
+"""What a network has to return: a logit for each class."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from clat.core.errors import ClatError
+
+SINGLE = "of a single logit z return torch.stack([-z / 2, z / 2], 1), z of shape (N,): the logits of both classes"
+"""What to do with a network that gives one number an image."""
+
+
+def check_logits(logits: object, y: Tensor) -> None:
+    """Raise ClatError unless a model's output is logits (N, classes) with a class for every label in `y`, (N,)."""
+    check_output(logits, len(y), y)
+
+
+def check_output(logits: object, count: int, labels: Tensor | None = None) -> None:
+    """Raise ClatError unless what a model returns for images is logits of at least two classes.
+
+    Args:
+        logits: what it returned, to be (count, classes).
+        count: how many images it was given.
+        labels: int64 of any shape; the model must have a class for each.
+    """
+    unfit = "the model does not return logits of shape (N, classes)"
+    if not isinstance(logits, Tensor):
+        raise ClatError(f"{unfit} but a {type(logits).__name__}: wrap it so that it does")
+    if logits.shape == (count,) and logits.is_floating_point():
+        raise ClatError(f"{unfit} but one number an image: {SINGLE}")
+    if logits.dim() != 2 or len(logits) != count:
+        raise ClatError(f"{unfit} but {tuple(logits.shape)} for {count} images: wrap it so that it does")
+    highest = int(labels.max()) if labels is not None and labels.numel() else 0
+    if logits.shape[1] == 1:
+        start = f"a label is {highest}, but the model has 1 classes" if highest else "the model has 1 class"
+        raise ClatError(f"{start}: {SINGLE}")
+    if highest >= logits.shape[1]:
+        raise ClatError(f"a label is {highest}, but the model has {logits.shape[1]} classes")

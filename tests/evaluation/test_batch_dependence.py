@@ -1,0 +1,150 @@
+"""Evaluation and check say it where a network's outputs depend on the batch; sound networks get no such note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import clat
+from clat.core.errors import ClatError
+from clat.data import ImageSet
+from clat.evaluation import evaluate_set
+from clat.evaluation.batch_dependence import differing
+from clat.evaluation.curve import eps_curve
+from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS
+from clat.evaluation.transfer import transfer
+
+
+class Centred(nn.Module):
+    """Logits less their mean over the batch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        return z - z.mean(0)
+
+
+class Noisy(Centred):
+    """What it draws for an image depends on how many others there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.1 * torch.randn_like(x).flip(0))
+
+
+def small(*norms: nn.Module) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), *norms, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(1), nn.Linear(128, 3)
+        ).eval()
+
+
+UNSTORED = nn.BatchNorm2d(8, track_running_stats=False)
+DEPENDENT: dict[str, Callable[[], nn.Module]] = {
+    "BatchNorm without statistics": lambda: small(UNSTORED),
+    "centred logits": lambda: Centred(small()),
+}
+SOUND: dict[str, Callable[[], nn.Module]] = {
+    "plain": small,
+    "BatchNorm": lambda: small(nn.BatchNorm2d(8)),
+    "GroupNorm": lambda: small(nn.GroupNorm(2, 8)),
+    "InstanceNorm": lambda: small(nn.InstanceNorm2d(8)),
+    "half": lambda: small().bfloat16(),
+}
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def y() -> Tensor:
+    return torch.arange(10) % 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 200])
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_an_evaluation_says_it_at_every_batch_size(name: str, batch_size: int, x: Tensor, y: Tensor) -> None:
+    result = clat.evaluate(DEPENDENT[name](), x, y, protocol="fgsm", eps=0.1, batch_size=batch_size)
+    (note,) = result.notes
+    assert f"these numbers are of batches of {batch_size} alone" in note
+    assert ("BatchNorm without stored statistics" in note) == ("BatchNorm" in name)
+    assert result.to_dict()["notes"] == [note]
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_of_a_single_image_too(name: str, x: Tensor, y: Tensor) -> None:
+    assert len(clat.evaluate(DEPENDENT[name](), x[:1], y[:1], protocol="fgsm", eps=0.1).notes) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 200])
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_networks_get_no_note(name: str, batch_size: int, x: Tensor, y: Tensor) -> None:
+    assert clat.evaluate(SOUND[name](), x, y, protocol="fgsm", eps=0.1, batch_size=batch_size).notes == []
+
+
+def test_randomness_is_told_apart(x: Tensor, y: Tensor) -> None:
+    (note,) = clat.evaluate(Noisy(small()), x, y, protocol="fgsm", eps=0.1).notes
+    assert note == "the network's outputs are random: two passes over one image give different logits"
+
+
+def test_a_set_in_parts_says_it_once(x: Tensor, y: Tensor) -> None:
+    pixels = (255 * x).to(torch.uint8)
+    images = ImageSet("noise", "test", ("a", "b", "c"), pixels, y)
+    result = evaluate_set(Centred(small()), images, protocol="fgsm", eps=0.1, part_bytes=4 * 4 * 3 * 64)
+    assert len(result.notes) == 1
+
+
+def test_transfer_and_a_curve_say_it_too(x: Tensor, y: Tensor) -> None:
+    matrix = transfer({"sound": small(), "centred": Centred(small())}, x, y, eps=0.1, protocol="fgsm")
+    (note,) = matrix.to_dict()["notes"]
+    assert note.startswith("centred: the network's outputs depend on the batch")
+    curve = eps_curve(Centred(small()), x, y, eps=[0.0, 0.1], protocol="fgsm").to_dict()
+    assert len(curve["evaluations"][0]["notes"]) == 1
+
+
+def test_the_cost_is_that_of_the_protocol(x: Tensor, y: Tensor) -> None:
+    """The look at one image alone is no part of it."""
+    cost = clat.evaluate(small(), x, y, protocol="fgsm", eps=0.1).cost
+    robust = clat.evaluate(small(), x, y, protocol="fgsm", eps=0.1)
+    right = int(robust.correct.sum())
+    assert cost.forwards == len(x) + 2 * right
+
+
+def test_a_network_that_does_not_run_on_one_image_is_refused(x: Tensor, y: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 3)).eval()
+    says = r"does not run on one image alone \(BatchNorm without stored statistics\).*more than 1 value"
+    with pytest.raises(ClatError, match=says):
+        clat.evaluate(model, x, y, protocol="fgsm", eps=0.1)
+    with pytest.raises(ClatError, match=says):
+        clat.check(model, x, y, eps=0.1)
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [*((name, 250) for name in DEPENDENT), ("centred logits", 1)])
+def test_the_check_names_the_cause(name: str, batch_size: int, x: Tensor, y: Tensor) -> None:
+    count = 4 if batch_size == 1 else len(x)  # one by one takes long
+    row = clat.check(DEPENDENT[name](), x[:count], y[:count], eps=0.1, batch_size=batch_size)["batch dependence"]
+    assert (row.verdict, row.value) == (SUSPICIOUS, 1.0)
+    assert f"{count} of {count} images" in row.why
+    assert ("BatchNorm without stored statistics" in row.why) == ("BatchNorm" in name)
+
+
+def test_the_check_passes_a_sound_network_and_leaves_a_random_one_to_its_own_sign(x: Tensor, y: Tensor) -> None:
+    assert clat.check(small(), x, y, eps=0.1)["batch dependence"].verdict == "ok"
+    report: Any = clat.check(Noisy(small()), x, y, eps=0.1)
+    assert report["batch dependence"].verdict == NOT_RUN
+    assert report["random forward"].verdict == SUSPICIOUS
+
+
+def test_what_counts_as_a_difference() -> None:
+    model, z = small(), torch.tensor([[0.0, 100.0, 5.0], [1.0, 2.0, 3.0]])
+    assert differing(model, z, z + torch.tensor([[0.0, 1e-3, 0.0], [0.0, 0.0, 1e-3]])).tolist() == [False, True]
+    assert not differing(model.bfloat16(), z, 1.01 * z).any()

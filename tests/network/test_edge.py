@@ -1,0 +1,327 @@
+"""Whatever network comes in, each entrance gives the plain network's numbers or one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import clat
+from clat.attacks.apgd import apgd
+from clat.attacks.fab import fab
+from clat.attacks.pixle import pixle
+from clat.attacks.square import square
+from clat.attacks.stadv import stadv
+from clat.core.errors import ClatError
+from clat.criticality.rankings import make_ranking
+from clat.evaluation.predict import predict
+from clat.evaluation.protocols import AttackSpec, Protocol
+from clat.evaluation.transfer import transfer
+from clat.recipe import build_recipe
+
+Entrance = Callable[[nn.Module, Tensor, Tensor], Any]
+
+
+def protocol(attack: str, **settings: Any) -> Protocol:
+    return Protocol(name=f"one-{attack}", attacks=(AttackSpec(attack=attack, **settings),))
+
+
+def evaluation(name: str, **settings: Any) -> Entrance:
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+        result = clat.evaluate(model, x, y, protocol=protocol(name, **settings), eps=0.1, keep_examples=True)
+        assert result.x_adv is not None
+        return result.correct, result.robust, result.x_adv.float()
+
+    return run
+
+
+def ranking(name: str) -> Entrance:
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+        settings = make_ranking(name, {"epochs": 1, "steps": 2})
+        initial = {key: value + 1 for key, value in getattr(model, "state_dict", dict)().items()}
+        start = initial if settings.needs_initial else None
+        report = settings.measure(model, x, y, layers=clat.enumerate_layers(model, x), eps=0.1, initial=start)
+        return [(row.name, report.value(row)) for row in report.rows]
+
+    return run
+
+
+def checked(model: nn.Module, x: Tensor, y: Tensor) -> Any:
+    return [(row.name, row.verdict, row.value) for row in clat.check(model, x, y, eps=0.1).rows]
+
+
+ATTACKS: dict[str, Entrance] = {
+    "fgsm": lambda m, x, y: clat.attacks.fgsm(m, x, y, eps=0.1, seed=0),
+    "pgd": lambda m, x, y: clat.attacks.pgd(m, x, y, eps=0.1, steps=3, seed=0),
+    "pgd, l2": lambda m, x, y: clat.attacks.pgd(m, x, y, eps=0.5, steps=3, norm="l2", seed=0),
+    "apgd": lambda m, x, y: apgd(m, x, y, eps=0.1, steps=4),
+    "apgd, dlr": lambda m, x, y: apgd(m, x, y, eps=0.1, steps=4, loss="dlr"),
+    "fab": lambda m, x, y: fab(m, x, y, eps=0.1, steps=4),
+    "fab, no eps": lambda m, x, y: fab(m, x, y, steps=4, norm="l2"),
+    "square": lambda m, x, y: square(m, x, y, eps=0.1, queries=20),
+    "square, l2": lambda m, x, y: square(m, x, y, eps=0.5, norm="l2", queries=20),
+    "stadv": lambda m, x, y: stadv(m, x, y, steps=4),
+    "pixle": lambda m, x, y: pixle(m, x, y, restarts=2, iterations=2),
+}
+EVALUATIONS: dict[str, Entrance] = {
+    "evaluate, pgd": evaluation("pgd", steps=3),
+    "evaluate, apgd": evaluation("apgd", steps=4),
+    "evaluate, fab": evaluation("fab", steps=4),
+    "evaluate, square": evaluation("square", steps=20),
+    "evaluate, stadv": evaluation("stadv", steps=4),
+    "evaluate, pixle": evaluation("pixle"),
+    "predict": lambda m, x, y: predict(m, x, y),
+    "transfer": lambda m, x, y: (
+        transfer({"one": m, "two": m}, x, y, eps=0.1, protocol=protocol("pgd", steps=2)).right
+    ),
+}
+LAYERS: dict[str, Entrance] = {
+    "layers": lambda m, x, y: clat.enumerate_layers(m, x),
+    "feature attack": lambda m, x, y: clat.attacks.feature_attack(
+        m, x, clat.enumerate_layers(m, x), eps=0.1, steps=3, seed=0
+    ),
+    "activation attack": lambda m, x, y: clat.attacks.activation_attack(
+        m, x, x.flip(0), clat.enumerate_layers(m, x)[0], eps=0.1, steps=3
+    ),
+    **{name: ranking(name) for name in ("criticality", "mrc", "activation", "rewinding", "rewinding-drop")},
+}
+EVERYTHING = ATTACKS | EVALUATIONS | LAYERS
+SLOW = {"check": checked}
+
+
+def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=0, atol=tolerance)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float):
+        return one == pytest.approx(other, rel=max(tolerance, 1e-12), abs=tolerance)
+    return bool(one == other)
+
+
+class Normalizing(nn.Module):
+    """Subtracts and divides before `net`: out of place, or in one of the ways that change the caller's images."""
+
+    def __init__(self, net: nn.Module, how: str) -> None:
+        super().__init__()
+        self.net, self.how = net, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "out of place":
+            x = (x - 0.1) / 0.9
+        elif self.how == "in place":
+            x.sub_(0.1).div_(0.9)
+        elif self.how == "through a view":
+            x.flatten(1).sub_(0.1).div_(0.9)
+        elif self.how == "through data":
+            x.data.sub_(0.1).div_(0.9)
+        elif self.how == "by channels":
+            for channel in range(3):
+                x[:, channel] = (x[:, channel] - 0.1) / 0.9
+        elif self.how == "without gradients":
+            with torch.no_grad():
+                x.sub_(0.1)
+            x = x / 0.9
+        return self.net(x)
+
+
+WRITERS = [(name, "in place") for name in (*EVERYTHING, *SLOW)]
+WRITERS += [
+    (name, how)
+    for name in ("pgd", "evaluate, square", "mrc")
+    for how in ("through a view", "through data", "by channels", "without gradients")
+]
+
+
+@pytest.mark.parametrize(("name", "how"), WRITERS)
+def test_a_network_that_writes_into_its_input_gives_the_plain_ones_numbers(
+    name: str, how: str, build: Any, x: Tensor, y: Tensor
+) -> None:
+    entrance, images = (EVERYTHING | SLOW)[name], x.clone()
+    expected = entrance(Normalizing(build(), "out of place"), x.clone(), y)
+    assert same(entrance(Normalizing(build(), how), x, y), expected, 1e-6)
+    assert torch.equal(x, images)
+
+
+@pytest.mark.parametrize("objective", ["pgd-at", "trades", "clat", "cure"])
+def test_training_a_network_that_writes_into_its_input(
+    objective: str, build: Any, noise_sets: Any, tmp_path: Any
+) -> None:
+    stage: dict[str, Any] = {"name": "only", "epochs": 1, "objective": {"name": objective, "steps": 2}}
+    if objective == "clat":
+        stage["selection"] = {"rule": "critical", "k": 1, "num_samples": 6}
+    settings = {
+        "stages": [stage], "batch_size": 6, "data": {"heldout": 6}, "engine": {"device": "cpu"},
+        "evaluation": {"weights": "none"},
+    }  # fmt: skip
+    found = []
+    for how in ("out of place", "in place"):
+        model = Normalizing(build(), how)
+        clat.train(build_recipe(settings), tmp_path / how, model=model, data=noise_sets, quiet=True)
+        found.append(list(model.parameters()))
+    assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-6) for one, other in zip(*found, strict=True))
+
+
+DOUBLE, SINGLE, HALF, BRAIN = torch.float64, torch.float32, torch.float16, torch.bfloat16
+PAIRS = [
+    (name, weights, images)
+    for name in EVERYTHING
+    for weights, images in ((SINGLE, DOUBLE), (DOUBLE, DOUBLE), (DOUBLE, SINGLE), (HALF, HALF))
+]
+PAIRS += [
+    (name, weights, images)
+    for name in ("pgd", "evaluate, fab", "criticality")
+    for weights, images in ((HALF, SINGLE), (BRAIN, BRAIN), (SINGLE, BRAIN), (HALF, DOUBLE), (DOUBLE, HALF))
+]
+PAIRS += [("check", DOUBLE, DOUBLE), ("check", HALF, HALF)]
+
+
+@pytest.mark.parametrize(("name", "weights", "images"), PAIRS)
+def test_every_pair_of_floating_types(
+    name: str, weights: torch.dtype, images: torch.dtype, build: Any, x: Tensor, y: Tensor
+) -> None:
+    """x holds sixteenths, which all of these types do exactly. What a half-precision network computes is its own;
+    the others agree with float32."""
+    entrance = (EVERYTHING | SLOW)[name]
+    found = entrance(build().to(weights), x.to(images), y)
+    if torch.finfo(weights).bits >= 32:
+        expected = entrance(build(), x, y)
+        if name == "layers" or "square" in name or "pixle" in name:  # no gradient whose sign rounding could turn
+            assert same(found, expected, 1e-5)
+    if isinstance(found, Tensor) and name in ATTACKS:
+        assert found.dtype == (torch.float64 if images == weights == torch.float64 else torch.float32)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        if name in ("fgsm", "pgd", "apgd", "apgd, dlr", "fab", "square"):
+            assert (found.double() - x.double()).abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_values_that_float32_does_not_hold_are_refused(name: str, build: Any, x: Tensor, y: Tensor) -> None:
+    finer = (x.double() + 1e-12).clamp(0, 1)
+    if name == "layers":  # looks at shapes alone
+        EVERYTHING[name](build(), finer, y)
+        return
+    with pytest.raises(ClatError, match=r"images are float64.*the network is not.*x\.float\(\)"):
+        EVERYTHING[name](build(), finer, y)
+
+
+def test_half_precision_images_are_widened_not_rounded(build: Any, x: Tensor, y: Tensor) -> None:
+    fine = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).half()
+    found, expected = (ATTACKS["pgd"](build(), images, y) for images in (fine, fine.float()))
+    assert torch.equal(found, expected)
+
+
+def test_training_is_in_float32(build: Any, noise_sets: Any, tmp_path: Any) -> None:
+    stage = {"name": "only", "epochs": 1, "objective": {"name": "pgd-at"}}
+    recipe = build_recipe({"stages": [stage], "data": {"heldout": 6}})
+    for dtype in (torch.float64, torch.float16):
+        with pytest.raises(ClatError, match=r"the model's weights are float\d\d.*model\.float\(\)"):
+            clat.train(recipe, tmp_path / "run", model=build().to(dtype), data=noise_sets, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+class OneOutput(nn.Module):
+    def __init__(self, net: nn.Module, flat: bool) -> None:
+        super().__init__()
+        self.net, self.flat = net, flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)[:, :1]
+        return z.squeeze(1) if self.flat else z
+
+
+JUDGING = [name for name in (*EVERYTHING, *SLOW) if name not in ("layers", "feature attack", "activation attack")]
+"""What reads the network's output."""
+
+
+@pytest.mark.parametrize(
+    ("name", "flat"), [*((name, False) for name in JUDGING), ("pgd", True), ("square", True), ("check", True)]
+)
+def test_a_network_with_one_logit_is_told_what_to_return(
+    name: str, flat: bool, build: Any, x: Tensor, y: Tensor
+) -> None:
+    with pytest.raises(ClatError, match=r"of a single logit z return torch\.stack\(\[-z / 2, z / 2\], 1\)"):
+        (EVERYTHING | SLOW)[name](OneOutput(build(), flat), x, y % 2)
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, *EVALUATIONS])
+def test_a_label_that_the_network_has_no_class_for(name: str, build: Any, x: Tensor) -> None:
+    with pytest.raises(ClatError, match="a label is 3, but the model has 3 classes"):
+        (EVERYTHING | SLOW)[name](build(), x, torch.tensor([0, 1, 2, 3, 0, 1]))
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, *EVALUATIONS])
+def test_an_output_that_holds_no_logits(name: str, x: Tensor, y: Tensor) -> None:
+    class Wordy(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return {"answer": x}
+
+    with pytest.raises(ClatError, match=r"does not return logits of shape \(N, classes\)"):
+        (EVERYTHING | SLOW)[name](Wordy(), x, y)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "trace"), [*((name, False) for name in (*EVERYTHING, *SLOW)), ("pgd", True), ("predict", True)]
+)
+def test_a_torchscript_network_is_attacked_and_its_layers_are_not_seen(
+    name: str, trace: bool, x: Tensor, y: Tensor
+) -> None:
+    model, entrance = Scriptable(), (EVERYTHING | SLOW)[name]
+    model = torch.jit.trace(model, x) if trace else torch.jit.script(model)
+    if name in LAYERS:
+        with pytest.raises(ClatError, match=r"TorchScript.*no layers.*nn\.Module"):
+            entrance(model, x, y)
+        return
+    found = entrance(model, x, y)
+    if name in ("predict", "square", "pixle"):
+        assert same(found, entrance(Scriptable(), x, y), 1e-5)
+
+
+class Scriptable(nn.Module):
+    """A network that torch.jit reads; one and the same each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x)).mean((2, 3)))
+
+
+def forbidden(graph: Any, examples: Any) -> Any:
+    raise AssertionError("the network was compiled")
+
+
+@pytest.mark.parametrize("name", [*EVERYTHING, *SLOW])
+def test_a_compiled_network_is_taken_out_of_its_wrapper(name: str, build: Any, x: Tensor, y: Tensor) -> None:
+    entrance = (EVERYTHING | SLOW)[name]
+    assert same(entrance(torch.compile(build(), backend=forbidden), x, y), entrance(build(), x, y))
+
+
+def test_a_compiled_network_is_trained_in_place(build: Any, noise_sets: Any, tmp_path: Any) -> None:
+    model = build()
+    stage = {"name": "only", "epochs": 1, "objective": {"name": "pgd-at", "steps": 1}}
+    recipe = build_recipe(
+        {"stages": [stage], "data": {"heldout": 6}, "batch_size": 6, "evaluation": {"weights": "none"}}
+    )
+    wrapped: Any = torch.compile(model, backend=forbidden)
+    result = clat.train(recipe, tmp_path / "run", model=wrapped, data=noise_sets, quiet=True)
+    assert result.model is model
+    assert not torch.equal(model.c1.weight, build().c1.weight)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_what_is_no_network_is_refused(name: str, x: Tensor, y: Tensor) -> None:
+    with pytest.raises(ClatError, match=r"the model is a function, expected a torch\.nn\.Module"):
+        EVERYTHING[name](lambda images: images.mean((2, 3)), x, y)
