@@ -35,6 +35,10 @@ TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=1
 """Too short for a corner of the ball, where a step changes nothing and the rest would not be made."""
 
 
+LOOK = 1
+"""Images that an evaluation passes through the network before it begins: one alone, which no cost holds."""
+
+
 class Brightness(nn.Module):
     """Says 1 if the mean is above one half. Within eps the mean moves by eps, so it is robust exactly where the
     mean is further than eps from one half."""
@@ -161,16 +165,16 @@ def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
         result = evaluate(half, x, y, eps=0.2, protocol=TEN_STEPS, precision=precision, keep_examples=True)
     assert result.precision == precision
     search = torch.float32 if precision == "float32" else torch.bfloat16
-    # the clean images, ten steps, the verdict
-    assert half.dtypes[:12] == [torch.float32] + [search] * 10 + [torch.float32]
-    assert [len(seen) for seen in half.seen[:12]] == [3] * 12
+    # one image alone, the clean images, ten steps, the verdict
+    assert half.dtypes[:13] == [torch.float32] * 2 + [search] * 10 + [torch.float32]
+    assert [len(seen) for seen in half.seen[:13]] == [1] + [3] * 12
     assert torch.equal(result.robust, expected.robust)
-    assert torch.equal(half.seen[11], result.x_adv)
+    assert torch.equal(half.seen[12], result.x_adv)
     if precision == "float32":
         assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     else:  # does the search take one of the rest for an example?
-        assert half.dtypes[12:] == [torch.bfloat16]
-        assert torch.equal(half.seen[12], result.x_adv[result.robust])
+        assert half.dtypes[13:] == [torch.bfloat16]
+        assert torch.equal(half.seen[13], result.x_adv[result.robust])
     with torch.no_grad():
         assert torch.equal(result.robust, plain(result.x_adv).argmax(1) == y)
 
@@ -213,9 +217,9 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
     model = Brightness()
     both = Protocol(name="both", attacks=(AttackSpec(attack="fab", steps=2), AttackSpec(attack="pgd", steps=2)))
     evaluate(model, x, y, eps=0.1, protocol=both, precision="bfloat16")
-    # the clean images; a start, two steps of two, the verdict; two of PGD
-    assert model.dtypes[:7] == [torch.float32] * 7
-    assert model.dtypes[7:9] == [torch.bfloat16] * 2
+    # one image alone, the clean images; a start, two steps of two, the verdict; two of PGD
+    assert model.dtypes[:8] == [torch.float32] * 8
+    assert model.dtypes[8:10] == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
@@ -260,7 +264,7 @@ def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
         model = Brightness()
         evaluate(model, x, labels, eps=0.1, protocol="pgd-10", seed=9)
         rows = [i for i in range(4) if i != wrong]
-        points[wrong] = {row: model.seen[1][place] for place, row in enumerate(rows)}
+        points[wrong] = {row: model.seen[2][place] for place, row in enumerate(rows)}
     for wrong in (0, 2):
         for row, point in points[wrong].items():
             assert torch.equal(point, points[None][row]), (wrong, row)
@@ -272,7 +276,7 @@ def test_seeds_and_numbers() -> None:
     def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
         evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
-        return model.seen[1] - x
+        return model.seen[2] - x
 
     assert torch.equal(noise(0), noise(0))
     assert not torch.isclose(noise(0), noise(1), atol=1e-3).all(1).any()
@@ -291,7 +295,7 @@ def test_attacks_follow_one_another_on_what_is_left() -> None:
         "pgd-1": 2, "pgd-10": 1, "pgd-10 (3)": 1,
     }  # fmt: skip
     assert result.fooled_by.tolist() == [-1, 1, 0]
-    assert [len(seen) for seen in model.seen] == [3, *[3] * 2, *[2] * 10, *[1] * 10]
+    assert [len(seen) for seen in model.seen] == [1, 3, *[3] * 2, *[2] * 10, *[1] * 10]
     assert told == [("pgd-1", 3, 3, 2 / 3), ("pgd-10", 2, 2, 1 / 3), ("pgd-10", 1, 1, 1 / 3)]
 
 
@@ -302,7 +306,7 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
     evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
-    first, second = seen[2], seen[6]  # after the clean images: start, step, look, verdict
+    first, second = seen[3], seen[7]  # after one alone and the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
 
@@ -315,7 +319,7 @@ def test_cost_of_pgd(protocol: str | Protocol, steps: int, batch_size: int, line
     x, y = samples(model, 9)
     n, m = 9, 8
     cost = evaluate(model, x, y, eps=0.3, protocol=protocol, batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == n + m * steps + m
+    assert cost.forwards == model.forwards - LOOK == n + m * steps + m
     assert cost.backwards == model.backwards == m * steps
     assert cost.seconds > 0
     assert (cost.peak_memory_bytes or 0) > 2**20
@@ -328,11 +332,11 @@ def test_cost_of_apgd(batch_size: int, linear, samples) -> None:
     x, y = samples(model, 5)
     n, m = 5, 4
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-ce", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == n + m * 101 + m
+    assert cost.forwards == model.forwards - LOOK == n + m * 101 + m
     assert cost.backwards == model.backwards == m * 101
     model.forwards = model.backwards = 0
     cost = evaluate(model, x, y, eps=1e-6, protocol="apgd-t", batch_size=batch_size).cost
-    assert cost.forwards == model.forwards == n + 4 * m * (1 + 101 + 1)
+    assert cost.forwards == model.forwards - LOOK == n + 4 * m * (1 + 101 + 1)
     assert cost.backwards == model.backwards == 4 * m * 101
 
 
@@ -342,7 +346,8 @@ def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
     eps = model.distances(x, y).clamp_min(0).median().item()
     model.forwards = model.backwards = 0
     result = evaluate(model, x, y, eps=eps, protocol=SHORT, batch_size=1)
-    assert (result.cost.forwards, result.cost.backwards) == (model.forwards, model.backwards)
+    look = LOOK + 2  # one image a batch: it is looked at beside another too
+    assert (result.cost.forwards, result.cost.backwards) == (model.forwards - look, model.backwards)
     assert 0 < result.robust.sum() < result.correct.sum()
     survivors = int(result.robust.sum())
     assert result.cost.backwards < int(result.correct.sum()) * (11 + 4 * 11 + 2 * 5)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import say
-from clat.cli.options import EPS, add_device_option, folder
+from clat.cli.options import EPS, add_column_options, add_device_option, add_model_options, folder
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 HELP = "make a trained classifier robust within a budget"
 
-NETWORK = ("model", "weights", "weights_key", "width", "normalize", "data", "image_size")
+NETWORK = (
+    "model", "model_args", "weights", "weights_key", "width", "normalize", "data", "image_size", "channels",
+    "label_column", "image_column", "classes",
+)  # fmt: skip
 """The options that say what is hardened; harden.json keeps them for --resume."""
 
 
@@ -28,13 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
         "       clat harden --resume DIR"
     )
-    parser.add_argument("--model", help="a built-in network, package.module:factory, or RECIPE.toml")
-    parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
-    parser.add_argument("--weights-key", metavar="KEY", help="which of several state dicts in that file")
-    parser.add_argument("--width", type=int, help="base channels of a built-in network")
-    parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")
+    add_model_options(parser, required=False)
     parser.add_argument("--data", default="digits", help="a data set with a train and a test split")
-    parser.add_argument("--image-size", type=int, help="resize and centre-crop the images")
+    add_column_options(parser)
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     parser.add_argument("--budget", metavar="TIME", help="for everything: 90s, 30m, 2h")
@@ -112,12 +111,12 @@ def _config(options: argparse.Namespace) -> HardenConfig:
 
 
 def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:
-    from clat.cli.inputs import build_model, pick_device
-    from clat.data import load_split
+    from clat.cli.inputs import build_model, pick_device, read_images
 
     device = pick_device(options.device)
-    train_set = load_split(options.data, "train", image_size=options.image_size)
-    test_set = load_split(options.data, "test", image_size=options.image_size)
+    train_set, test_set = (
+        read_images(argparse.Namespace(**{**vars(options), "split": split})) for split in ("train", "test")
+    )
     return build_model(options, train_set, device), train_set, test_set
 
 

@@ -62,20 +62,6 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     return model.to(device).eval()
 
 
-def model_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of --model-args, ["a=1", "b=true"]; values are read as TOML, else taken as text."""
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise ClatError(f"--model-args {word}: expected KEY=VALUE, such as pretrained=true")
-        key = key.replace("-", "_")
-        if key in found:
-            raise ClatError(f"--model-args {word}: {key} is there twice")
-        found[key] = read_value(text)
-    return found
-
-
 def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
     """Raise ClatError if the network has other classes than the images: which output is which, nobody knows."""
     with modes.attack_mode(model), torch.no_grad():
@@ -94,7 +80,7 @@ def _listed(images: ImageSet) -> str:
 
 
 def read_images(options: Namespace) -> ImageSet:
-    """Return the split that the options name."""
+    """Return the split that `--data` and the options beside it name, as a network is to see its images."""
     images = load_split(
         options.data,
         options.split,
@@ -104,6 +90,20 @@ def read_images(options: Namespace) -> ImageSet:
         classes=options.classes,
     )
     return with_channels(images, options.channels)
+
+
+def model_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of --model-args, ["a=1", "b=true"]; values are read as TOML, else taken as text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ClatError(f"--model-args {word}: expected KEY=VALUE, such as pretrained=true")
+        key = key.replace("-", "_")
+        if key in found:
+            raise ClatError(f"--model-args {word}: {key} is there twice")
+        found[key] = read_value(text)
+    return found
 
 
 def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:

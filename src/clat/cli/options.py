@@ -15,11 +15,11 @@ def folder(name: str) -> str:
     return name
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add which network, with which weights."""
     parser.add_argument(
         "--model",
-        required=True,
+        required=required,
         help="a built-in network, robustbench:ID, timm:NAME, hf:FOLDER-OR-ID, torchvision:NAME, "
         "package.module:factory, or RECIPE.toml",
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from clat.core.errors import ClatError
 from clat.data.classes import Labels, class_order
-from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
+from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
 from clat.data.folders import ClassFolders, class_splits, split_folders
 from clat.data.lists import LISTS, named_lists, read_list
 from clat.data.split_names import split_meant
@@ -65,7 +65,7 @@ class Files:
         return {"image": [{"bytes": None, "path": self.paths[row]} for row in rows]}
 
 
-def open_folder(folder: Path, name: str, wanted: Wanted) -> Source:
+def open_folder(folder: Path, name: str, wanted: WantedColumns) -> Source:
     """Find out what a folder holds.
 
     Args:
@@ -93,7 +93,7 @@ class Tables:
 
     tree: Tree
     name: str
-    wanted: Wanted
+    wanted: WantedColumns
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
@@ -132,7 +132,7 @@ class ImageFiles:
 
     tree: Tree
     name: str
-    wanted: Wanted
+    wanted: WantedColumns
 
     @cached_property
     def folders(self) -> dict[str, ClassFolders]:
@@ -140,7 +140,7 @@ class ImageFiles:
         if named_lists(self.tree) and not class_splits(self.tree):
             return {}
         found = split_folders(self.tree, self.name)
-        return {split: ClassFolders(self.tree, at, self.name) for split, at in found.items()}
+        return {split: ClassFolders(self.tree, at, self.name, self.wanted.classes) for split, at in found.items()}
 
     @cached_property
     def lists(self) -> dict[str, list[str]]:
@@ -163,7 +163,7 @@ class ImageFiles:
         if self._listed(split):
             paths, labels, notes = self._from_list(split)
         else:
-            paths, labels, notes = self.folders[split].read(self.wanted.classes)
+            paths, labels, notes = self.folders[split].read()
             if split in self.lists:
                 notes.append(
                     f"{self.lists[split][0]} is left unread, as folders name the classes; see label_column"

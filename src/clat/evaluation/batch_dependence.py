@@ -89,7 +89,8 @@ def batch_notes(
     if alone is None:
         alone = logits_alone(model, x[:1], y[:1])
     if among is None or min(len(x), batch_size) == 1:
-        among = logits_among(model, x[:2], y[:2], batch_size)[:1]
+        count = min(2, batch_size)
+        among = logits_among(model, x[:count], y[:count], batch_size)[:1]
     if not differing(model, alone, among).any():
         return []
     if is_random(model, x, y):

@@ -20,6 +20,7 @@ from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
+from clat.evaluation.state import Extent
 from clat.evaluation.subset import check_ids
 from clat.network import modes
 from clat.network.cost import Cost
@@ -42,6 +43,7 @@ def evaluate_set(
     channels_last: bool = True,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    extent: Extent | None = None,
     **options: Any,
 ) -> Evaluation:
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
@@ -71,13 +73,15 @@ def evaluate_set(
     notes = [*images.notes, *_outputs_note(logits, images)]
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
-    def evaluated(number: int, part: Tensor) -> Evaluation:
+    def evaluated(number: int) -> Evaluation:
+        part = ids[parts[number]]
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
         options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
         with modes.in_layout(model, layout):
-            return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
+            some = None if extent is None else extent[parts[number]]
+            return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
     prefix = "0" if world == 1 else f"{world}p"
     parts = cut_shares(len(ids), world, size)
@@ -86,14 +90,14 @@ def evaluate_set(
     failure: ClatError | None = None
     try:
         for number in shares:
-            own[number] = evaluated(number, ids[parts[number]])
+            own[number] = evaluated(number)
     except ClatError as error:
         if world == 1:
             raise
         failure = error  # to be raised by all: the others would wait for this process
         shares.give_up()
     if world == 1:
-        return _joined([own[number] for number in range(len(parts))], torch.cat(parts), notes)
+        return join_evaluations(list(own.values()), torch.cat(parts), notes)
     _wait_for_all(device)
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, failure or own)
@@ -101,7 +105,7 @@ def evaluate_set(
         if isinstance(theirs, ClatError):
             raise theirs
     results = {number: result for theirs in gathered for number, result in theirs.items()}
-    whole = _joined([results[number] for number in range(len(parts))], torch.cat(parts), notes)
+    whole = join_evaluations([results[number] for number in range(len(parts))], torch.cat(parts), notes)
     longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
@@ -136,7 +140,7 @@ def _outputs_note(logits: object, images: ImageSet) -> list[str]:
     return [f"the model has {outputs} outputs, the data {images.num_classes} classes: they count as the first ones"]
 
 
-def _joined(results: list[Evaluation], places: Tensor, notes: list[str]) -> Evaluation:
+def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[str] = ()) -> Evaluation:
     """One evaluation of all the parts; `places`: where each of their samples stands in the whole; `notes`: of the
     whole."""
 

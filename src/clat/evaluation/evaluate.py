@@ -19,7 +19,7 @@ from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
-from clat.evaluation.state import EvaluationState, StateFile
+from clat.evaluation.state import EvaluationState, Extent, StateFile
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
@@ -46,6 +46,7 @@ def evaluate(
     keep_examples: bool = False,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    extent: Extent | None = None,
 ) -> Evaluation:
     """Evaluate `model` on `x` (N, C, H, W) in [0, 1] with labels `y` (N,) under a protocol.
 
@@ -53,9 +54,10 @@ def evaluate(
     fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
     number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
     (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
-    x_adv too, which a state does not hold; `report`: told of the progress. x may live on the CPU with the model on
-    a GPU. The model runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol,
-    inputs outside [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
+    x_adv too, which a state does not hold; `report`: told of the progress; `extent`: go through a part of the
+    protocol only, which is for `clat.evaluation.sampled`. x may live on the CPU with the model on a GPU. The model
+    runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside
+    [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
     model, x = accept(model, x, y)
@@ -80,7 +82,8 @@ def evaluate(
     device = device_of(model, x.device)
     alone = logits_alone(model, x[:1], y[:1])
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
-        job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report)
+        upto = None if extent is None else extent.attacks
+        job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
         todo, notes = plan_searches(
@@ -100,11 +103,13 @@ def evaluate(
             }
             keeper = StateFile(Path(state), key)
         standing = keeper.load()
+        if standing is not None:
+            notes.append("went on from a state file: the cost is of the last session alone")
+        elif extent is not None:
+            standing = extent.standing(sum(one.attack < extent.known for one in todo))
         if standing is None:
             standing = EvaluationState.fresh(job.correct(first))
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
-        else:
-            notes.append("went on from a state file: the cost is of the last session alone")
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
                 job.run(list(group), standing, keeper)

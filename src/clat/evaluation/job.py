@@ -37,6 +37,8 @@ class EvaluationJob:
     precision: str
     examples: Tensor | None
     report: Report | None
+    upto: Tensor | None = None
+    """So many attacks are for each sample, (N,) int64; None: all."""
 
     def first_logits(self) -> Tensor:
         """Of the first batch of clean images. That a model returns no probabilities is checked on them."""
@@ -79,9 +81,10 @@ class EvaluationJob:
     ) -> None:
         """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
         model = InPrecision(self.model, self.device, precision)
-        rows = standing.alive.nonzero().squeeze(1)
-        wanted = ~through[rows].T
         first, one = group[0]
+        attacked = standing.alive if self.upto is None else standing.alive & (self.upto > one.attack)
+        rows = attacked.nonzero().squeeze(1)
+        wanted = ~through[rows].T
         total, to_come = int(wanted.sum()), wanted.clone()
 
         def judge(numbers: Tensor, finished: Tensor, adv: Tensor, claims: bool = False) -> Tensor:

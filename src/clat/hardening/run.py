@@ -12,49 +12,33 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.core.seeds import derive_seed
-from clat.data import ImageSet, Loader, hold_out
-from clat.evaluation import Evaluation, evaluate_set
+from clat.data import ImageSet
+from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
-from clat.evaluation.heldout import heldout_accuracies
-from clat.evaluation.masking import check
 from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
 from clat.hardening.cost import step_seconds
+from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
+from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import MONITORED, Plan, make_plan
-from clat.hardening.promise import most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
-from clat.network.exchange import copied, tensors_of
-from clat.recipe.schema import Recipe
 from clat.recipe.toml import build_recipe, read_recipe
-from clat.runtime.engine import Engine, EngineConfig
 from clat.training.log import RunLog
-from clat.training.prepare import augmentation, check_model
 from clat.training.run import refuse_taken, resume, train
 
 ABOUT = "harden.json"
-CHECKED = 100
-"""Images of the check for masking, whose passes an image cost about MASKING_PASSES."""
-MASKING_PASSES = 800
-MASKING_SHARE = 0.1
-"""The part of the budget that this check may take."""
-STATISTICS_BATCHES = 20
-"""Training batches on which BatchNorm statistics of points between two networks are counted."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +54,6 @@ class Hardened:
     comparison: Comparison
     promise: dict[str, Any] | None
     """What was chosen between start and end, where clean accuracy was promised."""
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The network and images of a hardening, cut as the training run cuts them."""
-
-    model: nn.Module
-    train: ImageSet
-    heldout: ImageSet
-    test: ImageSet
-    engine: Engine
-    engine_config: EngineConfig
 
 
 def run_hardening(
@@ -113,7 +85,7 @@ def run_hardening(
     started, out = time.perf_counter(), Path(out)
     refuse_taken(out)
     find_protocol(config.protocol)
-    inputs = _inputs(model, train_set, test_set, config)
+    inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     plan, seen = _planned(inputs, config, log, started)
     log.close()
@@ -139,7 +111,7 @@ def plan_hardening(
     model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
     """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
-    inputs = _inputs(model, train_set, test_set, config)
+    inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
     log.close()
@@ -156,7 +128,7 @@ def resume_hardening(
     """
     out = Path(out)
     config, recorded = read_hardening(out)
-    inputs = _inputs(model, train_set, test_set, config)
+    inputs = harden_inputs(model, train_set, test_set, config)
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
     resume(out, model=inputs.model, data=(train_set, test_set), quiet=quiet)
@@ -172,19 +144,9 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None
 
 
-def _inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig) -> _Inputs:
-    engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
-    engine = Engine(engine_config)
-    heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
-    train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
-    sample, _ = next(iter(Loader(heldout_part.take(1), 1, workers=0).epoch()))
-    check_model(model, sample, train_set.num_classes)
-    return _Inputs(engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine, engine_config)
-
-
-def _planned(inputs: _Inputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
+def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
     log.say("looking at the network", style="bold")
-    x, y = _batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
+    x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
     log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
     names = (
@@ -227,16 +189,10 @@ def _stage(config: HardenConfig, name: str) -> Any:
     return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
 
 
-def _batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """All images as one batch on the device, in its memory layout."""
-    x, y = next(iter(Loader(images, len(images), device=engine.device).epoch()))
-    return engine.images(x), y
-
-
 def _finished(
     out: Path,
     original: nn.Module,
-    inputs: _Inputs,
+    inputs: HardenInputs,
     config: HardenConfig,
     plan: Plan,
     recorded: dict[str, Any],
@@ -248,15 +204,15 @@ def _finished(
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
     if config.max_clean_drop is not None:
-        promise = _keep_promise(out, original, inputs, config, plan.recipe, log)
+        promise = keep_promise(out, original, inputs, config, plan.recipe, log)
     save_weights(model, out / "model.safetensors")
     test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
-    before = _measured(
+    before = measured(
         out / "evaluations" / "before.json", inputs.engine.place(copy.deepcopy(original)), test, config
     )
-    after = _measured(out / "evaluations" / "after.json", model, test, config)
+    after = measured(out / "evaluations" / "after.json", model, test, config)
     comparison = compare(before, after)
-    _look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
+    look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
     write_json(
         out / "result.json",
         {
@@ -264,107 +220,9 @@ def _finished(
             "after": after.to_dict(),
             "comparison": comparison.to_dict(),
             "promise": promise,
-            "per_class": _per_class(before, after, test),
+            "per_class": per_class(before, after, test),
         },
     )
     write_card(out, comparison, plan, config, recorded, test, promise)
     log.close()
     return Hardened(model.eval(), plan, out, before, after, comparison, promise)
-
-
-def _measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig) -> Evaluation:
-    state = file.with_suffix(".state")
-    result = evaluate_set(
-        model,
-        test,
-        protocol=config.protocol,
-        eps=config.threat.eps,
-        norm=config.norm,
-        seed=derive_seed(config.seed, "evaluation"),
-        state=state,
-        about={"label": file.stem},
-    )
-    result.to_json(file)
-    for left in file.parent.glob(f"{file.stem}.state.*"):
-        left.unlink()
-    return result
-
-
-def _keep_promise(
-    out: Path, original: nn.Module, inputs: _Inputs, config: HardenConfig, recipe: Recipe, log: RunLog
-) -> dict[str, Any]:
-    """The network gets the weights of the most robust point that holds the promise, or of the end if none does."""
-    assert config.max_clean_drop is not None
-    model, end = inputs.model, copied(tensors_of(inputs.model))
-    start = copied(tensors_of(inputs.engine.place(copy.deepcopy(original))))
-    x, y = _batch(inputs.heldout, inputs.engine)
-    attack = Attack(config.threat, steps=10)
-
-    def judge() -> tuple[float, float]:
-        seed = derive_seed(config.seed, "promise")
-        return heldout_accuracies(model, inputs.engine, x, y, attack, batch_size=250, seed=seed)
-
-    def batches() -> Iterator[Tensor]:
-        size = min(config.batch_size, len(inputs.train))
-        loader = Loader(
-            inputs.train, size, device=inputs.engine.device, seed=config.seed, shuffle=True,
-            augment=augmentation(recipe.data), drop_last=True,
-        )  # fmt: skip
-        for number, (images, _) in enumerate(loader.epoch(0)):
-            if number == STATISTICS_BATCHES:
-                return
-            yield inputs.engine.images(images)
-
-    points = walk_line(model, start, end, batches, judge)
-    chosen = most_robust_within(points, config.max_clean_drop / 100)
-    alpha = 1.0 if chosen is None else chosen.alpha
-    set_point(model, start, end, alpha, batches)
-    kept = chosen is not None
-    log.say(
-        f"  promise of {config.max_clean_drop:g} points of clean accuracy: "
-        + (f"alpha {alpha:g} on the line from start to end" if kept else "no point of the line holds it"),
-        style="cyan" if kept else "yellow",
-    )
-    return {
-        "max_clean_drop": config.max_clean_drop,
-        "kept": kept,
-        "alpha": alpha,
-        "heldout_n": len(x),
-        "points": [point._asdict() for point in points],
-    }
-
-
-def _look_for_masking(
-    out: Path, model: nn.Module, test: ImageSet, config: HardenConfig, seconds_per_pass: float, log: RunLog
-) -> None:
-    """The check's file, where the budget allows it, or the reason why there is none."""
-    file, images = out / "masking.json", test.take(min(CHECKED, len(test)))
-    needed = len(images) * MASKING_PASSES * seconds_per_pass
-    if file.exists():
-        return
-    if config.budget is not None and needed > MASKING_SHARE * config.budget:
-        log.say("  signs of gradient masking: not looked for, which would take too much of the budget (clat check)")
-        return
-    x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
-    found = check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed)
-    found.to_json(file)
-    log.say("  signs of gradient masking: " + ("found, see masking.json" if found.suspicious else "none"))
-
-
-def _per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dict[str, Any]]:
-    """Accuracies of each class, before and after."""
-    rows = []
-    for number, name in enumerate(test.class_names):
-        mine = test.labels == number
-        rows.append(
-            {
-                "class": name,
-                "n": int(mine.sum()),
-                **{
-                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
-                    for when, result in (("before", before), ("after", after))
-                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
-                },
-            }
-        )
-    return rows

@@ -33,8 +33,7 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
 
 
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError where digits get
-    lost."""
+    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError if digits get lost."""
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()

@@ -108,7 +108,10 @@ def read_features(
             logits = None
     silent = [layer.name for position, layer in enumerate(layers) if position not in values]
     if silent:
-        raise ClatError(f"layer '{silent[0]}' gave no feature in this forward pass: call enumerate_layers again")
+        raise ClatError(
+            f"layer '{silent[0]}' did not run in a forward pass: exclude it if it is left out by chance, else call "
+            "enumerate_layers again"
+        )
     unread = [layers[position - len(layers)].name for position in range(wanted) if position not in values]
     if unread:
         raise ClatError(f"layer '{unread[0]}' takes no tensor, so there is no input to compare it with")

@@ -55,9 +55,6 @@ class DataConfig:
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
     """Resize and centre-crop to this many pixels."""
-    channels: Literal[1, 3] | None = None
-    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
-    is 3."""
     label_column: str | None = None
     """The column to predict, of a data set that is a table or a list of files; None: see `clat.load_split`."""
     image_column: str | None = None
@@ -65,6 +62,9 @@ class DataConfig:
     classes: tuple[str, ...] | str | None = None
     """The classes in the order of the network's outputs: names, or a text: names with commas, a file, a folder;
     None: those of the train split, see `clat.load_split`."""
+    channels: Literal[1, 3] | None = None
+    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
+    is 3."""
     augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
     """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
     pad: int = 4

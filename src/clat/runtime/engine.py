@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -130,6 +130,11 @@ class Engine:
     def device(self) -> torch.device:
         return torch.device(self.fabric.device)
 
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The device if it is a GPU, for `torch.random.fork_rng`."""
+        return [self.device] if self.device.type == "cuda" else []
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the memory layout asked for."""
         model = model.to(self.device)
@@ -143,7 +148,21 @@ class Engine:
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """The mean over the processes of each gradient, in one message."""
-        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+        parameters = list(parameters)
+        gradients = self.completed([parameter.grad for parameter in parameters], parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.average(gradient for gradient in gradients if gradient is not None)
+
+    def completed(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return `gradients` with zeros, shaped as in `like`, for those that other processes alone have, where a
+        layer has run by chance. All must call it."""
+        if self.world == 1:
+            return list(gradients)
+        there = torch.tensor([int(gradient is not None) for gradient in gradients], device=self.device)
+        counts = self.total(there).tolist()
+        found = zip(gradients, like, counts, strict=True)
+        return [torch.zeros_like(one) if gradient is None and n else gradient for gradient, one, n in found]
 
     def average_statistics(self, model: nn.Module) -> None:
         """BatchNorm statistics, which each process updates on its own share, become their mean; those that

@@ -42,7 +42,8 @@ def take_step(
     the mean over the processes. `step`: for this step, with its seed. `micro_batch`: at most so many images are in
     the network at a time, and their gradients are added up: what it computes is the same, but for BatchNorm that
     normalises by the batch. The callbacks are called where their hooks say. Returns the loss before the step,
-    detached. Raises NotFinite.
+    detached; where it does not depend on theta, as in a step that a network runs without the layers that move, it
+    says so in its part "without_gradient". Raises NotFinite.
     """
     parts = batch_parts(len(x), micro_batch)
     step = step if len(parts) == 1 else replace(step, once=False)  # or the shared passes of all parts would pile up
@@ -66,7 +67,7 @@ def take_step(
     def total(number: int) -> Tensor:
         return cost(number).total
 
-    losses = []
+    losses, reached = [], False
     with callbacks.around_loss(StepCost([partial(total, k) for k in range(len(parts))])):
         for number in range(len(parts)):
             loss = cost(number)
@@ -75,7 +76,9 @@ def take_step(
             if number == 0:
                 optimizer.zero_grad(set_to_none=True)
             callbacks.before_backward()
-            loss.total.backward()
+            reached = reached or loss.total.requires_grad
+            if loss.total.requires_grad:
+                loss.total.backward()
             losses.append(Loss(loss.total.detach(), loss.parts))
     engine.average_gradients(trainable.parameters.values())
     callbacks.after_backward()
@@ -85,7 +88,8 @@ def take_step(
     with callbacks.around_optimizer_step(optimizer):
         optimizer.step()
     callbacks.after_step()
-    return _sum(losses)
+    whole = _sum(losses)
+    return whole if reached else Loss(whole.total, whole.parts | {"without_gradient": torch.ones(())})
 
 
 def _share(loss: Loss, count: int, whole: int) -> Loss:

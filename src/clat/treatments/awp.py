@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import exchanged
+from clat.network.gradients import gradients_by
 from clat.runtime.callback import StageCallback, StageContext, StepCost
 from clat.treatments.base import Treatment
 
@@ -88,8 +89,9 @@ class WeightPerturbation(StageCallback):
         but for its stored statistics, which only the pass at the perturbed weights updates."""
         gradients: dict[str, Tensor] = {}
         with modes.preserve_statistics(self.model):
+            weights = list(self.weights.values())
             for part in cost.parts if isinstance(cost, StepCost) else (cost,):
-                found = torch.autograd.grad(part(), list(self.weights.values()), allow_unused=True)
+                found = self.engine.completed(gradients_by(part(), weights), weights)
                 for name, g in zip(self.weights, found, strict=True):
                     if g is not None:
                         gradients[name] = gradients[name] + g if name in gradients else g

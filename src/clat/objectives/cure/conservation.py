@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from clat.network.gradients import gradients_by
 from clat.objectives.cure.prominence import MaskedGroup, least_prominent, maskable, prominence
 from clat.runtime.callback import StageContext, StateDict
 
@@ -54,10 +55,8 @@ class Conservation:
         weights = list(self.masked.values())
 
         def gradients(value: Tensor) -> list[Tensor]:
-            found = torch.autograd.grad(
-                value, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            return list(found)
+            found = zip(gradients_by(value, weights, again=True), weights, strict=True)
+            return [torch.zeros_like(weight) if gradient is None else gradient for gradient, weight in found]
 
         self._gradients = gradients(losses[0]), gradients(losses[1])
 
