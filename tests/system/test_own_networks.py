@@ -222,5 +222,5 @@ def test_a_recipe_s_normalisation_does_not_wrap_a_factory(clat, tmp_path):
 
 @pytest.mark.slow
 def test_a_criticality_table_of_a_hugging_face_folder_in_a_process_takes_less_than_30_seconds(vit, workplace):
-    words = [sys.executable, "-m", "clat.cli", "criticality", "--model", f"hf:{vit}", "--num-samples", "20"]
+    words = [sys.executable, "-m", "clat", "criticality", "--model", f"hf:{vit}", "--num-samples", "20"]
     assert subprocess.run(words, cwd=workplace, timeout=30, capture_output=True).returncode == 0

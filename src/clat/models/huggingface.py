@@ -20,7 +20,13 @@ from clat.core.errors import ClatError
 from clat.core.files import claim_output
 from clat.core.notices import notice
 from clat.models.fitting import bare, last_linear, listed
-from clat.models.libraries import LibraryNetwork, Wanted, fitting_statistics, import_library, one_line_errors
+from clat.models.libraries import (
+    LibraryNetwork,
+    NetworkRequest,
+    fitting_statistics,
+    import_library,
+    one_line_errors,
+)
 from clat.models.normalize import Statistics, statistics_of
 from clat.models.reading import one_line, refuse_bombs
 
@@ -37,7 +43,7 @@ _DECIDED_HERE = (
 _TEXTS = ("config.json", PROCESSOR, "processor_config.json", "*.index.json")
 
 
-def build_huggingface(wanted: Wanted) -> LibraryNetwork:
+def build_huggingface(wanted: NetworkRequest) -> LibraryNetwork:
     """Return an image classifier with its trained weights, in float32.
 
     Args:
@@ -118,7 +124,7 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def _folder(wanted: Wanted) -> Path:
+def _folder(wanted: NetworkRequest) -> Path:
     """The folder of the model: the one that is named, or a copy of the hub's in its cache."""
     name = wanted.identifier
     folder = Path(name).expanduser()
@@ -150,7 +156,7 @@ def _folder(wanted: Wanted) -> Path:
     return found
 
 
-def _json(file: Path, wanted: Wanted) -> dict[str, Any]:
+def _json(file: Path, wanted: NetworkRequest) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -164,7 +170,7 @@ def _json(file: Path, wanted: Wanted) -> dict[str, Any]:
     return found
 
 
-def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: Wanted) -> None:
+def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: NetworkRequest) -> None:
     """Raise ClatError if weights were drawn at random that the folder should have had."""
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in report.get("mismatched_keys", ())}
     drawn = {*report.get("missing_keys", ()), *mismatched}
@@ -179,7 +185,7 @@ def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: Wante
     raise ClatError(f"model '{wanted.name}': {listed('missing or of another shape', drawn)}; {cure}")
 
 
-def _statistics(folder: Path, network: nn.Module, wanted: Wanted) -> Statistics | None:
+def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Statistics | None:
     """What the image processor does to images in [0, 1], as one normalisation."""
     channels = getattr(getattr(network, "config", None), "num_channels", wanted.in_channels)
     settings: dict[str, Any] = {}

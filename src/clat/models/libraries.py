@@ -18,7 +18,7 @@ from clat.models.normalize import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class NetworkRequest:
     """A network of a library: its whole `name` ("timm:resnet18"), the images' channels and classes, and further
     arguments of its factory. `new_classifier`: its last layer is to be drawn anew for those classes.
     `weights_follow`: all its weights come from a file, so that the library need not have any."""
@@ -53,10 +53,10 @@ class LibraryNetwork(NamedTuple):
     statistics: Statistics | None
 
 
-Builder = Callable[[Wanted], LibraryNetwork]
+Builder = Callable[[NetworkRequest], LibraryNetwork]
 
 
-def import_library(module: str, wanted: Wanted, install: str) -> Any:
+def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
     """Return the library's module, or raise ClatError with what to install.
 
     Args:
@@ -81,7 +81,7 @@ def import_library(module: str, wanted: Wanted, install: str) -> Any:
 
 
 @contextmanager
-def one_line_errors(wanted: Wanted) -> Iterator[None]:
+def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
     """Turn whatever the library raises inside into one line that names the model; its warnings stay its own."""
     try:
         with warnings.catch_warnings():
@@ -123,7 +123,7 @@ def fitting_statistics(
     return average[0], average[1]
 
 
-def untrained(wanted: Wanted) -> ClatError:
+def untrained(wanted: NetworkRequest) -> ClatError:
     """Return the error for a new classifier on a network that has no trained weights."""
     return ClatError(
         f"model '{wanted.name}' has no trained weights that a new classifier goes on top of: give pretrained=true "

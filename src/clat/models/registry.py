@@ -19,7 +19,7 @@ from clat.models.files import read_state, recorded_statistics
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
-from clat.models.libraries import Builder, Wanted
+from clat.models.libraries import Builder, NetworkRequest
 from clat.models.normalize import Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
     preact_resnet18,
@@ -137,7 +137,7 @@ def load_model(
         model = _built(name, entry.builder, options, args)
     elif (library := _library(name)) is not None:
         _refuse_for_library(name, given, normalize)
-        wanted = Wanted(
+        wanted = NetworkRequest(
             name=name,
             num_classes=num_classes,
             in_channels=in_channels,

@@ -9,7 +9,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.notices import notice
 from clat.models.libraries import (
     LibraryNetwork,
-    Wanted,
+    NetworkRequest,
     fitting_statistics,
     import_library,
     one_line_errors,
@@ -22,7 +22,7 @@ _STORED = ("local-dir", "hf-hub", "hf_hub")
 """timm's own prefixes of names that stand for weights in a folder or on the hub."""
 
 
-def build_timm(wanted: Wanted) -> LibraryNetwork:
+def build_timm(wanted: NetworkRequest) -> LibraryNetwork:
     """Return a network of timm.
 
     Args:
@@ -59,7 +59,7 @@ def build_timm(wanted: Wanted) -> LibraryNetwork:
     return LibraryNetwork(network, statistics)
 
 
-def _check_folder(folder: Path, wanted: Wanted) -> None:
+def _check_folder(folder: Path, wanted: NetworkRequest) -> None:
     if not (folder / "config.json").is_file():
         raise ClatError(
             f"model '{wanted.name}': there is no config.json in {folder}; name a folder that timm saved"

@@ -8,7 +8,7 @@ from clat.core.errors import unknown
 from clat.models.files import fit_state
 from clat.models.libraries import (
     LibraryNetwork,
-    Wanted,
+    NetworkRequest,
     fitting_statistics,
     import_library,
     one_line_errors,
@@ -18,7 +18,7 @@ from clat.models.libraries import (
 INSTALL = "install the build that belongs to your torch, see pytorch.org"
 
 
-def build_torchvision(wanted: Wanted) -> LibraryNetwork:
+def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
     """Return a network of torchvision.
 
     Args:
