@@ -145,8 +145,8 @@ class Engine:
         self.average(gradient for gradient in gradients if gradient is not None)
 
     def completed(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
-        """Return `gradients` with zeros, shaped as in `like`, for those that other processes alone have, where a layer
-        has run by chance. All must call it."""
+        """Return `gradients`, with zeros as in `like` for those that only other processes have, where a layer has
+        run by chance. All must call it."""
         if self.world == 1:
             return list(gradients)
         there = torch.tensor([int(gradient is not None) for gradient in gradients], device=self.device)

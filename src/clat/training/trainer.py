@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
+from clat.core.stopping import answered
 from clat.data.loader import Loader
 from clat.models.files import load_weights
 from clat.network import modes
@@ -187,6 +188,7 @@ class Trainer:
     def _stop_if_asked(self, before: Callable[[], None] = lambda: None) -> None:
         """Stop if any process was asked to."""
         if self.engine.any_of(bool(self.stop.number)):
+            answered()
             before()
             self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
             raise Interrupted(self.stop.number or signal.SIGINT)
