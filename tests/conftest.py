@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,22 @@ from clat.models.resnet import resnet18
 from clat.runtime import engine
 from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
+
+# The same examples each time, and no deadline: how long one takes says more of the machine than of the code.
+hypothesis.settings.register_profile("clat", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("clat")
+
+
+def pytest_configure() -> None:
+    """Give each of several pytest processes its part of the cores.
+
+    Commands that a test starts have to compute with as many threads as the test does, whose numbers are compared
+    bit for bit: they find the count in the environment.
+    """
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        part = max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(part))))
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clat.data import load_split as load_split
     from clat.evaluation import Accuracy as Accuracy
     from clat.evaluation import Evaluation as Evaluation
+    from clat.evaluation import EvaluationRecord as EvaluationRecord
     from clat.evaluation import evaluate as evaluate
     from clat.evaluation.compare import compare as compare
     from clat.evaluation.compare import compare_seeds as compare_seeds
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
     from clat.evaluation.masking.check import check as check
     from clat.evaluation.masking.report import CheckReport as CheckReport
     from clat.evaluation.transfer import transfer as transfer
+    from clat.hardening import harden as harden
     from clat.models import Normalized as Normalized
     from clat.models import load_model as load_model
     from clat.models import load_weights as load_weights
     from clat.models import save_weights as save_weights
+    from clat.models.huggingface import save_pretrained as save_pretrained
     from clat.network.features import read_features as read_features
     from clat.network.layers import Layer as Layer
     from clat.network.layers import enumerate_layers as enumerate_layers
@@ -59,6 +62,7 @@ _HOMES = {
     "ClatError": "core.errors",
     "CriticalityReport": "criticality",
     "Evaluation": "evaluation",
+    "EvaluationRecord": "evaluation",
     "ImageSet": "data",
     "Layer": "network.layers",
     "Normalized": "models",
@@ -75,6 +79,7 @@ _HOMES = {
     "enumerate_layers": "network.layers",
     "eps_curve": "evaluation.curve",
     "evaluate": "evaluation",
+    "harden": "hardening",
     "load_model": "models",
     "load_split": "data",
     "load_weights": "models",
@@ -87,6 +92,7 @@ _HOMES = {
     "read_features": "network.features",
     "read_recipe": "recipe",
     "resume": "training.run",
+    "save_pretrained": "models.huggingface",
     "save_weights": "models",
     "select": "criticality",
     "train": "training.run",

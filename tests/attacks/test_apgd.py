@@ -324,7 +324,7 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("output", "settings", "message"),
     [
-        (lambda z: (z, z), {}, "does not return logits"),
+        (lambda z: {"scores": z}, {}, "does not return logits"),
         (lambda z: z[:, :1], {}, "a label is 1, but the model has 1 classes"),
         (lambda z: z.detach(), {}, "no gradient towards its input"),
         (lambda z: z, {"loss": "dlr-targeted"}, "needs at least 4 classes, the model has 3"),

@@ -248,9 +248,9 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (lambda out: (out, out), "does not return logits"),
+        (lambda out: (None, out), "does not return logits"),
         (lambda out: out[:, 0], "does not return logits"),
-        (lambda out: {"logits": out}, "does not return logits"),
+        (lambda out: {"scores": out}, "does not return logits"),
         (lambda out: out * float("nan"), "not finite"),
         (lambda out: out.detach(), "no gradient towards its input"),
         (lambda out: torch.zeros(len(out), 5), "no gradient towards its input"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from clat.core.errors import ClatError
 from clat.data import load_split
+from clat.data.classes import class_order
 
 from .conftest import classes_found, encoded, picture, write_images
 
@@ -160,6 +162,19 @@ def test_paths_are_taken_literally(
         assert len(load_split(name, "train")) == 1, "from the working directory"
 
 
+def test_a_literal_name_under_the_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path))
+    write_images(tmp_path, "[old] pets/cat/1.png", "o pets/cat/1.png", "o pets/cat/2.png")
+    assert len(load_split("[old] pets")) == 1
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "~nobody-of-this-name/x", "a\nb", "../none", "//", "hf://x"])
+def test_names_that_are_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClatError):
+        load_split(name)
+
+
 @pytest.mark.parametrize("name", ["a[1].png", "b*.png", "x::y.png", "été 図.PNG", "c?.JPEG", " d .Jpg", "e..png"])
 def test_file_names_are_taken_literally(tmp_path: Path, name: str) -> None:
     pixels = write_images(tmp_path, f"cat/{name}", "cat/a1.png", f"dog [x]/{name}")
@@ -282,6 +297,70 @@ def test_a_folder_of_other_things_among_the_classes_is_refused(tmp_path: Path) -
     (tmp_path / "labels/1.xml").write_text("x")
     assert "'labels'" in refused(tmp_path)
     assert load_split(tmp_path, classes="cat,dog").class_names == ("cat", "dog")
+
+
+def test_a_folder_around_the_whole_is_refused(tmp_path: Path) -> None:
+    """As unpacking an archive leaves it: its one folder would be the one class."""
+    write_images(tmp_path, "pets/train/cat/1.png", "pets/train/dog/1.png", "pets/test/cat/1.png")
+    assert "give that folder as the data set" in refused(tmp_path)
+    assert len(load_split(tmp_path / "pets")) == 2
+    write_images(tmp_path / "b", "train/images/cat/1.png", "train/images/dog/2.png")
+    assert "train/images" in refused(tmp_path / "b")
+
+
+VARIANTS = (
+    ("",),
+    ("train/", "test/"),
+    ("Train/", "VAL/"),
+    ("training/", "testing/", "valid/"),
+    ("train/", "dev/", "eval/"),
+)
+CLASSES = (
+    "cat",
+    "dog",
+    "[x]",
+    "*",
+    "?",
+    "x::y",
+    "0",
+    "1",
+    "10",
+    "2",
+    "test-tube",
+    "-rf",
+    "~",
+    "$HOME",
+    "%s",
+    "{0}",
+)
+SPLIT_WORDS = ("train", "test", "val", "eval", "a..b", "é")
+INSIDE = ("", "", "", "monday/", "train/", "test/x/", "[1]/")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_any_tree_every_file_is_read_once_in_its_own_split(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    splits = draw.choice(VARIANTS)
+    classes = (
+        draw.sample(CLASSES, draw.randint(2, 6)) if splits[0] else draw.sample(CLASSES[4:], draw.randint(2, 6))
+    )
+    names = {
+        f"{split}{name}/{draw.choice(INSIDE)}{draw.choice(('train', 'a[1]', 'x*', 'test_2', 'é', '~b'))}{k}.{kind}"
+        for split in splits
+        for name in classes
+        for k, kind in enumerate(draw.choices(("png", "JPEG", "Jpg", "webp"), k=draw.randint(1, 3)))
+    }
+    pixels = write_images(tmp_path, *sorted(names))
+    order = class_order(classes)
+    read: dict[str, str] = {}
+    for split in splits:
+        image_set = load_split(tmp_path, split.rstrip("/") or "train", cache=False)
+        assert image_set.class_names == order
+        found = classes_found(image_set, pixels)
+        assert all(name.startswith(split) for name in found)
+        assert not found.keys() & read.keys()
+        read |= found
+    assert read == {name: name.split("/")[1 if splits[0] else 0] for name in names}
 
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:

@@ -172,6 +172,16 @@ def test_a_hub_set_is_read_like_a_folder(parquet: WriteParquet, monkeypatch: pyt
     assert torch.equal(first.images, second.images)
 
 
+def test_a_hub_set_that_its_library_would_guess_at_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guessing:
+        name = "imagefolder"
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: Guessing())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ClatError, match=r"'owner/name' is published as imagefolder.*download it.*give the folder"):
+        load_split("owner/name")
+
+
 def test_a_read_only_hugging_face_cache(parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = parquet([encoded(picture(0))])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(os.devnull) / "x")

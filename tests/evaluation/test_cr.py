@@ -142,7 +142,7 @@ def official_autoattack(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: 
         model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=float(parse_size(eps, norm=norm)), version="standard",
         device="cpu", seed=0,
     )  # fmt: skip
-    _, found = official.run_standard_evaluation(x, y, batch_size=len(x))
+    _, found = official.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))
     return found == y
 
 

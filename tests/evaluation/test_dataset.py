@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,19 @@ def test_two_processes_equal_one(model: Any, images: ImageSet, eps: float, tmp_p
     assert {path.name for path in tmp_path.glob("state*")} == {
         "state.2p-0", "state.2p-1", "state.2p-2", "state.2p-3", "state.2p-4",
     }  # fmt: skip
+
+
+def test_what_is_unusual_of_the_images_stands_beside_the_result(model: Any, images: ImageSet, eps: float) -> None:
+    marked = replace(images, notes=("split 'val' stands in for 'test'",))
+    result = evaluate_set(model, marked, protocol=SHORT, eps=eps, part_bytes=5 * IMAGE_BYTES)
+    assert result.notes == ["split 'val' stands in for 'test'"]
+    assert marked.take(3).notes == marked.notes
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_more_outputs_than_classes_are_said(linear: Any, images: ImageSet, channels_last: bool) -> None:
+    """A network trained on more classes may have them in another order."""
+    options: dict[str, Any] = {"protocol": "fgsm", "eps": 0.1, "channels_last": channels_last}
+    result = evaluate_set(linear(classes=7), images, **options)
+    assert result.notes == ["the model has 7 outputs, the data 5 classes: they count as the first ones"]
+    assert evaluate_set(linear(classes=5), images, **options).notes == []

@@ -444,9 +444,9 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (lambda out: (out, out), "does not return logits"),
+        (lambda out: (None, out), "does not return logits"),
         (lambda out: out[0], "does not return logits"),
-        (lambda out: {"logits": out}, "does not return logits"),
+        (lambda out: {"scores": out}, "does not return logits"),
         (lambda out: out[:, :2], "a label is 2, but the model has 2 classes"),
         (lambda out: out.softmax(1), "returns probabilities: let it return logits"),
         (lambda out: out * float("nan"), "NaN or infinite logits"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -78,11 +78,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "own_network.py").write_text(MODULE)
     (folder / "tiny.toml").write_text(RECIPE)
-    before = os.getcwd()
-    os.chdir(folder)
     yield folder
-    os.chdir(before)
     sys.modules.pop("own_network", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _inside(workplace: Path) -> Iterator[None]:
+    """Work there, and be back for whatever tests follow: with several processes, any may."""
+    with contextlib.chdir(workplace):
+        yield
 
 
 @dataclass(frozen=True)
@@ -141,5 +145,6 @@ def start(workplace: Path) -> Callable[..., subprocess.Popen[str]]:
 def trained(workplace: Path) -> Path:
     """The folder of a run that went through to its page."""
     out = workplace / "runs" / "trained"
-    assert cli.main(["train", "tiny.toml", "--out", str(out)]) == 0
+    with contextlib.chdir(workplace):
+        assert cli.main(["train", "tiny.toml", "--out", str(out)]) == 0
     return out

@@ -16,7 +16,7 @@ import clat
 from clat.core import files
 from clat.core.errors import ClatError
 from clat.evaluation import heldout
-from clat.evaluation.evaluate import _Job
+from clat.evaluation.job import EvaluationJob
 from clat.models import load_weights
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
@@ -204,7 +204,7 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
 
 def stop_while_judging(monkeypatch, number, n):
     """The signal comes with the n-th verdict of the final evaluation."""
-    original, calls = _Job._right, [0]
+    original, calls = EvaluationJob._right, [0]
 
     def right(self, *args):
         calls[0] += 1
@@ -212,7 +212,7 @@ def stop_while_judging(monkeypatch, number, n):
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(_Job, "_right", right)
+    monkeypatch.setattr(EvaluationJob, "_right", right)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

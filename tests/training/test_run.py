@@ -619,3 +619,11 @@ def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(kit, f
     assert other["recipe_hash"] == first["recipe_hash"]
     assert other["run_hash"] != first["run_hash"]
     assert other["model"]["structure"] != first["model"]["structure"]
+
+
+def test_the_names_of_the_classes_are_compared_and_not_their_number(kit, tmp_path):
+    train_set, test = kit.data()
+    other = dataclasses.replace(test, class_names=("a", "c", "b", "d"))
+    with pytest.raises(ClatError, match="class 1 is 'b' in train and 'c' in test"):
+        run(kit, tmp_path / "run", data=(train_set, other))
+    assert not (tmp_path / "run").exists()

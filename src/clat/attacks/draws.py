@@ -1,15 +1,28 @@
-"""Random numbers for a batch, the same for each of its images whether it is drawn whole or in parts."""
+"""A batch taken in parts, and random numbers that are the same for each of its images all the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 _part: ContextVar[tuple[int, int] | None] = ContextVar("part of a batch", default=None)
+
+
+def batch_parts(count: int, most: int | None) -> list[slice]:
+    """Return the parts of a batch, even ones.
+
+    Args:
+        count: images of the batch, at least 1.
+        most: images of a part, at most; None: there is one part.
+    """
+    number = 1 if most is None else -(-count // most)
+    ends = [count * k // number for k in range(number + 1)]
+    return [slice(first, end) for first, end in pairwise(ends)]
 
 
 @contextmanager

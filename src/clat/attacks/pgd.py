@@ -45,12 +45,12 @@ def pgd(
 ) -> Tensor:
     """Untargeted PGD on the cross-entropy of the model's output.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or
-    fractions such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin
-    at a uniform point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns
-    x_adv, same shape, in float32 (float64 where images and network are), exactly within eps of x and [0, 1]. The
-    model is used in evaluation mode and left without a trace. Raises ClatError for inputs outside [0, 1] or
-    settings that make no sense.
+    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`: in the same units as x, numbers or fractions
+    such as "8/255" (`alpha=None`: 2.5 * eps / steps); `norm`: "linf" or "l2"; `random_start`: begin at a uniform
+    point of the ball; `seed`: the same seed gives the same example, None a fresh one. Returns x_adv, same shape, in
+    float32 (float64 where images and network are), exactly within eps of x and [0, 1]. The model is used in
+    evaluation mode and left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no
+    sense.
     """
     model, x = accept(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from clat.data import Augment, ImageSet, Loader
 from clat.network import modes
-from clat.network.compiled import blocks_compiled
 from clat.network.guard import guarded
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
+from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.ranking import choose_layers
 from clat.training.stage import StageRunner
@@ -61,8 +61,12 @@ def repeated_step(
     loader = Loader(images, count, device=engine.device, shuffle=True, augment=Augment(), drop_last=True)
     batch = next(iter(Loader(images, count, device=engine.device).epoch()))
     placed = engine.place(copy.deepcopy(model))
-    compiled = blocks_compiled(placed, count) if config.compile else nullcontext()
-    with compiled, modes.restore_flags(placed), guarded(placed), torch.random.fork_rng(devices=[]):
+    with (
+        blocks_as(config, placed, count),
+        modes.restore_flags(placed),
+        guarded(placed),
+        torch.random.fork_rng(devices=[]),
+    ):
         runner = StageRunner(recipe, 0, placed, engine, loader, batch)
         runner.make_trainable(_selected(recipe, runner, batch), {})
         runner.after_selection(0, first=True)

@@ -19,6 +19,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.stopping import ends_in_time
 
 COMMANDS = (
+    "harden",
     "criticality",
     "train",
     "evaluate",
@@ -26,10 +27,14 @@ COMMANDS = (
     "curve",
     "transfer",
     "compare",
+    "data",
     "report",
     "study",
     "bench",
     "demo",
+    "recipes",
+    "doctor",
+    "completion",
 )
 """The commands in the order of the help; each is a module beside this one."""
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import say, show
-from clat.cli.options import add_device_option, add_result_option
+from clat.cli.options import add_device_option, add_model_arguments, add_result_option
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
 
@@ -22,7 +22,8 @@ HELP = "what a training step costs, beside PGD-AT's and a plain one"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.epilog = "clat bench --model resnet18 --width 32 --objectives pgd-at trades clat --layers 11"
-    parser.add_argument("--model", default="resnet18", help="a built-in network, or package.module:factory")
+    parser.add_argument("--model", default="resnet18", help="a built-in network, or as for evaluate")
+    add_model_arguments(parser)
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="blocks of each stage")
     parser.add_argument(
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     from clat.bench import Bench, measure
     from clat.bench.table import profile_table, steps_table, surroundings_lines
+    from clat.cli.inputs import model_arguments
     from clat.models import load_model
     from clat.network.outputs import logits_only
     from clat.runtime.engine import EngineConfig
@@ -83,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         depths = tuple(options.depths) if options.depths else None
-        model = load_model(options.model, num_classes=options.num_classes, width=options.width, depths=depths)
+        args = model_arguments(options.model_args)
+        size = {"num_classes": options.num_classes, "width": options.width, "depths": depths}
+        model = load_model(options.model, args=args, **size)
     check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
     check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
     with logits_only(model):

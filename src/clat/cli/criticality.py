@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import say, show
-from clat.cli.options import add_device_option, add_model_options, add_result_option
+from clat.cli.options import add_column_options, add_device_option, add_model_options, add_result_option
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
 from clat.core.units import parse_size
@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name"
     )
     parser.add_argument("--split", default="train", help="split to take the images from (default: train)")
+    add_column_options(parser)
     parser.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
     parser.add_argument("--eps", default="8/255", help="perturbation size, a float or a fraction (default: 8/255)")
     parser.add_argument("--alpha", help="step size of the attack (default: 2.5 * eps / steps)")
@@ -72,9 +73,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, show the table, write JSON and plot on request."""
-    from clat.cli.inputs import build_model, pick_device
+    from clat.cli.inputs import build_model, pick_device, read_images
+    from clat.core.notices import notice
     from clat.core.seeds import permutation
-    from clat.data import Loader, load_split
+    from clat.data import Loader
     from clat.models.files import read_state
     from clat.network.groups import check_group
     from clat.network.layers import enumerate_layers
@@ -85,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
     parse_size(options.eps, norm=options.norm)
     initial = None if options.initial is None else read_state(options.initial, options.initial_key)[0]
     device = pick_device(options.device)
-    images = load_split(options.data, options.split, image_size=options.image_size)
+    images = read_images(options)
+    for note in images.notes:
+        notice(note)
     model = build_model(options, images, device)
     if not 1 <= options.num_samples <= len(images):
         raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")

@@ -6,16 +6,22 @@ Commands import this module where their work begins: it loads torch.
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat import models
 from clat.core.errors import ClatError, unknown
+from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
+from clat.data.channels import with_channels
 from clat.models import load_model
+from clat.network import modes
 from clat.network.edge import unwrapped
+from clat.recipe.source import read_value
 from clat.recipe.toml import read_recipe
 from clat.training.prepare import check_model
 
@@ -34,11 +40,13 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     if options.weights_key is not None and options.weights is None:
         raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
     if options.model.endswith(".toml"):
-        model = _model_of_recipe(options, images.num_classes)
+        model = _model_of_recipe(options, images)
     else:
         model = load_model(
             options.model,
             num_classes=images.num_classes,
+            in_channels=images.shape[0],
+            args=model_arguments(options.model_args),
             width=options.width,
             normalize=options.normalize,
             weights=options.weights,
@@ -47,27 +55,82 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     model = unwrapped(model)
     check_model(model, sample, images.num_classes)
+    _check_outputs(model, sample, images)
+    foreign = options.weights is not None or ":" in options.model
+    if foreign and list(images.class_names) != [str(number) for number in range(images.num_classes)]:
+        notice(f"the network's outputs are taken for: {_listed(images)}; --classes gives another order")
     return model.to(device).eval()
 
 
-def _model_of_recipe(options: Namespace, num_classes: int) -> nn.Module:
+def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
+    """Raise ClatError if the network has other classes than the images: which output is which, nobody knows."""
+    with modes.attack_mode(model), torch.no_grad():
+        outputs = model(sample).shape[1]
+    if outputs != images.num_classes:
+        raise ClatError(
+            f"the model has {outputs} outputs, the data {images.num_classes} classes ({_listed(images)}): list the"
+            " classes of all outputs, in their order, with --classes FILE (a name a line), or name1,name2,..."
+        )
+
+
+def _listed(images: ImageSet) -> str:
+    """The numbers and names of the classes, in one line."""
+    numbered = [f"{number} {name}" for number, name in enumerate(images.class_names)]
+    return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
+
+
+def read_images(options: Namespace) -> ImageSet:
+    """Return the split that `--data` and the options beside it name, as a network is to see its images."""
+    images = load_split(
+        options.data,
+        options.split,
+        image_size=options.image_size,
+        label_column=options.label_column,
+        image_column=options.image_column,
+        classes=options.classes,
+    )
+    return with_channels(images, options.channels)
+
+
+def model_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of --model-args, ["a=1", "b=true"]; values are read as TOML, else taken as text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ClatError(f"--model-args {word}: expected KEY=VALUE, such as pretrained=true")
+        key = key.replace("-", "_")
+        if key in found:
+            raise ClatError(f"--model-args {word}: {key} is there twice")
+        found[key] = read_value(text)
+    return found
+
+
+def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     """Return the network of a recipe's [model], with all of `--weights` instead of its own if they are given."""
-    if options.width is not None or options.normalize is not None:
-        raise ClatError(f"--model {options.model}: the recipe says width and normalize; leave the options out")
+    if options.width is not None or options.normalize is not None or options.model_args:
+        raise ClatError(f"--model {options.model}: the recipe says width, normalize and arguments; leave them out")
     config = read_recipe(options.model).model
     own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
     config = config if options.weights is None else replace(config, **own)
-    return models.build_model(config, num_classes)
+    return models.build_model(config, images.num_classes, images.shape[0])
 
 
 def about_model(options: Namespace) -> dict[str, object]:
     """Return what a result says of the network of `build_model`."""
-    return {"model": options.model, "weights": options.weights, "weights_key": options.weights_key}
+    return {
+        "model": options.model,
+        "model_args": model_arguments(options.model_args),
+        "weights": options.weights,
+        "weights_key": options.weights_key,
+    }
 
 
 def first_images(options: Namespace) -> ImageSet:
     """Return the first so many images of the split, all of them where there are fewer than the default."""
-    images = load_split(options.data, options.split, image_size=options.image_size)
+    images = read_images(options)
+    for note in images.notes:
+        notice(note)
     if options.num_samples is None:
         return images.take(min(options.default_samples or len(images), len(images)))
     if options.num_samples < 1:
@@ -83,4 +146,5 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
 
 def about_data(images: ImageSet) -> dict[str, dict[str, object]]:
     """Return what a result file says of the images."""
-    return {"data": {"name": images.name, "split": images.split, "n": len(images)}}
+    data: dict[str, object] = {"name": images.name, "split": images.split, "n": len(images)}
+    return {"data": data | ({"notes": list(images.notes)} if images.notes else {})}

@@ -15,11 +15,15 @@ def folder(name: str) -> str:
     return name
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add which network, with which weights."""
     parser.add_argument(
-        "--model", required=True, help="a built-in network, robustbench:ID, package.module:factory, or RECIPE.toml"
+        "--model",
+        required=required,
+        help="a built-in network, robustbench:ID, timm:NAME, hf:FOLDER-OR-ID, torchvision:NAME, "
+        "package.module:factory, or RECIPE.toml",
     )
+    add_model_arguments(parser)
     parser.add_argument("--weights", metavar="FILE", help="weight file (.safetensors, .pt, .pth, .tar)")
     parser.add_argument(
         "--weights-key",
@@ -28,7 +32,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--normalize", help="statistics inside the model: a data set's name (default: none)")
-    parser.add_argument("--image-size", type=int, help="resize and centre-crop the images")
+    add_image_options(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a library's network, or of the user's factory."""
+    parser.add_argument(
+        "--model-args",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of a library's network or of your factory: pretrained=true img_size=64",
+    )
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is done to images before a network sees them."""
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resize and centre-crop the images")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (default: as they are)")
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int | None = None) -> None:
@@ -40,6 +61,7 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     """
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
+    add_column_options(parser)
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
@@ -48,6 +70,18 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_result_option(parser)
+
+
+def add_column_options(parser: argparse.ArgumentParser) -> None:
+    """Add how to read images of the user's own."""
+    parser.add_argument("--label-column", metavar="NAME", help="column to predict, of a table or a list of files")
+    parser.add_argument("--image-column", metavar="NAME", help="column of the images")
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="classes in the order of the network's outputs: name1,name2,..., a file or a folder of them "
+        "(default: those of the train split)",
+    )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clat.cli.console import say
 from clat.cli.options import folder
+from clat.cli.recipes import list_recipes
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ _ASSIGNMENT = re.compile(r"[\w.-]+=")
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate and draw the page, or list the recipes."""
     if options.list:
-        return _list()
+        return list_recipes()
     if options.resume is not None:
         beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile")
         if any(getattr(options, name) for name in beside):
@@ -81,14 +82,6 @@ def run(options: argparse.Namespace) -> int:
     from clat.training.run import train
 
     return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet))
-
-
-def _list() -> int:
-    from clat.recipe.source import built_in_recipes
-
-    for name, path in built_in_recipes().items():
-        say(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
-    return 0
 
 
 def _short(options: argparse.Namespace) -> list[str]:

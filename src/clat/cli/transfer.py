@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from clat.cli.console import say, show
-from clat.cli.options import EPS, add_measuring_options
+from clat.cli.options import EPS, add_image_options, add_measuring_options
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
 from clat.core.units import parse_size
@@ -32,11 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="WORD",
-        help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA]; at least two networks",
+        help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA] [args.KEY=VALUE]; two or more",
     )
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resize the images")
+    add_image_options(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw the matrix (.svg or .png)")
     add_measuring_options(parser, default_samples=1000)
 
@@ -87,11 +87,14 @@ def _described(networks: Iterable[list[str]]) -> dict[str, argparse.Namespace]:
         name, model, *settings = words
         if name in described:
             raise ClatError(f"--network {name} is there twice: names tell the networks apart")
-        network = argparse.Namespace(model=model, **dict.fromkeys(SETTINGS))
+        network = argparse.Namespace(model=model, model_args=[], **dict.fromkeys(SETTINGS))
         for setting in settings:
             key, _, value = setting.partition("=")
+            if key.startswith("args.") and value:
+                network.model_args.append(setting.removeprefix("args."))
+                continue
             if key not in SETTINGS or not value:
-                valid = (f"{key}=..." for key in SETTINGS)
+                valid = (f"{key}=..." for key in (*SETTINGS, "args.KEY"))
                 raise unknown("setting", setting, valid, where=f" of --network {name}")
             setattr(network, key, value)
         if network.width is not None and not network.width.isdecimal():

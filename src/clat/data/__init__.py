@@ -1,5 +1,5 @@
-"""Image data: read it (`load_split`), hold some out (`hold_out`), serve it in batches (`Loader`),
-augmented (`Augment`, `IDBH`) and beside generated images (`open_generated`, `Extra`)."""
+"""Image data: look into it (`inspect_data`), read it (`load_split`), hold some out (`hold_out`), serve it in
+batches (`Loader`), augmented (`Augment`, `IDBH`) and beside generated images (`open_generated`, `Extra`)."""
 
 from clat.core.checks import check_images, check_labels
 from clat.data.augment import Augment, BatchAugment
@@ -8,6 +8,7 @@ from clat.data.datasets import load_split
 from clat.data.generated import Extra, open_generated
 from clat.data.idbh import IDBH, IDBH_VARIANTS
 from clat.data.imageset import ImageSet
+from clat.data.inspection import DataReport, inspect_data
 from clat.data.loader import Loader
 from clat.data.splits import hold_out
 
@@ -16,6 +17,7 @@ __all__ = [
     "IDBH_VARIANTS",
     "Augment",
     "BatchAugment",
+    "DataReport",
     "Extra",
     "ImageSet",
     "Loader",
@@ -24,6 +26,7 @@ __all__ = [
     "check_labels",
     "data_root",
     "hold_out",
+    "inspect_data",
     "load_split",
     "open_generated",
 ]

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from clat.core.errors import ClatError
 from clat.data.tree import shown
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -37,6 +37,7 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+"""What opening and decoding a file that is no image, or a broken one, may end in."""
 _LARGEST = 4096  # pixels a side, of images that are not resized: a batch of larger ones would fill the memory
 _MOST_RESIZED = 2**26  # pixels, before the centre is cut out: more are those of a strip
 _TURNS = {
@@ -52,26 +53,17 @@ _TURNS = {
 
 
 def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
-    """The image as uint8 RGB, shape (3, H, W): turned as its EXIF tag says, grey repeated, transparency
-    dropped.
+    """Return the image as uint8 RGB, shape (3, H, W); see `to_rgb`.
 
     With `size`, the shorter side is resized to it (bicubic, antialiased) and the centre size x size square is
     kept; an image that already has this size is left untouched.
 
     Raises:
-        ValueError: a mode of more than 8 bits a channel, which PIL would clip rather than scale.
+        ValueError: as `to_rgb`, or a side that is too long for the memory of a batch, or for resizing.
     """
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel; store it as 8-bit")
     if size is None and max(image.size) > _LARGEST:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a network: give image_size")
-    image.load()
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode == "P":  # straight to RGB, PIL warns when the palette holds transparency
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if size is not None and image.size != (size, size):
         width, height = image.size
         scale = size / min(width, height)
@@ -84,6 +76,23 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in mode RGB: turned as its EXIF tag says, grey repeated, transparency dropped.
+
+    Raises:
+        ValueError: a mode of more than 8 bits a channel, which PIL would clip rather than scale.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel; store it as 8-bit")
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "P":  # straight to RGB, PIL warns when the palette holds transparency
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 def _orientation(image: Image.Image) -> int:
     """The orientation that the EXIF tag of a loaded image says, 1 to 8; 1 where its EXIF cannot be read."""
     try:
@@ -94,17 +103,25 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
-    """Open an image file of one of the usual formats: others, as EPS, would run a program.
+def open_image(data: bytes | None, path: str | None, root: Path | None) -> Image.Image:
+    """Open an encoded image of one of the usual formats: others, as EPS, would run a program.
+
+    Args:
+        data: the file's content; None: it is read from its `path`, below `root`.
 
     Raises:
-        OSError: not such a file.
-        Image.DecompressionBombWarning: more pixels than PIL thinks safe.
+        UNREADABLE: not such a file, or one with more pixels than PIL thinks safe.
     """
+    file = os.path.join(root or "", str(path)) if data is None else io.BytesIO(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of broken EXIF
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(file, formats=_formats())
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Return what an error of `open_image` and `to_rgb` says, in one line."""
+    return "not an image file" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
 
 
 @functools.cache
@@ -124,6 +141,7 @@ class LazyImages:
         size: see `to_array`. Without it all images must have the first one's size.
         rows: the rows of `table` that belong to this set, in order; all by default.
         root: where the paths of images begin that are no absolute ones.
+        shape: (3, H, W) where it is known; else the first image is decoded to see.
     """
 
     def __init__(
@@ -175,13 +193,11 @@ class LazyImages:
         if data is None and (path is None or self.root is None):
             raise ClatError(f"row {row} of {self.where} holds no image: remove it or put the image in")
         try:
-            with open_image(
-                os.path.join(self.root or "", str(path)) if data is None else io.BytesIO(data)
-            ) as image:
+            with open_image(data, path, self.root) as image:
                 return to_array(image, self.size)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             named = f" ({shown(str(path))})" if path else ""
-            reason = "not an image file" if isinstance(error, Image.UnidentifiedImageError) else first_line(error)
+            reason = why_unreadable(error)
             raise ClatError(
                 f"cannot read the image in row {row} of {self.where}{named}: {reason}; remove or replace it"
             ) from error

@@ -61,6 +61,8 @@ class ClassFolders:
     at: str
     name: str
     """The data set's, for messages."""
+    given: tuple[str, ...] | None = None
+    """The classes that are wanted; other folders then only matter if there are images in them."""
 
     def __bool__(self) -> bool:
         """True if there are images in sub-folders and none beside them."""
@@ -68,10 +70,10 @@ class ClassFolders:
 
     @cached_property
     def classes(self) -> dict[str, str]:
-        """The folder of each class, also of one without images.
+        """The folder of each class, also of an empty one.
 
         Raises:
-            ClatError: two folders of one name, in two spellings of an accent.
+            ClatError: a folder that is no class, or two of one name, in two spellings of an accent.
         """
         folders: dict[str, str] = {}
         for folder in self.tree.folders(self.at):
@@ -81,13 +83,21 @@ class ClassFolders:
                     f"data set '{self.name}' has two folders for the class '{found}': put them together"
                 )
             folders[found] = folder
+            place = join(self.at, folder)
+            if self.given is None and self.tree.holds(place) and not self.tree.holds(place, IMAGES):
+                raise ClatError(
+                    f"data set '{self.name}': the folder '{place}' among the classes holds no image: move it away,"
+                    " or list the classes with classes"
+                )
+        if self.given is None and len(folders) == 1 and _holds_folders_alone(self.tree, place):
+            raise ClatError(
+                f"data set '{self.name}': all images lie in folders of the one folder '{place}': move those up, or"
+                " give that folder as the data set"
+            )
         return {found: folders[found] for found in class_order(folders)}
 
-    def read(self, given: tuple[str, ...] | None) -> tuple[list[str], Labels, list[str]]:
+    def read(self) -> tuple[list[str], Labels, list[str]]:
         """List the images, class by class.
-
-        Args:
-            given: the classes that are wanted; other folders then only matter if there are images in them.
 
         Returns:
             Their paths in the tree; their labels; notes.
@@ -110,11 +120,6 @@ class ClassFolders:
         for number, folder in enumerate(self.classes.values()):
             below = list(self.tree.below(join(self.at, folder)))
             images = [path for path in below if ending(path) in IMAGES]
-            if below and not images and given is None:
-                raise ClatError(
-                    f"data set '{self.name}': the folder '{folder}' among the classes holds no image: move it"
-                    " away, or list the classes with classes"
-                )
             left_out.update(ending(path) for path in below if ending(path) not in IMAGES)
             paths += images
             labels += [number] * len(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from clat.core.checks import kind_of
@@ -40,7 +41,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         images, labels, here = self.images, self.labels, f"image set '{self.name}/{self.split}'"
         for what, given in (("images", images), ("labels", labels)):
-            if not isinstance(given, torch.Tensor | LazyImages):
+            if isinstance(given, np.ndarray | list | tuple):
                 raise ClatError(
                     f"{here}: {what} are a {kind_of(given)}, expected a torch.Tensor: convert with"
                     f" torch.as_tensor({what})"

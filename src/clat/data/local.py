@@ -140,7 +140,7 @@ class ImageFiles:
         if named_lists(self.tree) and not class_splits(self.tree):
             return {}
         found = split_folders(self.tree, self.name)
-        return {split: ClassFolders(self.tree, at, self.name) for split, at in found.items()}
+        return {split: ClassFolders(self.tree, at, self.name, self.wanted.classes) for split, at in found.items()}
 
     @cached_property
     def lists(self) -> dict[str, list[str]]:
@@ -163,7 +163,7 @@ class ImageFiles:
         if self._listed(split):
             paths, labels, notes = self._from_list(split)
         else:
-            paths, labels, notes = self.folders[split].read(self.wanted.classes)
+            paths, labels, notes = self.folders[split].read()
             if split in self.lists:
                 notes.append(
                     f"{self.lists[split][0]} is left unread, as folders name the classes; see label_column"

@@ -1,6 +1,7 @@
 """Measuring robustness: protocols, verdicts, intervals, cost.
 
 evaluate, dataset    clean and robust accuracy, sample by sample; of images in memory, of an image set of any size
+job, result          the work that these two give out; what comes of it, in memory and as a file tells it
 protocols, passes    named lists of attacks as data with a hash, and the searches that they come to
 progress, subset     resuming after an interruption; evaluating chosen images
 compare              two results sample by sample, or seeds against seeds
@@ -11,8 +12,9 @@ statistics, cost     intervals and tests; forward and backward passes, seconds, 
 """
 
 from clat.evaluation.dataset import evaluate_set
-from clat.evaluation.evaluate import Evaluation, evaluate
+from clat.evaluation.evaluate import evaluate
 from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol, find_protocol
+from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.statistics import Accuracy
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Accuracy",
     "AttackSpec",
     "Evaluation",
+    "EvaluationRecord",
     "Protocol",
     "evaluate",
     "evaluate_set",

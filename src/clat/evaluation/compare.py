@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import percent, points
-from clat.evaluation.evaluate import Evaluation
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
-Source = Evaluation | str | Path
-"""An evaluation, or the file that `clat evaluate --out` wrote."""
+Source = Evaluation | EvaluationRecord | str | Path
+"""An evaluation, or the file that `clat evaluate --out` wrote, read or by its name."""
 Difference = PairedDifference | SeedDifference
 
 ACCURACIES = ("clean", "robust")
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What a comparison needs of a result. `setting`: what has to agree; `images`: the digest of what was
-    evaluated, None in a file of a version that had none; `clean`, `robust`: (N,) bool."""
-
-    label: str
-    setting: dict[str, Any]
-    images: str | None
-    clean: Tensor
-    robust: Tensor
-
-    def of(self, kind: str) -> Tensor:
-        return self.clean if kind == "clean" else self.robust
-
-    def share(self, kind: str) -> float:
-        return float(self.of(kind).double().mean())
 
 
 @dataclass(frozen=True)
@@ -139,12 +118,13 @@ def compare(first: Source, second: Source) -> Comparison:
     """
     both = _read_all([first, second])
     one, other = both
+    pairs = dict(zip(ACCURACIES, zip(one.verdicts(), other.verdicts(), strict=True), strict=True))
     return Comparison(
-        labels=(one.label, other.label),
+        labels=(one.name, other.name),
         setting=one.setting,
         notes=_notes(both),
-        accuracies={kind: (_accuracy(one.of(kind)), _accuracy(other.of(kind))) for kind in ACCURACIES},
-        differences={kind: PairedDifference.between(one.of(kind), other.of(kind)) for kind in ACCURACIES},
+        accuracies={kind: (_accuracy(first), _accuracy(second)) for kind, (first, second) in pairs.items()},
+        differences={kind: PairedDifference.between(*pair) for kind, pair in pairs.items()},
     )
 
 
@@ -153,88 +133,63 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     Raises ClatError as `compare` does."""
     everything = _read_all([*seeds, *against])
     groups = [group for group in (everything[: len(seeds)], everything[len(seeds) :]) if group]
+
+    def summary(group: Sequence[EvaluationRecord], place: int) -> SeedSummary:
+        return SeedSummary(tuple(_accuracy(one.verdicts()[place]).value for one in group))
+
     return SeedComparison(
-        labels=tuple(tuple(one.label for one in group) for group in groups),
+        labels=tuple(tuple(one.name for one in group) for group in groups),
         setting=everything[0].setting,
         notes=_notes(everything),
-        summaries={
-            kind: tuple(SeedSummary(tuple(one.share(kind) for one in group)) for group in groups)
-            for kind in ACCURACIES
-        },
+        summaries={kind: tuple(summary(group, place) for group in groups) for place, kind in enumerate(ACCURACIES)},
     )
 
 
-def _read_all(sources: Sequence[Source]) -> list[Verdicts]:
+def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
     if not sources:
         raise ClatError("there is no result to compare: name files that `clat evaluate --out` wrote")
-    paths = [str(Path(source).resolve()) for source in sources if not isinstance(source, Evaluation)]
+    paths = [str(Path(source).resolve()) for source in sources if isinstance(source, str | Path)]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise ClatError(f"{twice} is named twice: a comparison needs different results")
-    everything = [read_verdicts(source) for source in sources]
+    everything = [_read(source) for source in sources]
     first = everything[0]
     for other in everything[1:]:
         for name, value in first.setting.items():
             if _essence(other.setting[name]) != _essence(value):
                 raise ClatError(
-                    f"{first.label} and {other.label} cannot be compared: {name} is {_plain(value)} in the one and"
+                    f"{first.name} and {other.name} cannot be compared: {name} is {_plain(value)} in the one and"
                     f" {_plain(other.setting[name])} in the other"
                 )
     known = [one for one in everything if one.images is not None]
     for other in known[1:]:
         if other.images != known[0].images:
             raise ClatError(
-                f"{known[0].label} and {other.label} are of different images, labels or numbers"
+                f"{known[0].name} and {other.name} are of different images, labels or numbers"
                 f" ({known[0].images} and {other.images}): evaluate both on the same"
             )
     return everything
 
 
-def _notes(everything: Sequence[Verdicts]) -> tuple[str, ...]:
+def _notes(everything: Sequence[EvaluationRecord]) -> tuple[str, ...]:
     """What has to be taken on trust: results of older versions do not say which images they are of."""
-    without = [one.label for one in everything if one.images is None]
+    without = [one.name for one in everything if one.images is None]
     if not without:
         return ()
     samples = f"the {everything[0].setting['n']} samples are taken to be the same, in the same order"
     return (f"{', '.join(without)} without a digest of the images: {samples}",)
 
 
-def read_verdicts(source: Source) -> Verdicts:
-    """Raises ClatError for what is no result of an evaluation."""
+def _read(source: Source) -> EvaluationRecord:
+    """Return the record of a source. Raises ClatError unless it holds verdicts and what they are of."""
     if isinstance(source, Evaluation):
-        data, label = source.to_dict(), str(source.about.get("label", "this evaluation"))
+        record = EvaluationRecord.from_dict(source.to_dict(), str(source.about.get("label", "this evaluation")))
+    elif isinstance(source, EvaluationRecord):
+        record = source
     else:
-        label = str(source)
-        try:
-            data = json.loads(Path(source).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ClatError(f"cannot read {source}: {error.strerror}") from None
-        except ValueError as error:
-            raise ClatError(f"{source} is no result of `clat evaluate`: {error}") from None
-    try:
-        clean, robust = (_flags(data[name]) for name in ("correct", "robust"))
-        protocol, eps, images = data["protocol"], data["eps"], data.get("data") or {}
-        setting = {
-            "protocol": {"name": protocol_title(protocol), "hash": protocol["hash"]},
-            "norm": protocol["norm"],
-            "eps": eps["text"],
-            "data": {"name": images.get("name"), "split": images.get("split")},
-            "n": len(clean),
-        }
-        digest = data.get("images")
-        if digest is not None and not isinstance(digest, str):
-            raise ValueError
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ClatError(f"{label} is no result of `clat evaluate`: it lacks verdicts or what they are of") from None
-    if len(clean) != len(robust) or len(clean) == 0:
-        raise ClatError(f"{label} is damaged: {len(clean)} clean and {len(robust)} robust verdicts")
-    return Verdicts(label, setting, digest, clean, robust)
-
-
-def _flags(bits: str) -> Tensor:
-    if set(bits) - {"0", "1"}:
-        raise ValueError
-    return torch.tensor([bit == "1" for bit in bits], dtype=torch.bool)
+        record = EvaluationRecord.from_json(source)
+    record.verdicts()
+    return record
 
 
 def _accuracy(flags: Tensor) -> Accuracy:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.units import Size, parse_size, size_text
-from clat.evaluation.evaluate import Evaluation, evaluate
+from clat.evaluation.evaluate import evaluate
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.result import Evaluation
 from clat.evaluation.statistics import Accuracy
 
 

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
-from clat.evaluation.evaluate import Evaluation, Report, evaluate
+from clat.evaluation.evaluate import evaluate
+from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol
+from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
+from clat.evaluation.state import Extent
 from clat.evaluation.subset import check_ids
 from clat.network import modes
 from clat.network.cost import Cost
@@ -40,6 +43,7 @@ def evaluate_set(
     channels_last: bool = True,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    extent: Extent | None = None,
     **options: Any,
 ) -> Evaluation:
     """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
@@ -62,18 +66,22 @@ def evaluate_set(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size = max(1, part_bytes // (4 * images.nbytes // len(images)))
     device = device_of(model, torch.device("cpu"))
-    layout = torch.contiguous_format
-    if channels_last and _runs(model, images, device, torch.channels_last):
-        layout = torch.channels_last
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    logits = _tried(model, images, device, layout)
+    if logits is None:
+        layout = torch.contiguous_format
+    notes = [*images.notes, *_outputs_note(logits, images)]
     about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
 
-    def evaluated(number: int, part: Tensor) -> Evaluation:
+    def evaluated(number: int) -> Evaluation:
+        part = ids[parts[number]]
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
         options_ = {"ids": part, "state": file, "report": report, "about": about, **options}
         with modes.in_layout(model, layout):
-            return evaluate(model, x, y, protocol=protocol, eps=eps, **options_)
+            some = None if extent is None else extent[parts[number]]
+            return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
     prefix = "0" if world == 1 else f"{world}p"
     parts = cut_shares(len(ids), world, size)
@@ -82,14 +90,14 @@ def evaluate_set(
     failure: ClatError | None = None
     try:
         for number in shares:
-            own[number] = evaluated(number, ids[parts[number]])
+            own[number] = evaluated(number)
     except ClatError as error:
         if world == 1:
             raise
         failure = error  # to be raised by all: the others would wait for this process
         shares.give_up()
     if world == 1:
-        return _joined([own[number] for number in range(len(parts))], torch.cat(parts))
+        return join_evaluations(list(own.values()), torch.cat(parts), notes)
     _wait_for_all(device)
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, failure or own)
@@ -97,7 +105,7 @@ def evaluate_set(
         if isinstance(theirs, ClatError):
             raise theirs
     results = {number: result for theirs in gathered for number, result in theirs.items()}
-    whole = _joined([results[number] for number in range(len(parts))], torch.cat(parts))
+    whole = join_evaluations([results[number] for number in range(len(parts))], torch.cat(parts), notes)
     longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
@@ -112,19 +120,29 @@ def _wait_for_all(device: torch.device) -> None:
     together.wait()
 
 
-def _runs(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> bool:
-    """Whether the model takes images in this layout; one that calls view() on them may not."""
+def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> Tensor | None:
+    """The model's output for the first image in this layout, None if it does not run: one that calls view() may
+    not."""
     x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
     try:
         with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
-            model(x.contiguous(memory_format=layout).to(device))
+            logits: Tensor = model(x.contiguous(memory_format=layout).to(device))
     except RuntimeError:
-        return False
-    return True
+        return None
+    return logits
 
 
-def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
-    """One evaluation of all the parts; `places`: where each of their samples stands in the whole."""
+def _outputs_note(logits: object, images: ImageSet) -> list[str]:
+    """What to say of a network with more outputs than there are classes: which output is which, nobody knows."""
+    outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else images.num_classes
+    if outputs <= images.num_classes:
+        return []
+    return [f"the model has {outputs} outputs, the data {images.num_classes} classes: they count as the first ones"]
+
+
+def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[str] = ()) -> Evaluation:
+    """One evaluation of all the parts; `places`: where each of their samples stands in the whole; `notes`: of the
+    whole."""
 
     def whole(parts: list[Tensor]) -> Tensor:
         together = torch.cat(parts)
@@ -139,6 +157,6 @@ def _joined(results: list[Evaluation], places: Tensor) -> Evaluation:
         fooled_by=whole([result.fooled_by for result in results]),
         samples=whole([result.samples for result in results]),
         x_adv=whole(examples) if examples else None,
-        notes=list(dict.fromkeys(note for result in results for note in result.notes)),
+        notes=list(dict.fromkeys([*notes, *(note for result in results for note in result.notes)])),
         cost=sum((result.cost for result in results), Cost()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.core.seeds import derive_seed
@@ -13,28 +14,55 @@ from clat.runtime.engine import Engine
 
 
 def heldout_correct(
-    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    batch_size: int,
+    seed: int,
+    micro_batch: int | None = None,
 ) -> Tensor:
     """How many of `x` (N, C, H, W), `y` (N,) are right on the clean image and under `attack`: (2,) int64.
 
-    The same seed gives the same start each time, so that epochs are compared on equal terms.
+    The same seed gives the same start each time, so that epochs are compared on equal terms. `micro_batch`: at most
+    so many images of a batch are in the network at a time.
     """
     totals = torch.zeros(2, dtype=torch.int64, device=x.device)
     with modes.attack_mode(model):
         for number, (part, labels) in enumerate(zip(x.split(batch_size), y.split(batch_size), strict=True)):
-            x_adv = run_pgd(model, part, labels, attack, seed=derive_seed(seed, "monitor", number))
-            with torch.no_grad():
-                clean, moved = (model(images).argmax(1) == labels for images in (part, x_adv))
-            totals += torch.stack([clean.sum(), (clean & moved).sum()])
+            for rows in batch_parts(len(part), micro_batch):
+                with part_of_batch(rows.start, len(part)):
+                    start = derive_seed(seed, "monitor", number)
+                    x_adv = run_pgd(model, part[rows], labels[rows], attack, seed=start)
+                with torch.no_grad():
+                    clean, moved = (model(images).argmax(1) == labels[rows] for images in (part[rows], x_adv))
+                totals += torch.stack([clean.sum(), (clean & moved).sum()])
     return totals
 
 
 def heldout_accuracies(
-    model: nn.Module, engine: Engine, x: Tensor, y: Tensor, attack: Attack, *, batch_size: int, seed: int
+    model: nn.Module,
+    engine: Engine,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    batch_size: int,
+    seed: int,
+    micro_batch: int | None = None,
 ) -> tuple[float, float]:
     """Clean and robust accuracy on all of `x`, `y`, each process taking its share and all learning the same."""
     mine, labels = (part[engine.rank :: engine.world] for part in (x, y))
     with engine.autocast():
-        correct = heldout_correct(model, engine.images(mine), labels, attack, batch_size=batch_size, seed=seed)
+        correct = heldout_correct(
+            model,
+            engine.images(mine),
+            labels,
+            attack,
+            batch_size=batch_size,
+            seed=seed,
+            micro_batch=micro_batch,
+        )
     clean, robust = (engine.total(correct).double() / len(x)).tolist()
     return clean, robust

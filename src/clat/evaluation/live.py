@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from clat.core.console import progress_columns
-from clat.evaluation.evaluate import Report
+from clat.evaluation.job import Report
 
 
 @contextmanager

@@ -164,6 +164,9 @@ _SQUARE = AttackSpec(attack="square", steps=5000)
 
 PROTOCOLS: dict[str, Protocol] = {}
 
+PLANS = ("autoattack-sampled", "fast")
+"""What `clat evaluate` takes for a protocol, though it is more: see `clat.evaluation.sampled` and `.fast`."""
+
 
 def _built_in(name: str, *attacks: AttackSpec, num_samples: int | None = None) -> None:
     PROTOCOLS[name] = Protocol(name=name, attacks=attacks, num_samples=num_samples)
@@ -205,6 +208,8 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
         return name
     if str(name) in PROTOCOLS:
         return PROTOCOLS[str(name)]
+    if str(name) in PLANS:
+        raise ClatError(f"'{name}' is more than a protocol: it goes with `clat evaluate --protocol {name}` alone")
     path = Path(name)
     if path.suffix != ".toml":
         raise unknown("protocol", name, PROTOCOLS)

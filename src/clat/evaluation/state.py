@@ -40,6 +40,31 @@ class EvaluationState:
         return self.correct & ((self.fooled_by == UNTRIED) | (self.fooled_by > attack))
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How far an evaluation takes its samples through a protocol, which then is not done in full.
+
+    `attacks`: (N,) int64, through so many of its attacks. `correct`, `fooled_by`: what an earlier evaluation found
+    that took all samples through the first `known` attacks; None: nothing is known.
+    """
+
+    attacks: Tensor
+    known: int = 0
+    correct: Tensor | None = None
+    fooled_by: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Extent:
+        """Return the extent of some of the samples, by their places, (M,) int64."""
+        correct, fooled_by = (None if part is None else part[rows] for part in (self.correct, self.fooled_by))
+        return Extent(self.attacks[rows], self.known, correct, fooled_by)
+
+    def standing(self, passes: int) -> EvaluationState | None:
+        """Return where the samples stand; `passes`: how many the first `known` attacks have."""
+        if self.correct is None or self.fooled_by is None:
+            return None
+        return EvaluationState(self.correct, self.fooled_by.clone(), torch.full(self.correct.shape, passes))
+
+
 class StateFile:
     """Saves a standing to a file, at most every `seconds`; `path` None keeps nothing. `key` says what is being
     evaluated, so that the state of another evaluation is refused."""

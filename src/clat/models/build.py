@@ -10,33 +10,36 @@ from clat.models.registry import load_model
 from clat.models.settings import ModelConfig, NetworkConfig
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The network that `config` describes, for images with three channels, with its weights.
+def build_model(config: ModelConfig, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The network that `config` describes, with its weights, for images of so many channels.
 
     What has no weights is drawn from the global generator. A mixture's own `weights` are those of the whole, loaded
     after its members'. Raises ClatError like `load_model`.
     """
     if config.name != "mixture":
-        return _network(config, num_classes)
+        return _network(config, num_classes, in_channels)
     assert config.standard is not None
     assert config.robust is not None
     mixture = Mixture(
-        _network(config.standard, num_classes),
-        _network(config.robust, num_classes),
+        _network(config.standard, num_classes, in_channels),
+        _network(config.robust, num_classes, in_channels),
         alpha=config.alpha,
         gate=config.gate,
         scales=config.scales or (1.0, 1.0),
         standard_size=config.standard_size,
+        in_channels=in_channels,
     )
     if config.weights is not None:
         load_weights(mixture, config.weights, key=config.weights_key)
     return mixture
 
 
-def _network(config: NetworkConfig, num_classes: int) -> nn.Module:
+def _network(config: NetworkConfig, num_classes: int, in_channels: int) -> nn.Module:
     return load_model(
         config.name,
         num_classes=num_classes,
+        in_channels=in_channels,
+        args=config.args,
         width=config.width,
         depths=config.depths,
         activation=config.activation,

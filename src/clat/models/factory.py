@@ -13,19 +13,19 @@ from typing import Any
 
 from torch import nn
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, unknown
 
 
-def from_factory(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of `package.module:factory` with those of `options` that its signature has.
+def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build the network of `package.module:factory` with those of `options` that its signature has, and `args`.
 
     What goes wrong in the user's code is told in one line, and chained. Raises ClatError for that, for a name that
     cannot be imported or called, and for an explicit option (anything but num_classes and in_channels, which are
-    always there) that the signature does not have.
+    always there) or argument that the signature does not have.
     """
     with _current_directory_importable():
         factory = _find(name)
-        accepted = _accepted(name, factory, options)
+        accepted = _accepted(name, factory, options, args or {})
         try:
             model = factory(**accepted)
         except Exception as error:
@@ -52,18 +52,23 @@ def _find(name: str) -> Callable[..., Any]:
     return factory
 
 
-def _accepted(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the factory's signature has. A bare **kwargs gets num_classes, the usual name."""
+def _accepted(
+    name: str, factory: Callable[..., Any], options: Mapping[str, Any], args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that the factory's signature has, and the arguments. A bare **kwargs gets num_classes, the usual
+    name, and every argument."""
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # built-in callables show no signature
-        parameters = []
+        return dict(args)
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        by_name.add("num_classes")
+        by_name |= {"num_classes", *args}
+    for argument in args.keys() - by_name:
+        raise unknown("argument", argument, by_name, where=f" of model '{name}'")
     for option in options.keys() - by_name - {"num_classes", "in_channels"}:
         raise ClatError(f"model '{name}': its factory takes no {option}; leave {option} out")
-    return {key: value for key, value in options.items() if key in by_name}
+    return {key: value for key, value in options.items() if key in by_name} | dict(args)
 
 
 @contextmanager

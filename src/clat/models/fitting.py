@@ -61,7 +61,7 @@ def fitting_entries(
     net = bare(model)
     expected = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     kept = {name for name in expected if name.endswith("num_batches_tracked")}
-    renewed = {name for name in expected if name.startswith(_last_linear(net))} if new_classifier else set()
+    renewed = {name for name in expected if name.startswith(last_linear(net))} if new_classifier else set()
     fit = fit_names(state, expected, expected.keys() - kept - renewed, source)
     found = {name: state[fit.names[name]] for name in fit.names.keys() - renewed}
     found |= {name: expected[name] for name in (kept | renewed) - found.keys()}
@@ -80,6 +80,14 @@ def fitting_entries(
         )
     statistics = _statistics_beside(fit, state)
     return FittingEntries({name: found[name] for name in expected}, statistics, _remark(fit, source, statistics))
+
+
+def last_linear(net: nn.Module) -> str:
+    """Return what the entries of the last linear layer begin with: its name and a dot."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
+    return f"{linear[-1]}."
 
 
 def listed(kind: str, names: Iterable[str], most: int = 5) -> str:
@@ -133,11 +141,3 @@ def _remark(fit: Fit, source: object, statistics: Statistics | None) -> str | No
         more.append("what came before them, such as a normalisation, is not in the file")
     taken = f"the names under '{fit.prefix}'" if fit.prefix else "the names without a prefix"
     return f"weights {source}: took {taken}; {'; '.join(more)}" if more else None
-
-
-def _last_linear(net: nn.Module) -> str:
-    """What the entries of the last linear layer begin with."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
-    return f"{linear[-1]}."

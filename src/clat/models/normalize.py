@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
+from clat.network.outputs import logits_of
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of images in [0, 1]; one value stands for all channels."""
@@ -98,15 +99,22 @@ class Normalize(nn.Module):
 
 
 class Normalized(nn.Module):
-    """Any network that expects normalised images, made to take [0, 1] (N, C, H, W) like all models here."""
+    """Any network that expects normalised images, made to take [0, 1] (N, C, H, W) like all models here, and to
+    return its logits alone where it has more outputs. Without mean and std, images go in as they are."""
 
-    def __init__(self, net: nn.Module, mean: Sequence[float] | float, std: Sequence[float] | float) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(self.normalize(x))
+        logits: Tensor = logits_of(self.net(self.normalize(x)))
+        return logits
 
 
 def with_normalize(model: nn.Module, statistics: Statistics | None) -> nn.Module:

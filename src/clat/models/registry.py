@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
 from clat.models.files import read_state, recorded_statistics
 from clat.models.fitting import fitting_entries
+from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
-from clat.models.normalize import NormalizeSpec, Statistics, parse_normalize, with_normalize
+from clat.models.libraries import Builder, Wanted
+from clat.models.normalize import Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
     preact_resnet18,
     preact_resnet18_bn,
@@ -26,12 +28,15 @@ from clat.models.preact_resnet import (
     preact_resnet18_raw_bn,
 )
 from clat.models.resnet import resnet18, resnet50
+from clat.models.timm_models import build_timm
+from clat.models.torchvision_models import build_torchvision
 from clat.models.vgg import vgg19, vgg19_linear
 from clat.models.wide_resnet import wrn_34_10, wrn_70_16
 
-Builder = partial[Any]
+LIBRARIES: dict[str, Builder] = {"timm": build_timm, "hf": build_huggingface, "torchvision": build_torchvision}
+"""What stands before the colon of a library's network, and what builds it."""
 
-MODELS: dict[str, Builder] = {
+MODELS: dict[str, partial[Any]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
     "imagenet-resnet18": imagenet_resnet18,
@@ -65,6 +70,7 @@ def load_model(
     width: int | None = None,
     depths: Sequence[int] | None = None,
     activation: str | None = None,
+    args: Mapping[str, Any] | None = None,
     input_size: int | None = None,
     normalize: NormalizeSpec = None,
     weights: str | Path | None = None,
@@ -74,10 +80,15 @@ def load_model(
 ) -> nn.Module:
     """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
 
-    `name` is one of model_names(), `robustbench:ID` (see below), or `package.module:factory` for a function or
-    class of your own, found from the current directory too. A factory is given num_classes and in_channels where
-    its signature has them, and the options below that are given; it must return an nn.Module, which with a
-    normalisation is wrapped in Normalized.
+    `name` is one of model_names(), `robustbench:ID` (see below), a network of another library (`timm:NAME`,
+    `hf:FOLDER` or `hf:OWNER/NAME`, `torchvision:NAME`), or `package.module:factory` for a function or class of your
+    own, found from the current directory too. A factory is given num_classes and in_channels where its signature
+    has them, and the options below that are given; it must return an nn.Module, which with a normalisation is
+    wrapped in Normalized.
+
+    `args` are further arguments of a factory, or of the library's: {"pretrained": True, "img_size": 64}. A
+    library's network brings the normalisation of its own configuration, comes in a Normalized, and keeps the
+    classes that its trained weights have, if it comes with any; no other `normalize` is taken for it.
 
     `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
     or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-
@@ -90,9 +101,9 @@ def load_model(
     evaluate another function. Say "identity" to insist on none.
 
     `weights` is a file that load_weights reads, and `weights_key` says which of several state dicts in it is meant.
-    Without a file, weights are drawn from the global generator.
-    `classifier="new"` takes all weights of the file but those of the last linear layer, which is drawn anew: the
-    start of fine-tuning on other classes. None takes all.
+    Without a file, weights are drawn from the global generator. `classifier="new"` takes all weights of the file,
+    or of the library, but those of the last linear layer, which is drawn anew: the start of fine-tuning on other
+    classes. None takes all.
 
     `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
     its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.
@@ -105,14 +116,14 @@ def load_model(
         raise unknown("classifier", classifier, ("new",))
     if weights_key is not None and weights is None:
         raise ClatError(f"weights_key '{weights_key}' belongs to a weight file: name one as the model's weights")
-    if classifier and weights is None:
+    if classifier and weights is None and _library(name) is None:
         raise ClatError("a new classifier goes on top of trained weights: name their file as the model's weights")
     statistics = parse_normalize(normalize)
     given: dict[str, Any] = {"width": width, "depths": _checked_depths(depths), "activation": activation}
     given["input_size"] = input_size
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     options |= {key: value for key, value in given.items() if value is not None}
-    state = None
+    state = own = None
     if weights is not None:  # before building: a bad path should not cost a large network's set-up
         state, metadata = read_state(weights, weights_key)
         statistics = statistics or recorded_statistics(metadata, weights)
@@ -123,23 +134,55 @@ def load_model(
         state, own = robustbench.split_statistics(state, weights)
         statistics = statistics or own or entry.normalize
         _check_channels(statistics, in_channels)
-        model = _built(name, entry.builder, options)
+        model = _built(name, entry.builder, options, args)
+    elif (library := _library(name)) is not None:
+        _refuse_for_library(name, given, normalize)
+        wanted = Wanted(
+            name=name,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            args=args or {},
+            new_classifier=classifier == "new" and state is None,
+            weights_follow=state is not None,
+        )
+        network, own = library(wanted)
+        model = Normalized(network)
     elif ":" in name:
-        model = from_factory(name, options)
+        model = from_factory(name, options, args or {})
     elif name in MODELS:
         _check_channels(statistics, in_channels)
-        model = _built(name, MODELS[name], options)
+        model = _built(name, MODELS[name], options, args)
     else:
         raise unknown("model", name, MODELS)
     if state is not None:
         entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
         entries.put_into(model)
         statistics = statistics or entries.statistics
-    return with_normalize(model, statistics)
+    return with_normalize(model, statistics or own)
 
 
-def _built(name: str, builder: Builder, options: dict[str, Any]) -> nn.Module:
+def _library(name: str) -> Builder | None:
+    """What builds a network of this name, if it is another library's."""
+    prefix, colon, _ = name.partition(":")
+    return LIBRARIES.get(prefix) if colon else None
+
+
+def _refuse_for_library(name: str, given: Mapping[str, Any], normalize: NormalizeSpec) -> None:
+    """Raise ClatError for an option that is not a library's."""
+    options = [option for option, value in given.items() if value is not None]
+    if options:
+        raise ClatError(
+            f"model '{name}' takes no {options[0]}: give arguments of its own (--model-args, model.args)"
+        )
+    if normalize is not None:
+        raise ClatError(f"model '{name}' brings the normalisation of its own configuration: leave normalize out")
+
+
+def _built(name: str, builder: partial[Any], options: dict[str, Any], args: Mapping[str, Any] | None) -> nn.Module:
     """The network of a builder of ours, after a check that it takes the options."""
+    if args:
+        names = ", ".join(sorted(args))
+        raise ClatError(f"model '{name}' takes no arguments ({names}): it has width, depths and the like")
     for option in options.keys() - inspect.signature(builder).parameters.keys():
         raise ClatError(f"model '{name}' takes no {option}; leave {option} out")
     stages = len(builder.keywords.get("depths", ()))

@@ -7,13 +7,19 @@ from typing import Literal
 
 from clat.core.errors import ClatError
 
+Argument = bool | int | float | str | list[bool | int | float | str]
+"""What an argument of a factory may be, in a recipe and on the command line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """One network."""
 
     name: str = "resnet18"
-    """A built-in network, "robustbench:ID", or "package.module:factory" for one of your own."""
+    """A built-in network, "robustbench:ID", one of another library ("timm:NAME", "hf:FOLDER" or "hf:OWNER/NAME",
+    "torchvision:NAME"), or "package.module:factory" for one of your own."""
+    args: dict[str, Argument] | None = None
+    """Further arguments of a library's network or of your factory: { pretrained = true, img_size = 64 }."""
     width: int | None = None
     """Base channels of a built-in network; None: as published."""
     depths: tuple[int, ...] | None = None
@@ -23,18 +29,29 @@ class NetworkConfig:
     input_size: int | None = None
     """Of the imagenet- networks: bring images to so many pixels a side, inside; None: take them as they are."""
     normalize: str | tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Normalisation inside the model: a data set's name, or (mean, std); None: identity."""
+    """Normalisation inside the model: a data set's name, or (mean, std); None: identity, or a library's own."""
     weights: str | None = None
     """A weight file to start from."""
     weights_key: str | None = None
     """Which of several state dicts in that file: its key ("state_dict_ema") or the prefix of its names; None: the
     usual one, raw weights before averaged ones."""
     classifier: Literal["new"] | None = None
-    """`new`: the file's last linear layer is left out and drawn anew, for other classes; None: all of the file."""
+    """`new`: the last linear layer of the file, or of a library's trained network, is left out and drawn anew, for
+    other classes; None: all of it."""
 
     def __post_init__(self) -> None:
         if self.weights_key is not None and self.weights is None:
             raise ClatError(f"weights_key '{self.weights_key}' belongs to a weight file: name one in weights")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the network's weights come from a file or a library, and not from the seed."""
+        args = self.args or {}
+        stored = self.name.startswith(("hf:", "timm:local-dir:", "timm:hf-hub:"))
+        trained = self.name.startswith(("timm:", "torchvision:")) and (
+            args.get("pretrained") or args.get("weights")
+        )
+        return bool(self.weights is not None or stored or trained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +121,7 @@ class ModelConfig(NetworkConfig):
             raise ClatError(
                 "a mixture takes a fixed model.alpha or a model.gate that sets it per image, one of them"
             )
-        for name in ("width", "depths", "activation", "input_size", "normalize", "classifier"):
+        for name in ("args", "width", "depths", "activation", "input_size", "normalize", "classifier"):
             if getattr(self, name) is not None:
                 raise ClatError(f"model.{name} is a member's: write model.robust.{name} or model.standard.{name}")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
@@ -117,4 +134,4 @@ class ModelConfig(NetworkConfig):
     @property
     def starts_from_weights(self) -> bool:
         """Whether any part of the network comes from a weight file."""
-        return any(one is not None and one.weights is not None for one in (self, self.standard, self.robust))
+        return any(one is not None and one.is_trained for one in (self, self.standard, self.robust))

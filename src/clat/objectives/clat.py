@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.feature import feature_change, run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.core.errors import ClatError, unknown
@@ -90,7 +91,8 @@ class ClatCallback(StageCallback):
         found = None
         if here.engine.rank == 0:
             with here.engine.autocast(), frozen_norms_lean(here.model):
-                found = self.objective.calibration(here.model, here.engine.images(x), y, step)
+                images = here.engine.images(x)
+                found = self.objective.calibration(here.model, images, y, step, micro_batch=here.micro_batch)
         self.calibration = here.engine.from_first(found)
 
 
@@ -139,7 +141,9 @@ class Clat(InnerAttack):
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return ClatCallback(self, context)
 
-    def calibration(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Calibration:
+    def calibration(
+        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, micro_batch: int | None = None
+    ) -> Calibration:
         """Return lambda, as given or from `ratio` and the two terms on this batch; and whether the clean pass can
         be shared.
 
@@ -148,12 +152,15 @@ class Clat(InnerAttack):
             x: held-out images, (N, C, H, W) in [0, 1].
             y: their labels, (N,) int64.
             step: its layers are the selected ones.
+            micro_batch: images that may be in the network at a time; None: all.
 
         Raises:
             ClatError: the feature attack moves nothing, so that no ratio gives a lambda.
         """
-        shares = step.once and self.ce_input == "clean" and self._modes_agree(model, x, step)
-        return Calibration(self._calibrated_weight(model, x, y, step), shares)
+        parts = batch_parts(len(x), micro_batch)
+        whole = step.once and len(parts) == 1
+        shares = whole and self.ce_input == "clean" and self._modes_agree(model, x, step)
+        return Calibration(self._calibrated_weight(model, x, y, step, parts), shares)
 
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
         """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
@@ -164,18 +171,25 @@ class Clat(InnerAttack):
             attacked = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))
 
-    def _calibrated_weight(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> float:
+    def _calibrated_weight(
+        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, parts: Sequence[slice]
+    ) -> float:
         if self.lambda_ is not None:
             return float(self.lambda_)
         ratio = 0.1 if self.ratio is None else self.ratio
         if ratio == 0:
             return 0.0
-        with modes.preserve_statistics(model), torch.no_grad():
-            parts = self._terms(model, x, y, self._attacked(model, x, y, step, weight=1.0), step, weight=1.0)
-        change = parts["feature_change"].item()
+        entropy = change = 0.0
+        for rows in parts:
+            images, labels, share = x[rows], y[rows], len(x[rows]) / len(x)
+            with modes.preserve_statistics(model), torch.no_grad(), part_of_batch(rows.start, len(x)):
+                attacked = self._attacked(model, images, labels, step, weight=1.0)
+                terms = self._terms(model, images, labels, attacked, step, weight=1.0)
+            entropy += share * terms["cross_entropy"].item()
+            change += share * terms["feature_change"].item()
         if not change > 0:
             raise ClatError("the feature attack moves no feature of the selected layers: lambda is undefined")
-        return ratio * parts["cross_entropy"].item() / change
+        return ratio * entropy / change
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> ClatExamples:
         """The two attacked inputs; and the clean logits and features, with their graph, where the loss can go on

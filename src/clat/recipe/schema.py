@@ -55,6 +55,16 @@ class DataConfig:
     """The seed of that cut, so that runs of several seeds share it."""
     image_size: int | None = None
     """Resize and centre-crop to this many pixels."""
+    label_column: str | None = None
+    """The column to predict, of a data set that is a table or a list of files; None: see `clat.load_split`."""
+    image_column: str | None = None
+    """The column of its images; None: see `clat.load_split`."""
+    classes: tuple[str, ...] | str | None = None
+    """The classes in the order of the network's outputs: names, or a text: names with commas, a file, a folder;
+    None: those of the train split, see `clat.load_split`."""
+    channels: Literal[1, 3] | None = None
+    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
+    is 3."""
     augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
     """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
     pad: int = 4
@@ -168,6 +178,9 @@ class Recipe:
     """The threat model's radius: of training, selection, monitoring and evaluation alike."""
     norm: str = "linf"
     batch_size: int = 128
+    micro_batch: int | None = None
+    """At most so many images of a process's batch are in the network at a time, and their gradients are added up:
+    the same step in less memory, but for BatchNorm that normalises by the batch. None: the whole batch."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: Schedule = field(default_factory=Schedule)
@@ -191,6 +204,8 @@ class Recipe:
                     f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
+        if self.micro_batch is not None:
+            at_least("micro_batch", self.micro_batch, 1)
         if self.threat.eps == 0:
             raise ClatError("eps is 0: selection, monitoring and evaluation need a perturbation, such as 8/255")
         object.__setattr__(self, "eps", self.threat.text)
@@ -199,6 +214,15 @@ class Recipe:
             if stage.schedule is not None:
                 stage.schedule.check(stage.epochs)
             stage.objective.check(self.threat)
+            if self.micro_batch is not None and not stage.objective.splits:
+                name = stage.objective.name
+                raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")
+            if self.engine.checkpoint_blocks and stage.objective.reparametrises:
+                name = stage.objective.name
+                raise ClatError(
+                    f"stage '{stage.name}': a block of '{name}' computes otherwise when it runs again: leave "
+                    "engine.checkpoint_blocks out"
+                )
             if self.engine.compile and stage.objective.second_order:
                 raise ClatError(
                     f"stage '{stage.name}': '{stage.objective.name}' differentiates a gradient, which compiled "

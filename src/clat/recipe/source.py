@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError, unknown
+from clat.recipe.inherited import replace_network
 
 
 def built_in_recipes() -> dict[str, Path]:
@@ -31,7 +32,9 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
         ClatError: A missing file, broken TOML, or an override that cannot be placed.
     """
     data = _read_toml(source)
-    for key, value in override_pairs(overrides):
+    pairs = override_pairs(overrides)
+    _replace_network(data, _nested(pairs))
+    for key, value in pairs:
         _set(data, key.split("."), value, key)
     return data
 
@@ -59,7 +62,29 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
     seen = (*seen, path.resolve())
     if not isinstance(base, str) or path.resolve() in seen[:-1]:
         raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
-    return merged(_read_toml(base, path.parent, seen), data)
+    whole = _read_toml(base, path.parent, seen)
+    _replace_network(whole, data)
+    return merged(whole, data)
+
+
+def _replace_network(data: dict[str, Any], new: dict[str, Any]) -> None:
+    """What `data` says of its network, ready for what `new` says of one."""
+    if isinstance(data.get("model"), dict) and isinstance(new.get("model"), dict):
+        replace_network(data["model"], new["model"])
+
+
+def _nested(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The overrides of [model] as tables; which are sound is told where they are set."""
+    tables: dict[str, Any] = {}
+    for key, value in pairs:
+        *parents, last = key.split(".")
+        place = tables
+        for parent in parents if key.startswith("model.") else ():
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                return {}
+        place[last] = value
+    return tables
 
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -82,12 +107,16 @@ def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise ClatError(f"override --{key} has no value: write --{key} VALUE")
             text = rest.pop(0)
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        pairs.append((key.replace("-", "_"), value))
+        pairs.append((key.replace("-", "_"), read_value(text)))
     return pairs
+
+
+def read_value(text: str) -> Any:
+    """Return what a value on the command line means: TOML where it is some, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:

@@ -71,7 +71,8 @@ def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ())
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
-            _refuse_truth_as_number(value, getattr(built, name, value), (*where, key))
+            inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
+            _refuse_truth_as_number(value, inside, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
             _refuse_truth_as_number(*pair, (*where, str(number)))
@@ -98,8 +99,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
-    if not data["engine"]["compile"]:  # as in runs from before there was a choice
-        data["engine"].pop("compile")
+    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
     for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):

@@ -10,26 +10,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from clat.core.formatting import number, percent, shorten
+from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
 from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, WIDTH, styled
-from clat.report.reading import Accuracy, Evaluation, Json, Run, moment, series
+from clat.report.reading import Json, Run, moment, series
 
 DASHES = [(0, (4, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5))]
 BANDS = ("#f5f7f9", "#ebeff3")
 
 
 @styled()
-def accuracy_intervals(rows: Sequence[tuple[str, bool, Evaluation]]) -> Figure:
+def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Figure:
     """Dots with 95 % intervals, clean and robust side by side. A row is (label, of this run?, evaluation)."""
     figure = Figure(figsize=(WIDTH, 0.27 * len(rows) + 0.75), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     for axes, name, hue in zip(panels, ("clean", "robust"), (BLUE, ORANGE), strict=True):
         for height, (_, own, evaluation) in enumerate(rows):
-            accuracy = evaluation.clean if name == "clean" else evaluation.robust
+            accuracy = evaluation.clean_accuracy if name == "clean" else evaluation.robust_accuracy
             if accuracy is not None:
                 _dot(axes, accuracy, height, hue, own)
         reference = next((e for _, own, e in rows if own and e.label == "last"), None)
-        target = reference and (reference.clean if name == "clean" else reference.robust)
+        target = reference and (reference.clean_accuracy if name == "clean" else reference.robust_accuracy)
         if target and target.low is not None and target.high is not None:
             axes.axvspan(100 * target.low, 100 * target.high, color=hue, alpha=0.09, linewidth=0)
         axes.set_title(f"{name} accuracy, %")
@@ -43,7 +44,7 @@ def accuracy_intervals(rows: Sequence[tuple[str, bool, Evaluation]]) -> Figure:
     return figure
 
 
-def _dot(axes: Axes, accuracy: Accuracy, height: int, hue: str, own: bool) -> None:
+def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: bool) -> None:
     """Filled for this run, hollow for the runs it is compared with."""
     if accuracy.low is not None and accuracy.high is not None:
         axes.plot([100 * accuracy.low, 100 * accuracy.high], [height, height], color=hue, linewidth=1.8)

@@ -6,37 +6,38 @@ import re
 from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
-from clat.report.reading import Accuracy, Evaluation, Run, moment, part, text
+from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
+from clat.report.reading import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
     """What the run brought: against other runs if there are any, else against the start of its last stage."""
     last = run.evaluation("last")
-    if last is None or last.robust is None:
+    if last is None or last.robust_accuracy is None:
         return _heldout(run)
     measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
     if others:
         clauses = "; ".join(_against(run, last, other) for other in others)
         return f"Under {measured} on the test split, {run.name} ends with {_both(last)}; {clauses}."
     before = evaluation_before(run)
-    if before is None or before.robust is None:
+    if before is None or before.robust_accuracy is None:
         return (
             f"Under {measured} on the test split, this run ends with robust accuracy "
-            f"{_with_interval(last.robust)}{_clean_alone(last)}; nothing was measured to compare it with."
+            f"{_with_interval(last.robust_accuracy)}{_clean_alone(last)}; nothing was measured to compare it with."
         )
-    if before.yardstick != last.yardstick:
+    if before.setting != last.setting:
         return (
-            f"Robust accuracy is {percent(last.robust.value)} at the end ({measured}) and was "
-            f"{percent(before.robust.value)} before, but measured differently: the two do not compare."
+            f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
+            f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
         )
+    verdict = _verdict(last.robust_accuracy, before.robust_accuracy)
     return (
-        f"{_trained(run)} robust accuracy went from {percent(before.robust.value)} to "
-        f"{percent(last.robust.value)} ({measured}: {_verdict(last.robust, before.robust)})"
-        f"{_clean_change(before, last)}."
+        f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
+        f"{percent(last.robust_accuracy.value)} ({measured}: {verdict}){_clean_change(before, last)}."
     )
 
 
-def evaluation_before(run: Run) -> Evaluation | None:
+def evaluation_before(run: Run) -> EvaluationRecord | None:
     """The test result from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
@@ -56,14 +57,14 @@ def _trained(run: Run) -> str:
     return f"With {epochs} epoch{'s' if epochs != 1 else ''} of {stage.name},"
 
 
-def _against(run: Run, last: Evaluation, other: Run) -> str:
+def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
     """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
     theirs = other.evaluation("last")
-    if last.robust is None or theirs is None or theirs.robust is None:
+    if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
-    if theirs.yardstick != last.yardstick:
+    if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
-    verdict = _verdict(last.robust, theirs.robust)
+    verdict = _verdict(last.robust_accuracy, theirs.robust_accuracy)
     return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({verdict})"
 
 
@@ -81,7 +82,7 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
-def _verdict(after: Accuracy, before: Accuracy) -> str:
+def _verdict(after: RecordedAccuracy, before: RecordedAccuracy) -> str:
     """The difference, and whether intervals of this width can tell it from chance."""
     change = points(after.value - before.value)
     sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
@@ -94,7 +95,7 @@ def _verdict(after: Accuracy, before: Accuracy) -> str:
             return f"{change}{sample}, and the 95{SPACE}% intervals do not overlap"
 
 
-def _with_interval(accuracy: Accuracy) -> str:
+def _with_interval(accuracy: RecordedAccuracy) -> str:
     if accuracy.low is None:
         return percent(accuracy.value)
     bounds = interval(accuracy.low, accuracy.high)
@@ -102,23 +103,24 @@ def _with_interval(accuracy: Accuracy) -> str:
     return f"{percent(accuracy.value)} (95{SPACE}% interval {bounds}{sample})"
 
 
-def _both(end: Evaluation) -> str:
-    robust = percent(end.robust.value if end.robust else None)
+def _both(end: EvaluationRecord) -> str:
+    robust = percent(end.robust_accuracy.value if end.robust_accuracy else None)
     return (
-        f"{robust} robust and {percent(end.clean.value)} clean accuracy"
-        if end.clean
+        f"{robust} robust and {percent(end.clean_accuracy.value)} clean accuracy"
+        if end.clean_accuracy
         else f"{robust} robust accuracy"
     )
 
 
-def _clean_alone(last: Evaluation) -> str:
-    return f" and clean accuracy {percent(last.clean.value)}" if last.clean else ""
+def _clean_alone(last: EvaluationRecord) -> str:
+    return f" and clean accuracy {percent(last.clean_accuracy.value)}" if last.clean_accuracy else ""
 
 
-def _clean_change(before: Evaluation, last: Evaluation) -> str:
-    if before.clean is None or last.clean is None:
+def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
+    first, second = before.clean_accuracy, last.clean_accuracy
+    if first is None or second is None:
         return ""
-    return f", and clean accuracy from {percent(before.clean.value)} to {percent(last.clean.value)}"
+    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}"
 
 
 def overfitting(run: Run) -> str | None:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from clat.core import formatting
 from clat.core.errors import ClatError
+from clat.evaluation.result import EvaluationRecord
 from clat.report import curves, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
-from clat.report.reading import Evaluation, Json, Run, part, read_run, series, text
+from clat.report.reading import Json, Run, part, read_run, series, text
 
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
 
@@ -114,7 +115,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(name, value) for name, value in known.items() if value]
 
 
-def _moment_name(run: Run, evaluation: Evaluation) -> str:
+def _moment_name(run: Run, evaluation: EvaluationRecord) -> str:
     """'stage-1' -> 'after stage 1 (pgd-at)'; 'best' and 'last' with their epoch; other labels as they are."""
     label = evaluation.label
     kind, _, index = label.partition("-")
@@ -134,7 +135,7 @@ def _cost_rows(run: Run) -> list[tuple[str, Json]]:
         epochs = sum(stage.last - stage.first + 1 for stage in run.stages)
         rows.append(("training in all", {"seconds": sum(seconds) or None, **whole, "epochs": epochs}))
     return rows + [
-        (f"test: {e.label}", e.raw["cost"]) for e in run.evaluations if isinstance(e.raw.get("cost"), dict)
+        (f"test: {e.label}", e.data["cost"]) for e in run.evaluations if isinstance(e.data.get("cost"), dict)
     ]
 
 
@@ -143,8 +144,8 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
     found: dict[tuple[str | None, ...], Json] = {}
     for one in (evaluation for run in runs for evaluation in run.evaluations):
         found.setdefault(
-            (one.protocol, one.hash, one.eps),
-            {**part(one.raw, "protocol"), "name": one.protocol, "eps": one.eps},
+            (one.protocol, one.protocol_hash, one.eps),
+            {**part(one.data, "protocol"), "name": one.protocol, "eps": one.eps},
         )
     return list(found.values())
 

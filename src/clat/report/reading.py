@@ -12,55 +12,10 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.result import EvaluationRecord
 from clat.training.status import run_status
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of n images with its confidence interval; the bounds are None where none was written."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int | None
-
-    def overlaps(self, other: Accuracy) -> bool | None:
-        """Whether the two intervals share a point; None where one of them is not known."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return None
-        return self.low <= other.high and other.low <= self.high
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One file of evaluations/: accuracies on the test split at one moment of training."""
-
-    label: str
-    clean: Accuracy | None
-    robust: Accuracy | None
-    raw: Json
-
-    @property
-    def protocol(self) -> str:
-        named = text(self.raw, "protocol", "name")
-        return protocol_title(part(self.raw, "protocol")) if named else "unnamed protocol"
-
-    @property
-    def hash(self) -> str | None:
-        return text(self.raw, "protocol", "hash")
-
-    @property
-    def eps(self) -> str | None:
-        return text(self.raw, "eps", "text") or text(self.raw, "eps")
-
-    @property
-    def yardstick(self) -> tuple[str | None, ...]:
-        """Two robust accuracies may be compared where all of this agrees."""
-        data = (text(self.raw, "data", "name"), text(self.raw, "data", "split"), text(self.raw, "data", "n"))
-        return (self.protocol, self.hash, self.eps, *data)
 
 
 @dataclass(frozen=True)
@@ -88,7 +43,7 @@ class Run:
     selections: dict[int, Json] = field(default_factory=dict)
     criticality: dict[int, Json] = field(default_factory=dict)
     rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -100,7 +55,7 @@ class Run:
     def status(self) -> str:
         return text(self.info, "status") or "unknown"
 
-    def evaluation(self, label: str) -> Evaluation | None:
+    def evaluation(self, label: str) -> EvaluationRecord | None:
         return next((one for one in self.evaluations if one.label == label), None)
 
 
@@ -220,6 +175,9 @@ def _sort_events(run: Run, records: list[Json]) -> None:
         warning = extra if isinstance(extra, dict) else {"message": str(extra)}
         if all(warning.get("message") != known.get("message") for known in run.warnings):
             run.warnings.append(warning)
+    notes = run.info.get("notes")
+    for note in notes if isinstance(notes, list) else ():
+        run.warnings.append({"kind": "note", "message": str(note)})
     run.epochs = [epochs[epoch] for epoch in sorted(epochs)]
     run.selections = dict(sorted(run.selections.items()))
     run.stages = _stages(run.epochs, stages, run.summary.get("stages") or [])
@@ -258,10 +216,8 @@ def _read_evaluations(run: Run) -> None:
     found = []
     for path in sorted((run.path / "evaluations").glob("*.json")):
         raw = _read_json(run, f"evaluations/{path.name}")
-        if raw.get("what", "evaluation") != "evaluation" or not raw:
-            continue
-        clean, robust = _accuracy(raw.get("clean_accuracy")), _accuracy(raw.get("robust_accuracy"))
-        found.append(Evaluation(text(raw, "label") or path.stem, clean, robust, raw))
+        if raw.get("what", "evaluation") == "evaluation" and raw:
+            found.append(EvaluationRecord.from_dict(raw, path.stem))
     if not found:
         run.notices.append("evaluations/ holds no result, so there is no accuracy on the test split.")
     run.evaluations = sorted(found, key=lambda one: _evaluation_order(one.label))
@@ -273,11 +229,3 @@ def _evaluation_order(label: str) -> tuple[int, int, str]:
     if stage:
         return (0, int(stage[1]), label)
     return ({"best": 1, "last": 2}.get(label, 3), 0, label)
-
-
-def _accuracy(record: Any) -> Accuracy | None:
-    value = number(record.get("value")) if isinstance(record, dict) else None
-    if value is None:
-        return None
-    n = number(record.get("n"))
-    return Accuracy(value, number(record.get("low")), number(record.get("high")), None if n is None else int(n))

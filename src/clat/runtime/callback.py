@@ -7,7 +7,7 @@ at the end of the stage, when the network must be plain again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,8 @@ class StageContext:
     `total`, `from_first`); `loader`: the training batches; `heldout`: (x, y) cut from train, the only images that
     may decide anything; `threat`: the threat model; `seed`: of this stage, from which a callback derives its
     own; `epochs`: of the stage; `batch_size`: for passes over the held-out images; `replays`: optimizer steps on
-    each batch; `once`: no treatment looks at a loss twice (`clat.objectives.Step.once`).
+    each batch; `once`: no treatment looks at a loss twice (`clat.objectives.Step.once`); `micro_batch`: images that
+    may be in the network at a time (None: all of a batch).
     """
 
     model: nn.Module
@@ -44,11 +45,23 @@ class StageContext:
     batch_size: int
     replays: int = 1
     once: bool = False
+    micro_batch: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps, each of which ends with `StageCallback.after_step`."""
         return self.loader.num_batches * self.replays
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The loss of a step, on the whole batch where it is called."""
+
+    parts: Sequence[Callable[[], Tensor]]
+    """Each evaluates what a part of the batch adds to the loss: one at a time takes the memory of one."""
+
+    def __call__(self) -> Tensor:
+        return torch.stack([part() for part in self.parts]).sum() if len(self.parts) > 1 else self.parts[0]()
 
 
 class StageCallback:
@@ -90,11 +103,13 @@ class StageCallback:
 
     def around_loss(self, cost: Callable[[], Tensor]) -> AbstractContextManager[None]:
         """Entered around the loss and its backward pass. `cost()` evaluates the same loss on the same examples,
-        for treatments that look ahead; it may update BatchNorm statistics like any training pass."""
+        for treatments that look ahead; it may update BatchNorm statistics like any training pass. A `StepCost` can
+        be evaluated part by part."""
         return nullcontext()
 
     def before_backward(self) -> None:
-        """The loss of the step is computed, and its graph still whole. Not called where a treatment looks ahead."""
+        """The loss of the step, or of a part of its batch, is computed, and its graph still whole. Not called where
+        a treatment looks ahead."""
 
     def after_backward(self) -> None:
         """Gradients are complete, averaged over the processes, and may be changed."""

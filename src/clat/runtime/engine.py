@@ -56,6 +56,9 @@ class EngineConfig:
     compile: bool = False
     """Let torch.compile fuse the network's blocks, see `clat.network.compiled`: minutes once, then faster steps,
     the same up to rounding."""
+    checkpoint_blocks: bool = False
+    """Keep only the input of each of the network's blocks for the backward pass and run the block again there, see
+    `clat.network.checkpointed`: a large network in a fraction of the memory, for one more forward pass a step."""
     checkpoint_seconds: float = 60.0
     """Save the state of a running epoch after this many seconds, for --resume."""
 
@@ -63,6 +66,8 @@ class EngineConfig:
         object.__setattr__(self, "precision", precision_named(self.precision))
         at_least("engine.devices", self.devices, 1)
         at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
+        if self.compile and self.checkpoint_blocks:
+            raise ClatError("engine.compile and engine.checkpoint_blocks both change the blocks: take one of them")
         if self.device not in ("auto", "cpu", "cuda"):
             raise unknown("device", self.device, ("auto", "cpu", "cuda"))
 
@@ -125,6 +130,11 @@ class Engine:
     def device(self) -> torch.device:
         return torch.device(self.fabric.device)
 
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The device if it is a GPU, for `torch.random.fork_rng`."""
+        return [self.device] if self.device.type == "cuda" else []
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this process's device, in the memory layout asked for."""
         model = model.to(self.device)
@@ -145,8 +155,8 @@ class Engine:
         self.average(gradient for gradient in gradients if gradient is not None)
 
     def completed(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
-        """Return `gradients`, with zeros as in `like` for those that only other processes have, where a layer has
-        run by chance. All must call it."""
+        """Return `gradients` with zeros, shaped as in `like`, for those that other processes alone have, where a
+        layer has run by chance. All must call it."""
         if self.world == 1:
             return list(gradients)
         there = torch.tensor([int(gradient is not None) for gradient in gradients], device=self.device)

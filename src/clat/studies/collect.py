@@ -10,7 +10,7 @@ from typing import Any
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
@@ -93,12 +93,12 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
         monitor, check = row.recipe.monitor, summary[label]
         n = check["heldout_n"]
         clean, robust = (Accuracy(round(check[f"heldout_{kind}"] * n), n).to_dict() for kind in ("clean", "robust"))
-        protocol = {"name": f"pgd-{monitor.steps} on held-out images", "hash": "-", "eps": row.recipe.eps}
+        name = f"pgd-{monitor.steps} on held-out images"
+        protocol: dict[str, Any] = {"name": name, "hash": "-", "eps": row.recipe.eps}
     else:
-        evaluation = _json(run / "evaluations" / f"{label}.json")
-        clean, robust = evaluation["clean_accuracy"], evaluation["robust_accuracy"]
-        measured = evaluation["protocol"]
-        protocol = {"name": protocol_title(measured), "hash": measured["hash"], "eps": evaluation["eps"]["text"]}
+        record = EvaluationRecord.from_json(run / "evaluations" / f"{label}.json")
+        clean, robust = (record.data[f"{kind}_accuracy"] for kind in ("clean", "robust"))
+        protocol = {**record.setting["protocol"], "eps": record.eps}
     return {
         "clean": clean,
         "robust": robust,

@@ -5,7 +5,6 @@ While a row trains it is judged by PGD on the cross-entropy, which need not be t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from rich.console import Console
 from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
-from clat.data import ImageSet, hold_out, load_split
+from clat.data import ImageSet, hold_out
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
+from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
@@ -27,7 +27,7 @@ from clat.studies.row import Row, named
 from clat.studies.run import finished
 from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
 from clat.training.final import discard_state, evaluate_weights
-from clat.training.prepare import build_network
+from clat.training.prepare import build_network, read_split
 
 WEIGHTS = ("last", "best")
 COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
@@ -71,15 +71,15 @@ def run_finals(
     for row, weights, file in results(_to_measure(rows, names, out)):
         if not file.exists():
             _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
-        found = json.loads(file.read_text())
+        found = EvaluationRecord.from_json(file)
         if otherwise := _otherwise(found, **settings):
             raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
-        clean, robust = (found[f"{kind}_accuracy"] for kind in ACCURACIES)
-        console.print(f"{row.name}, {weights}: clean {clean['value']:.1%}, robust {robust['value']:.1%}")
+        clean, robust = (_share(found, kind) for kind in ACCURACIES)
+        console.print(f"{row.name}, {weights}: clean {clean:.1%}, robust {robust:.1%}")
     entries = [
-        {"group": row.group, "weights": weights, "seed": row.recipe.seed, "file": file}
+        {"group": row.group, "weights": weights, "seed": row.recipe.seed, "result": found}
         for row, weights, file in results(rows)
-        if file.exists() and not _otherwise(json.loads(file.read_text()), **settings)
+        if file.exists() and not _otherwise(found := EvaluationRecord.from_json(file), **settings)
     ]
     return _write(entries, control, asked.name, num_samples, split, out / FOLDERS[split])
 
@@ -102,7 +102,7 @@ def _evaluate(
     recipe = read_recipe(run / "recipe.toml")
     images = _images(recipe, split)
     images = images if num_samples is None else images.take(min(num_samples, len(images)))
-    model = build_network(recipe, images.num_classes)
+    model = build_network(recipe, images.num_classes, images.shape[0])
     load_weights(model, run / "weights" / f"{weights}.safetensors")
     about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
     evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)
@@ -112,19 +112,26 @@ def _evaluate(
 def _images(recipe: Recipe, split: str) -> ImageSet:
     config = recipe.data
     if split == "test":
-        return load_split(config.name, "test", image_size=config.image_size)
+        return read_split(config, "test")
     if config.decide_on == "test-split":
         raise ClatError(f"the recipe '{recipe.name}' decides on the test split: it holds no training images out")
-    train_set = load_split(config.name, "train", image_size=config.image_size)
-    return hold_out(train_set, config.heldout, config.split_seed, config.train_size)[1]
+    return hold_out(read_split(config, "train"), config.heldout, config.split_seed, config.train_size)[1]
 
 
-def _otherwise(found: Mapping[str, Any], **settings: Any) -> str:
+def _share(record: EvaluationRecord, kind: str) -> float:
+    """Return the clean or the robust accuracy, in [0, 1]."""
+    accuracy = record.clean_accuracy if kind == "clean" else record.robust_accuracy
+    if accuracy is None:
+        raise ClatError(f"{record.name} holds no {kind} accuracy: move the file away, to measure again")
+    return accuracy.value
+
+
+def _otherwise(found: EvaluationRecord, **settings: Any) -> str:
     """What differs between a result that is there and what was asked for; empty if nothing does."""
     held = {
-        "protocol": found["protocol"]["hash"],
-        "num_samples": found.get("num_samples"),
-        "precision": found["precision"],
+        "protocol": found.protocol_hash,
+        "num_samples": found.data.get("num_samples"),
+        "precision": found.text("precision"),
     }
     return ", ".join(f"{name} {value}" for name, value in held.items() if value != settings[name])
 
@@ -137,11 +144,11 @@ def _write(
     split: str,
     folder: Path,
 ) -> dict[str, Any]:
-    groups: dict[tuple[str, str], dict[int, Path]] = {}
+    groups: dict[tuple[str, str], dict[int, EvaluationRecord]] = {}
     for entry in entries:
-        groups.setdefault((entry["group"], entry["weights"]), {})[entry["seed"]] = entry["file"]
+        groups.setdefault((entry["group"], entry["weights"]), {})[entry["seed"]] = entry["result"]
     base = groups.get((control, "last"), {})
-    summaries = [_summary(*key, files, {} if files is base else base) for key, files in groups.items()]
+    summaries = [_summary(*key, results, {} if results is base else base) for key, results in groups.items()]
     table = {
         "what": "finals",
         "protocol": protocol,
@@ -154,14 +161,15 @@ def _write(
     return table
 
 
-def _summary(name: str, weights: str, files: Mapping[int, Path], base: Mapping[int, Path]) -> dict[str, Any]:
-    """`base`: the control's files by seed, none for itself. Beside the t test on seeds, which asks whether the
+def _summary(
+    name: str, weights: str, results: Mapping[int, EvaluationRecord], base: Mapping[int, EvaluationRecord]
+) -> dict[str, Any]:
+    """`base`: the control's results by seed, none for itself. Beside the t test on seeds, which asks whether the
     method differs, stands each pair of networks on the same images (McNemar), which asks whether these two do."""
-    results = {seed: json.loads(file.read_text()) for seed, file in files.items()}
-    found: dict[str, Any] = {"name": name, "weights": weights, "seeds": list(files)}
-    pairs = {seed: compare(base[seed], files[seed]).differences for seed in files if seed in base}
+    found: dict[str, Any] = {"name": name, "weights": weights, "seeds": list(results)}
+    pairs = {seed: compare(base[seed], results[seed]).differences for seed in results if seed in base}
     for kind in ACCURACIES:
-        values = tuple(result[f"{kind}_accuracy"]["value"] for result in results.values())
+        values = tuple(_share(result, kind) for result in results.values())
         found[kind] = SeedSummary(values).to_dict()
         if pairs:
             differences = [pair[kind] for pair in pairs.values()]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import filecmp
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from clat.core.files import write_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
-from clat.evaluation import Evaluation, evaluate_set, find_protocol
+from clat.evaluation import Evaluation, EvaluationRecord, evaluate_set, find_protocol
+from clat.evaluation.result import RecordedAccuracy
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
 from clat.runtime.engine import Engine
@@ -32,35 +31,36 @@ def final_evaluations(
         return {}
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
     protocol = find_protocol(config.protocol).title
-    results = {}
+    results: dict[str, EvaluationRecord] = {}
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
     for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
         if file.exists():
-            results[label] = json.loads(file.read_text())
+            results[label] = EvaluationRecord.from_json(file)
         elif label == "last" and filecmp.cmp(weights, out / "weights" / "best.safetensors", shallow=False):
             named = {"label": label, "weights": str(weights.relative_to(out))}  # the last epoch is the best one
-            results[label] = results["best"] | named
+            results[label] = EvaluationRecord.from_dict(results["best"].data | named)
             if engine.rank == 0:
-                write_json(file, results[label])
+                results[label].to_json(file)
         else:
             about = {"label": label, "weights": str(weights.relative_to(out)), "model": name}
             result = evaluate_weights(recipe, model, test, config.protocol, file, about)
-            results[label] = result.to_dict()
+            results[label] = EvaluationRecord.from_dict(result.to_dict())
             if engine.rank == 0:
                 result.to_json(file)
         if engine.rank == 0:  # also what a run left that was killed just after it had written the result
             discard_state(file)
-        for note in results[label]["notes"]:
+        for note in results[label].data.get("notes", []):
             log.say(f"test, {label}: note: {note}", style="yellow")
-        clean, robust = (results[label][key] for key in ("clean_accuracy", "robust_accuracy"))
+        clean, robust = results[label].clean_accuracy, results[label].robust_accuracy
+        n = clean.n if clean else None
         log.say(
-            f"test, {label}: clean {_shown(clean)}  {protocol} {_shown(robust)}  (n = {clean['n']})",
+            f"test, {label}: clean {_shown(clean)}  {protocol} {_shown(robust)}  (n = {n})",
             style="green",
         )
-    return results
+    return {label: result.data for label, result in results.items()}
 
 
 def evaluate_weights(
@@ -96,5 +96,5 @@ def discard_state(file: Path) -> None:
         state.unlink()
 
 
-def _shown(accuracy: dict[str, Any]) -> str:
-    return f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"
+def _shown(accuracy: RecordedAccuracy | None) -> str:
+    return "-" if accuracy is None else str(accuracy)

@@ -21,7 +21,9 @@ def check_heldout(
     x, y = (part[: recipe.monitor.num_samples] for part in heldout)
     attack = Attack(recipe.threat, steps=recipe.monitor.steps)
     seed = derive_seed(recipe.seed, "heldout")
-    clean, robust = heldout_accuracies(model, engine, x, y, attack, batch_size=recipe.batch_size, seed=seed)
+    clean, robust = heldout_accuracies(
+        model, engine, x, y, attack, batch_size=recipe.batch_size, micro_batch=recipe.micro_batch, seed=seed
+    )
     return {"heldout_clean": clean, "heldout_robust": robust, "heldout_n": len(x)}
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
-from clat.core.notices import recorded
+from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
 from clat.data import (
     IDBH_VARIANTS,
@@ -22,10 +23,12 @@ from clat.data import (
     load_split,
     open_generated,
 )
+from clat.data.channels import with_channels
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network import modes
+from clat.network.compiled import blocks
 from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
 from clat.network.guard import floating_type
@@ -84,7 +87,12 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:
-        model = build_network(recipe, train_set.num_classes) if model is None else trainable(model)
+        for images in (train_set, test):
+            for note in images.notes:
+                notice(f"{images.split} images: {note}")
+        model = (
+            build_network(recipe, train_set.num_classes, train_set.shape[0]) if model is None else trainable(model)
+        )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
@@ -95,12 +103,16 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
+    if recipe.engine.checkpoint_blocks and not blocks(model):
+        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
     pixels = train_set.take(1).load().images
     if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
         loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
-    if loader.batch_size == recipe.engine.devices and any(stage.bn_policy != "frozen" for stage in recipe.stages):
+    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    single = any(rows.stop - rows.start == 1 for rows in parts)
+    if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
         check_single(model, sample)
     for stage in recipe.stages:
         for treatment in stage.treatments:
@@ -214,31 +226,59 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    if data is None:
-        train_set, test = (
-            load_split(config.name, split, image_size=config.image_size) for split in ("train", "test")
-        )
-    else:
-        train_set, test = data
+    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "
             f"{train_set.num_classes} and {test.num_classes} classes"
         )
+    for number, (ours, theirs) in enumerate(zip(train_set.class_names, test.class_names, strict=True)):
+        if ours != theirs:
+            raise ClatError(
+                f"train and test of '{train_set.name}' differ: class {number} is '{ours}' in train and '{theirs}' "
+                "in test; give both the same names in the same order"
+            )
     if len(test) == 0:
         raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
     if config.decide_on == "test-split":
-        return hold_out(train_set, 0, config.split_seed, config.train_size)[0], test, test
+        return _cut(config, train_set, 0)[0], test, test
     if config.heldout < 1:
         raise ClatError(
             f"data.heldout is {config.heldout}: a run decides on held-out images; give it some, such as 500"
         )
-    train_set, heldout = hold_out(train_set, config.heldout, config.split_seed, config.train_size)
+    train_set, heldout = _cut(config, train_set, config.heldout)
     return train_set, heldout, test
 
 
-def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network with its first weights: a file's, or random ones that the seed decides."""
+def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
+    """What is trained on and what is held out; an error names the field that asks for too much."""
+    try:
+        return hold_out(train_set, heldout, config.split_seed, config.train_size)
+    except ClatError as error:
+        field = "heldout" if heldout >= len(train_set) else "train_size"
+        raise ClatError(f"data.{field} is {getattr(config, field)}: {error}") from None
+
+
+def read_split(config: DataConfig, split: str) -> ImageSet:
+    """Read a split of a recipe's data set.
+
+    Raises:
+        ClatError: as `load_split`.
+    """
+    images = load_split(
+        config.name,
+        split,
+        image_size=config.image_size,
+        label_column=config.label_column,
+        image_column=config.image_column,
+        classes=config.classes,
+    )
+    return with_channels(images, config.channels)
+
+
+def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
+    the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
-        return build_model(recipe.model, num_classes)
+        return build_model(recipe.model, num_classes, in_channels)

@@ -89,4 +89,4 @@ def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module
         return read_state(rule.initial or given, rule.initial_key)[0]
     with modes.attack_mode(model), torch.no_grad():
         num_classes = model(x[:1]).shape[1]
-    return build_network(recipe, num_classes).state_dict()
+    return build_network(recipe, num_classes, x.shape[1]).state_dict()

@@ -18,6 +18,14 @@ TEST_DECIDES = (
 """What a run with that option says wherever its results are shown."""
 
 
+def nothing_moves(stage: str) -> str:
+    """Return the warning of an epoch of which no step depended on what moves."""
+    return (
+        f"stage '{stage}': in an epoch, no step reached what the stage moves: does the network leave these layers "
+        "out in training mode?"
+    )
+
+
 def stage_record(progress: Progress, runner: StageRunner) -> dict[str, Any]:
     """A stage begins with the next epoch."""
     return {

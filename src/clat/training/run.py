@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
-from clat.network.compiled import blocks_compiled
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
+from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
 from clat.training.about import about_run, now
 from clat.training.final import final_evaluations
@@ -153,7 +153,8 @@ def _run(
     try:
         with stop_on_signals() as stop, last_words(leave):
             finish("running")
-            with logits_only(model), guarded(model), _compiled(recipe, model, engine):
+            blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
+            with logits_only(model), guarded(model), blocks:
                 heldout = _tensors(inputs.heldout, engine)
                 trainer = Trainer(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
@@ -182,13 +183,6 @@ def _run(
         log.close()
     finish("finished")
     return Result(model.eval(), summary, evaluations, out)
-
-
-def _compiled(recipe: Recipe, model: nn.Module, engine: Engine) -> AbstractContextManager[Any]:
-    """Inside, the blocks of the network are compiled, if the recipe asks for it."""
-    if not recipe.engine.compile:
-        return nullcontext()
-    return blocks_compiled(model, recipe.batch_size // engine.world)
 
 
 def refuse_taken(out: Path) -> None:

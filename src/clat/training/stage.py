@@ -104,6 +104,7 @@ class StageRunner:
                 callbacks=self.callbacks,
                 engine=self.engine,
                 rate=rate,
+                micro_batch=self.recipe.micro_batch,
             )
         return loss
 
@@ -139,6 +140,7 @@ def _started_callbacks(
         batch_size=recipe.batch_size,
         replays=stage.objective.replays,
         once=not stage.treatments,
+        micro_batch=recipe.micro_batch,
     )
     own = stage.objective.on_stage_start(context)
     members = [] if own is None else [("objective", own)]

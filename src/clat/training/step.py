@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts, part_of_batch
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import CallbackList
+from clat.runtime.callback import CallbackList, StepCost
 from clat.runtime.engine import Engine
 from clat.training.optimizer import set_rate
 from clat.training.trainable import TrainableSet
@@ -28,37 +34,74 @@ def take_step(
     callbacks: CallbackList,
     engine: Engine,
     rate: float,
+    micro_batch: int | None = None,
 ) -> Loss:
     """theta <- theta - rate * the optimizer's direction for grad cost(theta, examples(theta)), theta what moves.
 
     `x`: (N, C, H, W) in [0, 1], `y`: labels or probabilities, this process's share of the batch; the gradient is
-    the mean over the processes. `step`: for this step, with its seed. The callbacks are called where their hooks
-    say. Returns the loss before the step, detached; where it does not depend on theta, as in a step that a network
-    runs without the layers that move, it says so in its part "without_gradient". Raises NotFinite.
+    the mean over the processes. `step`: for this step, with its seed. `micro_batch`: at most so many images are in
+    the network at a time, and their gradients are added up: what it computes is the same, but for BatchNorm that
+    normalises by the batch. The callbacks are called where their hooks say. Returns the loss before the step,
+    detached; where it does not depend on theta, as in a step that a network runs without the layers that move, it
+    says so in its part "without_gradient". Raises NotFinite.
     """
-    with engine.autocast(), frozen_norms_lean(model):
-        examples = objective.examples(model, x, y, step)
+    parts = batch_parts(len(x), micro_batch)
+    step = step if len(parts) == 1 else replace(step, once=False)  # or the shared passes of all parts would pile up
+    optimizer = trainable.optimizer
 
-    def cost() -> Loss:
-        with engine.autocast(), frozen_norms_lean(model):
-            return objective.cost(model, x, y, examples, step)
+    @contextmanager
+    def computing(rows: slice) -> Iterator[None]:
+        with engine.autocast(), frozen_norms_lean(model), part_of_batch(rows.start, len(x)):
+            yield
 
-    with callbacks.around_loss(lambda: cost().total):
-        loss = cost()
-        if engine.any_of(not torch.isfinite(loss.total)):
-            raise NotFinite
-        trainable.optimizer.zero_grad(set_to_none=True)
-        callbacks.before_backward()
-        reached = loss.total.requires_grad
-        if reached:
-            loss.total.backward()
+    examples = []
+    for rows in parts:
+        with computing(rows):
+            examples.append(objective.examples(model, x[rows], y[rows], step))
+
+    def cost(number: int) -> Loss:
+        rows = parts[number]
+        with computing(rows):
+            return _share(objective.cost(model, x[rows], y[rows], examples[number], step), len(x[rows]), len(x))
+
+    def total(number: int) -> Tensor:
+        return cost(number).total
+
+    losses, reached = [], False
+    with callbacks.around_loss(StepCost([partial(total, k) for k in range(len(parts))])):
+        for number in range(len(parts)):
+            loss = cost(number)
+            if engine.any_of(not torch.isfinite(loss.total)):
+                raise NotFinite
+            if number == 0:
+                optimizer.zero_grad(set_to_none=True)
+            callbacks.before_backward()
+            reached = reached or loss.total.requires_grad
+            if loss.total.requires_grad:
+                loss.total.backward()
+            losses.append(Loss(loss.total.detach(), loss.parts))
     engine.average_gradients(trainable.parameters.values())
     callbacks.after_backward()
     if trainable.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainable.parameters.values(), trainable.clip_norm)
-    set_rate(trainable.optimizer, rate)
-    with callbacks.around_optimizer_step(trainable.optimizer):
-        trainable.optimizer.step()
+    set_rate(optimizer, rate)
+    with callbacks.around_optimizer_step(optimizer):
+        optimizer.step()
     callbacks.after_step()
-    parts = loss.parts if reached else loss.parts | {"without_gradient": torch.ones(())}
-    return Loss(loss.total.detach(), parts)
+    whole = _sum(losses)
+    return whole if reached else Loss(whole.total, whole.parts | {"without_gradient": torch.ones(())})
+
+
+def _share(loss: Loss, count: int, whole: int) -> Loss:
+    """What the mean over `count` images adds to that over the `whole` batch."""
+    if count == whole:
+        return loss
+    share = count / whole
+    return Loss(share * loss.total, {name: share * value for name, value in loss.parts.items()})
+
+
+def _sum(losses: list[Loss]) -> Loss:
+    if len(losses) == 1:
+        return losses[0]
+    parts = {name: torch.stack([loss.parts[name] for loss in losses]).sum() for name in losses[0].parts}
+    return Loss(torch.stack([loss.total for loss in losses]).sum(), parts)

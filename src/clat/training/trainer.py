@@ -35,6 +35,7 @@ from clat.training.records import (
     epoch_line,
     epoch_record,
     finish_line,
+    nothing_moves,
     selection_line,
     selection_record,
     stage_record,
@@ -88,10 +89,9 @@ class Trainer:
     def run(self) -> None:
         """Train from where `progress` stands to the end of the last stage."""
         earlier, start = self.progress.cost, time.perf_counter()
-        devices = [self.engine.device] if self.engine.device.type == "cuda" else []
-        if self.recipe.data.decide_on == "test-split" and TEST_DECIDES not in self.progress.warnings:
-            self._warn("test-split", TEST_DECIDES)
-        with torch.random.fork_rng(devices=devices), metered(self.model) as live:
+        if self.recipe.data.decide_on == "test-split":
+            self._warn("test-split", TEST_DECIDES, once=True)
+        with torch.random.fork_rng(devices=self.engine.cuda_devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
                 with modes.restore_flags(self.model):
@@ -120,8 +120,8 @@ class Trainer:
                 break
 
     def _enter_stage(self) -> None:
-        number = self.progress.stage
-        self.runner = StageRunner(self.recipe, number, self.model, self.engine, self.loader, self.heldout)
+        here = self.model, self.engine, self.loader, self.heldout
+        self.runner = StageRunner(self.recipe, self.progress.stage, *here)
         self.progress.joined = True
 
     def _before_epoch(self, stage: StageConfig, *, done: int) -> None:
@@ -138,7 +138,7 @@ class Trainer:
         """Decide which layers move from here on, on held-out images, and say so."""
         assert stage.selection is not None
         start = time.perf_counter()
-        names, file = None, None
+        names = file = None
         if self.engine.rank == 0:
             names, file = choose_layers(
                 stage.selection,
@@ -151,14 +151,13 @@ class Trainer:
             )
         self.progress.selected = self.engine.from_first(names)
         self.runner.make_trainable(self.progress.selected, self.optimizer_state)
-        seconds = time.perf_counter() - start
-        record = selection_record(self.progress, stage.selection.rule, self.runner.trainable, file, seconds)
+        rule, seconds = stage.selection.rule, time.perf_counter() - start
+        record = selection_record(self.progress, rule, self.runner.trainable, file, seconds)
         self.log.record("selection", **record)
         self.log.say(selection_line(record), style="cyan")
 
     def _epoch(self) -> None:
-        progress, seed = self.progress, self.recipe.seed
-        batches = self.loader.num_batches
+        progress, seed, batches = self.progress, self.recipe.seed, self.loader.num_batches
         label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
         saved = start = time.perf_counter()
         compiling = compile_seconds()
@@ -203,8 +202,7 @@ class Trainer:
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
         """Check on held-out images, keep the best, record, save."""
         self.files.require_finite(self.progress, self.runner.trainable)
-        progress = self.progress
-        steps = self.loader.num_batches
+        progress, steps = self.progress, self.loader.num_batches
         rate = self.runner.callbacks.learning_rate(self._learning_rate())
         progress.epoch += 1
         self.optimizer_state = self.runner.trainable.optimizer_state
@@ -213,15 +211,16 @@ class Trainer:
         record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
-            check, better = self._check_and_keep_best()
-            record |= {**check, "best": better}
+            check, record["best"] = self._check_and_keep_best()
+            record |= check
             if stage.objective.one_step:
                 self._watch(check)
         self.runner.callbacks.after_epoch(check)
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
-        self._warn_of_standing_still(record)
+        if not self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
+            self._warn("nothing-moves", nothing_moves(record["stage_name"]), once=True)
         progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
@@ -240,30 +239,20 @@ class Trainer:
 
     def _watch(self, check: dict[str, Any]) -> None:
         """Report catastrophic overfitting, and end the stage if asked to."""
-        stops = self.recipe.monitor.stop_on_collapse
-        warning = watch(check, self.progress, stops=stops)
+        warning = watch(check, self.progress, stops=self.recipe.monitor.stop_on_collapse)
         if warning is not None:
-            self.collapsed = stops
+            self.collapsed = self.recipe.monitor.stop_on_collapse
             self._warn("catastrophic-overfitting", warning)
-
-    def _warn_of_standing_still(self, record: dict[str, Any]) -> None:
-        """Say it, once a stage, if no step of the epoch depended on what moves."""
-        if self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
-            return
-        message = (
-            f"stage '{record['stage_name']}': in an epoch, no step reached what the stage moves: does the network "
-            "leave these layers out in training mode?"
-        )
-        if message not in self.progress.warnings:
-            self._warn("nothing-moves", message)
 
     def _learning_rate(self) -> float:
         """The schedule's, callbacks aside."""
-        progress = self.progress
-        return self.recipe.learning_rate(progress.stage, progress.epoch + progress.step / self.loader.num_batches)
+        done = self.progress.epoch + self.progress.step / self.loader.num_batches
+        return self.recipe.learning_rate(self.progress.stage, done)
 
-    def _warn(self, kind: str, message: str) -> None:
-        """Say it, and keep it with the results."""
+    def _warn(self, kind: str, message: str, *, once: bool = False) -> None:
+        """Say it, and keep it with the results; `once`: not if it has been said."""
+        if once and message in self.progress.warnings:
+            return
         self.progress.warnings.append(message)
         self.log.record("warning", epoch=self.progress.epoch, kind=kind, message=message)
         self.log.say(f"  warning: {message}", style="yellow")

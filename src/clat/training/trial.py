@@ -34,8 +34,6 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
     handle = bare(model).register_forward_hook(lambda net, args, output: seen.append(output), prepend=True)
     try:
         yield
-    except ClatError:
-        raise
     except Exception as error:  # a network of anybody's, which may raise anything
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
         shape = tuple(x.shape[1:])
@@ -52,13 +50,16 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
 
 
 def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ClatError unless `model` gives logits in training mode too, where some networks return other things.
+    """Raise ClatError unless `model` can be trained: it has parameters, and gives logits in training mode too,
+    where some networks return other things.
 
     Args:
         model: The network; it is left as it was.
         x: One image (1, C, H, W). Two copies are run, since BatchNorm may not take one.
         num_classes: How many logits there must be at least.
     """
+    if next(model.parameters(), None) is None:
+        raise ClatError(f"the model, a {type(model).__name__}, has no parameters: there is nothing to train")
     pair = x.repeat_interleave(2, 0)
     with (
         modes.restore_flags(model),

@@ -28,7 +28,7 @@ from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.exchange import exchanged
 from clat.network.gradients import gradients_by
-from clat.runtime.callback import StageCallback, StageContext
+from clat.runtime.callback import StageCallback, StageContext, StepCost
 from clat.treatments.base import Treatment
 
 
@@ -87,10 +87,14 @@ class WeightPerturbation(StageCallback):
     def _gradients(self, cost: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Of the cost by the weights that it depends on, over all processes. BatchNorm is as in any training pass,
         but for its stored statistics, which only the pass at the perturbed weights updates."""
+        gradients: dict[str, Tensor] = {}
         with modes.preserve_statistics(self.model):
             weights = list(self.weights.values())
-            found = self.engine.completed(gradients_by(cost(), weights), weights)
-        gradients = {name: g for name, g in zip(self.weights, found, strict=True) if g is not None}
+            for part in cost.parts if isinstance(cost, StepCost) else (cost,):
+                found = self.engine.completed(gradients_by(part(), weights), weights)
+                for name, g in zip(self.weights, found, strict=True):
+                    if g is not None:
+                        gradients[name] = gradients[name] + g if name in gradients else g
         self.engine.average(gradients.values())
         return gradients
 

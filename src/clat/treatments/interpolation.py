@@ -158,6 +158,12 @@ class Line(StageCallback):
         attack = Attack(here.threat, steps=self.settings.steps)
         seed = derive_seed(here.seed, "interpolation")
         clean, robust = heldout_accuracies(
-            self.model, here.engine, *here.heldout, attack, batch_size=here.batch_size, seed=seed
+            self.model,
+            here.engine,
+            *here.heldout,
+            attack,
+            batch_size=here.batch_size,
+            seed=seed,
+            micro_batch=here.micro_batch,
         )
         return LinePoint(alpha, clean, robust)

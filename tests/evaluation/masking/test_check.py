@@ -245,7 +245,7 @@ def test_bad_input(robust_net: nn.Module, test_digits: tuple[Tensor, Tensor]) ->
         (robust_net, {"batch_size": 0}, "batch_size is 0"),
         (robust_net, {"x": x[:0], "y": y[:0]}, "empty"),
         (robust_net, {"y": torch.full_like(y, 9), "x": x[y == 0][:1].expand(60, -1, -1, -1)}, "right on none"),
-        (Around(robust_net, after=lambda z: (z, z)), {}, "does not return logits"),  # type: ignore[arg-type, return-value]
+        (Around(robust_net, after=lambda z: {"scores": z}), {}, "does not return logits"),  # type: ignore[arg-type, return-value]
         (Around(robust_net, after=lambda z: z / 0), {}, "NaN or infinite"),
         (Around(robust_net, after=lambda z: z.softmax(1)), {}, "probabilities"),
     ):

@@ -17,8 +17,8 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.formatting import duration
-from clat.harden.candidates import CANDIDATES
-from clat.harden.settings import HardenConfig
+from clat.hardening.candidates import CANDIDATES
+from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import build_recipe

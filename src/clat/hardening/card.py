@@ -12,8 +12,8 @@ from clat.core.formatting import percent, points
 from clat.data import ImageSet
 from clat.evaluation.compare import Comparison
 from clat.evaluation.statistics import PairedDifference
-from clat.harden.plan import Plan
-from clat.harden.settings import HardenConfig
+from clat.hardening.plan import Plan
+from clat.hardening.settings import HardenConfig
 
 
 def write_card(

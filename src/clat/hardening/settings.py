@@ -10,7 +10,8 @@ from clat.core.checks import at_least, within
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
-from clat.harden.candidates import CANDIDATES
+from clat.hardening.candidates import CANDIDATES
+from clat.runtime.engine import precision_named
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -54,7 +55,7 @@ class HardenConfig:
     max_clean_drop: float | None = None
     """Percentage points of clean accuracy that may be lost, judged on held-out images; None: no promise."""
     objective: str | None = None
-    """One of CANDIDATES; None: the strongest that the budget allows (`clat.harden.plan`)."""
+    """One of CANDIDATES; None: the strongest that the budget allows (`clat.hardening.plan`)."""
     keep: Literal["best", "last", "clat", "clat-plus"] = "best"
     """What guards against robust overfitting. `best`: the weights with the highest robust accuracy on held-out
     images. `last`: nothing. `clat`, `clat-plus`: the last fifth of the epochs tunes the critical layers alone."""
@@ -67,11 +68,13 @@ class HardenConfig:
     train_size: int | None = None
     """Train on this many images only; None: all that are not held out."""
     batch_size: int = 128
-    precision: Literal["auto", "32", "bf16-mixed"] = "auto"
+    precision: str = "auto"
+    """As of a recipe's engine: auto, 32 (or float32), bf16-mixed (or bfloat16)."""
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", precision_named(self.precision))
         if self.threat.eps == 0:
             raise ClatError("eps is 0: there is nothing to withstand; give a size such as 8/255")
         if (self.budget is None) == (self.epochs is None):

@@ -1,0 +1,121 @@
+"""What every evaluation on the command line does first and last: check, start processes, and say what was found."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from clat.cli.console import console, say
+from clat.cli.inputs import about_model, build_model, pick_device, read_images
+from clat.cli.outputs import Outputs
+from clat.core.errors import ClatError
+from clat.core.notices import recorded
+from clat.core.units import parse_size
+from clat.data import ImageSet
+from clat.evaluation import Accuracy, Evaluation, Protocol
+from clat.evaluation.live import evaluation_progress
+from clat.evaluation.subset import check_ids, read_ids
+from clat.models import robustbench
+from clat.network.cost import Cost
+from clat.runtime.engine import Engine, EngineConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an evaluation needs; `settings`: the options of `evaluate_set`; `said`: notes on the network."""
+
+    model: nn.Module
+    images: ImageSet
+    ids: Tensor
+    engine: Engine
+    settings: dict[str, Any]
+    outputs: Outputs
+    said: tuple[str, ...]
+
+    def run(self, measure: Callable[[dict[str, Any]], T]) -> T | None:
+        """Return what `measure` finds, told these settings; None in all processes but the first, which speaks."""
+        try:
+            with evaluation_progress(console()) as report:
+                found = measure({**self.settings, "report": report if self.engine.rank == 0 else None})
+        except ClatError:
+            if self.engine.rank == 0:
+                raise
+            return None
+        return found if self.engine.rank == 0 else None
+
+    def write(self, found: Any) -> None:
+        """Write the result where `--out` says, with what was said of the network."""
+        if isinstance(found, Evaluation):
+            found = replace(found, notes=[*self.said, *found.notes])
+        self.outputs.write(found)
+
+
+def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
+    """Check everything that can be wrong before other processes are started, and start them.
+
+    Args:
+        options: of `clat evaluate`.
+        protocol: says how many images are customary.
+    """
+    outputs = Outputs(options.out)
+    parse_size(options.eps, norm=options.norm)
+    device = pick_device(options.device)
+    if options.devices < 1:
+        raise ClatError(f"--devices is {options.devices}: expected at least 1")
+    if device.type == "cuda" and options.devices > torch.cuda.device_count():
+        raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
+    images = read_images(options)
+    ids = _chosen(options, images, protocol)
+    with recorded() as said:
+        model = build_model(options, images, device)
+    engine = Engine(EngineConfig(device=device.type, devices=options.devices))
+    engine.launch()
+    model = model.to(engine.device)
+    engine.share(model)
+    settings = {name: getattr(options, name) for name in ("eps", "norm", "batch_size", "seed", "precision")}
+    settings["about"] = about_model(options)
+    return Prepared(model, images, ids, engine, settings, outputs, tuple(said))
+
+
+def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None:
+    """Print an evaluation."""
+    for note in result.notes:
+        say(f"note: {note}")
+    for name, accuracy in result.per_attack.items():
+        say(f"after {name:10} {accuracy}")
+    say_clean(result.clean_accuracy, options, images)
+    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}, {options.norm} eps {result.eps}")
+    say(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
+
+
+def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
+    """Print the clean accuracy, beside what RobustBench lists."""
+    say(f"clean accuracy   {clean}")
+    if options.model.startswith(robustbench.PREFIX):
+        listed = robustbench.entry(options.model, images.num_classes)
+        say(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
+
+
+def cost_text(cost: Cost) -> str:
+    """Return passes and seconds in one line."""
+    return f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s"
+
+
+def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> Tensor:
+    """Return the numbers of the images: --ids, else the first --num-samples, else the protocol's count."""
+    if options.ids is not None:
+        if options.num_samples is not None:
+            raise ClatError("--ids and --num-samples both choose images: give one of them")
+        return check_ids(read_ids(options.ids), len(images), f"'{images.name}/{images.split}'")
+    if options.num_samples is None:
+        return torch.arange(min(protocol.num_samples or len(images), len(images)))
+    if not 1 <= options.num_samples <= len(images):
+        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    return torch.arange(options.num_samples)

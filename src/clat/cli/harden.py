@@ -1,0 +1,127 @@
+"""`clat harden`: a classifier in, a robust classifier out, within a budget that the user names."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clat.cli.console import say
+from clat.cli.options import EPS, add_column_options, add_device_option, add_model_options, folder
+from clat.core.errors import ClatError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clat.data import ImageSet
+    from clat.hardening import HardenConfig
+
+HELP = "make a trained classifier robust within a budget"
+
+NETWORK = (
+    "model", "model_args", "weights", "weights_key", "width", "normalize", "data", "image_size", "channels",
+    "label_column", "image_column", "classes",
+)  # fmt: skip
+"""The options that say what is hardened; harden.json keeps them for --resume."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.usage = (
+        "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
+        "       clat harden --resume DIR"
+    )
+    add_model_options(parser, required=False)
+    parser.add_argument("--data", default="digits", help="a data set with a train and a test split")
+    add_column_options(parser)
+    parser.add_argument("--eps", default="8/255", help=EPS)
+    parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    parser.add_argument("--budget", metavar="TIME", help="for everything: 90s, 30m, 2h")
+    parser.add_argument("--epochs", type=int, help="or: the length of the training")
+    parser.add_argument("--max-clean-drop", type=float, metavar="POINTS", help="clean accuracy that may be lost")
+    parser.add_argument("--objective", help="n-fgsm, pgd-2, pgd-10, trades (default: what the budget allows)")
+    parser.add_argument("--keep", default="best", help="against robust overfitting: best, last, clat, clat-plus")
+    parser.add_argument("--protocol", default="pgd-20", help="of the test before and after (default: pgd-20)")
+    parser.add_argument("--num-samples", type=int, default=1000, help="test images, from the first (default: 1000)")
+    parser.add_argument("--heldout", type=int, help="images cut from train that decide (default: a tenth)")
+    parser.add_argument("--train-size", type=int, help="train on this many images only")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
+    parser.add_argument("--seed", type=int, default=0)
+    add_device_option(parser)
+    parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="a new folder")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a hardening that was stopped")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plan, harden, and draw the page."""
+    from clat.training.interrupt import Interrupted
+
+    try:
+        return _resume(options) if options.resume is not None else _start(options)
+    except Interrupted as stopped:
+        return stopped.exit_code
+
+
+def _start(options: argparse.Namespace) -> int:
+    if options.model is None or (options.out is None and not options.plan):
+        raise ClatError("name a network and a new folder: clat harden --model M --weights W --budget 30m --out DIR")
+    from clat.hardening import plan_hardening
+    from clat.hardening.run import run_hardening
+
+    config = _config(options)
+    about = {name: getattr(options, name) for name in NETWORK}
+    model, train_set, test_set = _inputs(options)
+    if options.plan:
+        plan, _ = plan_hardening(model, train_set, test_set, config, quiet=options.quiet)
+        say(f"would take about {plan.seconds / 60:.1f} minutes from here")
+        return 0
+    _show(run_hardening(model, train_set, test_set, options.out, config, about=about, quiet=options.quiet))
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    if options.out is not None or options.model is not None:
+        raise ClatError("--resume goes on with what harden.json in the folder says: give nothing beside it")
+    from clat.hardening import resume_hardening
+    from clat.hardening.run import read_hardening
+
+    out = Path(options.resume)
+    about = read_hardening(out)[1]["about"]
+    if not about:
+        raise ClatError(
+            f"the hardening in {out} was started from Python: go on with clat.hardening.resume_hardening()"
+        )
+    model, train_set, test_set = _inputs(argparse.Namespace(**about, device=options.device))
+    _show(resume_hardening(out, model, train_set, test_set, quiet=options.quiet))
+    return 0
+
+
+def _config(options: argparse.Namespace) -> HardenConfig:
+    from clat.hardening import HardenConfig, parse_budget
+
+    names = (
+        "eps", "norm", "epochs", "max_clean_drop", "objective", "keep", "protocol", "num_samples", "heldout",
+        "train_size", "batch_size", "device", "seed",
+    )  # fmt: skip
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings["budget"] = None if options.budget is None else parse_budget(options.budget)
+    return HardenConfig(**settings, precision=options.precision)
+
+
+def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:
+    from clat.cli.inputs import build_model, pick_device, read_images
+
+    device = pick_device(options.device)
+    train_set, test_set = (
+        read_images(argparse.Namespace(**{**vars(options), "split": split})) for split in ("train", "test")
+    )
+    return build_model(options, train_set, device), train_set, test_set
+
+
+def _show(done: Any) -> None:
+    from clat.report.page import write_report
+
+    say((done.out / "README.md").read_text().split("\n\n")[2], style="bold")
+    say(f"the network: {done.out / 'model.safetensors'}\nopen {write_report(done.out)} in a browser")

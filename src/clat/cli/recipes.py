@@ -1,0 +1,47 @@
+"""`clat recipes`: the built-in recipes, and all that one of them says."""
+
+from __future__ import annotations
+
+import argparse
+
+from clat.cli.console import say
+
+HELP = "list the built-in recipes, or show one in full"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    show = actions.add_parser(
+        "show",
+        help="every field of a recipe: value, type, default, meaning",
+        description="Prints TOML that can be changed and trained: clat recipes show demo > mine.toml",
+    )
+    show.add_argument("recipe", metavar="NAME", help="a built-in recipe, or a recipe file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """List them, or show one."""
+    if options.action is None:
+        return list_recipes()
+    from clat.recipe.source import read_source
+
+    data = read_source(options.recipe)  # a slip in the name is told before the rest is loaded
+    from clat.recipe.explain import explained_recipe
+    from clat.recipe.toml import build_recipe
+
+    say(explained_recipe(build_recipe(data)).rstrip())
+    return 0
+
+
+def list_recipes() -> int:
+    """Print the built-in recipes in groups, a line each."""
+    from clat.recipe.catalogue import grouped_recipes
+
+    for group, recipes in grouped_recipes().items():
+        say(f"{group}:", style="bold")
+        for name, line in recipes.items():
+            say(f"{name:24} {line}")
+        say("")
+    say("clat recipes show NAME: every field of one; clat train NAME --out DIR: run it")
+    return 0

@@ -1,0 +1,66 @@
+"""Grey images for networks that take one channel, and grey ones repeated for those that take three."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clat.core.errors import ClatError
+from clat.data.decode import LazyImages
+from clat.data.imageset import ImageSet
+
+_CHUNK = 1024
+"""Images converted at a time, since sums need more than a byte."""
+
+
+def with_channels(images: ImageSet, channels: int | None) -> ImageSet:
+    """Return the same set with images of so many channels.
+
+    Args:
+        images: Of one channel or three.
+        channels: 1: the brightness of colours as PIL has it, which leaves grey ones what they are; 3: grey
+            repeated; None: what they are.
+
+    Raises:
+        ClatError: Another number is asked for, or the images have another one.
+    """
+    own = images.shape[0]
+    if channels in (None, own):
+        return images
+    if channels not in (1, 3) or own not in (1, 3):
+        raise ClatError(f"images of '{images.name}' have {own} channels: there is no way to make them {channels}")
+    if isinstance(images.images, LazyImages):
+        return replace(images, images=GreyImages(images.images))  # what is decoded from files has three
+    if channels == 3:
+        return replace(images, images=images.images.repeat(1, 3, 1, 1))
+    return replace(images, images=torch.cat([brightness(part) for part in images.images.split(_CHUNK)]))
+
+
+def brightness(images: Tensor) -> Tensor:
+    """Return the luma of ITU-R 601 of uint8 RGB images (N, 3, H, W), as PIL rounds it: uint8 (N, 1, H, W)."""
+    red, green, blue = images.int().unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8).unsqueeze(1)
+
+
+class GreyImages(LazyImages):
+    """Images that stay in their files, and become grey when they are asked for."""
+
+    def __init__(self, colour: LazyImages) -> None:
+        super().__init__(
+            colour.table,
+            colour.column,
+            where=colour.where,
+            size=colour.size,
+            rows=colour.rows,
+            root=colour.root,
+            shape=(1, *colour.shape[1:]),
+        )
+        self.colour = colour
+
+    def subset(self, indices: Tensor) -> GreyImages:
+        return GreyImages(self.colour.subset(indices))
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return brightness(self.colour.fetch(indices))

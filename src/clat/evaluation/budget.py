@@ -1,0 +1,198 @@
+"""Which protocol, and how many images, fit into a given time.
+
+A few images are put through cr first: they say what a pass costs here, and how many images are robust, on which
+nearly all the time of an evaluation goes. The rest is arithmetic: what an attack spends on one that withstands it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.core.errors import ClatError
+from clat.core.seeds import permutation
+from clat.data import ImageSet
+from clat.evaluation.dataset import evaluate_set
+from clat.evaluation.finite import sample_needed
+from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
+from clat.evaluation.sampled import NAME as SAMPLED
+
+LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
+"""From the strongest on. `autoattack-sampled` says as much as `autoattack`, if within an interval."""
+ENOUGH = 500
+"""Images, with which a stronger protocol is better than a weaker one with more."""
+PILOT = 48
+PILOT_SHARE = 0.1
+"""The part of the budget that the pilot may take."""
+CAUTION = 1.15
+"""Predicted times are taken for so many times as long."""
+FOOLED = 60
+"""Passes that an image which falls costs under any protocol, about: most fall to the first attack."""
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that "90", "90s", "10m" or "1.5h" say. Raises ClatError for anything else, and for 0."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if found is None or not (seconds := float(found[1]) * _UNITS[found[2]]) > 0:
+        raise ClatError(f"the budget is '{text}': expected a time such as 90s, 10m or 1.5h")
+    return seconds
+
+
+def survivor_passes(protocol: Protocol, classes: int) -> int:
+    """Return the forward and backward passes that an image costs which withstands all of a protocol, about."""
+    return sum(spec.restarts * _attack_passes(spec, classes) for spec in protocol.attacks)
+
+
+def _attack_passes(spec: AttackSpec, classes: int) -> int:
+    steps = spec.steps or 0
+    targets = min(spec.targets or 1, classes - 1)
+    if spec.attack == "apgd":
+        return targets * 2 * (steps + 2)
+    if spec.attack == "fab":
+        backwards = 1 if spec.targets else classes - 1
+        return targets * ((2 + backwards) * steps + 2)
+    if spec.attack == "cr":
+        return 2 * (targets * steps // 2 + 10)  # most images are given up early, a few tried in all rounds
+    if spec.attack == "square":
+        return steps * 8 // 7  # a seventh is tried in vain
+    return 2 * steps + 1 if steps else 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """What a few images showed. `seconds`: of a pass of one image; `clean`, `robust`: shares of the images, the
+    latter under cr, None where the budget was too small to see; `relaxed`: passes an image took under cr."""
+
+    images: int
+    seconds: float
+    spent: float
+    clean: float | None = None
+    robust: float | None = None
+    relaxed: float | None = None
+
+
+def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, options: dict[str, Any]) -> Pilot:
+    """Measure on the first images of `order`, (N,) int64, within a tenth of the budget, in seconds; `options`: of
+    `evaluate_set`."""
+    few = order[:8]
+    first = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost
+    seconds = first.seconds / (first.forwards + first.backwards)
+    fit = int((PILOT_SHARE * budget - first.seconds) / (seconds * survivor_passes(PROTOCOLS["cr"], 10)))
+    if fit < 8:
+        return Pilot(images=len(few), seconds=seconds, spent=first.seconds)
+    some = order[: min(fit, PILOT)]
+    result = evaluate_set(model, images, protocol="cr", ids=some, **options)
+    passes = result.cost.forwards + result.cost.backwards
+    return Pilot(
+        images=len(some),
+        seconds=result.cost.seconds / passes,
+        spent=first.seconds + result.cost.seconds,
+        clean=result.clean_accuracy.value,
+        robust=result.robust_accuracy.value,
+        relaxed=passes / len(some),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be run, and how long it should take: `seconds`, of `budget`, without the pilot's."""
+
+    protocol: str
+    images: int
+    of: int
+    seconds: float
+    budget: float
+    pilot: Pilot
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def passes_per_image(name: str, protocol: Protocol, pilot: Pilot, images: int, classes: int) -> float:
+    """Return the passes that an image takes on average, of `images` of them, under a protocol or a plan."""
+    clean = 1.0 if pilot.clean is None else pilot.clean
+    robust = clean if pilot.robust is None else pilot.robust
+    relaxed = 2 + clean * survivor_passes(PROTOCOLS["cr"], classes) if pilot.relaxed is None else pilot.relaxed
+    if name == "cr":
+        return relaxed
+    full = survivor_passes(protocol, classes)
+    if name == SAMPLED:
+        left = max(1, round(robust * images))
+        return relaxed + robust * full * sample_needed(left, images // 100) / left
+    return 1 + robust * full + (clean - robust) * min(FOOLED, full)
+
+
+def choose(
+    pilot: Pilot,
+    *,
+    budget: float,
+    available: int,
+    classes: int,
+    batch_size: int,
+    asked: tuple[str, Protocol] | None = None,
+    processes: int = 1,
+) -> Plan:
+    """Return the strongest protocol that leaves time for enough images, and as many of them as fit.
+
+    Args:
+        pilot: what was measured.
+        budget: seconds, the pilot's included.
+        available: images there are.
+        classes: of the network.
+        batch_size: images that are attacked at a time, of which one batch has to fit.
+        asked: the name and the protocol that were asked for; None: any of LADDER.
+        processes: that share the work.
+
+    Raises:
+        ClatError: where not even a batch fits.
+    """
+    left = (budget - pilot.spent) * processes / CAUTION
+    rungs = [(name, PROTOCOLS["autoattack" if name == SAMPLED else name]) for name in LADDER]
+    plans = []
+    for name, protocol in rungs if asked is None else [asked]:
+        count = _most_images(left, pilot, name, protocol, available, classes)
+        each = passes_per_image(name, protocol, pilot, max(count, 1), classes) * pilot.seconds
+        plans.append((name, count, each))
+        if count >= min(ENOUGH, available):
+            break
+    name, count, each = plans[-1]
+    least = min(batch_size, available)
+    if count < least:
+        fits = f"about {count} images fit: ask for fewer with --batch-size {count}" if count > 0 else "nothing fits"
+        raise ClatError(
+            f"the budget of {budget:.0f} s is too small for a batch of {least} images under {name}, which takes "
+            f"about {least * each * CAUTION / processes + pilot.spent:.0f} s; {fits}, or give more time"
+        )
+    return Plan(
+        protocol=name,
+        images=count,
+        of=available,
+        seconds=count * each / processes,
+        budget=budget,
+        pilot=pilot,
+    )
+
+
+def _most_images(left: float, pilot: Pilot, name: str, protocol: Protocol, available: int, classes: int) -> int:
+    """Return how many images fit into `left` seconds; a sample's share depends on how many there are."""
+    low, high = 0, available
+    while low < high:
+        middle = (low + high + 1) // 2
+        if middle * passes_per_image(name, protocol, pilot, middle, classes) * pilot.seconds <= left:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def random_order(count: int, seed: int, ids: Sequence[int] | Tensor | None = None) -> Tensor:
+    """Return the images in the order in which they are taken while not all are: (N,) int64 numbers."""
+    numbers = torch.arange(count) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
+    return numbers[permutation(len(numbers), seed, "evaluation-order")]

@@ -1,0 +1,51 @@
+"""From an ordinary classifier to a robust one within a budget: look, plan, train, keep the promise, measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.core.units import Size
+from clat.data import ImageSet
+from clat.hardening.plan import Plan
+from clat.hardening.run import Hardened, plan_hardening, resume_hardening, run_hardening
+from clat.hardening.settings import HardenConfig, parse_budget
+
+__all__ = ["HardenConfig", "Hardened", "Plan", "harden", "parse_budget", "plan_hardening", "resume_hardening"]
+
+
+def harden(
+    model: nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    out: str | Path,
+    *,
+    eps: Size = "8/255",
+    budget: str | float | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Hardened:
+    """Make a trained classifier robust within a budget, and measure what that brought.
+
+    Args:
+        model: a trained network, images (N, C, H, W) in [0, 1] -> logits; it stays as it is.
+        train: images to train on; a part is held out and decides everything.
+        test: images that are read once, at the end.
+        out: a new folder for the run, the network, the page and the model card.
+        eps: the perturbations to withstand, in image units.
+        budget: time for everything, such as "30m"; or give `epochs`.
+        quiet: print nothing.
+        settings: further fields of `HardenConfig`, such as `max_clean_drop` or `epochs`.
+
+    Returns:
+        The hardened network, its results before and after, and their paired comparison.
+
+    Raises:
+        ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
+            else in the input is wrong; then nothing has been written.
+    """
+    seconds = None if budget is None else parse_budget(budget)
+    config = HardenConfig(eps=eps, budget=seconds, **settings)
+    return run_hardening(model, train, test, out, config, quiet=quiet)

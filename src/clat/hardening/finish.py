@@ -1,0 +1,132 @@
+"""What comes after the training of a hardening: the promise, the measurements, the look for masking."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.attacks.settings import Attack
+from clat.core.seeds import derive_seed
+from clat.data import ImageSet, Loader
+from clat.evaluation import Evaluation, evaluate_set
+from clat.evaluation.heldout import heldout_accuracies
+from clat.evaluation.masking import check
+from clat.hardening.inputs import HardenInputs, whole_batch
+from clat.hardening.promise import most_robust_within, set_point, walk_line
+from clat.hardening.settings import HardenConfig
+from clat.network.exchange import copied, tensors_of
+from clat.recipe.schema import Recipe
+from clat.training.log import RunLog
+from clat.training.prepare import augmentation
+
+CHECKED = 100
+"""Images of the check for masking, whose passes an image cost about MASKING_PASSES."""
+MASKING_PASSES = 800
+MASKING_SHARE = 0.1
+"""The part of the budget that this check may take."""
+STATISTICS_BATCHES = 20
+"""Training batches on which BatchNorm statistics of points between two networks are counted."""
+
+
+def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig) -> Evaluation:
+    """Measure a network on test images into `file`, going on where an earlier attempt was stopped."""
+    state = file.with_suffix(".state")
+    result = evaluate_set(
+        model,
+        test,
+        protocol=config.protocol,
+        eps=config.threat.eps,
+        norm=config.norm,
+        seed=derive_seed(config.seed, "evaluation"),
+        state=state,
+        about={"label": file.stem},
+    )
+    result.to_json(file)
+    for left in file.parent.glob(f"{file.stem}.state.*"):
+        left.unlink()
+    return result
+
+
+def keep_promise(
+    out: Path, original: nn.Module, inputs: HardenInputs, config: HardenConfig, recipe: Recipe, log: RunLog
+) -> dict[str, Any]:
+    """The network gets the weights of the most robust point that holds the promise, or of the end if none does."""
+    assert config.max_clean_drop is not None
+    model, end = inputs.model, copied(tensors_of(inputs.model))
+    start = copied(tensors_of(inputs.engine.place(copy.deepcopy(original))))
+    x, y = whole_batch(inputs.heldout, inputs.engine)
+    attack = Attack(config.threat, steps=10)
+
+    def judge() -> tuple[float, float]:
+        seed = derive_seed(config.seed, "promise")
+        return heldout_accuracies(model, inputs.engine, x, y, attack, batch_size=250, seed=seed)
+
+    def batches() -> Iterator[Tensor]:
+        size = min(config.batch_size, len(inputs.train))
+        loader = Loader(
+            inputs.train, size, device=inputs.engine.device, seed=config.seed, shuffle=True,
+            augment=augmentation(recipe.data), drop_last=True,
+        )  # fmt: skip
+        for number, (images, _) in enumerate(loader.epoch(0)):
+            if number == STATISTICS_BATCHES:
+                return
+            yield inputs.engine.images(images)
+
+    points = walk_line(model, start, end, batches, judge)
+    chosen = most_robust_within(points, config.max_clean_drop / 100)
+    alpha = 1.0 if chosen is None else chosen.alpha
+    set_point(model, start, end, alpha, batches)
+    kept = chosen is not None
+    log.say(
+        f"  promise of {config.max_clean_drop:g} points of clean accuracy: "
+        + (f"alpha {alpha:g} on the line from start to end" if kept else "no point of the line holds it"),
+        style="cyan" if kept else "yellow",
+    )
+    return {
+        "max_clean_drop": config.max_clean_drop,
+        "kept": kept,
+        "alpha": alpha,
+        "heldout_n": len(x),
+        "points": [point._asdict() for point in points],
+    }
+
+
+def look_for_masking(
+    out: Path, model: nn.Module, test: ImageSet, config: HardenConfig, seconds_per_pass: float, log: RunLog
+) -> None:
+    """The check's file, where the budget allows it, or the reason why there is none."""
+    file, images = out / "masking.json", test.take(min(CHECKED, len(test)))
+    needed = len(images) * MASKING_PASSES * seconds_per_pass
+    if file.exists():
+        return
+    if config.budget is not None and needed > MASKING_SHARE * config.budget:
+        log.say("  signs of gradient masking: not looked for, which would take too much of the budget (clat check)")
+        return
+    x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
+    found = check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed)
+    found.to_json(file)
+    log.say("  signs of gradient masking: " + ("found, see masking.json" if found.suspicious else "none"))
+
+
+def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dict[str, Any]]:
+    """Accuracies of each class, before and after."""
+    rows = []
+    for number, name in enumerate(test.class_names):
+        mine = test.labels == number
+        rows.append(
+            {
+                "class": name,
+                "n": int(mine.sum()),
+                **{
+                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
+                    for when, result in (("before", before), ("after", after))
+                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
+                },
+            }
+        )
+    return rows

@@ -1,0 +1,228 @@
+"""A hardening in its folder: a training run (`clat.training.run`) with what comes before and after it.
+
+harden.json        the settings, the first look and the plan
+model.safetensors  the hardened network
+result.json        before, after, and the paired difference on test images
+masking.json       signs of gradient masking, where the budget allows to look
+README.md          the model card
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.files import write_json
+from clat.data import ImageSet
+from clat.evaluation import Evaluation
+from clat.evaluation.compare import Comparison, compare
+from clat.evaluation.protocols import find_protocol
+from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.candidates import CANDIDATES
+from clat.hardening.card import write_card
+from clat.hardening.cost import step_seconds
+from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
+from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
+from clat.hardening.look import FirstLook, look
+from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.settings import HardenConfig
+from clat.models import load_weights, save_weights
+from clat.recipe.toml import build_recipe, read_recipe
+from clat.training.log import RunLog
+from clat.training.run import refuse_taken, resume, train
+
+ABOUT = "harden.json"
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """`model`: the hardened network, in evaluation mode; `before`, `after`: its results on test images, None where
+    only a plan was asked for; `comparison`: paired; `plan`; `out`: the folder."""
+
+    model: nn.Module
+    plan: Plan
+    out: Path
+    before: Evaluation
+    after: Evaluation
+    comparison: Comparison
+    promise: dict[str, Any] | None
+    """What was chosen between start and end, where clean accuracy was promised."""
+
+
+def run_hardening(
+    model: nn.Module,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    out: str | Path,
+    config: HardenConfig,
+    *,
+    about: dict[str, Any] | None = None,
+    quiet: bool = False,
+) -> Hardened:
+    """Make a classifier robust within a budget, and measure what that brought.
+
+    Args:
+        model: a trained network, images (N, C, H, W) in [0, 1] -> logits; it stays as it is.
+        train_set: images to train on; a part is held out and decides everything.
+        test_set: images that are read once, at the end.
+        out: a new folder.
+        config: eps, budget and the rest.
+        about: what harden.json says of where the network comes from.
+        quiet: print nothing.
+
+    Raises:
+        ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
+        else
+            in the input is wrong; then nothing has been written.
+    """
+    started, out = time.perf_counter(), Path(out)
+    refuse_taken(out)
+    find_protocol(config.protocol)
+    inputs = harden_inputs(model, train_set, test_set, config)
+    log = RunLog(None, quiet=quiet)
+    plan, seen = _planned(inputs, config, log, started)
+    log.close()
+    recorded = {
+        "config": asdict(config),
+        "about": about or {},
+        "look": seen.to_dict(),
+        "plan": plan.to_dict(),
+        "seconds_per_pass": seen.seconds_per_pass,
+    }
+    train(
+        plan.recipe,
+        out,
+        model=inputs.model,
+        data=(train_set, test_set),
+        quiet=quiet,
+        beside={ABOUT: recorded},
+    )
+    return _finished(out, model, inputs, config, plan, recorded, quiet=quiet)
+
+
+def plan_hardening(
+    model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
+) -> tuple[Plan, FirstLook]:
+    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
+    inputs = harden_inputs(model, train_set, test_set, config)
+    log = RunLog(None, quiet=quiet)
+    found = _planned(inputs, config, log, time.perf_counter())
+    log.close()
+    return found
+
+
+def resume_hardening(
+    out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
+) -> Hardened:
+    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
+
+    Raises:
+        ClatError: there is none in `out`, or the images are others.
+    """
+    out = Path(out)
+    config, recorded = read_hardening(out)
+    inputs = harden_inputs(model, train_set, test_set, config)
+    recipe = read_recipe(out / "recipe.toml")
+    plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
+    resume(out, model=inputs.model, data=(train_set, test_set), quiet=quiet)
+    return _finished(out, model, inputs, config, plan, recorded, quiet=quiet)
+
+
+def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
+    """Return the settings of the hardening in `out`, and all that its harden.json says. Raises ClatError."""
+    try:
+        recorded = json.loads((out / ABOUT).read_text())
+        return HardenConfig(**recorded["config"]), recorded
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None
+
+
+def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
+    log.say("looking at the network", style="bold")
+    x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
+    seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
+    log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
+    names = (
+        [config.objective]
+        if config.objective
+        else [name for name, one in CANDIDATES.items() if config.norm in one.norms and one.worth_from < 1000]
+    )
+    count = min(config.batch_size, len(inputs.train))
+    stages = {name: _stage(config, name) for name in names}
+    log.say("measuring what a step costs here")
+    images = inputs.train.take(count).load()
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
+    for name, seconds in costs.items():
+        log.say(f"  {name:8} {count / seconds:8.0f} images/s")
+    tested = min(config.num_samples or len(inputs.test), len(inputs.test))
+    plan = make_plan(
+        config,
+        inputs.model,
+        costs,
+        steps_per_epoch=max(len(inputs.train) // count, 1),
+        check_seconds=len(x) * 12 * seen.seconds_per_pass,
+        measuring_seconds=2 * tested * 21 * seen.seconds_per_pass,
+        spent=time.perf_counter() - started,
+        settings={
+            "data": {
+                "name": inputs.train.name,
+                "heldout": len(inputs.heldout),
+                "train_size": config.train_size,
+                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
+            }
+        },
+    )
+    for reason in plan.reasons:
+        log.say(f"  {reason}")
+    return plan, seen
+
+
+def _stage(config: HardenConfig, name: str) -> Any:
+    settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
+    return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
+
+
+def _finished(
+    out: Path,
+    original: nn.Module,
+    inputs: HardenInputs,
+    config: HardenConfig,
+    plan: Plan,
+    recorded: dict[str, Any],
+    *,
+    quiet: bool,
+) -> Hardened:
+    """What comes after the training; what is in its file already is not done again."""
+    log, model = RunLog(None, quiet=quiet), inputs.model
+    load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
+    promise = None
+    if config.max_clean_drop is not None:
+        promise = keep_promise(out, original, inputs, config, plan.recipe, log)
+    save_weights(model, out / "model.safetensors")
+    test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
+    before = measured(
+        out / "evaluations" / "before.json", inputs.engine.place(copy.deepcopy(original)), test, config
+    )
+    after = measured(out / "evaluations" / "after.json", model, test, config)
+    comparison = compare(before, after)
+    look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
+    write_json(
+        out / "result.json",
+        {
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+            "comparison": comparison.to_dict(),
+            "promise": promise,
+            "per_class": per_class(before, after, test),
+        },
+    )
+    write_card(out, comparison, plan, config, recorded, test, promise)
+    log.close()
+    return Hardened(model.eval(), plan, out, before, after, comparison, promise)

@@ -1,0 +1,221 @@
+"""`hf:FOLDER` and `hf:OWNER/NAME`: image classifiers of transformers, with their image processor's normalisation.
+
+A folder is one that `save_pretrained` wrote; a name on the Hugging Face hub becomes such a folder in its cache.
+Code that comes with a model is never executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.files import claim_output
+from clat.core.notices import notice
+from clat.models.fitting import bare, last_linear, listed
+from clat.models.libraries import LibraryNetwork, Wanted, fitting_statistics, import_library, one_line_errors
+from clat.models.normalize import Statistics, statistics_of
+from clat.models.reading import one_line, refuse_bombs
+
+INSTALL = "pip install 'clat[hf]'"
+PROCESSOR = "preprocessor_config.json"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DECIDED_HERE = (
+    "trust_remote_code",
+    "weights_only",
+    "ignore_mismatched_sizes",
+    "output_loading_info",
+    "use_safetensors",
+)
+_TEXTS = ("config.json", PROCESSOR, "processor_config.json", "*.index.json")
+
+
+def build_huggingface(wanted: Wanted) -> LibraryNetwork:
+    """Return an image classifier with its trained weights, in float32.
+
+    Args:
+        wanted: Its arguments go to `from_pretrained`, which takes fields of the model's configuration. The network
+            has the classes that it was trained on, unless the classifier is to be new.
+
+    Raises:
+        ClatError: transformers is missing, there is no such model, an argument is unknown, or the folder does not
+            hold all weights of an image classifier.
+    """
+    transformers = import_library("transformers", wanted, INSTALL)
+    wanted.refuse(_DECIDED_HERE, "how files are read is decided here, so that nothing in them is executed")
+    folder = _folder(wanted)
+    if "auto_map" in _json(folder / "config.json", wanted):
+        raise ClatError(f"model '{wanted.name}' brings Python code of its own, which is never executed here")
+    for file in folder.glob("*.bin"):
+        refuse_bombs(file)
+    args = dict(wanted.args)
+    if not wanted.own_classes:
+        args.setdefault("num_labels", wanted.num_classes)
+    with _quiet(transformers), one_line_errors(wanted):
+        network, report = transformers.AutoModelForImageClassification.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
+            **args,
+        )
+    if not wanted.weights_follow:
+        _check_complete(network, report, wanted)
+    return LibraryNetwork(network.float(), _statistics(folder, network, wanted))
+
+
+def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
+    """Write a Hugging Face model as a folder that `from_pretrained`, and `hf:FOLDER` here, read.
+
+    Args:
+        model: A network of transformers, perhaps with a normalisation around it, as `clat.load_model("hf:...")` and
+            `clat.train` return it. The normalisation is written as the image processor's.
+        folder: A new folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ClatError: The network is none of transformers, or the folder is taken or cannot be written.
+    """
+    network: Any = bare(model)
+    folder = Path(folder)
+    if not hasattr(network, "save_pretrained") or not hasattr(network, "config"):
+        raise ClatError(
+            f"a {type(network).__name__} has no save_pretrained: write its weights with clat.save_weights"
+        )
+    import transformers
+
+    claim_output(folder)
+    statistics = statistics_of(model)
+    processor: dict[str, Any] = {"do_resize": False, "do_rescale": True, "rescale_factor": 1 / 255}
+    processor["do_normalize"] = statistics is not None
+    if statistics is not None:
+        channels = max(map(len, statistics))
+        processor |= {
+            key: list(values) * (channels // len(values))
+            for key, values in zip(("image_mean", "image_std"), statistics, strict=True)
+        }
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place,
+            _quiet(transformers),
+        ):
+            whole = Path(place) / "whole"  # a reader finds the folder complete, or none
+            network.save_pretrained(whole)
+            (whole / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
+            whole.rename(folder)
+    except OSError as error:
+        raise ClatError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _folder(wanted: Wanted) -> Path:
+    """The folder of the model: the one that is named, or a copy of the hub's in its cache."""
+    name = wanted.identifier
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ClatError(f"model '{wanted.name}' is a file: name the folder that holds it")
+    if not _HUB_NAME.fullmatch(name) or name.startswith("."):
+        raise ClatError(
+            f"model '{wanted.name}': no such folder; name one that save_pretrained wrote, or owner/name"
+        )
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def fetched(*patterns: str) -> Path:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_TEXTS, *patterns], etag_timeout=10))
+
+    try:
+        found = fetched("*.safetensors")
+        if not list(found.glob("*.safetensors")):
+            found = fetched("pytorch_model*.bin")
+    except RepositoryNotFoundError as error:
+        raise ClatError(f"model '{wanted.name}' is neither a folder here nor on the Hugging Face hub") from error
+    except Exception as error:  # of the hub's client and of the HTTP library under it
+        raise ClatError(
+            f"model '{wanted.name}' is no folder here, nor in the cache, and the Hugging Face hub cannot be "
+            "reached: check the name and the network, or name a folder"
+        ) from error
+    return found
+
+
+def _json(file: Path, wanted: Wanted) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ClatError(
+            f"model '{wanted.name}': there is no {file.name} in it; save it with save_pretrained"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClatError(f"model '{wanted.name}': {file.name} cannot be read ({one_line(error)})") from None
+    if not isinstance(found, dict):
+        raise ClatError(f"model '{wanted.name}': {file.name} holds no table; save it with save_pretrained")
+    return found
+
+
+def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: Wanted) -> None:
+    """Raise ClatError if weights were drawn at random that the folder should have had."""
+    mismatched = {entry if isinstance(entry, str) else entry[0] for entry in report.get("mismatched_keys", ())}
+    drawn = {*report.get("missing_keys", ()), *mismatched}
+    head = last_linear(network)
+    if wanted.new_classifier:
+        drawn = {name for name in drawn if not name.startswith(head)}
+    if not drawn:
+        return
+    cure = "save a trained image classifier"
+    if all(name.startswith(head) for name in drawn):
+        cure = 'in a recipe, model.classifier = "new" draws the last layer anew for other classes'
+    raise ClatError(f"model '{wanted.name}': {listed('missing or of another shape', drawn)}; {cure}")
+
+
+def _statistics(folder: Path, network: nn.Module, wanted: Wanted) -> Statistics | None:
+    """What the image processor does to images in [0, 1], as one normalisation."""
+    channels = getattr(getattr(network, "config", None), "num_channels", wanted.in_channels)
+    settings: dict[str, Any] = {}
+    for file in (folder / "processor_config.json", folder / PROCESSOR):
+        if file.is_file() and not settings:
+            found = _json(file, wanted)
+            settings = found.get("image_processor", found if file.name == PROCESSOR else {})
+    if not settings:
+        notice(f"model '{wanted.name}' has no image processor: images go in as they are, in [0, 1]")
+        return None
+    # The processor sees values of 0 to 255: it scales, may shift by 1, then subtracts and divides.
+    scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
+    shift = 1.0 if settings.get("rescale_offset", False) else 0.0
+    mean, std = 0.0, 1.0
+    if settings.get("do_normalize", True):
+        if settings.get("image_mean") is None or settings.get("image_std") is None:
+            raise ClatError(
+                f"model '{wanted.name}': its image processor normalises, but names no image_mean and std"
+            )
+        mean, std = settings["image_mean"], settings["image_std"]
+    elif (scale, shift) == (1.0, 0.0):
+        return None
+    means, stds = fitting_statistics(wanted.name, mean, std, channels)
+    return tuple((value + shift) / scale for value in means), tuple(value / scale for value in stds)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and log lines inside; the user's own settings are put back."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

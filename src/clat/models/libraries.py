@@ -1,0 +1,139 @@
+"""What the networks of other libraries have in common: what is asked for, what comes back, errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.notices import notice
+from clat.models.normalize import Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A network of a library: its whole `name` ("timm:resnet18"), the images' channels and classes, and further
+    arguments of its factory. `new_classifier`: its last layer is to be drawn anew for those classes.
+    `weights_follow`: all its weights come from a file, so that the library need not have any."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    args: Mapping[str, Any]
+    new_classifier: bool
+    weights_follow: bool
+
+    @property
+    def own_classes(self) -> bool:
+        """Whether a network with trained weights keeps the classes that it was trained on."""
+        return not (self.new_classifier or self.weights_follow)
+
+    @property
+    def identifier(self) -> str:
+        """The name within the library."""
+        return self.name.partition(":")[2]
+
+    def refuse(self, arguments: Collection[str], why: str) -> None:
+        """Raise ClatError if one of these arguments is given."""
+        for argument in sorted(set(arguments) & set(self.args)):
+            raise ClatError(f"model '{self.name}' takes no argument {argument}: {why}")
+
+
+class LibraryNetwork(NamedTuple):
+    """`network`: as the library gives it; `statistics`: (mean, std) of its own configuration, or None."""
+
+    network: nn.Module
+    statistics: Statistics | None
+
+
+Builder = Callable[[Wanted], LibraryNetwork]
+
+
+def import_library(module: str, wanted: Wanted, install: str) -> Any:
+    """Return the library's module, or raise ClatError with what to install.
+
+    Args:
+        module: Its name for import; its first part is what a missing library is called.
+        wanted: The network that needs it.
+        install: The command that installs it.
+    """
+    library = module.partition(".")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations within it, which nobody here can mend
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or library).partition(".")[0]
+        needs = library if missing == library else f"{library}, which needs {missing}"
+        raise ClatError(f"model '{wanted.name}' needs {needs}, which is not installed: {install}") from error
+    except Exception as error:  # a torchvision of another torch, in most cases
+        raise ClatError(
+            f"model '{wanted.name}' needs {library}, which does not import here ({_first_line(error)}): install "
+            f"the torchvision that belongs to torch {torch.__version__}, see pytorch.org"
+        ) from error
+
+
+@contextmanager
+def one_line_errors(wanted: Wanted) -> Iterator[None]:
+    """Turn whatever the library raises inside into one line that names the model; its warnings stay its own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ClatError:
+        raise
+    except TypeError as error:
+        raise ClatError(
+            f"model '{wanted.name}': {_first_line(error)}; check the arguments {_listed(wanted.args)}"
+        ) from error
+    except Exception as error:  # of a library, and of the HTTP client under it
+        raise ClatError(f"model '{wanted.name}': {_first_line(error)}") from error
+
+
+def fitting_statistics(
+    name: str, mean: Collection[float] | float, std: Collection[float] | float, channels: int
+) -> Statistics:
+    """Return (mean, std) for images with so many channels.
+
+    Statistics of three channels become their average for a network that was made for another number of channels;
+    a notice says so.
+
+    Args:
+        name: The network, for the notice.
+        mean: A value a channel, or one for all.
+        std: Likewise.
+        channels: Of the images.
+    """
+    pair = tuple(
+        (float(values),) if isinstance(values, int | float) else tuple(map(float, values)) for values in (mean, std)
+    )
+    if all(len(values) in (1, channels) for values in pair):
+        return pair[0], pair[1]
+    notice(
+        f"model '{name}': its normalisation is for {max(map(len, pair))} channels, their average serves {channels}"
+    )
+    average = [(sum(values) / len(values),) for values in pair]
+    return average[0], average[1]
+
+
+def untrained(wanted: Wanted) -> ClatError:
+    """Return the error for a new classifier on a network that has no trained weights."""
+    return ClatError(
+        f"model '{wanted.name}' has no trained weights that a new classifier goes on top of: give pretrained=true "
+        "among its arguments, name a weight file, or leave classifier out"
+    )
+
+
+def _listed(args: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(args)) or "(none given)"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

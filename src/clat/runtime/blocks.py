@@ -1,0 +1,25 @@
+"""How a network's blocks run during training: as they are, compiled, or keeping their inputs alone."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from clat.network.checkpointed import blocks_checkpointed
+from clat.network.compiled import blocks_compiled
+from clat.runtime.engine import EngineConfig
+
+
+def blocks_as(config: EngineConfig, model: nn.Module, batch_size: int) -> AbstractContextManager[Any]:
+    """Return a context in which the blocks of `model` run as the engine's settings ask for.
+
+    Args:
+        config: its `compile` and `checkpoint_blocks`.
+        model: the network.
+        batch_size: images of a pass, at which blocks are compiled.
+    """
+    if config.compile:
+        return blocks_compiled(model, batch_size)
+    return blocks_checkpointed(model) if config.checkpoint_blocks else nullcontext()

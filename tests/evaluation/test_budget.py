@@ -1,0 +1,139 @@
+"""What fits into a time: arithmetic on a pilot that is given, and the pilot itself on a tiny network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from clat.core.errors import ClatError
+from clat.data import ImageSet
+from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
+from clat.evaluation.budget import (
+    CAUTION,
+    ENOUGH,
+    LADDER,
+    Pilot,
+    choose,
+    parse_duration,
+    passes_per_image,
+    random_order,
+    run_pilot,
+    survivor_passes,
+)
+
+KNOWN = Pilot(images=48, seconds=1e-3, spent=5.0, clean=0.8, robust=0.5, relaxed=120)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120), ("0.5s", 0.5)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-3m", "ten minutes", "10 d", "m", "1e3", "nan", "10m30s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ClatError, match="expected a time such as 90s"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("name", ["pgd-20", "apgd-ce", "apgd-t", "fab-t", "square", "standard"])
+def test_passes_of_a_survivor_are_about_those_counted(name: str, linear: Any) -> None:
+    model = linear(10, (3, 8, 8))
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    shorter = tuple(
+        AttackSpec(**{**spec.data(), "steps": 500 if spec.attack == "square" else spec.steps})
+        for spec in PROTOCOLS[name].attacks
+    )
+    protocol = Protocol(name="shorter", attacks=shorter)
+    cost = evaluate(model, x, y, protocol=protocol, eps=1e-6).cost
+    expected = survivor_passes(protocol, 10)
+    if name == "pgd-20":  # a linear network has it in a corner after eight steps
+        assert cost.forwards + cost.backwards < expected
+    else:
+        assert cost.forwards + cost.backwards == pytest.approx(expected, rel=0.2)
+
+
+def test_a_long_time_gives_the_full_protocol_on_all_images() -> None:
+    plan = choose(KNOWN, budget=1e6, available=1000, classes=10, batch_size=100)
+    assert (plan.protocol, plan.images, plan.of) == ("autoattack", 1000, 1000)
+    each = passes_per_image("autoattack", PROTOCOLS["autoattack"], KNOWN, 1000, 10)
+    assert plan.seconds == pytest.approx(1000 * each * 1e-3)
+
+
+def test_less_time_gives_weaker_protocols() -> None:
+    found = []
+    for budget in (1e5, 2500, 1100, 700, 100, 30):
+        plan = choose(KNOWN, budget=budget, available=10_000, classes=10, batch_size=100)
+        assert plan.seconds * CAUTION + KNOWN.spent <= budget * 1.001
+        assert plan.images >= ENOUGH or plan.protocol == LADDER[-1]
+        found.append(LADDER.index(plan.protocol))
+    assert found == sorted(found)
+    assert found[0] == 0
+    assert found[-1] == len(LADDER) - 1
+    assert len(set(found)) >= 4
+
+
+def test_what_was_asked_for_is_not_changed() -> None:
+    asked = ("autoattack", PROTOCOLS["autoattack"])
+    plan = choose(KNOWN, budget=1100, available=10_000, classes=10, batch_size=100, asked=asked)
+    assert plan.protocol == "autoattack"
+    assert 100 <= plan.images < ENOUGH
+
+
+def test_more_processes_do_more() -> None:
+    asked = ("cr", PROTOCOLS["cr"])
+    one, two = (
+        choose(KNOWN, budget=65, available=10_000, classes=10, batch_size=100, asked=asked, processes=count)
+        for count in (1, 2)
+    )
+    assert two.images == pytest.approx(2 * one.images, abs=2)
+    assert two.seconds == pytest.approx(one.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("budget", "fits"), [(8.0, "about 77 images fit: ask for fewer with --batch-size 77"), (2.0, "nothing fits")]
+)
+def test_too_small_for_a_batch_says_what_fits(budget: float, fits: str) -> None:
+    with pytest.raises(ClatError) as raised:
+        choose(KNOWN, budget=budget, available=1000, classes=10, batch_size=250)
+    message = str(raised.value)
+    assert f"the budget of {budget:.0f} s is too small for a batch of 250 images under pgd-20" in message
+    assert fits in message
+
+
+def test_a_pilot_that_saw_nothing_takes_the_worst_for_granted() -> None:
+    blind = Pilot(images=8, seconds=1e-3, spent=0.1)
+    full = survivor_passes(PROTOCOLS["autoattack"], 10)
+    assert passes_per_image("autoattack", PROTOCOLS["autoattack"], blind, 100, 10) == full + 1
+
+
+def test_the_pilot(linear: Any) -> None:
+    model = linear()
+    pixels = torch.randint(100, 156, (60, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        labels = model(pixels.float() / 255).argmax(1)
+    images = ImageSet("greys", "test", tuple("abcde"), pixels, labels)
+    order = random_order(60, 0)
+    options = {"eps": 0.05, "batch_size": 20}
+    pilot = run_pilot(model, images, order, 1e5, options)
+    assert pilot.images == 48
+    assert pilot.clean == 1
+    assert pilot.robust is not None
+    assert pilot.relaxed is not None
+    assert pilot.seconds > 0
+    short = run_pilot(model, images, order, 0.01, options)
+    assert (short.images, short.robust) == (8, None)
+
+
+def test_the_order_is_random_and_the_same_again() -> None:
+    order = random_order(100, 3)
+    assert torch.equal(order, random_order(100, 3))
+    assert torch.equal(order.sort().values, torch.arange(100))
+    assert not torch.equal(order, random_order(100, 4))
+    assert set(random_order(0, 0, [7, 2, 9]).tolist()) == {2, 7, 9}

@@ -1,0 +1,167 @@
+"""The pieces of a hardening by themselves: budgets, plans, promises, augmentations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
+from clat.data import ImageSet
+from clat.hardening import HardenConfig, parse_budget
+from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.look import look
+from clat.hardening.plan import MARGIN, make_plan
+from clat.hardening.promise import most_robust_within, set_point
+from clat.network.exchange import copied, tensors_of
+from clat.runtime.engine import Engine, EngineConfig
+from clat.treatments.interpolation import LinePoint
+
+COSTS = {"n-fgsm": 1.0, "pgd-2": 2.0, "pgd-10": 8.0}
+"""Seconds a step."""
+
+
+def plan(model=None, **settings):
+    config = HardenConfig(**{"budget": 1000.0} | settings)
+    model = nn.BatchNorm2d(3) if model is None else model
+    return make_plan(config, model, COSTS, steps_per_epoch=10, check_seconds=0.0, measuring_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2d", 172_800), (45, 45)]
+)
+def test_a_budget_is_read(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-5m", "30 m", "1m5", "nan", "inf"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(ClatError, match="budget"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"eps": 8}, "did you mean 8/255"),
+        ({"eps": 0}, "eps is 0"),
+        ({"epochs": 3}, "not both"),
+        ({"budget": None}, "give a budget"),
+        ({"budget": None, "epochs": 0}, "at least 1"),
+        ({"max_clean_drop": -1}, "max_clean_drop"),
+        ({"objective": "pgd"}, "did you mean 'pgd-"),
+        ({"precision": "half"}, "precision"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, says):
+    with pytest.raises(ClatError, match=says):
+        HardenConfig(**{"budget": 60.0} | settings)
+
+
+@pytest.mark.parametrize(
+    ("budget", "objective", "epochs"),
+    [(30.0, "n-fgsm", 2), (120.0, "pgd-2", 5), (2000.0, "pgd-2", 95), (2600.0, "pgd-10", 30)],
+)
+def test_the_strongest_objective_that_gets_its_epochs_is_taken(budget, objective, epochs):
+    found = plan(budget=budget)
+    assert (found.objective, found.epochs) == (objective, epochs)
+    assert found.seconds <= MARGIN * budget
+    assert found.recipe.total_epochs == epochs
+
+
+def test_a_budget_below_one_epoch_is_refused_with_what_would_do():
+    with pytest.raises(ClatError, match=r"n-fgsm, the cheapest, needs 10.5.s in all here; give more time"):
+        plan(budget=10.0)
+
+
+def test_a_network_without_batch_norm_is_trained_with_adamw():
+    assert plan(nn.Linear(3, 2)).recipe.optimizer.name == "adamw"
+    assert plan().recipe.optimizer.name == "sgd"
+
+
+def test_an_objective_asked_for_is_taken_and_tuning_takes_its_share():
+    found = plan(objective="pgd-2", keep="clat", budget=None, epochs=10)
+    assert [(stage.name, stage.epochs) for stage in found.recipe.stages] == [("harden", 8), ("clat", 2)]
+
+
+def test_the_most_robust_point_that_keeps_the_promise():
+    line = [
+        LinePoint(0.0, 0.90, 0.0),
+        LinePoint(0.5, 0.88, 0.3),
+        LinePoint(0.7, 0.87, 0.4),
+        LinePoint(1.0, 0.8, 0.5),
+    ]
+    assert most_robust_within(line, 0.03) == line[2]
+    assert most_robust_within(line, 0.02) == line[1]
+    assert most_robust_within(line, 0.2) == line[3]
+    assert most_robust_within(line, 0.01) is None
+
+
+def test_points_between_two_networks_have_statistics_that_fit_them():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
+    start = copied(tensors_of(model))
+    end = {name: value + 1 if value.is_floating_point() else value for name, value in start.items()}
+    x = torch.rand(16, 1, 4, 4)
+    set_point(model, start, end, 0.5, lambda: [x])
+    weight = model[0].weight
+    torch.testing.assert_close(weight, start["0.weight"] + 0.5)
+    torch.testing.assert_close(model[1].running_mean, (weight.view(2) * x.mean()), rtol=1e-4, atol=1e-5)
+    set_point(model, start, end, 1.0, lambda: [x])
+    assert torch.equal(model[1].running_mean, end["1.running_mean"])
+
+
+class LeftBright(nn.Module):
+    """Class 0 where the left half is brighter than the right one, so that a flip changes the class."""
+
+    def forward(self, x):
+        left, right = x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))
+        return torch.stack([left, right], 1)
+
+
+class Bright(nn.Module):
+    """Class 1 where the whole image is bright: neither a flip nor a shift changes that."""
+
+    def forward(self, x):
+        mean = x.amax((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def half_bright(n=40):
+    images = torch.full((n, 3, 8, 8), 20, dtype=torch.uint8)
+    labels = torch.arange(n) % 2
+    images[labels == 0, :, :, :4] = 200
+    images[labels == 1, :, :, 4:] = 200
+    return ImageSet("halves", "train", ("left", "right"), images, labels)
+
+
+def test_a_flip_is_used_only_where_the_network_keeps_its_accuracy_under_it():
+    engine = Engine(EngineConfig(device="cpu", channels_last=False, precision="32"))
+    found = fitting_augmentation(LeftBright(), half_bright(), engine)
+    assert found["flip"] is False
+    assert found["pad"] == 1
+    images = half_bright()
+    images.images[images.labels == 0] = 20
+    assert fitting_augmentation(Bright(), images, engine) == {"pad": 1, "flip": True}
+
+
+@pytest.mark.parametrize(
+    ("right", "eps", "says"), [(0.5, "0.01", "which is chance"), (1.0, "0.01", "robust already")]
+)
+def test_what_hardening_cannot_help_is_refused(right, eps, says):
+    images = half_bright()
+    x, y = images.images.float() / 255, images.labels.clone()
+    y[: int((1 - right) * len(y))] = 1 - y[: int((1 - right) * len(y))]
+    with pytest.raises(ClatError, match=says):
+        look(LeftBright(), x, y, ThreatModel.parse(eps), num_classes=2)
+
+
+def test_the_card_says_what_the_paired_test_settles():
+    from clat.evaluation.statistics import PairedDifference
+    from clat.hardening.card import paired_sentence
+
+    config = HardenConfig(budget=60.0, eps="0.1")
+    clear, unclear = PairedDifference(1, 60, 100), PairedDifference(3, 4, 100)
+    said = paired_sentence(clear, unclear, config)
+    assert "robust accuracy changed by +59.0" in said
+    assert said.endswith("which is not told from no change.")

@@ -1,0 +1,78 @@
+"""Another network in a recipe does not inherit what belongs to the recipe's own, and it is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from clat.core.notices import listening
+from clat.models.settings import ModelConfig
+from clat.recipe import built_in_recipes, read_recipe
+
+
+def read(source: object, *words: str) -> tuple[ModelConfig, list[str]]:
+    said: list[str] = []
+    with listening(said.append):
+        return read_recipe(str(source), words).model, said
+
+
+NORMALISED = [name for name in built_in_recipes() if read_recipe(name).model.normalize is not None]
+
+
+@pytest.mark.parametrize("recipe", NORMALISED)
+@pytest.mark.parametrize("name", ["mine:net", "timm:resnet18", "hf:owner/net", "robustbench:Wu2020Adversarial"])
+def test_a_foreign_network_does_not_get_the_data_set_s_normalisation(recipe: str, name: str) -> None:
+    model, said = read(recipe, "--model.name", name)
+    assert (model.name, model.normalize, model.width) == (name, None, None)
+    assert len(said) == 1
+    assert f"model '{name}': left out normalize" in said[0]
+    assert "--model.normalize would set it" in said[0]
+
+
+def test_what_is_given_with_the_name_stays() -> None:
+    words = ("--model.name", "mine:net", "--model.normalize", "svhn", "--model.width", "3")
+    model, said = read("cifar10-narrow", *words)
+    assert (model.normalize, model.width) == ("svhn", 3)
+    assert said == []
+    model, said = read("cifar10-narrow", "--model.width", "3", "--model.name", "mine:net")
+    assert (model.normalize, model.width) == (None, 3)
+    assert "left out normalize, which" in said[0]
+
+
+def test_a_built_in_network_inherits() -> None:
+    model, said = read("cifar10-narrow", "--model.name", "resnet50")
+    assert (model.normalize, model.width, said) == ("cifar10", 24, [])
+
+
+def test_a_recipe_that_extends_another(tmp_path) -> None:
+    (tmp_path / "own.toml").write_text('extends = "cifar10-narrow"\n[model]\nname = "mine:net"\nweights = "w.pt"\n')
+    model, said = read(tmp_path / "own.toml")
+    assert (model.normalize, model.weights) == (None, "w.pt")
+    assert "left out normalize, width" in said[0]
+    (tmp_path / "asks.toml").write_text(
+        'extends = "cifar10-narrow"\n[model]\nname = "mine:net"\nnormalize = "cifar100"\nwidth = 2\n'
+    )
+    assert read(tmp_path / "asks.toml")[0].normalize == "cifar100"
+    assert read(tmp_path / "asks.toml")[1] == []
+
+
+def test_what_stands_together_in_one_file_is_meant(tmp_path) -> None:
+    text = 'extends = "demo"\n[model]\nname = "mine:net"\nnormalize = "cifar10"\nwidth = 3\nargs = { a = 1 }\n'
+    (tmp_path / "own.toml").write_text(text)
+    assert read(tmp_path / "own.toml", "--model.name", "mine:net")[1] == []
+    model, said = read(tmp_path / "own.toml", "--model.name", "other:net")
+    assert model.args is None
+    assert "left out normalize, width, args" in said[0]
+
+
+def test_members_of_a_mixture() -> None:
+    own = read_recipe("mixture-clat").model
+    model, said = read("mixture-clat", "--model.robust.name", "mine:net", "--model.robust.weights", "r.pt")
+    assert model.robust is not None
+    assert model.robust.normalize is None
+    assert model.standard == own.standard
+    assert len(said) == int(own.robust.normalize is not None or own.robust.width is not None)
+
+
+def test_arguments_from_the_command_line() -> None:
+    model, _ = read("demo", "--model.name", "mine:net", "--model.args.img_size", "64", "--model.args.flag", "true")
+    assert model.args == {"img_size": 64, "flag": True}

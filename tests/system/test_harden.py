@@ -1,0 +1,80 @@
+"""`clat harden` as a user runs it, from a weight file to a page, and what it refuses before anything is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import clat as package
+from clat.recipe import build_recipe
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """The weights of an ordinary classifier of digits."""
+    recipe = build_recipe(
+        {
+            "eps": "0.1", "batch_size": 64, "model": {"name": "resnet18", "width": 4},
+            "data": {"name": "digits", "heldout": 100, "pad": 1, "flip": False},
+            "schedule": {"kind": "one-cycle", "lr": 0.1, "peak": 0.3},
+            "monitor": {"num_samples": 8, "steps": 1}, "evaluation": {"weights": "none"},
+            "stages": [{"name": "clean", "epochs": 4, "objective": {"name": "standard"}}],
+        }
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("clean") / "run"
+    package.train(recipe, out, quiet=True)
+    return out / "weights" / "last.safetensors"
+
+
+WORDS = ("--model", "resnet18", "--width", "4", "--eps", "0.1", "--num-samples", "60", "--batch-size", "64")
+
+
+def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
+    out = tmp_path / "hard"
+    done = clat(
+        "harden", *WORDS, "--weights", classifier, "--epochs", "3", "--objective", "n-fgsm",
+        "--max-clean-drop", "40", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "robust accuracy changed by" in done.out
+    result = json.loads((out / "result.json").read_text())
+    before, after = (result[when]["robust_accuracy"]["value"] for when in ("before", "after"))
+    assert result["comparison"]["robust"]["difference"]["value"] == pytest.approx(after - before)
+    assert len(result["per_class"]) == 10
+    assert len(result["promise"]["points"]) == 11
+    assert "library_name: clat" in (out / "README.md").read_text()
+    assert (out / "report.html").is_file()
+    network = package.load_model("resnet18", width=4, weights=str(out / "model.safetensors"))
+    test = package.load_split("digits", "test").take(60)
+    x, y = test.images.float() / 255, test.labels
+    with torch.no_grad():
+        right = int((network.eval()(x).argmax(1) == y).sum())
+    assert right / 60 == result["after"]["clean_accuracy"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--epochs", "1"), "which is chance"),
+        (("--weights", "TRAINED", "--budget", "0.001s"), "too small for one epoch"),
+        (("--weights", "TRAINED", "--epochs", "1", "--eps", "8"), "did you mean"),
+        (("--weights", "TRAINED", "--epochs", "1", "--budget", "1m"), "not both"),
+        (("--weights", "TRAINED", "--budget", "soon"), "expected a time such as 30m"),
+        (("--weights", "TRAINED", "--epochs", "1", "--objective", "pgd-3"), "did you mean"),
+    ],
+)
+def test_what_it_refuses_before_anything_is_written(clat, classifier, tmp_path, words, says):
+    words = [str(classifier) if word == "TRAINED" else word for word in words]
+    done = clat("harden", *WORDS, *words, "--out", tmp_path / "hard")
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "hard").exists()
+
+
+def test_a_plan_writes_nothing(clat, classifier, tmp_path):
+    done = clat("harden", *WORDS, "--weights", classifier, "--budget", "5m", "--plan")
+    assert done.code == 0
+    assert "would take about" in done.out
