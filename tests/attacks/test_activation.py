@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from clat.attacks import activation_attack
 from clat.attacks.activation import activation_settings
 from clat.core.errors import ClatError
-from clat.network.features import distance, read_features
+from clat.network.features import feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 
 Build = Callable[[], nn.Module]
@@ -20,7 +21,7 @@ Build = Callable[[], nn.Module]
 def gap(model: nn.Module, x: Tensor, x_target: Tensor, layer: Layer, tap: str = "output") -> Tensor:
     with torch.no_grad():
         one, two = (read_features(model, z, [layer], tap=tap).values[0] for z in (x, x_target))
-    return distance(one, two)
+    return feature_distance(one, two)
 
 
 def one_channel() -> nn.Module:
@@ -81,7 +82,7 @@ def test_the_momentum_by_hand(decay: float, tiny_resnet: Build, images: Tensor) 
 def test_the_published_step_is_eps_over_steps() -> None:
     settings = activation_settings("0.07", None, 10, "linf")
     assert (settings.step_size, settings.threat.radius) == (0.007, 0.07)
-    assert activation_settings("8/255", "1/255", 4, "linf").alpha == "1/255"
+    assert activation_settings("8/255", "1/255", 4, "linf").alpha == Fraction(1, 255)
 
 
 def test_no_budget_and_a_target_that_is_reached_move_nothing(tiny_resnet: Build, images: Tensor) -> None:

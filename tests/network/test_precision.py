@@ -112,9 +112,10 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
     torch.set_float32_matmul_precision("medium")
     model = Watched()
     evaluate(model, x, y, protocol="pgd-10", eps=0.1)
-    # one image alone, the clean images; ten steps as the flags have it; the verdict; did the search agree?
-    assert model.exact == [True] * 2 + [False] * 10 + [True] + [False]
-    assert model.backwards == [False] * 10
+    # One image alone, the clean images; a step as the flags have it and the verdict on what it claims; eight more,
+    # after which the iterate repeats; the verdict; did the search agree?
+    assert model.exact == [True] * 2 + [False] + [True] + [False] * 8 + [True] + [False]
+    assert model.backwards == [False] * 9
     model = Watched()
     evaluate(model, x, y, protocol="fab", eps=0.1)
     assert all(model.exact), "FAB's search is exact too"

@@ -138,7 +138,8 @@ def test_each_half_teaches_its_own_scale_and_the_shared_weights(joined, images, 
         net.zero_grad(set_to_none=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "clat.objectives.twins.cross_entropy", lambda z, y: weights.pop(0) * F.cross_entropy(z, y)
+                "clat.objectives.twins.cross_entropy",
+                lambda z, y, *smoothing: weights.pop(0) * F.cross_entropy(z, y),
             )
             objective.cost(net, images, labels, examples, step).total.backward()
         return {name for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

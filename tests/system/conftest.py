@@ -69,6 +69,7 @@ num_samples = 20
 
 [engine]
 device = "cpu"
+precision = "32"
 """
 
 

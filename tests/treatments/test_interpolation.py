@@ -95,7 +95,7 @@ def test_the_stage_ends_at_the_chosen_point(net, around, wander, everything, sam
     end = everything(net)
     seen = []
 
-    def script(model, engine, x, y, attack, *, batch_size, seed):
+    def script(model, engine, x, y, attack, *, batch_size, seed, micro_batch=None):
         seen.append((everything(model), len(x), attack, seed))
         alpha = ALPHAS[len(seen) - 1]
         return 0.8 + (alpha if alpha <= 0.6 else 0) / 10, 0.5 if alpha <= 0.4 else 0.4

@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
 
     result = trace_curve(measure, sizes, options.norm)
     for note in dict.fromkeys(note for one in result.results for note in one.notes):
-        say(f"note: {note}")
+        if note not in images.notes:
+            say(f"note: {note}")
     for size, accuracy in result.points:
         say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
 

@@ -9,7 +9,7 @@ from clat.cli.console import say, show
 from clat.cli.evaluation_setup import Prepared, cost_text, prepare_evaluation, say_clean, say_result
 from clat.core.errors import ClatError
 from clat.evaluation import Protocol, evaluate_set, find_protocol
-from clat.evaluation.budget import Plan, choose, parse_duration, random_order, run_pilot
+from clat.evaluation.budget import EvaluationPlan, choose, parse_duration, random_order, run_pilot
 from clat.evaluation.fast import NAME as FAST
 from clat.evaluation.fast import with_signs
 from clat.evaluation.protocols import PLANS, PROTOCOLS
@@ -143,7 +143,7 @@ def _within_budget(options: Namespace, budget: float) -> int:
 
     def measure(settings: dict[str, Any]) -> SampledEvaluation | PartialEvaluation:
         quiet = {**settings, "report": None}
-        chosen: Plan | ClatError
+        chosen: EvaluationPlan | ClatError
         try:
             pilot = run_pilot(model, images, order, budget, quiet)
             chosen = choose(
@@ -177,7 +177,7 @@ def _within_budget(options: Namespace, budget: float) -> int:
     return 0
 
 
-def _say_plan(plan: Plan) -> None:
+def _say_plan(plan: EvaluationPlan) -> None:
     pilot = plan.pilot
     seen = "" if pilot.robust is None else f", {pilot.robust:.0%} robust"
     say(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Result(Protocol):
+class Writable(Protocol):
     """What a command measured."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Outputs:
         if plot is not None and Path(plot).suffix.lower() not in (".svg", ".png"):
             raise ClatError(f"cannot write a plot to '{plot}': its name must end in .svg or .png")
 
-    def write(self, result: Result | dict[str, Any], draw: Callable[[], Figure] | None = None) -> None:
+    def write(self, result: Writable | dict[str, Any], draw: Callable[[], Figure] | None = None) -> None:
         """Write what was asked for, and say where it is.
 
         Args:

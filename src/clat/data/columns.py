@@ -17,7 +17,7 @@ _LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedColumns:
     """What a user says of a data set; None leaves the choice to its source."""
 
     label_column: str | None = None

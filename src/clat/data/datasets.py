@@ -12,7 +12,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
-from clat.data.columns import Wanted
+from clat.data.columns import WantedColumns
 from clat.data.decode import LazyImages, default_workers, to_array
 from clat.data.imageset import ImageSet
 from clat.data.sources import locate, open_table
@@ -78,7 +78,7 @@ def load_split(
     if text == "digits":
         return _digits(split, image_size, listed)
 
-    wanted = Wanted(label_column=label_column, image_column=image_column, classes=listed)
+    wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)
     key = (split, image_size, wanted)

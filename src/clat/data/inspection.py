@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from clat.core.errors import ClatError
 from clat.data.classes import Classes, read_classes
-from clat.data.columns import Wanted
+from clat.data.columns import WantedColumns
 from clat.data.decode import UNREADABLE, default_workers, open_image, to_rgb, why_unreadable
-from clat.data.sources import Table, locate, one_line, open_source, read_table
+from clat.data.sources import ImageTable, locate, one_line, open_source, read_table
 from clat.data.tree import shown
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def inspect_data(
     if text == "digits":
         raise ClatError("digits come with scikit-learn: there are no files to check")
     listed = None if classes is None else read_classes(classes)
-    wanted = Wanted(label_column=label_column, image_column=image_column, classes=listed)
+    wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)
     splits: list[SplitReport] = []
@@ -200,7 +200,7 @@ def inspect_data(
     )
 
 
-def _report(split: str, table: Table, found: Sequence[Found]) -> SplitReport:
+def _report(split: str, table: ImageTable, found: Sequence[Found]) -> SplitReport:
     counts = torch.bincount(table.labels.clamp_min(0), minlength=len(table.class_names)).tolist()
     sizes = Counter((one.width, one.height) for one in found if one.problem is None)
     return SplitReport(
@@ -212,7 +212,7 @@ def _report(split: str, table: Table, found: Sequence[Found]) -> SplitReport:
     )
 
 
-def _examined(table: Table, workers: int | None) -> Iterator[Found]:
+def _examined(table: ImageTable, workers: int | None) -> Iterator[Found]:
     """Every image, in order."""
     total = len(table.rows)
     if workers is None:
@@ -228,7 +228,7 @@ def _examined(table: Table, workers: int | None) -> Iterator[Found]:
 class _Examiner(Dataset):
     """Images by the list of their rows."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: ImageTable) -> None:
         self.table = table
 
     def __getitem__(self, rows: list[int]) -> list[Found]:

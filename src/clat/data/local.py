@@ -13,7 +13,7 @@ import numpy as np
 
 from clat.core.errors import ClatError
 from clat.data.classes import Labels, class_order
-from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
+from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
 from clat.data.folders import ClassFolders, class_splits, split_folders
 from clat.data.lists import LISTS, named_lists, read_list
 from clat.data.split_names import split_meant
@@ -65,7 +65,7 @@ class Files:
         return {"image": [{"bytes": None, "path": self.paths[row]} for row in rows]}
 
 
-def open_folder(folder: Path, name: str, wanted: Wanted) -> Source:
+def open_folder(folder: Path, name: str, wanted: WantedColumns) -> Source:
     """Find out what a folder holds.
 
     Args:
@@ -93,7 +93,7 @@ class Tables:
 
     tree: Tree
     name: str
-    wanted: Wanted
+    wanted: WantedColumns
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
@@ -132,7 +132,7 @@ class ImageFiles:
 
     tree: Tree
     name: str
-    wanted: Wanted
+    wanted: WantedColumns
 
     @cached_property
     def folders(self) -> dict[str, ClassFolders]:

@@ -1,7 +1,7 @@
 """Finding a data set and opening one split of it as a table.
 
 Folders are read literally (`clat.data.local`), the hub by Hugging Face ``datasets``. This file is where foreign
-names, layouts and exceptions end: it gives out a plain `Table` or one clear line.
+names, layouts and exceptions end: it gives out a plain `ImageTable` or one clear line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from clat.core.errors import ClatError
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
-from clat.data.columns import Wanted, choose_image_column, choose_label_column
+from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
 from clat.data.decode import first_line
 from clat.data.local import Part, Source, open_folder
 from clat.data.split_names import find_split, split_meant
@@ -33,7 +33,7 @@ _READABLE = ("parquet", "arrow")
 
 
 @dataclass(frozen=True)
-class Table:
+class ImageTable:
     """One split: undecoded images, labels, and what a reader should know about it."""
 
     rows: Any
@@ -82,7 +82,7 @@ def locate(name: str) -> Path | None:
     )
 
 
-def open_source(name: str, folder: Path | None, wanted: Wanted) -> Source:
+def open_source(name: str, folder: Path | None, wanted: WantedColumns) -> Source:
     """Open a folder, or the hub data set `name` when `folder` is None.
 
     Raises:
@@ -96,7 +96,7 @@ def open_source(name: str, folder: Path | None, wanted: Wanted) -> Source:
         return Hub(name, _open_hub(datasets, name), wanted)
 
 
-def open_table(name: str, folder: Path | None, split: str, wanted: Wanted) -> Table:
+def open_table(name: str, folder: Path | None, split: str, wanted: WantedColumns) -> ImageTable:
     """Open `split` of a folder, or of the hub data set `name` when `folder` is None.
 
     Raises:
@@ -108,7 +108,9 @@ def open_table(name: str, folder: Path | None, split: str, wanted: Wanted) -> Ta
         return read_table(source, found, name, wanted, notes)
 
 
-def read_table(source: Source, split: str, name: str, wanted: Wanted, notes: tuple[str, ...] = ()) -> Table:
+def read_table(
+    source: Source, split: str, name: str, wanted: WantedColumns, notes: tuple[str, ...] = ()
+) -> ImageTable:
     """Read a split of a source, its classes numbered as the whole data set has them.
 
     Args:
@@ -128,7 +130,7 @@ def read_table(source: Source, split: str, name: str, wanted: Wanted, notes: tup
         f"{name}/{split}",
         as_they_are=wanted.label_column is not None,
     )
-    return Table(
+    return ImageTable(
         rows=part.rows,
         image_column=part.image_column,
         labels=torch.from_numpy(labels),
@@ -145,7 +147,7 @@ class Hub:
 
     name: str
     builder: Any
-    wanted: Wanted
+    wanted: WantedColumns
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from clat.core.errors import ClatError
 from clat.data.batches import read_batches, read_schema
 from clat.data.classes import Labels
-from clat.data.columns import Wanted, choose_image_column, choose_label_column, to_labels
+from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
 from clat.data.lists import leading_word
 from clat.data.split_names import split_meant
 from clat.data.tree import Tree, ending
@@ -89,7 +89,7 @@ def missing_shards(paths: Sequence[str]) -> list[str]:
     return [f"only {len(present)} of {total} files are there"] if len(present) < total else []
 
 
-def read_columns(root: Path, paths: Sequence[str], wanted: Wanted, name: str) -> Columns:
+def read_columns(root: Path, paths: Sequence[str], wanted: WantedColumns, name: str) -> Columns:
     """Choose the columns by what the files say of them.
 
     Raises:

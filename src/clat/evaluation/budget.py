@@ -101,7 +101,7 @@ def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """What is to be run, and how long it should take: `seconds`, of `budget`, without the pilot's."""
 
     protocol: str
@@ -138,7 +138,7 @@ def choose(
     batch_size: int,
     asked: tuple[str, Protocol] | None = None,
     processes: int = 1,
-) -> Plan:
+) -> EvaluationPlan:
     """Return the strongest protocol that leaves time for enough images, and as many of them as fit.
 
     Args:
@@ -170,7 +170,7 @@ def choose(
             f"the budget of {budget:.0f} s is too small for a batch of {least} images under {name}, which takes "
             f"about {least * each * CAUTION / processes + pilot.spent:.0f} s; {fits}, or give more time"
         )
-    return Plan(
+    return EvaluationPlan(
         protocol=name,
         images=count,
         of=available,

@@ -50,13 +50,15 @@ def _table(cls: Any, data: dict[str, Any], path: tuple[str, ...]) -> Iterator[st
         is_list = typing.get_origin(hint) is tuple
         tables = data.get(name, []) if is_list else [data[name]] if name in data else []
         heading = f"[[{'.'.join(inside)}]]" if is_list else f"[{'.'.join(inside)}]"
-        choice = f" One of: {', '.join(one.name for one in known)}." if len(known) > 1 else ""
+        choice = f" One of: {', '.join(_called(one) for one in known)}." if len(known) > 1 else ""
         doc = f"{_docs(cls).get(field.name, '')}{choice}".strip()
         if not tables:
             yield ""
             yield from _comment(f"{heading} is not there. {doc}")
         for table in tables:
-            (member,) = known if len(known) == 1 else [one for one in known if one.name == table["name"]]
+            named = [one for one in known if _called(one) == table.get("name")]
+            # Of a union with a member for all other names, as that of the optimizers, it is the one without a name.
+            (member,) = known if len(known) == 1 else named or [one for one in known if not hasattr(one, "name")]
             yield ""
             yield from _comment(doc or (inspect.getdoc(member) or "").partition("\n\n")[0])
             yield heading
@@ -107,6 +109,11 @@ def _dataclasses(hint: Any) -> list[Any]:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return [hint]
     return [one for argument in typing.get_args(hint) for one in _dataclasses(argument)]
+
+
+def _called(cls: Any) -> str:
+    """Return the name that tells a member of a union; its class's where it stands for all other names."""
+    return str(getattr(cls, "name", cls.__name__))
 
 
 @cache

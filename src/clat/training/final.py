@@ -32,6 +32,7 @@ def final_evaluations(
     test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
     protocol = find_protocol(config.protocol).title
     results: dict[str, EvaluationRecord] = {}
+    said = set(test.notes)  # when the images were read
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
     stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
     for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
@@ -53,7 +54,9 @@ def final_evaluations(
         if engine.rank == 0:  # also what a run left that was killed just after it had written the result
             discard_state(file)
         for note in results[label].data.get("notes", []):
-            log.say(f"test, {label}: note: {note}", style="yellow")
+            if note not in said:
+                log.say(f"test, {label}: note: {note}", style="yellow")
+        said |= set(results[label].data.get("notes", []))
         clean, robust = results[label].clean_accuracy, results[label].robust_accuracy
         n = clean.n if clean else None
         log.say(
