@@ -45,6 +45,7 @@ from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress
 from clat.training.step import NotFinite
+from clat.training.warnings import warnings_before_epoch
 
 
 class Trainer:
@@ -130,6 +131,8 @@ class Trainer:
         if due:
             self._select(stage)
         if due or done == 0:
+            for kind, message in warnings_before_epoch(self.progress, self.runner, self.heldout, first=done == 0):
+                self._warn(kind, message, once=True)
             self.runner.after_selection(self.progress.epoch, first=done == 0)
         if done == 0:
             self.log.record("stage", **stage_record(self.progress, self.runner))
