@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.attacks import pgd
+from clat.core.console import plain_console
 from clat.core.errors import ClatError
 from clat.criticality.index import measure_criticality
 from clat.criticality.report import CriticalityReport, CriticalityRow
@@ -489,9 +491,25 @@ def test_ranking_with_undefined_and_infinite_indices() -> None:
     assert [row.name for row in report.ranked()] == ["conv4", "conv1", "conv5", "conv7", "conv6", "conv2", "conv3"]
     assert report.top(1) == ["conv4"]
     assert report.top(7)[-1] == "conv3"
-    for k in (0, 8, -1):
-        with pytest.raises(ClatError, match=f"k is {k}: expected 1 to 7"):
+    assert report.top(8) == report.top(7), "there are no more"
+    for k in (0, -1):
+        with pytest.raises(ClatError, match=f"k is {k}: expected at least 1"):
             report.top(k)
+
+
+def test_a_narrow_table_shows_names_and_numbers_whole() -> None:
+    report = report_of([1.0, 0.5])
+    name = "encoder.layers.encoder_layer_11.self_attention.out_proj"
+    row = dataclasses.replace(report.rows[1], name=name, num_params=2_359_296, feature_shape=(2048, 112, 112))
+    report = dataclasses.replace(report, rows=[report.rows[0], row])
+    for width in (80, 60):
+        text = StringIO()
+        plain_console(file=text, width=width).print(report.table(top=1))
+        assert "…" not in text.getvalue()
+        lines = [line.split("│")[1:-1] for line in text.getvalue().splitlines() if line.startswith("│")]
+        cells = ["".join(parts).replace(" ", "") for parts in zip(*lines[1:], strict=True)]
+        assert cells[1].endswith(name)
+        assert cells[3].endswith("2,359,296")
 
 
 def test_json_round_trip_keeps_everything_and_the_ranking(tmp_path: Path) -> None:

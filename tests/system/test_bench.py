@@ -44,5 +44,8 @@ def test_many_layers_are_counted_in_the_label():
 def test_bad_input(refused):
     assert "pgd-at" in refused("bench", "--objectives", "pgd-att")
     assert "--layers" in refused("bench", "--objectives", "clat")
+    line = refused("bench", "--objectives", "pgd-at", "trades", "--layers", 99)
+    assert "--layers names what" in line
+    assert "layer '99'" in refused("bench", *SMALL, "--objectives", "pgd-at", "clat", "--layers", 99)
     assert "layer 'nine'" in refused("bench", *SMALL, "--objectives", "clat", "--layers", "nine")
     assert "rounds is 0" in refused("bench", *SMALL[:-4], "--rounds", 0, "--device", "cpu")

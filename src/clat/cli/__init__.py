@@ -7,13 +7,16 @@ Exit codes: 0 done, 1 a check or a row failed, 2 bad input, 130 stopped by Ctrl-
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from clat.cli.console import set_up
 from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
 from clat.core.errors import ClatError, unknown
+from clat.core.stopping import ends_in_time
 
 COMMANDS = (
     "harden",
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors that the user can mend are one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with notices_printed():
+        # Only a process of its own may be ended from outside of the code at work.
+        with ends_in_time() if arguments is None else nullcontext(), notices_printed():
             return _run(words)
     except ClatError as error:
         print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"clat: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+    finally:
+        if arguments is None:
+            gc.freeze()  # an ending interpreter collects every module's objects twice, which takes a second
 
 
 def _run(words: list[str]) -> int:

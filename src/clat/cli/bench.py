@@ -110,6 +110,9 @@ def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | 
     from clat.recipe.toml import build_recipe
 
     known = {one.name: one for one in typing.get_args(typing.get_args(AnyObjective)[0])}
+    moving = sorted(name for name, one in known.items() if one.needs_selection)
+    if layers and not set(objectives) & set(moving):
+        raise ClatError(f"--layers names what {', '.join(moving)} move, but none of them is among --objectives")
     found = {}
     for name in objectives:
         if name not in known:

@@ -59,7 +59,7 @@ class RankingComparison:
         """The ranks, a row a layer; in each ranking the `top` most critical are marked with a star."""
         table = Table(title="Ranks of the layers, 1 the most critical")
         table.add_column("#", justify="right")
-        table.add_column("layer", no_wrap=True)
+        table.add_column("layer", overflow="fold")
         for name in self.names:
             table.add_column(name.replace("-", " "), justify="right")  # where it may wrap
         best = [{row.name for row in self.top(i, top)} for i in range(len(self.names))]

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from clat.core.checks import at_least
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
@@ -50,13 +51,14 @@ class Ranked(Generic[Row]):
         return sorted(self.rows, key=lambda row: (math.isnan(order[row.name]), -_number(order[row.name])))
 
     def top(self, k: int) -> list[str]:
-        """The names of the k most critical layers, most critical first."""
-        if not 0 < k <= len(self.rows):
-            raise ClatError(f"k is {k}: expected 1 to {len(self.rows)}, the number of layers")
+        """Return the names of the k most critical layers, most critical first; of all where there are not so many.
+        Raises ClatError for a k below 1."""
+        at_least("k", k, 1)
         return [row.name for row in self.ranked()[:k]]
 
     def bottom(self, k: int) -> list[str]:
-        """The names of the k least critical layers, least critical first."""
+        """Return the names of the k least critical layers, least critical first. Raises ClatError where there are
+        not so many that can be compared."""
         rows = self.ranked()
         if not 0 < k <= len(rows):
             raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers")
@@ -95,12 +97,15 @@ class Ranked(Generic[Row]):
         self, table: Table, columns: Sequence[tuple[str, str, Callable[[Row], str]]], top: int | None
     ) -> Table:
         """Fill `table`: number and layer, then `columns` (name, justification, text of a row), then the rank."""
-        best = set(self.top(min(top, len(self.rows)))) if top else set()
-        table.add_column("#", justify="right")
-        table.add_column("layer")
-        for name, justify, _ in columns:
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        table.add_column("rank", justify="right")
+        best = set(self.top(top)) if top else set()
+        # Where there is no room a cell goes on below: neither names nor numbers lose their ends.
+        for name, justify in (
+            ("#", "right"),
+            ("layer", "left"),
+            *(column[:2] for column in columns),
+            ("rank", "right"),
+        ):
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
         rank = {row.name: place for place, row in enumerate(self.ranked(), start=1)}
         for row in self.rows:
             cells = (text(row) for _, _, text in columns)

@@ -7,13 +7,15 @@ thaw frozen weights; so every flag is restore_flags and restored by itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
@@ -147,13 +149,27 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def set_training(model: nn.Module, updating: set[_BatchNorm] | None) -> None:
+def set_training(
+    model: nn.Module, updating: set[_BatchNorm] | None, moving: Collection[nn.Module] | None = None
+) -> None:
     """Training mode for a stage. `updating`: the BatchNorm modules that use and update batch statistics
-    (None: all of them); the others keep using their stored statistics."""
+    (None: all of them); the others keep using their stored statistics. `moving`: the layers that move (None: all);
+    elsewhere a spectral norm does not iterate, by which each forward pass would change a weight that is to stay."""
     model.train()
     if updating is not None:
         for bn in batch_norms(model):
             bn.training = bn in updating
+    if moving is not None:
+        within = {part for layer in moving for part in layer.modules()}
+        for module in model.modules():
+            if module not in within and _iterates(module):
+                module.training = False
+
+
+def _iterates(module: nn.Module) -> bool:
+    """Whether it is a spectral norm by power iteration: the parametrization, or a layer with the older hook."""
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
 @contextmanager

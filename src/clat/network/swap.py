@@ -6,7 +6,7 @@ original of the second, and leaves that in the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -65,3 +65,11 @@ def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for place, original, _ in exchanges:
             place.held[place.key] = original
+
+
+def holders(model: nn.Module, tensors: Iterable[Tensor], *, without: Collection[nn.Module]) -> list[str]:
+    """Return the names of modules that hold one of `tensors` as a parameter or buffer of their own, those in
+    `without` aside, in the model's order."""
+    where = places(model)
+    found = {place.module for tensor in tensors for place in where.get(id(tensor), ())} - set(without)
+    return [name for name, module in model.named_modules() if module in found]

@@ -62,6 +62,8 @@ class Objective:
 
     needs_selection = False
     """Whether it only makes sense on selected layers."""
+    keeps_robustness = False
+    """Whether it works on a network that is robust already, and makes none robust by itself."""
     second_order = False
     """Whether the loss holds a gradient, which is differentiated again; compiled blocks cannot be."""
 

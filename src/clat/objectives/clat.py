@@ -105,6 +105,7 @@ class Clat(InnerAttack):
     """Cross-entropy plus lambda times the feature change of the selected layers."""
 
     needs_selection = True
+    keeps_robustness = True
 
     name: Literal["clat"] = "clat"
     lambda_: Annotated[float | None, Field(alias="lambda")] = None

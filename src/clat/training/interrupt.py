@@ -12,11 +12,11 @@ from types import FrameType
 
 class Interrupted(BaseException):
     """The run was asked to stop and has saved its state; no error, like KeyboardInterrupt. `exit_code`: 128 plus
-    the signal's number."""
+    the signal's number; `forced`: it was asked twice, and left where it was."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, forced: bool = False) -> None:
         super().__init__(f"stopped by signal {number}")
-        self.exit_code = 128 + number
+        self.exit_code, self.forced = 128 + number, forced
 
 
 class StopFlag:
@@ -55,10 +55,13 @@ def stop_on_signals() -> Iterator[StopFlag]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def again(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, forced=True)
+
     def note(number: int, frame: FrameType | None) -> None:
         flag.number = number
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGTERM, again)
         if flag.raising:
             flag.heed()
 

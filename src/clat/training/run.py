@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
+from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models import load_weights, save_weights
@@ -141,9 +142,16 @@ def _run(
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
+
+    def leave() -> str:
+        """What is left to do where the process has to be ended from outside."""
+        finish("interrupted")
+        engine.dismiss(0.0)
+        return f"go on with: {how_to_resume(out, given)}"
+
     trained = False
     try:
-        with stop_on_signals() as stop:
+        with stop_on_signals() as stop, last_words(leave):
             finish("running")
             blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
             with logits_only(model), guarded(model), blocks:
@@ -160,11 +168,13 @@ def _run(
                 evaluations = final_evaluations(
                     recipe, out, model, inputs.test, engine, log, inputs.model_name(recipe)
                 )
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        answered()
         finish("interrupted")
         log.say(f"stopped; go on with: {how_to_resume(out, given)}", style="yellow")
-        if trained:  # all processes agree on a stop in training; the evaluation is left by each on its own
-            engine.dismiss()
+        forced = isinstance(stopped, KeyboardInterrupt) or stopped.forced  # asked twice, as a step took too long
+        if trained or forced:  # otherwise all processes have agreed on it
+            engine.dismiss(0.2 if forced else 5.0)
         raise
     except BaseException:
         finish("failed")

@@ -59,8 +59,10 @@ class StageRunner:
             once=not self.config.treatments,
         )
         self.model.requires_grad_(False)
-        modes.set_training(self.model, updating_batch_norms(self.model, layers, self.config.bn_policy))
+        updating = updating_batch_norms(self.model, layers, self.config.bn_policy)
         whole = self.config.selection is None
+        moving = None if whole else [self.model.get_submodule(layer.name) for layer in layers]
+        modes.set_training(self.model, updating, moving)
         parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
         for parameter in parameters.values():
             parameter.requires_grad_(True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
+from clat.core.stopping import answered
 from clat.data.loader import Loader
 from clat.models.files import load_weights
 from clat.network import modes
@@ -44,6 +45,7 @@ from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress
 from clat.training.step import NotFinite
+from clat.training.warnings import warnings_before_epoch
 
 
 class Trainer:
@@ -129,6 +131,8 @@ class Trainer:
         if due:
             self._select(stage)
         if due or done == 0:
+            for kind, message in warnings_before_epoch(self.progress, self.runner, self.heldout, first=done == 0):
+                self._warn(kind, message, once=True)
             self.runner.after_selection(self.progress.epoch, first=done == 0)
         if done == 0:
             self.log.record("stage", **stage_record(self.progress, self.runner))
@@ -186,6 +190,7 @@ class Trainer:
     def _stop_if_asked(self, before: Callable[[], None] = lambda: None) -> None:
         """Stop if any process was asked to."""
         if self.engine.any_of(bool(self.stop.number)):
+            answered()
             before()
             self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
             raise Interrupted(self.stop.number or signal.SIGINT)

@@ -1,0 +1,109 @@
+"""A command that is asked to stop ends within two seconds, whatever code it is in.
+
+Python acts on Ctrl-C between two of its own instructions. That may be long in coming: a backward pass of minutes,
+or one operation of a foreign network's, is a single instruction; a training step is brought to its end first; and a
+network may catch the exception and go on. So a thread that the signal reaches at once sends it a second time, as an
+impatient user would, and ends the process if that does not help either. Only code that never lets go of the
+interpreter's lock, as some extension modules do, keeps it from that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+AGAIN = 1.3
+"""Seconds after which the signal is sent again: what a training step has to come to its end, and save."""
+AT_LAST = 1.8
+"""Seconds after which the process is ended."""
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+LastWords = Callable[[], str]
+"""Called before the process is ended from outside of the code at work; what it returns is said."""
+
+_last_words: list[LastWords] = []
+_answered = threading.Event()
+
+
+def answered() -> None:
+    """Say that the process has heard of a signal and is on its way out, so that it is left to that."""
+    _answered.set()
+
+
+@contextmanager
+def last_words(say: LastWords) -> Iterator[None]:
+    """Inside, `say()` is called, from another thread, if the process has to be ended."""
+    _last_words.append(say)
+    try:
+        yield
+    finally:
+        _last_words.remove(say)
+
+
+@contextmanager
+def ends_in_time() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end the process within two seconds. For a process's outermost code, in its main
+    thread; elsewhere nothing happens."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    _answered.clear()
+    watch = threading.Thread(target=_watch, args=(reading,), name="clat-stopping", daemon=True)
+    before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_deaf)  # a child's signals are its own
+    watch.start()
+    try:
+        yield
+    finally:
+        answered()
+        signal.set_wakeup_fd(before)
+        with suppress(OSError):
+            writing.send(b"\0")
+        watch.join()
+        reading.close()
+        writing.close()
+
+
+def _deaf() -> None:
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+def _watch(reading: socket.socket) -> None:
+    """Wait for the number of a signal, which arrives as soon as the signal does, or for 0, the end."""
+    while True:
+        for number in reading.recv(64):
+            if number == 0:
+                return
+            if number in STOPPING and not _answered.is_set():
+                _insist(number)
+
+
+def _insist(number: int) -> None:
+    if _answered.wait(AGAIN):
+        return
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, number)
+    if not _answered.wait(AT_LAST - AGAIN):
+        _end(number)
+
+
+def _end(number: int) -> None:
+    """End the process, which does not answer."""
+    words = ["stopped: the code at work did not let go"]
+    for say in list(_last_words):
+        with suppress(Exception):
+            words.append(say())
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+    with suppress(OSError):
+        os.write(2, f"{cursor}\nclat: {'; '.join(words)}\n".encode())
+    os._exit(128 + number)

@@ -1,0 +1,64 @@
+"""What a run warns of before an epoch: what a stage begins with, and what moves beside the selected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from clat.network.swap import holders
+from clat.training.monitor import check_heldout
+from clat.training.stage import StageRunner
+from clat.training.state import Progress
+
+
+def lacks_robustness(clean: float, robust: float, classes: int) -> bool:
+    """Return whether next to nothing of a network's accuracy withstands an attack: a quarter or less of that on
+    clean images, or no more than guessing among `classes` gives. Accuracies in [0, 1]."""
+    return robust <= max(clean / 4, 1 / classes)
+
+
+def warnings_before_epoch(
+    progress: Progress, runner: StageRunner, heldout: tuple[Tensor, Tensor], *, first: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of each warning, after a selection and when a stage begins. All processes must
+    call it.
+
+    Args:
+        progress: where the run stands, with the last held-out accuracies, if there are any.
+        runner: of the stage.
+        heldout: images and labels that may be looked at.
+        first: whether the stage begins.
+    """
+    if first and runner.config.objective.keeps_robustness:
+        yield from _weak_start(progress, runner, heldout)
+    yield from _shared_weights(runner)
+
+
+def _weak_start(
+    progress: Progress, runner: StageRunner, heldout: tuple[Tensor, Tensor]
+) -> Iterator[tuple[str, str]]:
+    check = progress.last if progress.stage else None
+    if check is None:
+        check = check_heldout(runner.model, runner.engine, heldout, runner.recipe)
+    clean, robust = check["heldout_clean"], check["heldout_robust"]
+    if lacks_robustness(clean, robust, runner.loader.image_set.num_classes):
+        yield (
+            "no-robustness",
+            f"stage '{runner.config.name}' begins with a network that is right on {clean:.1%} of held-out images "
+            f"and on {robust:.1%} under attack: {runner.config.objective.name} keeps a network's robustness and "
+            "gives it none; train it adversarially first, as clat harden does, or the recipe pgd-at-clat",
+        )
+
+
+def _shared_weights(runner: StageRunner) -> Iterator[tuple[str, str]]:
+    """Of layers that are not selected, but hold a weight of one that is."""
+    model, layers = runner.model, runner.trainable.step.layers
+    if not layers:
+        return
+    selected = {part for layer in layers for part in model.get_submodule(layer.name).modules()}
+    others = holders(model, runner.trainable.parameters.values(), without=selected)
+    if others:
+        one = len(others) == 1
+        what = f"{', '.join(others)} {'shares' if one else 'share'} weights with the selected layers"
+        yield "shared-weights", f"{what}, and {'moves' if one else 'move'} with them"

@@ -1,0 +1,132 @@
+"""Ctrl-C ends a command within two seconds, whatever the network's code does, and nothing written is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NETWORK = """
+import os, pathlib, time
+import torch
+from own_network import Net
+
+
+def sleep():
+    time.sleep(60)
+
+
+def compute():
+    '''One operation, which Python cannot interrupt.'''
+    torch.linalg.matrix_power(torch.eye(2000), 2**40 - 1)
+
+
+def swallow():
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+
+class Busy(Net):
+    '''Once the file `busy` is there, it works for a minute and says so.'''
+
+    def forward(self, x):
+        if os.path.exists("busy") and len(x) > 1:
+            pathlib.Path("at_work").touch()
+            globals()[pathlib.Path("busy").read_text()]()
+        return super().forward(x)
+"""
+
+LIMIT = 2.0
+SLACK = 1.0
+"""Seconds that a busy machine may take to end a process."""
+
+
+@pytest.fixture
+def place(workplace: Path, tmp_path: Path) -> Path:
+    for name in ("own_network.py", "tiny.toml"):
+        (tmp_path / name).write_text((workplace / name).read_text())
+    (tmp_path / "busy_network.py").write_text(NETWORK)
+    return tmp_path
+
+
+def interrupt_at_work(process: Any, place: Path, number: int = signal.SIGINT) -> tuple[str, str]:
+    """Send the signal once the network is at work; what the process has said by the end."""
+    deadline = time.monotonic() + 120
+    while not (place / "at_work").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.2)
+    start = time.monotonic()
+    process.send_signal(number)
+    said: tuple[str, str] = process.communicate(timeout=60)
+    assert time.monotonic() - start < LIMIT + SLACK
+    assert "Traceback" not in said[1]
+    return said
+
+
+@pytest.mark.parametrize("work", ["sleep", "compute", "swallow"])
+def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
+    (place / "busy").write_text(work)
+    words = (
+        "evaluate",
+        "--model",
+        "busy_network:Busy",
+        "--num-samples",
+        8,
+        "--protocol",
+        "pgd-10",
+        "--device",
+        "cpu",
+    )
+    process = start(words, cwd=place)
+    _, errors = interrupt_at_work(process, place)
+    assert process.returncode == 130
+    assert ("the code at work did not let go" in errors) == (work != "sleep")
+
+
+@pytest.mark.parametrize(
+    ("work", "number", "code"), [("sleep", signal.SIGTERM, 143), ("compute", signal.SIGINT, 130)]
+)
+def test_in_a_training_step_and_the_run_goes_on(work: str, number: int, code: int, start: Any, place: Path) -> None:
+    """The step is given up, and the run goes on from its last saved state."""
+    run = place / "run"
+    words = ("train", "tiny.toml", "--out", run, "--model.name", "busy_network:Busy", "--stages.pgd-at.epochs", 20)
+    process = start(words, cwd=place)
+    while not (run / "state.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    (place / "busy").write_text(work)
+    said = interrupt_at_work(process, place, number)
+    assert process.returncode == code
+    assert "clat train --resume" in "".join(said)
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    (place / "busy").unlink()
+    resumed = start(["train", "--resume", run], cwd=place)
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["event"] == "epoch"] == list(range(1, 23))
+
+
+def test_a_quick_step_is_finished_and_saved(start: Any, place: Path) -> None:
+    """Then nothing is lost, and the second signal never comes."""
+    run = place / "run"
+    process = start(("train", "tiny.toml", "--out", run, "--stages.pgd-at.epochs", 500), cwd=place)
+    while not (run / "state.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    before = (run / "state.safetensors").stat().st_mtime_ns
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "clat train --resume" in output
+    assert (run / "state.safetensors").stat().st_mtime_ns > before
