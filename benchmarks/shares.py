@@ -2,9 +2,9 @@
 
     python -m benchmarks.shares --out docs/results/benchmarks/shares.json
 
-One thread a process. `busy` is the part of the time that each was at work and did not wait for others. Their sum, less
-what smaller batches cost in CPU seconds, is the speed-up on cores with nothing else to do; the measured one also has
-what the machine does besides.
+One thread a process. `busy` is the part of the time that each was at work and did not wait for others. Their sum,
+less what smaller batches cost in CPU seconds, is the speed-up on cores with nothing else to do; the measured one
+also has what the machine does besides.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import json
 import time
 
 import torch
-from clat.runtime import Engine, EngineConfig
-from clat.core.environment import describe_environment
-from clat.core.files import claim_output, write_json
 
 import clat
 from benchmarks.foreign_networks import FILES, foreign_network
+from clat.core.environment import describe_environment
+from clat.core.files import claim_output, write_json
 from clat.data import Loader
 from clat.evaluation import dataset, evaluate, evaluate_set
+from clat.runtime.engine import Engine, EngineConfig
 
 
 def main() -> None:

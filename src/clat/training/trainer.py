@@ -45,7 +45,7 @@ from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress
 from clat.training.step import NotFinite
-from clat.training.warnings import warnings_before_epoch
+from clat.training.warnings import warn, warnings_before_epoch
 
 
 class Trainer:
@@ -91,7 +91,7 @@ class Trainer:
         """Train from where `progress` stands to the end of the last stage."""
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
-            self._warn("test-split", TEST_DECIDES, once=True)
+            warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
         with torch.random.fork_rng(devices=self.engine.cuda_devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
@@ -132,7 +132,7 @@ class Trainer:
             self._select(stage)
         if due or done == 0:
             for kind, message in warnings_before_epoch(self.progress, self.runner, self.heldout, first=done == 0):
-                self._warn(kind, message, once=True)
+                warn(self.log, self.progress, kind, message, once=True)
             self.runner.after_selection(self.progress.epoch, first=done == 0)
         if done == 0:
             self.log.record("stage", **stage_record(self.progress, self.runner))
@@ -223,7 +223,7 @@ class Trainer:
         self.log.record("epoch", **record)
         self.log.say(epoch_line(record, self.recipe.total_epochs))
         if not self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
-            self._warn("nothing-moves", nothing_moves(record["stage_name"]), once=True)
+            warn(self.log, self.progress, "nothing-moves", nothing_moves(record["stage_name"]), once=True)
         progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
@@ -245,20 +245,12 @@ class Trainer:
         warning = watch(check, self.progress, stops=self.recipe.monitor.stop_on_collapse)
         if warning is not None:
             self.collapsed = self.recipe.monitor.stop_on_collapse
-            self._warn("catastrophic-overfitting", warning)
+            warn(self.log, self.progress, "catastrophic-overfitting", warning)
 
     def _learning_rate(self) -> float:
         """The schedule's, callbacks aside."""
         done = self.progress.epoch + self.progress.step / self.loader.num_batches
         return self.recipe.learning_rate(self.progress.stage, done)
-
-    def _warn(self, kind: str, message: str, *, once: bool = False) -> None:
-        """Say it, and keep it with the results; `once`: not if it has been said."""
-        if once and message in self.progress.warnings:
-            return
-        self.progress.warnings.append(message)
-        self.log.record("warning", epoch=self.progress.epoch, kind=kind, message=message)
-        self.log.say(f"  warning: {message}", style="yellow")
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]

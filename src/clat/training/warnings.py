@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from clat.network.swap import holders
+from clat.training.log import RunLog
 from clat.training.monitor import check_heldout
 from clat.training.stage import StageRunner
 from clat.training.state import Progress
+
+
+def warn(log: RunLog, progress: Progress, kind: str, message: str, *, once: bool = False) -> None:
+    """Say a warning, and keep it with the results; `once`: not if the same was said before."""
+    if once and message in progress.warnings:
+        return
+    progress.warnings.append(message)
+    log.record("warning", epoch=progress.epoch, kind=kind, message=message)
+    log.say(f"  warning: {message}", style="yellow")
 
 
 def lacks_robustness(clean: float, robust: float, classes: int) -> bool:
