@@ -9,19 +9,22 @@ import torch
 from PIL import Image
 
 from clat.core.errors import ClatError, unknown
+from clat.core.memory import available_memory
 from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import LazyImages, default_workers, to_array
+from clat.data.decode import EncodedImages, to_array
 from clat.data.imageset import ImageSet
+from clat.data.lazy import default_workers
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
 
-GIB = 2**30
 DIGITS_TRAIN = 1297
 """Images of ``digits/train``; the other 500 are ``digits/test``."""
 
+RESIDENT_LIMIT = 2**31
+"""Bytes of pixels that are held in memory at most, where nobody says otherwise."""
 _FEW = 4096  # images that one process decodes sooner than worker processes start
 
 
@@ -30,7 +33,7 @@ def load_split(
     split: str = "train",
     *,
     image_size: int | None = None,
-    resident_limit: int = 2 * GIB,
+    resident_limit: int | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
     classes: Classes | None = None,
@@ -52,7 +55,7 @@ def load_split(
         image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
             Without it all images must have one size.
         resident_limit: bytes. A set whose pixels need no more is decoded into memory now, a larger one stays
-            lazy.
+            lazy; None: 2 GiB, or a quarter of the memory that is left if that is less.
         label_column: the column to predict; by default ``label``, ``fine_label``, then any ClassLabel column, then
             ``target`` and the like.
         image_column: the column of the images; by default one that holds images by type, then ``image``,
@@ -75,6 +78,8 @@ def load_split(
     if image_size is not None and image_size < 1:
         raise ClatError(f"image_size is {image_size}, expected at least 1 pixel")
     listed = None if classes is None else read_classes(classes)
+    if resident_limit is None:
+        resident_limit = default_resident_limit()
     if text == "digits":
         return _digits(split, image_size, listed)
 
@@ -96,7 +101,7 @@ def load_split(
         name=title,
         split=split,
         class_names=table.class_names,
-        images=LazyImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
+        images=EncodedImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
         labels=table.labels,
         description="; ".join((origin, *table.notes)),
         notes=table.notes,
@@ -114,6 +119,11 @@ def load_split(
     if path is not None:
         copies.write_copy(path, image_set)
     return image_set
+
+
+def default_resident_limit() -> int:
+    """Return how many bytes of pixels may be held in memory: RESIDENT_LIMIT, or a quarter of what is left."""
+    return min(RESIDENT_LIMIT, available_memory() // 4)
 
 
 def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None) -> ImageSet:

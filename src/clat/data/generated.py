@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
-from clat.data.decode import first_line
 from clat.data.imageset import ImageSet
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

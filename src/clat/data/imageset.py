@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from clat.core.checks import kind_of
+from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError
-from clat.data.decode import LazyImages, decoded_batches
+from clat.data.lazy import LazyImages, decoded_batches
+
+_TYPES = (torch.uint8, torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     """One name a class; label k means ``class_names[k]``."""
     images: torch.Tensor | LazyImages
-    """uint8, shape (N, C, H, W), values 0 to 255; or its lazy stand-in."""
+    """uint8, shape (N, C, H, W), values 0 to 255; or float32, in [0, 1]; or their lazy stand-in."""
     labels: torch.Tensor
     """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
     description: str = ""
@@ -48,16 +50,21 @@ class ImageSet:
                 )
         if isinstance(self.class_names, str):
             raise ClatError(f"{here}: class_names is the text '{self.class_names}', expected one name a class")
-        if isinstance(images, torch.Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
+        if isinstance(images, torch.Tensor) and (images.dtype not in _TYPES or images.ndim != 4):
             raise ClatError(
                 f"{here}: images are {images.dtype} of shape {tuple(images.shape)},"
-                " expected torch.uint8 of shape (N, C, H, W)"
+                " expected torch.uint8 of shape (N, C, H, W), or torch.float32 in [0, 1]"
             )
         if isinstance(images, torch.Tensor) and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
             raise ClatError(
                 f"{here}: images have shape {tuple(images.shape)}, expected (N, C, H, W):"
                 " images.permute(0, 3, 1, 2)"
             )
+        if isinstance(images, torch.Tensor) and images.dtype == torch.float32:
+            try:
+                check_images(images)
+            except ClatError as error:
+                raise ClatError(f"{here}: {error}") from None
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
             cast = "" if labels.dtype == torch.int64 else ": labels.long()"
             raise ClatError(
@@ -93,10 +100,15 @@ class ImageSet:
         return isinstance(self.images, torch.Tensor)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the pixels: uint8, values 0 to 255, or float32 in [0, 1]."""
+        return self.images.dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the pixels take, or would take, in memory."""
         channels, height, width = self.shape
-        return len(self) * channels * height * width
+        return len(self) * channels * height * width * self.dtype.itemsize
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
         """The images at `indices` (each in [0, N)), in that order. Resident pixels are copied.
@@ -131,7 +143,7 @@ class ImageSet:
         """
         if isinstance(self.images, torch.Tensor):
             return self
-        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=self.dtype)
         batches = torch.arange(len(self)).split(batch_size)
         done = 0
         for batch in decoded_batches(self.images, batches, workers=workers):

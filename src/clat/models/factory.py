@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.own_code import current_directory_importable, find_callable
 
 
 def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -23,8 +19,8 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
     cannot be imported or called, and for an explicit option (anything but num_classes and in_channels, which are
     always there) or argument that the signature does not have.
     """
-    with _current_directory_importable():
-        factory = _find(name)
+    with current_directory_importable():
+        factory = find_callable(name, "model")
         accepted = _accepted(name, factory, options, args or {})
         try:
             model = factory(**accepted)
@@ -33,23 +29,6 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
     if not isinstance(model, nn.Module):
         raise ClatError(f"model '{name}': the factory gave a {type(model).__name__}; it must return an nn.Module")
     return model
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """The object that `package.module:factory` names; dots after the colon reach into classes."""
-    module_name, _, path = name.partition(":")
-    try:
-        factory = reduce(getattr, path.split("."), importlib.import_module(module_name))
-    except AttributeError as error:
-        raise ClatError(f"model '{name}': {error}; check the name after the colon") from error
-    except Exception as error:
-        raise ClatError(
-            f"model '{name}': importing '{module_name}' failed, {type(error).__name__}: {error}; "
-            "write package.module:factory"
-        ) from error
-    if not callable(factory):
-        raise ClatError(f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class")
-    return factory
 
 
 def _accepted(
@@ -69,15 +48,3 @@ def _accepted(
     for option in options.keys() - by_name - {"num_classes", "in_channels"}:
         raise ClatError(f"model '{name}': its factory takes no {option}; leave {option} out")
     return {key: value for key, value in options.items() if key in by_name} | dict(args)
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Import from the current directory first, as `python -m` does; the search path is put back after."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

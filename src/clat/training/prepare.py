@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +15,17 @@ from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
 from clat.data import (
-    IDBH_VARIANTS,
-    Augment,
     BatchAugment,
     Extra,
     ImageSet,
     Loader,
+    as_train_and_test,
     hold_out,
     load_split,
     open_generated,
 )
 from clat.data.channels import with_channels
+from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -36,10 +38,11 @@ from clat.network.layers import find_layers
 from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.augmentation import augmentation
 from clat.training.trial import check_training_mode, tried
 
-Data = tuple[ImageSet, ImageSet]
-"""(train, test). The held-out part is cut from train."""
+Data = Any
+"""Train and test images: see `clat.data.as_train_and_test`. The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class RunInputs:
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    augment: BatchAugment | None = None
+    """What is done to the training images, a batch at a time."""
     notes: tuple[str, ...] = ()
     own_model: bool = False
     """The network is the user's, and not the recipe's."""
@@ -80,7 +85,12 @@ class RunInputs:
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
+def prepare(
+    recipe: Recipe,
+    model: nn.Module | None,
+    data: Data | None,
+    augment: Callable[[Tensor], Any] | None = None,
+) -> RunInputs:
     """The inputs of a run. Raises ClatError for whatever does not fit together."""
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
@@ -95,7 +105,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
@@ -106,10 +116,11 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     if recipe.engine.checkpoint_blocks and not blocks(model):
         raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
-    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
+    batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra, batch_augment)
     pixels = train_set.take(1).load().images
-    if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
-        loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
+    if batch_augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
+        batch_augment(pixels, batch_augment.draw(1, generator(recipe.seed)))
     parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
@@ -118,7 +129,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
-    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
+    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), **own)
 
 
 def train_loader(
@@ -128,6 +139,7 @@ def train_loader(
     rank: int,
     world: int,
     extra: ImageSet | None = None,
+    augment: BatchAugment | None = None,
 ) -> Loader:
     """The training batches of one process."""
     config = recipe.data
@@ -137,22 +149,14 @@ def train_loader(
         device=device,
         seed=recipe.seed,
         shuffle=True,
-        augment=augmentation(config),
+        augment=augment,
         cutmix=config.cutmix,
+        mixup=config.mixup,
         extra=None if extra is None or config.extra is None else Extra(extra, config.extra.fraction),
         drop_last=True,
         rank=rank,
         world_size=world,
     )
-
-
-def augmentation(config: DataConfig) -> BatchAugment | None:
-    """What `data.augment` and the fields beside it ask for."""
-    if config.augment == "standard" and (config.pad or config.flip):
-        return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
-    if config.augment in IDBH_VARIANTS:
-        return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
-    return None
 
 
 def trainable(model: nn.Module) -> nn.Module:
@@ -168,18 +172,16 @@ def trainable(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
+def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:
     """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
-    no more either, as labels that are probabilities need."""
+    no more either, as labels that are probabilities need: the field that makes them so."""
     with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
         logits = model(x)
     check_output(logits, 1)
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:
-        raise ClatError(
-            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
-        )
+        raise ClatError(f"{exactly} needs a model with the data's {num_classes} classes: it has {logits.shape[1]}")
 
 
 def check_single(model: nn.Module, x: Tensor) -> None:
@@ -226,7 +228,17 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
+    if data is None:
+        train_set, test = read_split(config, "train"), read_split(config, "test")
+    else:
+        train_set, test = as_train_and_test(
+            data,
+            image_size=config.image_size,
+            label_column=config.label_column,
+            image_column=config.image_column,
+            classes=config.classes,
+            channels=config.channels,
+        )
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "

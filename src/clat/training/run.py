@@ -65,17 +65,26 @@ def train(
     *,
     model: nn.Module | None = None,
     data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
     reuse: str | Path | None = None,
     quiet: bool = False,
     beside: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a recipe into the new folder `out`.
 
-    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of the
-    recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`: the folder
-    of another run: if it began with the same stages, data and seed, they are not run again; `beside`: JSON files to
-    write into the folder when it is made, by name. Raises ClatError for anything wrong in the input, and if `out`
-    holds something already.
+    Args:
+        recipe: a `Recipe`, a TOML file, or the name of a built-in one.
+        out: a new folder.
+        model: a network of your own instead of the recipe's, taking images in [0, 1]; it is trained in place.
+        data: images of your own, (train, test) or one source of both: see `clat.data.as_train_and_test`.
+        augment: a callable of your own in place of the recipe's `data.augment`; it takes an image (C, H, W) and
+            returns one, see `clat.data.PerImage`.
+        reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
+        quiet: print nothing.
+        beside: JSON files to write into the folder when it is made, by name.
+
+    Raises:
+        ClatError: anything wrong in the input, or `out` holds something already.
     """
     recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
@@ -83,32 +92,38 @@ def train(
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if is_first_process():
         refuse_taken(out)
-    inputs = prepare(recipe, model, data)
+    inputs = prepare(recipe, model, data, augment)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
     with _claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
-        given = describe_given(model, data)
+        given = describe_given(model, data, augment, inputs.train)
         return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
 
 
 def resume(
-    out: str | Path, *, model: nn.Module | None = None, data: Data | None = None, quiet: bool = False
+    out: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
+    quiet: bool = False,
 ) -> Result:
-    """Go on with a run that was stopped, from its last saved state; `model` and `data` as for `train`.
+    """Go on with a run that was stopped, from its last saved state; `model`, `data` and `augment` as for `train`.
 
     On one CPU configuration the weights end up bit-identical to those of a run that was never stopped.
     """
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
-    given = describe_given(model, data)
+    given = describe_given(model, data, augment)
     with only_one_in(out) if is_first_process() else nullcontext():
         died = read_about(out).get("status") == "running"  # as nobody is training here
         check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
         engine = Engine(recipe.engine)
-        inputs = prepare(recipe, model, data)
+        inputs = prepare(recipe, model, data, augment)
+        given = describe_given(model, data, augment, inputs.train)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
         check_state(out, recipe, inputs, given)
@@ -128,7 +143,8 @@ def _run(
     died: bool = False,
 ) -> Result:
     model = engine.place(inputs.model)
-    loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
+    device, rank, world = engine.device, engine.rank, engine.world
+    loader = train_loader(recipe, inputs.train, device, rank, world, inputs.extra, inputs.augment)
     saved = _start(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
