@@ -35,7 +35,7 @@ class Extra:
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        if not self.images.resident:
+        if not isinstance(self.images.images, Tensor):
             raise ClatError(f"extra images '{self.images.name}' are decoded on demand: load() them first")
 
     def per_batch(self, batch_size: int) -> int:

@@ -23,7 +23,7 @@ from clat.data.decode import EncodedImages
 from clat.data.hf_objects import has_transform, is_of_datasets, open_dataset
 from clat.data.imageset import ImageSet
 from clat.data.items import DatasetImages, open_items, read_item_labels
-from clat.data.lazy import LazyImages
+from clat.data.lazy import FloatImages, LazyImages
 from clat.data.split_names import find_split, split_meant
 
 FORMS = (
@@ -139,7 +139,8 @@ def _read(source: Any, wanted: WantedColumns, split: str, image_size: int | None
             source = _Mapped(source[0], label_array(source[1], len(source[0]), where).values)
         else:
             images = image_array(source[0], where)
-            return _Found(images, label_array(source[1], len(images), where), "arrays")
+            labels = label_array(source[1], len(images), where)
+            return _Found(images if images.dtype == torch.uint8 else FloatImages(images), labels, "arrays")
     if is_of_datasets(source, "Dataset") and not has_transform(source):
         return _of_table(source, wanted, split, image_size)
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")) or isinstance(source, tuple | list):

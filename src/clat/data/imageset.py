@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from clat.core.checks import check_images, kind_of
+from clat.core.checks import kind_of
 from clat.core.errors import ClatError
-from clat.data.lazy import LazyImages, decoded_batches
-
-_TYPES = (torch.uint8, torch.float32)
+from clat.data.lazy import FloatImages, LazyImages, decoded_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     """One name a class; label k means ``class_names[k]``."""
     images: torch.Tensor | LazyImages
-    """uint8, shape (N, C, H, W), values 0 to 255; or float32, in [0, 1]; or their lazy stand-in."""
+    """uint8, shape (N, C, H, W), values 0 to 255; or images that stay elsewhere, or are float32 in [0, 1]."""
     labels: torch.Tensor
     """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
     description: str = ""
@@ -50,21 +48,16 @@ class ImageSet:
                 )
         if isinstance(self.class_names, str):
             raise ClatError(f"{here}: class_names is the text '{self.class_names}', expected one name a class")
-        if isinstance(images, torch.Tensor) and (images.dtype not in _TYPES or images.ndim != 4):
+        if isinstance(images, torch.Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ClatError(
                 f"{here}: images are {images.dtype} of shape {tuple(images.shape)},"
-                " expected torch.uint8 of shape (N, C, H, W), or torch.float32 in [0, 1]"
+                " expected torch.uint8 of shape (N, C, H, W)"
             )
         if isinstance(images, torch.Tensor) and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
             raise ClatError(
                 f"{here}: images have shape {tuple(images.shape)}, expected (N, C, H, W):"
                 " images.permute(0, 3, 1, 2)"
             )
-        if isinstance(images, torch.Tensor) and images.dtype == torch.float32:
-            try:
-                check_images(images)
-            except ClatError as error:
-                raise ClatError(f"{here}: {error}") from None
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
             cast = "" if labels.dtype == torch.int64 else ": labels.long()"
             raise ClatError(
@@ -97,7 +90,7 @@ class ImageSet:
     @property
     def resident(self) -> bool:
         """True when the pixels are in memory."""
-        return isinstance(self.images, torch.Tensor)
+        return isinstance(self.images, torch.Tensor | FloatImages)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,13 +128,18 @@ class ImageSet:
             raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
         return self.subset(torch.arange(n))
 
+    def pixels(self) -> torch.Tensor:
+        """Return the images as they are stored, (N, C, H, W), in memory: shared, if they are there already."""
+        images = self.load().images
+        return images if isinstance(images, torch.Tensor) else images.fetch(torch.arange(len(images)))
+
     def load(self, workers: int = 0, batch_size: int = 512) -> ImageSet:
         """The same set with its pixels in memory, decoded by `workers` processes.
 
         Raises:
             ClatError: an image that cannot be read or has another size; its row is named.
         """
-        if isinstance(self.images, torch.Tensor):
+        if isinstance(self.images, torch.Tensor | FloatImages):
             return self
         pixels = torch.empty((len(self), *self.shape), dtype=self.dtype)
         batches = torch.arange(len(self)).split(batch_size)
@@ -149,4 +147,4 @@ class ImageSet:
         for batch in decoded_batches(self.images, batches, workers=workers):
             pixels[done : done + len(batch)] = batch
             done += len(batch)
-        return replace(self, images=pixels)
+        return replace(self, images=pixels if self.dtype == torch.uint8 else FloatImages(pixels))

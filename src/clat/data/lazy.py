@@ -27,6 +27,9 @@ class LazyImages(ABC):
     dtype: torch.dtype = torch.uint8
     """uint8, values 0 to 255; or float32, values in [0, 1]."""
 
+    at_hand: bool = False
+    """True where reading takes no work that processes could share."""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -49,6 +52,25 @@ class LazyImages(ABC):
         Raises:
             ClatError: an image that cannot be read, or differs in size from the first; its row is named.
         """
+
+
+class FloatImages(LazyImages):
+    """Images in memory that are no multiples of 1/255: float32 in [0, 1], shape (N, C, H, W)."""
+
+    dtype = torch.float32
+    at_hand = True
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels, self.shape = pixels, tuple(pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, indices: torch.Tensor) -> FloatImages:
+        return FloatImages(self.pixels[indices])
+
+    def fetch(self, indices: torch.Tensor, place: tuple[int, ...] = ()) -> torch.Tensor:
+        return self.pixels[indices]
 
 
 class _Batches(Dataset):
@@ -91,7 +113,7 @@ def decoded_batches(
         _Batches(images, place),
         batch_size=None,
         sampler=batches,
-        num_workers=min(workers, len(batches)),
+        num_workers=0 if images.at_hand else min(workers, len(batches)),
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )

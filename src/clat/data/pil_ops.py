@@ -157,25 +157,34 @@ def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hue, saturation and value, 0 to 255, int32, each (N, H, W), in Pillow's float32 and truncation."""
-    red, green, blue = images.float().unbind(1)
+    """Return hue, saturation and value, 0 to 255, int32, each (N, H, W).
+
+    float32 and float64 alternate here and in `_rgb` as in Pillow's C code, whose variables are float and whose
+    constants double: elsewhere some colours would come out one level apart.
+    """
     low, high = images.amin(1).float(), images.amax(1).float()
-    spread = (high - low).clamp(min=1)  # where it is 0, all of them are cancelled below
-    from_red, from_green, from_blue = ((high - one) / spread for one in (red, green, blue))
-    sector = torch.where(green == high, 2 + from_red - from_blue, 4 + from_green - from_red)
-    sector = torch.where(red == high, from_blue - from_green, sector).double()
-    hue = (torch.fmod(sector / 6 + 1, 1).float() * 255).int()
-    saturation = ((high - low) / high.clamp(min=1) * 255).int()
+    spread = (high - low).clamp(min=1)  # where it is 0, the hue is set to 0 below
+    red, green, blue = images.float().unbind(1)
+    from_red, from_green, from_blue = (((high - one) / spread) for one in (red, green, blue))
+    sector = torch.where(
+        green == high,
+        (2 + from_red.double() - from_blue.double()).float(),
+        (4 + from_green.double() - from_red.double()).float(),
+    )
+    sector = torch.where(red == high, from_blue - from_green, sector)
+    turned = torch.fmod(sector.double() / 6 + 1, 1).float()
+    hue = (turned.double() * 255).int()
+    saturation = (((high - low) / high.clamp(min=1)).double() * 255).int()
     return torch.where(high > low, hue, 0), saturation, high.int()
 
 
 def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Return uint8 images (N, 3, H, W) of what `_hsv` gives, as Pillow makes them."""
-    turned = hue.float() * 6 / 255
+    """Return uint8 images (N, 3, H, W) of what `_hsv` gives."""
+    turned = hue.double() * 6 / 255
     sector = turned.floor()
-    part, strength, bright = turned - sector, saturation.float() / 255, value.float()
-    levels = (bright * (1 - strength), bright * (1 - strength * part), bright * (1 - strength * (1 - part)))
-    p, q, t = ((level + 0.5).floor() for level in levels)
+    part, strength, bright = (turned - sector).float(), (saturation.double() / 255).float(), value.double()
+    falling, rising = (strength * part).double(), strength.double() * (1 - part.double())
+    p, q, t = ((bright * (1 - less) + 0.5).floor() for less in (strength.double(), falling, rising))
     order = ((bright, t, p), (q, bright, p), (p, bright, t), (p, q, bright), (t, p, bright), (bright, p, q))
     by_sector = torch.stack([torch.stack(one, dim=1) for one in order])
     chosen = (sector.long() % 6)[None, :, None].expand(1, -1, 3, -1, -1)

@@ -80,8 +80,8 @@ class RunInputs:
             sets.append(self.extra.subset(range(0, len(self.extra), max(len(self.extra) // 1000, 1))))
         for images in sets:
             digest.update(images.labels.numpy().tobytes())
-            if isinstance(images.images, Tensor):
-                digest.update(images.images.cpu().contiguous().numpy().data)
+            if images.resident:
+                digest.update(images.pixels().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
 
@@ -118,9 +118,8 @@ def prepare(
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra, batch_augment)
-    pixels = train_set.take(1).load().images
-    if batch_augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
-        batch_augment(pixels, batch_augment.draw(1, generator(recipe.seed)))
+    if batch_augment is not None:  # does it suit the image size?
+        batch_augment(train_set.take(1).pixels(), batch_augment.draw(1, generator(recipe.seed)))
     parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
