@@ -113,7 +113,7 @@ def decoded_batches(
         _Batches(images, place),
         batch_size=None,
         sampler=batches,
-        num_workers=0 if images.at_hand else min(workers, len(batches)),
+        num_workers=0 if images.at_hand or len(batches) < 2 else min(workers, len(batches)),
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
