@@ -9,6 +9,7 @@ import pytest
 from clat.core.errors import ClatError
 from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanking
 from clat.criticality.selection import Selection
+from clat.data import ImagenetSettings
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
 from clat.recipe.eps_schedule import EpsSchedule
@@ -108,11 +109,15 @@ RICH = Recipe(
         split_seed=2,
         image_size=16,
         channels=1,
-        augment="idbh-weak",
+        augment="imagenet",
+        imagenet=ImagenetSettings(
+            area=(0.2, 0.9), ratio=(0.5, 2.0), hue=0.1, rand_augment=2, magnitude=5, by="batch"
+        ),
         pad=0,
         padding_mode="reflect",
         flip=False,
         cutmix=True,
+        mixup=0.2,
         extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
     ),
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3, warmup=0.5),
