@@ -175,7 +175,7 @@ def _array(path: Path, name: str) -> np.ndarray:
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return where a member's bytes begin: after its local header, which tells the lengths of its last two fields."""
+    """Return where a member's bytes begin: after its local header, which tells how long its last fields are."""
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)
         return info.header_offset + 30 + sum(int.from_bytes(file.read(2), "little") for _ in range(2))

@@ -183,7 +183,7 @@ class ImageFiles:
         return tuple({**self.folders, **self.lists})
 
     def _listed(self, split: str) -> bool:
-        """Return True if the split is read from a list: there is one, and no class folders, or a column is named."""
+        """Return True if a list is read: there is one, and no class folders, or a column is named."""
         return split in self.lists and (self.wanted.columns or not self.folders.get(split))
 
     def read(self, split: str) -> Part:
