@@ -44,15 +44,19 @@ ABOUT = "harden.json"
 
 @dataclass(frozen=True)
 class Hardened:
-    """`model`: the hardened network, in evaluation mode; `before`, `after`: its results on test images, None where
-    only a plan was asked for; `comparison`: paired; `plan`; `out`: the folder."""
+    """A hardened network with its results on test images, before and after."""
 
     model: nn.Module
+    """The hardened network, in evaluation mode."""
     plan: Plan
     out: Path
+    """The folder."""
     before: Evaluation
+    """The result on test images of the network that was given."""
     after: Evaluation
+    """The result of the hardened one, on the same images."""
     comparison: Comparison
+    """The paired difference between the two."""
     promise: dict[str, Any] | None
     """What was chosen between start and end, where clean accuracy was promised."""
 
@@ -78,10 +82,12 @@ def run_hardening(
         about: what harden.json says of where the network comes from.
         quiet: print nothing.
 
+    Returns:
+        The hardened network, its results before and after, and their paired comparison.
+
     Raises:
         ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
-        else
-            in the input is wrong; then nothing has been written.
+            else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
     refuse_taken(out)
@@ -111,7 +117,21 @@ def run_hardening(
 def plan_hardening(
     model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
-    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
+    """Return what `run_hardening` would do, without doing it.
+
+    Args:
+        model: as for `run_hardening`.
+        train_set: as for `run_hardening`.
+        test_set: as for `run_hardening`.
+        config: as for `run_hardening`.
+        quiet: print nothing.
+
+    Returns:
+        The plan, and the first look at the network that it rests on.
+
+    Raises:
+        ClatError: as for `run_hardening`.
+    """
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -122,7 +142,17 @@ def plan_hardening(
 def resume_hardening(
     out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
 ) -> Hardened:
-    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
+    """Go on with a hardening that was stopped.
+
+    Args:
+        out: its folder.
+        model: the network as it was given to `run_hardening`.
+        train_set: the images as they were given there.
+        test_set: the images as they were given there.
+        quiet: print nothing.
+
+    Returns:
+        The same as `run_hardening`.
 
     Raises:
         ClatError: there is none in `out`, or the images are others.
@@ -137,7 +167,17 @@ def resume_hardening(
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
-    """Return the settings of the hardening in `out`, and all that its harden.json says. Raises ClatError."""
+    """Return the settings of the hardening in a folder, and all that its harden.json says.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        The settings, and the file's content.
+
+    Raises:
+        ClatError: there is no usable harden.json.
+    """
     try:
         recorded = json.loads((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
@@ -200,7 +240,7 @@ def _finished(
     *,
     quiet: bool,
 ) -> Hardened:
-    """What comes after the training; what is in its file already is not done again."""
+    """Return the result after the training; what is in its file already is not done again."""
     log, model = RunLog(None, quiet=quiet), inputs.model
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
