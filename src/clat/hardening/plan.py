@@ -18,7 +18,7 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.formatting import duration
 from clat.hardening.candidates import CANDIDATES
-from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, harden_recipe, tuning_epochs
+from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
@@ -80,7 +80,7 @@ def make_plan(
     Args:
         config: what the user asked for.
         model: decides the optimizer: SGD where there is BatchNorm, else AdamW.
-        step_seconds: what a step of each candidate costs.
+        step_seconds: what a step of each candidate costs, and of what follows it where `keep` asks for that.
         steps_per_epoch: batches of an epoch.
         check_seconds: what the check after each epoch takes.
         measuring_seconds: what the two evaluations at the end take.
@@ -93,9 +93,13 @@ def make_plan(
     Raises:
         ClatError: not even one epoch of the cheapest candidate fits.
     """
-    epoch_seconds = {name: cost * steps_per_epoch + check_seconds for name, cost in step_seconds.items()}
+    epoch_seconds = {
+        name: _mean_step(config, name, step_seconds) * steps_per_epoch + check_seconds
+        for name in step_seconds
+        if name in CANDIDATES
+    }
     if config.epochs is not None:
-        fits = dict.fromkeys(step_seconds, config.epochs)
+        fits = dict.fromkeys(epoch_seconds, config.epochs)
     else:
         assert config.budget is not None
         left = config.budget * MARGIN - spent - measuring_seconds
@@ -125,6 +129,13 @@ def make_plan(
         recipe=harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings),
         reasons=reasons,
     )
+
+
+def _mean_step(config: HardenConfig, name: str, step_seconds: Mapping[str, float]) -> float:
+    """Return the seconds of a step, over the stages."""
+    if config.keep not in TUNING:
+        return step_seconds[name]
+    return (1 - TUNED) * step_seconds[name] + TUNED * step_seconds[config.keep]
 
 
 def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
