@@ -27,13 +27,15 @@ from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
-from clat.hardening.cost import step_seconds
+from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
 from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
-from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.plan import Plan, make_plan
+from clat.hardening.recipe import MONITORED, TUNING, harden_stages
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
+from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
 from clat.training.log import RunLog
 from clat.training.run import refuse_taken, resume, train
@@ -198,17 +200,21 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     stages = {name: _stage(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
-    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
+    if config.keep in TUNING:
+        stages[config.keep] = build_recipe(
+            {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(names[0], 2, keep=config.keep)}
+        ).stages[1]
+    share = MEASURED_SHARE * (config.budget or 0.0)
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
-    tested = min(config.num_samples or len(inputs.test), len(inputs.test))
     plan = make_plan(
         config,
         inputs.model,
         costs,
         steps_per_epoch=max(len(inputs.train) // count, 1),
-        check_seconds=len(x) * 12 * seen.seconds_per_pass,
-        measuring_seconds=2 * tested * 21 * seen.seconds_per_pass,
+        check_seconds=len(x) * CHECK_PASSES * seen.seconds_per_pass,
+        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass),
         spent=time.perf_counter() - started,
         settings={
             "data": {
@@ -224,9 +230,10 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     return plan, seen
 
 
-def _stage(config: HardenConfig, name: str) -> Any:
-    settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
-    return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
+def _stage(config: HardenConfig, name: str) -> StageConfig:
+    """Return the stage that would train with a candidate."""
+    found = {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(name, 1)}
+    return build_recipe(found).stages[0]
 
 
 def _finished(
