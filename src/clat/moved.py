@@ -75,7 +75,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """The finder of modules at their old names. On `sys.meta_path` it comes last, so that what exists goes first."""
+    """The finder of modules at their old names, which comes last on `sys.meta_path`: what exists goes first."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
