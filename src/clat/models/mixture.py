@@ -22,7 +22,7 @@ from clat.models.parts import conv1x1, global_mean, init_convolutions, stage
 from clat.models.preact_resnet import PreActBlock
 from clat.models.settings import GateConfig
 from clat.network import modes
-from clat.network.layers import first_tensor
+from clat.network.outputs import first_tensor
 
 CLAMP = 0.6
 """In training, the gate's outputs are clamped to this many standard deviations around the batch's mean."""

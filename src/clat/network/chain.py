@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clat.network import modes
-from clat.network.layers import Layer, first_tensor
+from clat.network.layers import Layer
+from clat.network.outputs import first_tensor
 
 
 def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat.network.layers import first_tensor
+from clat.network.outputs import first_tensor
 
 
 @dataclass
