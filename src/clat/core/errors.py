@@ -25,8 +25,9 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
     Returns:
         The error, for the caller to raise.
 
-    >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
-    "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
+    Examples:
+        >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
+        "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
     """
     names = sorted(valid)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)

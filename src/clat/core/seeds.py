@@ -30,8 +30,9 @@ def derive_seed(*parts: int | str | float | None) -> int:
     Raises:
         TypeError: a part's ``repr`` need not be stable (a list, a tensor, an object).
 
-    >>> derive_seed(0, "augment", 1, 2) == derive_seed(0, "augment", 2, 1)
-    False
+    Examples:
+        >>> derive_seed(0, "augment", 1, 2) == derive_seed(0, "augment", 2, 1)
+        False
     """
     text = repr(tuple(_plain(part) for part in parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -52,8 +52,9 @@ def size_text(size: Fraction) -> str:
     Returns:
         A short decimal where that is exact ("0.03"), else whole pixel values over 255, else the fraction.
 
-    >>> size_text(parse_size("8/255")), size_text(parse_size("3/255")), size_text(parse_size(0.03))
-    ('8/255', '3/255', '0.03')
+    Examples:
+        >>> size_text(parse_size("8/255")), size_text(parse_size("3/255")), size_text(parse_size(0.03))
+        ('8/255', '3/255', '0.03')
     """
     decimal = repr(float(size))
     if "e" not in decimal and Fraction(decimal) == size:
