@@ -61,8 +61,8 @@ class LoRA(Treatment):
             Names, in forward order.
 
         Raises:
-            ClatError: if `classifier` is "full" and the last layer does not give the logits, or a pattern fits no
-                layer.
+            ClatError: if `classifier` is "full" and the last layer does not give the logits, if no layer is left,
+                or if the weight of one is computed.
         """
         if self.classifier == "full" and classifier_of(model, x) is None:
             raise ClatError("lora: classifier is 'full', but the last layer does not give the logits")

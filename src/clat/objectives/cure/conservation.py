@@ -102,9 +102,6 @@ class Conservation:
 
         Args:
             optimizer: the one that steps inside.
-
-        Yields:
-            Nothing.
         """
         held = {self.masked[name]: stays for name, stays in self.conserved.items() if self.hold}
         weights = {parameter: parameter.detach().clone() for parameter in held}
