@@ -18,18 +18,11 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.formatting import duration
 from clat.hardening.candidates import CANDIDATES
+from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import build_recipe
 
-EPS_FROM, EPS_UNTIL = 0.0, 0.5
-LABEL_SMOOTHING = 0.1
-MONITORED = 500
-"""Held-out images on which each epoch is checked, at most."""
-MONITOR_STEPS = 10
-TUNED = 0.2
-"""The part of the epochs that `keep = "clat"` and "clat-plus" give to the critical layers."""
 MARGIN = 0.95
 """The part of the budget that is planned with: a machine is not always as fast as when it was measured."""
 
@@ -122,7 +115,7 @@ def make_plan(
         step_seconds=dict(step_seconds),
         training_seconds=epoch_seconds[name] * epochs,
         measuring_seconds=measuring_seconds,
-        recipe=_recipe(config, model, name, epochs, settings or {}),
+        recipe=harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings),
         reasons=reasons,
     )
 
@@ -145,47 +138,4 @@ def _keeping(keep: str, epochs: int) -> str:
         return "against robust overfitting, the weights with the best robust accuracy on held-out images are kept"
     if keep == "last":
         return "the last weights are kept, as asked for"
-    return f"the last {_tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"
-
-
-def _tuning_epochs(epochs: int) -> int:
-    return max(round(TUNED * epochs), 1) if epochs > 1 else 0
-
-
-def _recipe(config: HardenConfig, model: nn.Module, name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe that repeats the training."""
-    convolutional = bool(batch_norms(model))
-    tuning = _tuning_epochs(epochs) if config.keep in ("clat", "clat-plus") else 0
-    stage: dict[str, Any] = {
-        "name": "harden",
-        "epochs": epochs - tuning,
-        "objective": {**CANDIDATES[name].objective, "label_smoothing": LABEL_SMOOTHING},
-        "treatments": [{"name": "ema"}],
-        "eps_schedule": {"from": EPS_FROM, "until": EPS_UNTIL},
-    }
-    stages = [stage]
-    if tuning:
-        stages.append(
-            {
-                "name": config.keep,
-                "epochs": tuning,
-                "objective": {"name": config.keep},
-                "selection": {"rule": "critical", "k": 1, "every": max(tuning // 2, 1)},
-            }
-        )
-    return build_recipe(
-        {
-            "name": "harden",
-            "seed": config.seed,
-            "eps": config.threat.text,
-            "norm": config.norm,
-            "batch_size": config.batch_size,
-            "schedule": {"kind": "one-cycle", "lr": 0.05 if convolutional else 5e-4, "peak": 0.3},
-            "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
-            "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
-            "evaluation": {"weights": "none", "protocol": config.protocol},
-            "engine": {"precision": config.precision, "device": config.device},
-            "stages": stages,
-            **settings,
-        }
-    )
+    return f"the last {tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"

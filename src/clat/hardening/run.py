@@ -31,7 +31,8 @@ from clat.hardening.cost import step_seconds
 from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
-from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.plan import Plan, make_plan
+from clat.hardening.recipe import MONITORED
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
 from clat.recipe.toml import build_recipe, read_recipe

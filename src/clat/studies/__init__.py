@@ -25,7 +25,9 @@ class _Studies(UserDict[str, Any]):
         return getattr(import_module(f"clat.studies.tables.{name}"), name.upper()) if found is None else found
 
 
-STUDIES = _Studies(dict.fromkeys(("baselines", "competitors", "claim", "cosine", "alone", "precision")))
+STUDIES = _Studies(
+    dict.fromkeys(("baselines", "competitors", "claim", "cosine", "alone", "precision", "hardening"))
+)
 
 
 def find_study(name: str) -> Study:
