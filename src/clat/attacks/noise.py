@@ -33,6 +33,7 @@ def uniform(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
     root = _mix(_mix(_mix(torch.full_like(ids, seed)) + ids * _GAMMA) + place * _GAMMA)
     counter = torch.arange(1, count + 1, device=ids.device) * _GAMMA
     bits = _mix(root[:, None] + counter)
+    # The upper 24 bits: as many as float32 holds exactly, so that no number is rounded up to 1.
     return _shifted(bits, 40).to(torch.float32) * 2.0**-24
 
 

@@ -256,7 +256,7 @@ class _Valley:
                     for name, tensor in between.items()
                 }
             )
-            if total > allowed * draws + 1e-12:
+            if total > allowed * draws + 1e-12:  # a sum is rounded otherwise than a product
                 return False
         return True
 

@@ -169,5 +169,5 @@ class TwinsCallback(StageCallback):
     def on_stage_end(self) -> dict[str, Any]:
         for bn in self._norms.values():
             del bn.frozen
-            bn.__class__ = type(bn).__mro__[1]
+            bn.__class__ = type(bn).__mro__[1]  # the kind that `_with_twin` derived from
         return {}

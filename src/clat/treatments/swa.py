@@ -69,7 +69,7 @@ class SWA(Treatment):
         Returns:
             start * units, rounded up.
         """
-        return math.ceil(self.start * units - 1e-9)
+        return math.ceil(self.start * units - 1e-9)  # 0.07 * 100 is 7.000000000000001, and is to be 7
 
     def check(self, epochs: int) -> None:
         if self.unit == "epochs":
