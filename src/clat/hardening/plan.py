@@ -18,7 +18,7 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.formatting import duration
 from clat.hardening.candidates import CANDIDATES
-from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, harden_recipe, tuning_epochs
+from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
@@ -29,27 +29,31 @@ MARGIN = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done. Times in seconds."""
+    """A training that fits the budget: its objective, its length and its recipe. Times in seconds."""
 
     objective: str
     epochs: int
     step_seconds: dict[str, float]
-    """Of each candidate that was measured."""
+    """The seconds of a step of each candidate that was measured."""
     training_seconds: float
-    """Of all epochs with their checks."""
+    """Seconds of all epochs with their checks."""
     measuring_seconds: float
-    """Of the two evaluations on test images."""
+    """Seconds of the two evaluations on test images."""
     recipe: Recipe
     reasons: tuple[str, ...]
     """One line a decision."""
 
     @property
     def seconds(self) -> float:
-        """Until the end."""
+        """Return the seconds until the end: training and measuring."""
         return self.training_seconds + self.measuring_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a JSON file, without the recipe, which has a file of its own."""
+        """Return plain data for a JSON file, without the recipe, which has a file of its own.
+
+        Returns:
+            The other fields, by their names.
+        """
         return {
             "objective": self.objective,
             "epochs": self.epochs,
@@ -76,19 +80,26 @@ def make_plan(
     Args:
         config: what the user asked for.
         model: decides the optimizer: SGD where there is BatchNorm, else AdamW.
-        step_seconds: what a step of each candidate costs.
+        step_seconds: what a step of each candidate costs, and of what follows it where `keep` asks for that.
         steps_per_epoch: batches of an epoch.
-        check_seconds: of the check after each epoch.
-        measuring_seconds: of the two evaluations at the end.
-        spent: of the budget, so far.
+        check_seconds: what the check after each epoch takes.
+        measuring_seconds: what the two evaluations at the end take.
+        spent: seconds of the budget that are gone already.
         settings: further fields of the recipe, such as `data` and `model`.
+
+    Returns:
+        The plan, with one reason a decision.
 
     Raises:
         ClatError: not even one epoch of the cheapest candidate fits.
     """
-    epoch_seconds = {name: cost * steps_per_epoch + check_seconds for name, cost in step_seconds.items()}
+    epoch_seconds = {
+        name: _mean_step(config, name, step_seconds) * steps_per_epoch + check_seconds
+        for name in step_seconds
+        if name in CANDIDATES
+    }
     if config.epochs is not None:
-        fits = dict.fromkeys(step_seconds, config.epochs)
+        fits = dict.fromkeys(epoch_seconds, config.epochs)
     else:
         assert config.budget is not None
         left = config.budget * MARGIN - spent - measuring_seconds
@@ -120,8 +131,15 @@ def make_plan(
     )
 
 
+def _mean_step(config: HardenConfig, name: str, step_seconds: Mapping[str, float]) -> float:
+    """Return the seconds of a step, over the stages."""
+    if config.keep not in TUNING:
+        return step_seconds[name]
+    return (1 - TUNED) * step_seconds[name] + TUNED * step_seconds[config.keep]
+
+
 def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
-    """A candidate's name, and why it."""
+    """Return a candidate's name, and why it is taken."""
     if config.objective is not None:
         return config.objective, f"{config.objective}, as asked for: {fits[config.objective]} epochs"
     worth = [name for name in fits if fits[name] >= CANDIDATES[name].worth_from]

@@ -15,8 +15,10 @@ LABEL_SMOOTHING = 0.1
 MONITORED = 500
 """Held-out images on which each epoch is checked, at most."""
 MONITOR_STEPS = 10
+TUNING = ("clat", "clat-plus")
+"""Values of `keep` that tune the critical layers at the end."""
 TUNED = 0.2
-"""The part of the epochs that `keep = "clat"` and "clat-plus" give to the critical layers."""
+"""The part of the epochs that they get."""
 
 
 def tuning_epochs(epochs: int) -> int:
@@ -38,7 +40,7 @@ def harden_stages(objective: str, epochs: int, *, keep: str = "best", ema: bool 
         keep: what guards against robust overfitting, as of HardenConfig.
         ema: whether weights are averaged.
     """
-    tuning = tuning_epochs(epochs) if keep in ("clat", "clat-plus") else 0
+    tuning = tuning_epochs(epochs) if keep in TUNING else 0
     stage: dict[str, Any] = {
         "name": "harden",
         "epochs": epochs - tuning,

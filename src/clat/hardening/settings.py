@@ -22,6 +22,9 @@ def parse_budget(text: str | float) -> float:
     Args:
         text: seconds, or words such as "90s", "30m", "1h30m", "2d".
 
+    Returns:
+        Seconds, above 0 and finite.
+
     Raises:
         ClatError: anything else, or no time at all.
 
@@ -92,5 +95,5 @@ class HardenConfig:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat model that `eps` and `norm` name."""
+        """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)

@@ -27,16 +27,14 @@ from clat.data.channels import with_channels
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.network import modes
 from clat.network.compiled import blocks
 from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
 from clat.network.guard import floating_type
 from clat.network.layers import find_layers
-from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
-from clat.training.trial import check_training_mode, tried
+from clat.training.trial import check_model, check_single, check_training_mode
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -166,38 +164,6 @@ def trainable(model: nn.Module) -> nn.Module:
         name = str(own).removeprefix("torch.")
         raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
     return model
-
-
-def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
-    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
-    no more either, as labels that are probabilities need."""
-    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
-        logits = model(x)
-    check_output(logits, 1)
-    if logits.shape[1] < num_classes:
-        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
-    if exactly and logits.shape[1] != num_classes:
-        raise ClatError(
-            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
-        )
-
-
-def check_single(model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
-    a batch that leaves it one value a channel."""
-    with (
-        modes.restore_flags(model),
-        modes.preserve_buffers(model),
-        modes.preserve_random_states(model),
-        torch.no_grad(),
-    ):
-        model.train()
-        try:
-            model(x)
-        except ValueError:
-            raise ClatError(
-                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
-            ) from None
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:

@@ -26,21 +26,11 @@ from clat.network.cost import Cost, metered
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
+from clat.training import records
 from clat.training.interrupt import Interrupted, StopFlag
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
 from clat.training.ranking import choose_layers
-from clat.training.records import (
-    TEST_DECIDES,
-    epoch_line,
-    epoch_record,
-    finish_line,
-    nothing_moves,
-    selection_line,
-    selection_record,
-    stage_record,
-    stage_summary,
-)
 from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress
@@ -91,7 +81,7 @@ class Trainer:
         """Train from where `progress` stands to the end of the last stage."""
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
-            warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
+            warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
         with torch.random.fork_rng(devices=self.engine.cuda_devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
@@ -135,7 +125,7 @@ class Trainer:
                 warn(self.log, self.progress, kind, message, once=True)
             self.runner.after_selection(self.progress.epoch, first=done == 0)
         if done == 0:
-            self.log.record("stage", **stage_record(self.progress, self.runner))
+            self.log.record("stage", **records.stage_record(self.progress, self.runner))
 
     def _select(self, stage: StageConfig) -> None:
         """Decide which layers move from here on, on held-out images, and say so."""
@@ -155,9 +145,9 @@ class Trainer:
         self.progress.selected = self.engine.from_first(names)
         self.runner.make_trainable(self.progress.selected, self.optimizer_state)
         rule, seconds = stage.selection.rule, time.perf_counter() - start
-        record = selection_record(self.progress, rule, self.runner.trainable, file, seconds)
+        record = records.selection_record(self.progress, rule, self.runner.trainable, file, seconds)
         self.log.record("selection", **record)
-        self.log.say(selection_line(record), style="cyan")
+        self.log.say(records.selection_line(record), style="cyan")
 
     def _epoch(self) -> None:
         progress, seed, batches = self.progress, self.recipe.seed, self.loader.num_batches
@@ -211,7 +201,7 @@ class Trainer:
         self.optimizer_state = self.runner.trainable.optimizer_state
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
-        record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
+        record = records.epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, record["best"] = self._check_and_keep_best()
@@ -221,9 +211,9 @@ class Trainer:
         self.runner.callbacks.after_epoch(check)
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
-        self.log.say(epoch_line(record, self.recipe.total_epochs))
+        self.log.say(records.epoch_line(record, self.recipe.total_epochs))
         if not self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
-            warn(self.log, self.progress, "nothing-moves", nothing_moves(record["stage_name"]), once=True)
+            warn(self.log, self.progress, "nothing-moves", records.nothing_moves(record["stage_name"]), once=True)
         progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
@@ -261,14 +251,14 @@ class Trainer:
         if facts:
             check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
-            self.log.say(finish_line(facts), style="cyan")
+            self.log.say(records.finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
         self.files.require_finite(self.progress, self.runner.trainable)
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
-        progress.stages.append(stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
+        progress.stages.append(records.stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)

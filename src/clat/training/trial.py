@@ -14,6 +14,7 @@ from clat.core.notices import notice
 from clat.models.fitting import bare
 from clat.models.inputs import advice
 from clat.network import modes
+from clat.network.logits import check_output
 from clat.network.outputs import logits_of, other_parts
 
 
@@ -47,6 +48,38 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
         noun = "output" if len(others) == 1 else "outputs"
         names = ", ".join(f"'{name}'" for name in others)
         notice(f"{type(bare(model)).__name__} {mode}returns more than logits: its {noun} {names} are left out")
+
+
+def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
+    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
+    no more either, as labels that are probabilities need."""
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
+    check_output(logits, 1)
+    if logits.shape[1] < num_classes:
+        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
+    if exactly and logits.shape[1] != num_classes:
+        raise ClatError(
+            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
+        )
+
+
+def check_single(model: nn.Module, x: Tensor) -> None:
+    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
+    a batch that leaves it one value a channel."""
+    with (
+        modes.restore_flags(model),
+        modes.preserve_buffers(model),
+        modes.preserve_random_states(model),
+        torch.no_grad(),
+    ):
+        model.train()
+        try:
+            model(x)
+        except ValueError:
+            raise ClatError(
+                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
+            ) from None
 
 
 def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
