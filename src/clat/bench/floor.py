@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from clat.network import modes
-from clat.network.layers import Layer, first_tensor
+from clat.network.layers import Layer
+from clat.network.outputs import first_tensor
 from clat.objectives import Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
 
 

@@ -67,6 +67,9 @@ def closing_seconds(config: HardenConfig, inputs: HardenInputs, seconds_per_pass
         config: what the user asked for.
         inputs: the network's images.
         seconds_per_pass: what one forward and backward pass of an image takes in an attack.
+
+    Returns:
+        Seconds, an upper bound: an attack leaves out images that it has fooled.
     """
     tested = min(config.num_samples or len(inputs.test), len(inputs.test))
     passes: float = 2 * tested * EVALUATION_PASSES

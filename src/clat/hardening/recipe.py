@@ -22,12 +22,26 @@ TUNED = 0.2
 
 
 def tuning_epochs(epochs: int) -> int:
-    """Return how many of `epochs` tune the critical layers alone, under `keep = "clat"` or "clat-plus"."""
+    """Return how many epochs tune the critical layers alone, where `keep` asks for that.
+
+    Args:
+        epochs: of the training, in all.
+
+    Returns:
+        TUNED of them, at least one; 0 where there is but one.
+    """
     return max(round(TUNED * epochs), 1) if epochs > 1 else 0
 
 
 def harden_schedule(*, convolutional: bool = True) -> dict[str, Any]:
-    """Return the learning rate over the training, as a recipe has it: one cycle, lower where AdamW trains."""
+    """Return the learning rate over the training, as a recipe has it.
+
+    Args:
+        convolutional: whether SGD trains the network; AdamW, which trains others, takes a lower rate.
+
+    Returns:
+        The table `schedule` of a recipe: one cycle.
+    """
     return {"kind": "one-cycle", "lr": 0.05 if convolutional else 5e-4, "peak": 0.3}
 
 
@@ -39,6 +53,9 @@ def harden_stages(objective: str, epochs: int, *, keep: str = "best", ema: bool 
         epochs: of all stages together.
         keep: what guards against robust overfitting, as of HardenConfig.
         ema: whether weights are averaged.
+
+    Returns:
+        One table a stage, as in TOML: the hardening, and the tuning of critical layers where `keep` asks for it.
     """
     tuning = tuning_epochs(epochs) if keep in TUNING else 0
     stage: dict[str, Any] = {
@@ -70,6 +87,9 @@ def harden_recipe(
         epochs: of all stages together.
         convolutional: whether the network has BatchNorm: then SGD trains it, else AdamW.
         settings: further fields of the recipe, such as `data` and `model`.
+
+    Returns:
+        The recipe, checked.
     """
     return build_recipe(
         {
