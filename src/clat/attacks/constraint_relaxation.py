@@ -92,8 +92,10 @@ def constraint_relaxation(
 
 @dataclass
 class ConstraintRelaxationSearch:
-    """CR as a search. The model is in attack mode; `eps` in image units; the settings are those of
-    `constraint_relaxation`."""
+    """Search of constraint relaxation, sample by sample.
+
+    The model is in attack mode; `eps` is in image units; the other settings are those of `constraint_relaxation`.
+    """
 
     model: nn.Module
     eps: float
@@ -104,6 +106,7 @@ class ConstraintRelaxationSearch:
     seed: int = 0
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at a random start, before the targets are sought."""
         ball = Ball(x, self.eps, self.norm)
         count, device = len(x), x.device
         point = ball.project(x + self._noise(ids, torch.zeros_like(ids), x, self.eps))
@@ -124,6 +127,7 @@ class ConstraintRelaxationSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: SearchState) -> None:
+        """Make one step of each sample's program, and turn to the next target where one is over."""
         x, y, t, active = state["x"], state["y"], state["t"], ~state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         seeking, phase = state["pair"] < 0, t % CYCLE

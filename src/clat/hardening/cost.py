@@ -60,9 +60,8 @@ def step_seconds(
 
 
 def closing_seconds(config: HardenConfig, inputs: HardenInputs, seconds_per_pass: float) -> float:
-    """Return the seconds of what comes after the training.
-
-    That is the promise, the test before and after, and the look for gradient masking, each where it is due.
+    """Return the seconds of what comes after the training: the promise, the test before and after, the look for
+    gradient masking.
 
     Args:
         config: what the user asked for.
@@ -70,7 +69,7 @@ def closing_seconds(config: HardenConfig, inputs: HardenInputs, seconds_per_pass
         seconds_per_pass: what one forward and backward pass of an image takes in an attack.
 
     Returns:
-        Seconds, counted from passes; nothing is measured.
+        Seconds, an upper bound: an attack leaves out images that it has fooled.
     """
     tested = min(config.num_samples or len(inputs.test), len(inputs.test))
     passes: float = 2 * tested * EVALUATION_PASSES

@@ -22,40 +22,40 @@ TUNED = 0.2
 
 
 def tuning_epochs(epochs: int) -> int:
-    """Return how many epochs tune the critical layers alone, under `keep = "clat"` or "clat-plus".
+    """Return how many epochs tune the critical layers alone, where `keep` asks for that.
 
     Args:
-        epochs: epochs of the whole training.
+        epochs: of the training, in all.
 
     Returns:
-        The part TUNED of them, at least 1; 0 where there is only one.
+        TUNED of them, at least one; 0 where there is but one.
     """
     return max(round(TUNED * epochs), 1) if epochs > 1 else 0
 
 
 def harden_schedule(*, convolutional: bool = True) -> dict[str, Any]:
-    """Return the learning rate over the training: one cycle.
+    """Return the learning rate over the training, as a recipe has it.
 
     Args:
-        convolutional: the network has BatchNorm and SGD trains it; otherwise AdamW does, at a lower rate.
+        convolutional: whether SGD trains the network; AdamW, which trains others, takes a lower rate.
 
     Returns:
-        A recipe's `schedule`, as plain data.
+        The table `schedule` of a recipe: one cycle.
     """
     return {"kind": "one-cycle", "lr": 0.05 if convolutional else 5e-4, "peak": 0.3}
 
 
 def harden_stages(objective: str, epochs: int, *, keep: str = "best", ema: bool = True) -> list[dict[str, Any]]:
-    """Return the stages of a hardening.
+    """Return the stages of a hardening, as a recipe has them.
 
     Args:
         objective: one of CANDIDATES.
-        epochs: epochs of all stages together.
+        epochs: of all stages together.
         keep: what guards against robust overfitting, as of HardenConfig.
         ema: whether weights are averaged.
 
     Returns:
-        A recipe's `stages`, as plain data: one, or two where the critical layers are tuned.
+        One table a stage, as in TOML: the hardening, and the tuning of critical layers where `keep` asks for it.
     """
     tuning = tuning_epochs(epochs) if keep in TUNING else 0
     stage: dict[str, Any] = {
@@ -84,7 +84,7 @@ def harden_recipe(
     Args:
         config: what the user asked for.
         objective: one of CANDIDATES.
-        epochs: epochs of all stages together.
+        epochs: of all stages together.
         convolutional: whether the network has BatchNorm: then SGD trains it, else AdamW.
         settings: further fields of the recipe, such as `data` and `model`.
 

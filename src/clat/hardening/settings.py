@@ -11,7 +11,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.hardening.candidates import CANDIDATES
-from clat.runtime.engine import precision_named
+from clat.runtime.settings import precision_named
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

@@ -31,7 +31,17 @@ STUDIES = _Studies(
 
 
 def find_study(name: str) -> Study:
-    """Return the study called `name`. Raises ClatError with the nearest name."""
+    """Return the study of a name.
+
+    Args:
+        name: one of `STUDIES`.
+
+    Returns:
+        The study; its module, which needs torch, is loaded here.
+
+    Raises:
+        ClatError: If there is no such study; the message has the nearest name.
+    """
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]

@@ -12,7 +12,7 @@ from clat.core.errors import ClatError
 from clat.models.files import save_weights
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
-from clat.runtime.callback import CallbackList
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress, save_state

@@ -16,7 +16,8 @@ from clat.network import modes
 from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
-from clat.runtime.callback import CallbackList, StageContext
+from clat.runtime.callback import StageContext
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step

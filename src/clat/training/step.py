@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from clat.attacks.draws import batch_parts, part_of_batch
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import CallbackList, StepCost
+from clat.runtime.callback import StepCost
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.optimizer import set_rate
 from clat.training.trainable import TrainableSet

@@ -52,7 +52,15 @@ MEDIUM = Scale(
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """Return the candidates with averaged weights, then what may follow the best of them, then all without."""
+    """Return the candidates with averaged weights, then what may follow the best of them, then all without.
+
+    Args:
+        scale: epochs of the clean stage, and of PGD-AT as the unit of time for the rest.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     begin = stage("clean", scale.start, "standard", schedule={"kind": "one-cycle", "lr": 0.1, "peak": 0.3})
     first = f"{next(iter(COST))}-ema"
 
