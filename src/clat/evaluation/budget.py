@@ -24,7 +24,7 @@ from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
 
 LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
-"""From the strongest on. `autoattack-sampled` says as much as `autoattack`, if within an interval."""
+"""Protocols and plans, the strongest first. `autoattack-sampled` says as much as `autoattack`, within an interval."""
 ENOUGH = 500
 """Images, with which a stronger protocol is better than a weaker one with more."""
 PILOT = 48
@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """What a few images showed before a plan is made.
+    """Measurements on a few images, made before a plan.
 
     Attributes:
         images: how many they were.
@@ -111,7 +111,7 @@ def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """What is to be run, and how long it should take.
+    """A protocol and a number of images, and how long they should take.
 
     Attributes:
         protocol: the name of a protocol or a plan.

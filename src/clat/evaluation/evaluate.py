@@ -26,8 +26,9 @@ from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 
 PRECISIONS = ("float32", "bfloat16")
-"""Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags
-have it. The verdict on every example is a fresh forward pass in exact float32 either way."""
+"""Precisions of the search, but for FAB's, Square's and Pixle's, which is float32 always. float32 may be
+TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
+exact float32 either way."""
 
 
 def evaluate(

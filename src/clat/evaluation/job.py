@@ -67,7 +67,14 @@ class EvaluationJob:
         return logits
 
     def correct(self, first: Tensor) -> Tensor:
-        """Which samples are right on their clean image, (N,) bool, on the CPU; `first`: as `first_logits`."""
+        """Return which samples are right on their clean image.
+
+        Args:
+            first: what `first_logits` returned.
+
+        Returns:
+            One flag a sample, (N,) bool, on the CPU.
+        """
         rest = (self._logits(x, y) for x, y in itertools.islice(self._batches(), 1, None))
         return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)]) == self.y.cpu()
 
