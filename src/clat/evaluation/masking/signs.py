@@ -250,7 +250,7 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "other loss": other_loss,
     "feature attack": feature_space,
 }
-"""Name -> sign, as the report lists them: what the network is, what steps do, what eps does, what other attacks do."""
+"""Name -> sign, as reported: what the network is, what steps do, what eps does, what other attacks do."""
 
 
 def _must_not_beat(
