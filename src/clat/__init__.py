@@ -12,6 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from clat.core.version import __version__ as __version__
 from clat.moved import MovedModules
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from clat import objectives as objectives
     from clat.core.errors import ClatError as ClatError
     from clat.criticality.activation import measure_activation_ranking as measure_activation_ranking
+    from clat.criticality.choice import select_layers as select_layers
     from clat.criticality.comparison import RankingComparison as RankingComparison
     from clat.criticality.comparison import compare_rankings as compare_rankings
     from clat.criticality.index import measure_criticality as measure_criticality
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from clat.network.layers import enumerate_layers as enumerate_layers
     from clat.recipe import Recipe as Recipe
     from clat.recipe import read_recipe as read_recipe
+    from clat.training.plain_loop import Clat as Clat
     from clat.training.run import Result as Result
     from clat.training.run import resume as resume
     from clat.training.run import train as train
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Accuracy": "evaluation",
     "CheckReport": "evaluation.masking",
+    "Clat": "training.plain_loop",
     "ClatError": "core.errors",
     "CriticalityReport": "criticality",
     "Evaluation": "evaluation",
@@ -95,6 +99,7 @@ _HOMES = {
     "save_pretrained": "models.huggingface",
     "save_weights": "models",
     "select": "criticality",
+    "select_layers": "criticality.choice",
     "train": "training.run",
     "transfer": "evaluation.transfer",
 }

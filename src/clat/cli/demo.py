@@ -18,6 +18,7 @@ EPOCHS = 15
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("--out", default="demo", type=folder, metavar="DIR", help="a new folder (default: demo)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the hardening (default: {EPOCHS})")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ClatError(f"{out} exists already: name a new folder with --out, or remove it")
+    from clat.core.checks import at_least
     from clat.data import load_split
     from clat.hardening import harden
     from clat.recipe.toml import read_recipe
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.training.interrupt import Interrupted
     from clat.training.run import train
 
+    at_least("--epochs", options.epochs, 1)
     train_set, test_set = load_split("digits", "train"), load_split("digits", "test")
     try:
         say("\nan ordinary classifier", style="bold")
@@ -43,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             test_set,
             out / "hardened",
             eps=EPS,
-            epochs=EPOCHS,
+            epochs=options.epochs,
             objective="pgd-2",
             batch_size=64,
             quiet=options.quiet,
