@@ -16,7 +16,7 @@ from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,7 +31,7 @@ APGD_LOSSES: dict[str, Loss] = {
 
 
 def apgd(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -50,7 +50,7 @@ def apgd(
     class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv
     inside the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if loss not in APGD_LOSSES:
         raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:
