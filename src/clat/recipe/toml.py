@@ -122,6 +122,8 @@ def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
     that there were not, or could not be told, enter where they are not at their defaults."""
     ranking = dict(selection["ranking"])
     name = ranking.pop("name")
+    if name not in RANKINGS:
+        return selection
     default = RANKINGS[name]().settings()
     flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
     added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
