@@ -99,6 +99,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
+    data["monitor"].pop("loggers", None)
     _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
