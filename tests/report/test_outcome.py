@@ -9,7 +9,8 @@ from typing import Any
 
 from clat.core.formatting import SPACE
 from clat.report.outcome import outcome, overfitting
-from clat.report.reading import Run, read_run
+from clat.report.reading import read_run
+from clat.report.records import Run
 
 
 def sentence(run: Run, *others: Run) -> str:

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 
 from clat.core.errors import ClatError
-from clat.report.reading import moment, read_run, series
+from clat.report.reading import read_run
+from clat.report.records import moment, series
 
 
 def test_a_complete_run_leaves_nothing_to_complain_about(run_dir: Path) -> None:

@@ -13,7 +13,7 @@ from clat.network import precision
 from clat.network.precision import computes_bfloat16
 from clat.objectives import GradAlign
 from clat.recipe.toml import built_in_recipes, read_recipe, recipe_hash
-from clat.runtime import engine
+from clat.runtime import settings
 from clat.runtime.engine import Engine, EngineConfig
 from clat.studies.row import Row
 from clat.studies.run import _says
@@ -26,7 +26,7 @@ def units(monkeypatch):
     """units(True): from here on the device has bfloat16 units."""
 
     def say(there):
-        monkeypatch.setattr(engine, "computes_bfloat16", lambda device: there)
+        monkeypatch.setattr(settings, "computes_bfloat16", lambda device: there)
 
     return say
 

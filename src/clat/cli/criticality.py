@@ -24,7 +24,11 @@ HELP = "rank the layers of a network, by criticality or otherwise"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat criticality`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument(
         "--ranking",
         help="clat (criticality, the default), mrc, activation, rewinding, rewinding-drop, or package.module:Class",
@@ -73,7 +77,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, show the table, write JSON and plot on request."""
+    """Measure one ranking or all, show the table, and write JSON and a plot on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If options do not go together, or the network and the images do not.
+    """
     from clat.cli.inputs import build_model, pick_device, read_images
     from clat.core.notices import notice
     from clat.core.seeds import permutation

@@ -12,7 +12,7 @@ from clat.core.version import __version__
 
 
 class Command(Protocol):
-    """What a module of a command holds.
+    """The contents of a command's module.
 
     It imports nothing heavy when it is loaded: all commands are, for every call of `clat`. What takes long is
     imported where `run` begins.
@@ -22,18 +22,30 @@ class Command(Protocol):
     """One line for the list of commands."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add what the command takes."""
+        """Add the command's options.
+
+        Args:
+            parser: the command's parser, changed in place.
+        """
         ...
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it, and return the exit code."""
+        """Do what the command is for.
+
+        Args:
+            options: what the parser read.
+
+        Returns:
+            The exit status.
+        """
         ...
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """An argparse parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a ClatError with argparse's message."""
         raise ClatError(f"{message} (see {self.prog} --help)")
 
 
@@ -51,12 +63,26 @@ class _Version(argparse.Action):
 
 
 def command(name: str) -> Command:
-    """Return the module of a command."""
+    """Return the module of a command.
+
+    Args:
+        name: one of `clat.cli.COMMANDS`.
+
+    Returns:
+        The module.
+    """
     return cast(Command, import_module(f"clat.cli.{name}"))
 
 
 def build_parser(names: Iterable[str]) -> Parser:
-    """Return the parser of the commands called `names`."""
+    """Return the parser of the command line.
+
+    Args:
+        names: the commands, in the order of the help.
+
+    Returns:
+        The parser, each command's options in it.
+    """
     parser = Parser(prog="clat", description="Criticality-Leveraged Adversarial Training.")
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors; goes with every command")

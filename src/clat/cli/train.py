@@ -21,7 +21,11 @@ HELP = "run a recipe"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes, but for the recipe and its fields: see `take_rest`."""
+    """Add the options of `clat train`, but for the recipe and its fields: see `take_rest`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = "clat train RECIPE --out DIR [options] [--FIELD VALUE ...]\n       clat train --resume DIR"
     parser.description = (
         "RECIPE: a recipe file, or the name of a built-in recipe (see --list). Any field of it can be "
@@ -42,8 +46,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
-    """Set `recipe` and `overrides`: --FIELD VALUE or --FIELD=VALUE, in any order. argparse, which does not know the
-    fields, would take the first value for the recipe."""
+    """Set `recipe` and `overrides` from the words that the parser left over.
+
+    Fields are given as --FIELD VALUE or --FIELD=VALUE, in any order, before or after the recipe. argparse, which
+    does not know the fields, would take the first value for the recipe.
+
+    Args:
+        options: what the parser read; both are set here.
+        words: what it left over.
+
+    Raises:
+        ClatError: If a word is neither the recipe nor a field or its value.
+    """
     recipe: str | None = None
     overrides: list[str] = []
     rest = list(words)
@@ -66,7 +80,17 @@ _ASSIGNMENT = re.compile(r"[\w.-]+=")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, evaluate and draw the page, or list the recipes."""
+    """Train a recipe or go on with a run, evaluate and draw the page; with --list, list the recipes.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 130 or 143 if the run was stopped.
+
+    Raises:
+        ClatError: If recipe or folder is missing, or the recipe cannot be trained.
+    """
     if options.list:
         return list_recipes()
     if options.resume is not None:

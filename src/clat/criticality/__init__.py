@@ -1,4 +1,4 @@
-"""Which layers are critical for robustness: CLAT's index, rival rankings, and the selection made by one of them."""
+"""Layers that are critical for robustness: CLAT's index, rival rankings, and the selection made by one of them."""
 
 from clat.criticality.activation import measure_activation_ranking
 from clat.criticality.choice import select_layers

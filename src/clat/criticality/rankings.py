@@ -1,4 +1,4 @@
-"""The rankings of layers, a dataclass each: settings, what the ranking asks of a stage, and one call that measures.
+"""Rankings of layers, a dataclass each: settings, what it asks of a stage, and one call that measures.
 
 To add one: a dataclass with a `name` and the function that measures, and a line in `AnyRanking`.
 """
@@ -62,10 +62,10 @@ class Ranking:
             model: the network, from images in [0, 1] to logits.
             x: images, (N, C, H, W), float in [0, 1].
             y: labels, (N,), int64.
-            layers: from `enumerate_layers`.
+            layers: some of `enumerate_layers`.
             eps: radius of the attack in image units, where the ranking `attacks`.
-            norm: "linf" or "l2", of the same.
-            seed: of all random choices.
+            norm: "linf" or "l2", where the ranking `attacks`.
+            seed: seed of all random choices.
             initial: the state dict at the start of training, where the ranking `needs_initial`.
 
         Returns:
@@ -83,11 +83,22 @@ class Ranking:
         return type(self).function(model, *start, x, y, **threat, seed=seed, layers=layers, **self.settings())
 
     def rankable(self, count: int) -> int:
-        """Return how many of `count` layers get a value that may be compared with the others'."""
+        """Return how many layers get a value that may be compared with the others'.
+
+        Args:
+            count: layers that take part.
+
+        Returns:
+            At most `count`.
+        """
         return count
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names, the ranking's own name aside."""
+        """Return the settings, the ranking's own name aside.
+
+        Returns:
+            Values by name, as `function` takes them.
+        """
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "name"}
 
 
@@ -255,7 +266,14 @@ def find_ranking(name: str) -> type[AnyRanking]:
 
 
 def make_ranking(name: str, settings: Mapping[str, Any]) -> AnyRanking:
-    """Return the ranking called `name` with those of `settings` that concern it.
+    """Return a ranking with those settings that concern it.
+
+    Args:
+        name: one of RANKINGS.
+        settings: values by name; what the ranking does not know is left out.
+
+    Returns:
+        The ranking.
 
     Raises:
         ClatError: an unknown name, or a setting that makes no sense.

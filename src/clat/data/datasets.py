@@ -13,7 +13,8 @@ from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import LazyImages, default_workers, to_array
+from clat.data.decode import LazyImages, default_workers
+from clat.data.image_files import to_array
 from clat.data.imageset import ImageSet
 from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
@@ -38,7 +39,7 @@ def load_split(
     cache: bool = True,
     workers: int | None = None,
 ) -> ImageSet:
-    """Reads one split of an image data set.
+    """Read one split of an image data set.
 
     Args:
         name: one of

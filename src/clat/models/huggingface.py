@@ -1,4 +1,4 @@
-"""`hf:FOLDER` and `hf:OWNER/NAME`: image classifiers of transformers, with their image processor's normalisation.
+"""Load `hf:FOLDER` and `hf:OWNER/NAME`: image classifiers of transformers with their processor's normalisation.
 
 A folder is one that `save_pretrained` wrote; a name on the Hugging Face hub becomes such a folder in its cache.
 Code that comes with a model is never executed.
@@ -51,6 +51,9 @@ def build_huggingface(wanted: NetworkRequest) -> LibraryNetwork:
     Args:
         wanted: Its arguments go to `from_pretrained`, which takes fields of the model's configuration. The network
             has the classes that it was trained on, unless the classifier is to be new.
+
+    Returns:
+        The network, and the normalisation of its image processor.
 
     Raises:
         ClatError: transformers is missing, there is no such model, an argument is unknown, or the folder does not
@@ -210,7 +213,7 @@ def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: Netwo
 
 
 def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Statistics | None:
-    """What the image processor does to images in [0, 1], as one normalisation."""
+    """Return what the image processor does to images in [0, 1], as one normalisation."""
     channels = getattr(getattr(network, "config", None), "num_channels", wanted.in_channels)
     settings: dict[str, Any] = {}
     for file in (folder / "processor_config.json", folder / PROCESSOR):
@@ -238,7 +241,7 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and log lines inside; the user's own settings are put back."""
+    """Keep progress bars and log lines away inside; the user's own settings are put back."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

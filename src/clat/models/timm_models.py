@@ -29,6 +29,9 @@ def build_timm(wanted: NetworkRequest) -> LibraryNetwork:
         wanted: Its name is one of timm's, with or without a tag, or "timm:local-dir:FOLDER". With `pretrained` the
             network has the classes that it was trained on, unless the classifier is to be new.
 
+    Returns:
+        The network, and the normalisation of its `pretrained_cfg`.
+
     Raises:
         ClatError: timm is missing, the name or an argument unknown, or weights cannot be had.
     """

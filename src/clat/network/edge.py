@@ -1,4 +1,4 @@
-"""The edge at which a network and images of somebody else's come in, where both are looked at once."""
+"""Check a network and images of somebody else's at the edge where they come in, once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
 
     Args:
         model: any network; see `unwrapped`.
-        x: (N, C, H, W) floating point in [0, 1].
+        x: images, (N, C, H, W), floating point in [0, 1].
         y: labels, (N,) int64, if there are any.
+
+    Returns:
+        The network and the images; both are the given objects where nothing had to be done.
 
     Raises:
         ClatError: no network, images outside [0, 1], wrong labels, or float64 images with values that float32 does
@@ -59,7 +62,18 @@ def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tupl
 
 
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError if digits get lost."""
+    """Return `x` in float32, or as it is where both `x` and `model` are float64.
+
+    Args:
+        model: the network that the images are for.
+        x: images, (N, C, H, W), floating point.
+
+    Returns:
+        The same values, exactly.
+
+    Raises:
+        ClatError: `x` is float64 and holds digits that float32 does not.
+    """
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()
@@ -75,6 +89,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network that torch.compile wrapped, and one of TorchScript's as a module with hooks and flags.
 
     A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The network inside; `model` itself where nothing wraps it.
 
     Raises:
         ClatError: `model` is no `nn.Module`.

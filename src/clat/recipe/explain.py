@@ -20,15 +20,21 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_data
 
 WIDTH = 100
-"""Of the comments, in characters."""
+"""The width of the comments, in characters."""
 
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "none"}
 
 
 def explained_recipe(recipe: Recipe) -> str:
-    """Return a recipe as TOML that says all there is to say. Reading it gives an equal recipe.
+    """Return a recipe as TOML that says all there is to say.
 
     Fields that are not set stand there as comments, and so do tables that are not there.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        TOML with a comment on each field; reading it gives an equal recipe.
     """
     return "\n".join(_table(Recipe, recipe_data(recipe), ())).strip() + "\n"
 

@@ -71,7 +71,7 @@ class DataConfig:
     pad: int = 4
     """Random crop after padding by this many pixels; 0: none."""
     padding_mode: Literal["zeros", "reflect"] = "zeros"
-    """What the padding shows."""
+    """Fill the padding with black, or with the image mirrored at its edge."""
     flip: bool = True
     """Random horizontal flip."""
     cutmix: bool = False
@@ -88,7 +88,7 @@ class StageConfig:
     """Shown in the log and the report."""
     epochs: int
     objective: AnyObjective
-    """What one batch costs: {name = "pgd-at", ...}."""
+    """The loss of a batch: {name = "pgd-at", ...}."""
     selection: Selection | None = None
     """Which layers move; None: the whole network."""
     treatments: tuple[AnyTreatment, ...] = ()
@@ -119,7 +119,7 @@ class StageConfig:
         self._check_ranking()
 
     def _check_ranking(self) -> None:
-        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        """Raise an error for a ranking that moves or rewinds weights which are not a layer's own."""
         guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
         if guests and self.selection is not None and self.selection.ranking.reads_weights:
             raise ClatError(
@@ -129,6 +129,7 @@ class StageConfig:
 
     @property
     def bn_policy(self) -> str:
+        """Return the policy for BatchNorm statistics, the default filled in."""
         return self.batch_norm or ("update" if self.selection is None else "frozen")
 
 
@@ -236,33 +237,68 @@ class Recipe:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat model that `eps` and `norm` name."""
+        """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
 
     def resolved(self) -> Recipe:
-        """Return the recipe as it runs on this machine: its precision is what "auto" means here, and float32 where
-        a stage differentiates a gradient, which bfloat16 has too few digits for."""
+        """Return the recipe as it runs on this machine.
+
+        Returns:
+            The same recipe, whose precision is what "auto" means here, and float32 where a stage differentiates a
+            gradient, which bfloat16 has too few digits for.
+        """
         twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
         return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
 
     @property
     def total_epochs(self) -> int:
+        """Return the epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     def optimizer_of(self, stage: int) -> OptimizerConfig | TorchOptimizer:
-        """The optimizer of a stage: its own, or else the run's."""
+        """Return the optimizer of a stage: its own, or else the run's.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The settings that the stage trains with.
+        """
         return self.stages[stage].optimizer or self.optimizer
 
     def keeps_optimizer(self, stage: int) -> bool:
-        """Whether a stage's optimizer can go on with what that of the stage before remembers."""
+        """Return whether a stage's optimizer can go on with what that of the stage before remembers.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            False for the first stage, and where the two optimizers keep different states.
+        """
         return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
     def first_epoch(self, stage: int) -> int:
-        """The number, from 0, of a stage's first epoch within the run."""
+        """Return the number of a stage's first epoch within the run.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The epochs of all earlier stages together, so the first stage has 0.
+        """
         return sum(earlier.epochs for earlier in self.stages[:stage])
 
     def learning_rate(self, stage: int, done: float) -> float:
-        """The schedule's learning rate within a stage, `done` epochs into the run."""
+        """Return the schedule's learning rate at a place of a stage.
+
+        Args:
+            stage: its number, from 0.
+            done: epochs since the run began, those of earlier stages included; a step counts as its fraction of an
+                epoch.
+
+        Returns:
+            The rate of the stage's own schedule, or else of the run's.
+        """
         own = self.stages[stage].schedule
         if own is not None:
             return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)

@@ -1,5 +1,7 @@
-"""Treatments: what a stage does to the weights rather than to a batch, one file each. To add one: a dataclass with
-a `name` and a `join`, and a line here."""
+"""Treatments: what a stage does to the weights rather than to a batch, one file each.
+
+To add one: a dataclass with a `name` and an `on_stage_start`, and a line here.
+"""
 
 from __future__ import annotations
 
