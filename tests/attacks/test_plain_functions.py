@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fgsm": {"eps": 0.1, "seed": 0},
     "apgd": {"eps": 0.1, "steps": 4},
     "fab": {"eps": 0.1, "steps": 3},
+    "constraint_relaxation": {"eps": 0.1, "steps": 30, "rounds": 1},
     "square": {"eps": 0.1, "queries": 20},
     "stadv": {"steps": 3},
     "pixle": {"restarts": 2, "iterations": 2},

@@ -17,6 +17,7 @@ from clat.objectives import Clat, ClatPlus, PgdAT
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.prepare import train_loader
 from clat.training.stage import StageRunner
+from helpers import runs as kit
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "the paper's": {"steps": 2},
@@ -26,14 +27,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def batches(kit: Any) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
+def batches() -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
     """Held-out images, and three batches to train on."""
     train, test = kit.data()
     (heldout,) = Loader(test, 16).epoch()
     return heldout, list(Loader(train, 16, shuffle=True).epoch())[:3]
 
 
-def staged(kit: Any, objective: Clat, batch_norm: str, heldout: Any, batches: Any) -> nn.Module:
+def staged(objective: Clat, batch_norm: str, heldout: Any, batches: Any) -> nn.Module:
     """The network after the batches in a stage of a recipe."""
     rule = Selection(rule="named", layers=("conv2", "conv3"))
     stage = kit.clat(objective=objective, selection=rule, batch_norm=batch_norm)
@@ -52,7 +53,7 @@ def staged(kit: Any, objective: Clat, batch_norm: str, heldout: Any, batches: An
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "update-selected"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_step_has_the_bits_of_a_stage_s(kit: Any, batches: Any, name: str, batch_norm: str) -> None:
+def test_a_step_has_the_bits_of_a_stage_s(batches: Any, name: str, batch_norm: str) -> None:
     heldout, rest = batches
     model = kit.tiny()
     tuning = clat.Clat(
@@ -65,12 +66,12 @@ def test_a_step_has_the_bits_of_a_stage_s(kit: Any, batches: Any, name: str, bat
             optimizer.zero_grad()
             tuning.loss(x, y).backward()
             optimizer.step()
-    expected = staged(kit, Clat(**SETTINGS[name]), batch_norm, heldout, rest).state_dict()
+    expected = staged(Clat(**SETTINGS[name]), batch_norm, heldout, rest).state_dict()
     assert not torch.equal(model.conv2.weight, kit.tiny().conv2.weight)
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
-def test_the_fifteen_lines(kit: Any, batches: Any) -> None:
+def test_the_fifteen_lines(batches: Any) -> None:
     (x, y), rest = batches
     model, before = kit.tiny(dropout=0.0).eval(), kit.tiny(dropout=0.0).state_dict()
     layers = clat.select_layers(model, x, y, eps="0.05", k=1, steps=2)
@@ -91,7 +92,7 @@ def test_the_fifteen_lines(kit: Any, batches: Any) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_modes_hold_whatever_a_loop_sets_in_between(kit: Any, batches: Any) -> None:
+def test_modes_hold_whatever_a_loop_sets_in_between(batches: Any) -> None:
     heldout, ((x, y), *_) = batches
     model = kit.tiny()
     with clat.Clat(model, ["conv3"], heldout, eps="0.05", steps=1) as tuning:
@@ -106,7 +107,7 @@ def test_modes_hold_whatever_a_loop_sets_in_between(kit: Any, batches: Any) -> N
         assert torch.equal(model.bn1.running_mean, kit.tiny().bn1.running_mean)
 
 
-def test_other_layers_later(kit: Any, batches: Any) -> None:
+def test_other_layers_later(batches: Any) -> None:
     heldout, ((x, y), *_) = batches
     with clat.Clat(kit.tiny(), ["conv3"], heldout, eps="0.05", steps=1) as tuning:
         weight = tuning.weight
@@ -123,7 +124,7 @@ def test_other_layers_later(kit: Any, batches: Any) -> None:
         assert tuning.weight != weight
 
 
-def test_other_objectives_of_the_kind_and_soft_labels(kit: Any, batches: Any) -> None:
+def test_other_objectives_of_the_kind_and_soft_labels(batches: Any) -> None:
     heldout, ((x, y), *_) = batches
     with clat.Clat(kit.tiny(dropout=0.0), ["conv3"], heldout, eps="0.05", objective=ClatPlus(steps=1)) as tuning:
         soft = torch.nn.functional.one_hot(y, 4).float()
@@ -131,7 +132,7 @@ def test_other_objectives_of_the_kind_and_soft_labels(kit: Any, batches: Any) ->
         assert tuning.loss(x, y, seed=3) == tuning.loss(x, y, seed=3)
 
 
-def test_other_rankings(kit: Any, batches: Any) -> None:
+def test_other_rankings(batches: Any) -> None:
     (x, y), _ = batches
     model = kit.tiny().eval()
     assert len(clat.select_layers(model, x, y, eps="0.05", k=2, ranking="mrc", epochs=1, steps=1)) == 2
@@ -139,7 +140,7 @@ def test_other_rankings(kit: Any, batches: Any) -> None:
     assert clat.select_layers(model, x, y, k=1, rule="random", include=["conv2"]) == ["conv2"]
 
 
-def test_select_layers_refuses(kit: Any, batches: Any) -> None:
+def test_select_layers_refuses(batches: Any) -> None:
     (x, y), _ = batches
     model = kit.tiny().eval()
     for says, settings in (
@@ -169,7 +170,7 @@ def test_select_layers_refuses(kit: Any, batches: Any) -> None:
         (["conv3"], {"batch_norm": "thaw"}, "unknown BatchNorm policy 'thaw'"),
     ],
 )
-def test_what_is_refused_before_anything_changes(kit: Any, batches: Any, layers, settings, says) -> None:
+def test_what_is_refused_before_anything_changes(batches: Any, layers, settings, says) -> None:
     heldout, _ = batches
     model = kit.tiny()
     with pytest.raises(ClatError, match=says):
@@ -177,7 +178,7 @@ def test_what_is_refused_before_anything_changes(kit: Any, batches: Any, layers,
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_what_is_refused_on_the_way(kit: Any, batches: Any) -> None:
+def test_what_is_refused_on_the_way(batches: Any) -> None:
     heldout, ((x, y), *_) = batches
     tuning = clat.Clat(kit.tiny(), ["conv3"], heldout, eps="0.05", steps=1)
     for act in (lambda: tuning.loss(x, y), tuning.parameters, lambda: tuning.weight):

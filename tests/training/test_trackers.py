@@ -17,6 +17,7 @@ from clat.core.errors import ClatError
 from clat.recipe.schema import MonitorConfig
 from clat.recipe.toml import recipe_hash
 from clat.training.trackers import flattened, wanted_loggers
+from helpers import runs as kit
 
 MONITOR = {"steps": 1, "num_samples": 16}
 
@@ -39,7 +40,7 @@ class Recorder:
         self.ended.append(status)
 
 
-def monitored(kit: Any, *names: str) -> Any:
+def monitored(*names: str) -> Any:
     return kit.recipe(monitor=MonitorConfig(**MONITOR, loggers=names))
 
 
@@ -48,10 +49,10 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_logger_gets_the_numbers_of_each_epoch(kit: Any, tmp_path: Path) -> None:
+def test_a_logger_gets_the_numbers_of_each_epoch(tmp_path: Path) -> None:
     recorder = Recorder()
     result = clat.train(
-        monitored(kit, "csv"), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True, loggers=[recorder]
+        monitored("csv"), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True, loggers=[recorder]
     )
     epochs = kit.records(result.out, "epoch")
     assert [step for step, _ in recorder.metrics] == [1, 2, 3, 4]
@@ -65,22 +66,22 @@ def test_a_logger_gets_the_numbers_of_each_epoch(kit: Any, tmp_path: Path) -> No
     assert not (result.out / "tensorboard").exists(), "others were asked for"
 
 
-def test_they_change_neither_weights_nor_the_recipe_s_hash(kit: Any, finished: Path, tmp_path: Path) -> None:
-    plain, tracked = kit.recipe(), monitored(kit, "csv")
+def test_they_change_neither_weights_nor_the_recipe_s_hash(finished: Path, tmp_path: Path) -> None:
+    plain, tracked = kit.recipe(), monitored("csv")
     assert recipe_hash(plain) == recipe_hash(tracked)
     clat.train(tracked, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
     assert kit.same(kit.weights(finished, "last"), kit.weights(tmp_path / "run", "last"))
 
 
-def test_a_resumed_run_has_every_epoch_once(kit: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_resumed_run_has_every_epoch_once(tmp_path: Path, monkeypatch: Any) -> None:
     out, recorder = tmp_path / "run", Recorder()
-    kit.train_and_stop(monkeypatch, monitored(kit, "csv"), out, after_steps=10)
+    kit.train_and_stop(monkeypatch, monitored("csv"), out, after_steps=10)
     clat.resume(out, model=kit.tiny(), data=kit.data(), quiet=True, loggers=[recorder])
     assert [int(row["step"]) for row in rows(out)] == [1, 2, 3, 4]
     assert [step for step, _ in recorder.metrics] == [3, 4]
 
 
-def test_a_logger_that_fails_does_not_end_the_run(kit: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_logger_that_fails_does_not_end_the_run(tmp_path: Path, capsys: Any) -> None:
     class Failing(Recorder):
         def log_metrics(self, metrics: dict[str, float], step: int) -> None:
             super().log_metrics(metrics, step)
@@ -89,7 +90,7 @@ def test_a_logger_that_fails_does_not_end_the_run(kit: Any, tmp_path: Path, caps
 
     failing = Failing()
     result = clat.train(
-        monitored(kit), tmp_path / "run", model=kit.tiny(), data=kit.data(), loggers=[failing, Recorder()]
+        monitored(), tmp_path / "run", model=kit.tiny(), data=kit.data(), loggers=[failing, Recorder()]
     )
     said = capsys.readouterr().out
     assert said.count("the logger 'Failing 1' gets no more, it failed: ConnectionError: no route\n") == 1
@@ -121,10 +122,10 @@ def stand_in(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
-def test_libraries_get_the_same_and_resume_their_run(kit: Any, tmp_path: Path, monkeypatch: Any, name: str) -> None:
+def test_libraries_get_the_same_and_resume_their_run(tmp_path: Path, monkeypatch: Any, name: str) -> None:
     told = stand_in(name, monkeypatch)
     out = tmp_path / "run"
-    kit.train_and_stop(monkeypatch, monitored(kit, name), out, after_steps=10)
+    kit.train_and_stop(monkeypatch, monitored(name), out, after_steps=10)
     first = [one for one in told if one[0] != "params"]
     assert [one[0] for one in first] == ["init", "log", "log", "finish"]
     told.clear()
@@ -145,7 +146,7 @@ def test_libraries_get_the_same_and_resume_their_run(kit: Any, tmp_path: Path, m
     assert [one[2] for one in (*first[1:-1], *second[1:-1])] == losses
 
 
-def test_a_logger_of_one_s_own(kit: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_logger_of_one_s_own(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "own_logger.py").write_text(
         "class Lines:\n"
         "    def __init__(self, folder):\n"
@@ -156,20 +157,20 @@ def test_a_logger_of_one_s_own(kit: Any, tmp_path: Path, monkeypatch: Any) -> No
     )
     monkeypatch.chdir(tmp_path)
     result = clat.train(
-        monitored(kit, "own_logger:Lines"), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True
+        monitored("own_logger:Lines"), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True
     )
     plugins.sys.modules.pop("own_logger", None)
     assert len((result.out / "lines.txt").read_text().splitlines()) == 4
 
 
-def test_loggers_that_are_none(kit: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_loggers_that_are_none(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(ClatError, match="unknown logger 'wadnb'; did you mean 'wandb'"):
         MonitorConfig(loggers=("wadnb",))
     with pytest.raises(ClatError, match="importing 'absent_module' failed"):
         MonitorConfig(loggers=("absent_module:Logger",))
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ClatError, match="'wandb' needs wandb, which is not installed: pip install wandb"):
-        clat.train(monitored(kit, "wandb"), tmp_path / "run", model=kit.tiny(), data=kit.data())
+        clat.train(monitored("wandb"), tmp_path / "run", model=kit.tiny(), data=kit.data())
     with pytest.raises(ClatError, match="a int is no logger"):
         clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data(), loggers=[3])
     assert not (tmp_path / "run").exists()

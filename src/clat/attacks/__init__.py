@@ -3,6 +3,7 @@ function from images to logits for a model."""
 
 from clat.attacks.activation import activation_attack
 from clat.attacks.apgd import apgd
+from clat.attacks.constraint_relaxation import constraint_relaxation
 from clat.attacks.fab import fab
 from clat.attacks.feature import feature_attack
 from clat.attacks.fgsm import fgsm
@@ -14,6 +15,7 @@ from clat.attacks.stadv import stadv
 __all__ = [
     "activation_attack",
     "apgd",
+    "constraint_relaxation",
     "fab",
     "feature_attack",
     "fgsm",
