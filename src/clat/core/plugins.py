@@ -73,7 +73,8 @@ class PluginKind:
             raise ClatError(
                 f"{self.what} '{name}' is no dataclass: write @dataclass(frozen=True, kw_only=True) above the class"
             )
-        if "name" not in {one.name for one in fields(found)} or _annotation(found) not in (str, "str"):
+        own: Any = found
+        if [one.type for one in fields(own) if one.name == "name"] not in ([str], ["str"]):
             raise ClatError(f"{self.what} '{name}': its field `name` has to be a text: name: str = \"mine\"")
         return found
 
@@ -139,10 +140,6 @@ def current_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-def _annotation(own: type) -> Any:
-    return next(one.type for one in fields(own) if one.name == "name")
 
 
 def _adapter(own: type) -> Any:

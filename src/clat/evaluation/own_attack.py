@@ -43,7 +43,7 @@ def find_own_attack(name: str) -> Callable[..., Tensor] | None:
     first = [one for one in inspect.signature(found).parameters.values() if one.kind is not one.KEYWORD_ONLY]
     if len(first) < 3 and not any(one.kind is one.VAR_POSITIONAL for one in first):
         raise ClatError(f"attack '{name}' takes {len(first)} arguments by place, expected (model, x, y, *, eps)")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def check_own_settings(name: str, function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
