@@ -43,7 +43,7 @@ def everything(model: nn.Module, x: Tensor, y: Tensor, out: Path) -> None:
     with clat.Clat(model, names, (x, y), eps="8/255", ratio=0.1) as tuning:
         optimizer = torch.optim.SGD(tuning.parameters(), lr=0.1)
         loss: Tensor = tuning.loss(x, y)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         tuning.average_gradients()
         optimizer.step()
     x_adv: Tensor = clat.attacks.pgd(model, x, y, eps="8/255", seed=0)
@@ -65,7 +65,7 @@ def everything(model: nn.Module, x: Tensor, y: Tensor, out: Path) -> None:
     seeds = clat.compare_seeds([evaluation, evaluation])
     signs: clat.CheckReport = clat.check(model, x, y, eps="8/255")
     matrix = clat.transfer({"one": model, "two": network}, x, y, eps="8/255", protocol="pgd-10")
-    curve = clat.eps_curve(model, x, y, ["0", "8/255"])
+    curve = clat.eps_curve(model, x, y, eps=["0", "8/255"])
 
     recipe: clat.Recipe = clat.read_recipe("demo", ["--seed", "1"])
     result: clat.Result = clat.train(recipe, out / "run", quiet=True)

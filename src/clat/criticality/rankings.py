@@ -262,7 +262,7 @@ def find_ranking(name: str) -> type[AnyRanking]:
     found = RANKINGS.get(name) or OWN_RANKINGS.find_class(name)
     if found is None:
         raise unknown("ranking", name, RANKINGS)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def make_ranking(name: str, settings: Mapping[str, Any]) -> AnyRanking:

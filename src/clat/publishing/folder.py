@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +136,12 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
             "from_pretrained(..., model=...)"
         )
     try:
-        config = NetworkConfig(**network)
-        sizes = {"num_classes": int(ours["num_classes"] or 10), "in_channels": int(ours.get("in_channels") or 3)}
+        config = NetworkConfig(**dict(network or {}))
+        num_classes, in_channels = int(ours["num_classes"] or 10), int(ours.get("in_channels") or 3)
     except (TypeError, ValueError, KeyError) as error:
         raise ClatError(f"model '{source}': {CONFIG} is damaged ({error}); save the network again") from None
-    settings = {key: value for key, value in asdict(config).items() if key in SETTINGS}
+    settings = {key: getattr(config, key) for key in SETTINGS}
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     return load_model(name, **settings, **sizes, weights=folder / WEIGHTS).eval()
 
 
