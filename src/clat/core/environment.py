@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from clat.core.version import __version__
 
 
 def describe_environment(device: str = "cpu") -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
     """
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
     return {
-        "clat": version("clat"),
+        "clat": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

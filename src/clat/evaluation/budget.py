@@ -24,7 +24,7 @@ from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
 
 LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
-"""Protocols and plans, the strongest first. `autoattack-sampled` says as much as `autoattack`, as an interval."""
+"""Protocols and plans, the strongest first. `autoattack-sampled`: as `autoattack`, within an interval."""
 ENOUGH = 500
 """Images, with which a stronger protocol is better than a weaker one with more."""
 PILOT = 48

@@ -22,7 +22,8 @@ def survivor_passes(protocol: Protocol, classes: int) -> int:
 
 
 def _attack_passes(spec: AttackSpec, classes: int) -> int:
-    steps = spec.steps or 0
+    told = (spec.settings or {}).get("steps")
+    steps = spec.steps or (told if isinstance(told, int) else 0)
     targets = min(spec.targets or 1, classes - 1)
     if spec.attack == "apgd":
         return targets * 2 * (steps + 2)

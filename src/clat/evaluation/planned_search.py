@@ -19,7 +19,8 @@ from clat.attacks.stadv import StadvSearch
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.core.units import parse_size
-from clat.evaluation.protocols import AttackSpec, Protocol
+from clat.evaluation.own_attack import OwnAttackSearch, find_own_attack
+from clat.evaluation.protocols import ATTACKS, AttackSpec, Protocol
 
 EXACT = ("fab", "square", "pixle")
 """Attacks that bfloat16 would weaken: FAB walks along the boundary and the black-box ones keep a change if the loss
@@ -91,7 +92,8 @@ def plan_searches(
             )
         if spec.attack == "cr":
             notes.append(CR_NOTE)
-        alike = spec.attack not in ("cr", "square", "pixle")  # these draw random numbers on the way
+        # The others draw random numbers on the way.
+        alike = spec.attack in ATTACKS and spec.attack not in ("cr", "square", "pixle")
         first = len(result)
         # CR takes its targets in turn within one search, as what it finds of one decides on the next.
         apart = spec_targets is not None and spec.attack != "cr"
@@ -143,4 +145,8 @@ def _builder(
         )
     if spec.attack == "stadv":
         return lambda model: StadvSearch(model, bound=spec.bound or 0.0, steps=steps, seed=seed)
-    return lambda model: PixleSearch(model, seed=seed)
+    if spec.attack == "pixle":
+        return lambda model: PixleSearch(model, seed=seed)
+    function = find_own_attack(spec.attack)
+    assert function is not None  # the spec has been checked
+    return lambda model: OwnAttackSearch(model, spec.attack, function, spec.settings or {}, eps, norm, seed)

@@ -18,7 +18,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.attacks.square import AUTOATTACK_SCHEDULE
 from clat.core.errors import ClatError, unknown
+from clat.core.plugins import PluginKind
 from clat.core.units import parse_size
+from clat.evaluation.own_attack import check_own_settings, find_own_attack
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
@@ -43,7 +45,8 @@ class AttackSpec:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     attack: str
-    """A name from ATTACKS. FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
+    """A name from ATTACKS, or a function of your own by its path or entry point, see `clat.evaluation.own_attack`.
+    FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
     steps: int | None = None
     """Gradient steps; queries for Square."""
     loss: str | None = None
@@ -64,11 +67,18 @@ class AttackSpec:
     its first example; None: its last iterate decides, as in published PGD-k numbers."""
     rounds: int | None = None
     """CR: how often a target is tried at most."""
+    settings: dict[str, Any] | None = None
+    """Keywords of an attack of your own."""
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
+        if self.attack in ATTACKS:
+            uses = ATTACKS[self.attack]
+        elif (function := find_own_attack(self.attack)) is not None:
+            uses = {"settings": {}}
+            checked = check_own_settings(self.attack, function, self.settings or {})
+            object.__setattr__(self, "settings", checked)
+        else:
             raise unknown("attack", self.attack, ATTACKS)
-        uses = ATTACKS[self.attack]
         for what in (field.name for field in fields(self) if field.name not in ("attack", "restarts")):
             if getattr(self, what) is None:
                 object.__setattr__(self, what, uses.get(what))
@@ -98,6 +108,8 @@ class AttackSpec:
         """Return the attack's name in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
+        if self.settings is not None:
+            return self.attack.rpartition(":")[2]
         if self.attack == "pgd":
             return f"{self.loss}-pgd-{self.steps}" if self.loss else f"pgd-{self.steps}"
         return f"{self.attack}-t" if self.targets and self.attack != "cr" else self.attack
@@ -181,6 +193,7 @@ _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)
 
 PROTOCOLS: dict[str, Protocol] = {}
+OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
 
 PLANS = ("autoattack-sampled", "fast")
 """What `clat evaluate` takes for a protocol, though it is more: see `clat.evaluation.sampled` and `.fast`."""
@@ -215,7 +228,7 @@ _built_in("pixle", AttackSpec(attack="pixle"))
 
 
 def find_protocol(name: str | Path | Protocol) -> Protocol:
-    """Return a built-in protocol by name, or one of your own from a TOML file.
+    """Return a built-in protocol by name, or one of your own by its path, its entry point or from a TOML file.
 
     Such a file holds a name and a list of attacks, whose settings are those of AttackSpec:
 
@@ -239,6 +252,11 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
         raise ClatError(f"'{name}' is more than a protocol: it goes with `clat evaluate --protocol {name}` alone")
     path = Path(name)
     if path.suffix != ".toml":
+        found = OWN_PROTOCOLS.find(str(name))
+        if isinstance(found, Protocol):
+            return found
+        if found is not None:
+            raise ClatError(f"protocol '{name}' is a {type(found).__name__}, expected a clat.evaluation.Protocol")
         raise unknown("protocol", name, PROTOCOLS)
     try:
         return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
