@@ -17,7 +17,7 @@ READERS = PluginKind("data reader", "clat.data_readers")
 def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None:
     """Return a split as a reader of the user's own gives it, None where the name means no such reader.
 
-    A folder of that name, or one under `CLAT_DATA_DIR`, goes before an entry point.
+    A folder of that name, or one under `CLAT_DATA_DIR`, goes before: paths are taken literally.
 
     Args:
         name: "package.module:function", or the name of an entry point.
@@ -27,7 +27,7 @@ def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None
     Raises:
         ClatError: it cannot be imported, takes no such option, fails, or gives something else than an ImageSet.
     """
-    if not is_path(name) and (not re.fullmatch(r"\w[\w-]*", name) or _is_folder(name)):
+    if _is_folder(name) or not (is_path(name) or re.fullmatch(r"\w[\w-]*", name)):
         return None
     reader = READERS.find(name)
     if reader is None:
