@@ -12,6 +12,7 @@ from clat.criticality.selection import Selection
 from clat.data import ImagenetSettings
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe.data_settings import ExtraConfig
 from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.optimizer import TorchOptimizer
 from clat.recipe.schedules import Schedule
@@ -19,7 +20,6 @@ from clat.recipe.schema import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ExtraConfig,
     ModelConfig,
     MonitorConfig,
     OptimizerConfig,

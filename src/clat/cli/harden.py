@@ -26,7 +26,11 @@ NETWORK = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat harden`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = (
         "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
         "       clat harden --resume DIR"
@@ -56,7 +60,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plan, harden, and draw the page."""
+    """Plan the hardening, harden or go on with it, and draw the page.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 130 or 143 if it was stopped.
+
+    Raises:
+        ClatError: If network or folder is missing, or the budget does not allow a hardening.
+    """
     from clat.training.interrupt import Interrupted
 
     try:

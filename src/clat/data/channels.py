@@ -19,12 +19,16 @@ def with_channels(images: ImageSet, channels: int | None) -> ImageSet:
     """Return the same set with images of so many channels.
 
     Args:
-        images: Of one channel or three.
+        images: a set of one channel or three.
         channels: 1: the brightness of colours as PIL has it, which leaves grey ones what they are; 3: grey
             repeated; None: what they are.
 
+    Returns:
+        The set itself where nothing is to do; a resident set is converted now, a lazy one when it is asked for
+        images.
+
     Raises:
-        ClatError: Another number is asked for, or the images have another one.
+        ClatError: another number is asked for, or the images have another one.
     """
     own = images.shape[0]
     if channels in (None, own):
@@ -39,7 +43,14 @@ def with_channels(images: ImageSet, channels: int | None) -> ImageSet:
 
 
 def brightness(images: Tensor) -> Tensor:
-    """Return the luma of ITU-R 601 of uint8 RGB images (N, 3, H, W), as PIL rounds it: uint8 (N, 1, H, W)."""
+    """Return the luma of ITU-R 601 of RGB images, as PIL rounds it.
+
+    Args:
+        images: uint8, shape (N, 3, H, W).
+
+    Returns:
+        Grey images, uint8, shape (N, 1, H, W).
+    """
     red, green, blue = images.int().unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8).unsqueeze(1)
 

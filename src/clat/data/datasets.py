@@ -14,9 +14,11 @@ from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import EncodedImages, to_array
+from clat.data.decode import EncodedImages
+from clat.data.image_files import to_array
 from clat.data.imageset import ImageSet
 from clat.data.lazy import default_workers
+from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
 
@@ -40,7 +42,7 @@ def load_split(
     cache: bool = True,
     workers: int | None = None,
 ) -> ImageSet:
-    """Reads one split of an image data set.
+    """Read one split of an image data set.
 
     Args:
         name: one of
@@ -49,13 +51,14 @@ def load_split(
             ``clat/data`` in the user cache);
             a folder: images in one sub-folder a class, with or without ``train`` and ``test`` folders above
             them; parquet files in the Hugging Face layout; or a list of images, metadata.csv or train.csv;
-            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub.
+            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub;
+            ``package.module:function`` or an entry point: a reader of your own, see docs/extending.md.
         split: ``train`` or ``test``, or any other split that is there. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
             Without it all images must have one size.
         resident_limit: bytes. A set whose pixels need no more is decoded into memory now, a larger one stays
-            lazy; None: 2 GiB, or a quarter of the memory that is left if that is less.
+            lazy.
         label_column: the column to predict; by default ``label``, ``fine_label``, then any ClassLabel column, then
             ``target`` and the like.
         image_column: the column of the images; by default one that holds images by type, then ``image``,
@@ -83,6 +86,11 @@ def load_split(
     if text == "digits":
         return _digits(split, image_size, listed)
 
+    own = read_by_own_reader(
+        text, split, image_size=image_size, label_column=label_column, image_column=image_column, classes=listed
+    )
+    if own is not None:
+        return own
     wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)

@@ -79,17 +79,18 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes."""
         return len(self.class_names)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Return (C, H, W) of one image."""
         channels, height, width = self.images.shape[-3:]
         return channels, height, width
 
     @property
     def resident(self) -> bool:
-        """True when the pixels are in memory."""
+        """Return True when the pixels are in memory."""
         return isinstance(self.images, torch.Tensor | FloatImages)
 
     @property
@@ -99,12 +100,18 @@ class ImageSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the pixels take, or would take, in memory."""
+        """Return the bytes that the pixels take, or would take, in memory."""
         channels, height, width = self.shape
         return len(self) * channels * height * width * self.dtype.itemsize
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
-        """The images at `indices` (each in [0, N)), in that order. Resident pixels are copied.
+        """Return some of the images. Resident pixels are copied.
+
+        Args:
+            indices: each in [0, N); one may be there twice.
+
+        Returns:
+            The images at `indices`, in that order, with their labels.
 
         Raises:
             ClatError: an index outside the set.
@@ -119,7 +126,13 @@ class ImageSet:
         return replace(self, images=images, labels=self.labels[chosen])
 
     def take(self, n: int) -> ImageSet:
-        """The first n images.
+        """Return the first n images.
+
+        Args:
+            n: 0 to N.
+
+        Returns:
+            The set of these images alone.
 
         Raises:
             ClatError: n is negative or larger than the set.
@@ -134,7 +147,14 @@ class ImageSet:
         return images if isinstance(images, torch.Tensor) else images.fetch(torch.arange(len(images)))
 
     def load(self, workers: int = 0, batch_size: int = 512) -> ImageSet:
-        """The same set with its pixels in memory, decoded by `workers` processes.
+        """Return the same set with its pixels in memory.
+
+        Args:
+            workers: processes that decode; 0: this one does.
+            batch_size: images that are decoded at a time.
+
+        Returns:
+            A resident set; the set itself where it is one already.
 
         Raises:
             ClatError: an image that cannot be read or has another size; its row is named.

@@ -112,16 +112,20 @@ class Loader:
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the same for every rank."""
+        """Return the number of batches an epoch has, the same for every rank."""
         full, rest = divmod(len(self.image_set), self.batch_size)
         return full + (rest > 0 and (self.extra is not None or not self.drop_last))
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one epoch from `start_batch` on.
+        """Yield the batches of one epoch from `start_batch` on.
+
+        Args:
+            epoch: its number, from 0; with the seed it decides order and augmentation.
+            start_batch: the first batch that is wanted; those before it are not decoded.
 
         Yields:
-            (x, y) on the device: x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,), or with CutMix or
-            mixup probabilities, float32, shape (B, classes).
+            (x, y) on the device; x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,), or with CutMix
+            probabilities, float32, shape (B, classes).
 
         Raises:
             ClatError: a batch that this epoch does not have; later, an unreadable image of a lazy set.
@@ -160,7 +164,7 @@ class Loader:
         return blend(images, labels, classes, self.mixup, generator(self.seed, "mixup", *place))
 
     def _batches(self, epoch: int) -> list[torch.Tensor]:
-        """The indices of every batch of an epoch. Extra image j has the index N + j."""
+        """Return the indices of every batch of an epoch. Extra image j has the index N + j."""
         total, extra = len(self.image_set), self.extra
         if extra is None:
             order = permutation(total, self.seed, "order", epoch) if self.shuffle else torch.arange(total)
@@ -174,7 +178,7 @@ class Loader:
         ]
 
     def _share(self, batch: torch.Tensor) -> torch.Tensor:
-        """This rank's rows of something that has one row a sample of the global batch."""
+        """Return this rank's rows of something that has one row a sample of the global batch."""
         first, last = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return batch[first:last]
 

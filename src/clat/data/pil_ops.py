@@ -1,11 +1,7 @@
 """Image operations of the Python Imaging Library, for a batch on its device, with Pillow's own 8-bit arithmetic.
 
-Published augmentations work on PIL images, and what they do to a pixel follows from how Pillow truncates, what it
-does at the border and which pixel it takes for the nearest. Each function here gives Pillow's bits. That is why
-kornia's operations do not stand here, although their parameters can be given too: its colour operations round
-where Pillow truncates (up to one grey level), its nearest-neighbour rotation takes other source pixels, its shear
-has another centre, and it has no autocontrast.
-
+What published augmentations do to a pixel follows from how Pillow truncates, what it does at the border and which
+pixel it takes for the nearest: each function gives Pillow's bits, which kornia's operations do not.
 Images are uint8, shape (N, C, H, W), with 3 channels or 1. A strength is one number an image, shape (N,).
 """
 
@@ -18,17 +14,41 @@ _LUMA = (19595, 38470, 7471)  # of 65536: the weights of ITU-R 601-2 in Pillow's
 
 
 def adjust_color(images: Tensor, strength: Tensor) -> Tensor:
-    """Saturation: 0 is grey, 1 the image itself (`ImageEnhance.Color`)."""
+    """Return the images with another saturation (`ImageEnhance.Color`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        strength: shape (N,); 0 is grey, 1 the image itself, more is more colourful.
+
+    Returns:
+        A new tensor of the same shape and type.
+    """
     return _blend(_grey(images), images, strength)
 
 
 def adjust_brightness(images: Tensor, strength: Tensor) -> Tensor:
-    """0 is black, 1 the image itself (`ImageEnhance.Brightness`)."""
+    """Return the images brighter or darker (`ImageEnhance.Brightness`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        strength: shape (N,); 0 is black, 1 the image itself, more is brighter.
+
+    Returns:
+        A new tensor of the same shape and type.
+    """
     return _blend(torch.zeros_like(images), images, strength)
 
 
 def adjust_contrast(images: Tensor, strength: Tensor) -> Tensor:
-    """0 is the image's mean grey, 1 the image itself (`ImageEnhance.Contrast`)."""
+    """Return the images with another contrast (`ImageEnhance.Contrast`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        strength: shape (N,); 0 is the image's mean grey, 1 the image itself.
+
+    Returns:
+        A new tensor of the same shape and type.
+    """
     grey = _grey(images).long()
     count = grey[0].numel() if len(grey) else 1
     mean = (2 * grey.sum((1, 2, 3), keepdim=True) + count) // (2 * count)  # rounded, halves up
@@ -36,9 +56,16 @@ def adjust_contrast(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def adjust_sharpness(images: Tensor, strength: Tensor) -> Tensor:
-    """0 is a smoothed image, 1 the image itself (`ImageEnhance.Sharpness`).
+    """Return the images sharper or smoother (`ImageEnhance.Sharpness`).
 
     Smoothed is the mean of a pixel (weight 5) and its eight neighbours; the outermost pixels stay as they are.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        strength: shape (N,); 0 is a smoothed image, 1 the image itself.
+
+    Returns:
+        A new tensor of the same shape and type.
     """
     levels = images.int()
     rows = levels[..., :-2, :] + levels[..., 1:-1, :] + levels[..., 2:, :]
@@ -49,7 +76,14 @@ def adjust_sharpness(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretches each channel to 0 to 255; one of a single level stays (`ImageOps.autocontrast`)."""
+    """Return the images with each channel stretched to 0 to 255 (`ImageOps.autocontrast`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+
+    Returns:
+        A new tensor of the same shape and type; a channel of a single level stays.
+    """
     low, high = images.amin((2, 3), keepdim=True).double(), images.amax((2, 3), keepdim=True).double()
     # float64, divided as tensors and in this order: the brightest level comes out as 254.99... for some pairs of
     # levels, and PyTorch would take a plain 255 times a reciprocal.
@@ -59,7 +93,14 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Flattens each channel's histogram (`ImageOps.equalize`)."""
+    """Return the images with each channel's histogram flattened (`ImageOps.equalize`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+
+    Returns:
+        A new tensor of the same shape and type.
+    """
     flat = images.flatten(2).long()
     counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, flat, torch.ones_like(flat))
@@ -72,15 +113,30 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turns counter-clockwise about the centre; nearest pixel, black beyond the edge (`Image.rotate`)."""
+    """Return the images turned counter-clockwise about the centre (`Image.rotate`).
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        degrees: the angle of each, shape (N,).
+
+    Returns:
+        A new tensor of the same shape and type; nearest pixel, black beyond the edge.
+    """
     angle = torch.deg2rad(degrees.double())
     return _affine(images, torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1))
 
 
 def shear_x(images: Tensor, radians: Tensor) -> Tensor:
-    """Moves each row sideways by its distance from the centre times tan(radians); nearest, black beyond.
+    """Return the images with each row moved sideways by its distance from the centre times tan(radians).
 
-    `Image.transform` with the matrix of torchvision's `affine`, which the published code calls.
+    It is `Image.transform` with the matrix of torchvision's `affine`, which the published code calls.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        radians: the angle of each, shape (N,).
+
+    Returns:
+        A new tensor of the same shape and type; nearest pixel, black beyond the edge.
     """
     tangent = radians.double().tan()
     one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
@@ -88,7 +144,15 @@ def shear_x(images: Tensor, radians: Tensor) -> Tensor:
 
 
 def shear_y(images: Tensor, radians: Tensor) -> Tensor:
-    """Moves each column up or down, otherwise as `shear_x`."""
+    """Return the images with each column moved up or down, otherwise as `shear_x`.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        radians: the angle of each, shape (N,).
+
+    Returns:
+        A new tensor of the same shape and type; nearest pixel, black beyond the edge.
+    """
     tangent = radians.double().tan()
     one, zero = torch.ones_like(tangent), torch.zeros_like(tangent)
     return _affine(images, torch.stack([one, zero, tangent, one], dim=1))
@@ -145,9 +209,15 @@ def adjust_hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Each output pixel from a place of its own image, black where that lies outside.
+    """Return images whose every pixel is one of the old image, from a place of its own.
 
-    `rows`, `columns`: int64, broadcastable to (N, H, W).
+    Args:
+        images: shape (N, C, H, W), any type.
+        rows: the row that each output pixel comes from, int64, broadcastable to (N, H, W).
+        columns: its column, as `rows`.
+
+    Returns:
+        A new tensor of the same shape; black where a place lies outside.
     """
     height, width = images.shape[-2:]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -192,11 +262,10 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _affine(images: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Output pixel (x, y), seen from the image's centre, is input pixel (a x + b y, c x + d y).
+    """Return images whose pixel (x, y), seen from the centre, is input pixel (a x + b y, c x + d y).
 
-    `matrix`: (a, b, c, d), float64, shape (N, 4); `shift`, (N, 2): seen from the corner instead, and this
-    is added. In 16.16 fixed point, as Pillow walks over the image: the coefficients are rounded once and then added
-    up.
+    `matrix`: (a, b, c, d), float64, shape (N, 4); `shift`, (N, 2): seen from the corner instead, and this is added.
+    In 16.16 fixed point, as Pillow walks over the image: coefficients are rounded once and then added up.
     """
     height, width = images.shape[-2:]
     a, b, c, d = matrix.unbind(1)
@@ -216,7 +285,7 @@ def _affine(images: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tens
 
 
 def _grey(images: Tensor) -> Tensor:
-    """The luma, uint8, shape (N, 1, H, W)."""
+    """Return the luma, uint8, shape (N, 1, H, W)."""
     if images.shape[1] == 1:
         return images
     weights = torch.tensor(_LUMA, dtype=torch.int32, device=images.device)[:, None, None]
@@ -225,7 +294,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend(low: Tensor, images: Tensor, strength: Tensor) -> Tensor:
-    """low + strength * (images - low) in float32, truncated (`Image.blend`)."""
+    """Return low + strength * (images - low) in float32, truncated (`Image.blend`)."""
     low = low.float()
     factor = strength.to(images.device, torch.float32)[:, None, None, None]
     return (low + factor * (images.float() - low)).clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The user's own networks: `package.module:factory`, imported from the current directory too."""
+"""Build the user's own networks: `package.module:factory`, imported from the current directory too."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ from clat.core.own_code import current_directory_importable, find_callable
 
 
 def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the network of `package.module:factory` with those of `options` that its signature has, and `args`.
+    """Return the network of a factory of the user's, called with the options that its signature has.
 
-    What goes wrong in the user's code is told in one line, and chained. Raises ClatError for that, for a name that
-    cannot be imported or called, and for an explicit option (anything but num_classes and in_channels, which are
-    always there) or argument that the signature does not have.
+    Args:
+        name: `package.module:factory`, a function or class; dots after the colon reach into classes.
+        options: num_classes and in_channels, which go to a signature that has them, and the options that a user
+            gave, which it must have.
+        args: Further arguments that it must have; a bare **kwargs takes them all, and num_classes.
+
+    Returns:
+        Whatever network the factory made.
+
+    Raises:
+        ClatError: The name cannot be imported or called, the signature lacks an option or argument, or the factory
+            fails or makes no network; the user's own error is chained.
     """
     with current_directory_importable():
         factory = find_callable(name, "model")
@@ -34,8 +43,10 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
 def _accepted(
     name: str, factory: Callable[..., Any], options: Mapping[str, Any], args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options that the factory's signature has, and the arguments. A bare **kwargs gets num_classes, the usual
-    name, and every argument."""
+    """Return the options that the factory's signature has, and the arguments.
+
+    A bare **kwargs gets num_classes, the usual name, and every argument.
+    """
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # built-in callables show no signature

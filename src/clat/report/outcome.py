@@ -7,11 +7,22 @@ from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.report.reading import Run, moment, part, text
+from clat.report.records import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
-    """What the run brought: against other runs if there are any, else against the start of its last stage."""
+    """Return what the run brought, in one sentence: against other runs, or else against what it started from.
+
+    What it started from is the test result from before its last stage. A difference is called settled only where
+    the 95 % intervals of both accuracies do not overlap.
+
+    Args:
+        run: the run that the page is about.
+        others: runs to compare with, each named with its own budget.
+
+    Returns:
+        The sentence; without a result on the test split it speaks of the held-out images.
+    """
     last = run.evaluation("last")
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
@@ -38,9 +49,15 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def evaluation_before(run: Run) -> EvaluationRecord | None:
-    """The test result from where the last stage began.
+    """Return the result on the test split from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
+
+    Args:
+        run: the run, finished or not.
+
+    Returns:
+        The result, or None if there is none from before the last stage.
     """
     numbers = [int(one.label[6:]) for one in run.evaluations if re.fullmatch(r"stage-\d+", one.label)]
     planned = run.recipe.get("stages")
@@ -58,7 +75,7 @@ def _trained(run: Run) -> str:
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
-    """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
+    """Return one clause on another run's end: its budget, its numbers, and what the difference allows to say."""
     theirs = other.evaluation("last")
     if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
@@ -69,7 +86,7 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
 
 
 def _budget(run: Run, other: Run) -> str:
-    """Equal numbers of epochs are called the same budget, and unequal gradient work is said beside it."""
+    """Return the other run's budget beside ours: epochs, and the backward passes where they differ by over 5 %."""
     ours, theirs = (one.epochs[-1]["epoch"] if one.epochs else None for one in (run, other))
     if ours is None or theirs is None:
         return "at a budget that is not known,"
@@ -83,7 +100,7 @@ def _budget(run: Run, other: Run) -> str:
 
 
 def _verdict(after: RecordedAccuracy, before: RecordedAccuracy) -> str:
-    """The difference, and whether intervals of this width can tell it from chance."""
+    """Return the difference, and whether intervals of this width can tell it from chance."""
     change = points(after.value - before.value)
     sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
     match after.overlaps(before):
@@ -124,7 +141,14 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
 
 
 def overfitting(run: Run) -> str | None:
-    """Best and last held-out robust accuracy and the gap between them, in words."""
+    """Return best and last held-out robust accuracy and the gap between them, in a sentence.
+
+    Args:
+        run: the run; its summary is asked first, its epochs where there is none.
+
+    Returns:
+        The sentence, the gap in percentage points; None if no held-out robust accuracy was recorded.
+    """
     best, last = moment(run, "best"), moment(run, "last")
     top, end = number(best.get("heldout_robust")), number(last.get("heldout_robust"))
     if top is None or end is None:
@@ -138,7 +162,7 @@ def overfitting(run: Run) -> str | None:
 
 
 def _heldout(run: Run) -> str:
-    """Without a test result only the held-out part of the training set can speak."""
+    """Return the sentence for a run without a test result, of which only held-out images can speak."""
     last, best = moment(run, "last"), moment(run, "best")
     if number(last.get("heldout_robust")) is None:
         return "This run has recorded no accuracy yet."

@@ -18,10 +18,17 @@ from clat.report.plots import INK, MUTED, ORANGE, PLAIN, WIDTH, label_layers, pl
 
 @styled()
 def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
-    """A bar a layer for a ranking other than CLAT's criticality, selected layers in colour.
+    """Draw a bar a layer for a ranking other than CLAT's criticality, selected layers in colour.
 
     The axis is logarithmic where positive values span more than two powers of ten (rewinding); a value that such
     an axis cannot show, or that is infinite, is written instead.
+
+    Args:
+        report: a ranking as plain data: `rows` with `name` and `value`, and `measure`, the axis' label.
+        selected: names of the selected layers.
+
+    Returns:
+        The figure.
     """
     rows = report["rows"]
     values = [number(row.get("value")) for row in rows]
@@ -56,8 +63,19 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
 
 @styled()
 def ranking_comparison(comparison: Mapping[str, Any], top: int) -> Figure:
-    """Left: layers down, rankings across, dark where a layer ranks high, the `top` of each outlined. Right: the
-    rank correlations, Spearman's below the diagonal and Kendall's above."""
+    """Draw several rankings side by side, and how they correlate.
+
+    Left: layers down, rankings across, dark where a layer ranks high, the `top` of each outlined. Right: the rank
+    correlations, Spearman's below the diagonal and Kendall's above.
+
+    Args:
+        comparison: `clat.criticality.comparison`'s result as plain data: `rankings`, `layers`, `ranks`, `spearman`,
+            `kendall`; NaN or None where there is no number.
+        top: layers to outline in each ranking, 0 or more.
+
+    Returns:
+        The figure.
+    """
     names, layers = comparison["rankings"], comparison["layers"]
     ranks = np.array([comparison["ranks"][name] for name in names], dtype=float).T
     height = row_height(len(layers))
@@ -80,7 +98,7 @@ def ranking_comparison(comparison: Mapping[str, Any], top: int) -> Figure:
 
 
 def _best(ranks: np.ndarray, top: int) -> list[int]:
-    """The places of the `top` smallest ranks, NaN aside; of equal ones the earlier."""
+    """Return the places of the `top` smallest ranks, NaN aside; of equal ones the earlier."""
     order = np.argsort(ranks, kind="stable")
     return [int(place) for place in order[:top] if not np.isnan(ranks[place])]
 

@@ -14,32 +14,19 @@ from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
-from clat.data import (
-    BatchAugment,
-    Extra,
-    ImageSet,
-    Loader,
-    as_train_and_test,
-    hold_out,
-    load_split,
-    open_generated,
-)
+from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.network import modes
 from clat.network.compiled import blocks
-from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
-from clat.network.guard import floating_type
 from clat.network.layers import find_layers
-from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.training.augmentation import augmentation
-from clat.training.trial import check_training_mode, tried
+from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
 Data = Any
 """Train and test images: see `clat.data.as_train_and_test`. The held-out part is cut from train."""
@@ -47,32 +34,43 @@ Data = Any
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
-    user while the network was built."""
+    """The network and the images of a run."""
 
     model: nn.Module
     given: bool
+    """The network starts from the user's weights, not from random ones of the recipe's seed."""
     train: ImageSet
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    """Generated images to train on."""
     augment: BatchAugment | None = None
     """What is done to the training images, a batch at a time."""
     notes: tuple[str, ...] = ()
+    """What was decided for the user while the network was built."""
     own_model: bool = False
     """The network is the user's, and not the recipe's."""
     own_data: bool = False
     """The images are the user's, and not the recipe's."""
 
     def model_name(self, recipe: Recipe) -> str:
-        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        """Return what the network is called: by the recipe, or by its class where it is the user's own.
+
+        Args:
+            recipe: the run's.
+
+        Returns:
+            A name for records and file headers.
+        """
         return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is trained and decided on: labels, and pixels where they are in memory; of the extra
-        images, which can be many gigabytes, labels and the pixels of about a thousand."""
+        """Return a hash of what is trained and decided on.
+
+        It covers labels, and pixels where they are in memory; of the extra images, which can be many gigabytes,
+        labels and the pixels of about a thousand.
+        """
         digest = hashlib.sha256()
         sets = [self.train, self.heldout]
         if self.extra is not None:
@@ -91,7 +89,19 @@ def prepare(
     data: Data | None,
     augment: Callable[[Tensor], Any] | None = None,
 ) -> RunInputs:
-    """The inputs of a run. Raises ClatError for whatever does not fit together."""
+    """Return the inputs of a run, with everything refused that would fail later.
+
+    Args:
+        recipe: resolved for this machine.
+        model: the user's network instead of the recipe's; images (N, C, H, W) in [0, 1] -> logits (N, K).
+        data: (train, test) of the user's instead of the recipe's.
+
+    Returns:
+        The network with its first weights, and the images with the held-out part cut off.
+
+    Raises:
+        ClatError: anything that does not fit together; nothing has been written.
+    """
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
@@ -140,7 +150,19 @@ def train_loader(
     extra: ImageSet | None = None,
     augment: BatchAugment | None = None,
 ) -> Loader:
-    """The training batches of one process."""
+    """Return the loader of one process's training batches.
+
+    Args:
+        recipe: batch size, augmentation and seed.
+        train_set: images to train on.
+        device: where batches are wanted.
+        rank: the number of this process, from 0.
+        world: how many processes there are.
+        extra: generated images, where the recipe has some.
+
+    Returns:
+        A loader that shuffles and leaves out the last batch where it is not full.
+    """
     config = recipe.data
     return Loader(
         train_set,
@@ -156,49 +178,6 @@ def train_loader(
         rank=rank,
         world_size=world,
     )
-
-
-def trainable(model: nn.Module) -> nn.Module:
-    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
-    and for weights that are not float32, in which recipes train."""
-    model = unwrapped(model)
-    if isinstance(model, Scripted):
-        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
-    own = floating_type(model)
-    if own not in (None, torch.float32):
-        name = str(own).removeprefix("torch.")
-        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
-    return model
-
-
-def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:
-    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
-    no more either, as labels that are probabilities need: the field that makes them so."""
-    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
-        logits = model(x)
-    check_output(logits, 1)
-    if logits.shape[1] < num_classes:
-        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
-    if exactly and logits.shape[1] != num_classes:
-        raise ClatError(f"{exactly} needs a model with the data's {num_classes} classes: it has {logits.shape[1]}")
-
-
-def check_single(model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
-    a batch that leaves it one value a channel."""
-    with (
-        modes.restore_flags(model),
-        modes.preserve_buffers(model),
-        modes.preserve_random_states(model),
-        torch.no_grad(),
-    ):
-        model.train()
-        try:
-            model(x)
-        except ValueError:
-            raise ClatError(
-                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
-            ) from None
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
@@ -262,7 +241,10 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
 
 
 def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
-    """What is trained on and what is held out; an error names the field that asks for too much."""
+    """Return the part that is trained on and the one that is held out.
+
+    An error names the field that asks for too much.
+    """
     try:
         return hold_out(train_set, heldout, config.split_seed, config.train_size)
     except ClatError as error:
@@ -272,6 +254,13 @@ def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSe
 
 def read_split(config: DataConfig, split: str) -> ImageSet:
     """Read a split of a recipe's data set.
+
+    Args:
+        config: a recipe's `data`.
+        split: "train" or "test".
+
+    Returns:
+        The images, with the channels that the recipe asks for.
 
     Raises:
         ClatError: as `load_split`.
@@ -288,8 +277,19 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
 
 
 def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
-    the seed decides."""
+    """Return the recipe's network with its first weights: a file's, or random ones that the seed decides.
+
+    Args:
+        recipe: its `model` and `seed`.
+        num_classes: logits that the network has to give.
+        in_channels: channels of the images.
+
+    Returns:
+        The network on the CPU. The global random state is as before.
+
+    Raises:
+        ClatError: there is no such network, or its weights do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
         return build_model(recipe.model, num_classes, in_channels)

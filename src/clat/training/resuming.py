@@ -43,7 +43,15 @@ def _class_of(value: object) -> str:
 
 
 def how_to_resume(out: Path, given: Given) -> str:
-    """Return the command, or the Python call, that goes on with the run in `out`."""
+    """Return the command, or the Python call, that goes on with the run in a folder.
+
+    Args:
+        out: the run's folder.
+        given: what the run was given from Python.
+
+    Returns:
+        A line to type.
+    """
     again = [f"{name}=..." for name in _KINDS if given.get(name) is not None]
     if not again:
         return f"clat train --resume {shlex.quote(str(out))}"
@@ -51,8 +59,15 @@ def how_to_resume(out: Path, given: Given) -> str:
 
 
 def check_given(out: Path, given: Given) -> None:
-    """Raise ClatError if the run in `out` began with a network, images or an augmentation from Python that are not
-    given again."""
+    """Raise an error if a run began with a network or images from Python that are not given again.
+
+    Args:
+        out: the run's folder.
+        given: what is given now.
+
+    Raises:
+        ClatError: something is missing; it says how to go on.
+    """
     recorded = read_about(out).get("given")
     if not isinstance(recorded, dict):  # a run from before this was recorded
         return
@@ -65,8 +80,17 @@ def check_given(out: Path, given: Given) -> None:
 
 
 def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
-    """Raise ClatError if the saved state of the run in `out`, where there is one, is damaged, belongs to another
-    recipe, or holds the weights of another network."""
+    """Raise an error unless the saved state of a run, where there is one, can be gone on with.
+
+    Args:
+        out: the run's folder.
+        recipe: the run's.
+        inputs: the network that the state has to fit.
+        given: what was given from Python, for the message.
+
+    Raises:
+        ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network.
+    """
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))
