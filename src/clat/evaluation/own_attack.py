@@ -30,7 +30,13 @@ ROUNDING = 1e-4
 
 
 def find_own_attack(name: str) -> Callable[..., Tensor] | None:
-    """Return the function that an attack's name means, None where it is no plugin's.
+    """Return the function that an attack's name means.
+
+    Args:
+        name: "package.module:function", or that of an entry point.
+
+    Returns:
+        The function; None where the name is no plugin's.
 
     Raises:
         ClatError: it cannot be imported, or is no such function.
@@ -53,6 +59,9 @@ def check_own_settings(name: str, function: Callable[..., Tensor], settings: Map
         name: the attack, for messages.
         function: what it is.
         settings: of the protocol.
+
+    Returns:
+        Keyword -> value.
 
     Raises:
         ClatError: the function has no such keyword, or the value is of another type.
@@ -95,11 +104,23 @@ class OwnAttackSearch:
     seed: int
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
-        """Return the images as they are."""
+        """Return the state before the attack: the images as they are.
+
+        Args:
+            x: (N, C, H, W) in [0, 1].
+            y: labels, (N,) int64.
+            ids: the images' numbers, (N,) int64.
+
+        Returns:
+            The state.
+        """
         return {"x": x, "y": y, "ids": ids, "adv": x.clone(), "done": torch.zeros_like(ids, dtype=torch.bool)}
 
     def step(self, state: SearchState) -> None:
         """Attack every sample of the state.
+
+        Args:
+            state: of `start`, changed in place.
 
         Raises:
             ClatError: what comes back are no images, or images outside of the ball.
