@@ -1,4 +1,4 @@
-"""What an evaluation will cost: the passes of an image that withstands everything, and of one that falls."""
+"""The expected cost of an evaluation: passes of an image that withstands everything, and of one that falls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ FOOLED = 60
 
 
 def survivor_passes(protocol: Protocol, classes: int) -> int:
-    """Return the forward and backward passes that an image costs which withstands all of a protocol, about."""
+    """Return about how many passes an image costs which withstands all of a protocol.
+
+    Args:
+        protocol: its attacks with their steps, targets and restarts.
+        classes: outputs of the network, at least 2.
+
+    Returns:
+        Forward and backward passes, each counted as one.
+    """
     return sum(spec.restarts * _attack_passes(spec, classes) for spec in protocol.attacks)
 
 

@@ -33,10 +33,10 @@ def find_own_attack(name: str) -> Callable[..., Tensor] | None:
     """Return the function that an attack's name means.
 
     Args:
-        name: "package.module:function", or that of an entry point.
+        name: as a protocol has it, "module:function" or that of an installed plugin.
 
     Returns:
-        The function; None where the name is no plugin's.
+        A function `(model, x, y, *, eps, ...) -> x_adv`; None where the name is no plugin's.
 
     Raises:
         ClatError: it cannot be imported, or is no such function.
@@ -57,14 +57,14 @@ def check_own_settings(name: str, function: Callable[..., Tensor], settings: Map
 
     Args:
         name: the attack, for messages.
-        function: what it is.
-        settings: of the protocol.
+        function: the attack itself, whose keywords, but for those of TOLD, are its settings.
+        settings: keyword -> value, as the protocol has them.
 
     Returns:
-        Keyword -> value.
+        The same, each value of the type that is annotated.
 
     Raises:
-        ClatError: the function has no such keyword, or the value is of another type.
+        ClatError: the function has no such keyword, one that it needs is missing, or a value is of another type.
     """
     own = {
         key: one for key, one in inspect.signature(function, eval_str=True).parameters.items() if key not in TOLD
@@ -93,7 +93,17 @@ def check_own_settings(name: str, function: Callable[..., Tensor], settings: Map
 
 @dataclass
 class OwnAttackSearch:
-    """A function as a search whose single step is all of it."""
+    """A function as a search whose single step is all of it.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        name: the attack, for messages.
+        function: the attack itself.
+        settings: its keywords, checked.
+        eps: the radius, in image units.
+        norm: "linf" or "l2".
+        seed: of the pass.
+    """
 
     model: nn.Module
     name: str
@@ -104,15 +114,15 @@ class OwnAttackSearch:
     seed: int
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
-        """Return the state before the attack: the images as they are.
+        """Return the images as they are.
 
         Args:
-            x: (N, C, H, W) in [0, 1].
-            y: labels, (N,) int64.
-            ids: the images' numbers, (N,) int64.
+            x: images in [0, 1], (N, C, H, W).
+            y: their labels, (N,) int64.
+            ids: their numbers, (N,) int64, to which random choices belong.
 
         Returns:
-            The state.
+            The state of a search, no sample of it done.
         """
         return {"x": x, "y": y, "ids": ids, "adv": x.clone(), "done": torch.zeros_like(ids, dtype=torch.bool)}
 
@@ -120,7 +130,7 @@ class OwnAttackSearch:
         """Attack every sample of the state.
 
         Args:
-            state: of `start`, changed in place.
+            state: what `start` returned, or some of its rows; the examples are put into it.
 
         Raises:
             ClatError: what comes back are no images, or images outside of the ball.
@@ -139,6 +149,7 @@ class OwnAttackSearch:
         state["adv"], state["done"] = inside, torch.ones_like(state["done"])
 
     def _attacked(self, state: SearchState, rows: Tensor) -> Tensor:
+        """Return what the function makes of some of the rows."""
         x, y, ids = (state[key][rows.to(state[key].device)] for key in ("x", "y", "ids"))
         parameters = inspect.signature(self.function).parameters
         seed = derive_seed(self.seed, int(ids[0])) if "ids" not in parameters else self.seed

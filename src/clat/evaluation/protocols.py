@@ -61,8 +61,7 @@ class AttackSpec:
     """stAdv: the largest flow."""
     schedule: int | None = None
     """Square: over how many queries windows shrink to their smallest. AutoAttack's 5,000 queries are half of
-    10,000;
-    in the paper it is as many as there are queries."""
+    10,000; in the paper it is as many as there are queries."""
     verdict: str | None = None
     """PGD: "any", robust only if no iterate fools the model, the random start included, so that a sample is left at
     its first example; None: its last iterate decides, as in published PGD-k numbers."""
@@ -106,7 +105,7 @@ class AttackSpec:
 
     @property
     def label(self) -> str:
-        """What the attack is called in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
+        """Return the attack's name in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
         if self.settings is not None:
@@ -116,13 +115,24 @@ class AttackSpec:
         return f"{self.attack}-t" if self.targets and self.attack != "cr" else self.attack
 
     def data(self) -> dict[str, Any]:
+        """Return the settings as plain data, which is what a protocol's hash is taken of.
+
+        Returns:
+            Name -> value, without those that the attack does not use.
+        """
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """`attacks` run in order, each on the samples that withstood those before; a sample is robust if it
-    withstands all."""
+    """A named list of attacks.
+
+    They run in order, each on the samples that withstood those before; a sample is robust if it withstands all.
+
+    Attributes:
+        name: what results call it; the name of a built-in protocol is kept for that one.
+        attacks: at least one.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -140,16 +150,21 @@ class Protocol:
             raise ClatError(f"protocol '{self.name}': only the full standard protocol is called AutoAttack")
 
     def data(self) -> dict[str, Any]:
+        """Return the protocol as plain data.
+
+        Returns:
+            Its name, and the settings of each attack.
+        """
         return {"name": self.name, "attacks": [attack.data() for attack in self.attacks]}
 
     @property
     def title(self) -> str:
-        """The name as results show it, see `protocol_title`."""
+        """Return the name as results show it, see `protocol_title`."""
         return protocol_title(self.data())
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits of the SHA-256 of the attacks."""
+        """Return twelve hex digits of the SHA-256 of the attacks."""
         return hashlib.sha256(json.dumps(self.data()["attacks"], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -163,6 +178,9 @@ def protocol_title(data: Mapping[str, Any]) -> str:
 
     Args:
         data: `Protocol.data()`, or what a result's JSON has under "protocol".
+
+    Returns:
+        The name, with "(not AutoAttack)" behind it where cr is among the attacks.
     """
     attacks = data.get("attacks")
     listed = attacks if isinstance(attacks, list | tuple) else []
@@ -186,7 +204,7 @@ def _built_in(name: str, *attacks: AttackSpec, num_samples: int | None = None) -
 
 
 def _pgd(steps: int) -> AttackSpec:
-    """2/255 a step at 8/255."""
+    """Return PGD as published: 2/255 a step at 8/255."""
     return AttackSpec(attack="pgd", steps=steps, alpha_ratio="1/4", verdict="any")
 
 
@@ -210,12 +228,21 @@ _built_in("pixle", AttackSpec(attack="pixle"))
 
 
 def find_protocol(name: str | Path | Protocol) -> Protocol:
-    """A built-in protocol by name, a Protocol of your own by its path or entry point, or one from a TOML file:
+    """Return a built-in protocol by name, or one of your own by its path, its entry point or from a TOML file.
+
+    Such a file holds a name and a list of attacks, whose settings are those of AttackSpec:
 
         name = "mine"
         attacks = [{ attack = "apgd", loss = "ce", steps = 50 }, { attack = "square", steps = 1000 }]
 
-    Raises ClatError with the nearest valid name, or what is wrong in the file.
+    Args:
+        name: a key of PROTOCOLS, the path of a .toml file, or a Protocol, which is returned as it is.
+
+    Returns:
+        The protocol, checked.
+
+    Raises:
+        ClatError: there is none of that name, with the nearest that there is, or the file is wrong, with what is.
     """
     if isinstance(name, Protocol):
         return name
