@@ -25,7 +25,11 @@ ENTRY = ("name", "authors", "architecture", "venue", "link", "footnote")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add what the command takes.
+
+    Args:
+        parser: the command's.
+    """
     parser.usage = (
         "clat export --model M --weights W --data D --out FOLDER [--result FILE ...]   for the hub, with its card\n"
         "       clat export ... --out net.onnx | net.pt2                     checked by its logits\n"
@@ -53,7 +57,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what was asked for, and say what it is."""
+    """Write what was asked for, and say what it is.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        0.
+    """
     suffix = Path(options.out).suffix
     if suffix == ".json":
         return _entry(options)

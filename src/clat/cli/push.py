@@ -10,7 +10,11 @@ HELP = "send a folder of clat export to the Hugging Face hub"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add what the command takes.
+
+    Args:
+        parser: the command's.
+    """
     parser.add_argument("folder", metavar="DIR", help="what clat export --out FOLDER wrote")
     parser.add_argument("repo", metavar="OWNER/NAME", help="made if there is none")
     parser.add_argument(
@@ -20,7 +24,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send it, and say where it is."""
+    """Send it, and say where it is.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        0.
+    """
     from clat.publishing import push
 
     say(push(options.folder, options.repo, card=options.card, private=options.private))

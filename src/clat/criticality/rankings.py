@@ -254,7 +254,13 @@ RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in ge
 
 
 def find_ranking(name: str) -> type[AnyRanking]:
-    """Return the ranking of that name: a built-in one, or one of the user's own by its path or entry point.
+    """Return the ranking of a name.
+
+    Args:
+        name: a built-in one's, or of one of the user's own its path or entry point.
+
+    Returns:
+        The class of its settings.
 
     Raises:
         ClatError: there is none, or it is none of this kind.

@@ -164,6 +164,12 @@ def _first(names: Any) -> str:
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return what a folder's config.json says.
 
+    Args:
+        folder: as `save_pretrained` or transformers write it.
+
+    Returns:
+        The table.
+
     Raises:
         ClatError: there is none, or it is damaged.
     """

@@ -21,7 +21,7 @@ def push(
     private: bool = False,
     message: str = "A network from clat",
 ) -> str:
-    """Send a folder that `clat.save_pretrained` wrote to the Hugging Face hub, and return its address.
+    """Send a folder that `clat.save_pretrained` wrote to the Hugging Face hub.
 
     Args:
         folder: the folder.
@@ -30,6 +30,9 @@ def push(
             it.
         private: of a repository that is made.
         message: of the commit.
+
+    Returns:
+        The repository's address.
 
     Raises:
         ClatError: no such folder, a card that is there already, nobody is logged in, or the hub cannot be reached.

@@ -37,6 +37,9 @@ def robustbench_entry(
         reported: AutoAttack's accuracy by the paper, in percent; None: the measured one.
         footnote: what else a reader has to know.
 
+    Returns:
+        Plain data for JSON.
+
     Raises:
         ClatError: the result is none of AutoAttack, or of a data set that RobustBench has not.
     """

@@ -14,7 +14,11 @@ OWN_LOGGERS = PluginKind("logger", "clat.loggers")
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise ClatError for a name of no logger, built-in or the user's own."""
+    """Raise ClatError for a name of no logger, built-in or the user's own.
+
+    Args:
+        names: of `monitor.loggers`.
+    """
     for name in names:
         if name not in LOGGERS and OWN_LOGGERS.find(name) is None:
             raise unknown("logger", name, LOGGERS)

@@ -26,7 +26,12 @@ class Tracker(Protocol):
     """What a logger of Lightning Fabric has, as far as it is used here."""
 
     def log_metrics(self, metrics: Metrics, step: int) -> None:
-        """Take the numbers of an epoch, counted from 1."""
+        """Take the numbers of an epoch.
+
+        Args:
+            metrics: name -> number.
+            step: the epoch, from 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,12 @@ assert set(_OPENED) == set(LOGGERS)
 def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the loggers that a run opens: those asked for, else TensorBoard if it is installed.
 
+    Args:
+        names: of `monitor.loggers`.
+
+    Returns:
+        Their names.
+
     Raises:
         ClatError: a library is not installed.
     """
@@ -153,7 +164,11 @@ def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_trackers(given: Iterable[Any]) -> None:
-    """Raise ClatError unless each object has the methods of a logger."""
+    """Raise ClatError unless each object has the methods of a logger.
+
+    Args:
+        given: what the caller of `clat.train` brought.
+    """
     for one in given:
         if not callable(getattr(one, "log_metrics", None)):
             raise ClatError(
@@ -170,7 +185,13 @@ class TrackerList:
         self.members: dict[str, Any] = {}
 
     def open(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
-        """Open the loggers called `names`, take those that are `given`, and tell them the run's settings."""
+        """Open loggers, take others as they are, and tell all of them the run's settings.
+
+        Args:
+            names: of those to open.
+            given: those that are open.
+            run: what they belong to.
+        """
         for name in names:
             with_name = self._guarded(name, lambda name=name: _open(name, run))  # type: ignore[misc]
             if with_name is not None:
@@ -183,7 +204,13 @@ class TrackerList:
                 self._guarded(name, lambda one=one: one.log_hyperparams(flattened(run.settings)))  # type: ignore[misc]
 
     def log(self, metrics: Metrics, step: int, only: str | None = None) -> None:
-        """Send the numbers of an epoch to all, or to the one called `only`."""
+        """Send the numbers of an epoch.
+
+        Args:
+            metrics: name -> number.
+            step: the epoch, from 1.
+            only: the logger that gets them; None: all.
+        """
         for name, one in list(self.members.items()):
             if only in (None, name):
                 self._guarded(name, lambda one=one: one.log_metrics(metrics, step))  # type: ignore[misc]
@@ -191,7 +218,11 @@ class TrackerList:
                     self._guarded(name, one.save)
 
     def close(self, status: str) -> None:
-        """Let all finish. `status`: "success" or "failed"."""
+        """Let all finish.
+
+        Args:
+            status: "success" or "failed".
+        """
         for name, one in list(self.members.items()):
             if hasattr(one, "finalize"):
                 self._guarded(name, lambda one=one: one.finalize(status))  # type: ignore[misc]
@@ -211,6 +242,13 @@ class TrackerList:
 
 def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Return nested settings as one table with dotted names.
+
+    Args:
+        settings: tables and lists in tables.
+        before: what the names begin with.
+
+    Returns:
+        Dotted name -> value.
 
     >>> flattened({"a": {"b": 1}, "c": [{"d": 2}]})
     {'a.b': 1, 'c.0.d': 2}

@@ -60,6 +60,9 @@ def freeze_and_choose(
         layers: the ones that move.
         batch_norm: one of `clat.network.modes.BN_POLICIES`.
         whole: the whole network moves, and `layers` is empty.
+
+    Returns:
+        Name -> parameter.
     """
     model.requires_grad_(False)
     updating = updating_batch_norms(model, layers, batch_norm)
