@@ -18,7 +18,7 @@ from clat.studies.collect import collect, markdown
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Paper, Scale, Study, chosen
-from clat.studies.run import _run_row, run_study
+from clat.studies.run import run_row, run_study
 from clat.studies.tables.baselines import pair
 from clat.studies.tables.groups import group_table, summarise
 from clat.studies.tables.hardening import CLAT_COST, COST
@@ -81,7 +81,7 @@ def test_the_second_row_takes_over_the_first_stage(done):
 def test_going_on_runs_only_what_is_missing(done, monkeypatch):
     out, _table = done
     called = []
-    monkeypatch.setattr("clat.studies.run._run_row", lambda row, *_: called.append(row.name))
+    monkeypatch.setattr("clat.studies.run.run_row", lambda row, *_: called.append(row.name))
     run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
     assert called == ["broken"]
 
@@ -100,7 +100,7 @@ def test_rows_that_died_are_told_from_rows_that_run(done, monkeypatch):
         assert "| pgd-at | died |" in markdown(table)
         assert "died" in render_study(table)
         screen = Console(width=80, record=True, file=io.StringIO())
-        monkeypatch.setattr("clat.studies.run._run_row", lambda *_: None)
+        monkeypatch.setattr("clat.studies.run.run_row", lambda *_: None)
         run_study(STUDY, TINY, tiny_rows(TINY)[:1], out, screen)
         assert "pgd-at ... going on with a run that died" in screen.export_text()
     finally:
@@ -114,7 +114,7 @@ def test_a_row_that_is_killed_says_by_what(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho epoch 1/2\nkill -9 $$\n")
     program.chmod(0o755)
     monkeypatch.setattr("clat.studies.run.sys.executable", str(program))
-    failure = _run_row(tiny_rows(TINY)[0], tmp_path / "recipe.toml", tmp_path)
+    failure = run_row(tiny_rows(TINY)[0], tmp_path / "recipe.toml", tmp_path)
     assert failure == "died of SIGKILL: run the study again to go on with it"
 
 

@@ -30,6 +30,7 @@ COMMANDS = (
     "data",
     "report",
     "study",
+    "paper",
     "bench",
     "demo",
     "recipes",

@@ -185,6 +185,8 @@ _built_in("clat-v1", _APGD_CE)
 _built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
 for _steps in (10, 20, 50, 100):
     _built_in(f"pgd-{_steps}", _pgd(_steps))
+for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
+    _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
 _built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
 _built_in("apgd-ce", _APGD_CE)

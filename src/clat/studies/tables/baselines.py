@@ -164,14 +164,15 @@ _STAND_IN = (
 )
 
 
-def write_stand_in(scale: Scale, out: Path) -> None:
+def write_stand_in(scale: Scale, out: Path, file: Path | None = None) -> None:
     """Write training images that are neither trained on nor held out, in the form of a file of generated ones.
 
     Args:
         scale: says which data set, how many images rows train on, and how many they hold out.
         out: the study's folder; a file that is there already is kept.
+        file: where they go; None: to STAND_IN in that folder.
     """
-    file = out / STAND_IN
+    file = out / STAND_IN if file is None else file
     if file.exists():
         return
     data = scale.settings["data"]
