@@ -15,7 +15,7 @@ from pathlib import Path
 PAPERS = ("clat-v2", "clat-v1", "cure")
 TARGET = Path(__file__).parent.parent / "src" / "clat" / "studies" / "paper" / "printed.csv"
 FLAGS = {
-    "misprint": r"comma missing|copy of the VGG19|row shifted|arithmetic says 2\.36M|misprinted|is VGG19, so probably"
+    "misprint": r"comma missing|copy of the VGG19|row shifted|arithmetic says 2\.36M|misprinted|is VGG19, so"
     r"|RiFT prints",
     "contradiction": r"arithmetic from the printed|(T1|T5|T12|T10|T14 fixed|T9) prints|although AA contains"
     r"|below AA|matches no subset|none of them the printed|better than PGD-AT|formula gives|text elsewhere says"
@@ -23,8 +23,8 @@ FLAGS = {
     "borrowed": r"verbatim|AutoAttack value|PGD-20|RobustBench|Gowal|from Auto|ImageNet-robust|extra data|mixes"
     r"|Hwang|Rebuffi|as listed in",
 }
-"""Flag -> what a note says of such a number: one the paper itself gets wrong, one that another of its numbers speaks
-against, one that it takes from elsewhere, measured otherwise. The first that fits counts."""
+"""Flag -> what a note says of such a number: one the paper itself gets wrong, one that another of its numbers
+speaks against, one that it takes from elsewhere, measured otherwise. The first that fits counts."""
 COLUMNS = (
     *("paper", "table", "dataset", "network", "method", "layers", "source", "variant", "attack", "metric"),
     *("value", "flag", "note"),

@@ -31,6 +31,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 """What each attack can be told beside `restarts`, and what holds where it is not told."""
 
+WITHOUT_EPS = ("pixle", "stadv")
+"""Attacks that are bounded otherwise than by eps."""
+
 ATTACK_LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
 """What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
 
@@ -134,6 +137,11 @@ class Protocol:
     def title(self) -> str:
         """The name as results show it, see `protocol_title`."""
         return protocol_title(self.data())
+
+    @property
+    def bounded_by_eps(self) -> bool:
+        """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
+        return any(attack.attack not in WITHOUT_EPS for attack in self.attacks)
 
     @property
     def hash(self) -> str:

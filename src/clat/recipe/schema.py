@@ -65,8 +65,9 @@ class DataConfig:
     channels: Literal[1, 3] | None = None
     """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
     is 3."""
-    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
-    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
+    augment: Literal["standard", "resized-crop", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
+    """standard: `pad` and `flip`; with `flip` alone: resized-crop, see `clat.data.resized_crop`, and idbh-..., see
+    `clat.data.idbh`; none: nothing, whatever they say."""
     pad: int = 4
     """Random crop after padding by this many pixels; 0: none."""
     padding_mode: Literal["zeros", "reflect"] = "zeros"
@@ -271,6 +272,28 @@ class Recipe:
             False for the first stage, and where the two optimizers keep different states.
         """
         return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
+
+    def method_since(self, stage: int) -> int:
+        """Return the first of the stages that a stage goes on with: those before it that train alike.
+
+        The best weights of a run are taken over the last method's stages alone: those of X are no result of
+        "X + CLAT".
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            A number from 0 to `stage`; `stage` itself where the one before differs in objective, selection,
+            treatments or BatchNorm.
+        """
+
+        def method(number: int) -> tuple[object, ...]:
+            one = self.stages[number]
+            return one.objective, one.selection, [each.name for each in one.treatments], one.bn_policy
+
+        while stage > 0 and method(stage - 1) == method(stage):
+            stage -= 1
+        return stage
 
     def first_epoch(self, stage: int) -> int:
         """Return the number of a stage's first epoch within the run.

@@ -24,6 +24,7 @@ from clat.data import (
     open_generated,
 )
 from clat.data.channels import with_channels
+from clat.data.resized_crop import ResizedCrop
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -148,6 +149,8 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     """What `data.augment` and the fields beside it ask for."""
     if config.augment == "standard" and (config.pad or config.flip):
         return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
+    if config.augment == "resized-crop":
+        return ResizedCrop(flip=config.flip)
     if config.augment in IDBH_VARIANTS:
         return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
     return None

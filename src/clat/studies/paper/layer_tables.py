@@ -122,8 +122,8 @@ def critical_layers(request: Request) -> Content:
         entries=entries,
         caption=f"Layers are convolutions without shortcuts and classifier, numbered from 1 in forward order; "
         f"ranked by C at eps {EPS}, ten steps of {ALPHA}, on held-out training images: {FEW} at full width, 100 of "
-        "trained networks. Random weights have BatchNorm statistics of the batch. At a scale with fewer layers than the "
-        "paper's network, numbers do not compare.",
+        "trained networks. Random weights have BatchNorm statistics of the batch. Where a scale's network has "
+        "fewer layers than the paper's, numbers do not compare.",
         failed=sum(entry["layers"] is None for entry in entries),
     )
 
@@ -250,7 +250,8 @@ def _counted(name: str) -> dict[str, Any]:
     layers = {layer.index: layer for layer in enumerate_layers(model, shape)}
     rows = printed_in("clat-v2", "T8")
     listed = next(one.layer_list for one in rows if (one.network, one.dataset) == (name, "cifar10"))[: K[name]]
-    moved = sum(model.get_submodule(layers[index].name).weight.numel() for index in listed)  # type: ignore[union-attr, operator]
+    weights = [model.get_parameter(f"{layers[index].name}.weight") for index in listed]
+    moved = sum(weight.numel() for weight in weights)
     return {"all": sum(p.numel() for p in model.parameters()), "moved": moved, "layers": list(listed)}
 
 

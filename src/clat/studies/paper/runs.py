@@ -131,7 +131,7 @@ def _data(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Table:
         found["train_size"] = scale.train_size
     size = (scale.image_sizes or {}).get(spec.dataset)
     if size is not None:
-        found |= {"image_size": size, "pad": max(size // 8, 1)}
+        found |= {"image_size": size, "augment": "resized-crop"}
     if METHODS[spec.base].generated:
         found["extra"] = {"file": inputs.generated.format(spec.dataset), "fraction": 0.7}
     return found
