@@ -165,16 +165,12 @@ def _plan(tables: list[PaperTable], asked: Asked, store: Store) -> int:
 
 def _list() -> int:
     """Show every table: what it shows, and how much of what it takes."""
-    from clat.core.console import Table as RichTable
     from clat.studies.paper.catalogue import TABLES
     from clat.studies.paper.listing import described
 
-    shown = RichTable(
-        title="Tables and figures of the papers", caption="clat paper T7 --scale smoke --out runs/paper"
-    )
-    for column in ("", "shows", "networks", "data", "runs a seed", "recorded"):
-        shown.add_column(column, overflow="fold")
     for table in TABLES:
-        shown.add_row(*described(table))
-    show(shown)
+        name, shows, about = described(table)
+        say(f"{name}: {shows}", style="bold")
+        say(f"  {about}")
+    say("run one: clat paper T7 --scale smoke --out runs/paper; what it takes: --plan")
     return 0

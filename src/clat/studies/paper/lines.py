@@ -118,7 +118,15 @@ def table_lines(
             variant=one.variant,
         )
         found.setdefault(line, []).append(one)
-    ordered = sorted(found, key=lambda line: list(places).index((line.dataset, line.network)) if places else 0)
+    bases = list(dict.fromkeys(line.method.partition("+")[0] for line in found))
+
+    def place(line: Line) -> tuple[int, int, bool]:
+        """Return where a line stands: by data set and network, then by X, X itself before what builds on it."""
+        base, plus, _ = line.method.partition("+")
+        where = list(places).index((line.dataset, line.network)) if places else 0
+        return where, bases.index(base), bool(plus)
+
+    ordered = sorted(found, key=place)
     wanted = [line for line in ordered if line.network in nets and line.dataset in sets]
     wanted = [line for line in wanted if not line.source or line.source in nets]
     names = list(dict.fromkeys(name for line in wanted for name in (line.method, line.name)))

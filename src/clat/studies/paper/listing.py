@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from clat.core.formatting import DASH
 from clat.studies.paper.figures import figure_curves
 from clat.studies.paper.lines import table_lines
 from clat.studies.paper.methods import taken_apart
@@ -14,23 +11,24 @@ RECORDED: dict[str, str] = {}
 """Table -> the scales at which a result is recorded in docs/results/paper."""
 
 
-def described(table: PaperTable) -> Sequence[str]:
-    """Return a table's line of the list.
+def described(table: PaperTable) -> tuple[str, str, str]:
+    """Return a table's lines of the list.
 
     Args:
         table: the table.
 
     Returns:
-        Its name, what it shows, networks, data sets, how many networks a seed are trained, and what is recorded.
+        Its name, what it shows; and networks, data sets, how many networks a seed are trained, what is recorded.
     """
-    return (
-        table.id,
-        table.shows,
+    count = run_count(table)
+    parts = [
         ", ".join(table.all_networks()),
         ", ".join(table.all_datasets()),
-        str(run_count(table) or DASH),
-        RECORDED.get(table.id, DASH),
-    )
+        f"{count} runs a seed" if count else "nothing is trained",
+    ]
+    if table.id in RECORDED:
+        parts.append(f"recorded: {RECORDED[table.id]}")
+    return table.id, f"{table.title}. {table.shows}", "; ".join(parts)
 
 
 def run_count(table: PaperTable) -> int:
