@@ -190,6 +190,31 @@ def test_the_rows_of_every_study_are_valid_recipes_of_one_budget(name, tmp_path)
                 assert names.index(earlier) <= names.index(row.name)
 
 
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_a_stage_of_clat_selects_at_least_twice_unless_its_row_says_that_it_is_fixed(name, tmp_path):
+    """Selecting once is the variant that the paper calls non-dynamic, and puts below PGD-AT."""
+    study = find_study(name)
+    for scale in study.scales:
+        for row in study.rows(scale, tmp_path):
+            for stage in row.recipe.stages:
+                if not stage.objective.name.startswith("clat") or stage.selection.rule in ("all", "named"):
+                    continue
+                every = stage.selection.every
+                if "non-dynamic" in row.note:
+                    continue
+                assert every == 0 if "fixed" in row.name else 0 < every < stage.epochs, (scale.name, row.name)
+
+
+def test_fast_at_is_the_papers_network_and_both_of_its_forms_of_clat_are_there(tmp_path):
+    rows = {row.name: row for row in find_study("baselines").rows(find_study("baselines").at("short"), tmp_path)}
+    forms = {"fast-at": ("fast-at", 45.55), "fast-at+clat": ("clat-fast", 49.62)}
+    forms["fast-at+clat-ten-steps"] = ("clat", 52.13)
+    for name, (objective, robust) in forms.items():
+        assert rows[name].recipe.model.name == "preact-resnet18-raw"
+        assert rows[name].recipe.stages[-1].objective.name == objective
+        assert rows[name].paper.robust == robust
+
+
 def test_the_rows_that_harden_begin_alike_and_take_about_one_time(tmp_path):
     study = find_study("hardening")
     for scale in study.scales:

@@ -12,14 +12,14 @@ from clat.core.errors import ClatError
 from clat.evaluation.result import EvaluationRecord
 from clat.studies.paper.cells import Cell, effect_of, verdicts_of
 from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio
-from clat.studies.paper.lines import Line, Measure, measure, reference, taken_apart
+from clat.studies.paper.lines import Measure, TableLine, measure, reference, taken_apart
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.printed import Printed
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.store import Run, Store
+from clat.studies.paper.store import Store, StoredRun
 
-Numbers = Mapping[Line, Sequence[Printed]]
+Numbers = Mapping[TableLine, Sequence[Printed]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Request:
     """Data set -> why it cannot be read."""
 
 
-def asked_cells(table: PaperTable, line: Line, lines: Numbers) -> list[tuple[str, str, Printed | None]]:
+def asked_cells(table: PaperTable, line: TableLine, lines: Numbers) -> list[tuple[str, str, Printed | None]]:
     """Return what is measured for a line.
 
     Args:
@@ -79,7 +79,9 @@ def ratios(request: Request) -> dict[tuple[str, str], ChosenRatio | str]:
     return found
 
 
-def line_runs(request: Request, line: Line, chosen: Mapping[tuple[str, str], ChosenRatio | str]) -> list[Run] | str:
+def line_runs(
+    request: Request, line: TableLine, chosen: Mapping[tuple[str, str], ChosenRatio | str]
+) -> list[StoredRun] | str:
     """Return the networks of a line, one a seed, or why there are none."""
     if line.dataset in request.missing:
         return request.missing[line.dataset]
@@ -109,7 +111,7 @@ def accuracy_cells(
         KeyboardInterrupt: If a run was asked to stop.
     """
     chosen = ratios(request)
-    done: dict[Line, list[Cell]] = {}
+    done: dict[TableLine, list[Cell]] = {}
     for line in request.lines:
         done[line] = _measured(request, line, line_runs(request, line, chosen))
         after(_with_effects(request, done))
@@ -121,10 +123,10 @@ def told(chosen: Mapping[tuple[str, str], ChosenRatio | str]) -> dict[str, Any]:
     return {", ".join(place): one if isinstance(one, str) else one.to_dict() for place, one in chosen.items()}
 
 
-def _measured(request: Request, line: Line, runs: list[Run] | str) -> list[Cell]:
+def _measured(request: Request, line: TableLine, runs: list[StoredRun] | str) -> list[Cell]:
     """Return a line's cells, its networks trained and attacked as far as they could be."""
     failures = [runs] if isinstance(runs, str) else []
-    trained: list[Run] = []
+    trained: list[StoredRun] = []
     for run in [] if isinstance(runs, str) else runs:
         failure = request.store.train(run, request.console)
         trained += [] if failure else [run]
@@ -175,7 +177,7 @@ def attack_name(how: Measure, attack: str) -> str:
     return f"{how.protocol}, {'l2 ' if how.norm == 'l2' else ''}eps {how.eps}"
 
 
-def _with_effects(request: Request, done: Mapping[Line, Sequence[Cell]]) -> list[Cell]:
+def _with_effects(request: Request, done: Mapping[TableLine, Sequence[Cell]]) -> list[Cell]:
     """Return all cells, those that have another to be compared with with their effects."""
     found = []
     for line, cells in done.items():
@@ -225,8 +227,8 @@ def specs_of(request: Request) -> list[RunSpec]:
             continue
         if taken_apart(line.method)[1].startswith("clat"):
             for one in request.store.scale.ratios if len(request.store.scale.ratios) > 1 else ():
-                place = {"network": line.network, "dataset": line.dataset}
-                found[RunSpec(follower="clat", seed=request.seeds[0], ratio=one, **place)] = None
+                spec = line.spec(request.table, request.seeds[0], one)
+                found[replace(spec, base="pgd-at", layers="critical", share=0.5)] = None
         for seed in request.seeds:
             found[line.spec(request.table, seed, ratio)] = None
     return list(found)

@@ -14,7 +14,7 @@ from clat.recipe.schema import StageConfig
 from clat.studies.paper.accuracy import Request
 from clat.studies.paper.content import Content
 from clat.studies.paper.layer_tables import full_network, heldout_batch, top_layers
-from clat.studies.paper.lines import Line
+from clat.studies.paper.lines import TableLine
 from clat.studies.paper.printed import Printed, printed_in
 from clat.studies.paper.runs import RunSpec
 
@@ -67,7 +67,7 @@ def _timed(request: Request, dataset: str, network: str, *, random: bool) -> lis
         if failure:
             raise ClatError(failure)
         model = request.store.network(run, "stage-1")
-    found = []
+    found: list[dict[str, Any]] = []
     for size in BATCHES:
         start = time.perf_counter()
         layers = top_layers(model, x[:size], y[:size], seed=seed)
@@ -77,7 +77,7 @@ def _timed(request: Request, dataset: str, network: str, *, random: bool) -> lis
     return found
 
 
-def _with_paper(entry: Mapping[str, Any], lines: Mapping[Line, Any]) -> dict[str, Any]:
+def _with_paper(entry: Mapping[str, Any], lines: Mapping[TableLine, Any]) -> dict[str, Any]:
     """Return the entry with what the paper prints for its batch size."""
     variant = f"batch_size={entry['images']}"
     printed: list[Printed] = [
@@ -135,9 +135,9 @@ def epoch_cost(request: Request) -> Content:
     unit = seconds["pgd-at"]
     printed = {(one.method, one.metric): one for one in printed_in(request.table.paper, request.table.number)}
     first = printed["pgd-at", "epoch_seconds"].number or 1.0
-    entries = []
+    entries: list[dict[str, Any]] = []
     for (method, metric), one in printed.items():
-        if Line(dataset=dataset, network=one.network, method=method) not in request.lines:
+        if TableLine(dataset=dataset, network=one.network, method=method) not in request.lines:
             continue
         if metric == "epoch_seconds":
             ours = seconds[method] / unit

@@ -122,7 +122,12 @@ def effects(cells: Sequence[Cell]) -> Figure | None:
         axes.plot([100 * one.low, 100 * one.high], [place, place], color=colour, linewidth=1.0)
         axes.plot(100 * one.value, place, "o", color=colour, markersize=4, label="ours" if place == 0 else None)
         axes.plot(
-            cell.printed_effect, place, "x", color=ORANGE, markersize=5, label="paper" if place == 0 else None
+            cell.printed_effect or 0.0,
+            place,
+            "x",
+            color=ORANGE,
+            markersize=5,
+            label="paper" if place == 0 else None,
         )
     names = [f"{c.dataset}, {c.network}, {c.row}, {'clean' if c.kind == 'clean' else c.attack}" for c in shown]
     axes.set_yticks(range(len(shown)), names)

@@ -58,7 +58,7 @@ def figure_curves(table: PaperTable, network: str, dataset: str, seed: int, rati
     if table.id == "F5":
         late, scratch = RunSpec(share=0.7, **clat), RunSpec(share=0.0, **clat)
         return [control, Curve(name="CLAT from 70%", spec=late), Curve(name="CLAT from scratch", spec=scratch)]
-    dropped = {"share": 0.7, "drop": True}
+    dropped: dict[str, Any] = {"share": 0.7, "drop": True}
     return [
         control,
         Curve(name="PGD-AT, rate x 0.1 at 70%", spec=RunSpec(**dropped, **place)),
@@ -146,7 +146,7 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
     """Return a curve's cells: clean and robust accuracy, or an accuracy an eps."""
     scale = request.store.scale
     spec = curve[0].spec
-    base = {"dataset": spec.dataset, "network": spec.network, "row": curve[0].name}
+    base: dict[str, Any] = {"dataset": spec.dataset, "network": spec.network, "row": curve[0].name}
     runs, wrong = [], []
     for one in curve:
         run = request.store.run_of(one.spec)

@@ -19,12 +19,12 @@ from clat.models.settings import ModelConfig
 from clat.network.layers import enumerate_layers
 from clat.studies.paper.accuracy import Request, line_runs, ratios, told
 from clat.studies.paper.content import Content
-from clat.studies.paper.lines import Line
+from clat.studies.paper.lines import TableLine
 from clat.studies.paper.methods import ALPHA, EPS
 from clat.studies.paper.printed import printed_in
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import FULL, K, network
-from clat.studies.paper.store import Run
+from clat.studies.paper.store import StoredRun
 from clat.training.prepare import read_split
 
 TOP = 5
@@ -52,7 +52,7 @@ def top_layers(model: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, top: in
     return [numbers[name] for name in names]
 
 
-def heldout_batch(request: Request, run: Run, images: int) -> tuple[Tensor, Tensor]:
+def heldout_batch(request: Request, run: StoredRun, images: int) -> tuple[Tensor, Tensor]:
     """Return the first held-out images of a run's data.
 
     Args:
@@ -128,7 +128,7 @@ def critical_layers(request: Request) -> Content:
     )
 
 
-def _ranked(request: Request, line: Line, random: bool) -> tuple[list[int], dict[str, Any]]:
+def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int], dict[str, Any]]:
     if line.dataset in request.missing:
         raise ClatError(request.missing[line.dataset])
     seed = request.seeds[0]
@@ -197,7 +197,7 @@ def selected_layers(request: Request) -> Content:
     )
 
 
-def _in_order(request: Request, run: Run, selection: Mapping[str, Any]) -> list[int]:
+def _in_order(request: Request, run: StoredRun, selection: Mapping[str, Any]) -> list[int]:
     """Return a selection's layers by falling criticality, which its report has; the record has them forward."""
     report = json.loads((request.store.folder / "runs" / run.key / selection["report"]).read_text())
     value = {row["name"]: row["criticality"] or 0.0 for row in report["rows"]}

@@ -24,7 +24,7 @@ LAYERS: dict[str, Layers] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class TableLine:
     """What a table tells apart: a method on a network and a data set."""
 
     dataset: str
@@ -85,7 +85,7 @@ class Measure:
 
 def table_lines(
     table: PaperTable, networks: Sequence[str] = (), datasets: Sequence[str] = (), rows: Sequence[str] = ()
-) -> dict[Line, list[Printed]]:
+) -> dict[TableLine, list[Printed]]:
     """Return a table's lines, each with the numbers printed for it.
 
     Args:
@@ -95,21 +95,21 @@ def table_lines(
         rows: only these methods or lines; none: all.
 
     Returns:
-        Line -> printed numbers, in the printed order.
+        TableLine -> printed numbers, in the printed order.
 
     Raises:
         ClatError: If the table lacks a network, a data set or a row that was asked for.
     """
-    found: dict[Line, list[Printed]] = {}
+    found: dict[TableLine, list[Printed]] = {}
     printed = printed_in(table.paper, table.number)
     nets = restricted("network", networks, table.all_networks(), table)
     sets = restricted("data set", datasets, table.all_datasets(), table)
     places = dict.fromkeys((one.dataset or sets[0], one.network) for one in printed if one.source == "")
     for dataset, network in places:
         for method in table.controls:
-            found[Line(dataset=dataset, network=network, method=method)] = []
+            found[TableLine(dataset=dataset, network=network, method=method)] = []
     for one in printed:
-        line = Line(
+        line = TableLine(
             dataset=one.dataset or sets[0],
             network=one.network,
             method=one.method,
@@ -120,7 +120,7 @@ def table_lines(
         found.setdefault(line, []).append(one)
     bases = list(dict.fromkeys(line.method.partition("+")[0] for line in found))
 
-    def place(line: Line) -> tuple[int, int, bool]:
+    def place(line: TableLine) -> tuple[int, int, bool]:
         """Return where a line stands: by data set and network, then by X, X itself before what builds on it."""
         base, plus, _ = line.method.partition("+")
         where = list(places).index((line.dataset, line.network)) if places else 0
@@ -134,7 +134,7 @@ def table_lines(
     return {line: found[line] for line in wanted if not rows or line.method in chosen or line.name in chosen}
 
 
-def reference(line: Line, lines: Mapping[Line, Sequence[Printed]], table: PaperTable) -> Line | None:
+def reference(line: TableLine, lines: Mapping[TableLine, Sequence[Printed]], table: PaperTable) -> TableLine | None:
     """Return the line that another is compared with.
 
     That is X for "X + CLAT" where the table prints X, else random or fixed layers for the critical ones; X that is
@@ -158,7 +158,7 @@ def reference(line: Line, lines: Mapping[Line, Sequence[Printed]], table: PaperT
     return other if other is not None and not (x is not None and lines[x]) else x
 
 
-def measure(table: PaperTable, line: Line, attack: str, scale: PaperScale) -> Measure:
+def measure(table: PaperTable, line: TableLine, attack: str, scale: PaperScale) -> Measure:
     """Return how the number of an attack is measured.
 
     Args:

@@ -18,10 +18,10 @@ from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine
 from clat.studies.paper.accuracy import Request, specs_of
 from clat.studies.paper.figures import figure_specs
-from clat.studies.paper.lines import Line
+from clat.studies.paper.lines import TableLine
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.store import Run, Store
+from clat.studies.paper.store import Store, StoredRun
 from clat.training.prepare import read_split
 
 STEPS = 2
@@ -31,7 +31,7 @@ SHARE = 1.15
 
 
 @dataclass(frozen=True)
-class Plan:
+class PaperPlan:
     """What is still to be trained, and what it takes here."""
 
     runs: int
@@ -90,11 +90,11 @@ def needed_specs(request: Request, networks: Sequence[str], datasets: Sequence[s
     return specs_of(request)
 
 
-def _pgd_at(line: Line) -> Line:
-    return Line(dataset=line.dataset, network=line.network, method="pgd-at")
+def _pgd_at(line: TableLine) -> TableLine:
+    return TableLine(dataset=line.dataset, network=line.network, method="pgd-at")
 
 
-def make_plan(specs: Sequence[RunSpec], store: Store) -> Plan:
+def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
     """Return what training takes, after a few steps of each kind of stage on each network.
 
     Args:
@@ -125,17 +125,19 @@ def make_plan(specs: Sequence[RunSpec], store: Store) -> Plan:
             spent[name] = spent.get(name, 0.0) + SHARE * seconds * steps
             largest = max(largest, peak)
     slowest = tuple(sorted(spent.items(), key=lambda one: -one[1]))
-    return Plan(len(runs), len(runs) - len(todo), sum(spent.values()), largest, slowest)
+    return PaperPlan(len(runs), len(runs) - len(todo), sum(spent.values()), largest, slowest)
 
 
-def _batches(run: Run, store: Store) -> int:
+def _batches(run: StoredRun, store: Store) -> int:
     size = run.recipe.data.train_size
     if size is None:
         size = len(read_split(run.recipe.data, "train")) - run.recipe.data.heldout
     return max(size // run.recipe.batch_size, 1)
 
 
-def _step(run: Run, stage: StageConfig, store: Store, times: dict[str, tuple[float, int]]) -> tuple[float, int]:
+def _step(
+    run: StoredRun, stage: StageConfig, store: Store, times: dict[str, tuple[float, int]]
+) -> tuple[float, int]:
     """Return the seconds and the memory of a step; measured once for a kind of stage on a network."""
     kind = f"{run.recipe.model} {run.recipe.data.image_size} {stage.objective} {stage.treatments}"
     if stage.selection is not None:

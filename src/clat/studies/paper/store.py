@@ -44,7 +44,7 @@ GENERATED = "edm_1m.npz"
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """A network of the store: its key, what it is, and how it is trained."""
 
     key: str
@@ -75,7 +75,7 @@ class Store:
         for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def run_of(self, spec: RunSpec) -> Run:
+    def run_of(self, spec: RunSpec) -> StoredRun:
         """Return the run of a network, trained or not.
 
         Args:
@@ -91,17 +91,17 @@ class Store:
         if spec.base == "bai2024":
             members = [self._stage_1(self.run_of(one)) for one in spec.start_alike()]
         made = recipe(spec, self.scale, Inputs(data=self.data, generated=self._generated(), members=members))
-        return Run(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
+        return StoredRun(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
 
-    def needs(self, run: Run) -> list[Run]:
+    def needs(self, run: StoredRun) -> list[StoredRun]:
         """Return the runs whose weights another starts from, to be trained before it."""
         return [self.run_of(one) for one in run.spec.start_alike()] if run.spec.base == "bai2024" else []
 
-    def is_finished(self, run: Run) -> bool:
+    def is_finished(self, run: StoredRun) -> bool:
         """Return whether a run has been trained."""
         return finished(self.folder / "runs" / run.key)
 
-    def train(self, run: Run, console: Console) -> str | None:
+    def train(self, run: StoredRun, console: Console) -> str | None:
         """Train a network, or go on with it, unless it is there.
 
         Args:
@@ -133,7 +133,7 @@ class Store:
             self.failures[run.key] = failure
         return failure
 
-    def _donor(self, run: Run) -> str | None:
+    def _donor(self, run: StoredRun) -> str | None:
         """Return the key of a finished run that begins with the same stage, if there is one."""
         if len(run.recipe.stages) < 2:
             return None
@@ -143,7 +143,7 @@ class Store:
                 return file.parent.parent.name
         return None
 
-    def network(self, run: Run, weights: str = "last") -> nn.Module:
+    def network(self, run: StoredRun, weights: str = "last") -> nn.Module:
         """Return a trained network.
 
         Args:
@@ -158,7 +158,7 @@ class Store:
         load_weights(model, self.folder / "runs" / run.key / "weights" / f"{weights}.safetensors")
         return model.eval()
 
-    def evaluate(self, run: Run, measure: Measure) -> EvaluationRecord:
+    def evaluate(self, run: StoredRun, measure: Measure) -> EvaluationRecord:
         """Return a result of a trained network, measured now unless it is there.
 
         Args:
@@ -207,18 +207,18 @@ class Store:
         file = self.folder / kind / f"{digest}.json"
         return file, json.loads(file.read_text()) if file.exists() else None
 
-    def summary(self, run: Run) -> dict[str, Any]:
+    def summary(self, run: StoredRun) -> dict[str, Any]:
         """Return what a finished run says of itself: summary.json and run.json together."""
         folder = self.folder / "runs" / run.key
         summary, about = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
         return {**about, **summary}
 
-    def records(self, run: Run) -> list[dict[str, Any]]:
+    def records(self, run: StoredRun) -> list[dict[str, Any]]:
         """Return the events of a run's training, a record each, as metrics.jsonl has them."""
         text = (self.folder / "runs" / run.key / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
-    def test_images(self, run: Run) -> ImageSet:
+    def test_images(self, run: StoredRun) -> ImageSet:
         """Return the test split of a run's data set; read once."""
         config = run.recipe.data
         key = f"{config.name} {config.image_size}"
@@ -226,13 +226,13 @@ class Store:
             self._images[key] = read_split(config, "test")
         return self._images[key]
 
-    def _stage_1(self, run: Run) -> Path:
+    def _stage_1(self, run: StoredRun) -> Path:
         return self.folder.resolve() / "runs" / run.key / "weights" / "stage-1.safetensors"
 
     def _generated(self) -> str:
         return GENERATED if (data_root() / GENERATED).exists() else str(self.folder.resolve() / "inputs" / "{}.npz")
 
-    def _stand_in(self, run: Run) -> None:
+    def _stand_in(self, run: StoredRun) -> None:
         """Write training images that no run uses, where no generated ones are."""
         extra = run.recipe.data.extra
         if extra is None or extra.file == GENERATED or Path(extra.file).exists():

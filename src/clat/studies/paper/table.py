@@ -151,8 +151,9 @@ def _caption(cells: Sequence[Cell], scale: PaperScale) -> str:
         f"Percent, of the last weights, on n = {', '.join(map(str, ns)) or '-'} test images, "
         f"{', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % bootstrap intervals over seeds and images, "
         "of a single seed over images alone. Lowest: of so many seeds, as the paper reports. Effect: the row "
-        "less the one that it is compared with (X, random or fixed layers), in points. Last column: whether ours has the "
-        f"sign of the paper's; {OPEN}: our interval holds 0. Printed numbers flagged: {flags}. lambda: {RULE}; "
+        "less the one that it is compared with (X, random or fixed layers), in points. Last column: whether "
+        f"ours has the sign of the paper's; {OPEN}: our interval holds 0. Printed numbers flagged: {flags}. "
+        f"lambda: {RULE}; "
         f"ratios of this scale: {', '.join(f'{ratio:g}' for ratio in scale.ratios)}{chosen}."
     )
 

@@ -14,8 +14,8 @@ from clat.data import Loader
 from clat.evaluation.transfer import transfer
 from clat.studies.paper.accuracy import Request, attack_name, line_runs, printed_effect, ratios
 from clat.studies.paper.cells import Cell, effect_of
-from clat.studies.paper.lines import Line, measure, reference
-from clat.studies.paper.store import Run
+from clat.studies.paper.lines import TableLine, measure, reference
+from clat.studies.paper.store import StoredRun
 
 Matrix = dict[tuple[str, str], str]
 """(attacker, victim) -> who of the images is right, a string of 0 and 1."""
@@ -34,8 +34,8 @@ def transfer_cells(request: Request) -> tuple[list[Cell], dict[str, object]]:
         KeyboardInterrupt: If a run was asked to stop.
     """
     chosen = ratios(request)
-    done: dict[Line, Cell] = {}
-    trained: dict[tuple[str, str, str, int], Run | str] = {}
+    done: dict[TableLine, Cell] = {}
+    trained: dict[tuple[str, str, str, int], StoredRun | str] = {}
     for line in request.lines:
         for network in (line.network, line.source):
             one = replace(line, network=network, source="")
@@ -63,7 +63,7 @@ def transfer_cells(request: Request) -> tuple[list[Cell], dict[str, object]]:
     return cells, {"ratios": about}
 
 
-def _cell(request: Request, line: Line, trained: dict[tuple[str, str, str, int], Run | str]) -> Cell:
+def _cell(request: Request, line: TableLine, trained: dict[tuple[str, str, str, int], StoredRun | str]) -> Cell:
     printed = request.lines[line][0]
     how = measure(request.table, line, printed.attack, request.store.scale)
     rows: list[NDArray[np.float64]] = []
@@ -80,7 +80,7 @@ def _cell(request: Request, line: Line, trained: dict[tuple[str, str, str, int],
         if any(isinstance(one, str) for one in pair):
             continue
         try:
-            runs = {network: run for network, run in beside.items() if isinstance(run, Run)}
+            runs = {network: run for network, run in beside.items() if isinstance(run, StoredRun)}
             matrix = transferred(request, runs, how.protocol, how.eps, how.samples, seed)
         except ClatError as error:
             wrong.append(str(error))
@@ -102,7 +102,7 @@ def _cell(request: Request, line: Line, trained: dict[tuple[str, str, str, int],
 
 
 def transferred(
-    request: Request, runs: dict[str, Run], protocol: str, eps: str, samples: int | None, seed: int
+    request: Request, runs: dict[str, StoredRun], protocol: str, eps: str, samples: int | None, seed: int
 ) -> Matrix:
     """Return who is right on whose examples, measured now unless it is in the store.
 

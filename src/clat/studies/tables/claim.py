@@ -111,7 +111,7 @@ def clat_with(
     Returns:
         The stage's table.
     """
-    selection = {"rule": "critical", "k": 1, "every": 5}
+    selection: Table = {"rule": "critical", "k": 1, "every": 5}
     objective: Table = {"name": "clat", "ratio": 0.1}
     for key, value in settings.items():
         if key in ("rule", "k", "every", "normaliser", "metric", "ranking", "layers"):
