@@ -24,14 +24,15 @@ from torch import Tensor, nn
 
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.noise import ball_noise
-from clat.attacks.pgd import check_logits
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import accept
+from clat.network.logits import check_logits
 
 PART = 10
 """Steps of seeking, and of each of the three parts of a cycle."""
@@ -74,8 +75,7 @@ def constraint_relaxation(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     for name, value in (("targets", targets), ("steps", steps), ("rounds", rounds)):
@@ -84,7 +84,7 @@ def constraint_relaxation(
     search = ConstraintRelaxationSearch(
         model, float(parse_size(eps, norm=norm)), norm, targets, steps, rounds, seed
     )
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         found = run_search(search, x, y)
     check_found(found)
     return found

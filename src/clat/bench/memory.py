@@ -42,13 +42,14 @@ class TensorMemory(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage._cdata  # by address: views share one storage
         if key in self._known:
             return
         size = storage.nbytes()
         self._known.add(key)
         self.held += size
         self.peak = max(self.peak, self.held)
+        # An ending interpreter need not count: it would call this for every storage that is left.
         weakref.finalize(storage, self._let_go, key, size).atexit = False
 
     def _let_go(self, key: int, size: int) -> None:

@@ -43,11 +43,17 @@ class Bench:
     stages: Mapping[str, StageConfig]
     """Label -> stage: the rows."""
     image_shape: tuple[int, int, int] = (3, 32, 32)
+    """Channels, height and width."""
     num_classes: int = 10
+    """Outputs of the network."""
     batch_size: int = 64
+    """Images of a step, at least 1."""
     eps: Size = "8/255"
+    """l-inf radius in image units, such as "8/255"."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    """Device, precision, memory layout and compilation of the steps; the plain ones run in float32."""
     rounds: int = 5
+    """Rounds in which all steps take turns, at least 1; the median counts."""
     plain: bool = True
     """Also time the plain reference steps, see `clat.bench.reference`."""
     surroundings: bool = True
@@ -57,6 +63,7 @@ class Bench:
     profile: bool = False
     """Also where the time of a step goes, see `clat.bench.profile`."""
     seed: int = 0
+    """Seed of the images, the selections and the attacks' random starts."""
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -38,7 +38,7 @@ class Plan:
     training_seconds: float
     """Seconds of all epochs with their checks."""
     measuring_seconds: float
-    """Seconds of the two evaluations on test images."""
+    """Seconds of what comes after the training: evaluations, and where due the promise and the look for masking."""
     recipe: Recipe
     reasons: tuple[str, ...]
     """One line a decision."""
@@ -83,7 +83,7 @@ def make_plan(
         step_seconds: what a step of each candidate costs, and of what follows it where `keep` asks for that.
         steps_per_epoch: batches of an epoch.
         check_seconds: what the check after each epoch takes.
-        measuring_seconds: what the two evaluations at the end take.
+        measuring_seconds: what comes after the training takes, see `closing_seconds`.
         spent: seconds of the budget that are gone already.
         settings: further fields of the recipe, such as `data` and `model`.
 

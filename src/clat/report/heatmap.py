@@ -88,6 +88,7 @@ def outline_cells(axes: Axes, chosen: Iterable[tuple[int, int]]) -> None:
         chosen: (row, column) of the cells to outline.
     """
     ordered = enumerate(sorted(chosen))
+    # Along neighbours in a row, column less place in the sorted list stays the same.
     for _, group in groupby(ordered, key=lambda item: (item[1][0], item[1][1] - item[0])):
         run = [cell for _, cell in group]
         row, column = run[0]

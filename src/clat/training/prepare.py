@@ -29,13 +29,11 @@ from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.network.compiled import blocks
-from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
-from clat.network.guard import floating_type
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
-from clat.training.trial import check_model, check_single, check_training_mode
+from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
 Data = tuple[ImageSet, ImageSet]
 """(train, test). The held-out part is cut from train."""
@@ -43,30 +41,41 @@ Data = tuple[ImageSet, ImageSet]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
-    user while the network was built."""
+    """The network and the images of a run."""
 
     model: nn.Module
     given: bool
+    """The network starts from the user's weights, not from random ones of the recipe's seed."""
     train: ImageSet
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    """Generated images to train on."""
     notes: tuple[str, ...] = ()
+    """What was decided for the user while the network was built."""
     own_model: bool = False
     """The network is the user's, and not the recipe's."""
     own_data: bool = False
     """The images are the user's, and not the recipe's."""
 
     def model_name(self, recipe: Recipe) -> str:
-        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        """Return what the network is called: by the recipe, or by its class where it is the user's own.
+
+        Args:
+            recipe: the run's.
+
+        Returns:
+            A name for records and file headers.
+        """
         return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is trained and decided on: labels, and pixels where they are in memory; of the extra
-        images, which can be many gigabytes, labels and the pixels of about a thousand."""
+        """Return a hash of what is trained and decided on.
+
+        It covers labels, and pixels where they are in memory; of the extra images, which can be many gigabytes,
+        labels and the pixels of about a thousand.
+        """
         digest = hashlib.sha256()
         sets = [self.train, self.heldout]
         if self.extra is not None:
@@ -80,7 +89,19 @@ class RunInputs:
 
 
 def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
-    """The inputs of a run. Raises ClatError for whatever does not fit together."""
+    """Return the inputs of a run, with everything refused that would fail later.
+
+    Args:
+        recipe: resolved for this machine.
+        model: the user's network instead of the recipe's; images (N, C, H, W) in [0, 1] -> logits (N, K).
+        data: (train, test) of the user's instead of the recipe's.
+
+    Returns:
+        The network with its first weights, and the images with the held-out part cut off.
+
+    Raises:
+        ClatError: anything that does not fit together; nothing has been written.
+    """
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
@@ -128,7 +149,19 @@ def train_loader(
     world: int,
     extra: ImageSet | None = None,
 ) -> Loader:
-    """The training batches of one process."""
+    """Return the loader of one process's training batches.
+
+    Args:
+        recipe: batch size, augmentation and seed.
+        train_set: images to train on.
+        device: where batches are wanted.
+        rank: the number of this process, from 0.
+        world: how many processes there are.
+        extra: generated images, where the recipe has some.
+
+    Returns:
+        A loader that shuffles and leaves out the last batch where it is not full.
+    """
     config = recipe.data
     return Loader(
         train_set,
@@ -146,7 +179,14 @@ def train_loader(
 
 
 def augmentation(config: DataConfig) -> BatchAugment | None:
-    """What `data.augment` and the fields beside it ask for."""
+    """Return the augmentation that `data.augment` and the fields beside it ask for.
+
+    Args:
+        config: a recipe's `data`.
+
+    Returns:
+        None where images are taken as they are.
+    """
     if config.augment == "standard" and (config.pad or config.flip):
         return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
     if config.augment == "resized-crop":
@@ -154,19 +194,6 @@ def augmentation(config: DataConfig) -> BatchAugment | None:
     if config.augment in IDBH_VARIANTS:
         return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
     return None
-
-
-def trainable(model: nn.Module) -> nn.Module:
-    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
-    and for weights that are not float32, in which recipes train."""
-    model = unwrapped(model)
-    if isinstance(model, Scripted):
-        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
-    own = floating_type(model)
-    if own not in (None, torch.float32):
-        name = str(own).removeprefix("torch.")
-        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
-    return model
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
@@ -220,7 +247,10 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
 
 
 def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
-    """What is trained on and what is held out; an error names the field that asks for too much."""
+    """Return the part that is trained on and the one that is held out.
+
+    An error names the field that asks for too much.
+    """
     try:
         return hold_out(train_set, heldout, config.split_seed, config.train_size)
     except ClatError as error:
@@ -230,6 +260,13 @@ def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSe
 
 def read_split(config: DataConfig, split: str) -> ImageSet:
     """Read a split of a recipe's data set.
+
+    Args:
+        config: a recipe's `data`.
+        split: "train" or "test".
+
+    Returns:
+        The images, with the channels that the recipe asks for.
 
     Raises:
         ClatError: as `load_split`.
@@ -246,8 +283,19 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
 
 
 def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
-    the seed decides."""
+    """Return the recipe's network with its first weights: a file's, or random ones that the seed decides.
+
+    Args:
+        recipe: its `model` and `seed`.
+        num_classes: logits that the network has to give.
+        in_channels: channels of the images.
+
+    Returns:
+        The network on the CPU. The global random state is as before.
+
+    Raises:
+        ClatError: there is no such network, or its weights do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
         return build_model(recipe.model, num_classes, in_channels)

@@ -22,7 +22,15 @@ Given = dict[str, str | None]
 
 
 def describe_given(model: nn.Module | None, data: tuple[ImageSet, ImageSet] | None) -> Given:
-    """Return what run.json says of a network and of image sets that came from Python."""
+    """Return what run.json says of a network and of image sets that came from Python.
+
+    Args:
+        model: the network; None: the recipe's is taken.
+        data: (train, test); None: the recipe's are taken.
+
+    Returns:
+        The network's class and the data set's name, None for what the recipe names.
+    """
     return {
         "model": None if model is None else f"{type(model).__module__}.{type(model).__qualname__}",
         "data": None if data is None else data[0].name,
@@ -30,7 +38,15 @@ def describe_given(model: nn.Module | None, data: tuple[ImageSet, ImageSet] | No
 
 
 def how_to_resume(out: Path, given: Given) -> str:
-    """Return the command, or the Python call, that goes on with the run in `out`."""
+    """Return the command, or the Python call, that goes on with the run in a folder.
+
+    Args:
+        out: the run's folder.
+        given: what the run was given from Python.
+
+    Returns:
+        A line to type.
+    """
     again = [f"{name}=..." for name in ("model", "data") if given.get(name) is not None]
     if not again:
         return f"clat train --resume {shlex.quote(str(out))}"
@@ -38,7 +54,15 @@ def how_to_resume(out: Path, given: Given) -> str:
 
 
 def check_given(out: Path, given: Given) -> None:
-    """Raise ClatError if the run in `out` began with a network or images from Python that are not given again."""
+    """Raise an error if a run began with a network or images from Python that are not given again.
+
+    Args:
+        out: the run's folder.
+        given: what is given now.
+
+    Raises:
+        ClatError: something is missing; it says how to go on.
+    """
     recorded = read_about(out).get("given")
     if not isinstance(recorded, dict):  # a run from before this was recorded
         return
@@ -51,8 +75,17 @@ def check_given(out: Path, given: Given) -> None:
 
 
 def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
-    """Raise ClatError if the saved state of the run in `out`, where there is one, is damaged, belongs to another
-    recipe, or holds the weights of another network."""
+    """Raise an error unless the saved state of a run, where there is one, can be gone on with.
+
+    Args:
+        out: the run's folder.
+        recipe: the run's.
+        inputs: the network that the state has to fit.
+        given: what was given from Python, for the message.
+
+    Raises:
+        ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network.
+    """
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))

@@ -50,13 +50,16 @@ from clat.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Result:
-    """`model`: the network at the end, in evaluation mode; `summary`: best, last, cost; `evaluations`: by
-    label, as in the files; `out`: the run's folder."""
+    """The outcome of a run."""
 
     model: nn.Module
+    """The network at the end, in evaluation mode."""
     summary: dict[str, Any]
+    """Best, last and cost, as in summary.json."""
     evaluations: dict[str, dict[str, Any]]
+    """Results on test images by label, as in the files."""
     out: Path
+    """The run's folder."""
 
 
 def train(
@@ -69,13 +72,24 @@ def train(
     quiet: bool = False,
     beside: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Run a recipe into the new folder `out`.
+    """Run a recipe into a new folder.
 
-    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of the
-    recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`: the folder
-    of another run: if it began with the same stages, data and seed, they are not run again; `beside`: JSON files to
-    write into the folder when it is made, by name. Raises ClatError for anything wrong in the input, and if `out`
-    holds something already.
+    Args:
+        recipe: a `Recipe`, a TOML file, or the name of a built-in one.
+        out: the folder, which must be new or empty.
+        model: a network of your own instead of the recipe's, images (N, C, H, W) in [0, 1] -> logits; it is trained
+            in place.
+        data: (train, test) image sets of your own; the held-out part is cut from train.
+        reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
+        quiet: print nothing.
+        beside: JSON files to write into the folder when it is made, by name.
+
+    Returns:
+        The network and its results.
+
+    Raises:
+        ClatError: anything wrong in the input, or `out` holds something already; then nothing has been written.
+            Also a loss or weight that is no longer finite; the last good state stays.
     """
     recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
@@ -95,9 +109,22 @@ def train(
 def resume(
     out: str | Path, *, model: nn.Module | None = None, data: Data | None = None, quiet: bool = False
 ) -> Result:
-    """Go on with a run that was stopped, from its last saved state; `model` and `data` as for `train`.
+    """Go on with a run that was stopped, from its last saved state.
 
     On one CPU configuration the weights end up bit-identical to those of a run that was never stopped.
+
+    Args:
+        out: the run's folder.
+        model: as it was given to `train`; the saved weights replace its own.
+        data: as it was given to `train`.
+        quiet: print nothing.
+
+    Returns:
+        The network and its results.
+
+    Raises:
+        ClatError: there is no run, another process is training there, or the network, the images or the state do
+            not fit.
     """
     out = Path(out)
     if not (out / "recipe.toml").is_file():
@@ -144,7 +171,7 @@ def _run(
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
 
     def leave() -> str:
-        """What is left to do where the process has to be ended from outside."""
+        """Return what is left to do where the process has to be ended from outside."""
         finish("interrupted")
         engine.dismiss(0.0)
         return f"go on with: {how_to_resume(out, given)}"
@@ -186,7 +213,14 @@ def _run(
 
 
 def refuse_taken(out: Path) -> None:
-    """Raise ClatError if the folder `out` holds anything, so that a run would overwrite it."""
+    """Raise an error if a folder holds anything, so that a run would overwrite it.
+
+    Args:
+        out: the folder, which need not exist.
+
+    Raises:
+        ClatError: it does, or is a file.
+    """
     if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
         what = "another run" if (out / "recipe.toml").exists() else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
@@ -194,7 +228,7 @@ def refuse_taken(out: Path) -> None:
 
 @contextmanager
 def _claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the run's folder is there, with its recipe, and nobody else's; one that holds anything is refused."""
+    """Keep a run's folder, with its recipe, for this run alone; one that holds anything is refused."""
     _make(out)
     with only_one_in(out):
         refuse_taken(out)
@@ -214,12 +248,12 @@ def _make(folder: Path) -> None:
 
 
 def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """The whole set as one batch on the device."""
+    """Return the whole set as one batch on the device."""
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
 def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, engine: Engine) -> Checkpoint | None:
-    """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
+    """Return the state to go on from: the run's own, or that of the common beginning with `reuse`; None: fresh."""
     model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
@@ -235,7 +269,7 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
 
 
 def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
-    """Writes run.json with the given status; a resumed run keeps when it first started."""
+    """Return a function that writes run.json with a status; a resumed run keeps when it first started."""
     file = out / "run.json"
     if file.exists():
         about["started"] = json.loads(file.read_text()).get("started", about["started"])

@@ -25,11 +25,18 @@ from clat.training.trainable import TrainableSet
 
 
 class StageRunner:
-    """Stage `number` of a recipe on a network: enter it, select, step, leave it.
+    """One stage of a recipe on a network: enter it, select, step, leave it.
 
     The training loop decides when; the numbers of a run (which epoch, which step) come in as arguments, so that a
-    loop of a user's own can call `train_step` just as well. `heldout`: (x, y) on the device, the only images that
-    may decide anything.
+    loop of a user's own can call `train_step` just as well.
+
+    Args:
+        recipe: the run's.
+        number: the stage's, from 0.
+        model: the network on its device; the stage's callbacks may change its structure until `finish`.
+        engine: device, precision and processes.
+        loader: the training batches.
+        heldout: (x, y) on the device, the only images that may decide anything.
     """
 
     def __init__(
@@ -50,8 +57,12 @@ class StageRunner:
         self.trainable: TrainableSet
 
     def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
-        """Have the layers named in `selected` move, or the whole network where the stage selects none: flags,
-        BatchNorm modes, an optimizer that goes on with `state` where there is some."""
+        """Have the selected layers move: flags, BatchNorm modes, and an optimizer.
+
+        Args:
+            selected: names of the layers; None where the stage has no selection, and the whole network moves.
+            state: what an earlier optimizer remembers of parameters that go on moving; empty: nothing.
+        """
         layers = tuple(find_layers(self.candidates, list(selected or ())))
         step = Step(
             layers,
@@ -72,7 +83,12 @@ class StageRunner:
         self.trainable = TrainableSet(step, parameters, optimizer, config.clip_norm)
 
     def after_selection(self, epoch: int, *, first: bool) -> None:
-        """Tell the callbacks which layers are selected. `epoch`: of the run, from 0; `first`: the stage begins."""
+        """Tell the callbacks which layers are selected.
+
+        Args:
+            epoch: of the run, from 0.
+            first: whether the stage begins.
+        """
         seed = derive_seed(self.recipe.seed, "begin", epoch)
         self.callbacks.on_selection(self.trainable.step.layers, seed=seed, first=first)
 
@@ -82,8 +98,8 @@ class StageRunner:
         Args:
             x: images, (N, C, H, W) in [0, 1], this process's share of the batch.
             y: labels (N,) int64, or class probabilities (N, K).
-            epoch: of the run, from 0.
-            number: of the batch within the epoch, from 0; together they decide the seed, and how much of eps a
+            epoch: the run's epoch, from 0.
+            number: the batch within the epoch, from 0; together they decide the seed, and how much of eps a
                 schedule grants.
             rate: the learning rate.
 
@@ -112,7 +128,7 @@ class StageRunner:
         return loss
 
     def _place(self, epoch: int, number: int) -> Step:
-        """The step of batch `number` of `epoch`, but for its seed."""
+        """Return the step of batch `number` of `epoch`, but for its seed."""
         batches = self.loader.num_batches
         done = (epoch - self.recipe.first_epoch(self.number)) * batches + number
         progress, schedule = Fraction(done, self.config.epochs * batches), self.config.eps_schedule
@@ -120,7 +136,11 @@ class StageRunner:
         return replace(self.trainable.step, progress=progress, number=number, eps_share=share)
 
     def finish(self) -> dict[str, Any]:
-        """Leave the stage, with a plain network; returns what the callbacks have to record, JSON-able."""
+        """Leave the stage, with a plain network.
+
+        Returns:
+            What the callbacks have to record, by callback; JSON can hold it.
+        """
         facts = self.callbacks.on_stage_end()
         self.callbacks = CallbackList()
         self.trainable.drop_removed(self.model)
@@ -130,7 +150,7 @@ class StageRunner:
 def _started_callbacks(
     recipe: Recipe, number: int, model: nn.Module, engine: Engine, loader: Loader, heldout: tuple[Tensor, Tensor]
 ) -> CallbackList:
-    """The callbacks of stage `number` enter the network: the objective's own, then the treatments'."""
+    """Return the callbacks of a stage, which enter the network: the objective's own, then the treatments'."""
     stage = recipe.stages[number]
     context = StageContext(
         model=model,

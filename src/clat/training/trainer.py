@@ -6,7 +6,6 @@ recipe is the whole truth about where a run stands: a killed and resumed run doe
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
-from clat.core.stopping import answered
 from clat.data.loader import Loader
 from clat.models.files import load_weights
 from clat.network import modes
@@ -27,7 +25,7 @@ from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
 from clat.training import records
-from clat.training.interrupt import Interrupted, StopFlag
+from clat.training.interrupt import StopFlag, stop_if_asked
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
 from clat.training.ranking import choose_layers
@@ -39,9 +37,20 @@ from clat.training.warnings import warn, warnings_before_epoch
 
 
 class Trainer:
-    """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `saved`: the state to go on from, if any; `name`: what the network is called,
-    if not by the recipe."""
+    """Runs a recipe's stages on a model.
+
+    Args:
+        recipe: resolved for this machine.
+        model: the network on its device.
+        loader: the training batches.
+        heldout: (x, y) on the device, the part of train that decides.
+        engine: device, precision and processes.
+        log: told what happens.
+        out: the run's folder.
+        stop: asked after each step.
+        saved: the state to go on from, if any.
+        name: what the network is called, if not by the recipe.
+    """
 
     def __init__(
         self,
@@ -68,7 +77,7 @@ class Trainer:
             self._restore(saved)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Callbacks that were in the network enter it first: the weights are named by its structure."""
+        """Go on from a state, with callbacks in the network first: they decide what its weights are called."""
         source = self.out / STATE
         if saved.progress.joined:
             self._enter_stage()
@@ -78,7 +87,12 @@ class Trainer:
             self.runner.callbacks.restore(saved.callbacks)
 
     def run(self) -> None:
-        """Train from where `progress` stands to the end of the last stage."""
+        """Train from where `progress` stands to the end of the last stage.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state is saved.
+            Diverged: the loss or a weight is not finite.
+        """
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
             warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
@@ -88,7 +102,7 @@ class Trainer:
                 with modes.restore_flags(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
-                self._stop_if_asked()
+                stop_if_asked(self.stop, self.engine)
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
@@ -172,20 +186,12 @@ class Trainer:
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
-                self._stop_if_asked(self.save)
+                stop_if_asked(self.stop, self.engine, self.save)
                 start = time.perf_counter()
                 overdue = start - saved > self.recipe.engine.checkpoint_seconds
                 if self.engine.any_of(overdue) and progress.step < batches:
                     self.save()
                     saved = start = time.perf_counter()
-
-    def _stop_if_asked(self, before: Callable[[], None] = lambda: None) -> None:
-        """Stop if any process was asked to."""
-        if self.engine.any_of(bool(self.stop.number)):
-            answered()
-            before()
-            self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
-            raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, x: Tensor, y: Tensor, rate: float) -> Loss:
         progress = self.progress
@@ -221,7 +227,7 @@ class Trainer:
             self.save()
 
     def _check_and_keep_best(self) -> tuple[dict[str, Any], bool]:
-        """Check the network as it stands; whether it is the best so far, in which case it is kept."""
+        """Return the check of the network as it stands, and whether it is the best so far, which is kept."""
         progress = self.progress
         with self.runner.callbacks.evaluation_weights():
             check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
@@ -240,7 +246,7 @@ class Trainer:
             warn(self.log, self.progress, "catastrophic-overfitting", warning)
 
     def _learning_rate(self) -> float:
-        """The schedule's, callbacks aside."""
+        """Return the schedule's learning rate, callbacks aside."""
         done = self.progress.epoch + self.progress.step / self.loader.num_batches
         return self.recipe.learning_rate(self.progress.stage, done)
 
@@ -271,7 +277,7 @@ class Trainer:
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
-        """The network with the best weights so far, and an optimizer without a memory of what came after."""
+        """Put the best weights so far into the network, with an optimizer that knows nothing of what came after."""
         self.collapsed = False
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
@@ -281,7 +287,11 @@ class Trainer:
         self.progress.last = self.progress.best
 
     def save(self) -> None:
-        """Save the state, unless a weight has become useless. All processes must call it."""
+        """Save the state. All processes must call it.
+
+        Raises:
+            Diverged: a weight is not finite; nothing is saved.
+        """
         self.files.save(self._snapshot())
 
     def _snapshot(self) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Try a network on an image before a run starts, in the modes that the run will use it in."""
+"""Checks of a network before a run starts: tried on an image, in the modes that the run will use it in."""
 
 from __future__ import annotations
 
@@ -14,8 +14,32 @@ from clat.core.notices import notice
 from clat.models.fitting import bare
 from clat.models.inputs import advice
 from clat.network import modes
+from clat.network.edge import Scripted, unwrapped
+from clat.network.guard import floating_type
 from clat.network.logits import check_output
 from clat.network.outputs import logits_of, other_parts
+
+
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The network itself, not a copy.
+
+    Raises:
+        ClatError: it is TorchScript, or its weights are not float32, in which recipes train.
+    """
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
 
 
 @contextmanager
@@ -23,12 +47,15 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
     """Turn whatever a forward pass inside raises into one line, and tell which outputs are left out.
 
     Args:
-        model: The network that runs inside; it may be within a Normalized.
-        x: The images (N, C, H, W) that it runs on.
-        mode: What the message calls the mode: "" or "in training mode ".
+        model: the network that runs inside; it may be within a Normalized.
+        x: the images (N, C, H, W) that it runs on.
+        mode: what the message calls the mode: "" or "in training mode ".
+
+    Yields:
+        Nothing; the body runs.
 
     Raises:
-        ClatError: The pass failed; with the images' shape, and what the network says that it takes.
+        ClatError: the pass failed; with the images' shape, and what the network says that it takes.
     """
     seen: list[Any] = []
     # First of the hooks, which sees the output as the network gives it.
@@ -51,8 +78,17 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
 
 
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
-    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
-    no more either, as labels that are probabilities need."""
+    """Raise an error unless a network turns an image into enough logits.
+
+    Args:
+        model: the network; it runs once in evaluation mode and is left as it was.
+        x: one image (1, C, H, W) in [0, 1].
+        num_classes: how many logits there must be at least.
+        exactly: no more than these either, as labels that are probabilities need.
+
+    Raises:
+        ClatError: the network does not run on such images, or gives something else.
+    """
     with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
         logits = model(x)
     check_output(logits, 1)
@@ -65,8 +101,17 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
 
 
 def check_single(model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
-    a batch that leaves it one value a channel."""
+    """Raise an error if a network cannot train on a single image.
+
+    BatchNorm cannot normalise by a batch that leaves it one value a channel.
+
+    Args:
+        model: the network; it runs once in training mode and is left as it was.
+        x: one image (1, C, H, W) in [0, 1].
+
+    Raises:
+        ClatError: it cannot.
+    """
     with (
         modes.restore_flags(model),
         modes.preserve_buffers(model),
@@ -83,13 +128,17 @@ def check_single(model: nn.Module, x: Tensor) -> None:
 
 
 def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ClatError unless `model` can be trained: it has parameters, and gives logits in training mode too,
-    where some networks return other things.
+    """Raise an error unless a network can be trained.
+
+    It must have parameters, and give logits in training mode too, where some networks return other things.
 
     Args:
-        model: The network; it is left as it was.
-        x: One image (1, C, H, W). Two copies are run, since BatchNorm may not take one.
-        num_classes: How many logits there must be at least.
+        model: the network; it is left as it was.
+        x: one image (1, C, H, W). Two copies are run, since BatchNorm may not take one.
+        num_classes: how many logits there must be at least.
+
+    Raises:
+        ClatError: it cannot.
     """
     if next(model.parameters(), None) is None:
         raise ClatError(f"the model, a {type(model).__name__}, has no parameters: there is nothing to train")
