@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError("clat paper all takes no --networks and --rows, which belong to a table: name one")
     if options.out is None:
         raise ClatError("clat paper needs --out, the folder of the tables")
-    from clat.studies.paper.store import Store, claim
+    from clat.studies.paper.folder import claim
+    from clat.studies.paper.store import Store
 
     asked = _asked(options)
     if not every:
@@ -81,9 +82,10 @@ def run(options: argparse.Namespace) -> int:
         import tempfile
 
         with tempfile.TemporaryDirectory() as empty:
-            there = out / "paper.json"
-            store = Store(out if there.exists() else Path(empty), scale, asked.folders)
-            return _plan(tables, asked, store)
+            known = (out / "paper.json").exists()
+            if known:
+                claim(out, scale, [])
+            return _plan(tables, asked, Store(out if known else Path(empty), scale, asked.folders))
     from clat.core.environment import invocation
 
     claim(out, scale, invocation() or [])
@@ -107,10 +109,11 @@ def _check(table: PaperTable, asked: Asked) -> None:
     """Raise an error for what a table does not have, before anything is written."""
     from clat.studies.paper.catalogue import restricted
     from clat.studies.paper.lines import table_lines
+    from clat.studies.paper.table import missing_data
 
     restricted("network", asked.networks, table.all_networks(), table)
-    restricted("data set", asked.datasets, table.all_datasets(), table)
     table_lines(table, asked.networks, asked.datasets, asked.rows)
+    missing_data(table, asked)
 
 
 def _run(tables: list[PaperTable], asked: Asked, store: Store, out: Path, *, one: bool) -> int:

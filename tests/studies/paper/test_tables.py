@@ -16,10 +16,11 @@ from clat.studies.paper.catalogue import find_table
 from clat.studies.paper.cells import Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.figures import Curve
+from clat.studies.paper.folder import claim
 from clat.studies.paper.page import markdown, render
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
-from clat.studies.paper.store import Store, claim
+from clat.studies.paper.store import Store
 from clat.studies.paper.table import Asked, request_for, run_table
 
 TINY = replace(
@@ -219,6 +220,7 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
         ("T7", "--out", str(out), "--rows", "pgd"): "unknown row 'pgd' of T7",
         ("T7", "--out", str(out), "--data", "cifar1"): "unknown data set 'cifar1' of T7",
         ("T7", "--out", str(out), "--seeds", "0"): "--seeds is 0: expected at least 1",
+        ("T7", "--out", str(out), "--data", f"cifar10={tmp_path / 'nowhere'}"): "T7 has no data to run on: ",
         ("all", "--out", str(out), "--rows", "x"): "takes no --networks and --rows",
     }
     for words, message in refused.items():

@@ -20,6 +20,7 @@ TABLES: tuple[PaperTable, ...] = (
         title="White-box PGD-10",
         shows="X + CLAT has higher clean and robust accuracy than X alone, for every X.",
         kind="accuracy",
+        beside=(("lora", "resnet18"), ("lora+clat", "resnet18")),
     ),
     PaperTable(
         id="T2",

@@ -24,7 +24,7 @@ from clat.studies.paper.methods import ALPHA, EPS
 from clat.studies.paper.printed import printed_in
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import FULL, K, network
-from clat.studies.paper.store import StoredRun
+from clat.studies.paper.store import StoredRun, computing_device
 from clat.training.prepare import read_split
 
 TOP = 5
@@ -45,6 +45,8 @@ def top_layers(model: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, top: in
     Returns:
         Numbers from 1 in forward order, the most critical first.
     """
+    device = next(model.parameters()).device
+    x, y = x.to(device), y.to(device)
     layers = enumerate_layers(model, x[:1])
     ranking = CriticalityRanking(alpha=ALPHA)
     names = ranking.measure(model, x, y, layers=layers, eps=EPS, seed=seed).top(min(top, len(layers)))
@@ -86,7 +88,7 @@ def full_network(name: str, dataset: str, classes: int, x: Tensor, seed: int = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(ModelConfig(**network(name, dataset, FULL)), classes, x.shape[1])
-    return with_statistics(model, x).eval()
+    return with_statistics(model, x).eval().to(computing_device())
 
 
 COLUMNS = ("data", "network", "weights", "ours: top 5", "paper: top 5", "in both")

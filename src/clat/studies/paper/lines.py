@@ -108,6 +108,9 @@ def table_lines(
     for dataset, network in places:
         for method in table.controls:
             found[TableLine(dataset=dataset, network=network, method=method)] = []
+        for method, of in table.beside:
+            if of == network:
+                found[TableLine(dataset=dataset, network=network, method=method)] = []
     for one in printed:
         line = TableLine(
             dataset=one.dataset or sets[0],
@@ -118,7 +121,8 @@ def table_lines(
             variant=one.variant,
         )
         found.setdefault(line, []).append(one)
-    bases = list(dict.fromkeys(line.method.partition("+")[0] for line in found))
+    methods = [*table.controls, *(one.method for one in printed), *(method for method, _ in table.beside)]
+    bases = list(dict.fromkeys(method.partition("+")[0] for method in methods))
 
     def place(line: TableLine) -> tuple[int, int, bool]:
         """Return where a line stands: by data set and network, then by X, X itself before what builds on it."""

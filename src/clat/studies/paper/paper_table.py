@@ -26,6 +26,8 @@ class PaperTable:
     """X's part of the epochs."""
     controls: tuple[str, ...] = ()
     """Methods that are run beside the printed ones for every network and data set."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """(method, network) of rows that the paper does not print, run on every data set."""
     control: str = ""
     """The method that others are compared with where their name says nothing of it (CURE's tables)."""
     networks: tuple[str, ...] = ()

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
-from clat.core.errors import ClatError
-from clat.core.files import write_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
 from clat.data.cache import data_root
-from clat.data.sources import locate
 from clat.evaluation import evaluate_set
 from clat.evaluation.result import EvaluationRecord
 from clat.models import load_weights
@@ -156,7 +154,7 @@ class Store:
         images = self.test_images(run)
         model = build_network(run.recipe, images.num_classes, images.shape[0])
         load_weights(model, self.folder / "runs" / run.key / "weights" / f"{weights}.safetensors")
-        return model.eval()
+        return model.eval().to(computing_device())
 
     def evaluate(self, run: StoredRun, measure: Measure) -> EvaluationRecord:
         """Return a result of a trained network, measured now unless it is there.
@@ -243,53 +241,6 @@ class Store:
         write_stand_in(Scale("", 1, 1, {"data": data}, ""), self.folder, Path(extra.file))
 
 
-def check_data(datasets: Sequence[str], folders: Mapping[str, str]) -> dict[str, str]:
-    """Return the data sets that cannot be read, each with what to put where.
-
-    Args:
-        datasets: names.
-        folders: data set -> a folder of it.
-
-    Returns:
-        Data set -> the message of the error; empty if all are there.
-    """
-    missing = {}
-    for name in datasets:
-        if folders.get(name) == "digits":  # which come with scikit-learn, and need no folder
-            continue
-        try:
-            found = locate(folders.get(name, name))
-        except ClatError as error:
-            missing[name] = str(error)
-        else:
-            if found is None:
-                missing[name] = f"data set '{folders[name]}' is no folder: name one, {name}=FOLDER"
-    return missing
-
-
-def claim(out: Path, scale: PaperScale, command: Sequence[str]) -> None:
-    """Make a folder the place of tables at one scale, or see that it is.
-
-    Args:
-        out: a new or empty folder, or one that an earlier call claimed.
-        scale: of all its tables.
-        command: what was typed, which is recorded.
-
-    Raises:
-        ClatError: If the folder holds another scale, a single table, or something else.
-    """
-    file = out / "paper.json"
-    if file.exists():
-        held = json.loads(file.read_text()).get("scale")
-        if held != scale.name:
-            raise ClatError(f"{out} holds tables at scale {held}: name another folder for {scale.name}")
-        return
-    if (out / "table.json").exists() and (out.parent / "paper.json").exists():
-        raise ClatError(f"{out} is the folder of one table: name the one above it, {out.parent}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ClatError(f"{out} holds something already: name a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
-    write_json(file, {"what": "paper", "scale": scale.name, "command": list(command)})
+def computing_device() -> torch.device:
+    """Return where networks are measured: CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,13 +20,14 @@ from clat.studies.paper.content import Content
 from clat.studies.paper.cost_tables import epoch_cost, selection_cost
 from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import figure
+from clat.studies.paper.folder import check_data
 from clat.studies.paper.layer_tables import critical_layers, parameters, selected_layers
 from clat.studies.paper.lines import table_lines
 from clat.studies.paper.page import write_files
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.printed import FLAGS
 from clat.studies.paper.scales import PaperScale
-from clat.studies.paper.store import Store, check_data
+from clat.studies.paper.store import Store, computing_device
 from clat.studies.paper.transfer_tables import transfer_cells
 
 
@@ -61,14 +62,31 @@ def request_for(table: PaperTable, asked: Asked, store: Store, console: Console)
     lines = table_lines(table, asked.networks, asked.datasets, asked.rows)
     if asked.rows and table.kind in ("sweep", "strength", "curves"):
         raise ClatError(f"{table.id} is a figure without rows: leave out --rows")
-    datasets = restricted("data set", asked.datasets, table.all_datasets(), table)
-    missing = {} if table.kind == "parameters" else check_data(datasets, asked.folders or {})
-    if missing and len(missing) == len(datasets):
-        raise ClatError(f"{table.id} has no data to run on: {next(iter(missing.values()))}")
+    missing = missing_data(table, asked)
     count = store.scale.seeds if asked.seeds is None else asked.seeds
     return Request(
         table=table, lines=lines, store=store, seeds=tuple(range(count)), console=console, missing=missing
     )
+
+
+def missing_data(table: PaperTable, asked: Asked) -> dict[str, str]:
+    """Return the data sets of a table that cannot be read.
+
+    Args:
+        table: the table.
+        asked: what of it.
+
+    Returns:
+        Data set -> what to put where.
+
+    Raises:
+        ClatError: If none of them can.
+    """
+    datasets = restricted("data set", asked.datasets, table.all_datasets(), table)
+    missing = {} if table.kind == "parameters" else check_data(datasets, asked.folders or {})
+    if missing and len(missing) == len(datasets):
+        raise ClatError(f"{table.id} has no data to run on: {next(iter(missing.values()))}")
+    return missing
 
 
 def run_table(table: PaperTable, asked: Asked, store: Store, out: Path, console: Console) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         Plain data.
     """
     table, scale = request.table, request.store.scale
-    environment = describe_environment(_device())
+    environment = describe_environment(computing_device().type)
     command = invocation()
     ratios = content.about.get("ratios", {})
     how = [one["how"] if isinstance(one, dict) else one for one in ratios.values()]
@@ -206,9 +224,3 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         "command": command,
         **content.about,
     }
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
