@@ -188,6 +188,7 @@ def test_pairs_of_other_images_have_no_effect():
     import numpy as np
 
     one = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", verdicts=np.ones((1, 4)), seeds=(0,))
+    assert replace(one, failure="killed").texts()[4] == "100.0 [100.0, 100.0]; another seed failed: killed"
     other = replace(one, images=("x",))
     assert effect_of(replace(one, images=("x",)), other).value == 0
     assert effect_of(replace(one, images=("y",)), other) is None

@@ -89,9 +89,10 @@ class Cell:
             why = f"failed: {self.failure}" if self.failure else "not run"
             return [*about, why, DASH, DASH, paper_text(self.printed), DASH, points(self.printed_effect), ""]
         summary = SeedSummary(tuple(self.verdicts.mean(axis=1).tolist()))
+        part = f"; another seed failed: {self.failure}" if self.failure else ""
         return [
             *about,
-            f"{100 * ours.value:.1f} [{100 * ours.low:.1f}, {100 * ours.high:.1f}]",
+            f"{100 * ours.value:.1f} [{100 * ours.low:.1f}, {100 * ours.high:.1f}]{part}",
             DASH if summary.deviation is None else f"{100 * summary.deviation:.1f}",
             f"{100 * summary.lowest:.1f} of {len(summary.values)}",
             paper_text(self.printed),
