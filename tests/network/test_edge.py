@@ -324,7 +324,7 @@ def test_a_compiled_network_is_trained_in_place(build: Any, noise_sets: Any, tmp
     assert not torch.equal(model.c1.weight, build().c1.weight)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", EVALUATIONS | LAYERS)
 def test_what_is_no_network_is_refused(name: str, x: Tensor, y: Tensor) -> None:
     with pytest.raises(ClatError, match=r"the model is a function, expected a torch\.nn\.Module"):
         EVERYTHING[name](lambda images: images.mean((2, 3)), x, y)

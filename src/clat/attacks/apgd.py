@@ -16,7 +16,7 @@ from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,7 +31,7 @@ APGD_LOSSES: dict[str, Loss] = {
 
 
 def apgd(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -67,7 +67,7 @@ def apgd(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if loss not in APGD_LOSSES:
         raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:

@@ -31,7 +31,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
 
 PART = 10
@@ -43,7 +43,7 @@ LEAST_RELAXATION = 0.05
 
 
 def constraint_relaxation(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -75,7 +75,7 @@ def constraint_relaxation(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     for name, value in (("targets", targets), ("steps", steps), ("rounds", rounds)):

@@ -22,7 +22,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 _NEARLY = 1 + 1e-5
 """Up to this multiple of eps a point counts as one that rounding pushed out of the ball."""
@@ -32,7 +32,7 @@ _RESTART_RADIUS = {"linf": 0.3, "l2": 1.0}
 
 
 def fab(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -73,7 +73,7 @@ def fab(
         ClatError: for settings that make no sense, or logits or a gradient that are not finite, which must not pass
             for robustness.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     _check_settings(steps, target, alpha_max, eta, beta)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from clat.attacks.pgd import pgd
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.units import Size
+from clat.network.edge import Network
 
 
 def fgsm(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,

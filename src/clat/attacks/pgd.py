@@ -12,7 +12,7 @@ from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.core.units import Size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
@@ -53,7 +53,7 @@ def checked_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def pgd(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -85,7 +85,7 @@ def pgd(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=random_start)
     with modes.attack_mode(model, labels=y):
         found = run_pgd(model, x, y, attack, seed=seed, loss=checked_cross_entropy)

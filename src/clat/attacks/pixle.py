@@ -12,14 +12,14 @@ from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 Patch = tuple[tuple[int, int], tuple[int, int]]
 """The smallest and the largest extent of the source patch in pixels: ((least, most) wide, (least, most) high)."""
 
 
 def pixle(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -51,7 +51,7 @@ def pixle(
     Raises:
         ClatError: for images outside [0, 1] or settings that make no sense.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     for name, value in (("restarts", restarts), ("iterations", iterations)):
         if value < 1:
             raise ClatError(f"{name} is {value}: expected at least 1")

@@ -23,7 +23,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 AUTOATTACK_SCHEDULE = 10_000
 """AutoAttack makes 5,000 queries of these: its windows do not shrink below a 128th of their first area."""
@@ -36,7 +36,7 @@ TRIED = 0.3
 
 
 def square(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -71,7 +71,7 @@ def square(
     Raises:
         ClatError: for images outside [0, 1] or settings that make no sense.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     if queries < 1:

@@ -19,14 +19,14 @@ from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma and Ba 2015)."""
 
 
 def stadv(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -57,7 +57,7 @@ def stadv(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a gradient that is not finite.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
     if not 0 <= bound <= 2:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol, cast
 
 from clat.core.errors import ClatError
+from clat.core.version import __version__
 
 
 class Command(Protocol):
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Prints the version; read only then, as it takes longer than everything else here."""
+    """Prints the version."""
 
     def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:
         super().__init__(
@@ -57,9 +58,7 @@ class _Version(argparse.Action):
         )
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"clat {version('clat')}")
+        print(f"clat {__version__}")
         parser.exit()
 
 

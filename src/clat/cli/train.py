@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
     parser.add_argument("--precision", help="auto, float32 (or 32), bfloat16: short for --engine.precision")
     parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
+    parser.add_argument(
+        "--logger", action="append", metavar="NAME",
+        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the built-in recipes")
 
 
@@ -89,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         return list_recipes()
     if options.resume is not None:
-        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile")
+        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile", "logger")
         if any(getattr(options, name) for name in beside):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         from clat.training.run import resume
@@ -115,6 +120,8 @@ def _short(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             words += [f"--engine.{name}", f'"{value}"' if name == "precision" else value]
+    if options.logger:
+        words += ["--monitor.loggers", json.dumps(options.logger)]
     return words + (["--engine.compile", "true"] if options.compile else [])
 
 

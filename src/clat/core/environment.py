@@ -6,11 +6,12 @@ import platform
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from clat.core.version import __version__
 
 
 def describe_environment(device: str = "cpu") -> dict[str, Any]:
@@ -26,7 +27,7 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
     found = revision()
     return {
-        "clat": version("clat"),
+        "clat": __version__,
         **({"revision": found} if found else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, WrapSerializer, WrapValidator
 from torch import Tensor, nn
 
 from clat.attacks.activation import check_decay
 from clat.attacks.settings import Attack
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
+from clat.core.plugins import PluginKind
 from clat.core.units import Size
 from clat.criticality.activation import check_attacked, measure_activation_ranking
 from clat.criticality.index import check_names, default_normaliser, measure_criticality
@@ -233,14 +234,35 @@ class RewindingDropRanking(Ranking):
         at_least("batch_size", self.batch_size, 1)
 
 
-AnyRanking = Annotated[
-    CriticalityRanking | RobustCriticalityRanking | ActivationRanking | RewindingRanking | RewindingDropRanking,
-    Field(discriminator="name"),
-]
-"""What a selection may rank by, told apart by its `name`."""
+BuiltInRanking = (
+    CriticalityRanking | RobustCriticalityRanking | ActivationRanking | RewindingRanking | RewindingDropRanking
+)
 
-RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in get_args(get_args(AnyRanking)[0])}
-"""Name -> ranking."""
+OWN_RANKINGS = PluginKind("ranking", "clat.rankings", Ranking, get_args(BuiltInRanking))
+
+AnyRanking = Annotated[
+    BuiltInRanking,
+    Field(discriminator="name"),
+    WrapValidator(OWN_RANKINGS.read),
+    WrapSerializer(OWN_RANKINGS.write),
+]
+"""What a selection may rank by, told apart by its `name`; a `Ranking` of the user's own is named by its path or
+entry point."""
+
+RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in get_args(BuiltInRanking)}
+"""Name -> ranking, of those that come with clat."""
+
+
+def find_ranking(name: str) -> type[AnyRanking]:
+    """Return the ranking of that name: a built-in one, or one of the user's own by its path or entry point.
+
+    Raises:
+        ClatError: there is none, or it is none of this kind.
+    """
+    found = RANKINGS.get(name) or OWN_RANKINGS.find_class(name)
+    if found is None:
+        raise unknown("ranking", name, RANKINGS)
+    return found
 
 
 def make_ranking(name: str, settings: Mapping[str, Any]) -> AnyRanking:
@@ -256,7 +278,6 @@ def make_ranking(name: str, settings: Mapping[str, Any]) -> AnyRanking:
     Raises:
         ClatError: an unknown name, or a setting that makes no sense.
     """
-    if name not in RANKINGS:
-        raise unknown("ranking", name, RANKINGS)
-    own = {each.name for each in fields(RANKINGS[name])} - {"name"}
-    return RANKINGS[name](**{key: value for key, value in settings.items() if key in own})
+    ranking = find_ranking(name)
+    own = {each.name for each in fields(ranking)} - {"name"}
+    return ranking(name=name, **{key: value for key, value in settings.items() if key in own})  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from clat.data.columns import WantedColumns
 from clat.data.decode import LazyImages, default_workers
 from clat.data.image_files import to_array
 from clat.data.imageset import ImageSet
+from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
 
@@ -47,7 +48,8 @@ def load_split(
             ``clat/data`` in the user cache);
             a folder: images in one sub-folder a class, with or without ``train`` and ``test`` folders above
             them; parquet files in the Hugging Face layout; or a list of images, metadata.csv or train.csv;
-            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub.
+            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub;
+            ``package.module:function`` or an entry point: a reader of your own, see docs/extending.md.
         split: ``train`` or ``test``, or any other split that is there. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
@@ -79,6 +81,11 @@ def load_split(
     if text == "digits":
         return _digits(split, image_size, listed)
 
+    own = read_by_own_reader(
+        text, split, image_size=image_size, label_column=label_column, image_column=image_column, classes=listed
+    )
+    if own is not None:
+        return own
     wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)

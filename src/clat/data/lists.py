@@ -22,12 +22,13 @@ def leading_word(file: str) -> str:
         file: the name alone, without its path.
 
     Returns:
-        The letters before a dash, an underscore, a dot or a space, or the whole name; "" where there are none.
+        The letters before a dash, an underscore, a dot, a space or a digit, or the whole name; "" where there are
+        none.
 
-    >>> leading_word("train-00000-of-00003.parquet")
-    'train'
+    >>> leading_word("train-00000-of-00003.parquet"), leading_word("train2.csv")
+    ('train', 'train')
     """
-    found = re.match(r"[A-Za-z]+(?=$|[-_. \\d])", file)
+    found = re.match(r"[A-Za-z]+(?=$|[-_. \d])", file)
     return found[0] if found else ""
 
 

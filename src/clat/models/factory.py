@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.plugins import current_directory_importable
 
 
 def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -32,7 +30,7 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
         ClatError: The name cannot be imported or called, the signature lacks an option or argument, or the factory
             fails or makes no network; the user's own error is chained.
     """
-    with _current_directory_importable():
+    with current_directory_importable():
         factory = _find(name)
         accepted = _accepted(name, factory, options, args or {})
         try:
@@ -80,15 +78,3 @@ def _accepted(
     for option in options.keys() - by_name - {"num_classes", "in_channels"}:
         raise ClatError(f"model '{name}': its factory takes no {option}; leave {option} out")
     return {key: value for key, value in options.items() if key in by_name} | dict(args)
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Import from the current directory first, as `python -m` does; the search path is put back after."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

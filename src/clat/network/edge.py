@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network.guard import floating_type
+
+Network = nn.Module | Callable[[Tensor], Tensor]
+"""What an attack can be made on: a module, or any function from images (N, C, H, W) in [0, 1] to logits (N, K)."""
 
 
 def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
@@ -33,6 +38,27 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
     if y is not None:
         check_labels(y, None, len(x))
     return model, as_measured(model, x)
+
+
+def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+    """Return what `accept` does, for a network that may be a plain function.
+
+    The modes of modules that a function calls are the caller's: nobody sees them from outside.
+
+    Args:
+        network: a module, a method of one, or a function from images (N, C, H, W) to logits (N, K).
+        x: images, as for `accept`.
+        y: labels, as for `accept`.
+
+    Raises:
+        ClatError: as `accept` does.
+    """
+    owner = getattr(network, "__self__", None)
+    if isinstance(owner, nn.Module) and getattr(network, "__name__", "") in ("forward", "__call__", "_call_impl"):
+        network = owner  # a module's own call
+    if not isinstance(network, nn.Module) and callable(network) and not isinstance(network, type):
+        network = FunctionNetwork(network)
+    return accept(network, x, y)  # type: ignore[arg-type]
 
 
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:
@@ -93,3 +119,15 @@ class Scripted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.script(x)
         return logits
+
+
+class FunctionNetwork(nn.Module):
+    """A function as a network without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function's logits."""
+        return self.function(x)

@@ -79,6 +79,8 @@ class Objective:
     splits = True
     """Whether the loss of a batch is the mean of those of its parts, so that it can be taken part by part."""
 
+    name: str = ""
+    """How a recipe names it; of one of the user's own, its path "package.module:Class", or an entry point."""
     label_smoothing: float = 0.0
     """The part of each label, in [0, 1), that the loss's cross-entropy spreads evenly over the classes (Szegedy et
     al. 2016). The inner attack keeps the label as it is."""

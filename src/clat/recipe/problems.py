@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from clat.core.errors import unknown
 from clat.recipe.optimizer import OTHER, OWN
+from clat.recipe.own_pieces import own_class
 from clat.recipe.schema import Recipe
 
 SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
@@ -69,6 +70,8 @@ def _place(location: Location, data: Any) -> tuple[list[Any], Any]:
             data = _item(data, part)
         if not isinstance(part, int):
             here = _direct(hints[0]) if hints else tagged or here
+        own = own_class(here, data)
+        here = here if own is None else [own]
     return here, data
 
 

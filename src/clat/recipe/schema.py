@@ -17,6 +17,7 @@ from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
@@ -145,8 +146,12 @@ class MonitorConfig:
     stop_on_collapse: bool = False
     """End a stage of one-step training at the check that shows catastrophic overfitting, and go back to the best
     weights so far, from which the next stage starts."""
+    loggers: tuple[str, ...] | None = None
+    """Where the numbers of each epoch go beside metrics.jsonl: tensorboard, csv, wandb, mlflow, trackio, or a
+    function of your own, "package.module:name". None: TensorBoard where it is installed; an empty list: nowhere."""
 
     def __post_init__(self) -> None:
+        check_loggers(self.loggers or ())
         for what in ("steps", "num_samples", "every"):
             at_least(f"monitor.{what}", getattr(self, what), 1)
 

@@ -138,6 +138,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
+    data["monitor"].pop("loggers", None)
     _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
@@ -163,6 +164,8 @@ def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
     """
     ranking = dict(selection["ranking"])
     name = ranking.pop("name")
+    if name not in RANKINGS:
+        return selection
     default = RANKINGS[name]().settings()
     flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
     added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}

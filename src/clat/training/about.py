@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from clat.core.environment import describe_environment, invocation
+from clat.core.version import __version__
 from clat.network.fingerprint import structure_hash
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
@@ -33,7 +33,7 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
     structure = structure_hash(inputs.model)
     whole = json.dumps([recipe_hash(recipe), structure, inputs.fingerprint])
     return {
-        "clat": version("clat"),
+        "clat": __version__,
         "command": invocation(),
         "started": now(),
         "finished": None,

@@ -14,7 +14,7 @@ summary.json     best against last, cost
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
+from clat.training.trackers import TrackedRun, check_trackers, wanted_loggers
 from clat.training.trainer import Trainer
 
 
@@ -71,6 +72,7 @@ def train(
     reuse: str | Path | None = None,
     quiet: bool = False,
     beside: Mapping[str, Any] | None = None,
+    loggers: Sequence[Any] = (),
 ) -> Result:
     """Run a recipe into a new folder.
 
@@ -83,6 +85,8 @@ def train(
         reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
         quiet: print nothing.
         beside: JSON files to write into the folder when it is made, by name.
+        loggers: objects in the manner of Lightning Fabric, which get the numbers of each epoch beside those that
+            `monitor.loggers` names.
 
     Returns:
         The network and its results.
@@ -95,6 +99,8 @@ def train(
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
+    wanted_loggers(recipe.monitor.loggers)
+    check_trackers(loggers)
     if is_first_process():
         refuse_taken(out)
     inputs = prepare(recipe, model, data)
@@ -103,11 +109,16 @@ def train(
     with _claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
         given = describe_given(model, data)
-        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
+        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet, loggers=loggers)
 
 
 def resume(
-    out: str | Path, *, model: nn.Module | None = None, data: Data | None = None, quiet: bool = False
+    out: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    quiet: bool = False,
+    loggers: Sequence[Any] = (),
 ) -> Result:
     """Go on with a run that was stopped, from its last saved state.
 
@@ -118,6 +129,7 @@ def resume(
         model: as it was given to `train`; the saved weights replace its own.
         data: as it was given to `train`.
         quiet: print nothing.
+        loggers: as for `train`; they get the epochs to come.
 
     Returns:
         The network and its results.
@@ -134,13 +146,15 @@ def resume(
         died = read_about(out).get("status") == "running"  # as nobody is training here
         check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
+        wanted_loggers(recipe.monitor.loggers)
+        check_trackers(loggers)
         engine = Engine(recipe.engine)
         inputs = prepare(recipe, model, data)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
         check_state(out, recipe, inputs, given)
         engine.launch()
-        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died)
+        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died, loggers=loggers)
 
 
 def _run(
@@ -153,6 +167,7 @@ def _run(
     reuse: Path | None,
     quiet: bool,
     died: bool = False,
+    loggers: Sequence[Any] = (),
 ) -> Result:
     model = engine.place(inputs.model)
     loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
@@ -160,13 +175,14 @@ def _run(
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
-        epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    epoch = saved.progress.epoch if saved else 0
+    log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
 
@@ -207,7 +223,7 @@ def _run(
         finish("failed")
         raise
     finally:
-        log.close()
+        log.close("success" if trained else "failed")
     finish("finished")
     return Result(model.eval(), summary, evaluations, out)
 

@@ -10,9 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
-from clat.criticality.selection import trainable_parameters, updating_batch_norms
 from clat.data.loader import Loader
-from clat.network import modes
 from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
@@ -21,7 +19,7 @@ from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
-from clat.training.trainable import TrainableSet
+from clat.training.trainable import TrainableSet, freeze_and_choose
 
 
 class StageRunner:
@@ -70,12 +68,9 @@ class StageRunner:
             callback=self.callbacks.members.get("objective"),
             once=not self.config.treatments,
         )
-        self.model.requires_grad_(False)
-        updating = updating_batch_norms(self.model, layers, self.config.bn_policy)
         whole = self.config.selection is None
-        moving = None if whole else [self.model.get_submodule(layer.name) for layer in layers]
-        modes.set_training(self.model, updating, moving)
-        parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
+        found = freeze_and_choose(self.model, layers, self.config.bn_policy, whole=whole)
+        parameters = self.callbacks.choose_parameters(found)
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         config = self.recipe.optimizer_of(self.number)

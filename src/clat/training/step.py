@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.draws import batch_parts, part_of_batch
+from clat.core.errors import ClatError
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
 from clat.runtime.callback import StepCost
@@ -79,7 +80,13 @@ def take_step(
     def cost(number: int) -> Loss:
         rows = parts[number]
         with computing(rows):
-            return _share(objective.cost(model, x[rows], y[rows], examples[number], step), len(x[rows]), len(x))
+            found = objective.cost(model, x[rows], y[rows], examples[number], step)
+            if not isinstance(found, Loss):
+                raise ClatError(
+                    f"objective '{objective.name}' costs a {type(found).__name__}, expected "
+                    "clat.objectives.Loss(total, parts)"
+                )
+            return _share(found, len(x[rows]), len(x))
 
     def total(number: int) -> Tensor:
         return cost(number).total

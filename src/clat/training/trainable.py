@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from clat.criticality.selection import trainable_parameters, updating_batch_norms
+from clat.network import modes
+from clat.network.layers import Layer
 from clat.objectives import Step
 from clat.training.optimizer import OptimizerState, state_of
 
@@ -42,3 +46,23 @@ class TrainableSet:
         """
         own = {id(parameter) for parameter in model.parameters()}
         self.parameters = {name: p for name, p in self.parameters.items() if id(p) in own}
+
+
+def freeze_and_choose(
+    model: nn.Module, layers: Sequence[Layer], batch_norm: str, *, whole: bool = False
+) -> dict[str, nn.Parameter]:
+    """Freeze every parameter, set the modes of training for a stage, and return by name what is to move in it.
+
+    Whoever moves it gives it its gradient again, as a treatment may have other parameters move in its place.
+
+    Args:
+        model: the network, whose flags change.
+        layers: the ones that move.
+        batch_norm: one of `clat.network.modes.BN_POLICIES`.
+        whole: the whole network moves, and `layers` is empty.
+    """
+    model.requires_grad_(False)
+    updating = updating_batch_norms(model, layers, batch_norm)
+    moving = None if whole else [model.get_submodule(layer.name) for layer in layers]
+    modes.set_training(model, updating, moving)
+    return trainable_parameters(model, None if whole else layers)

@@ -19,8 +19,9 @@ from clat.attacks import pgd
 from clat.core.errors import ClatError
 from clat.data import load_split
 from clat.evaluation.masking.attacked_network import AttackedNetwork
+from clat.evaluation.masking.network_signs import _rare
 from clat.evaluation.masking.report import NOT_RUN, OK, SUSPICIOUS, CheckReport
-from clat.evaluation.masking.signs import SIGNS, _must_not_beat, _rare
+from clat.evaluation.masking.signs import SIGNS, _must_not_beat
 from clat.models import Normalized
 
 EPS = 0.1
