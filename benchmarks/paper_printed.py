@@ -32,12 +32,26 @@ COLUMNS = (
 
 
 def flag(note: str) -> str:
-    """Return what a note says of its number's reliability: a key of FLAGS, or nothing."""
+    """Return what a note says of its number's reliability: a key of FLAGS, or nothing.
+
+    Args:
+        note: the note.
+
+    Returns:
+        The flag.
+    """
     return next((name for name, pattern in FLAGS.items() if re.search(pattern, note)), "")
 
 
 def line(row: dict[str, str]) -> dict[str, str]:
-    """Return a line of the data file for a line of the transcription."""
+    """Return a line of the data file for a line of the transcription.
+
+    Args:
+        row: the line, by column.
+
+    Returns:
+        The columns of the data file.
+    """
     variant, note = "", row["note"]
     found = re.match(r"(batch_size|epoch|checkpoint)=(\w+);?\s*", note)
     if found:

@@ -27,7 +27,11 @@ class CrossedInterval:
     images: int
 
     def to_dict(self) -> dict[str, float | int | str]:
-        """Return plain data; a single seed's interval is over images alone, and `over` says so."""
+        """Return plain data; a single seed's interval is over images alone, and `over` says so.
+
+        Returns:
+            The fields, what the interval is over, and how it was made.
+        """
         over = "seeds and images" if self.seeds > 1 else "images"
         return {**vars(self), "over": over, "method": "crossed-bootstrap"}
 

@@ -14,6 +14,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import percent, points
 from clat.evaluation.result import Evaluation, EvaluationRecord
+from clat.evaluation.same_run import refuse_one_run
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -196,7 +197,7 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     everything = _read_all([*seeds, *against])
     groups = [group for group in (everything[: len(seeds)], everything[len(seeds) :]) if group]
     for sources, group in zip((seeds, against), groups, strict=False):
-        _refuse_one_run(sources, group)
+        refuse_one_run(sources, group)
 
     def summary(group: Sequence[EvaluationRecord], place: int) -> SeedSummary:
         return SeedSummary(tuple(_accuracy(one.verdicts()[place]).value for one in group))
@@ -233,32 +234,6 @@ def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
                 f" ({known[0].images} and {other.images}): evaluate both on the same"
             )
     return everything
-
-
-def _refuse_one_run(sources: Sequence[Source], group: Sequence[EvaluationRecord]) -> None:
-    """Raise ClatError for two results of one run among `group`, such as its best and its last weights: their spread
-    is none of seeds."""
-    seen: dict[Path, str] = {}
-    for source, record in zip(sources, group, strict=True):
-        run = _run_of(source, record)
-        if run is not None and run in seen:
-            raise ClatError(
-                f"{seen[run]} and {record.name} are two checkpoints of the run {run}, not two seeds: give one each"
-            )
-        if run is not None:
-            seen[run] = record.name
-
-
-def _run_of(source: Source, record: EvaluationRecord) -> Path | None:
-    """Return the folder of the run whose weights a result is of, where the file or its record tells."""
-    named = (source if isinstance(source, str | Path) else None, record.text("weights"))
-    for place in named:  # RUN/evaluations/best.json, RUN/weights/best.safetensors
-        if place is None:
-            continue
-        run = Path(place).resolve().parent.parent
-        if (run / "run.json").is_file():
-            return run
-    return None
 
 
 def _notes(everything: Sequence[EvaluationRecord]) -> tuple[str, ...]:

@@ -82,7 +82,16 @@ def ratios(request: Request) -> dict[tuple[str, str], ChosenRatio | str]:
 def line_runs(
     request: Request, line: TableLine, chosen: Mapping[tuple[str, str], ChosenRatio | str]
 ) -> list[StoredRun] | str:
-    """Return the networks of a line, one a seed, or why there are none."""
+    """Return the networks of a line, one a seed, or why there are none.
+
+    Args:
+        request: what is run.
+        line: a line of its table.
+        chosen: (network, data set) -> the ratio, or why there is none.
+
+    Returns:
+        The runs in the order of the seeds, or the message for the line's cells.
+    """
     if line.dataset in request.missing:
         return request.missing[line.dataset]
     ratio = chosen.get((line.network, line.dataset))
@@ -119,7 +128,14 @@ def accuracy_cells(
 
 
 def told(chosen: Mapping[tuple[str, str], ChosenRatio | str]) -> dict[str, Any]:
-    """Return the ratios as plain data, by network and data set."""
+    """Return the ratios as plain data, by network and data set.
+
+    Args:
+        chosen: (network, data set) -> the ratio, or why there is none.
+
+    Returns:
+        "network, data set" -> plain data.
+    """
     return {", ".join(place): one if isinstance(one, str) else one.to_dict() for place, one in chosen.items()}
 
 

@@ -65,7 +65,11 @@ class Cell:
         return SAME if sign * self.printed_effect > 0 else OPPOSITE
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; accuracies in [0, 1], printed numbers as printed."""
+        """Return plain data; accuracies in [0, 1], printed numbers as printed.
+
+        Returns:
+            What an entry of table.json holds.
+        """
         about = {key: getattr(self, key) for key in ("dataset", "network", "row", "attack", "kind", "failure")}
         values = () if self.verdicts is None else tuple(self.verdicts.mean(axis=1).tolist())
         return {
@@ -82,7 +86,11 @@ class Cell:
         }
 
     def texts(self) -> list[str]:
-        """Return the cell as text, for each of COLUMNS."""
+        """Return the cell as text, for each of COLUMNS.
+
+        Returns:
+            As many texts as there are COLUMNS.
+        """
         about = [self.dataset, self.network, self.row, self.kind if self.kind == "clean" else self.attack]
         ours = self.interval
         if ours is None or self.verdicts is None:
@@ -144,7 +152,14 @@ def effect_of(cell: Cell, other: Cell) -> CrossedInterval | None:
 
 
 def paper_text(printed: Printed | None) -> str:
-    """Return a printed number as text, with its flag."""
+    """Return a printed number as text, with its flag.
+
+    Args:
+        printed: the number; None: there is none.
+
+    Returns:
+        The text, or a dash.
+    """
     if printed is None:
         return DASH
     sign = "+" if printed.metric.endswith("delta") else ""
@@ -152,12 +167,26 @@ def paper_text(printed: Printed | None) -> str:
 
 
 def effect_text(effect: CrossedInterval | None) -> str:
-    """Return an effect in points with its interval, such as "+1.2 [-0.3, +2.6]"."""
+    """Return an effect in points with its interval, such as "+1.2 [-0.3, +2.6]".
+
+    Args:
+        effect: the difference, in [-1, 1]; None: there is none.
+
+    Returns:
+        The text, or a dash.
+    """
     if effect is None:
         return DASH
     return f"{points(100 * effect.value)} [{points(100 * effect.low)}, {points(100 * effect.high)}]"
 
 
 def points(value: float | None) -> str:
-    """Return percentage points with their sign, or a dash."""
+    """Return percentage points with their sign, or a dash.
+
+    Args:
+        value: the points; None: there are none.
+
+    Returns:
+        The text, or a dash.
+    """
     return DASH if value is None else f"{value:+.1f}".replace("-", MINUS)

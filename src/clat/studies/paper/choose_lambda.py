@@ -32,7 +32,11 @@ class ChosenRatio:
     """Ratio, as text -> held-out robust accuracy in [0, 1]; empty where nothing was chosen."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain data."""
+        """Return plain data.
+
+        Returns:
+            The fields.
+        """
         return asdict(self)
 
 

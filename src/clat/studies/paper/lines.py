@@ -124,13 +124,13 @@ def table_lines(
     methods = [*table.controls, *(one.method for one in printed), *(method for method, _ in table.beside)]
     bases = list(dict.fromkeys(method.partition("+")[0] for method in methods))
 
-    def place(line: TableLine) -> tuple[int, int, bool]:
+    def _place(line: TableLine) -> tuple[int, int, bool]:
         """Return where a line stands: by data set and network, then by X, X itself before what builds on it."""
         base, plus, _ = line.method.partition("+")
         where = list(places).index((line.dataset, line.network)) if places else 0
         return where, bases.index(base), bool(plus)
 
-    ordered = sorted(found, key=place)
+    ordered = sorted(found, key=_place)
     wanted = [line for line in ordered if line.network in nets and line.dataset in sets]
     wanted = [line for line in wanted if not line.source or line.source in nets]
     names = list(dict.fromkeys(name for line in wanted for name in (line.method, line.name)))
@@ -184,7 +184,14 @@ def measure(table: PaperTable, line: TableLine, attack: str, scale: PaperScale) 
 
 
 def main_attack(table: PaperTable) -> str:
-    """Return the attack of a table that clean accuracy is read beside: one on many images."""
+    """Return the attack of a table that clean accuracy is read beside: one on many images.
+
+    Args:
+        table: the table.
+
+    Returns:
+        The attack, as printed.csv calls it.
+    """
     attacks = [one.attack for one in printed_in(table.paper, table.number) if one.attack != "none"]
     weak = [attack for attack in attacks if attack.startswith("pgd")]
     return (weak or attacks or ["pgd-10"])[0]

@@ -53,11 +53,19 @@ class PaperTable:
         return self.kind not in ("parameters", "cost")
 
     def all_networks(self) -> tuple[str, ...]:
-        """Return its networks, in the printed order."""
+        """Return its networks, in the printed order.
+
+        Returns:
+            Names, each once.
+        """
         printed = [one.network for one in printed_in(self.paper, self.number)]
         return tuple(dict.fromkeys([*printed, *self.networks]))
 
     def all_datasets(self) -> tuple[str, ...]:
-        """Return its data sets, in the printed order; CIFAR-10 where none is printed."""
+        """Return its data sets, in the printed order; CIFAR-10 where none is printed.
+
+        Returns:
+            Names, each once.
+        """
         printed = [one.dataset or "cifar10" for one in printed_in(self.paper, self.number)]
         return tuple(dict.fromkeys([*printed, *self.datasets]))

@@ -58,7 +58,11 @@ class PaperPlan:
         return shown
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data.
+
+        Returns:
+            The fields.
+        """
         return {**vars(self), "slowest": [list(one) for one in self.slowest]}
 
 

@@ -64,7 +64,11 @@ class RunSpec:
         return "-".join(parts)
 
     def start_alike(self) -> tuple[RunSpec, RunSpec]:
-        """Return what a mixture is made of: the naturally trained and the PGD-AT network."""
+        """Return what a mixture is made of: the naturally trained and the PGD-AT network.
+
+        Returns:
+            (natural, PGD-AT): on the same network, data set and seed.
+        """
         shared: dict[str, Any] = {"network": self.network, "dataset": self.dataset, "seed": self.seed}
         return RunSpec(base="clean", **shared), RunSpec(base="pgd-at", **shared)
 

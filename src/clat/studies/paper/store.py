@@ -92,11 +92,25 @@ class Store:
         return StoredRun(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
 
     def needs(self, run: StoredRun) -> list[StoredRun]:
-        """Return the runs whose weights another starts from, to be trained before it."""
+        """Return the runs whose weights another starts from, to be trained before it.
+
+        Args:
+            run: the run.
+
+        Returns:
+            The runs; none for most.
+        """
         return [self.run_of(one) for one in run.spec.start_alike()] if run.spec.base == "bai2024" else []
 
     def is_finished(self, run: StoredRun) -> bool:
-        """Return whether a run has been trained."""
+        """Return whether a run has been trained.
+
+        Args:
+            run: the run.
+
+        Returns:
+            True once it has ended.
+        """
         return finished(self.folder / "runs" / run.key)
 
     def train(self, run: StoredRun, console: Console) -> str | None:
@@ -206,18 +220,39 @@ class Store:
         return file, json.loads(file.read_text()) if file.exists() else None
 
     def summary(self, run: StoredRun) -> dict[str, Any]:
-        """Return what a finished run says of itself: summary.json and run.json together."""
+        """Return what a finished run says of itself: summary.json and run.json together.
+
+        Args:
+            run: a finished run.
+
+        Returns:
+            Plain data.
+        """
         folder = self.folder / "runs" / run.key
         summary, about = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
         return {**about, **summary}
 
     def records(self, run: StoredRun) -> list[dict[str, Any]]:
-        """Return the events of a run's training, a record each, as metrics.jsonl has them."""
+        """Return the events of a run's training, a record each, as metrics.jsonl has them.
+
+        Args:
+            run: a run that has begun.
+
+        Returns:
+            The records, in the order of the events.
+        """
         text = (self.folder / "runs" / run.key / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
     def test_images(self, run: StoredRun) -> ImageSet:
-        """Return the test split of a run's data set; read once."""
+        """Return the test split of a run's data set; read once.
+
+        Args:
+            run: the run.
+
+        Returns:
+            The images.
+        """
         config = run.recipe.data
         key = f"{config.name} {config.image_size}"
         if key not in self._images:
@@ -242,5 +277,9 @@ class Store:
 
 
 def computing_device() -> torch.device:
-    """Return where networks are measured: CUDA where there is one."""
+    """Return where networks are measured: CUDA where there is one.
+
+    Returns:
+        The device.
+    """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
