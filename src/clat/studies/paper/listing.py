@@ -7,7 +7,7 @@ from clat.studies.paper.lines import table_lines
 from clat.studies.paper.methods import taken_apart
 from clat.studies.paper.paper_table import PaperTable
 
-RECORDED: dict[str, str] = {}
+RECORDED = {"T8": "smoke, two networks", "T9": "all networks, full width"}
 """Table -> the scales at which a result is recorded in docs/results/paper."""
 
 
