@@ -9,6 +9,7 @@ and Wu 1988), which for three seeds is a third of the variance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +54,18 @@ def crossed_interval(verdicts: NDArray[np.float64], *, seed: int = 0) -> Crossed
         The mean and its interval, in the unit of the verdicts.
     """
     seeds, images = verdicts.shape
+    which, how_often = _draws(seeds, images, seed)
+    means = ((which @ verdicts.astype(np.float32)) * how_often).sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return CrossedInterval(float(verdicts.mean()), float(low), float(high), seeds, images)
+
+
+@lru_cache(maxsize=4)  # a table has hundreds of cells on the same images, and the draws take most of the time
+def _draws(seeds: int, images: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weights of seeds (REPLICATES, S) and of images (REPLICATES, N) in each replicate; rows add up to
+    1."""
     random = np.random.default_rng(seed)
     drawn = seeds - 1 if seeds > 1 else 1
     which = random.multinomial(drawn, np.full(seeds, 1 / seeds), size=REPLICATES) / drawn
     how_often = random.multinomial(images, np.full(images, 1 / images), size=REPLICATES) / images
-    means = ((which @ verdicts) * how_often).sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return CrossedInterval(float(verdicts.mean()), float(low), float(high), seeds, images)
+    return which.astype(np.float32), how_often.astype(np.float32)

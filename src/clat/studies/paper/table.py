@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from clat.studies.paper.printed import FLAGS
 from clat.studies.paper.scales import PaperScale
 from clat.studies.paper.store import Store, computing_device
 from clat.studies.paper.transfer_tables import transfer_cells
+
+PAUSE = 60.0
+"""Seconds between two writings of an unfinished table, whose intervals take time where there are many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +121,13 @@ def run_table(table: PaperTable, asked: Asked, store: Store, out: Path, console:
         write_files(found, content.figures, folder)
         return found
 
+    written = 0.0
+
     def sofar(cells: Sequence[Cell]) -> None:
-        write(_accuracies(request, cells, {}))
+        nonlocal written
+        if time.monotonic() - written > PAUSE:
+            write(_accuracies(request, cells, {}))
+            written = time.monotonic()
 
     return write(_content(request, asked, sofar))
 
