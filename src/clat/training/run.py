@@ -207,7 +207,7 @@ def _run(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
                 )
                 trainer.run()
-            summary = _summary(trainer.progress)
+            summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
@@ -301,11 +301,13 @@ def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
     return record
 
 
-def _summary(progress: Progress) -> dict[str, Any]:
+def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:
     assert progress.best is not None
     assert progress.last is not None
+    since = recipe.method_since(len(recipe.stages) - 1)
     return {
         "best": progress.best,
+        "best_over": [stage.name for stage in recipe.stages[since:]],
         "last": progress.last,
         "robust_overfitting": progress.best["heldout_robust"] - progress.last["heldout_robust"],
         "cost": asdict(progress.cost),
