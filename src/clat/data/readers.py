@@ -17,7 +17,7 @@ READERS = PluginKind("data reader", "clat.data_readers")
 def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None:
     """Return a split as a reader of the user's own gives it.
 
-    A folder of that name, or one under `CLAT_DATA_DIR`, goes before an entry point.
+    A folder of that name, or one under `CLAT_DATA_DIR`, goes before: paths are taken literally.
 
     Args:
         name: "package.module:function", or the name of an entry point.

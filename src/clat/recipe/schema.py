@@ -13,71 +13,15 @@ from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import Selection
-from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.recipe.data_settings import DataConfig
 from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtraConfig:
-    """Images from a generative model, beside those of the data set."""
-
-    file: str
-    """An .npz of `image` (N, H, W, C), uint8, and `label` (N,): a path, or a name under CLAT_DATA_DIR."""
-    fraction: float = 0.7
-    """Their part of each batch. An epoch stays as many batches as the data set alone fills."""
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The images. The held-out part of train decides everything that is decided; test is for the end (but for
-    `decide_on`)."""
-
-    name: str = "digits"
-    """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
-    train_size: int | None = None
-    """Train on this many images only; None: all that are not held out."""
-    heldout: int = 1000
-    """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
-    decide_on: Literal["test-split"] | None = None
-    """`test-split`: the test images decide, and nothing is held out, as in the released code of RiFT and others: to
-    repeat published runs. The accuracies on them are then no estimate for new images, and the run says so. None:
-    the held-out part of train."""
-    split_seed: int = 0
-    """The seed of that cut, so that runs of several seeds share it."""
-    image_size: int | None = None
-    """Resize and centre-crop to this many pixels."""
-    label_column: str | None = None
-    """The column to predict, of a data set that is a table or a list of files; None: see `clat.load_split`."""
-    image_column: str | None = None
-    """The column of its images; None: see `clat.load_split`."""
-    classes: tuple[str, ...] | str | None = None
-    """The classes in the order of the network's outputs: names, or a text: names with commas, a file, a folder;
-    None: those of the train split, see `clat.load_split`."""
-    channels: Literal[1, 3] | None = None
-    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
-    is 3."""
-    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
-    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
-    pad: int = 4
-    """Random crop after padding by this many pixels; 0: none."""
-    padding_mode: Literal["zeros", "reflect"] = "zeros"
-    """Fill the padding with black, or with the image mirrored at its edge."""
-    flip: bool = True
-    """Random horizontal flip."""
-    cutmix: bool = False
-    """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
-    extra: ExtraConfig | None = None
-    """Generated images in every batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +148,10 @@ class Recipe:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
         for stage in self.stages:
-            if self.data.cutmix and not stage.objective.mixed_labels:
+            if self.data.mixes and not stage.objective.mixed_labels:
                 name = stage.objective.name
                 raise ClatError(
-                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                    f"stage '{stage.name}': '{name}' needs one label an image, and {self.data.mixes} mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
         if self.micro_batch is not None:
@@ -248,7 +192,8 @@ class Recipe:
             gradient, which bfloat16 has too few digits for.
         """
         twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
-        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
+        engine = replace(self.engine, precision="32") if twice else self.engine.resolved()
+        return replace(self, data=self.data.resolved(), engine=engine)
 
     @property
     def total_epochs(self) -> int:
