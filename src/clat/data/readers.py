@@ -15,7 +15,7 @@ READERS = PluginKind("data reader", "clat.data_readers")
 
 
 def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None:
-    """Return a split as a reader of the user's own gives it, None where the name means no such reader.
+    """Return a split as a reader of the user's own gives it.
 
     A folder of that name, or one under `CLAT_DATA_DIR`, goes before an entry point.
 
@@ -23,6 +23,9 @@ def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None
         name: "package.module:function", or the name of an entry point.
         split: the part of the data set.
         options: what else was asked for; a reader is given those that it has as keywords.
+
+    Returns:
+        The images and labels; None where the name means no such reader.
 
     Raises:
         ClatError: it cannot be imported, takes no such option, fails, or gives something else than an ImageSet.
