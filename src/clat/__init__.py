@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clat.criticality.selection import Selection as Selection
     from clat.criticality.selection import select as select
     from clat.data import ImageSet as ImageSet
+    from clat.data import as_image_set as as_image_set
     from clat.data import load_split as load_split
     from clat.evaluation import Accuracy as Accuracy
     from clat.evaluation import Evaluation as Evaluation
@@ -82,6 +83,7 @@ _HOMES = {
     "Result": "training.run",
     "Selection": "criticality",
     "apply_delta": "publishing",
+    "as_image_set": "data",
     "attacks": "",
     "check": "evaluation.masking",
     "compare": "evaluation.compare",

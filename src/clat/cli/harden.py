@@ -50,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heldout", type=int, help="images cut from train that decide (default: a tenth)")
     parser.add_argument("--train-size", type=int, help="train on this many images only")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--augment", help="as data.augment of a recipe (default: what the network bears)")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
@@ -117,7 +118,7 @@ def _config(options: argparse.Namespace) -> HardenConfig:
 
     names = (
         "eps", "norm", "epochs", "max_clean_drop", "objective", "keep", "protocol", "num_samples", "heldout",
-        "train_size", "batch_size", "device", "seed",
+        "train_size", "batch_size", "augment", "device", "seed",
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["budget"] = None if options.budget is None else parse_budget(options.budget)

@@ -101,7 +101,7 @@ def _listed(images: ImageSet) -> str:
     return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
 
 
-def read_images(options: Namespace) -> ImageSet:
+def read_images(options: Namespace, resident_limit: int | None = None) -> ImageSet:
     """Return the split that `--data` and the options beside it name, as a network is to see its images.
 
     Args:
@@ -117,6 +117,7 @@ def read_images(options: Namespace) -> ImageSet:
         options.data,
         options.split,
         image_size=options.image_size,
+        resident_limit=resident_limit,
         label_column=options.label_column,
         image_column=options.image_column,
         classes=options.classes,

@@ -34,3 +34,8 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
     hint = f"did you mean '{near[0]}'? " if near else ""
     shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
     return ClatError(f"unknown {kind} '{name}'{where}; {hint}Valid: {', '.join(shown)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

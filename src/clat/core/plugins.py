@@ -6,19 +6,15 @@ checked field by field as the built-in ones are.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import reduce
 from importlib.metadata import entry_points
 from typing import Any
 
 from clat.core.errors import ClatError, unknown
+from clat.core.own_code import current_directory_importable, find_object
 
 PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 """What `package.module:name` looks like."""
@@ -135,18 +131,8 @@ class PluginKind:
         )
 
     def _imported(self, path: str, origin: str = "", name: str | None = None) -> Any:
-        module, _, inside = path.partition(":")
-        shown = f"{self.what} '{name or path}'{origin}"
         with current_directory_importable():
-            try:
-                return reduce(getattr, inside.split("."), importlib.import_module(module))
-            except AttributeError as error:
-                raise ClatError(f"{shown}: {error}; check the name after the colon") from error
-            except Exception as error:
-                raise ClatError(
-                    f"{shown}: importing '{module}' failed, {type(error).__name__}: {error}; write "
-                    "package.module:name"
-                ) from error
+            return find_object(path, f"{self.what} '{name or path}'{origin}")
 
 
 def called_with(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -170,18 +156,6 @@ def called_with(function: Callable[..., Any], given: Mapping[str, Any], what: st
     for key in asked.keys() - parameters.keys():
         raise unknown("argument", key, parameters, where=f" of {what}")
     return asked
-
-
-@contextmanager
-def current_directory_importable() -> Iterator[None]:
-    """Import from the current directory first, as `python -m` does; the search path is put back after."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _adapter(own: type) -> Any:

@@ -9,21 +9,24 @@ import torch
 from PIL import Image
 
 from clat.core.errors import ClatError, unknown
+from clat.core.memory import available_memory
 from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import LazyImages, default_workers
+from clat.data.decode import EncodedImages
 from clat.data.image_files import to_array
 from clat.data.imageset import ImageSet
+from clat.data.lazy import default_workers
 from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
 
-GIB = 2**30
 DIGITS_TRAIN = 1297
 """Images of ``digits/train``; the other 500 are ``digits/test``."""
 
+RESIDENT_LIMIT = 2**31
+"""Bytes of pixels that are held in memory at most, where nobody says otherwise."""
 _FEW = 4096  # images that one process decodes sooner than worker processes start
 
 
@@ -32,7 +35,7 @@ def load_split(
     split: str = "train",
     *,
     image_size: int | None = None,
-    resident_limit: int = 2 * GIB,
+    resident_limit: int | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
     classes: Classes | None = None,
@@ -78,6 +81,8 @@ def load_split(
     if image_size is not None and image_size < 1:
         raise ClatError(f"image_size is {image_size}, expected at least 1 pixel")
     listed = None if classes is None else read_classes(classes)
+    if resident_limit is None:
+        resident_limit = default_resident_limit()
     if text == "digits":
         return _digits(split, image_size, listed)
 
@@ -104,7 +109,7 @@ def load_split(
         name=title,
         split=split,
         class_names=table.class_names,
-        images=LazyImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
+        images=EncodedImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
         labels=table.labels,
         description="; ".join((origin, *table.notes)),
         notes=table.notes,
@@ -122,6 +127,11 @@ def load_split(
     if path is not None:
         copies.write_copy(path, image_set)
     return image_set
+
+
+def default_resident_limit() -> int:
+    """Return how many bytes of pixels may be held in memory: RESIDENT_LIMIT, or a quarter of what is left."""
+    return min(RESIDENT_LIMIT, available_memory() // 4)
 
 
 def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None) -> ImageSet:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
-from clat.data.image_files import first_line
 from clat.data.imageset import ImageSet
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -36,7 +35,7 @@ class Extra:
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        if not self.images.resident:
+        if not isinstance(self.images.images, Tensor):
             raise ClatError(f"extra images '{self.images.name}' are decoded on demand: load() them first")
 
     def per_batch(self, batch_size: int) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from clat.core.errors import first_line
+
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -138,15 +140,3 @@ def _formats() -> tuple[str, ...]:
     Image.init()
     usual = "PNG JPEG WEBP BMP DIB GIF TIFF PPM TGA MPO JPEG2000 AVIF"
     return tuple(name for name in usual.split() if name in Image.OPEN)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none.
-
-    Args:
-        error: any exception.
-
-    Returns:
-        One line, without white space around it.
-    """
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,7 +10,7 @@ import torch
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
-from clat.data.decode import LazyImages, decoded_batches
+from clat.data.lazy import FloatImages, LazyImages, decoded_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     """One name a class; label k means ``class_names[k]``."""
     images: torch.Tensor | LazyImages
-    """uint8, shape (N, C, H, W), values 0 to 255; or its lazy stand-in."""
+    """uint8, shape (N, C, H, W), values 0 to 255; or images that stay elsewhere, or are float32 in [0, 1]."""
     labels: torch.Tensor
     """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
     description: str = ""
@@ -91,13 +91,18 @@ class ImageSet:
     @property
     def resident(self) -> bool:
         """Return True when the pixels are in memory."""
-        return isinstance(self.images, torch.Tensor)
+        return isinstance(self.images, torch.Tensor | FloatImages)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the pixels: uint8, values 0 to 255, or float32 in [0, 1]."""
+        return self.images.dtype
 
     @property
     def nbytes(self) -> int:
         """Return the bytes that the pixels take, or would take, in memory."""
         channels, height, width = self.shape
-        return len(self) * channels * height * width
+        return len(self) * channels * height * width * self.dtype.itemsize
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
         """Return some of the images. Resident pixels are copied.
@@ -136,6 +141,11 @@ class ImageSet:
             raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
         return self.subset(torch.arange(n))
 
+    def pixels(self) -> torch.Tensor:
+        """Return the images as they are stored, (N, C, H, W), in memory: shared, if they are there already."""
+        images = self.load().images
+        return images if isinstance(images, torch.Tensor) else images.fetch(torch.arange(len(images)))
+
     def load(self, workers: int = 0, batch_size: int = 512) -> ImageSet:
         """Return the same set with its pixels in memory.
 
@@ -149,12 +159,12 @@ class ImageSet:
         Raises:
             ClatError: an image that cannot be read or has another size; its row is named.
         """
-        if isinstance(self.images, torch.Tensor):
+        if isinstance(self.images, torch.Tensor | FloatImages):
             return self
-        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=self.dtype)
         batches = torch.arange(len(self)).split(batch_size)
         done = 0
         for batch in decoded_batches(self.images, batches, workers=workers):
             pixels[done : done + len(batch)] = batch
             done += len(batch)
-        return replace(self, images=pixels)
+        return replace(self, images=pixels if self.dtype == torch.uint8 else FloatImages(pixels))

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from clat.core.errors import ClatError
 from clat.data.classes import Classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import default_workers
 from clat.data.image_files import UNREADABLE, open_image, to_rgb, why_unreadable
+from clat.data.lazy import default_workers
 from clat.data.sources import ImageTable, locate, one_line, open_source, read_table
 from clat.data.tree import shown
 

@@ -162,6 +162,56 @@ def shear_y(images: Tensor, radians: Tensor) -> Tensor:
     return _affine(images, torch.stack([one, zero, tangent, one], dim=1))
 
 
+def shear_x_from_corner(images: Tensor, slope: Tensor) -> Tensor:
+    """Moves row y, counted from the top, by slope * y pixels to the left; nearest, black beyond.
+
+    The shear of AutoAugment and RandAugment (Cubuk et al. 2019 and 2020): `Image.transform` with the matrix
+    (1, slope, 0, 0, 1, 0).
+    """
+    slope = slope.double()
+    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+    return _affine(images, torch.stack([one, slope, zero, one], dim=1), shift=torch.zeros(len(slope), 2))
+
+
+def shear_y_from_corner(images: Tensor, slope: Tensor) -> Tensor:
+    """Moves column x, counted from the left, by slope * x pixels up, otherwise as `shear_x_from_corner`."""
+    slope = slope.double()
+    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+    return _affine(images, torch.stack([one, zero, slope, one], dim=1), shift=torch.zeros(len(slope), 2))
+
+
+def translate(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Moves images by whole pixels, black where nothing came from."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height)[None, :] - down[:, None].long()
+    columns = torch.arange(width)[None, :] - right[:, None].long()
+    return pick(images, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device))
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keeps so many of the 8 bits of each value, the highest (`ImageOps.posterize`)."""
+    mask = (256 - 2 ** (8 - bits.long())).to(images.device, torch.uint8)
+    return images & mask[:, None, None, None]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts the values that are not below the threshold (`ImageOps.solarize`)."""
+    threshold = threshold.to(images.device, torch.float32)[:, None, None, None]
+    return torch.where(images < threshold, images, 255 - images)
+
+
+def adjust_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Turns the hue by a part of the circle, -0.5 to 0.5, through Pillow's 8-bit HSV; grey images stay.
+
+    That is what torchvision's `adjust_hue` makes of a PIL image.
+    """
+    if images.shape[1] == 1:
+        return images.clone()
+    hue, saturation, value = _hsv(images)
+    hue = (hue + (turn * 255).to(images.device, torch.int32)[:, None, None]) % 256
+    return _rgb(hue, saturation, value)
+
+
 def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return images whose every pixel is one of the old image, from a place of its own.
 
@@ -180,16 +230,54 @@ def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return images.flatten(2).gather(2, places).view_as(images) * inside[:, None]
 
 
-def _affine(images: Tensor, matrix: Tensor) -> Tensor:
-    """Return images whose pixel (x, y), seen from the centre, is input pixel (a x + b y, c x + d y).
+def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hue, saturation and value, 0 to 255, int32, each (N, H, W).
 
-    `matrix`: (a, b, c, d), float64, shape (N, 4). In 16.16 fixed point, as Pillow walks over the image: the
-    coefficients are rounded once and then added up.
+    float32 and float64 alternate here and in `_rgb` as in Pillow's C code, whose variables are float and whose
+    constants double: elsewhere some colours would come out one level apart.
+    """
+    low, high = images.amin(1).float(), images.amax(1).float()
+    spread = (high - low).clamp(min=1)  # where it is 0, the hue is set to 0 below
+    red, green, blue = images.float().unbind(1)
+    from_red, from_green, from_blue = (((high - one) / spread) for one in (red, green, blue))
+    sector = torch.where(
+        green == high,
+        (2 + from_red.double() - from_blue.double()).float(),
+        (4 + from_green.double() - from_red.double()).float(),
+    )
+    sector = torch.where(red == high, from_blue - from_green, sector)
+    turned = torch.fmod(sector.double() / 6 + 1, 1).float()
+    hue = (turned.double() * 255).int()
+    saturation = (((high - low) / high.clamp(min=1)).double() * 255).int()
+    return torch.where(high > low, hue, 0), saturation, high.int()
+
+
+def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) of what `_hsv` gives."""
+    turned = hue.double() * 6 / 255
+    sector = turned.floor()
+    part, strength, bright = (turned - sector).float(), (saturation.double() / 255).float(), value.double()
+    falling, rising = (strength * part).double(), strength.double() * (1 - part.double())
+    p, q, t = ((bright * (1 - less) + 0.5).floor() for less in (strength.double(), falling, rising))
+    order = ((bright, t, p), (q, bright, p), (p, bright, t), (p, q, bright), (t, p, bright), (bright, p, q))
+    by_sector = torch.stack([torch.stack(one, dim=1) for one in order])
+    chosen = (sector.long() % 6)[None, :, None].expand(1, -1, 3, -1, -1)
+    return by_sector.gather(0, chosen)[0].clamp(0, 255).to(torch.uint8)
+
+
+def _affine(images: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
+    """Output pixel (x, y), seen from the image's centre, is input pixel (a x + b y, c x + d y).
+
+    `matrix`: (a, b, c, d), float64, shape (N, 4); `shift`, (N, 2): seen from the corner instead, and this
+    is added. In 16.16 fixed point, as Pillow walks over the image: the coefficients are rounded once and then added
+    up.
     """
     height, width = images.shape[-2:]
     a, b, c, d = matrix.unbind(1)
     offset_x = a * (-width / 2) + b * (-height / 2) + width / 2
     offset_y = c * (-width / 2) + d * (-height / 2) + height / 2
+    if shift is not None:
+        offset_x, offset_y = shift.double().unbind(1)
     first_x, first_y = offset_x + a * 0.5 + b * 0.5, offset_y + c * 0.5 + d * 0.5
     fixed = (torch.stack([a, b, c, d, first_x, first_y]) * 65536 + 0.5).floor().long()
     # Computed where the strengths are, in general on the CPU, so that no device has bits of its own.

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
-from clat.data.image_files import first_line
 from clat.data.local import Part, Source, open_folder
 from clat.data.split_names import find_split, split_meant
 from clat.data.tables import Columns, arrow_labels, missing_shards

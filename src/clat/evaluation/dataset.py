@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
 from clat.evaluation.effort import survivor_passes
-from clat.evaluation.evaluate import evaluate
+from clat.evaluation.evaluate import BATCH_SIZE, evaluate
 from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
@@ -28,8 +29,8 @@ from clat.network.cost import Cost
 from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
-PART_BYTES = 2**30
-"""Images held as float32 at a time."""
+PART_BYTES = 2**26
+"""Bytes of images that are held as float32 at a time, unless a batch takes more."""
 LONG = 1000
 """Passes of a robust image from which on processes may have to wait long for one another."""
 
@@ -42,7 +43,7 @@ def evaluate_set(
     eps: Size,
     ids: Tensor | Sequence[int] | None = None,
     state: str | Path | None = None,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int | None = None,
     channels_last: bool = True,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
@@ -86,7 +87,7 @@ def evaluate_set(
     if len(ids) == 0:
         raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    size = max(1, part_bytes // (4 * images.nbytes // len(images)))
+    size = _images_at_a_time(images, part_bytes, options.get("batch_size", BATCH_SIZE))
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     logits = _tried(model, images, device, layout)
@@ -132,6 +133,14 @@ def evaluate_set(
     longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
+
+
+def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:
+    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then at least a batch."""
+    bytes_each = 4 * math.prod(images.shape)
+    if part_bytes is None:
+        return max(PART_BYTES // bytes_each, batch_size)
+    return max(part_bytes // bytes_each, 1)
 
 
 def _wait_for_all(device: torch.device) -> None:

@@ -14,6 +14,7 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size, size_text
+from clat.data import as_image_set
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import plan_searches
@@ -25,6 +26,8 @@ from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 
+BATCH_SIZE = 250
+"""Samples attacked at a time."""
 PRECISIONS = ("float32", "bfloat16")
 """Precisions of the search, but for FAB's, Square's and Pixle's, which is float32 always. float32 may be
 TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
@@ -33,13 +36,13 @@ exact float32 either way."""
 
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Tensor | None = None,
     *,
     protocol: str | Path | Protocol = "pgd-20",
     eps: Size,
     norm: str = "linf",
-    batch_size: int = 250,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     precision: str = "float32",
     ids: Tensor | None = None,
@@ -79,6 +82,15 @@ def evaluate(
             logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
+    if y is None:
+        from clat.evaluation.dataset import PART_BYTES, evaluate_set  # which evaluates its parts by this function
+
+        images = as_image_set(x, "test", resident_limit=PART_BYTES)
+        return evaluate_set(
+            model, images, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed,
+            precision=precision, ids=ids, state=state, keep_examples=keep_examples, report=report, about=about,
+            extent=extent,
+        )  # fmt: skip
     model, x = accept(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)

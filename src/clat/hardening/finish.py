@@ -21,8 +21,8 @@ from clat.hardening.promise import most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
+from clat.training.augmentation import augmentation
 from clat.training.log import RunLog
-from clat.training.prepare import augmentation
 
 CHECKED = 100
 """Images of the check for masking, whose passes an image cost about MASKING_PASSES."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.data import ImageSet
+from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.protocols import find_protocol
@@ -117,7 +117,7 @@ def run_hardening(
 
 
 def plan_hardening(
-    model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
+    model: nn.Module, train_set: Any, test_set: Any, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
     """Return what `run_hardening` would do, without doing it.
 
@@ -134,6 +134,7 @@ def plan_hardening(
     Raises:
         ClatError: as for `run_hardening`.
     """
+    train_set, test_set = as_train_and_test((train_set, test_set))
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -142,7 +143,7 @@ def plan_hardening(
 
 
 def resume_hardening(
-    out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
+    out: str | Path, model: nn.Module, train_set: Any, test_set: Any, *, quiet: bool = False
 ) -> Hardened:
     """Go on with a hardening that was stopped.
 
@@ -160,6 +161,7 @@ def resume_hardening(
         ClatError: there is none in `out`, or the images are others.
     """
     out = Path(out)
+    train_set, test_set = as_train_and_test((train_set, test_set))
     config, recorded = read_hardening(out)
     inputs = harden_inputs(model, train_set, test_set, config)
     recipe = read_recipe(out / "recipe.toml")
@@ -222,13 +224,20 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
-                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
+                **_augmentation(inputs, config),
             }
         },
     )
     for reason in plan.reasons:
         log.say(f"  {reason}")
     return plan, seen
+
+
+def _augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
+    """The fields of a recipe's data that say what is done to training images."""
+    if config.augment is not None:
+        return {"augment": config.augment}
+    return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
 
 
 def _stage(config: HardenConfig, name: str) -> StageConfig:

@@ -71,6 +71,9 @@ class HardenConfig:
     train_size: int | None = None
     """Train on this many images only; None: all that are not held out."""
     batch_size: int = 128
+    augment: str | None = None
+    """As of a recipe's data: none, imagenet, package.module:name, ...; None: the crop and flip that the network
+    bears (`clat.hardening.augmentation`)."""
     precision: str = "auto"
     """As of a recipe's engine: auto, 32 (or float32), bf16-mixed (or bfloat16)."""
     device: str = "auto"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any
 
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
-from clat.core.plugins import current_directory_importable
+from clat.core.own_code import current_directory_importable, find_callable
 
 
 def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -31,7 +29,7 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
             fails or makes no network; the user's own error is chained.
     """
     with current_directory_importable():
-        factory = _find(name)
+        factory = find_callable(name, "model")
         accepted = _accepted(name, factory, options, args or {})
         try:
             model = factory(**accepted)
@@ -40,23 +38,6 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
     if not isinstance(model, nn.Module):
         raise ClatError(f"model '{name}': the factory gave a {type(model).__name__}; it must return an nn.Module")
     return model
-
-
-def _find(name: str) -> Callable[..., Any]:
-    """Return the object that `package.module:factory` names; dots after the colon reach into classes."""
-    module_name, _, path = name.partition(":")
-    try:
-        factory = reduce(getattr, path.split("."), importlib.import_module(module_name))
-    except AttributeError as error:
-        raise ClatError(f"model '{name}': {error}; check the name after the colon") from error
-    except Exception as error:
-        raise ClatError(
-            f"model '{name}': importing '{module_name}' failed, {type(error).__name__}: {error}; "
-            "write package.module:factory"
-        ) from error
-    if not callable(factory):
-        raise ClatError(f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class")
-    return factory
 
 
 def _accepted(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.core.notices import notice
 from clat.models.normalize import Statistics
 
@@ -101,8 +101,8 @@ def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
         raise ClatError(f"model '{wanted.name}' needs {needs}, which is not installed: {install}") from error
     except Exception as error:  # a torchvision of another torch, in most cases
         raise ClatError(
-            f"model '{wanted.name}' needs {library}, which does not import here ({_first_line(error)}): install "
-            f"the torchvision that belongs to torch {torch.__version__}, see pytorch.org"
+            f"model '{wanted.name}' needs {library}, which does not import here ({first_line(error)[:200]}): "
+            f"install the torchvision that belongs to torch {torch.__version__}, see pytorch.org"
         ) from error
 
 
@@ -124,10 +124,10 @@ def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
         raise
     except TypeError as error:
         raise ClatError(
-            f"model '{wanted.name}': {_first_line(error)}; check the arguments {_listed(wanted.args)}"
+            f"model '{wanted.name}': {first_line(error)[:200]}; check the arguments {_listed(wanted.args)}"
         ) from error
     except Exception as error:  # of a library, and of the HTTP client under it
-        raise ClatError(f"model '{wanted.name}': {_first_line(error)}") from error
+        raise ClatError(f"model '{wanted.name}': {first_line(error)[:200]}") from error
 
 
 def fitting_statistics(
@@ -176,7 +176,3 @@ def untrained(wanted: NetworkRequest) -> ClatError:
 
 def _listed(args: Mapping[str, Any]) -> str:
     return ", ".join(sorted(args)) or "(none given)"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clat.core.checks import at_least
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
+from clat.data.idbh import IDBH_VARIANTS
+from clat.data.imagenet import ImagenetSettings
+from clat.data.mixup import check_alpha
+from clat.data.torchvision_ops import resolve_backend
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.recipe.eps_schedule import EpsSchedule
@@ -66,8 +70,12 @@ class DataConfig:
     channels: Literal[1, 3] | None = None
     """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
     is 3."""
-    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
-    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
+    augment: str = "standard"
+    """standard: `pad` and `flip`; idbh-weak, idbh-strong, idbh-svhn: see `clat.data.idbh`, with `flip`; imagenet:
+    see `imagenet`, with `flip`; none: nothing, whatever they say; package.module:name: a callable of your own that
+    takes an image (C, H, W) and returns one, as torchvision's transforms (v2) do."""
+    imagenet: ImagenetSettings | None = None
+    """Of `augment = "imagenet"`: random resized crop, colour jitter, RandAugment; None: the crop alone."""
     pad: int = 4
     """Random crop after padding by this many pixels; 0: none."""
     padding_mode: Literal["zeros", "reflect"] = "zeros"
@@ -76,8 +84,31 @@ class DataConfig:
     """Random horizontal flip."""
     cutmix: bool = False
     """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
+    mixup: float | None = None
+    """Blend images and labels within each batch, by a weight from Beta(mixup, mixup): see `clat.data.mixup`. With
+    `cutmix` too, each batch has one of the two."""
     extra: ExtraConfig | None = None
     """Generated images in every batch."""
+
+    def __post_init__(self) -> None:
+        known = ("standard", *IDBH_VARIANTS, "imagenet", "none")
+        if self.augment not in known and ":" not in self.augment:
+            raise unknown("augmentation data.augment", self.augment, (*known, "package.module:name"))
+        if self.imagenet is not None and self.augment != "imagenet":
+            raise ClatError(f"data.imagenet belongs to data.augment = \"imagenet\", which is '{self.augment}'")
+        if self.mixup is not None:
+            check_alpha(self.mixup)
+
+    @property
+    def mixes(self) -> str | None:
+        """Return the field that makes labels probabilities, None if neither does."""
+        return "data.cutmix" if self.cutmix else "data.mixup" if self.mixup is not None else None
+
+    def resolved(self) -> DataConfig:
+        """Return the settings as they run on this machine."""
+        if self.augment != "imagenet":
+            return self
+        return replace(self, imagenet=resolve_backend(self.imagenet or ImagenetSettings()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +235,10 @@ class Recipe:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
         for stage in self.stages:
-            if self.data.cutmix and not stage.objective.mixed_labels:
+            if self.data.mixes and not stage.objective.mixed_labels:
                 name = stage.objective.name
                 raise ClatError(
-                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                    f"stage '{stage.name}': '{name}' needs one label an image, and {self.data.mixes} mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
         if self.micro_batch is not None:
@@ -248,7 +279,8 @@ class Recipe:
             gradient, which bfloat16 has too few digits for.
         """
         twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
-        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
+        engine = replace(self.engine, precision="32") if twice else self.engine.resolved()
+        return replace(self, data=self.data.resolved(), engine=engine)
 
     @property
     def total_epochs(self) -> int:

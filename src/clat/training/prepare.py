@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +15,17 @@ from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
 from clat.data import (
-    IDBH_VARIANTS,
-    Augment,
     BatchAugment,
     Extra,
     ImageSet,
     Loader,
+    as_train_and_test,
     hold_out,
     load_split,
     open_generated,
 )
 from clat.data.channels import with_channels
+from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -32,10 +34,11 @@ from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.training.augmentation import augmentation
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
-Data = tuple[ImageSet, ImageSet]
-"""(train, test). The held-out part is cut from train."""
+Data = Any
+"""Train and test images: see `clat.data.as_train_and_test`. The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class RunInputs:
     test: ImageSet
     extra: ImageSet | None = None
     """Generated images to train on."""
+    augment: BatchAugment | None = None
+    """What is done to the training images, a batch at a time."""
     notes: tuple[str, ...] = ()
     """What was decided for the user while the network was built."""
     own_model: bool = False
@@ -82,12 +87,17 @@ class RunInputs:
             sets.append(self.extra.subset(range(0, len(self.extra), max(len(self.extra) // 1000, 1))))
         for images in sets:
             digest.update(images.labels.numpy().tobytes())
-            if isinstance(images.images, Tensor):
-                digest.update(images.images.cpu().contiguous().numpy().data)
+            if images.resident:
+                digest.update(images.pixels().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
+def prepare(
+    recipe: Recipe,
+    model: nn.Module | None,
+    data: Data | None,
+    augment: Callable[[Tensor], Any] | None = None,
+) -> RunInputs:
     """Return the inputs of a run, with everything refused that would fail later.
 
     Args:
@@ -114,7 +124,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
@@ -125,10 +135,10 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     if recipe.engine.checkpoint_blocks and not blocks(model):
         raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
-    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
-    pixels = train_set.take(1).load().images
-    if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
-        loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
+    batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra, batch_augment)
+    if batch_augment is not None:  # does it suit the image size?
+        batch_augment(train_set.take(1).pixels(), batch_augment.draw(1, generator(recipe.seed)))
     parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
@@ -137,7 +147,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
-    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
+    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), **own)
 
 
 def train_loader(
@@ -147,6 +157,7 @@ def train_loader(
     rank: int,
     world: int,
     extra: ImageSet | None = None,
+    augment: BatchAugment | None = None,
 ) -> Loader:
     """Return the loader of one process's training batches.
 
@@ -168,29 +179,14 @@ def train_loader(
         device=device,
         seed=recipe.seed,
         shuffle=True,
-        augment=augmentation(config),
+        augment=augment,
         cutmix=config.cutmix,
+        mixup=config.mixup,
         extra=None if extra is None or config.extra is None else Extra(extra, config.extra.fraction),
         drop_last=True,
         rank=rank,
         world_size=world,
     )
-
-
-def augmentation(config: DataConfig) -> BatchAugment | None:
-    """Return the augmentation that `data.augment` and the fields beside it ask for.
-
-    Args:
-        config: a recipe's `data`.
-
-    Returns:
-        None where images are taken as they are.
-    """
-    if config.augment == "standard" and (config.pad or config.flip):
-        return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
-    if config.augment in IDBH_VARIANTS:
-        return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
-    return None
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
@@ -219,7 +215,17 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
+    if data is None:
+        train_set, test = read_split(config, "train"), read_split(config, "test")
+    else:
+        train_set, test = as_train_and_test(
+            data,
+            image_size=config.image_size,
+            label_column=config.label_column,
+            image_column=config.image_column,
+            classes=config.classes,
+            channels=config.channels,
+        )
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "

@@ -69,6 +69,7 @@ def train(
     *,
     model: nn.Module | None = None,
     data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
     reuse: str | Path | None = None,
     quiet: bool = False,
     beside: Mapping[str, Any] | None = None,
@@ -103,12 +104,12 @@ def train(
     check_trackers(loggers)
     if is_first_process():
         refuse_taken(out)
-    inputs = prepare(recipe, model, data)
+    inputs = prepare(recipe, model, data, augment)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
     with claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
-        given = describe_given(model, data)
+        given = describe_given(model, data, augment, inputs.train)
         return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet, loggers=loggers)
 
 
@@ -117,6 +118,7 @@ def resume(
     *,
     model: nn.Module | None = None,
     data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
     quiet: bool = False,
     loggers: Sequence[Any] = (),
 ) -> Result:
@@ -141,7 +143,7 @@ def resume(
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
-    given = describe_given(model, data)
+    given = describe_given(model, data, augment)
     with only_one_in(out) if is_first_process() else nullcontext():
         died = read_about(out).get("status") == "running"  # as nobody is training here
         check_given(out, given)
@@ -149,7 +151,8 @@ def resume(
         wanted_loggers(recipe.monitor.loggers)
         check_trackers(loggers)
         engine = Engine(recipe.engine)
-        inputs = prepare(recipe, model, data)
+        inputs = prepare(recipe, model, data, augment)
+        given = describe_given(model, data, augment, inputs.train)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
         check_state(out, recipe, inputs, given)
@@ -170,7 +173,8 @@ def _run(
     loggers: Sequence[Any] = (),
 ) -> Result:
     model = engine.place(inputs.model)
-    loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
+    device, rank, world = engine.device, engine.rank, engine.world
+    loader = train_loader(recipe, inputs.train, device, rank, world, inputs.extra, inputs.augment)
     saved = _start(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,

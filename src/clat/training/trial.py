@@ -77,14 +77,14 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
         notice(f"{type(bare(model)).__name__} {mode}returns more than logits: its {noun} {names} are left out")
 
 
-def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
+def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:
     """Raise an error unless a network turns an image into enough logits.
 
     Args:
         model: the network; it runs once in evaluation mode and is left as it was.
         x: one image (1, C, H, W) in [0, 1].
         num_classes: how many logits there must be at least.
-        exactly: no more than these either, as labels that are probabilities need.
+        exactly: what asks for no more than these either, as labels that are probabilities do; None: nothing.
 
     Raises:
         ClatError: the network does not run on such images, or gives something else.
@@ -95,9 +95,7 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool 
     if logits.shape[1] < num_classes:
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:
-        raise ClatError(
-            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
-        )
+        raise ClatError(f"{exactly} needs a model with the data's {num_classes} classes: it has {logits.shape[1]}")
 
 
 def check_single(model: nn.Module, x: Tensor) -> None:
