@@ -13,7 +13,7 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +82,10 @@ def train(
         out: the folder, which must be new or empty.
         model: a network of your own instead of the recipe's, images (N, C, H, W) in [0, 1] -> logits; it is trained
             in place.
-        data: (train, test) image sets of your own; the held-out part is cut from train.
+        data: images of your own, (train, test) or one source of both: see `clat.data.as_train_and_test`. The
+            held-out part is cut from train.
+        augment: a callable of your own in place of the recipe's `data.augment`; it takes an image (C, H, W) and
+            returns one, see `clat.data.PerImage`.
         reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
         quiet: print nothing.
         beside: JSON files to write into the folder when it is made, by name.
@@ -130,6 +133,7 @@ def resume(
         out: the run's folder.
         model: as it was given to `train`; the saved weights replace its own.
         data: as it was given to `train`.
+        augment: as it was given to `train`.
         quiet: print nothing.
         loggers: as for `train`; they get the epochs to come.
 
