@@ -19,12 +19,12 @@ from clat.data import hold_out
 from clat.evaluation import heldout
 from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
+from clat.recipe.data_settings import ExtraConfig
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ExtraConfig,
     MonitorConfig,
     OptimizerConfig,
 )

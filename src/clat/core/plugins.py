@@ -136,7 +136,7 @@ class PluginKind:
 
 
 def called_with(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return those of the keywords `given` that are not None, after a check that the function takes them.
+    """Check that a function takes the keywords that were asked for.
 
     Args:
         function: of the user's own.

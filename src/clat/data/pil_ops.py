@@ -1,11 +1,7 @@
 """Image operations of the Python Imaging Library, for a batch on its device, with Pillow's own 8-bit arithmetic.
 
-Published augmentations work on PIL images, and what they do to a pixel follows from how Pillow truncates, what it
-does at the border and which pixel it takes for the nearest. Each function here gives Pillow's bits. That is why
-kornia's operations do not stand here, although their parameters can be given too: its colour operations round
-where Pillow truncates (up to one grey level), its nearest-neighbour rotation takes other source pixels, its shear
-has another centre, and it has no autocontrast.
-
+What published augmentations do to a pixel follows from how Pillow truncates, what it does at the border and which
+pixel it takes for the nearest: each function gives Pillow's bits, which kornia's operations do not.
 Images are uint8, shape (N, C, H, W), with 3 channels or 1. A strength is one number an image, shape (N,).
 """
 
@@ -266,11 +262,10 @@ def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _affine(images: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Output pixel (x, y), seen from the image's centre, is input pixel (a x + b y, c x + d y).
+    """Return images whose pixel (x, y), seen from the centre, is input pixel (a x + b y, c x + d y).
 
-    `matrix`: (a, b, c, d), float64, shape (N, 4); `shift`, (N, 2): seen from the corner instead, and this
-    is added. In 16.16 fixed point, as Pillow walks over the image: the coefficients are rounded once and then added
-    up.
+    `matrix`: (a, b, c, d), float64, shape (N, 4); `shift`, (N, 2): seen from the corner instead, and this is added.
+    In 16.16 fixed point, as Pillow walks over the image: coefficients are rounded once and then added up.
     """
     height, width = images.shape[-2:]
     a, b, c, d = matrix.unbind(1)

@@ -165,7 +165,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """Return what a folder's config.json says.
 
     Args:
-        folder: one that `save_pretrained` wrote.
+        folder: one that `save_pretrained` or transformers wrote.
 
     Returns:
         The file's entries by name, unchecked.

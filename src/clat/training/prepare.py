@@ -14,16 +14,7 @@ from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
-from clat.data import (
-    BatchAugment,
-    Extra,
-    ImageSet,
-    Loader,
-    as_train_and_test,
-    hold_out,
-    load_split,
-    open_generated,
-)
+from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol

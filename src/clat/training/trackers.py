@@ -26,7 +26,12 @@ class Tracker(Protocol):
     """What a logger of Lightning Fabric has, as far as it is used here."""
 
     def log_metrics(self, metrics: Metrics, step: int) -> None:
-        """Take the numbers of an epoch, counted from 1."""
+        """Take the numbers of an epoch.
+
+        Args:
+            metrics: name -> number.
+            step: the epoch, from 1.
+        """
 
 
 @dataclass(frozen=True)
