@@ -211,7 +211,7 @@ def _run(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
                 )
                 trainer.run()
-            summary = _summary(trainer.progress)
+            summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
@@ -257,11 +257,13 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _summary(progress: Progress) -> dict[str, Any]:
+def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:
     assert progress.best is not None
     assert progress.last is not None
+    since = recipe.method_since(len(recipe.stages) - 1)
     return {
         "best": progress.best,
+        "best_over": [stage.name for stage in recipe.stages[since:]],
         "last": progress.last,
         "robust_overfitting": progress.best["heldout_robust"] - progress.last["heldout_robust"],
         "cost": asdict(progress.cost),
