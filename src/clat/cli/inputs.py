@@ -106,6 +106,7 @@ def read_images(options: Namespace, resident_limit: int | None = None) -> ImageS
 
     Args:
         options: with `data`, `split`, and the options of `add_column_options` and `add_image_options`.
+        resident_limit: bytes of pixels to hold in memory; None: as `load_split`.
 
     Returns:
         The images, resized and with the channels asked for.
