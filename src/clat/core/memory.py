@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
 from pathlib import Path
@@ -60,3 +61,14 @@ def _kilobytes(file: Path, field: str) -> int | None:
     except OSError:
         return None
     return 1024 * int(found[1]) if found else None
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free back to the system, where the C library has a way (glibc).
+
+    It keeps what tensors of some megabytes leave behind, and those of the next part of a long task do not fit in.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
