@@ -35,6 +35,17 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is one that `replace_file` had not moved into place when its process was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
+def clear_temporaries(folder: Path, names: str = "*") -> None:
+    """Remove what a killed process left in a folder of files called `names`; no other may be writing there."""
+    for file in folder.glob(f".{names}.*.tmp"):
+        file.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

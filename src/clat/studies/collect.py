@@ -165,6 +165,8 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
         shown.add_column(COLUMNS[position], justify="right" if position else "left", no_wrap=position > 0)
     for entry in table["rows"]:
         texts = cells(entry)
+        if entry["failure"]:
+            texts[1] = "failed"  # why was said in a line of its own, and would leave the other columns no room
         shown.add_row(*(texts[position] for position in narrow))
     return shown
 

@@ -13,8 +13,7 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json, write_text
+from clat.core.files import clear_temporaries, is_temporary, write_json, write_text
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
@@ -82,7 +81,7 @@ def train(
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
     if is_first_process():
-        refuse_taken(out)
+        refuse_taken(out, beside or {})
     inputs = prepare(recipe, model, data)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
@@ -185,10 +184,21 @@ def _run(
     return Result(model.eval(), summary, evaluations, out)
 
 
-def refuse_taken(out: Path) -> None:
-    """Raise ClatError if the folder `out` holds anything, so that a run would overwrite it."""
-    if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
-        what = "another run" if (out / "recipe.toml").exists() else "something"
+FOLDERS = ("weights", "criticality", "evaluations", "states")
+
+
+def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
+    """Raise ClatError if the folder `out` holds anything that a run would overwrite. What a run leaves that was
+    killed before it had written its recipe, the files `beside` it and empty folders, is nothing."""
+
+    def is_nothing(held: Path) -> bool:
+        if held.name in FOLDERS:
+            return held.is_dir() and not any(held.iterdir())
+        return held.name == LOCK or is_temporary(held) or held.name in beside
+
+    begun = (out / "recipe.toml").exists()
+    if out.exists() and (not out.is_dir() or begun or not all(map(is_nothing, out.iterdir()))):
+        what = "another run" if begun else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
 
 
@@ -197,8 +207,8 @@ def _claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[N
     """Inside, the run's folder is there, with its recipe, and nobody else's; one that holds anything is refused."""
     _make(out)
     with only_one_in(out):
-        refuse_taken(out)
-        for folder in ("weights", "criticality", "evaluations", "states"):
+        refuse_taken(out, beside)
+        for folder in FOLDERS:
             _make(out / folder)
         for name, record in beside.items():
             write_json(out / name, record)
@@ -223,6 +233,10 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
+        for folder in FOLDERS:
+            clear_temporaries(out / folder)
+        for name in (STATE, "recipe.toml", "run.json", "summary.json"):  # the page may be drawn by another process
+            clear_temporaries(out, name)
         if reuse is not None:
             copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():
@@ -238,7 +252,7 @@ def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
     """Writes run.json with the given status; a resumed run keeps when it first started."""
     file = out / "run.json"
     if file.exists():
-        about["started"] = json.loads(file.read_text()).get("started", about["started"])
+        about["started"] = read_about(out).get("started", about["started"])
 
     def record(status: str) -> None:
         finished = None if status == "running" else now()
