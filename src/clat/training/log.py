@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from clat.core.console import plain_console, progress_columns
 from clat.core.errors import ClatError
+from clat.training.board import Board
 
 
 class RunLog:
@@ -21,13 +22,16 @@ class RunLog:
     def __init__(self, path: Path | None, *, keep_bytes: int = 0, epoch: int = 0, quiet: bool = False) -> None:
         self.path = path
         self.console = plain_console(quiet=quiet)
-        self._board: Any = None
+        self._board: Board | None = None
         if path is None:
             return
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(min(keep_bytes, path.stat().st_size))
-        self._board = _tensorboard(path.parent, epoch)
+        try:
+            path.touch()
+            with path.open("r+b") as file:
+                file.truncate(min(keep_bytes, path.stat().st_size))
+        except OSError as error:
+            raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
+        self._board = Board(path.parent, epoch)
 
     def record(self, event: str, **values: Any) -> None:
         """Append one line; epoch records go to TensorBoard too."""
@@ -39,10 +43,8 @@ class RunLog:
         except OSError as error:
             raise ClatError(f"cannot write {self.path}: {error.strerror or error}") from None
         if self._board is not None and event == "epoch":
-            numbers = {k: v for k, v in values.items() if isinstance(v, float)} | values["parts"]
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, values["epoch"])
-            self._board.flush()
+            numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+            self._board.add(values["epoch"], numbers | values["parts"])
 
     @property
     def size(self) -> int:
@@ -63,11 +65,3 @@ class RunLog:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-def _tensorboard(folder: Path, epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)

@@ -1,0 +1,49 @@
+"""TensorBoard's numbers lie where it finds them, and a disk that takes no more is told in one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+
+import pytest
+
+import clat
+from clat.core.errors import ClatError
+
+pytest.importorskip("tensorboard")
+
+
+def full(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_epochs_numbers_are_there(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    expected = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in expected if record["event"] == "epoch"]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(kit, tmp_path, monkeypatch, capfd):
+    """TensorBoard meets it in a thread of its own, whose traceback Python prints."""
+    hook = threading.excepthook
+    with monkeypatch.context() as patch:
+        patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+        with pytest.raises(ClatError, match=r"cannot write .*tensorboard: No space left"):
+            clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert capfd.readouterr().err == ""
+    assert threading.excepthook is hook
+    clat.resume(tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+
+
+def test_a_folder_that_cannot_be_made(kit, tmp_path):
+    from clat.training.log import RunLog
+
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(ClatError, match="cannot write .*tensorboard"):
+        RunLog(tmp_path / "metrics.jsonl")
