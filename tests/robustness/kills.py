@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.robustness import disks
-from tests.robustness.process import Command, Ended, import_what_runs_import
-from tests.robustness.subjects import STUDY, TRAIN, Subject, evaluation, prepare
+from tests.robustness.process import Command, Ended
+from tests.robustness.subjects import STUDY, TRAIN, Subject, evaluation
 
 LIMIT = 2.0
 SLACK = 1.5
@@ -49,7 +49,6 @@ class Campaign:
 
     def __init__(self, place: Path, seed: int, say: Callable[[str], object]) -> None:
         self.place, self.random, self.say = place, random.Random(seed), say
-        prepare(place)
         self.skipped: list[str] = []
         self.mounts = disks.can_mount(place / "mount-test")
         if not self.mounts:
@@ -61,8 +60,6 @@ class Campaign:
         self.reference: dict[str, Path] = {}
         self.seconds: dict[str, float] = {}
         self.bytes: dict[str, int] = {}
-        (self.place / "first").mkdir()
-        import_what_runs_import(TRAIN.start(self.place / "first"), self.place, self.place / "log-first")
         self._refer(TRAIN)
         weights = self.reference["train"] / "run" / "weights" / "last.safetensors"
         subjects = [TRAIN, evaluation(weights), STUDY]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds
 from clat.studies import STUDIES, find_study
 from clat.studies.collect import collect, markdown, rich_table
@@ -69,6 +70,21 @@ def test_every_row_is_in_the_table_with_its_numbers_or_its_failure(done):
     assert first["trainable_parameters"] == first["parameters"] > second["trainable_parameters"]
     assert [stage["name"] for stage in second["stages"]] == ["pgd-at", "clat"]
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
+
+
+def test_rows_are_compared_with_the_first_one_image_by_image(done):
+    out, table = done
+    first, second, failed = table["rows"]
+    files = [out / "runs" / name / "evaluations" / "last.json" for name in ("pgd-at", "pgd-at+clat")]
+    expected = compare(*files).differences["robust"]
+    assert second["less_control"]["robust"] == expected.to_dict()
+    assert first["less_control"] is failed["less_control"] is None
+    low, high = expected.interval
+    text = markdown(table)
+    assert "| clean less control | robust less control |" in text
+    assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({line.count(" | ") for line in lines}) == 1
 
 
 def test_the_second_row_takes_over_the_first_stage(done):

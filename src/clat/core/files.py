@@ -37,13 +37,14 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Return whether a file is one that `replace_file` had not moved into place when its process was killed."""
-    return path.name.startswith(".") and path.suffix == ".tmp"
+    return path.name.startswith(".") and path.suffix in (".tmp", ".part")
 
 
-def clear_temporaries(folder: Path, names: str = "*") -> None:
-    """Remove what a killed process left in a folder of files called `names`; no other may be writing there."""
-    for file in folder.glob(f".{names}.*.tmp"):
-        file.unlink(missing_ok=True)
+def clear_temporaries(folder: Path) -> None:
+    """Remove what a killed process left in a folder; no other may be writing there."""
+    for file in folder.glob(".*"):
+        if is_temporary(file):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

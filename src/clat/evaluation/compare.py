@@ -128,6 +128,19 @@ def compare(first: Source, second: Source) -> Comparison:
     )
 
 
+def differences_where_paired(
+    first: EvaluationRecord, second: EvaluationRecord
+) -> dict[str, PairedDifference] | None:
+    """Return the second's "clean" and "robust" accuracy less the first's, image by image, or None unless both hold
+    verdicts under one setting and say that their images are the same."""
+    if first.images is None or first.images != second.images:
+        return None
+    try:
+        return compare(first, second).differences
+    except ClatError:
+        return None
+
+
 def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> SeedComparison:
     """Mean, deviation and lowest over the results of one setting; with `against`, the second group less the first.
     Raises ClatError as `compare` does."""
@@ -209,6 +222,11 @@ def _setting_text(setting: dict[str, Any]) -> str:
     return f"{setting['protocol']['name']}, {setting['norm']} eps {setting['eps']}, n = {setting['n']}"
 
 
+def p_text(p: float) -> str:
+    """Return a p value as text: two digits, or a bound."""
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
 def _columns(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="left" if name in ("accuracy", "group") else "right")
@@ -219,4 +237,4 @@ def _written(difference: Difference) -> tuple[str, str, str]:
     p = difference.p_value
     interval = "–" if difference.interval is None else " to ".join(points(end) for end in difference.interval)
     interval = interval.replace("\N{NO-BREAK SPACE}points", "", 1)
-    return points(difference.value), interval, "–" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return points(difference.value), interval, "–" if p is None else p_text(p)

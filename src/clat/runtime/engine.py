@@ -8,10 +8,11 @@ fixed buckets allow without wrapping anew.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -94,6 +95,18 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Inside, a library's logger of that name keeps its remarks, but not its warnings, to itself."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class Engine:
     """One process's view of the run. `rank` of `world` processes; `device` is its own."""
 
@@ -106,12 +119,13 @@ class Engine:
         from lightning_fabric import Fabric  # seconds, which whoever only reads a recipe need not wait for
 
         self.precision = config.resolved().precision
-        self.fabric = Fabric(
-            accelerator="cuda" if cuda else "cpu",
-            devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
-        )
+        with _quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
+            self.fabric = Fabric(
+                accelerator="cuda" if cuda else "cpu",
+                devices=config.devices,
+                strategy="ddp" if config.devices > 1 else "auto",
+                precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
+            )
         self.channels_last = config.channels_last
 
     def launch(self) -> None:

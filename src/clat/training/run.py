@@ -235,8 +235,7 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     if engine.rank == 0:
         for folder in FOLDERS:
             clear_temporaries(out / folder)
-        for name in (STATE, "recipe.toml", "run.json", "summary.json"):  # the page may be drawn by another process
-            clear_temporaries(out, name)
+        clear_temporaries(out)
         if reuse is not None:
             copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():
