@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from clat.core.formatting import SPACE, count, interval, number, percent, points
+from clat.core.formatting import SPACE, count, interval, number, p_text, percent, points
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
+from clat.evaluation.statistics import PairedDifference
 from clat.report.records import Run, moment, part, text
 
 
@@ -41,10 +43,15 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
         )
-    verdict = _verdict(last.robust_accuracy, before.robust_accuracy)
+    if _other_images(before, last):
+        return (
+            f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
+            f"{percent(before.robust_accuracy.value)} before, but on other images: the two do not compare."
+        )
     return (
         f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
-        f"{percent(last.robust_accuracy.value)} ({measured}: {verdict}){_clean_change(before, last)}."
+        f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(last, before)})"
+        f"{_clean_change(before, last)}."
     )
 
 
@@ -81,8 +88,9 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
-    verdict = _verdict(last.robust_accuracy, theirs.robust_accuracy)
-    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({verdict})"
+    if _other_images(theirs, last):
+        return f"{other.name} was measured on other images, so it is not comparable"
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(last, theirs)})"
 
 
 def _budget(run: Run, other: Run) -> str:
@@ -99,17 +107,35 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
-def _verdict(after: RecordedAccuracy, before: RecordedAccuracy) -> str:
+def _other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    """Return whether both say which images they are of, and these differ."""
+    return None not in (one.images, other.images) and one.images != other.images
+
+
+def _verdict(after: EvaluationRecord, before: EvaluationRecord) -> str:
     """Return the difference, and whether intervals of this width can tell it from chance."""
-    change = points(after.value - before.value)
-    sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
-    match after.overlaps(before):
+    paired = differences_where_paired(before, after)
+    if paired is not None:
+        return f"{_paired(paired['robust'])} on the same {count(paired['robust'].n)} images"
+    now, then = after.robust_accuracy, before.robust_accuracy
+    assert now is not None
+    assert then is not None
+    change = points(now.value - then.value)
+    sample = f" with n{SPACE}={SPACE}{count(now.n)}" if now.n else ""
+    match now.overlaps(then):
         case None:
             return f"{change}{sample}, no intervals recorded"
         case True:
             return f"{change}{sample}, but the 95{SPACE}% intervals overlap: not settled"
         case _:
             return f"{change}{sample}, and the 95{SPACE}% intervals do not overlap"
+
+
+def _paired(difference: PairedDifference) -> str:
+    """A paired difference with its interval and p value: '+0.9 points [−1.2, +3.0], p = 0.3'."""
+    bounds = ", ".join(points(end).removesuffix(f"{SPACE}points") for end in difference.interval)
+    p = p_text(difference.p_value)
+    return f"{points(difference.value)} [{bounds}], p{SPACE}{p if p.startswith('<') else f'={SPACE}{p}'}"
 
 
 def _with_interval(accuracy: RecordedAccuracy) -> str:
@@ -137,7 +163,9 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
     first, second = before.clean_accuracy, last.clean_accuracy
     if first is None or second is None:
         return ""
-    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}"
+    paired = differences_where_paired(before, last)
+    change = f" ({_paired(paired['clean'])})" if paired is not None else ""
+    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{change}"
 
 
 def overfitting(run: Run) -> str | None:

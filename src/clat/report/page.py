@@ -17,7 +17,7 @@ from clat.evaluation.result import EvaluationRecord
 from clat.report import curves, heatmap, plots, rankings
 from clat.report.outcome import outcome, overfitting
 from clat.report.reading import read_run
-from clat.report.records import Json, Run, part, series, text
+from clat.report.records import Json, Run, listed, part, series, text
 
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
 
@@ -182,7 +182,7 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
 
 
 def _selection_rows(run: Run) -> list[tuple[int, Json, list[str]]]:
-    return [(epoch, one, [str(name) for name in one.get("layers") or []]) for epoch, one in run.selections.items()]
+    return [(epoch, one, [str(name) for name in listed(one, "layers")]) for epoch, one in run.selections.items()]
 
 
 def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
@@ -225,4 +225,4 @@ def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
 
 
 def _layers_at(run: Run, epoch: int) -> list[str]:
-    return [str(name) for name in run.selections.get(epoch, {}).get("layers") or []]
+    return [str(name) for name in listed(run.selections.get(epoch, {}), "layers")]
