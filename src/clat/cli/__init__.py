@@ -33,6 +33,7 @@ COMMANDS = (
     "apply",
     "push",
     "study",
+    "paper",
     "bench",
     "demo",
     "recipes",

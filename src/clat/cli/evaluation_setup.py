@@ -128,7 +128,8 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
     for name, accuracy in result.per_attack.items():
         say(f"after {name:10} {accuracy}")
     say_clean(result.clean_accuracy, options, images)
-    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}, {options.norm} eps {result.eps}")
+    radius = f", {options.norm} eps {result.eps}" if result.protocol.bounded_by_eps else ""
+    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}{radius}")
     say(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
 
 

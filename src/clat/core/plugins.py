@@ -21,13 +21,13 @@ PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 def is_path(name: object) -> bool:
-    """Return whether a name means a piece of the user's own.
+    """Return whether a name has the form of a piece of the user's own, "package.module:name".
 
     Args:
-        name: of anything, in a recipe or on the command line.
+        name: any value of a recipe or of the command line.
 
     Returns:
-        True for "package.module:name".
+        True if it is a text of that form; nothing is imported.
     """
     return isinstance(name, str) and PATH.fullmatch(name) is not None
 
@@ -46,13 +46,14 @@ class PluginKind:
     """Those that come with clat, each with a `name`."""
 
     def find(self, name: str) -> Any:
-        """Return what a name means.
+        """Return the object that a name means, looking among entry points too.
 
         Args:
-            name: "package.module:name", or that of an entry point.
+            name: "package.module:name", or the name of an entry point.
 
         Returns:
-            The object; None where the name is no path, and no entry point's or a built-in one's.
+            The object as it was imported; None where the name is a built-in piece's, or neither a path nor an entry
+            point's.
 
         Raises:
             ClatError: it cannot be imported.
@@ -65,13 +66,13 @@ class PluginKind:
         return None if found is None else self._imported(found.value, f" (entry point {found.value})", name)
 
     def find_class(self, name: str) -> type | None:
-        """Return the dataclass that a name means.
+        """Return the dataclass that a name means, after a check that it is one of this kind.
 
         Args:
             name: as for `find`.
 
         Returns:
-            The class; None as for `find`.
+            The class, not an instance; None as for `find`.
 
         Raises:
             ClatError: it cannot be imported, or is none of this kind.
@@ -97,11 +98,14 @@ class PluginKind:
         """Validate a table whose `name` is a plugin's by its class: pydantic's wrap validator of a union.
 
         Args:
-            value: a recipe's table, or a piece that is built already.
-            check: the union's own validation, which gets everything else.
+            value: the table, or an instance of `base`, which is taken as it is.
+            check: validates anything else: the union's own validator.
 
         Returns:
-            The piece.
+            The validated settings.
+
+        Raises:
+            ClatError: the plugin cannot be imported, or is none of this kind.
         """
         if self.base is not None and isinstance(value, self.base):
             return value
@@ -110,15 +114,15 @@ class PluginKind:
         return check(value) if own is None else _adapter(own).validate_python(value)
 
     def write(self, value: Any, dump: Callable[[Any], Any], info: Any) -> Any:
-        """Dump a plugin by its own class: pydantic's wrap serializer of a union.
+        """Return a plugin's settings as its own class writes them: pydantic's wrap serializer.
 
         Args:
-            value: the piece.
-            dump: the union's own, which gets the built-in ones.
-            info: of pydantic: mode and options.
+            value: the settings.
+            dump: writes a built-in piece: the union's own serializer.
+            info: pydantic's settings of the serialization.
 
         Returns:
-            Plain data.
+            The settings as plain data.
         """
         if type(value) in self.built_in or not is_dataclass(value):
             return dump(value)
@@ -140,7 +144,7 @@ def called_with(function: Callable[..., Any], given: Mapping[str, Any], what: st
         what: how a message calls the function.
 
     Returns:
-        The keywords that are not None.
+        Keyword -> value, to call the function with.
 
     Raises:
         ClatError: it does not take one of them.

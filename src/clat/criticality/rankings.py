@@ -254,13 +254,13 @@ RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in ge
 
 
 def find_ranking(name: str) -> type[AnyRanking]:
-    """Return the ranking of a name.
+    """Return the class of a ranking by its name.
 
     Args:
-        name: a built-in one's, or of one of the user's own its path or entry point.
+        name: one of RANKINGS, or the path or entry point of one of the user's own.
 
     Returns:
-        The class of its settings.
+        The class, whose fields are the ranking's settings.
 
     Raises:
         ClatError: there is none, or it is none of this kind.

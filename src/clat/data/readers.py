@@ -25,7 +25,7 @@ def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None
         options: what else was asked for; a reader is given those that it has as keywords.
 
     Returns:
-        The split; None where the name means no reader.
+        The images and labels; None where the name means no such reader.
 
     Raises:
         ClatError: it cannot be imported, takes no such option, fails, or gives something else than an ImageSet.

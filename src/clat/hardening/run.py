@@ -38,7 +38,8 @@ from clat.models import load_weights, save_weights
 from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
 from clat.training.log import RunLog
-from clat.training.run import refuse_taken, resume, train
+from clat.training.run import resume, train
+from clat.training.run_folder import refuse_taken
 
 ABOUT = "harden.json"
 

@@ -141,7 +141,7 @@ def model_folder(name: str, title: str, wanted: Sequence[str] = (), fallback: Se
         fallback: patterns of those to fetch where there is no safetensors file.
 
     Returns:
-        The folder.
+        The folder; for a name on the hub, the copy in its cache.
 
     Raises:
         ClatError: no such folder, no such name on the hub, the hub cannot be reached, or its cache not written.
@@ -187,7 +187,7 @@ def read_table(file: Path, title: str) -> dict[str, Any]:
         title: how messages call the model.
 
     Returns:
-        The table.
+        The file's entries by name, unchecked.
 
     Raises:
         ClatError: it is missing, damaged, or holds something else.

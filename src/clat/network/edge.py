@@ -51,7 +51,7 @@ def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tupl
         y: labels, as for `accept`.
 
     Returns:
-        The network as a module, and the images in the type they are attacked in.
+        The network as a module, and the images; see `accept`.
 
     Raises:
         ClatError: as `accept` does.

@@ -33,7 +33,7 @@ def model_card(
         parameters: how many numbers it holds.
 
     Returns:
-        Markdown, with a header that the hub reads.
+        Markdown below a YAML header, as the hub reads it.
     """
     listed = list(results)
     header: dict[str, Any] = {
@@ -69,7 +69,7 @@ def model_card(
 
 
 def write_card_file(folder: str | Path, text: str, *, overwrite: bool = False) -> Path:
-    """Write a model card into a folder.
+    """Write a model card into a folder, as README.md.
 
     Args:
         folder: one that exists.

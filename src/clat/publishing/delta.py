@@ -32,7 +32,7 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
         path: a new file that ends in .safetensors.
 
     Returns:
-        What was written, by name.
+        Name -> tensor, of those that were written; they share the memory of `tuned`.
 
     Raises:
         ClatError: the networks have other names, shapes or normalisations, or do not differ; or the file cannot be
@@ -63,10 +63,10 @@ def apply_delta(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
 
     Args:
         model: the base, with the weights that the delta was taken from.
-        path: the file.
+        path: the file that `save_delta` wrote.
 
     Returns:
-        What changed, by name.
+        Name -> the tensor's new values, of those that changed.
 
     Raises:
         ClatError: it is no delta, or belongs to another base; the network is then as it was.

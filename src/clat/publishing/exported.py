@@ -52,7 +52,7 @@ def export_network(
         tolerance: the largest difference of logits, relative to the largest logit.
 
     Returns:
-        Where the file is, and how well its logits agree.
+        The file, and how far its logits are from the network's.
 
     Raises:
         ClatError: the format is neither, a library is missing, the network cannot be traced, or what was written

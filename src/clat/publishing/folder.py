@@ -165,10 +165,10 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """Return what a folder's config.json says.
 
     Args:
-        folder: as `save_pretrained` or transformers write it.
+        folder: one that `save_pretrained` or transformers wrote.
 
     Returns:
-        The table.
+        The file's entries by name, unchecked.
 
     Raises:
         ClatError: there is none, or it is damaged.

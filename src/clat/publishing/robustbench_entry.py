@@ -38,7 +38,7 @@ def robustbench_entry(
         footnote: what else a reader has to know.
 
     Returns:
-        Plain data for JSON.
+        The entry by RobustBench's keys; accuracies are texts in percent, with two decimals.
 
     Raises:
         ClatError: the result is none of AutoAttack, or of a data set that RobustBench has not.

@@ -21,7 +21,7 @@ def own_class(classes: Sequence[Any], table: Any) -> Any:
         table: the table, or anything else.
 
     Returns:
-        The class; None where it names none.
+        The user's own class; None where the table names none.
 
     Raises:
         ClatError: its name is a plugin's that cannot be had.

@@ -144,16 +144,16 @@ assert set(_OPENED) == set(LOGGERS)
 
 
 def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the loggers that a run opens: those asked for, else TensorBoard if it is installed.
+    """Return the names of the loggers that a run opens.
 
     Args:
-        names: of `monitor.loggers`.
+        names: the recipe's `monitor.loggers`; None asks for TensorBoard if it is installed.
 
     Returns:
-        Their names.
+        The names as they were given; without any, TensorBoard's or none.
 
     Raises:
-        ClatError: a library is not installed.
+        ClatError: a logger's library is not installed.
     """
     if names is None:
         return ("tensorboard",) if _library("tensorboard") is not None else ()
@@ -164,10 +164,13 @@ def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_trackers(given: Iterable[Any]) -> None:
-    """Raise ClatError unless each object has the methods of a logger.
+    """Raise an error unless each object has the methods of a logger.
 
     Args:
-        given: what the caller of `clat.train` brought.
+        given: loggers of the caller's own.
+
+    Raises:
+        ClatError: one has no `log_metrics`.
     """
     for one in given:
         if not callable(getattr(one, "log_metrics", None)):
@@ -185,12 +188,15 @@ class TrackerList:
         self.members: dict[str, Any] = {}
 
     def open(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
-        """Open loggers, take others as they are, and tell all of them the run's settings.
+        """Open the loggers of a run, and tell them its settings.
 
         Args:
-            names: of those to open.
-            given: those that are open.
-            run: what they belong to.
+            names: as `wanted_loggers` returns them.
+            given: loggers of the caller's own, open already.
+            run: what they are told of it.
+
+        Raises:
+            ClatError: what a name of the user's own means is no logger.
         """
         for name in names:
             with_name = self._guarded(name, lambda name=name: _open(name, run))  # type: ignore[misc]
@@ -208,8 +214,8 @@ class TrackerList:
 
         Args:
             metrics: name -> number.
-            step: the epoch, from 1.
-            only: the logger that gets them; None: all.
+            step: the epoch, counted from 1.
+            only: the name of the one logger that gets them; None: all do.
         """
         for name, one in list(self.members.items()):
             if only in (None, name):
@@ -243,15 +249,15 @@ class TrackerList:
 def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Return nested settings as one table with dotted names.
 
+    >>> flattened({"a": {"b": 1}, "c": [{"d": 2}]})
+    {'a.b': 1, 'c.0.d': 2}
+
     Args:
-        settings: tables and lists in tables.
-        before: what the names begin with.
+        settings: tables and lists within each other; an empty list becomes "[]".
+        before: what each name begins with, as "a.".
 
     Returns:
         Dotted name -> value.
-
-    >>> flattened({"a": {"b": 1}, "c": [{"d": 2}]})
-    {'a.b': 1, 'c.0.d': 2}
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
