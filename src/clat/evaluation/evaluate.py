@@ -108,7 +108,8 @@ def evaluate(
         elif extent is not None:
             standing = extent.standing(sum(one.attack < extent.known for one in todo))
         if standing is None:
-            standing = EvaluationState.fresh(job.correct(first))
+            predicted = job.predicted(first)
+            standing = EvaluationState.fresh(predicted == y.cpu(), predicted)
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
@@ -123,6 +124,8 @@ def evaluate(
         precision=precision,
         correct=standing.correct,
         fooled_by=standing.fooled_by,
+        labels=y.detach().cpu(),
+        predicted=standing.predicted,
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),

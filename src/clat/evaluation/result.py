@@ -16,7 +16,7 @@ from clat.core.files import write_json
 from clat.core.formatting import number
 from clat.core.units import parse_size
 from clat.evaluation.protocols import Protocol, protocol_title
-from clat.evaluation.state import EvaluationState
+from clat.evaluation.state import UNTRIED, robust_after
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network.cost import Cost
 from clat.network.fingerprint import digest
@@ -25,9 +25,10 @@ from clat.network.fingerprint import digest
 @dataclass(frozen=True)
 class Evaluation:
     """`correct`, `robust`: bool per sample, (N,), on the CPU; a robust sample is correct on its clean image too.
-    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `samples`: a digest of each
-    sample's image, label and number, (N,) int64. `x_adv`: the examples, if they were asked for. `notes`: what
-    differs from the protocol's letter. `about`: what the caller adds to the JSON (model, weights, data)."""
+    `fooled_by`: the position of the attack that fooled each sample, -1 where none did. `labels`, `predicted`: the
+    right class, and the one that it is taken for in the end, by the example where it was fooled; (N,) int64.
+    `samples`: a digest of each sample's image, label and number, (N,) int64. `x_adv`: the examples, if they were
+    asked for. `notes`: what differs from the protocol's letter. `about`: what the caller adds to the JSON."""
 
     protocol: Protocol
     eps: str
@@ -36,6 +37,8 @@ class Evaluation:
     precision: str
     correct: Tensor
     fooled_by: Tensor
+    labels: Tensor
+    predicted: Tensor
     samples: Tensor
     cost: Cost
     environment: dict[str, Any]
@@ -45,7 +48,7 @@ class Evaluation:
 
     @property
     def robust(self) -> Tensor:
-        return EvaluationState(self.correct, self.fooled_by, self.fooled_by).alive
+        return self.correct & (self.fooled_by == UNTRIED)
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -63,11 +66,12 @@ class Evaluation:
     @property
     def per_attack(self) -> dict[str, Accuracy]:
         """For each attack, the accuracy left after it and those before it."""
-        standing = EvaluationState(self.correct, self.fooled_by, self.fooled_by)
         found: dict[str, Accuracy] = {}
         for position, spec in enumerate(self.protocol.attacks):
             label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
-            found[label] = Accuracy(int(standing.robust_after(position).sum()), len(self.correct))
+            found[label] = Accuracy(
+                int(robust_after(self.correct, self.fooled_by, position).sum()), len(self.correct)
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +92,8 @@ class Evaluation:
             "images": self.images,
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
+            "labels": _numbers(self.labels),
+            "predicted": _numbers(self.predicted),
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
@@ -100,6 +106,10 @@ class Evaluation:
 
 def _bits(flags: Tensor) -> str:
     return "".join("1" if flag else "0" for flag in flags.tolist())
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(map(str, values.tolist()))
 
 
 @dataclass(frozen=True)
@@ -233,6 +243,16 @@ class EvaluationRecord:
         return _flags(self.data.get("robust"))
 
     @cached_property
+    def labels(self) -> Tensor | None:
+        """The right classes, (N,) int64."""
+        return _classes(self.data.get("labels"))
+
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """The classes that the samples are taken for in the end, (N,) int64, see `Evaluation`."""
+        return _classes(self.data.get("predicted"))
+
+    @cached_property
     def setting(self) -> dict[str, Any]:
         """What has to agree where two results are compared, with None for what the file does not say."""
         n = self.text("data", "n") if self.correct is None else len(self.correct)
@@ -266,3 +286,11 @@ def _flags(bits: Any) -> Tensor | None:
     if not isinstance(bits, str) or set(bits) - {"0", "1"}:
         return None
     return torch.tensor([bit == "1" for bit in bits], dtype=torch.bool)
+
+
+def _classes(numbers: Any) -> Tensor | None:
+    """Return the classes that `_numbers` wrote, None for anything else."""
+    try:
+        return torch.tensor([int(one) for one in numbers.split()], dtype=torch.int64)
+    except (AttributeError, ValueError, OverflowError):
+        return None

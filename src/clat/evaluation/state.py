@@ -21,48 +21,59 @@ UNTRIED = -1
 @dataclass
 class EvaluationState:
     """`correct`: (N,) bool, right on the clean image; `fooled_by`: (N,) int64, the attack's position, or UNTRIED
-    while none has; `passed`: (N,) int64, how many passes the sample has been through."""
+    while none has; `passed`: (N,) int64, how many passes the sample has been through; `predicted`: (N,) int64, the
+    class that the network takes the clean image for, and once it is fooled the example; UNTRIED: not known."""
 
     correct: Tensor
     fooled_by: Tensor
     passed: Tensor
+    predicted: Tensor
 
     @classmethod
-    def fresh(cls, correct: Tensor) -> EvaluationState:
-        return cls(correct, torch.full(correct.shape, UNTRIED), torch.zeros(correct.shape, dtype=torch.int64))
+    def fresh(cls, correct: Tensor, predicted: Tensor | None = None) -> EvaluationState:
+        """Return where samples stand that no attack has seen. Arguments as the fields."""
+        untried = torch.full(correct.shape, UNTRIED)
+        return cls(correct, untried, torch.zeros_like(untried), untried.clone() if predicted is None else predicted)
 
     @property
     def alive(self) -> Tensor:
         return self.correct & (self.fooled_by == UNTRIED)
 
     def robust_after(self, attack: int) -> Tensor:
-        """Which samples withstand attacks 0 ... `attack`."""
-        return self.correct & ((self.fooled_by == UNTRIED) | (self.fooled_by > attack))
+        """Return which samples withstand attacks 0 ... `attack`, (N,) bool."""
+        return robust_after(self.correct, self.fooled_by, attack)
+
+
+def robust_after(correct: Tensor, fooled_by: Tensor, attack: int) -> Tensor:
+    """Return which samples withstand attacks 0 ... `attack`, (N,) bool. Arguments as in `EvaluationState`."""
+    return correct & ((fooled_by == UNTRIED) | (fooled_by > attack))
 
 
 @dataclass(frozen=True)
 class Extent:
     """How far an evaluation takes its samples through a protocol, which then is not done in full.
 
-    `attacks`: (N,) int64, through so many of its attacks. `correct`, `fooled_by`: what an earlier evaluation found
-    that took all samples through the first `known` attacks; None: nothing is known.
+    `attacks`: (N,) int64, through so many of its attacks. `correct`, `fooled_by`, `predicted`: what an earlier
+    evaluation found that took all samples through the first `known` attacks; None: nothing is known.
     """
 
     attacks: Tensor
     known: int = 0
     correct: Tensor | None = None
     fooled_by: Tensor | None = None
+    predicted: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Extent:
         """Return the extent of some of the samples, by their places, (M,) int64."""
-        correct, fooled_by = (None if part is None else part[rows] for part in (self.correct, self.fooled_by))
-        return Extent(self.attacks[rows], self.known, correct, fooled_by)
+        known = (self.correct, self.fooled_by, self.predicted)
+        return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
     def standing(self, passes: int) -> EvaluationState | None:
         """Return where the samples stand; `passes`: how many the first `known` attacks have."""
-        if self.correct is None or self.fooled_by is None:
+        if self.correct is None or self.fooled_by is None or self.predicted is None:
             return None
-        return EvaluationState(self.correct, self.fooled_by.clone(), torch.full(self.correct.shape, passes))
+        passed = torch.full(self.correct.shape, passes)
+        return EvaluationState(self.correct, self.fooled_by.clone(), passed, self.predicted.clone())
 
 
 class StateFile:
@@ -80,7 +91,11 @@ class StateFile:
         try:
             with safe_open(self.path, framework="pt") as file:
                 key = json.loads((file.metadata() or {})["key"])
-                standing = EvaluationState(*(file.get_tensor(name) for name in ("correct", "fooled_by", "passed")))
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                unknown = torch.full_like(found["passed"], UNTRIED)  # of a state that an older version wrote
+                standing = EvaluationState(
+                    found["correct"], found["fooled_by"], found["passed"], found.get("predicted", unknown)
+                )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ClatError(f"{self.path} is not an evaluation's state: {str(error).splitlines()[0]}") from None
         for name, value in self.key.items():
@@ -94,6 +109,6 @@ class StateFile:
     def save(self, standing: EvaluationState, *, now: bool = False) -> None:
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
-        tensors = {"correct": standing.correct, "fooled_by": standing.fooled_by, "passed": standing.passed}
+        tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}
         replace_file(self.path, lambda temporary: save_file(tensors, temporary, {"key": json.dumps(self.key)}))
         self._saved = time.monotonic()

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
+from clat.report.paired import difference_in_words, paired_differences
 from clat.report.reading import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
     """What the run brought: against other runs if there are any, else against the start of its last stage."""
-    last = run.evaluation("last")
+    last = run.end
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
     measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
@@ -30,18 +31,20 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
         )
-    verdict = _verdict(last.robust_accuracy, before.robust_accuracy)
     return (
         f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
-        f"{percent(last.robust_accuracy.value)} ({measured}: {verdict}){_clean_change(before, last)}."
+        f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(before, last)})"
+        f"{_clean_change(before, last)}."
     )
 
 
 def evaluation_before(run: Run) -> EvaluationRecord | None:
-    """The test result from where the last stage began.
+    """Return the test result from before a hardening, or from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
     """
+    if (start := run.evaluation("before")) is not None:
+        return start
     numbers = [int(one.label[6:]) for one in run.evaluations if re.fullmatch(r"stage-\d+", one.label)]
     planned = run.recipe.get("stages")
     total = max(len(run.stages), len(planned) if isinstance(planned, list) else 0)
@@ -54,18 +57,18 @@ def _trained(run: Run) -> str:
         return "With this run"
     stage = run.stages[-1]
     epochs = stage.last - stage.first + 1
-    return f"With {epochs} epoch{'s' if epochs != 1 else ''} of {stage.name},"
+    words = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    return f"Hardened for {words}," if run.evaluation("before") else f"With {words} of {stage.name},"
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
     """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
-    theirs = other.evaluation("last")
+    theirs = other.end
     if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
-    verdict = _verdict(last.robust_accuracy, theirs.robust_accuracy)
-    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({verdict})"
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
 
 
 def _budget(run: Run, other: Run) -> str:
@@ -82,8 +85,14 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
-def _verdict(after: RecordedAccuracy, before: RecordedAccuracy) -> str:
-    """The difference, and whether intervals of this width can tell it from chance."""
+def _verdict(first: EvaluationRecord, second: EvaluationRecord) -> str:
+    """Return the second's robust accuracy less the first's, by the paired test where their verdicts are on record,
+    else whether intervals of this width can tell it from chance."""
+    before, after = first.robust_accuracy, second.robust_accuracy
+    assert before is not None
+    assert after is not None
+    if (paired := paired_differences(first, second)) is not None:
+        return difference_in_words(paired["robust"])
     change = points(after.value - before.value)
     sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
     match after.overlaps(before):
@@ -120,7 +129,9 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
     first, second = before.clean_accuracy, last.clean_accuracy
     if first is None or second is None:
         return ""
-    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}"
+    paired = paired_differences(before, last)
+    by = "" if paired is None else f" ({difference_in_words(paired['clean'])})"
+    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{by}"
 
 
 def overfitting(run: Run) -> str | None:

@@ -12,10 +12,13 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
 from clat.training.status import run_status
 
 Json = dict[str, Any]
+ENDS = ("last", "after")
+"""What the test result of a run's end is called, and of a hardening's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Run:
     criticality: dict[int, Json] = field(default_factory=dict)
     rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
     evaluations: list[EvaluationRecord] = field(default_factory=list)
+    gallery: Gallery | None = None
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -54,6 +58,11 @@ class Run:
     @property
     def status(self) -> str:
         return text(self.info, "status") or "unknown"
+
+    @property
+    def end(self) -> EvaluationRecord | None:
+        """The test result of the run's end."""
+        return next((one for one in map(self.evaluation, ENDS) if one is not None), None)
 
     def evaluation(self, label: str) -> EvaluationRecord | None:
         return next((one for one in self.evaluations if one.label == label), None)
@@ -108,6 +117,7 @@ def read_run(path: Path) -> Run:
     _sort_events(run, _read_lines(run))
     _read_criticality(run)
     _read_evaluations(run)
+    _read_gallery(run)
     return run
 
 
@@ -223,9 +233,20 @@ def _read_evaluations(run: Run) -> None:
     run.evaluations = sorted(found, key=lambda one: _evaluation_order(one.label))
 
 
+def _read_gallery(run: Run) -> None:
+    """Pictures, which a hardening keeps, are missed nowhere else."""
+    if not (run.path / "gallery.json").exists():
+        return
+    raw = _read_json(run, "gallery.json")
+    try:
+        run.gallery = Gallery.from_dict(raw) if raw else None
+    except ClatError as error:
+        run.notices.append(f"gallery.json holds {error}, so there are no pictures.")
+
+
 def _evaluation_order(label: str) -> tuple[int, int, str]:
-    """In the order of training: after each stage, then best, last, and what else was measured."""
+    """Return what sorts in the order of training: before it, after each stage, best, last, and the rest."""
     stage = re.fullmatch(r"stage-(\d+)", label)
     if stage:
         return (0, int(stage[1]), label)
-    return ({"best": 1, "last": 2}.get(label, 3), 0, label)
+    return ({"before": -1, "best": 1, "last": 2, "after": 3}.get(label, 4), 0, label)
