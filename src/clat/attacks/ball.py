@@ -89,7 +89,7 @@ class Ball:
         if not too_long.any():
             return point
         scale = self.eps * (1 - 1e-12) / length.clamp_min(1e-300)
-        shorter = _towards(self.x, delta * _column(scale, delta))
+        shorter = rounded_towards(self.x, delta * _column(scale, delta))
         return torch.where(_column(too_long, point), shorter, point)
 
 
@@ -99,11 +99,16 @@ def _column(per_sample: Tensor, like: Tensor) -> Tensor:
 
 def _inward(x: Tensor, step: float) -> Tensor:
     """x + step in x's precision, rounded towards x, within [0, 1]."""
-    return _towards(x, torch.full_like(x, step, dtype=torch.float64)).clamp(0, 1)
+    return rounded_towards(x, torch.full_like(x, step, dtype=torch.float64)).clamp(0, 1)
 
 
-def _towards(x: Tensor, delta: Tensor) -> Tensor:
-    """x + delta (float64) in x's precision, rounded towards x: no element moves by more than its |delta|."""
+def rounded_towards(x: Tensor, delta: Tensor) -> Tensor:
+    """Return x + delta in x's precision, rounded towards x: no element moves by more than its |delta|.
+
+    Args:
+        x: of any shape.
+        delta: of the same, float64.
+    """
     point = (x.double() + delta).to(x.dtype)
     beyond = (point.double() - x.double()).abs() > delta.abs()
     return torch.where(beyond, torch.nextafter(point, x), point)

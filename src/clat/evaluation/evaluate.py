@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clat.attacks.search import worthwhile
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.threat_model import NORMS
+from clat.core.threat_model import EVALUATION_NORMS
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
@@ -61,8 +61,8 @@ def evaluate(
     """
     protocol = find_protocol(protocol)
     model, x = accept(model, x, y)
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    if norm not in EVALUATION_NORMS:
+        raise unknown("norm", norm, EVALUATION_NORMS)
     radius = parse_size(eps, norm=norm)
     if len(x) == 0:
         raise ClatError("the data set is empty: there is nothing to evaluate")

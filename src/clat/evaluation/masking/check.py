@@ -35,8 +35,8 @@ def check(
     """Look for signs of gradient masking in `model` on `x` (N, C, H, W) in [0, 1], `y` (N,).
 
     A hundred images show what is broken, a thousand a difference of a few points. `layers`: those of the feature
-    attack, such as the ones that CLAT trained (None: all). Costs at most about 480 forward and backward passes an
-    image, and 550 forward passes alone. Leaves no trace in the model. Raises ClatError for bad input, as
+    attack, such as the ones that CLAT trained (None: all). Costs at most about 700 forward and backward passes an
+    image, and 700 forward passes alone. Leaves no trace in the model. Raises ClatError for bad input, as
     `clat.evaluate` does, and where the network is right on no image.
     """
     model, x = accept(model, x, y)

@@ -1,10 +1,11 @@
 """The signs of gradient masking, a function each: what it measures, and from where on it is suspicious.
 
 They are those of Athalye et al. 2018 (Obfuscated gradients give a false sense of security), Carlini et al. 2019 (On
-evaluating adversarial robustness) and Pintor et al. 2022 (Indicators of attack failure), and one for CLAT, which
-trains on a feature attack. Most compare two attacks of which the one cannot be the better if gradients lead
-anywhere. Attacks are random, so a difference counts only where it is beyond chance: above what is usual with 99 %
-confidence, on the same images.
+evaluating adversarial robustness) and Pintor et al. 2022 (Indicators of attack failure), one for CLAT, which trains
+on a feature attack, and those of training on single steps, which may teach a network to mislead attacks.
+
+Most compare two attacks of which the one cannot be the better if gradients lead anywhere. Attacks are random, so a
+difference counts only where it is beyond chance: above what is usual with 99 % confidence, on the same images.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from clat.evaluation.masking.attacked_network import (
     LONG,
     ONE_STEP,
     OTHER_LOSS,
+    RELAXED,
     RESTARTED,
     SHORT,
+    STRONG,
     UNBOUNDED,
     AttackedNetwork,
 )
@@ -46,6 +49,16 @@ USUAL_OF_RESTARTS = 0.1
 USUAL_OF_LOSSES = 0.08
 """What sound networks show too: ten steps may end well short of the optimum, and adversarially trained networks
 lose some five points more to a margin loss."""
+USUAL_OF_STRONGEST = 0.07
+"""What all attacks together take from PGD where nothing is masked: AutoAttack took 2 to 7 points from PGD-50 on all
+but four of 62 networks (FastAT_Benchmark by Pan et al.), of which one or two are masked."""
+USUAL_OF_HALF_A_STEP = 0.1
+"""One step is a poor attack at any size; that half of it is the better one is odd beyond this."""
+NUDGE = 1e-5
+"""A change of each pixel that nobody sees, and a hundred of float32's own steps."""
+JUMP = 0.01
+"""A change of the logits, as a share of their spread, that such a nudge cannot cause where gradients say anything:
+with such a slope the logits would change by a hundred times their spread within a tenth of the image range."""
 ALONE = 20
 """Images that are looked at one by one."""
 DRAWS = 20
@@ -60,11 +73,29 @@ class DoesNotApply(Exception):
 
 
 def zero_gradients(network: AttackedNetwork) -> Finding:
-    return _rare(_gradient_sizes(network) == 0, "the cross-entropy's input gradient is exactly zero")
+    """On the images and at a random point of each ball, which a detector may tell from an image."""
+    zero = torch.stack([_gradient_sizes(network, around=around) == 0 for around in (False, True)])
+    return _rare(zero.any(0), "the cross-entropy's input gradient is exactly zero")
 
 
 def broken_gradients(network: AttackedNetwork) -> Finding:
     return _rare(_gradient_sizes(network).isnan(), "the cross-entropy's input gradient is not finite")
+
+
+def jumps(network: AttackedNetwork) -> Finding:
+    """Logits that jump have no slope that an attack could follow: rounded inputs or activations, noise that depends
+    on the image, only the strongest units passed on."""
+    if randomness(network)[1] == SUSPICIOUS:
+        raise DoesNotApply("the outputs are random")
+    seed = derive_seed(network.seed, "check-nudge")
+    jumped = []
+    with modes.attack_mode(network.model), torch.no_grad():
+        for number, (x, _) in enumerate(network.batches()):
+            way = torch.randn(x.shape, generator=generator(seed, "batch", number)).sign().to(x.device)
+            first, second = (network.model(point).float() for point in (x, (x + NUDGE * way).clamp(0, 1)))
+            spread = (first - first.mean(1, keepdim=True)).abs().amax(1)
+            jumped.append(((first - second).abs().amax(1) > JUMP * spread).cpu())
+    return _rare(torch.cat(jumped), f"a nudge of {NUDGE:g} makes the logits jump")
 
 
 def saturation(network: AttackedNetwork) -> Finding:
@@ -96,6 +127,13 @@ def batch_dependence(network: AttackedNetwork) -> Finding:
 
 def one_step(network: AttackedNetwork) -> Finding:
     return _must_not_beat(network, network.robust(ONE_STEP), network.robust(SHORT), ("one step", "PGD-10"))
+
+
+def half_a_step(network: AttackedNetwork) -> Finding:
+    """Training on single steps of one size may teach a network to look robust to these alone."""
+    half, whole = (network.robust(ONE_STEP, size) for size in (network.eps / 2, network.eps))
+    names = (f"one step at {size_text(network.eps / 2)}", f"at {size_text(network.eps)}")
+    return _must_not_beat(network, half, whole, names, USUAL_OF_HALF_A_STEP)
 
 
 def more_steps(network: AttackedNetwork) -> Finding:
@@ -152,6 +190,20 @@ def other_loss(network: AttackedNetwork) -> Finding:
     return _must_not_beat(network, network.robust(OTHER_LOSS), network.robust(LONG), names, USUAL_OF_LOSSES)
 
 
+def strongest(network: AttackedNetwork) -> Finding:
+    """All attacks of the check together against PGD: a gap beyond the usual is what gives away a network that has
+    learned to mislead PGD."""
+    together = network.robust_to_all(RELAXED, STRONG, OTHER_LOSS, BLACK_BOX)
+    names = ("all attacks together", "PGD-100")
+    return _must_not_beat(network, together, network.robust(LONG), names, USUAL_OF_STRONGEST)
+
+
+def relaxed(network: AttackedNetwork) -> Finding:
+    """Constraint relaxation is hardly ever behind all the others together where nothing is masked."""
+    together = network.robust_to_all(LONG, STRONG, OTHER_LOSS, BLACK_BOX)
+    return _must_not_beat(network, together, network.robust(RELAXED), ("the other attacks together", "cr"))
+
+
 def feature_space(network: AttackedNetwork) -> Finding:
     """Features moved without an eye on the labels should fool less than the loss itself."""
     layers = network.layers
@@ -174,9 +226,11 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "zero gradients": zero_gradients,
     "broken gradients": broken_gradients,
     "saturated softmax": saturation,
+    "jumping logits": jumps,
     "random forward": randomness,
     "batch dependence": batch_dependence,
     "one step": one_step,
+    "half a step": half_a_step,
     "more steps": more_steps,
     "restarts": restarts,
     "larger eps": larger_eps,
@@ -184,6 +238,8 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "random noise": random_noise,
     "black box": black_box,
     "other loss": other_loss,
+    "strongest attack": strongest,
+    "cr": relaxed,
     "feature attack": feature_space,
 }
 """In the order of the report: what the network is, what steps do, what eps does, what other attacks do."""
@@ -206,10 +262,14 @@ def _must_not_beat(
     return excess.value, SUSPICIOUS if excess.interval[0] > usual else OK, why + allowed
 
 
-def _gradient_sizes(network: AttackedNetwork) -> Tensor:
-    """The largest entry of each image's loss gradient, (N,); NaN where one is not finite."""
+def _gradient_sizes(network: AttackedNetwork, *, around: bool = False) -> Tensor:
+    """Return the largest entry of each image's loss gradient, (N,); NaN where one is not finite. `around`: at a
+    random point of the image's ball."""
     sizes = []
-    for x, y in network.batches():
+    for number, (x, y) in enumerate(network.batches()):
+        if around:
+            ball = Ball(x, float(network.eps), network.norm)
+            x = ball.random_point(generator(network.seed, "check-around", number))
         with modes.attack_mode(network.model), torch.enable_grad():
             point = x.detach().requires_grad_(True)
             value = losses.cross_entropy(network.model(point).float(), y).sum()
