@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from clat.core.formatting import SPACE
 from clat.report.outcome import outcome, overfitting
-from clat.report.reading import Run, read_run
+from clat.report.reading import read_run
+from clat.report.records import Run
+from helpers import run_folders as fake
 
 
 def sentence(run: Run, *others: Run) -> str:
@@ -28,13 +29,13 @@ def test_before_and_after_with_overlapping_intervals(run_dir: Path) -> None:
     )
 
 
-def test_intervals_apart_are_said_to_be_apart(fake: ModuleType, tmp_path: Path) -> None:
+def test_intervals_apart_are_said_to_be_apart(tmp_path: Path) -> None:
     run = read_run(fake.write_run(tmp_path / "run", robust=(0.45, 0.34), n=10000))
     assert "from 45.0 % to 34.0 %" in sentence(run)
     assert "−11.0 points with n = 10,000, and the 95 % intervals do not overlap" in sentence(run)
 
 
-def test_against_another_run_at_the_same_budget(fake: ModuleType, tmp_path: Path) -> None:
+def test_against_another_run_at_the_same_budget(tmp_path: Path) -> None:
     ours = read_run(fake.write_run(tmp_path / "a"))
     theirs = read_run(fake.write_run(tmp_path / "b", name="pgd-at only", robust=(0.30, 0.31)))
     assert sentence(ours, theirs).startswith(
@@ -44,7 +45,7 @@ def test_against_another_run_at_the_same_budget(fake: ModuleType, tmp_path: Path
     )
 
 
-def test_unequal_budgets_are_called_unequal(fake: ModuleType, tmp_path: Path) -> None:
+def test_unequal_budgets_are_called_unequal(tmp_path: Path) -> None:
     ours, theirs = (read_run(fake.write_run(tmp_path / name, name=name)) for name in "ab")
     theirs.epochs = theirs.epochs[:20]
     theirs.summary["cost"]["backwards"] *= 2
@@ -53,14 +54,14 @@ def test_unequal_budgets_are_called_unequal(fake: ModuleType, tmp_path: Path) ->
     )
 
 
-def test_different_protocols_are_not_compared(run_dir: Path, fake: ModuleType, tmp_path: Path) -> None:
+def test_different_protocols_are_not_compared(run_dir: Path, tmp_path: Path) -> None:
     other = fake.write_run(tmp_path / "other", name="other")
     edit(other / "evaluations" / "last.json", protocol={"name": "pgd-20", "hash": "ffff"})
     assert "other was measured differently" in sentence(read_run(run_dir), read_run(other))
     assert "measured differently: the two do not compare" in sentence(read_run(other))
 
 
-def test_a_run_that_was_given_a_model_starts_from_stage_0(run_dir: Path, fake: ModuleType) -> None:
+def test_a_run_that_was_given_a_model_starts_from_stage_0(run_dir: Path) -> None:
     run = read_run(run_dir)
     run.recipe["stages"] = run.recipe["stages"][1:]
     run.stages = run.stages[1:]
@@ -69,7 +70,7 @@ def test_a_run_that_was_given_a_model_starts_from_stage_0(run_dir: Path, fake: M
     assert "went from 20.0 % to 35.0 %" in sentence(run)
 
 
-def test_without_a_test_result_the_held_out_images_speak(fake: ModuleType, tmp_path: Path) -> None:
+def test_without_a_test_result_the_held_out_images_speak(tmp_path: Path) -> None:
     run = read_run(fake.write_interrupted(tmp_path / "run"))
     assert "There is no final test result" in sentence(run)
     assert "after epoch 3" in sentence(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -234,7 +233,7 @@ def test_the_version(clat, capfd):
     with pytest.raises(SystemExit) as leaving:
         cli.main(["--version"])
     assert leaving.value.code == 0
-    assert capfd.readouterr().out == f"clat {version('clat')}\n"
+    assert capfd.readouterr().out == f"clat {package.__version__}\n"
 
 
 def test_clat_alone_prints_help(clat):

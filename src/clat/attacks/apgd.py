@@ -18,12 +18,12 @@ from clat.attacks.search import Search, SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
 
 
 def apgd(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -35,27 +35,31 @@ def apgd(
     target: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """APGD from a random start; a sample is left as soon as it is misclassified.
+    """Return adversarial examples found by Auto-PGD from a random start.
+
+    A sample is left as soon as it is misclassified. The model is left without a trace.
 
     Args:
-        model: images in [0, 1] -> logits; it is left without a trace.
-        x: (N, C, H, W) float in [0, 1].
-        y: the labels, (N,) int64.
-        eps: the radius, as for `pgd`.
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
         norm: "linf", "l2", or "l1", for which see `clat.attacks.apgd_l1`.
-        steps: gradient steps.
-        loss: "ce", "dlr", or the targeted "dlr-targeted" and "margin-targeted".
-        rho: the share of rising steps below which the step size is halved; l1 has no use for it.
-        target: a targeted loss aims at the `target`-th most likely wrong class of the clean image.
-        seed: decides the start.
+        steps: forward and backward passes a sample, at least 1.
+        loss: "ce", "dlr", or the targeted "dlr-targeted" and "margin-targeted" (`APGD_LOSSES`).
+        rho: the share of rising steps in a window below which the step size is halved; l1 has no use for it.
+        target: the wrong class that a targeted loss aims at: the most likely one of the clean image (1), the second
+            (2), ...
+        seed: seed of the random start.
 
     Returns:
-        x_adv, (N, C, H, W), inside the ball exactly; samples that no step fooled come back at their best loss.
+        x_adv, of the shape of `x`, inside the ball exactly; samples that no step fooled come back at their best
+        loss.
 
     Raises:
-        ClatError: settings that make no sense, or a model that returns no logits.
+        ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if loss not in APGD_LOSSES:
         raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:
@@ -76,8 +80,16 @@ def apgd(
 
 
 def checkpoints(steps: int) -> list[int]:
-    """For each step, the length of the window that ends with it, or 0: 22 % of the steps, then 3 % shorter each
-    time, down to 6 %."""
+    """Return where the windows end at whose ends the step size is looked at.
+
+    The first window is 22 % of the steps; each further one is shorter by 3 % of them, down to 6 %.
+
+    Args:
+        steps: steps of the attack, at least 1.
+
+    Returns:
+        For each step, the length of the window that ends with it, or 0.
+    """
     window, smallest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     table, since = [], 0
     for _ in range(steps):
@@ -90,7 +102,10 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass
 class ApgdSearch:
-    """APGD as a search. The model is in attack mode; `eps` in image units."""
+    """Search of APGD, sample by sample.
+
+    The model is in attack mode; `eps` is in image units; the other settings are those of `apgd`.
+    """
 
     model: nn.Module
     eps: float
@@ -105,6 +120,7 @@ class ApgdSearch:
         self.windows = torch.tensor(checkpoints(self.steps))
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at the random start, with the class that a targeted loss aims at."""
         ball = Ball(x, self.eps, self.norm)
         point = self._random_start(ball, ids)
         with torch.no_grad():
@@ -134,6 +150,7 @@ class ApgdSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: SearchState) -> None:
+        """Make one step with momentum, keep the best point, and adapt the step size at the end of a window."""
         x, point, done = state["x"], state["point"], state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         inertia = _wide(torch.where(state["t"] > 0, 0.25, 0.0), x)
@@ -173,7 +190,7 @@ class ApgdSearch:
             state[name] = state[name].index_copy(0, back, state[best][back])
 
     def _random_start(self, ball: Ball, ids: Tensor) -> Tensor:
-        """On the ball's surface in some direction, as in the reference, rather than uniform in it."""
+        """Return points on the ball's surface in some direction, as in the reference, rather than uniform in it."""
         count = ball.x[0].numel()
         if self.norm == "linf":
             direction = 2 * uniform(self.seed, ids, 0, count) - 1

@@ -38,6 +38,12 @@ def stages(steps: int) -> list[int]:
 
     >>> stages(100), stages(1)
     ([30, 30, 40], [0, 0, 1])
+
+    Args:
+        steps: of the whole search, at least 1.
+
+    Returns:
+        One number for each of RADII; the last is at least 1.
     """
     first = [math.ceil(share * steps) for share in SHARES]
     while sum(first) >= steps:

@@ -18,7 +18,11 @@ HELP = "accuracy under common corruptions: noise, blur, weather, compression"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add what the command takes.
+
+    Args:
+        parser: the command's.
+    """
     add_model_options(parser)
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
@@ -35,7 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, show and write."""
+    """Measure, show and write.
+
+    Args:
+        options: as `add_options` names them.
+
+    Returns:
+        The exit code, 0.
+    """
     from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device
     from clat.evaluation.corruptions import evaluate_corruptions, mean_corruption_error, read_baseline
 

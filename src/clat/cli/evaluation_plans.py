@@ -21,13 +21,30 @@ DEFAULT_PROTOCOL = "pgd-20"
 
 
 def planned(options: Namespace) -> bool:
-    """Whether the options ask for more than one protocol on the images named."""
+    """Return whether the options ask for more than one protocol on the images named.
+
+    Args:
+        options: those of `clat evaluate`.
+
+    Returns:
+        True for a plan, a budget, a target width or a sample.
+    """
     more = (options.budget, options.target_width, options.screen, options.sample)
     return options.protocol in PLANS or any(value is not None for value in more)
 
 
 def evaluate(options: Namespace) -> int:
-    """`clat evaluate`: one protocol, or the plan that the options ask for."""
+    """Measure with one protocol, or with the plan that the options ask for; print and write the result.
+
+    Args:
+        options: those of `clat evaluate`.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If options do not go together, or the network and the images do not.
+    """
     if not planned(options):
         return _one_protocol(options)
     _check(options)
@@ -77,7 +94,7 @@ def _check(options: Namespace) -> None:
 
 
 def _protocol(options: Namespace) -> Protocol:
-    """The protocol whose attacks and customary number of images are meant."""
+    """Return the protocol whose attacks and customary number of images are meant."""
     if options.protocol == SAMPLED:
         return PROTOCOLS["autoattack"]
     return PROTOCOLS["cr"] if options.protocol == FAST else find_protocol(options.protocol or DEFAULT_PROTOCOL)

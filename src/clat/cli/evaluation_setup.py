@@ -1,4 +1,4 @@
-"""What every evaluation on the command line does first and last: check, start processes, and say what was found."""
+"""First and last part of every evaluation on the command line: check, start processes, say what was found."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clat.core.notices import recorded
 from clat.core.units import parse_size
 from clat.data import ImageSet
 from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
+from clat.evaluation.dataset import PART_BYTES
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
 from clat.models import robustbench
@@ -31,7 +32,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an evaluation needs; `settings`: the options of `evaluate_set`; `said`: notes on the network."""
+    """Everything an evaluation needs, checked.
+
+    Attributes:
+        model: the network, on this process's device.
+        images: the split.
+        ids: numbers of the images to evaluate, ascending.
+        engine: device and processes, launched.
+        settings: keyword arguments of `evaluate_set`.
+        outputs: where the result goes.
+        said: notes on the network, to be kept in the result.
+    """
 
     model: nn.Module
     images: ImageSet
@@ -44,7 +55,17 @@ class Prepared:
     """The page with pictures, and how many."""
 
     def run(self, measure: Callable[[dict[str, Any]], T]) -> T | None:
-        """Return what `measure` finds, told these settings; None in all processes but the first, which speaks."""
+        """Measure, with the bar of progress on screen.
+
+        Args:
+            measure: takes the settings, `report` among them, and returns a result.
+
+        Returns:
+            The result; None in all processes but the first, which speaks for all.
+
+        Raises:
+            ClatError: If `measure` raises it; in the first process only.
+        """
         try:
             with evaluation_progress(console()) as report:
                 found = measure({**self.settings, "report": report if self.engine.rank == 0 else None})
@@ -55,7 +76,11 @@ class Prepared:
         return found if self.engine.rank == 0 else None
 
     def write(self, found: Any) -> None:
-        """Write the result where `--out` says, with what was said of the network."""
+        """Write the result where `--out` says, with what was said of the network.
+
+        Args:
+            found: what `run` returned in the first process.
+        """
         if isinstance(found, Evaluation):
             found = replace(found, notes=[*self.said, *found.notes])
         self.outputs.write(found)
@@ -83,8 +108,14 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
     """Check everything that can be wrong before other processes are started, and start them.
 
     Args:
-        options: of `clat evaluate`.
+        options: those of `clat evaluate`.
         protocol: says how many images are customary.
+
+    Returns:
+        What the evaluation needs.
+
+    Raises:
+        ClatError: If an option is out of range, or the network and the images do not go together.
     """
     outputs = Outputs(options.out)
     gallery = _gallery(options)
@@ -94,7 +125,7 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
         raise ClatError(f"--devices is {options.devices}: expected at least 1")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
-    images = read_images(options)
+    images = read_images(options, resident_limit=PART_BYTES)  # each image is read once, or a few times
     ids = _chosen(options, images, protocol)
     with recorded() as said:
         model = build_model(options, images, device)
@@ -120,7 +151,13 @@ def _gallery(options: Namespace) -> tuple[Path, int] | None:
 
 
 def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None:
-    """Print an evaluation."""
+    """Print an evaluation: its notes, the accuracy after each attack, clean and robust accuracy, and the cost.
+
+    Args:
+        result: the evaluation.
+        options: those of `clat evaluate`.
+        images: the split it was measured on.
+    """
     for note in result.notes:
         say(f"note: {note}")
     for name, accuracy in result.per_attack.items():
@@ -131,7 +168,13 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
 
 
 def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
-    """Print the clean accuracy, beside what RobustBench lists."""
+    """Print the clean accuracy and, for a network of RobustBench, what is listed there.
+
+    Args:
+        clean: the accuracy.
+        options: those of `clat evaluate`.
+        images: the split it was measured on.
+    """
     say(f"clean accuracy   {clean}")
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, images.num_classes)
@@ -139,7 +182,14 @@ def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
 
 
 def cost_text(cost: Cost) -> str:
-    """Return passes and seconds in one line."""
+    """Return passes and seconds in one line.
+
+    Args:
+        cost: samples forward and backward, and seconds.
+
+    Returns:
+        The line, without a full stop.
+    """
     return f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s"
 
 

@@ -1,21 +1,29 @@
-"""What a result was computed with."""
+"""Record with which software and on which machine a result was computed."""
 
 from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clat.core.version import __version__
+
 
 def describe_environment(device: str = "cpu") -> dict[str, Any]:
-    """Versions, machine and thread count, as plain data for a result file."""
+    """Return the versions, the machine and the number of threads, for a result file.
+
+    Args:
+        device: the kind of device that computes, "cpu" or "cuda", perhaps with a number.
+
+    Returns:
+        Plain data that JSON can hold, with the keys clat, python, torch, platform, device and threads.
+    """
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
     return {
-        "clat": version("clat"),
+        "clat": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
@@ -25,8 +33,12 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
 
 
 def invocation() -> list[str] | None:
-    """Return the words of the command line that runs, ["clat", ...]; None where clat is called from Python, whose
-    own command (a notebook's kernel, say) would tell nobody how to repeat a run."""
+    """Return the words of the command line that runs, ["clat", ...].
+
+    Returns:
+        The words, or None where clat is called from Python, whose own command (a notebook's kernel, say) would tell
+        nobody how to repeat a run.
+    """
     if not sys.argv or (
         Path(sys.argv[0]).name != "clat" and Path(sys.argv[0]).parts[-2:] != ("clat", "__main__.py")
     ):

@@ -1,4 +1,4 @@
-"""The threat model: which perturbations a network is to withstand, parsed once, where a user names it."""
+"""Parse the threat model once, where a user names it: which perturbations a network is to withstand."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ class ThreatModel:
         """Return the threat model that a user's words name.
 
         Args:
-            eps: a number or a fraction such as "8/255", in image units.
+            eps: a number or a fraction such as "8/255", in image units ([0, 1]).
             norm: one of `norms`.
             what: the name of `eps` in the message of an error.
             norms: NORMS, or EVALUATION_NORMS where nothing is trained.
 
+        Returns:
+            The threat model, its eps exact.
+
         Raises:
-            ClatError: a norm that does not exist, or an eps that makes no sense under it.
+            ClatError: the norm does not exist, or eps makes no sense under it.
         """
         if norm not in norms:
             raise unknown("norm", norm, norms)
@@ -48,10 +51,10 @@ class ThreatModel:
 
     @property
     def radius(self) -> float:
-        """The eps as the arithmetic of an attack takes it."""
+        """Return the eps as a float, as the arithmetic of an attack takes it."""
         return float(self.eps)
 
     @property
     def text(self) -> str:
-        """The eps as a user writes it, exact: "8/255"."""
+        """Return the eps as a user writes it, exact: "8/255"."""
         return size_text(self.eps)

@@ -38,6 +38,9 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
         predicted: what the samples are taken for, (N,) int64; those outside the classes are left out, as an output
             beyond them or one that is not known (negative).
         classes: how many there are.
+
+    Returns:
+        Counts, (classes, classes) int64: the right class down, what it is taken for across.
     """
     known = (predicted >= 0) & (predicted < classes)
     counts = torch.bincount(labels[known] * classes + predicted[known], minlength=classes * classes)

@@ -116,6 +116,9 @@ def evaluate_corruptions(
         report: told what is measured next, a corruption and its severity.
         about: what the result says of network and data.
 
+    Returns:
+        The accuracy for each corruption and severity, and on the images as they are.
+
     Raises:
         ClatError: the package is missing, the images are too small, or a name or severity that does not exist.
     """
@@ -168,6 +171,9 @@ def corrupted(pixels: Tensor, name: str, severity: int, seed: int) -> Tensor:
         name: of the corruption.
         severity: from 1 to 5.
         seed: decides noise and shapes, with the image's place.
+
+    Returns:
+        (N, C, H, W) uint8.
     """
     package = _package()
     seeded = "seed" in inspect.signature(package.corruption_dict[name]).parameters
@@ -190,6 +196,9 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
     Args:
         result: `CorruptionResult.to_dict()` of the network.
         baseline: that of the baseline, on the same images.
+
+    Returns:
+        mCE and relative mCE, 1 where the network is as bad as the baseline.
 
     Raises:
         ClatError: the two do not hold the same, or the baseline makes no error.
@@ -217,7 +226,17 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
 
 
 def read_baseline(path: str | Path) -> dict[str, Any]:
-    """Return what `clat corruptions --out` wrote. Raises ClatError for anything else."""
+    """Read what `clat corruptions --out` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its data.
+
+    Raises:
+        ClatError: the file cannot be read, or holds something else.
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -97,7 +97,14 @@ class Gallery:
 
 
 def kinds_of(gallery: Gallery) -> dict[str, str]:
-    """Return the kinds of pictures of a gallery and what they are called."""
+    """Return the kinds of pictures of a gallery and what they are called.
+
+    Args:
+        gallery: of one network, or of two.
+
+    Returns:
+        Kind -> its name, in the order in which they are shown.
+    """
     return ONE if len(gallery.networks) == 1 else TWO
 
 
@@ -119,6 +126,9 @@ def make_gallery(
         count: so many pictures at most.
         ids: the numbers of the evaluated images, (N,) int64; None: all of the set.
         batch_size: images in a forward pass.
+
+    Returns:
+        The pictures, one of each kind in turn.
 
     Raises:
         ClatError: as `clat.evaluate` does.
@@ -158,10 +168,13 @@ def make_gallery(
 
 
 def outcomes(results: Sequence[Evaluation]) -> dict[str, Tensor]:
-    """Return which images are of each kind of ONE or TWO, (N,) bool; each image is of one.
+    """Return which images are of each kind of ONE or TWO; each image is of one.
 
     Args:
         results: of one network, or of one and what came out of it, on the same images.
+
+    Returns:
+        Kind -> which images are of it, (N,) bool.
     """
     if len(results) == 1:
         (one,) = results
@@ -174,13 +187,15 @@ def outcomes(results: Sequence[Evaluation]) -> dict[str, Tensor]:
 
 
 def take_in_turn(kinds: Mapping[str, Tensor], labels: Tensor, count: int) -> Tensor:
-    """Return the places of at most `count` images, (M,) int64: one of each kind in turn, and within a kind one of
-    each class in turn.
+    """Return the places of some images: one of each kind in turn, and within a kind one of each class in turn.
 
     Args:
         kinds: kind -> which images are of it, (N,) bool.
         labels: the images' classes, (N,) int64.
         count: at most so many.
+
+    Returns:
+        Places among the N images, (M,) int64.
     """
     queues = []
     for mine in kinds.values():

@@ -20,6 +20,9 @@ def data_uri(image: Tensor) -> str:
 
     Args:
         image: (C, H, W) float in [0, 1] with 1 or 3 channels; of any other number the first is shown.
+
+    Returns:
+        "data:image/...;base64,...".
     """
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     shown = pixels.permute(1, 2, 0).numpy() if len(pixels) == 3 else pixels[0].numpy()

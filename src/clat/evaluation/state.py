@@ -1,4 +1,4 @@
-"""Where an evaluation stands, sample by sample: what resumes after an interruption."""
+"""The standing of an evaluation, sample by sample, from which it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ UNTRIED = -1
 
 @dataclass
 class EvaluationState:
-    """`correct`: (N,) bool, right on the clean image; `fooled_by`: (N,) int64, the attack's position, or UNTRIED
-    while none has; `passed`: (N,) int64, how many passes the sample has been through; `predicted`: (N,) int64, the
-    class that the network takes the clean image for, and once it is fooled the example; UNTRIED: not known."""
+    """The standing of each sample, between two passes.
+
+    Attributes:
+        correct: right on the clean image, (N,) bool.
+        fooled_by: the position of the attack that fooled it, or UNTRIED while none has, (N,) int64.
+        passed: how many passes the sample has been through, (N,) int64.
+        predicted: the class that the clean image is taken for, and once it is fooled the example, (N,) int64;
+            UNTRIED where that is not known.
+    """
 
     correct: Tensor
     fooled_by: Tensor
@@ -31,21 +37,46 @@ class EvaluationState:
 
     @classmethod
     def fresh(cls, correct: Tensor, predicted: Tensor | None = None) -> EvaluationState:
-        """Return where samples stand that no attack has seen. Arguments as the fields."""
+        """Return the standing of samples that no attack has seen.
+
+        Args:
+            correct: right on the clean image, (N,) bool.
+            predicted: what the clean images are taken for, (N,) int64; None: not known.
+
+        Returns:
+            A standing with no pass done.
+        """
         untried = torch.full(correct.shape, UNTRIED)
         return cls(correct, untried, torch.zeros_like(untried), untried.clone() if predicted is None else predicted)
 
     @property
     def alive(self) -> Tensor:
+        """Return which samples are right and no attack has fooled yet, (N,) bool."""
         return self.correct & (self.fooled_by == UNTRIED)
 
     def robust_after(self, attack: int) -> Tensor:
-        """Return which samples withstand attacks 0 ... `attack`, (N,) bool."""
+        """Return which samples withstand the first attacks.
+
+        Args:
+            attack: the position of the last of them; those before it count too.
+
+        Returns:
+            One flag a sample, (N,) bool.
+        """
         return robust_after(self.correct, self.fooled_by, attack)
 
 
 def robust_after(correct: Tensor, fooled_by: Tensor, attack: int) -> Tensor:
-    """Return which samples withstand attacks 0 ... `attack`, (N,) bool. Arguments as in `EvaluationState`."""
+    """Return which samples withstand the first attacks.
+
+    Args:
+        correct: right on the clean image, (N,) bool.
+        fooled_by: the position of the attack that fooled a sample, or UNTRIED, (N,) int64.
+        attack: the position of the last of the attacks; those before it count too.
+
+    Returns:
+        One flag a sample, (N,) bool.
+    """
     return correct & ((fooled_by == UNTRIED) | (fooled_by > attack))
 
 
@@ -53,8 +84,12 @@ def robust_after(correct: Tensor, fooled_by: Tensor, attack: int) -> Tensor:
 class Extent:
     """How far an evaluation takes its samples through a protocol, which then is not done in full.
 
-    `attacks`: (N,) int64, through so many of its attacks. `correct`, `fooled_by`, `predicted`: what an earlier
-    evaluation found that took all samples through the first `known` attacks; None: nothing is known.
+    Attributes:
+        attacks: so many attacks are for each sample, (N,) int64.
+        known: so many attacks an earlier evaluation took all samples through.
+        correct: what it found, as of EvaluationState; None: nothing is known.
+        fooled_by: the same.
+        predicted: the same.
     """
 
     attacks: Tensor
@@ -69,7 +104,14 @@ class Extent:
         return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
     def standing(self, passes: int) -> EvaluationState | None:
-        """Return where the samples stand; `passes`: how many the first `known` attacks have."""
+        """Return where the samples stand after what is known.
+
+        Args:
+            passes: how many passes the first `known` attacks have.
+
+        Returns:
+            A standing of its own; None where nothing is known.
+        """
         if self.correct is None or self.fooled_by is None or self.predicted is None:
             return None
         passed = torch.full(self.correct.shape, passes)
@@ -77,15 +119,27 @@ class Extent:
 
 
 class StateFile:
-    """Saves a standing to a file, at most every `seconds`; `path` None keeps nothing. `key` says what is being
-    evaluated, so that the state of another evaluation is refused."""
+    """A file that keeps a standing, saved now and then.
+
+    Attributes:
+        path: where it is kept; None: nowhere.
+        key: what is being evaluated, so that the state of another evaluation is refused.
+        seconds: it is saved no more often than that.
+    """
 
     def __init__(self, path: Path | None, key: dict[str, str], seconds: float = 30.0) -> None:
         self.path, self.key, self.seconds = path, key, seconds
         self._saved = time.monotonic()
 
     def load(self) -> EvaluationState | None:
-        """The saved standing, None if there is none. Raises ClatError if it belongs to another evaluation."""
+        """Load the standing that was saved.
+
+        Returns:
+            The standing; None if there is none.
+
+        Raises:
+            ClatError: the file is no state, or belongs to another evaluation.
+        """
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -107,6 +161,12 @@ class StateFile:
         return standing
 
     def save(self, standing: EvaluationState, *, now: bool = False) -> None:
+        """Save a standing, unless the last time was but `seconds` ago.
+
+        Args:
+            standing: where the samples stand.
+            now: save it in any case.
+        """
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
         tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}

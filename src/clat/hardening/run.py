@@ -22,7 +22,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.data import ImageSet
+from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.gallery import make_gallery
@@ -30,13 +30,15 @@ from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
-from clat.hardening.cost import step_seconds
+from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
 from clat.hardening.finish import PICTURES, keep_promise, look_for_masking, measured, per_class
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
-from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.plan import Plan, make_plan
+from clat.hardening.recipe import MONITORED, TUNING, harden_stages
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
+from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
 from clat.report.page import write_report
 from clat.training.log import RunLog
@@ -47,15 +49,19 @@ ABOUT = "harden.json"
 
 @dataclass(frozen=True)
 class Hardened:
-    """`model`: the hardened network, in evaluation mode; `before`, `after`: its results on test images, None where
-    only a plan was asked for; `comparison`: paired; `plan`; `out`: the folder."""
+    """A hardened network with its results on test images, before and after."""
 
     model: nn.Module
+    """The hardened network, in evaluation mode."""
     plan: Plan
     out: Path
+    """The folder."""
     before: Evaluation
+    """The result on test images of the network that was given."""
     after: Evaluation
+    """The result of the hardened one, on the same images."""
     comparison: Comparison
+    """The paired difference between the two."""
     promise: dict[str, Any] | None
     """What was chosen between start and end, where clean accuracy was promised."""
 
@@ -81,10 +87,12 @@ def run_hardening(
         about: what harden.json says of where the network comes from.
         quiet: print nothing.
 
+    Returns:
+        The hardened network, its results before and after, and their paired comparison.
+
     Raises:
         ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
-        else
-            in the input is wrong; then nothing has been written.
+            else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
     refuse_taken(out)
@@ -112,9 +120,24 @@ def run_hardening(
 
 
 def plan_hardening(
-    model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
+    model: nn.Module, train_set: Any, test_set: Any, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
-    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
+    """Return what `run_hardening` would do, without doing it.
+
+    Args:
+        model: as for `run_hardening`.
+        train_set: as for `run_hardening`.
+        test_set: as for `run_hardening`.
+        config: as for `run_hardening`.
+        quiet: print nothing.
+
+    Returns:
+        The plan, and the first look at the network that it rests on.
+
+    Raises:
+        ClatError: as for `run_hardening`.
+    """
+    train_set, test_set = as_train_and_test((train_set, test_set))
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -123,14 +146,25 @@ def plan_hardening(
 
 
 def resume_hardening(
-    out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
+    out: str | Path, model: nn.Module, train_set: Any, test_set: Any, *, quiet: bool = False
 ) -> Hardened:
-    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
+    """Go on with a hardening that was stopped.
+
+    Args:
+        out: its folder.
+        model: the network as it was given to `run_hardening`.
+        train_set: the images as they were given there.
+        test_set: the images as they were given there.
+        quiet: print nothing.
+
+    Returns:
+        The same as `run_hardening`.
 
     Raises:
         ClatError: there is none in `out`, or the images are others.
     """
     out = Path(out)
+    train_set, test_set = as_train_and_test((train_set, test_set))
     config, recorded = read_hardening(out)
     inputs = harden_inputs(model, train_set, test_set, config)
     recipe = read_recipe(out / "recipe.toml")
@@ -140,7 +174,17 @@ def resume_hardening(
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
-    """Return the settings of the hardening in `out`, and all that its harden.json says. Raises ClatError."""
+    """Return the settings of the hardening in a folder, and all that its harden.json says.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        The settings, and the file's content.
+
+    Raises:
+        ClatError: there is no usable harden.json.
+    """
     try:
         recorded = json.loads((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
@@ -162,24 +206,28 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     stages = {name: _stage(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
-    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
+    if config.keep in TUNING:
+        stages[config.keep] = build_recipe(
+            {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(names[0], 2, keep=config.keep)}
+        ).stages[1]
+    share = MEASURED_SHARE * (config.budget or 0.0)
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
-    tested = min(config.num_samples or len(inputs.test), len(inputs.test))
     plan = make_plan(
         config,
         inputs.model,
         costs,
         steps_per_epoch=max(len(inputs.train) // count, 1),
-        check_seconds=len(x) * 12 * seen.seconds_per_pass,
-        measuring_seconds=2 * tested * 21 * seen.seconds_per_pass,
+        check_seconds=len(x) * CHECK_PASSES * seen.seconds_per_pass,
+        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass),
         spent=time.perf_counter() - started,
         settings={
             "data": {
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
-                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
+                **_augmentation(inputs, config),
             }
         },
     )
@@ -188,9 +236,17 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     return plan, seen
 
 
-def _stage(config: HardenConfig, name: str) -> Any:
-    settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
-    return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
+def _augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
+    """The fields of a recipe's data that say what is done to training images."""
+    if config.augment is not None:
+        return {"augment": config.augment}
+    return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
+
+
+def _stage(config: HardenConfig, name: str) -> StageConfig:
+    """Return the stage that would train with a candidate."""
+    found = {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(name, 1)}
+    return build_recipe(found).stages[0]
 
 
 def _finished(
@@ -203,7 +259,7 @@ def _finished(
     *,
     quiet: bool,
 ) -> Hardened:
-    """What comes after the training; what is in its file already is not done again."""
+    """Return the result after the training; what is in its file already is not done again."""
     log, model = RunLog(None, quiet=quiet), inputs.model
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None

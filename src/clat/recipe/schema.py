@@ -9,14 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clat.core.checks import at_least
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import Selection
 from clat.data.generated import check_fraction
+from clat.data.idbh import IDBH_VARIANTS
+from clat.data.imagenet import ImagenetSettings
+from clat.data.mixup import check_alpha
+from clat.data.torchvision_ops import resolve_backend
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
 from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
@@ -65,18 +70,45 @@ class DataConfig:
     channels: Literal[1, 3] | None = None
     """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
     is 3."""
-    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
-    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
+    augment: str = "standard"
+    """standard: `pad` and `flip`; idbh-weak, idbh-strong, idbh-svhn: see `clat.data.idbh`, with `flip`; imagenet:
+    see `imagenet`, with `flip`; none: nothing, whatever they say; package.module:name: a callable of your own that
+    takes an image (C, H, W) and returns one, as torchvision's transforms (v2) do."""
+    imagenet: ImagenetSettings | None = None
+    """Of `augment = "imagenet"`: random resized crop, colour jitter, RandAugment; None: the crop alone."""
     pad: int = 4
     """Random crop after padding by this many pixels; 0: none."""
     padding_mode: Literal["zeros", "reflect"] = "zeros"
-    """What the padding shows."""
+    """Fill the padding with black, or with the image mirrored at its edge."""
     flip: bool = True
     """Random horizontal flip."""
     cutmix: bool = False
     """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
+    mixup: float | None = None
+    """Blend images and labels within each batch, by a weight from Beta(mixup, mixup): see `clat.data.mixup`. With
+    `cutmix` too, each batch has one of the two."""
     extra: ExtraConfig | None = None
     """Generated images in every batch."""
+
+    def __post_init__(self) -> None:
+        known = ("standard", *IDBH_VARIANTS, "imagenet", "none")
+        if self.augment not in known and ":" not in self.augment:
+            raise unknown("augmentation data.augment", self.augment, (*known, "package.module:name"))
+        if self.imagenet is not None and self.augment != "imagenet":
+            raise ClatError(f"data.imagenet belongs to data.augment = \"imagenet\", which is '{self.augment}'")
+        if self.mixup is not None:
+            check_alpha(self.mixup)
+
+    @property
+    def mixes(self) -> str | None:
+        """Return the field that makes labels probabilities, None if neither does."""
+        return "data.cutmix" if self.cutmix else "data.mixup" if self.mixup is not None else None
+
+    def resolved(self) -> DataConfig:
+        """Return the settings as they run on this machine."""
+        if self.augment != "imagenet":
+            return self
+        return replace(self, imagenet=resolve_backend(self.imagenet or ImagenetSettings()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +119,7 @@ class StageConfig:
     """Shown in the log and the report."""
     epochs: int
     objective: AnyObjective
-    """What one batch costs: {name = "pgd-at", ...}."""
+    """The loss of a batch: {name = "pgd-at", ...}."""
     selection: Selection | None = None
     """Which layers move; None: the whole network."""
     treatments: tuple[AnyTreatment, ...] = ()
@@ -118,7 +150,7 @@ class StageConfig:
         self._check_ranking()
 
     def _check_ranking(self) -> None:
-        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        """Raise an error for a ranking that moves or rewinds weights which are not a layer's own."""
         guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
         if guests and self.selection is not None and self.selection.ranking.reads_weights:
             raise ClatError(
@@ -128,6 +160,7 @@ class StageConfig:
 
     @property
     def bn_policy(self) -> str:
+        """Return the policy for BatchNorm statistics, the default filled in."""
         return self.batch_norm or ("update" if self.selection is None else "frozen")
 
 
@@ -143,8 +176,12 @@ class MonitorConfig:
     stop_on_collapse: bool = False
     """End a stage of one-step training at the check that shows catastrophic overfitting, and go back to the best
     weights so far, from which the next stage starts."""
+    loggers: tuple[str, ...] | None = None
+    """Where the numbers of each epoch go beside metrics.jsonl: tensorboard, csv, wandb, mlflow, trackio, or a
+    function of your own, "package.module:name". None: TensorBoard where it is installed; an empty list: nowhere."""
 
     def __post_init__(self) -> None:
+        check_loggers(self.loggers or ())
         for what in ("steps", "num_samples", "every"):
             at_least(f"monitor.{what}", getattr(self, what), 1)
 
@@ -198,10 +235,10 @@ class Recipe:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
         for stage in self.stages:
-            if self.data.cutmix and not stage.objective.mixed_labels:
+            if self.data.mixes and not stage.objective.mixed_labels:
                 name = stage.objective.name
                 raise ClatError(
-                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                    f"stage '{stage.name}': '{name}' needs one label an image, and {self.data.mixes} mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
         if self.micro_batch is not None:
@@ -231,33 +268,69 @@ class Recipe:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat model that `eps` and `norm` name."""
+        """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
 
     def resolved(self) -> Recipe:
-        """Return the recipe as it runs on this machine: its precision is what "auto" means here, and float32 where
-        a stage differentiates a gradient, which bfloat16 has too few digits for."""
+        """Return the recipe as it runs on this machine.
+
+        Returns:
+            The same recipe, whose precision is what "auto" means here, and float32 where a stage differentiates a
+            gradient, which bfloat16 has too few digits for.
+        """
         twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
-        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
+        engine = replace(self.engine, precision="32") if twice else self.engine.resolved()
+        return replace(self, data=self.data.resolved(), engine=engine)
 
     @property
     def total_epochs(self) -> int:
+        """Return the epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     def optimizer_of(self, stage: int) -> OptimizerConfig | TorchOptimizer:
-        """The optimizer of a stage: its own, or else the run's."""
+        """Return the optimizer of a stage: its own, or else the run's.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The settings that the stage trains with.
+        """
         return self.stages[stage].optimizer or self.optimizer
 
     def keeps_optimizer(self, stage: int) -> bool:
-        """Whether a stage's optimizer can go on with what that of the stage before remembers."""
+        """Return whether a stage's optimizer can go on with what that of the stage before remembers.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            False for the first stage, and where the two optimizers keep different states.
+        """
         return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
     def first_epoch(self, stage: int) -> int:
-        """The number, from 0, of a stage's first epoch within the run."""
+        """Return the number of a stage's first epoch within the run.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The epochs of all earlier stages together, so the first stage has 0.
+        """
         return sum(earlier.epochs for earlier in self.stages[:stage])
 
     def learning_rate(self, stage: int, done: float) -> float:
-        """The schedule's learning rate within a stage, `done` epochs into the run."""
+        """Return the schedule's learning rate at a place of a stage.
+
+        Args:
+            stage: its number, from 0.
+            done: epochs since the run began, those of earlier stages included; a step counts as its fraction of an
+                epoch.
+
+        Returns:
+            The rate of the stage's own schedule, or else of the run's.
+        """
         own = self.stages[stage].schedule
         if own is not None:
             return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)

@@ -54,6 +54,9 @@ def class_section(results: Sequence[tuple[str, EvaluationRecord]]) -> ClassSecti
 
     Args:
         results: (what to call the network, its result) of networks on the same images, in the order of time.
+
+    Returns:
+        The section's numbers.
     """
     known = [(name, one) for name, one in results if one.labels is not None and _whole(one)]
     if not known:

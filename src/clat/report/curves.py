@@ -11,20 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from clat.core.formatting import number, percent, shorten
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.report.plots import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    SKY,
-    figure_width,
-    is_narrow,
-    styled,
-    text_size,
-)
-from clat.report.reading import ENDS, Json, Run, moment, series
+from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, styled
+from clat.report.records import ENDS, Json, Run, moment, series
+from clat.report.widths import figure_width, is_narrow, text_size
 
 DASHES = [(0, (4, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5))]
 BANDS = ("#f5f7f9", "#ebeff3")
@@ -32,7 +21,17 @@ BANDS = ("#f5f7f9", "#ebeff3")
 
 @styled()
 def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Figure:
-    """Dots with 95 % intervals, clean and robust side by side. A row is (label, of this run?, evaluation)."""
+    """Draw clean and robust accuracy side by side, a dot with its 95 % interval for each evaluation.
+
+    The interval of the run's own last weights is shaded through the whole panel, to read the others against.
+
+    Args:
+        rows: (label, whether it belongs to the page's own run, evaluation), from top to bottom; own ones are filled
+            dots, those of runs to compare with hollow.
+
+    Returns:
+        The figure, accuracies in percent.
+    """
     below = is_narrow()  # on a phone one panel stands below the other
     labels = [_row_label(label) for label, _, _ in rows]
     height = (0.4 if any("\n" in label for label in labels) else 0.27) * len(rows) + 0.75
@@ -65,7 +64,7 @@ def _row_label(label: str) -> str:
 
 
 def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: bool) -> None:
-    """Filled for this run, hollow for the runs it is compared with."""
+    """Draw one accuracy with its interval: filled for this run, hollow for the runs it is compared with."""
     if accuracy.low is not None and accuracy.high is not None:
         axes.plot([100 * accuracy.low, 100 * accuracy.high], [height, height], color=hue, linewidth=1.8)
     fill = hue if own else "white"
@@ -74,7 +73,15 @@ def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: boo
 
 @styled()
 def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
-    """Held-out accuracy per epoch: stages shaded, best and last marked, their gap written beside them."""
+    """Draw held-out accuracy against the epoch, stages shaded, best and last epoch marked and their gap written.
+
+    Args:
+        run: the run, drawn in full lines; epochs that were not measured leave no point.
+        others: runs to compare with, in dashed lines.
+
+    Returns:
+        The figure, accuracies in percent.
+    """
     figure = Figure(figsize=(figure_width(), 3.7), layout="constrained")
     axes = figure.subplots()
     handles = []
@@ -123,7 +130,7 @@ def _mark_best_and_last(axes: Axes, run: Run) -> list[Line2D]:
 
 
 def _draw_gap(axes: Axes, best_epoch: int, last_epoch: int, top: float, end: float) -> None:
-    """A bracket right of the last epoch, as high as the robust accuracy that training lost again."""
+    """Draw a bracket right of the last epoch, as high as the robust accuracy that training lost again."""
     right = last_epoch + 0.02 * max(last_epoch, 10)
     axes.plot([best_epoch, right], [top, top], color=ORANGE, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.plot([last_epoch, right], [end, end], color=ORANGE, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -141,7 +148,14 @@ def _draw_gap(axes: Axes, best_epoch: int, last_epoch: int, top: float, end: flo
 
 @styled()
 def loss_curves(run: Run) -> Figure:
-    """The training loss and the parts of it that the objectives record, under their names."""
+    """Draw the training loss and the parts of it that the objectives record, under their names.
+
+    Args:
+        run: a run with at least one epoch whose loss is recorded.
+
+    Returns:
+        The figure; a part's line breaks over stages without that part.
+    """
     figure = Figure(figsize=(figure_width(), 2.9), layout="constrained")
     axes = figure.subplots()
     epochs, values = series(run.epochs, "loss")
@@ -160,12 +174,19 @@ def loss_curves(run: Run) -> Figure:
 
 
 def part_names(epochs: Sequence[Json]) -> list[str]:
-    """The loss parts in the order in which training first recorded them."""
+    """Return the names of the loss parts in the order in which training first recorded them.
+
+    Args:
+        epochs: records of epochs; `parts` in each, if it is there, maps name to value.
+
+    Returns:
+        Each name once.
+    """
     return list(dict.fromkeys(part for one in epochs for part in one.get("parts") or {}))
 
 
 def _with_gaps(records: Sequence[Json]) -> tuple[list[int], list[float]]:
-    """A line that breaks where a part was not recorded: a stage without that term."""
+    """Return epochs and values of a line, NaN where a part was not recorded: in a stage without that term."""
     values = [number(record["part"]) for record in records]
     return [record["epoch"] for record in records], [float("nan") if v is None else v for v in values]
 
@@ -192,7 +213,7 @@ def _shade_stages(axes: Axes, run: Run) -> None:
 
 
 def _mark_selections(axes: Axes, run: Run) -> None:
-    """A small tick at the foot of each epoch that began with a selection of layers."""
+    """Draw a small tick at the foot of each epoch that began with a selection of layers."""
     moments = [epoch - 0.5 for epoch in run.selections]
     axes.plot(
         moments,

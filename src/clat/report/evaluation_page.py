@@ -20,13 +20,24 @@ def write_evaluation_page(result: EvaluationRecord, gallery: Gallery, out: Path)
         result: of `clat.evaluate`, as its file tells it.
         gallery: pictures of it.
         out: the file; an existing one is replaced.
+
+    Returns:
+        The path, `out`.
     """
     write_text(out, render_evaluation(result, gallery))
     return out
 
 
 def render_evaluation(result: EvaluationRecord, gallery: Gallery) -> str:
-    """Return the page as text. Arguments as for `write_evaluation_page`."""
+    """Return the page as text. Arguments as for `write_evaluation_page`.
+
+    Args:
+        result: of `clat.evaluate`, as its file tells it.
+        gallery: pictures of it.
+
+    Returns:
+        The page.
+    """
     data = " / ".join(part for name in ("name", "split") if (part := result.text("data", name)))
     facts = {
         "Data": data,
@@ -54,7 +65,14 @@ def render_evaluation(result: EvaluationRecord, gallery: Gallery) -> str:
 
 
 def accuracy_sentence(result: EvaluationRecord) -> str:
-    """Return what an evaluation found, in one sentence."""
+    """Return what an evaluation found, in one sentence.
+
+    Args:
+        result: as its file tells it.
+
+    Returns:
+        The sentence, with both intervals.
+    """
     robust, clean = result.robust_accuracy, result.clean_accuracy
     if robust is None or clean is None:
         return "This result holds no accuracies."

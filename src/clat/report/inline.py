@@ -9,19 +9,8 @@ from collections.abc import Callable
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from clat.report.plots import (
-    BLUE,
-    FAINT,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PLAIN,
-    PURPLE,
-    SKY,
-    for_phone,
-    render_figure,
-)
+from clat.report.plots import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, PLAIN, PURPLE, SKY, render_figure
+from clat.report.widths import for_phone
 
 COLOURS = {
     INK: "ink", MUTED: "muted", FAINT: "line", PLAIN: "plain", BLUE: "blue", ORANGE: "orange", GREEN: "green",
@@ -42,8 +31,11 @@ def inline_svg(figure: Figure, name: str, description: str, *, kind: str = "") -
     Args:
         figure: the figure.
         name: unique within the page.
-        description: for who cannot see it.
+        description: what the plot shows, for readers who do not see it; escaped here.
         kind: the element's class.
+
+    Returns:
+        The element, marked as safe.
     """
     buffer = io.StringIO()
     render_figure(figure, buffer, "svg", fonttype="none")
@@ -62,7 +54,10 @@ def inline_plot(draw: Callable[[], Figure], name: str, description: str) -> Mark
     Args:
         draw: makes the figure, as wide as `clat.report.plots.figure_width` says.
         name: unique within the page.
-        description: for who cannot see it.
+        description: what the plot shows, for readers who do not see it; escaped here.
+
+    Returns:
+        Both elements, marked as safe.
     """
     wide = inline_svg(draw(), name, description, kind="wide")
     with for_phone():

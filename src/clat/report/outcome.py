@@ -8,11 +8,23 @@ from collections.abc import Sequence
 from clat.core.formatting import SPACE, count, interval, number, percent, points
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
 from clat.report.paired import difference_in_words, paired_differences
-from clat.report.reading import Run, moment, part, text
+from clat.report.records import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
-    """What the run brought: against other runs if there are any, else against the start of its last stage."""
+    """Return what the run brought, in one sentence: against other runs, or else against what it started from.
+
+    What it started from is the test result from before its last stage. A difference is
+    judged by the paired test of both verdicts on each image, or, where these are not on record, by whether the 95 %
+    intervals of both accuracies overlap.
+
+    Args:
+        run: the run that the page is about.
+        others: runs to compare with, each named with its own budget.
+
+    Returns:
+        The sentence; without a result on the test split it speaks of the held-out images.
+    """
     last = run.end
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
@@ -39,9 +51,15 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def evaluation_before(run: Run) -> EvaluationRecord | None:
-    """Return the test result from before a hardening, or from where the last stage began.
+    """Return the result on the test split from before a hardening, or from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
+
+    Args:
+        run: the run, finished or not.
+
+    Returns:
+        The result, or None if there is none from before the last stage.
     """
     if (start := run.evaluation("before")) is not None:
         return start
@@ -62,7 +80,7 @@ def _trained(run: Run) -> str:
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
-    """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
+    """Return one clause on another run's end: its budget, its numbers, and what the difference allows to say."""
     theirs = other.end
     if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
@@ -72,7 +90,7 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
 
 
 def _budget(run: Run, other: Run) -> str:
-    """Equal numbers of epochs are called the same budget, and unequal gradient work is said beside it."""
+    """Return the other run's budget beside ours: epochs, and the backward passes where they differ by over 5 %."""
     ours, theirs = (one.epochs[-1]["epoch"] if one.epochs else None for one in (run, other))
     if ours is None or theirs is None:
         return "at a budget that is not known,"
@@ -135,7 +153,14 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
 
 
 def overfitting(run: Run) -> str | None:
-    """Best and last held-out robust accuracy and the gap between them, in words."""
+    """Return best and last held-out robust accuracy and the gap between them, in a sentence.
+
+    Args:
+        run: the run; its summary is asked first, its epochs where there is none.
+
+    Returns:
+        The sentence, the gap in percentage points; None if no held-out robust accuracy was recorded.
+    """
     best, last = moment(run, "best"), moment(run, "last")
     top, end = number(best.get("heldout_robust")), number(last.get("heldout_robust"))
     if top is None or end is None:
@@ -149,7 +174,7 @@ def overfitting(run: Run) -> str | None:
 
 
 def _heldout(run: Run) -> str:
-    """Without a test result only the held-out part of the training set can speak."""
+    """Return the sentence for a run without a test result, of which only held-out images can speak."""
     last, best = moment(run, "last"), moment(run, "best")
     if number(last.get("heldout_robust")) is None:
         return "This run has recorded no accuracy yet."

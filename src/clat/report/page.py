@@ -15,17 +15,29 @@ from clat.core.errors import ClatError
 from clat.evaluation.gallery import kinds_of
 from clat.report.classes import ClassSection, class_section
 from clat.report.outcome import evaluation_before, outcome, overfitting
-from clat.report.reading import Json, Run, part, read_run, text
+from clat.report.reading import read_run
+from clat.report.records import Json, Run, part, text
 from clat.report.run_plots import moment_name, run_plots
 
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
 
 
 def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | None = None) -> Path:
-    """Writes the page of a run, beside it or to `out`, and returns its path.
+    """Write the page of a run, beside it or to `out`.
 
-    `against` are run folders to compare with. The page depends on the folders' contents alone: written twice,
-    it is the same to the bit. It replaces an older page only once it is complete.
+    The page depends on the folders' contents alone: written twice, it is the same to the bit. It replaces an older
+    page only once it is complete.
+
+    Args:
+        run_dir: a folder that `clat train` wrote; the run may be unfinished.
+        against: folders of runs to compare with.
+        out: the file to write; None: `report.html` in `run_dir`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ClatError: If a folder holds no run, or the page cannot be written.
     """
     target = Path(out) if out is not None else Path(run_dir) / "report.html"
     page = render(read_run(Path(run_dir)), [read_run(Path(other)) for other in against])
@@ -41,7 +53,15 @@ def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | Non
 
 
 def render(run: Run, others: Sequence[Run] = ()) -> str:
-    """The page as text."""
+    """Return the page of a run as HTML text.
+
+    Args:
+        run: the run; it is renamed if another run has the same name, and so are the others.
+        others: runs to compare with.
+
+    Returns:
+        The page, with its style and plots inside.
+    """
     runs = [run, *others]
     _tell_apart(runs)
     return (
@@ -72,7 +92,14 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def environment(folder: str = "report") -> jinja2.Environment:
-    """Return the templates in a folder of the package, with what they write numbers with."""
+    """Return the Jinja2 environment of a folder's templates, with the filters that write numbers.
+
+    Args:
+        folder: a subfolder of the package `clat` that holds templates.
+
+    Returns:
+        The environment; it escapes HTML, and an undefined name in a template is an error.
+    """
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("clat", folder),
         autoescape=True,
@@ -88,14 +115,17 @@ def style_sheet(*names: str) -> Markup:
     """Return style sheets, to stand inside a page.
 
     Args:
-        names: of the files in this folder; none: the style of every page.
+        names: of the files in this folder, without .css; none: the style of every page.
+
+    Returns:
+        The CSS, marked as safe.
     """
     files = [Path(__file__).parent / f"{name}.css" for name in names or ("style",)]
     return Markup("".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
-    """Runs of one recipe share its name; then each is called by its folder as well, and numbered at worst."""
+    """Rename runs that share a name: the folder is added to it, and a number where that is not enough."""
     names = [run.name for run in runs]
     full = [f"{run.name} ({run.path.resolve().name})" for run in runs]
     for i, run in enumerate(runs):
@@ -105,7 +135,7 @@ def _tell_apart(runs: Sequence[Run]) -> None:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What was trained on what, in a line under the title."""
+    """Return what was trained on what, for the line under the title."""
     parameters = part(run.info, "model").get("parameters")
     total = parameters or (run.stages[-1].raw.get("total_parameters") if run.stages else None)
     trained = run.stages[-1].raw.get("trainable_parameters") if run.stages else None
@@ -131,7 +161,7 @@ def _by_class(run: Run) -> ClassSection | None:
 
 
 def _cost_rows(run: Run) -> list[tuple[str, Json]]:
-    """Stages, their total, and what the tests cost; columns that nobody recorded stay empty."""
+    """Return stages, their total, and what the tests cost; columns that nobody recorded stay empty."""
     rows: list[tuple[str, Json]] = [(f"{stage.number} · {stage.name}", stage.raw) for stage in run.stages]
     whole = part(run.summary, "cost")
     if rows:
@@ -158,7 +188,7 @@ def _cost_cells(raw: Json) -> list[tuple[str, str]]:
 
 
 def _protocols(runs: Sequence[Run]) -> list[Json]:
-    """Each measurement protocol once, with the hash that says two results were measured alike."""
+    """Return each protocol once, with the hash that says two results were measured alike."""
     found: dict[tuple[str | None, ...], Json] = {}
     for one in (evaluation for run in runs for evaluation in run.evaluations):
         found.setdefault(

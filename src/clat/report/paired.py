@@ -18,6 +18,9 @@ def paired_differences(before: EvaluationRecord, after: EvaluationRecord) -> dic
     Args:
         before: a result on some images.
         after: another one on the same images.
+
+    Returns:
+        "clean" and "robust" -> the second's accuracy less the first's.
     """
     try:
         found = compare(before, after)
@@ -27,7 +30,14 @@ def paired_differences(before: EvaluationRecord, after: EvaluationRecord) -> dic
 
 
 def difference_in_words(difference: PairedDifference) -> str:
-    """Return a difference with its interval, McNemar's p, and what that settles."""
+    """Return a difference with its interval, McNemar's p, and what that settles.
+
+    Args:
+        difference: of two networks' verdicts on the same images.
+
+    Returns:
+        A clause without a full stop.
+    """
     low, high = (f"{100 * end:+.1f}".replace("-", MINUS) for end in difference.interval)
     spread = f"95{SPACE}% interval {low} to {high}"
     p = p_text(difference.p_value)
@@ -36,7 +46,14 @@ def difference_in_words(difference: PairedDifference) -> str:
 
 
 def p_text(p: object) -> str:
-    """Return a p value as text: "p = 0.031", "p < 0.0001"."""
+    """Return a p value as text: "p = 0.031", "p < 0.0001".
+
+    Args:
+        p: the p value, or anything else where there is none.
+
+    Returns:
+        The text, with a dash for what is none.
+    """
     value = number(p)
     if value is None:
         return f"p = {DASH}"

@@ -9,9 +9,7 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number, power_of_ten, shorten, significant
+from clat.report.widths import figure_width, is_narrow, text_size
 
-WIDTH = 5.6
-"""Inches."""
-NARROW = 3.3
-"""Of a plot that fits a phone with its text still readable."""
-SMALLEST = 8.5
-"""Points of a narrow plot's smallest letters: 11 pixels on a phone."""
 # Okabe and Ito's palette, which the common forms of colour blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, MUTED, FAINT, PLAIN = "#1f2933", "#66717d", "#e4e8ec", "#b7c4d1"
-_narrow: ContextVar[bool] = ContextVar("drawn for a phone", default=False)
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 """The box of a label that lines run underneath."""
 
@@ -65,33 +57,12 @@ STYLE: Any = {
 
 
 def styled() -> Any:
-    """The style as a decorator; matplotlib's settings are as before when the function returns."""
+    """Return a decorator that draws in the plots' style and puts matplotlib's settings back afterwards.
+
+    Returns:
+        A context manager that is a decorator as well.
+    """
     return matplotlib.rc_context(STYLE)
-
-
-@contextmanager
-def for_phone() -> Iterator[None]:
-    """Inside, figures are drawn narrow."""
-    token = _narrow.set(True)
-    try:
-        yield
-    finally:
-        _narrow.reset(token)
-
-
-def is_narrow() -> bool:
-    """Return whether figures are drawn for a phone just now."""
-    return _narrow.get()
-
-
-def figure_width() -> float:
-    """Return how wide a figure is to be, in inches."""
-    return NARROW if is_narrow() else WIDTH
-
-
-def text_size(size: float) -> float:
-    """Return a size of letters in points, raised in a narrow plot where it would not be readable."""
-    return max(size, SMALLEST) if is_narrow() else size
 
 
 def render_figure(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
@@ -112,7 +83,17 @@ def render_figure(figure: Figure, target: Any, file_format: str, fonttype: str =
 
 
 def plot_format(path: Path | str) -> str:
-    """ "svg" or "png", by the file's name. Raises ClatError for any other: ask before the measurement."""
+    """Return the format that a file's name asks for; to be called before the measurement.
+
+    Args:
+        path: the file of the plot; its ending counts, in either case.
+
+    Returns:
+        "svg" or "png".
+
+    Raises:
+        ClatError: If the name ends in neither.
+    """
     file_format = Path(path).suffix.lower().lstrip(".")
     if file_format not in ("svg", "png"):
         raise ClatError(f"cannot write a plot to '{path}': its name must end in .svg or .png")
@@ -120,7 +101,18 @@ def plot_format(path: Path | str) -> str:
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Writes a figure as .svg or .png, whole or not at all; the same figure gives the same bytes."""
+    """Write a figure as SVG or PNG, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: the figure.
+        path: a file in an existing folder, its name ending in .svg or .png; an older one is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ClatError: If the name has another ending, or the file cannot be written.
+    """
     path = Path(path)
     file_format = plot_format(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -135,10 +127,18 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
 
 
 def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
-    """Which of `total` rows to label when labels need `gap` rows each: the important first, then every nth.
+    """Return which rows to label when a label needs several: the important ones first, then every `gap`-th.
 
     >>> label_rows(9, [4], gap=3)
     [0, 4, 7]
+
+    Args:
+        total: number of rows.
+        important: rows that are labelled before others.
+        gap: rows from one label to the next, at least 1.
+
+    Returns:
+        Rows in ascending order.
     """
     chosen: list[int] = []
     for row in [*sorted(important), *range(0, total, gap), *range(total)]:
@@ -148,7 +148,14 @@ def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
 
 
 def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names that fit beside a plot: where they are long, without the modules that all layers share."""
+    """Return names that fit beside a plot: long ones without the modules that all layers share.
+
+    Args:
+        rows: the rows of a report, at least one, each with its layer's `name`.
+
+    Returns:
+        A name a row, of at most 32 characters.
+    """
     names = [str(row.get("name", "?")) for row in rows]
     if max(map(len, names)) > 30:
         paths = [name.split(".") for name in names]
@@ -158,12 +165,26 @@ def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def row_height(layers: int) -> float:
-    """Inches a layer: roomy for twenty layers, and a hundred and twenty still fit a page."""
+    """Return the height of a layer's row: roomy for twenty layers, and a hundred and twenty still fit a page.
+
+    Args:
+        layers: number of layers, at least 1.
+
+    Returns:
+        Inches, from 0.085 to 0.21.
+    """
     return min(0.21, max(0.085, 9.0 / layers))
 
 
 def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int], height: float) -> None:
-    """Layer names down the left side, first layer on top, the selected ones in bold and in colour."""
+    """Write layer names down the left side, first layer on top, selected ones bold and in colour.
+
+    Args:
+        axes: axes with layer i centred at y = i.
+        rows: the rows of a report, with `name` and, if they are numbered, `index`.
+        chosen: positions of the selected layers.
+        height: inches a row; where rows are narrow, only some are labelled.
+    """
     size = 8.5 if height > 0.15 else text_size(7.0)
     shown = label_rows(len(rows), chosen, gap=math.ceil(size * 1.15 / 72 / height))
     names = layer_names(rows)
@@ -178,10 +199,17 @@ def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int]
 
 @styled()
 def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
-    """A bar a layer, selected layers in colour.
+    """Draw a bar a layer, selected layers in colour.
 
     In forward order the first layer has no predecessor to be divided by: its criticality is its weakness, on
     another scale, so it is hatched, carries its number, and does not stretch the axis.
+
+    Args:
+        report: a criticality report as plain data: `rows` with `name` and `criticality`, and `predecessor`.
+        selected: names of the selected layers.
+
+    Returns:
+        The figure; its axis is logarithmic where one layer is far above the rest.
     """
     rows = report["rows"]
     values = [number(row.get("criticality")) for row in rows]
@@ -218,7 +246,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
 
 
 def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
-    """A hatched stub of fixed length with the first layer's value beside it."""
+    """Draw a hatched stub of fixed length with the first layer's value beside it."""
     share = axes.get_yaxis_transform()  # x in shares of the width, y in rows
     axes.barh(0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6)
     written = f"W = {significant(value)}{'' if is_narrow() else ': its own scale, no layer before it'}"
@@ -241,7 +269,12 @@ def _write_values(axes: Axes, values: Sequence[float | None], base: float, first
 
 
 def plain_log_ticks(axis: Axis, subs: tuple[float, ...]) -> None:
-    """Ticks at these multiples of the powers of ten, in plain characters instead of typeset mathematics."""
+    """Set ticks at multiples of the powers of ten, in plain characters instead of typeset mathematics.
+
+    Args:
+        axis: a logarithmic axis.
+        subs: multiples, in [1, 10), of each power of ten.
+    """
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())

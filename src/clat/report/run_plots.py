@@ -9,12 +9,20 @@ from clat.core import formatting
 from clat.evaluation.result import EvaluationRecord
 from clat.report import curves, heatmap, plots, rankings
 from clat.report.inline import inline_plot
-from clat.report.reading import Run, series, text
+from clat.report.records import Run, series, text
 
 
 def moment_name(run: Run, evaluation: EvaluationRecord) -> str:
     """Return when a result was measured: 'stage-1' -> 'after stage 1 (pgd-at)'; 'best' and 'last' with their epoch;
-    'before' and 'after' a hardening; other labels as they are."""
+    'before' and 'after' a hardening; other labels as they are.
+
+    Args:
+        run: the run.
+        evaluation: one of its results.
+
+    Returns:
+        Words for a table.
+    """
     label = evaluation.label
     kind, _, index = label.partition("-")
     if kind == "stage" and index.isdigit():
@@ -32,6 +40,9 @@ def run_plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
     Args:
         run: the run.
         others: those that it is compared with.
+
+    Returns:
+        Name -> the plot as SVG for both screens; "first_report", "first_ranking": what captions say.
     """
     found: dict[str, Any] = {}
     tested = [(one, evaluation) for one in [run, *others] for evaluation in one.evaluations]

@@ -21,8 +21,15 @@ from clat.studies.tables.groups import GROUP_CAPTION, group_cells
 
 
 def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
-    """study.html and, where there is something to show, clean-robust.svg and differences.svg in the study's folder
-    `out`; returns the page's path."""
+    """Write study.html and, where there is something to show, clean-robust.svg and differences.svg.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+        out: the study's folder.
+
+    Returns:
+        The page's path.
+    """
     figures = {
         "clean-robust": clean_against_robust(table_points(table)),
         "differences": differences(table["groups"]),
@@ -35,7 +42,14 @@ def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
 
 
 def render_study(table: Mapping[str, Any]) -> str:
-    """The page as text."""
+    """Return the page as HTML text, its plots inside.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+
+    Returns:
+        The page.
+    """
     points, groups = table_points(table), table["groups"]
     settings = table["settings"]
     protocol = table["protocol"] or {}
@@ -81,6 +95,6 @@ def _plot(draw: Callable[[], Figure | None], name: str, description: str) -> Mar
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    """A network or data set in words: its name, then what is set beside it."""
+    """Return a network or data set in words: its name, then what is set beside it."""
     rest = (f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key != "name")
     return ", ".join([settings["name"], *rest])

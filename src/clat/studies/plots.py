@@ -12,12 +12,13 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from clat.core.formatting import MINUS
-from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, figure_width, styled, text_size
+from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, styled
+from clat.report.widths import figure_width, text_size
 from clat.studies.tables.groups import ACCURACIES
 
 
 class PlotPoint(NamedTuple):
-    """A row of the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
+    """A row in the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
 
     name: str
     clean: tuple[float, float, float]
@@ -25,7 +26,14 @@ class PlotPoint(NamedTuple):
 
 
 def table_points(table: Mapping[str, Any]) -> list[PlotPoint]:
-    """Means and deviations over the seeds where there are several, else each row and its intervals."""
+    """Return means and deviations over the seeds where there are several, else each row and its 95 % intervals.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+
+    Returns:
+        A point for each group, or for each finished row.
+    """
     if table["groups"]:
         found = []
         for group in table["groups"]:
@@ -44,8 +52,16 @@ def table_points(table: Mapping[str, Any]) -> list[PlotPoint]:
 
 @styled()
 def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
-    """A dot a point with its two spans, named beside it; X and X+clat are joined. What lies far from the rest is an
-    open dot at the border, with its accuracies. None without points."""
+    """Draw a named dot with its two spans for each point; X and X+clat are joined.
+
+    What lies far from the rest is an open dot at the border, with its accuracies beside it.
+
+    Args:
+        points: the rows, of which X stands before X+clat.
+
+    Returns:
+        The figure, accuracies in percent; None without points.
+    """
     if not points:
         return None
     height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
@@ -84,7 +100,7 @@ PLACES = [(4, 3), (4, -8), (-4, 3), (-4, -8), (4, 10), (4, -15), (-4, 10), (-4, 
 
 
 def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None:
-    """Each label at the first of PLACES at which it covers neither a point nor a label before it."""
+    """Put each label at the first of PLACES at which it covers neither a point nor a label before it."""
     figure.draw_without_rendering()  # gives everything its place on the page
     points = axes.transData.transform([label.xy for label in labels])
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
@@ -100,10 +116,18 @@ def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None
 
 @styled()
 def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A line a group: what it has more than the control in clean and in robust accuracy, in points, with the 95 % t
-    interval over the seeds and each seed as a faint dot. What lies far from the rest, such as a row that collapsed,
-    would press all others together: it is written at the border instead, and wide intervals end there. None if no
-    group has a control."""
+    """Draw each group's clean and robust accuracy less the control's.
+
+    The lines are 95 % t intervals over the seeds. Each seed is a faint dot. What lies far from the rest, such as a
+    row that collapsed, would press all others together: it is written at the border instead, and wide intervals end
+    there.
+
+    Args:
+        groups: a table's `groups`; those without a difference, such as the control, are left out.
+
+    Returns:
+        The figure, in percentage points; None if no group has a control.
+    """
     shown = [group for group in groups if f"{ACCURACIES[0]}_less_control" in group]
     if not shown:
         return None
@@ -132,8 +156,11 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def _reach(values: Sequence[float]) -> tuple[float, float]:
-    """From where to where an axis shows `values`: all within three interquartile ranges of the quartiles (Tukey's
-    "far out"; of fewer than ten, all), and a tenth more on both sides."""
+    """Return from where to where an axis shows `values`.
+
+    Shown are all within three interquartile ranges of the quartiles (Tukey's "far out"; of fewer than ten values,
+    all), and a tenth more on both sides.
+    """
     first, third = np.percentile(values, [25, 75])
     bound = 3 * (third - first) if len(values) >= 10 else np.inf
     near = [value for value in values if first - bound <= value <= third + bound]

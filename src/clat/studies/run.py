@@ -26,12 +26,25 @@ STOPPED = (130, 143)
 
 
 def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console) -> dict[str, Any]:
-    """Train and measure `rows` in the folder `out`, going on where an earlier call was stopped.
+    """Train and measure rows, each in a process of its own, going on where an earlier call was stopped.
 
-    It holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row table.json and
-    table.md are written anew, with the rows that other calls have finished here, so that several may share the
-    folder. A row that fails is named in the table with its message, and the others go on. Returns the table.
-    Raises ClatError if `out` holds another study, or a row of the same name with other settings.
+    The folder holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row
+    table.json and table.md are written anew, with the rows that other calls have finished here, so that several may
+    share the folder. A row that fails is named in the table with its message, and the others go on.
+
+    Args:
+        study: the study.
+        scale: one of its scales.
+        rows: the rows to run, what they build on first.
+        out: the study's folder: new, empty, or the one of an earlier call.
+        console: where progress is printed.
+
+    Returns:
+        The table, see `clat.studies.collect.collect`.
+
+    Raises:
+        ClatError: If `out` holds another study, or a row of the same name with other settings.
+        KeyboardInterrupt: If a row was asked to stop.
     """
     _claim(study, scale, out)
     if study.prepare is not None:
@@ -59,7 +72,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
 
 
 def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[Row]:
-    """`rows` and, in the study's order, all others that have finished in `out` with the settings they have now."""
+    """Return `rows` and all that have finished in `out` with the settings they have now, in the study's order."""
     names = {row.name for row in rows}
     every = seeded(study.rows(scale, out), scale.seeds)
 
@@ -71,7 +84,14 @@ def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[R
 
 
 def finished(run: Path) -> bool:
-    """Whether a run's folder says that it came to its end."""
+    """Return whether a run's folder says that it came to its end.
+
+    Args:
+        run: the folder; it need not be there.
+
+    Returns:
+        True once `clat train` has written all results.
+    """
     return read_about(run).get("status") == "finished"
 
 
@@ -102,8 +122,11 @@ def _write_recipe(row: Row, out: Path) -> Path:
 
 
 def _says(file: Path, row: Row) -> bool:
-    """Whether the file has the row's recipe: the recipe as it runs here and not its text, so that a new setting at
-    its default changes nothing."""
+    """Return whether the file has the row's recipe.
+
+    What counts is the recipe as it runs here and not its text, so that a new setting at its default changes
+    nothing.
+    """
     return read_recipe(file).resolved() == row.recipe.resolved()
 
 

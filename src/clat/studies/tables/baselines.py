@@ -32,9 +32,24 @@ def pair(
     more: Sequence[Table] | None = None,
     **settings: Any,
 ) -> list[Row]:
-    """X and X + CLAT, of which the second takes over X's first stage from the first, unless X keeps state that a
-    cut into two stages would reset (`stateful`). `settings`: of X's stage; `fast`: CLAT's one-step form;
-    `exclude`: layers that CLAT leaves alone; `more`: the treatments of X's second part, where they differ."""
+    """Return the rows X and X + CLAT; the second takes over X's first stage from the first.
+
+    Args:
+        scale: epochs and shared settings.
+        name: X's name.
+        objective: X's objective, by its name or as a table.
+        changes: recipe fields of both rows that differ from the scale's.
+        stateful: X keeps state that a cut into two stages would reset: X is one stage, and nothing is taken over.
+        papers: what a paper prints for X and for X + CLAT.
+        note: what a reader should know of X.
+        fast: take CLAT's one-step form.
+        exclude: patterns of layers that CLAT leaves alone.
+        more: treatments of X's second part, where they differ from the first's.
+        **settings: more fields of X's stage.
+
+    Returns:
+        The two rows.
+    """
     first = stage(name, scale.start, objective, **settings)
     second = stage(f"{name}-on", scale.rest, objective, **settings)
     if more is not None:
@@ -52,7 +67,15 @@ def pair(
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The table, in its order."""
+    """Return every baseline alone and under CLAT, in the table's order.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder, in which some rows find weights or images.
+
+    Returns:
+        The rows.
+    """
     found = [_alone(scale, "standard", "standard", note="Not adversarial: the mixture's standard member.")]
     found += pair(scale, "pgd-at", "pgd-at", papers=_table1(81.46, 53.63, 83.89, 55.37))
     found += pair(scale, "trades", "trades", papers=_table1(81.54, 53.31, 81.89, 54.57))
@@ -106,7 +129,7 @@ def _alone(scale: Scale, name: str, objective: str, note: str = "") -> Row:
 
 
 def _generated(scale: Scale, out: Path) -> list[Row]:
-    """The recipe of Wang et al. 2023, on their network and on that of Peng et al. 2023."""
+    """Return the recipe of Wang et al. 2023 on their network and on Peng et al.'s of 2023, alone and under CLAT."""
     objective = {"name": "trades", "beta": 5.0, "label_smoothing": 0.1, "start": "uniform", "attack_bn": "train"}
     found = []
     for name, network, paper in (
@@ -142,7 +165,12 @@ _STAND_IN = (
 
 
 def write_stand_in(scale: Scale, out: Path) -> None:
-    """Training images that are neither trained on nor held out, in the form of a file of generated ones."""
+    """Write training images that are neither trained on nor held out, in the form of a file of generated ones.
+
+    Args:
+        scale: says which data set, how many images rows train on, and how many they hold out.
+        out: the study's folder; a file that is there already is kept.
+    """
     file = out / STAND_IN
     if file.exists():
         return
@@ -157,7 +185,7 @@ def write_stand_in(scale: Scale, out: Path) -> None:
 
 
 def _mixture(scale: Scale, out: Path) -> list[Row]:
-    """Adaptive smoothing of the standard and the robust network as they are after the first part of the budget."""
+    """Return adaptive smoothing of a standard and a robust network, as the first part of the budget leaves them."""
 
     def member(row: str) -> Table:
         weights = out / "runs" / row / "weights" / "stage-1.safetensors"

@@ -13,7 +13,15 @@ from clat.studies.tables.scales import SHORT, SMOKE
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The table, in its order."""
+    """Return the competitors, then their combinations with CLAT, all from one PGD-AT stage.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     rest, half = scale.rest, scale.rest // 2
     lora = {"name": "lora", "rank": 8}
 
@@ -60,7 +68,7 @@ _CURE = "The paper starts from a naturally trained network; here, as every row, 
 
 
 def _rift(scale: Scale, epochs: int) -> Table:
-    """RiFT as published, but for its length: the least robust-critical layer, clean images, interpolation."""
+    """Return RiFT as published but for its length: the least robust-critical layer, clean images, interpolation."""
     heldout = scale.settings["data"]["heldout"]
     return stage(
         "rift",
@@ -74,7 +82,7 @@ def _rift(scale: Scale, epochs: int) -> Table:
 
 
 def _autolora(epochs: int) -> Table:
-    """Its own automatic learning rate, from the study's rate."""
+    """Return AutoLoRa's stage with its own automatic learning rate, which begins at the study's rate."""
     return stage("autolora", epochs, "autolora", schedule={"kind": "constant", "lr": 0.05})
 
 

@@ -1,0 +1,20 @@
+"""The names of loggers that a recipe may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clat.core.errors import unknown
+from clat.core.plugins import PluginKind
+
+LOGGERS = ("csv", "mlflow", "tensorboard", "trackio", "wandb")
+"""Those that come with clat, or with a library of that name."""
+
+OWN_LOGGERS = PluginKind("logger", "clat.loggers")
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise ClatError for a name of no logger, built-in or the user's own."""
+    for name in names:
+        if name not in LOGGERS and OWN_LOGGERS.find(name) is None:
+            raise unknown("logger", name, LOGGERS)
