@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -139,7 +140,7 @@ def own_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (tmp_path / "own_pieces.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     yield
-    plugins.sys.modules.pop("own_pieces", None)
+    sys.modules.pop("own_pieces", None)
 
 
 def recipe(**changes: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ import clat
 from clat.cli import main
 
 words = ["evaluate", "--model", "streamed:firm", "--data", sys.argv[1], "--split", "train", "--protocol", "fgsm"]
-assert main([*words, "--batch-size", "50", "--device", "cpu"]) == 0
+assert main([*words, "--batch-size", "20", "--device", "cpu"]) == 0
 print(json.dumps(kilobytes("VmHWM")))
 """
 )
@@ -75,10 +76,10 @@ data = {
 }[form]
 settings = {
     "batch_size": 8,
-    "stages": [{"name": "pgd", "epochs": 1, "objective": {"name": "pgd-at", "steps": 1}}],
+    "stages": [{"name": "pgd", "epochs": 1, "objective": {"name": "standard"}}],
     "data": {"heldout": 16, "augment": "imagenet", "imagenet": {"by": "batch"}, "image_size": 224},
-    "monitor": {"steps": 1, "num_samples": 8},
-    "evaluation": {"protocol": "fgsm", "num_samples": 8, "batch_size": 8},
+    "monitor": {"steps": 1, "num_samples": 2},
+    "evaluation": {"protocol": "fgsm", "num_samples": 2, "batch_size": 2},
     "engine": {"device": "cpu", "precision": "32"},
 }
 recipe = build_recipe(settings)
@@ -111,7 +112,7 @@ def write_images(folder: Path, n: int, split: str = "train", classes: int = 4) -
     return folder
 
 
-def last_line(script: str, folder: Path, *words: object) -> object:
+def last_line(script: str, folder: Path, *words: object) -> Any:
     """Run a script in a process of its own, in a folder from which it can import its network."""
     (folder / "streamed.py").write_text(NETWORK)
     command = [sys.executable, "-c", script, *map(str, words)]
@@ -122,11 +123,15 @@ def last_line(script: str, folder: Path, *words: object) -> object:
 
 @pytest.mark.slow
 def test_ten_times_the_images_take_no_more_memory_to_evaluate(tmp_path, monkeypatch):
+    """Of what is held: the C library has to give back at once what is freed, as what it keeps is left to chance."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     monkeypatch.setenv("CLAT_CACHE_DIR", str(tmp_path / "cache"))
-    few, many = (
-        last_line(EVALUATED, tmp_path, write_images(write_images(tmp_path / str(n), n, classes=1), 2, "train", 2))
-        for n in (100, 1000)
-    )
+    measured = []
+    for n in (100, 1000):
+        folder = write_images(tmp_path / str(n), n - 1, classes=1)
+        measured.append(last_line(EVALUATED, tmp_path, write_images(folder, 2, classes=2)))
+    few, many = measured
+    print(f"{few / 1024:.0f} MiB for 100 images, {many / 1024:.0f} MiB for 1,000")
     assert many < 1.1 * few, f"{few / 1024:.0f} MiB for 100 images, {many / 1024:.0f} MiB for 1,000"
 
 
@@ -139,5 +144,5 @@ def test_training_on_four_times_the_memory_that_is_left(form, tmp_path, monkeypa
     assert n * 3 * SIDE**2 > 4 * left
     folder = write_images(write_images(tmp_path / "set", n), 8, "test")
     forwards = last_line(LIMITED, tmp_path, folder, form, left, tmp_path / "run")
-    assert forwards > n, "every image was trained on"
+    assert forwards > n - 32, "every image was trained on that is not held out"
     assert (tmp_path / "run" / "summary.json").exists()

@@ -12,7 +12,7 @@ import clat
 from clat.core.errors import ClatError
 from clat.data import IDBH, Augment
 from clat.objectives import PgdAT, Trades
-from clat.recipe.schema import DataConfig, ExtraConfig
+from clat.recipe.data_settings import DataConfig, ExtraConfig
 from clat.runtime.engine import EngineConfig
 from clat.training import stage
 from clat.training.prepare import augmentation

@@ -19,12 +19,12 @@ from clat.data import hold_out
 from clat.evaluation import heldout
 from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
+from clat.recipe.data_settings import ExtraConfig
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ExtraConfig,
     MonitorConfig,
     OptimizerConfig,
 )
@@ -279,13 +279,26 @@ def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(tmp_pa
     seen = []
     scripted(monkeypatch, [(16, 2), (9, 8), (15, 8), (16, 5)], seen)
     out = tmp_path / "run"
-    summary = run(out).summary
+    summary = run(out, kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on")))).summary
+    assert summary["best_over"] == ["pgd-at", "on"], "one method in two stages"
     assert summary["best"] == {"epoch": 2, "heldout_clean": 9 / 16, "heldout_robust": 0.5, "heldout_n": 16}
     assert summary["last"]["epoch"] == 4
     assert summary["robust_overfitting"] == 3 / 16
     assert kit.same(kit.weights(out, "best"), seen[1])
     assert kit.same(kit.weights(out, "last"), seen[3])
     assert [record["best"] for record in kit.records(out, "epoch")] == [True, True, False, False]
+
+
+def test_the_best_of_a_method_on_top_of_another_is_not_the_others(tmp_path, monkeypatch):
+    """X's best epoch is no result of "X + CLAT", however much better it was; both keep theirs."""
+    seen = []
+    scripted(monkeypatch, [(16, 12), (9, 8), (15, 4), (16, 5)], seen)
+    out = tmp_path / "run"
+    summary = run(out).summary
+    assert summary["best"]["epoch"] == 4
+    assert summary["best_over"] == ["clat"]
+    assert kit.same(kit.weights(out, "best"), seen[3])
+    assert [record["best"] for record in kit.records(out, "epoch")] == [True, False, True, True]
 
 
 def test_epochs_between_checks_are_not_checked_but_the_last_of_a_stage_is(tmp_path):

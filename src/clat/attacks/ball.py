@@ -12,6 +12,8 @@ from clat.attacks.draws import normal_like, uniform_like
 from clat.core.errors import unknown
 from clat.core.threat_model import NORMS, ThreatModel
 
+_PART = 2**20
+"""Numbers that are computed in float64 at a time."""
 RandomStart = Literal["uniform", "normal"]
 """Where an inner attack begins: a uniform point of the ball, or x + 0.001 * N(0, 1)."""
 
@@ -161,8 +163,19 @@ def _column(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def _inward(x: Tensor, step: float) -> Tensor:
-    """x + step in x's precision, rounded towards x, within [0, 1]."""
-    return rounded_towards(x, torch.full_like(x, step, dtype=torch.float64)).clamp(0, 1)
+    """x + step in x's precision, rounded towards x, within [0, 1].
+
+    A part at a time, since several float64 copies of a batch of large images take more memory than all else.
+    """
+    found = torch.empty_like(x)
+    for part, bound in zip(*(each.split(_rows(x)) for each in (x, found)), strict=True):
+        bound.copy_(rounded_towards(part, torch.full_like(part, step, dtype=torch.float64)).clamp_(0, 1))
+    return found
+
+
+def _rows(x: Tensor) -> int:
+    """How many samples of x make a part: about _PART numbers, at least one sample."""
+    return max(_PART // max(x[:1].numel(), 1), 1)
 
 
 def rounded_towards(x: Tensor, delta: Tensor) -> Tensor:

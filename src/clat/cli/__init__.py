@@ -34,6 +34,7 @@ COMMANDS = (
     "apply",
     "push",
     "study",
+    "paper",
     "bench",
     "demo",
     "recipes",

@@ -20,7 +20,6 @@ from clat.core.notices import recorded
 from clat.core.units import parse_size
 from clat.data import ImageSet
 from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
-from clat.evaluation.dataset import PART_BYTES
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
 from clat.models import robustbench
@@ -125,7 +124,7 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
         raise ClatError(f"--devices is {options.devices}: expected at least 1")
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
-    images = read_images(options, resident_limit=PART_BYTES)  # each image is read once, or a few times
+    images = read_images(options)
     ids = _chosen(options, images, protocol)
     with recorded() as said:
         model = build_model(options, images, device)
@@ -163,7 +162,8 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
     for name, accuracy in result.per_attack.items():
         say(f"after {name:10} {accuracy}")
     say_clean(result.clean_accuracy, options, images)
-    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}, {options.norm} eps {result.eps}")
+    radius = f", {options.norm} eps {result.eps}" if result.protocol.bounded_by_eps else ""
+    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}{radius}")
     say(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
 
 

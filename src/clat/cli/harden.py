@@ -130,7 +130,8 @@ def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]
 
     device = pick_device(options.device)
     train_set, test_set = (
-        read_images(argparse.Namespace(**{**vars(options), "split": split})) for split in ("train", "test")
+        read_images(argparse.Namespace(**{**vars(options), "split": split}), resident_limit=None)
+        for split in ("train", "test")
     )
     return build_model(options, train_set, device), train_set, test_set
 

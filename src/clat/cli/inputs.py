@@ -18,6 +18,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
+from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
 from clat.network import modes
 from clat.network.edge import unwrapped
@@ -101,11 +102,13 @@ def _listed(images: ImageSet) -> str:
     return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
 
 
-def read_images(options: Namespace, resident_limit: int | None = None) -> ImageSet:
+def read_images(options: Namespace, *, resident_limit: int | None = PART_BYTES) -> ImageSet:
     """Return the split that `--data` and the options beside it name, as a network is to see its images.
 
     Args:
         options: with `data`, `split`, and the options of `add_column_options` and `add_image_options`.
+        resident_limit: bytes of pixels to decode into memory; see `clat.load_split`. The default is for commands
+            that read each image once, or a few of many.
 
     Returns:
         The images, resized and with the channels asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ def available_memory() -> int:
     """Return the bytes that this process can still take: of the machine, of its container and of its own limits.
 
     Where nothing is known of any of them, as on macOS and Windows, it is a very large number.
+
+    Returns:
+        Bytes, 0 or more.
     """
     found = [sys.maxsize, _of_machine(), _of_container(), *_of_process()]
     return max(min(known for known in found if known is not None), 0)
@@ -57,3 +61,14 @@ def _kilobytes(file: Path, field: str) -> int | None:
     except OSError:
         return None
     return 1024 * int(found[1]) if found else None
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free back to the system, where the C library has a way (glibc).
+
+    It keeps what tensors of some megabytes leave behind, and those of the next part of a long task do not fit in.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -130,7 +130,11 @@ def load_split(
 
 
 def default_resident_limit() -> int:
-    """Return how many bytes of pixels may be held in memory: RESIDENT_LIMIT, or a quarter of what is left."""
+    """Return how many bytes of pixels may be held in memory.
+
+    Returns:
+        RESIDENT_LIMIT, or a quarter of the memory that is left, where that is less.
+    """
     return min(RESIDENT_LIMIT, available_memory() // 4)
 
 

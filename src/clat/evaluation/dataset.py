@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.memory import release_freed_memory
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
 from clat.evaluation.effort import survivor_passes
@@ -30,7 +31,7 @@ from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**26
-"""Bytes of images that are held as float32 at a time, unless a batch takes more."""
+"""Bytes of images that are held as float32 at a time, in whole batches and at least one."""
 LONG = 1000
 """Passes of a robust image from which on processes may have to wait long for one another."""
 
@@ -99,6 +100,7 @@ def evaluate_set(
 
     def evaluated(number: int) -> Evaluation:
         part = ids[parts[number]]
+        release_freed_memory()
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
@@ -137,10 +139,10 @@ def evaluate_set(
 
 
 def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:
-    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then at least a batch."""
+    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then whole batches."""
     bytes_each = 4 * math.prod(images.shape)
     if part_bytes is None:
-        return max(PART_BYTES // bytes_each, batch_size)
+        return max(PART_BYTES // bytes_each // batch_size, 1) * batch_size
     return max(part_bytes // bytes_each, 1)
 
 

@@ -42,7 +42,8 @@ from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
 from clat.report.page import write_report
 from clat.training.log import RunLog
-from clat.training.run import refuse_taken, resume, train
+from clat.training.run import resume, train
+from clat.training.run_folder import refuse_taken
 
 ABOUT = "harden.json"
 

@@ -167,9 +167,12 @@ def overfitting(run: Run) -> str | None:
         return None
     gap = number(run.summary.get("robust_overfitting"))
     lost = 100 * (top - end if gap is None else gap)
+    over = run.summary.get("best_over")
+    within = f", of the stages {', '.join(map(str, over))}," if isinstance(over, list) and len(over) > 1 else ""
+    within = f", of the stage {over[0]}," if isinstance(over, list) and len(over) == 1 else within
     return (
-        f"Held-out robust accuracy was best after epoch {text(best, 'epoch')} with {percent(top)} and ended "
-        f"at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
+        f"Held-out robust accuracy{within} was best after epoch {text(best, 'epoch')} with {percent(top)} and "
+        f"ended at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
     )
 
 

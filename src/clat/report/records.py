@@ -145,7 +145,8 @@ def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
 def moment(run: Run, which: str) -> Json:
     """Return the record of the best or the last epoch: the summary's, or else the one that the epochs show.
 
-    An interrupted run has no summary, so that its epochs are asked: best is the highest held-out robust accuracy.
+    An interrupted run has no summary, so that its epochs are asked: best is the highest held-out robust accuracy of
+    the last stage.
 
     Args:
         run: the run.
@@ -160,4 +161,7 @@ def moment(run: Run, which: str) -> Json:
     measured = [one for one in run.epochs if number(one.get("heldout_robust")) is not None]
     if not measured:
         return {}
-    return measured[-1] if which == "last" else max(measured, key=lambda one: one["heldout_robust"])
+    if which == "last":
+        return measured[-1]
+    same = [one for one in measured if one.get("stage") == measured[-1].get("stage")]
+    return max(same, key=lambda one: one["heldout_robust"])

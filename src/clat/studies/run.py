@@ -49,7 +49,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
     _claim(study, scale, out)
     if study.prepare is not None:
         study.prepare(scale, out)
-    files = {row.name: _write_recipe(row, out) for row in rows}
+    files = {row.name: write_recipe(row, out) for row in rows}
     failures: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         label = f"[{number}/{len(rows)}] {row.name}"
@@ -59,7 +59,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         died = run_status(out / "runs" / row.name) == DIED
         console.print(f"{label} ...{' going on with a run that died' if died else ''}")
         start = time.perf_counter()
-        failure = _run_row(row, files[row.name], out)
+        failure = run_row(row, files[row.name], out)
         if failure is None:
             console.print(f"{label}: {time.perf_counter() - start:.0f} s")
         else:
@@ -112,7 +112,19 @@ def _claim(study: Study, scale: Scale, out: Path) -> None:
     write_json(file, {**about, "title": study.title, "command": ["clat", *sys.argv[1:]]})
 
 
-def _write_recipe(row: Row, out: Path) -> Path:
+def write_recipe(row: Row, out: Path) -> Path:
+    """Write a row's recipe to recipes/ROW.toml, or see that the file there says the same.
+
+    Args:
+        row: the row.
+        out: the folder of recipes, runs and logs.
+
+    Returns:
+        The file.
+
+    Raises:
+        ClatError: If the file that is there says something else.
+    """
     file = out / "recipes" / f"{row.name}.toml"
     if not file.exists():
         write_text(file, recipe_toml(row.recipe))
@@ -130,8 +142,20 @@ def _says(file: Path, row: Row) -> bool:
     return read_recipe(file).resolved() == row.recipe.resolved()
 
 
-def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
-    """Run or resume one row; None if it finished, else why not."""
+def run_row(row: Row, recipe: Path, out: Path) -> str | None:
+    """Run or resume one row in a process of its own.
+
+    Args:
+        row: the row; of `reuse` the first stages are taken over if that run has finished.
+        recipe: its recipe's file.
+        out: the folder of recipes, runs and logs.
+
+    Returns:
+        None if it finished, else why not, in a line.
+
+    Raises:
+        KeyboardInterrupt: If it was asked to stop.
+    """
     run, log = out / "runs" / row.name, out / "logs" / f"{row.name}.log"
     if (run / "recipe.toml").exists():
         words = ["--resume", str(run)]

@@ -112,5 +112,12 @@ class RunLog:
 
 
 def epoch_numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an epoch's record by name: loss and its parts, accuracies, rate, speed."""
+    """Return the numbers of an epoch by name: loss and its parts, accuracies, rate, speed.
+
+    Args:
+        record: what metrics.jsonl holds of the epoch, with "parts".
+
+    Returns:
+        Name -> value: the record's floats, and the parts of the loss.
+    """
     return {name: value for name, value in record.items() if isinstance(value, float)} | record["parts"]
