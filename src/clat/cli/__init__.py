@@ -25,6 +25,7 @@ COMMANDS = (
     "evaluate",
     "check",
     "curve",
+    "corruptions",
     "transfer",
     "compare",
     "data",

@@ -230,6 +230,7 @@ _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tabl
 _built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
+_built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1
 _built_in("fab-t", AttackSpec(attack="fab", steps=100, targets=9))
 _built_in("fab", AttackSpec(attack="fab", steps=10))
 _built_in("square", _SQUARE)

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from clat.core.errors import ClatError
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
 from clat.report.records import Json, Run, Stage, listed, part, series, text
 from clat.training.status import run_status
@@ -41,6 +42,7 @@ def read_run(path: Path) -> Run:
     _sort_events(run, _read_lines(run))
     _read_criticality(run)
     _read_evaluations(run)
+    _read_gallery(run)
     return run
 
 
@@ -161,9 +163,20 @@ def _read_evaluations(run: Run) -> None:
     run.evaluations = sorted(found, key=lambda one: _evaluation_order(one.label))
 
 
+def _read_gallery(run: Run) -> None:
+    """Pictures, which a hardening keeps, are missed nowhere else."""
+    if not (run.path / "gallery.json").exists():
+        return
+    raw = _read_json(run, "gallery.json")
+    try:
+        run.gallery = Gallery.from_dict(raw) if raw else None
+    except ClatError as error:
+        run.notices.append(f"gallery.json holds {error}, so there are no pictures.")
+
+
 def _evaluation_order(label: str) -> tuple[int, int, str]:
-    """Return the key that sorts results: after each stage, then best, last, and what else was measured."""
+    """Return the key that sorts results: before training, after each stage, best, last, and the rest."""
     stage = re.fullmatch(r"stage-(\d+)", label)
     if stage:
         return (0, int(stage[1]), label)
-    return ({"best": 1, "last": 2}.get(label, 3), 0, label)
+    return ({"before": -1, "best": 1, "last": 2, "after": 3}.get(label, 4), 0, label)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from clat.core.formatting import number
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
 
 Json = dict[str, Any]
+ENDS = ("last", "after")
+"""What the test result of a run's end is called, and of a hardening's."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Run:
         criticality: epoch -> the criticality report measured before it.
         rankings: epoch -> the ranking measured before it, where it is another than CLAT's criticality.
         evaluations: results on the test split, in the order of training.
+        gallery: pictures, which a hardening keeps.
         warnings: what training warned of, each with its `message`.
         notices: a sentence for each thing that is missing or damaged.
     """
@@ -63,6 +67,7 @@ class Run:
     criticality: dict[int, Json] = field(default_factory=dict)
     rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
     evaluations: list[EvaluationRecord] = field(default_factory=list)
+    gallery: Gallery | None = None
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -76,11 +81,16 @@ class Run:
         """Return "running", "interrupted", "failed", "finished", "died" or, where nothing says, "unknown"."""
         return text(self.info, "status") or "unknown"
 
+    @property
+    def end(self) -> EvaluationRecord | None:
+        """Return the result on the test split of the run's end, or of a hardening's; None if there is none."""
+        return next((one for one in map(self.evaluation, ENDS) if one is not None), None)
+
     def evaluation(self, label: str) -> EvaluationRecord | None:
         """Return the result on the test split with a label.
 
         Args:
-            label: "best", "last" or "stage-k", the model after k stages.
+            label: "best", "last" or "stage-k", the model after k stages; "before" or "after" a hardening.
 
         Returns:
             The result, or None if there is none so called.

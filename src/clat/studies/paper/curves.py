@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clat.report.plots import BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, WIDTH, styled
+from clat.report.plots import BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, styled
+from clat.report.widths import WIDTH
 from clat.studies.paper.cells import SAME, Cell
 from clat.studies.paper.paper_table import PaperTable
 

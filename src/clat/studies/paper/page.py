@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.report import plots
+from clat.report.inline import inline_svg
 from clat.report.page import environment, style_sheet
 from clat.studies.collect import markdown_table
 
@@ -72,7 +73,7 @@ def render(table: Mapping[str, Any], figures: Mapping[str, Figure | None]) -> st
         .render(
             table=table,
             style=style_sheet(),
-            plots=[plots.inline_svg(figure, name, f"{table['id']}: {name}") for name, figure in drawn.items()],
+            plots=[inline_svg(figure, name, f"{table['id']}: {name}") for name, figure in drawn.items()],
         )
     )
 
