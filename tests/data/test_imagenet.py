@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from clat.core.errors import ClatError
 from clat.core.seeds import generator
-from clat.data import ImagenetAugment, ImagenetSettings, PerImage, pil_ops
+from clat.data import ImagenetAugment, ImagenetSettings, PerImage, pil_geometry, pil_ops
 from clat.data.rand_augment import OPERATIONS, rand_augment
 from clat.data.random_crop import COLUMNS, crop_and_resize, draw_windows
 from clat.data.torchvision_ops import TorchvisionTransform, resolve_backend
@@ -54,9 +54,9 @@ def turned(image: Image.Image, by: float) -> Image.Image:
 @pytest.mark.parametrize(
     ("batched", "one", "strengths"),
     [
-        (pil_ops.shear_x_from_corner, sheared_x, (-0.3, -0.09, 0.0, 0.11, 0.3)),
-        (pil_ops.shear_y_from_corner, sheared_y, (-0.3, -0.09, 0.0, 0.11, 0.3)),
-        (lambda images, by: pil_ops.translate(images, by, torch.zeros_like(by)), moved, (-14, -3, 0, 4, 14)),
+        (pil_geometry.shear_x_from_corner, sheared_x, (-0.3, -0.09, 0.0, 0.11, 0.3)),
+        (pil_geometry.shear_y_from_corner, sheared_y, (-0.3, -0.09, 0.0, 0.11, 0.3)),
+        (lambda images, by: pil_geometry.translate(images, by, torch.zeros_like(by)), moved, (-14, -3, 0, 4, 14)),
         (pil_ops.posterize, ImageOps.posterize, (4, 5, 6, 7, 8)),
         (pil_ops.solarize, ImageOps.solarize, (0, 1, 128, 178.5, 255)),
         (pil_ops.adjust_hue, turned, (-0.5, -0.1, 0.0, 0.03, 0.5)),

@@ -129,7 +129,7 @@ RICH = Recipe(
         layer_decay=0.5,
         clip_norm=2.0,
     ),
-    monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
+    monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True, loggers=("csv",)),
     evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(

@@ -5,61 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from clat.core.errors import ClatError
-from clat.core.formatting import SPACE
 from clat.report.page import write_report
 from clat.training.lock import only_one_in
 from helpers import run_folders as fake
-
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects tags, ids, attributes that could fetch, and the visible text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self._note(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._note(attrs)
-
-    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("href", "src", "xlink:href", "srcset", "action", "data") or name.startswith("on"):
-                self.links.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another tag"
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words).replace(SPACE, " "))
+from helpers.html_page import Page
 
 
 def page_of(run_dir: Path, *against: Path) -> Page:
@@ -74,7 +28,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(tmp_path: Path, layers: int
     assert path == tmp_path / "run" / "report.html"
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 2 * 5, "each plot for a wide screen and for a phone"
     assert len(set(page.ids)) == len(page.ids)
     without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", source)
     assert not re.search(r"https?://|@import|url\((?!#)", without_namespaces)

@@ -13,7 +13,9 @@ from matplotlib.colors import to_hex
 
 from clat.core.errors import ClatError
 from clat.report.heatmap import criticality_map
-from clat.report.plots import ORANGE, criticality_bars, inline_svg, label_rows, save_figure
+from clat.report.inline import inline_plot, inline_svg
+from clat.report.plots import ORANGE, criticality_bars, label_rows, save_figure
+from clat.report.widths import SMALLEST, for_phone
 from helpers import run_folders as fake
 
 
@@ -118,3 +120,29 @@ def test_an_inline_plot_keeps_its_ids_to_itself() -> None:
     assert set(used) <= set(ids)
     assert root.get("aria-label") == 'a "plot" & more'
     assert "<style" not in svg
+
+
+@pytest.mark.parametrize("layers", [2, 18, 120])
+def test_a_plot_for_a_phone_is_narrow_and_readable(layers: int) -> None:
+    """Eleven pixels at a width of 328: letters of SMALLEST points on a figure of NARROW inches."""
+    report = fake.criticality(16, layers)
+    with for_phone():
+        figure = criticality_bars(report, [report["rows"][-1]["name"]])
+    figure.draw_without_rendering()
+    assert 328 / (72 * figure.get_figwidth()) * SMALLEST > 11
+    sizes = [text.get_fontsize() for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())]
+    assert min(sizes) >= SMALLEST
+    right = [text.get_window_extent().x1 for axes in figure.axes for text in (*axes.texts, axes.xaxis.label)]
+    assert max(right) <= figure.bbox.x1 + 1
+
+
+def test_an_inline_plot_comes_for_both_screens_in_the_pages_colours() -> None:
+    report = fake.criticality(16, 18)
+    source = inline_plot(lambda: criticality_bars(report, ["fc"]), "bars", "bars of layers")
+    assert source.count("<svg") == 2
+    assert 'class="wide"' in source
+    assert 'class="narrow"' in source
+    assert ORANGE.lower() not in source.lower()
+    assert "var(--orange)" in source
+    ids = re.findall(r'\sid="([^"]+)"', source)
+    assert len(ids) == len(set(ids))

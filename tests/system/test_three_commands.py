@@ -52,7 +52,7 @@ def test_from_a_timm_network_and_a_folder_to_a_hardened_one(clat: Any, photos, c
     words = ["--model", "timm:test_resnet", "--data", photos]
     hard = tmp_path / "runs" / "hard"
     done = clat(
-        "harden", *words, "--weights", checkpoint, "--eps", "8/255", "--epochs", 1, "--objective", "n-fgsm",
+        "harden", *words, "--weights", checkpoint, "--eps", "0.1", "--epochs", 1, "--objective", "n-fgsm",
         "--num-samples", 40, "--batch-size", 50, "--out", hard,
     )  # fmt: skip
     assert done.code == 0, done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -279,13 +280,26 @@ def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(tmp_pa
     seen = []
     scripted(monkeypatch, [(16, 2), (9, 8), (15, 8), (16, 5)], seen)
     out = tmp_path / "run"
-    summary = run(out).summary
+    summary = run(out, kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on")))).summary
+    assert summary["best_over"] == ["pgd-at", "on"], "one method in two stages"
     assert summary["best"] == {"epoch": 2, "heldout_clean": 9 / 16, "heldout_robust": 0.5, "heldout_n": 16}
     assert summary["last"]["epoch"] == 4
     assert summary["robust_overfitting"] == 3 / 16
     assert kit.same(kit.weights(out, "best"), seen[1])
     assert kit.same(kit.weights(out, "last"), seen[3])
     assert [record["best"] for record in kit.records(out, "epoch")] == [True, True, False, False]
+
+
+def test_the_best_of_a_method_on_top_of_another_is_not_the_others(tmp_path, monkeypatch):
+    """X's best epoch is no result of "X + CLAT", however much better it was; both keep theirs."""
+    seen = []
+    scripted(monkeypatch, [(16, 12), (9, 8), (15, 4), (16, 5)], seen)
+    out = tmp_path / "run"
+    summary = run(out).summary
+    assert summary["best"]["epoch"] == 4
+    assert summary["best_over"] == ["clat"]
+    assert kit.same(kit.weights(out, "best"), seen[3])
+    assert [record["best"] for record in kit.records(out, "epoch")] == [True, False, True, True]
 
 
 def test_epochs_between_checks_are_not_checked_but_the_last_of_a_stage_is(tmp_path):
@@ -550,6 +564,33 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ClatError, match="cannot write"):
         run(tmp_path / "notes.txt" / "run")
+
+
+def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, tmp_path):
+    """It can neither go on nor be overwritten: nothing of it is there."""
+    out = tmp_path / "run"
+    for folder in ("weights", "criticality", "evaluations", "states"):
+        (out / folder).mkdir(parents=True)
+    (out / ".recipe.toml.a1b2c3.tmp").write_text("name = ")
+    (out / "mine.json").write_text("{")
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, out)
+    clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, beside={"mine.json": {}})
+    assert json.loads((out / "mine.json").read_text()) == {}
+    assert not list(out.rglob("*.tmp"))
+    (tmp_path / "other" / "weights").mkdir(parents=True)
+    (tmp_path / "other" / "weights" / "mine.pt").write_text("")
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, tmp_path / "other")
+
+
+def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(kit, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text('{"status": "runn')
+    (tmp_path / "run" / "weights" / ".last.safetensors.a1b2c3.tmp").write_text("half")
+    clat.resume(tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("objective", [Standard(), PgdAT(steps=1), Trades(steps=1), FastAT()])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import clat
-from clat.core import plugins
 from clat.core.errors import ClatError
 from clat.recipe.schema import MonitorConfig
 from clat.recipe.toml import recipe_hash
@@ -159,7 +158,7 @@ def test_a_logger_of_one_s_own(tmp_path: Path, monkeypatch: Any) -> None:
     result = clat.train(
         monitored("own_logger:Lines"), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True
     )
-    plugins.sys.modules.pop("own_logger", None)
+    sys.modules.pop("own_logger", None)
     assert len((result.out / "lines.txt").read_text().splitlines()) == 4
 
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat.attacks import losses
-from clat.attacks.ascent import check_found, input_gradient
+from clat.attacks.apgd_l1 import ApgdL1Search
+from clat.attacks.apgd_losses import APGD_LOSSES, climb
+from clat.attacks.ascent import check_found
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
-from clat.attacks.search import SearchState, run_search
+from clat.attacks.search import Search, SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
 from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (N, K), y (N,), target (N,)) -> the value to increase, (N,)."""
-
-APGD_LOSSES: dict[str, Loss] = {
-    "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
-    "dlr": lambda logits, y, target: losses.dlr(logits, y),
-    "dlr-targeted": losses.targeted_dlr,
-    "margin-targeted": losses.targeted_margin,
-}
 
 
 def apgd(
@@ -52,10 +44,10 @@ def apgd(
         x: images, (N, C, H, W) floating point in [0, 1].
         y: labels, (N,) int64.
         eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or "l1", for which see `clat.attacks.apgd_l1`.
         steps: forward and backward passes a sample, at least 1.
         loss: "ce", "dlr", or the targeted "dlr-targeted" and "margin-targeted" (`APGD_LOSSES`).
-        rho: the share of rising steps in a window below which the step size is halved.
+        rho: the share of rising steps in a window below which the step size is halved; l1 has no use for it.
         target: the wrong class that a targeted loss aims at: the most likely one of the clean image (1), the second
             (2), ...
         seed: seed of the random start.
@@ -75,16 +67,13 @@ def apgd(
     if target < 1:
         raise ClatError(f"target is {target}: expected at least 1, the most likely wrong class")
     with modes.attack_mode(model, labels=y):
-        search = ApgdSearch(
-            model,
-            float(parse_size(eps, norm=norm)),
-            norm=norm,
-            steps=steps,
-            loss=loss,
-            rho=rho,
-            target=target,
-            seed=seed,
-        )
+        radius = float(parse_size(eps, norm=norm))
+        settings: dict[str, Any] = {"steps": steps, "loss": loss, "target": target, "seed": seed}
+        search: Search
+        if norm == "l1":
+            search = ApgdL1Search(model, radius, **settings)
+        else:
+            search = ApgdSearch(model, radius, norm=norm, rho=rho, **settings)
         found = run_search(search, x, y)
     check_found(found)
     return found
@@ -212,17 +201,9 @@ class ApgdSearch:
         return ball.project(ball.x + self.eps * (direction / length).view_as(ball.x))
 
     def _evaluate(self, ball: Ball, point: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each sample's loss, the direction in which it rises, and whether it is misclassified.
-
-        A loss that is NaN counts as that, so that the example it belongs to comes back and is seen to be broken.
-        """
-        variable = point.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self._logits(variable, y)
-            value = APGD_LOSSES[self.loss](logits, y, target)
-            gradient = input_gradient(value.sum(), variable)
-        value = value.detach()
-        return value, ball.unit(gradient), (logits.detach().argmax(1) != y) | value.isnan()
+        """Return the loss of each sample, the direction in which it rises, and which samples are misclassified."""
+        value, gradient, wrong = climb(self.model, point, y, target, self.loss)
+        return value, ball.unit(gradient), wrong
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         logits = self.model(x)

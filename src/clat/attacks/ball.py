@@ -154,7 +154,7 @@ class Ball:
         if not too_long.any():
             return point
         scale = self.eps * (1 - 1e-12) / length.clamp_min(1e-300)
-        shorter = _towards(self.x, delta * _column(scale, delta))
+        shorter = rounded_towards(self.x, delta * _column(scale, delta))
         return torch.where(_column(too_long, point), shorter, point)
 
 
@@ -169,7 +169,7 @@ def _inward(x: Tensor, step: float) -> Tensor:
     """
     found = torch.empty_like(x)
     for part, bound in zip(*(each.split(_rows(x)) for each in (x, found)), strict=True):
-        bound.copy_(_towards(part, torch.full_like(part, step, dtype=torch.float64)).clamp_(0, 1))
+        bound.copy_(rounded_towards(part, torch.full_like(part, step, dtype=torch.float64)).clamp_(0, 1))
     return found
 
 
@@ -178,8 +178,16 @@ def _rows(x: Tensor) -> int:
     return max(_PART // max(x[:1].numel(), 1), 1)
 
 
-def _towards(x: Tensor, delta: Tensor) -> Tensor:
-    """x + delta (float64) in x's precision, rounded towards x: no element moves by more than its |delta|."""
+def rounded_towards(x: Tensor, delta: Tensor) -> Tensor:
+    """Return x + delta in x's precision, rounded towards x: no element moves by more than its |delta|.
+
+    Args:
+        x: of any shape.
+        delta: of the same, float64.
+
+    Returns:
+        The sum, of x's type and shape.
+    """
     point = (x.double() + delta).to(x.dtype)
     beyond = (point.double() - x.double()).abs() > delta.abs()
     return torch.where(beyond, torch.nextafter(point, x), point)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from clat.core.errors import ClatError
-from clat.core.threat_model import ThreatModel
+from clat.core.threat_model import NORMS, ThreatModel
 from clat.core.units import Size, parse_size
 
 
@@ -26,6 +26,8 @@ class Attack:
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ClatError(f"steps is {self.steps!r}: expected a whole number of at least 1")
+        if self.threat.norm not in NORMS:
+            raise ClatError(f"norm {self.threat.norm} is for evaluations by APGD alone: here it is linf or l2")
         if self.alpha == 0:
             raise ClatError("alpha is 0: the attack would not move; leave it out for 2.5 * eps / steps")
 

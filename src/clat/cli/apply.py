@@ -14,7 +14,11 @@ HELP = "put a delta of the moved layers into the weights that it was taken from"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat apply`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = "clat apply DELTA --model M --weights BASE --data D --out tuned.safetensors"
     parser.add_argument("delta", metavar="FILE", help="what clat export --base wrote")
     add_model_options(parser)
@@ -26,7 +30,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the weights with the delta in them."""
+    """Write the base's weights with the delta put into them.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: `--out` is taken or does not end in .safetensors, or the delta is damaged or of another base.
+    """
     if Path(options.out).suffix != ".safetensors":
         raise ClatError(f"--out {options.out}: weights are written as safetensors, end the name in .safetensors")
     claim_output(options.out)

@@ -81,6 +81,10 @@ def run(options: argparse.Namespace) -> int:
     for size, accuracy in result.points:
         say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
 
+    if (expected := result.expected_accuracy) is not None:
+        first, last = result.points[0][0], result.points[-1][0]
+        say(f"expected accuracy {expected:.1%}, with every eps from {first} to {last} as likely as any other")
+
     def draw() -> Figure:
         from clat.report.robustness import eps_plot
 

@@ -44,7 +44,6 @@ def run(options: argparse.Namespace) -> int:
     from clat.data import load_split
     from clat.hardening import harden
     from clat.recipe.toml import read_recipe
-    from clat.report.page import write_report
     from clat.training.interrupt import Interrupted
     from clat.training.run import train
 
@@ -70,5 +69,5 @@ def run(options: argparse.Namespace) -> int:
     say("")
     for name, result in (("before", done.before), ("after", done.after)):
         say(f"{name:7} clean {result.clean_accuracy}   robust {result.robust_accuracy}")
-    say(f"\nopen {write_report(done.out)} in a browser", style="bold")
+    say(f"\nopen {done.out / 'report.html'} in a browser", style="bold")
     return 0

@@ -35,6 +35,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", metavar="FILE", help="only these images of the split: a JSON list of numbers, or one a line"
     )
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        metavar="N",
+        help="draw a page with N pictures, and results class by class: --out with .html, or gallery.html",
+    )
     parser.add_argument("--devices", type=int, default=1, help="processes, one a device (default: 1)")
     add_measuring_options(parser)
 

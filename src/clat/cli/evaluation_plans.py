@@ -67,6 +67,7 @@ def _one_protocol(options: Namespace) -> int:
     if result is not None:
         say_result(result, options, images)
         prepared.write(result)
+        prepared.draw_gallery(result, result.to_dict())
     return 0
 
 
@@ -78,6 +79,11 @@ def _check(options: Namespace) -> None:
         raise ClatError("--budget and --target-width both say when to stop: give one of them")
     if options.protocol == FAST and (options.budget is not None or options.target_width is not None):
         raise ClatError(f"--budget and --target-width do not go with --protocol {FAST}: use cr, and clat check")
+    if options.gallery is not None and options.protocol != FAST:
+        raise ClatError(
+            f"--gallery shows one protocol on all of its images: leave out --budget and --target-width, and give "
+            f"another protocol than {SAMPLED}"
+        )
     if options.budget is not None and options.state is not None:
         raise ClatError(
             "--budget chooses by the clock, so that a state could not be gone on from: leave out --state, or give "
@@ -113,6 +119,7 @@ def _fast(options: Namespace) -> int:
     if found.warning is not None:
         say(f"warning: {found.warning}", style="bold red")
     prepared.write(found)
+    prepared.draw_gallery(result, found.to_dict())
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,10 +15,11 @@ from clat.cli.console import console, say
 from clat.cli.inputs import about_model, build_model, pick_device, read_images
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError
+from clat.core.files import claim_output
 from clat.core.notices import recorded
 from clat.core.units import parse_size
 from clat.data import ImageSet
-from clat.evaluation import Accuracy, Evaluation, Protocol
+from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
 from clat.models import robustbench
@@ -48,6 +50,8 @@ class Prepared:
     settings: dict[str, Any]
     outputs: Outputs
     said: tuple[str, ...]
+    gallery: tuple[Path, int] | None = None
+    """The page with pictures, and how many."""
 
     def run(self, measure: Callable[[dict[str, Any]], T]) -> T | None:
         """Measure, with the bar of progress on screen.
@@ -80,6 +84,24 @@ class Prepared:
             found = replace(found, notes=[*self.said, *found.notes])
         self.outputs.write(found)
 
+    def draw_gallery(self, result: Evaluation, data: dict[str, Any]) -> None:
+        """Draw the page with pictures, where there is to be one.
+
+        Args:
+            result: what was measured.
+            data: what its file holds.
+        """
+        if self.gallery is None:
+            return
+        from clat.evaluation.gallery import make_gallery
+        from clat.report.evaluation_page import write_evaluation_page
+
+        page, count = self.gallery
+        batch = self.settings["batch_size"]
+        found = make_gallery({"network": self.model}, [result], self.images, count, ids=self.ids, batch_size=batch)
+        notes = [*self.said, *result.notes]
+        say(f"wrote {write_evaluation_page(EvaluationRecord.from_dict({**data, 'notes': notes}), found, page)}")
+
 
 def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
     """Check everything that can be wrong before other processes are started, and start them.
@@ -95,6 +117,7 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
         ClatError: If an option is out of range, or the network and the images do not go together.
     """
     outputs = Outputs(options.out)
+    gallery = _gallery(options)
     parse_size(options.eps, norm=options.norm)
     device = pick_device(options.device)
     if options.devices < 1:
@@ -111,7 +134,19 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
     engine.share(model)
     settings = {name: getattr(options, name) for name in ("eps", "norm", "batch_size", "seed", "precision")}
     settings["about"] = about_model(options)
-    return Prepared(model, images, ids, engine, settings, outputs, tuple(said))
+    return Prepared(model, images, ids, engine, settings, outputs, tuple(said), gallery)
+
+
+def _gallery(options: Namespace) -> tuple[Path, int] | None:
+    """Return where the page with pictures goes, and how many; None where nobody asked for any."""
+    if options.gallery is None:
+        return None
+    if options.gallery < 1:
+        raise ClatError(f"--gallery is {options.gallery}: expected at least 1 picture")
+    beside = options.out not in (None, "-")
+    if beside and Path(options.out).suffix.lower() == ".html":
+        raise ClatError(f"--out {options.out}: the result is JSON and the page of --gallery is named after it")
+    return claim_output(Path(options.out).with_suffix(".html") if beside else "gallery.html"), options.gallery
 
 
 def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None:
@@ -127,7 +162,8 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
     for name, accuracy in result.per_attack.items():
         say(f"after {name:10} {accuracy}")
     say_clean(result.clean_accuracy, options, images)
-    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}, {options.norm} eps {result.eps}")
+    radius = f", {options.norm} eps {result.eps}" if result.protocol.bounded_by_eps else ""
+    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}{radius}")
     say(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
 
 

@@ -25,7 +25,11 @@ ENTRY = ("name", "authors", "architecture", "venue", "link", "footnote")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat export`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = (
         "clat export --model M --weights W --data D --out FOLDER [--result FILE ...]   for the hub, with its card\n"
         "       clat export ... --out net.onnx | net.pt2                     checked by its logits\n"
@@ -53,7 +57,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what was asked for, and say what it is."""
+    """Write the network in the format that the name of the output tells, and say what was written.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: the options do not fit the format, the output is taken, or the network cannot be read or written.
+    """
     suffix = Path(options.out).suffix
     if suffix == ".json":
         return _entry(options)

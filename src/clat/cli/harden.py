@@ -137,7 +137,5 @@ def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]
 
 
 def _show(done: Any) -> None:
-    from clat.report.page import write_report
-
     say((done.out / "README.md").read_text().split("\n\n")[2], style="bold")
-    say(f"the network: {done.out / 'model.safetensors'}\nopen {write_report(done.out)} in a browser")
+    say(f"the network: {done.out / 'model.safetensors'}\nopen {done.out / 'report.html'} in a browser")

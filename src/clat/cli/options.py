@@ -85,7 +85,7 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
     add_column_options(parser)
-    parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    parser.add_argument("--norm", default="linf", help="linf, l2, or l1 for protocols of apgd (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
     parser.set_defaults(default_samples=default_samples)

@@ -10,7 +10,11 @@ HELP = "send a folder of clat export to the Hugging Face hub"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat push`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("folder", metavar="DIR", help="what clat export --out FOLDER wrote")
     parser.add_argument("repo", metavar="OWNER/NAME", help="made if there is none")
     parser.add_argument(
@@ -20,7 +24,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send it, and say where it is."""
+    """Send the folder to the hub, and print its address there.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: no such folder, a card is on the hub already, nobody is logged in, or the hub cannot be reached.
+    """
     from clat.publishing import push
 
     say(push(options.folder, options.repo, card=options.card, private=options.private))

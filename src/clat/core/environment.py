@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,42 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
         device: the kind of device that computes, "cpu" or "cuda", perhaps with a number.
 
     Returns:
-        Plain data that JSON can hold, with the keys clat, python, torch, platform, device and threads.
+        Plain data that JSON can hold, with the keys clat, python, torch, platform, device and threads, and revision
+        where clat runs from a checkout.
     """
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
+    found = revision()
     return {
         "clat": __version__,
+        **({"revision": found} if found else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def revision() -> str | None:
+    """Return the git commit of the checkout that clat runs from.
+
+    Returns:
+        The commit, with "+changes" where tracked files differ from it; None for an installed package, which stands
+        in no checkout of clat, and where there is no git.
+    """
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists() or not (root / "src" / "clat" / "core" / "environment.py").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def invocation() -> list[str] | None:

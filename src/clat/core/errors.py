@@ -37,5 +37,12 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type where it has none.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        One line, without white space around it.
+    """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

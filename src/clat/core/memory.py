@@ -15,6 +15,9 @@ def available_memory() -> int:
     """Return the bytes that this process can still take: of the machine, of its container and of its own limits.
 
     Where nothing is known of any of them, as on macOS and Windows, it is a very large number.
+
+    Returns:
+        Bytes, 0 or more.
     """
     found = [sys.maxsize, _of_machine(), _of_container(), *_of_process()]
     return max(min(known for known in found if known is not None), 0)

@@ -21,7 +21,14 @@ PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 def is_path(name: object) -> bool:
-    """Return whether a name means a piece of the user's own, "package.module:name"."""
+    """Return whether a name has the form of a piece of the user's own, "package.module:name".
+
+    Args:
+        name: any value of a recipe or of the command line.
+
+    Returns:
+        True if it is a text of that form; nothing is imported.
+    """
     return isinstance(name, str) and PATH.fullmatch(name) is not None
 
 
@@ -39,7 +46,14 @@ class PluginKind:
     """Those that come with clat, each with a `name`."""
 
     def find(self, name: str) -> Any:
-        """Return what the name means, None where it is no path and no entry point has it.
+        """Return the object that a name means, looking among entry points too.
+
+        Args:
+            name: "package.module:name", or the name of an entry point.
+
+        Returns:
+            The object as it was imported; None where the name is a built-in piece's, or neither a path nor an entry
+            point's.
 
         Raises:
             ClatError: it cannot be imported.
@@ -52,7 +66,13 @@ class PluginKind:
         return None if found is None else self._imported(found.value, f" (entry point {found.value})", name)
 
     def find_class(self, name: str) -> type | None:
-        """Return the dataclass that the name means, None as for `find`.
+        """Return the dataclass that a name means, after a check that it is one of this kind.
+
+        Args:
+            name: as for `find`.
+
+        Returns:
+            The class, not an instance; None as for `find`.
 
         Raises:
             ClatError: it cannot be imported, or is none of this kind.
@@ -75,8 +95,18 @@ class PluginKind:
         return found
 
     def read(self, value: Any, check: Callable[[Any], Any]) -> Any:
-        """Validate a table whose `name` is a plugin's by its class, and leave anything else to `check`: pydantic's
-        wrap validator of a union."""
+        """Validate a table whose `name` is a plugin's by its class: pydantic's wrap validator of a union.
+
+        Args:
+            value: the table, or an instance of `base`, which is taken as it is.
+            check: validates anything else: the union's own validator.
+
+        Returns:
+            The validated settings.
+
+        Raises:
+            ClatError: the plugin cannot be imported, or is none of this kind.
+        """
         if self.base is not None and isinstance(value, self.base):
             return value
         name = value.get("name") if isinstance(value, Mapping) else None
@@ -84,7 +114,16 @@ class PluginKind:
         return check(value) if own is None else _adapter(own).validate_python(value)
 
     def write(self, value: Any, dump: Callable[[Any], Any], info: Any) -> Any:
-        """Dump a plugin by its own class, and leave a built-in piece to `dump`: pydantic's wrap serializer."""
+        """Return a plugin's settings as its own class writes them: pydantic's wrap serializer.
+
+        Args:
+            value: the settings.
+            dump: writes a built-in piece: the union's own serializer.
+            info: pydantic's settings of the serialization.
+
+        Returns:
+            The settings as plain data.
+        """
         if type(value) in self.built_in or not is_dataclass(value):
             return dump(value)
         return _adapter(type(value)).dump_python(
@@ -97,12 +136,15 @@ class PluginKind:
 
 
 def called_with(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return those of the keywords `given` that are not None, after a check that the function takes them.
+    """Check that a function takes the keywords that were asked for.
 
     Args:
         function: of the user's own.
         given: keyword -> value, None where it was not asked for.
         what: how a message calls the function.
+
+    Returns:
+        Keyword -> value, to call the function with.
 
     Raises:
         ClatError: it does not take one of them.

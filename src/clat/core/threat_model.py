@@ -9,6 +9,9 @@ from clat.core.errors import unknown
 from clat.core.units import Size, parse_size, size_text
 
 NORMS = ("linf", "l2")
+"""In which networks are trained and attacked."""
+EVALUATION_NORMS = (*NORMS, "l1")
+"""In which they can be evaluated; in l1 by APGD alone."""
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,23 @@ class ThreatModel:
     eps: Fraction
     """The radius, exact, in image units ([0, 1])."""
     norm: str = "linf"
-    """One of NORMS."""
+    """One of EVALUATION_NORMS."""
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
+        if self.norm not in EVALUATION_NORMS:
+            raise unknown("norm", self.norm, EVALUATION_NORMS)
 
     @classmethod
-    def parse(cls, eps: Size = "8/255", norm: str = "linf", *, what: str = "eps") -> ThreatModel:
+    def parse(
+        cls, eps: Size = "8/255", norm: str = "linf", *, what: str = "eps", norms: tuple[str, ...] = NORMS
+    ) -> ThreatModel:
         """Return the threat model that a user's words name.
 
         Args:
             eps: a number or a fraction such as "8/255", in image units ([0, 1]).
-            norm: "linf" or "l2".
+            norm: one of `norms`.
             what: the name of `eps` in the message of an error.
+            norms: NORMS, or EVALUATION_NORMS where nothing is trained.
 
         Returns:
             The threat model, its eps exact.
@@ -39,8 +45,8 @@ class ThreatModel:
         Raises:
             ClatError: the norm does not exist, or eps makes no sense under it.
         """
-        if norm not in NORMS:
-            raise unknown("norm", norm, NORMS)
+        if norm not in norms:
+            raise unknown("norm", norm, norms)
         return cls(parse_size(eps, what=what, norm=norm), norm)
 
     @property

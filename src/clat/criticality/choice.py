@@ -48,6 +48,9 @@ def select_layers(
         seed: of all random choices.
         settings: of a ranking that is given by its name, such as `steps` or `normaliser`.
 
+    Returns:
+        The layers' names as in `model.named_modules()`.
+
     Raises:
         ClatError: images or labels that make no sense, a name or setting that there is not, or too large a k.
     """

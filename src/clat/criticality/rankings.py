@@ -254,7 +254,13 @@ RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in ge
 
 
 def find_ranking(name: str) -> type[AnyRanking]:
-    """Return the ranking of that name: a built-in one, or one of the user's own by its path or entry point.
+    """Return the class of a ranking by its name.
+
+    Args:
+        name: one of RANKINGS, or the path or entry point of one of the user's own.
+
+    Returns:
+        The class, whose fields are the ranking's settings.
 
     Raises:
         ClatError: there is none, or it is none of this kind.

@@ -67,6 +67,9 @@ def label_array(labels: Any, n: int, where: str) -> Labels:
         n: how many images there are.
         where: what they are called in messages.
 
+    Returns:
+        The labels, int64, and how many classes there are.
+
     Raises:
         ClatError: anything else.
     """

@@ -16,6 +16,9 @@ def seeded_draws() -> Iterator[Callable[[int], None]]:
 
     At the end all three states are what they were, so that a transform draws the same numbers wherever it runs and
     shifts nobody else's.
+
+    Yields:
+        The function; it takes one number.
     """
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (what users draw from)
 

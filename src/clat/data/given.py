@@ -72,6 +72,9 @@ def as_image_set(
             when it is needed.
         train_labels: of the train split, which decides on the numbers of the classes.
 
+    Returns:
+        The images with their labels; what is not in memory stays where it is until it is needed.
+
     Raises:
         ClatError: a source of another form, or one without images or labels that fit it; it says what to do.
     """

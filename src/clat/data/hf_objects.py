@@ -12,14 +12,29 @@ from clat.data.tables import Columns, arrow_labels
 
 
 def is_of_datasets(source: Any, *kinds: str) -> bool:
-    """Return True if `source` is of one of these classes of Hugging Face ``datasets``, which is not imported."""
+    """Return whether an object is of one of some classes of Hugging Face ``datasets``, which is not imported.
+
+    Args:
+        source: any object.
+        kinds: names of classes.
+
+    Returns:
+        True if it, or a base class of it, is one.
+    """
     return any(
         kind.__module__.partition(".")[0] == "datasets" and kind.__name__ in kinds for kind in type(source).__mro__
     )
 
 
 def has_transform(dataset: Any) -> bool:
-    """Return True if the user put a transform into the data set, so that its items are no rows of the table."""
+    """Return whether the user put a transform into a data set, so that its items are no rows of the table.
+
+    Args:
+        dataset: a ``datasets.Dataset``.
+
+    Returns:
+        True if its items come out of a function.
+    """
     return bool(dataset.format["type"] == "custom")
 
 
@@ -30,6 +45,9 @@ def open_dataset(dataset: Any, wanted: WantedColumns, name: str) -> Part:
         dataset: its rows may be chosen, shuffled or mapped; its format does not matter.
         wanted: what the user says.
         name: the data set's, for messages.
+
+    Returns:
+        The columns, and where they come from.
 
     Raises:
         ClatError: no such columns, or one that holds no images or labels.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError, unknown
-from clat.data import pil_ops
+from clat.data import pil_geometry, pil_ops
 
 
 class Choice(NamedTuple):
@@ -47,9 +47,9 @@ SPACES: dict[str, tuple[Choice, ...]] = {
         Choice(pil_ops.adjust_sharpness, 0.125, 0.1, 1.9),
         Choice(_autocontrast, 0.125),
         Choice(_equalize, 0.125),
-        Choice(pil_ops.shear_x, 0.0625, 0.05, 0.15, signed=True),
-        Choice(pil_ops.shear_y, 0.0625, 0.05, 0.15, signed=True),
-        Choice(pil_ops.rotate, 0.125, 1, 10, signed=True, whole=True),
+        Choice(pil_geometry.shear_x, 0.0625, 0.05, 0.15, signed=True),
+        Choice(pil_geometry.shear_y, 0.0625, 0.05, 0.15, signed=True),
+        Choice(pil_geometry.rotate, 0.125, 1, 10, signed=True, whole=True),
     ),
     "shape": (
         Choice(pil_ops.adjust_color, 0.08, 0.1, 1.9),
@@ -58,9 +58,9 @@ SPACES: dict[str, tuple[Choice, ...]] = {
         Choice(pil_ops.adjust_sharpness, 0.08, 0.1, 1.9),
         Choice(_autocontrast, 0.04),
         Choice(_equalize, 0.08),
-        Choice(pil_ops.shear_x, 0.15, 0.05, 0.35, signed=True),
-        Choice(pil_ops.shear_y, 0.15, 0.05, 0.35, signed=True),
-        Choice(pil_ops.rotate, 0.3, 1, 30, signed=True, whole=True),
+        Choice(pil_geometry.shear_x, 0.15, 0.05, 0.35, signed=True),
+        Choice(pil_geometry.shear_y, 0.15, 0.05, 0.35, signed=True),
+        Choice(pil_geometry.rotate, 0.3, 1, 30, signed=True, whole=True),
     ),
 }
 """ColorShape: radians for the shears, degrees for the rotation."""
@@ -217,7 +217,7 @@ def _crop_shift(
     rows, columns = rows + top[:, None], columns + left[:, None]
     columns = torch.where(mirrored[:, None] > 0, width - 1 - columns, columns)
     outside = -1
-    return pil_ops.pick(
+    return pil_geometry.pick(
         images,
         torch.where(row_inside, rows, outside)[:, :, None],
         torch.where(column_inside, columns, outside)[:, None, :],

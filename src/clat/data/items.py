@@ -56,6 +56,9 @@ def open_items(dataset: Any, wanted: WantedColumns, where: str) -> Items:
         wanted: the keys, where the user names them.
         where: what it is called in messages.
 
+    Returns:
+        The data set, and where an item has its image and its label.
+
     Raises:
         ClatError: items of another kind.
     """
@@ -144,10 +147,16 @@ class DatasetImages(LazyImages):
 
 
 def read_item_labels(items: Items) -> np.ndarray:
-    """Return the class number of every item, int64, (N,).
+    """Return the class number of every item.
 
     They are taken from `targets` or `labels` of the data set where those agree with some of its items; else all
     items are read once.
+
+    Args:
+        items: as `open_items` found them.
+
+    Returns:
+        int64, shape (N,).
 
     Raises:
         ClatError: as `Items.read`.
@@ -189,7 +198,19 @@ class _Labels(Dataset):
 
 
 def raw_item(dataset: Any, row: int, where: str) -> Any:
-    """Return an item as the data set gives it; what it raises becomes one line."""
+    """Return an item as the data set gives it.
+
+    Args:
+        dataset: anything with items by number.
+        row: which one.
+        where: what the data set is called in messages.
+
+    Returns:
+        Whatever the item is.
+
+    Raises:
+        ClatError: whatever the data set raised, in one line.
+    """
     try:
         return dataset[row]
     except ClatError:

@@ -40,7 +40,14 @@ def jitter_colours(images: Tensor, uniform: Tensor, amounts: tuple[float, float,
 
 
 def check_amounts(amounts: tuple[float, float, float, float]) -> str | None:
-    """Return what is wrong with the amounts of `jitter_colours`, None if nothing is."""
+    """Return what is wrong with the amounts of `jitter_colours`.
+
+    Args:
+        amounts: of brightness, contrast, saturation and hue.
+
+    Returns:
+        What was expected instead; None if nothing is wrong.
+    """
     if min(amounts) < 0:
         return "amounts of 0 or more"
     return "a hue of at most 0.5, half the circle" if amounts[3] > 0.5 else None

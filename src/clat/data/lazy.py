@@ -124,10 +124,16 @@ def decoded_batches(
 
 
 def default_workers(most: int = 8) -> int:
-    """How many decoding processes suit this machine: its usable cores, at most `most`; 0 where none would do.
+    """Return how many decoding processes suit this machine.
 
-    That is with a single core, in a process that may have no children, and where processes start by importing
-    the main script again (Windows, macOS), which is a surprise to a script that did not ask for it.
+    It is 0 with a single core, in a process that may have no children, and where processes start by importing the
+    main script again (Windows, macOS), which is a surprise to a script that did not ask for it.
+
+    Args:
+        most: the largest number.
+
+    Returns:
+        The usable cores, at most `most`; 0 where none would do.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     forks = multiprocessing.get_all_start_methods()[0] == "fork"

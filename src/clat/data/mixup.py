@@ -36,7 +36,14 @@ def mixup(
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise ClatError unless alpha is above 0."""
+    """Raise an error for an alpha that no Beta distribution has.
+
+    Args:
+        alpha: both parameters of the distribution of the weights.
+
+    Raises:
+        ClatError: it is not above 0.
+    """
     if not alpha > 0:
         raise ClatError(f"mixup's alpha is {alpha}: expected a number above 0, such as 0.2; leave it out for none")
 

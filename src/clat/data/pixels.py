@@ -23,6 +23,9 @@ def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
         size: pixels, of PIL images alone; see `to_array`.
         where: what the image is called in messages.
 
+    Returns:
+        The pixels, a tensor on the CPU.
+
     Raises:
         ClatError: anything else.
     """
@@ -52,7 +55,13 @@ def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
 
 
 def by_channel(array: np.ndarray) -> np.ndarray:
-    """Return an array (..., H, W, C) with its last dimension put before the height, as NumPy images mostly have it;
-    one that is (..., C, H, W) already is left alone."""
+    """Return an array of images with the channels before the height.
+
+    Args:
+        array: (..., H, W, C), as NumPy images mostly are, or (..., C, H, W), which is left alone.
+
+    Returns:
+        (..., C, H, W), of the same memory.
+    """
     last, third = array.shape[-1], array.shape[-3] if array.ndim >= 3 else 0
     return np.moveaxis(array, -1, -3) if last in (1, 3) and third not in (1, 3) else array

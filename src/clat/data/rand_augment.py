@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clat.data import pil_ops
+from clat.data import pil_geometry, pil_ops
 
 BINS = 31
 """Magnitudes, 0 to 30."""
@@ -39,19 +39,19 @@ def _constant(change: Callable[[Tensor], Tensor]) -> Operation:
 
 OPERATIONS: dict[str, Operation] = {
     "identity": _constant(torch.clone),
-    "shear-x": Operation(pil_ops.shear_x_from_corner, lambda part, h, w: 0.3 * part, signed=True),
-    "shear-y": Operation(pil_ops.shear_y_from_corner, lambda part, h, w: 0.3 * part, signed=True),
+    "shear-x": Operation(pil_geometry.shear_x_from_corner, lambda part, h, w: 0.3 * part, signed=True),
+    "shear-y": Operation(pil_geometry.shear_y_from_corner, lambda part, h, w: 0.3 * part, signed=True),
     "translate-x": Operation(
-        lambda images, by: pil_ops.translate(images, by, torch.zeros_like(by)),
+        lambda images, by: pil_geometry.translate(images, by, torch.zeros_like(by)),
         lambda part, h, w: 150 / 331 * w * part,
         signed=True,
     ),
     "translate-y": Operation(
-        lambda images, by: pil_ops.translate(images, torch.zeros_like(by), by),
+        lambda images, by: pil_geometry.translate(images, torch.zeros_like(by), by),
         lambda part, h, w: 150 / 331 * h * part,
         signed=True,
     ),
-    "rotate": Operation(pil_ops.rotate, lambda part, h, w: 30 * part, signed=True),
+    "rotate": Operation(pil_geometry.rotate, lambda part, h, w: 30 * part, signed=True),
     "brightness": _enhanced(pil_ops.adjust_brightness),
     "color": _enhanced(pil_ops.adjust_color),
     "contrast": _enhanced(pil_ops.adjust_contrast),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError
@@ -15,7 +15,7 @@ READERS = PluginKind("data reader", "clat.data_readers")
 
 
 def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None:
-    """Return a split as a reader of the user's own gives it, None where the name means no such reader.
+    """Return a split as a reader of the user's own gives it.
 
     A folder of that name, or one under `CLAT_DATA_DIR`, goes before: paths are taken literally.
 
@@ -24,10 +24,13 @@ def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None
         split: the part of the data set.
         options: what else was asked for; a reader is given those that it has as keywords.
 
+    Returns:
+        The images and labels; None where the name means no such reader.
+
     Raises:
         ClatError: it cannot be imported, takes no such option, fails, or gives something else than an ImageSet.
     """
-    if _is_folder(name) or not (is_path(name) or re.fullmatch(r"\w[\w-]*", name)):
+    if _is_there(name) or not (is_path(name) or re.fullmatch(r"\w[\w-]*", name)):
         return None
     reader = READERS.find(name)
     if reader is None:
@@ -46,5 +49,5 @@ def read_by_own_reader(name: str, split: str, **options: Any) -> ImageSet | None
     return found
 
 
-def _is_folder(name: str) -> bool:
-    return (data_root() / name).is_dir() or Path(name).exists()
+def _is_there(name: str) -> bool:
+    return os.path.isdir(os.path.join(data_root(), name)) or os.path.exists(name)

@@ -17,7 +17,11 @@ _MODULE = "torchvision.transforms.v2"
 
 
 def torchvision_imports() -> bool:
-    """Return True if torchvision's transforms can be imported: it is there, and belongs to this torch."""
+    """Return whether torchvision's transforms can be imported.
+
+    Returns:
+        True if it is there, and belongs to this torch.
+    """
     try:
         _import()
     except Exception:  # of the import of another torch's operators, it may be anything
@@ -26,7 +30,14 @@ def torchvision_imports() -> bool:
 
 
 def resolve_backend(settings: ImagenetSettings) -> ImagenetSettings:
-    """Return the settings as they run on this machine: `by` is what "auto" means here."""
+    """Return the settings as they run on this machine.
+
+    Args:
+        settings: whose `by` may be "auto".
+
+    Returns:
+        The same, `by` being what "auto" means here.
+    """
     if settings.by != "auto":
         return settings
     return replace(settings, by="torchvision" if torchvision_imports() else "batch")

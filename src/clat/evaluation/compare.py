@@ -12,8 +12,9 @@ from torch import Tensor
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.core.formatting import percent, points
+from clat.core.formatting import p_text, percent, points
 from clat.evaluation.result import Evaluation, EvaluationRecord
+from clat.evaluation.same_run import refuse_one_run
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -195,6 +196,8 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     """
     everything = _read_all([*seeds, *against])
     groups = [group for group in (everything[: len(seeds)], everything[len(seeds) :]) if group]
+    for sources, group in zip((seeds, against), groups, strict=False):
+        refuse_one_run(sources, group)
 
     def summary(group: Sequence[EvaluationRecord], place: int) -> SeedSummary:
         return SeedSummary(tuple(_accuracy(one.verdicts()[place]).value for one in group))
@@ -281,4 +284,4 @@ def _written(difference: Difference) -> tuple[str, str, str]:
     p = difference.p_value
     interval = "–" if difference.interval is None else " to ".join(points(end) for end in difference.interval)
     interval = interval.replace("\N{NO-BREAK SPACE}points", "", 1)
-    return points(difference.value), interval, "–" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return points(difference.value), interval, "–" if p is None else p_text(p)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ class EpsCurve:
     points: tuple[tuple[str, Accuracy], ...]
     results: tuple[Evaluation, ...]
 
+    @property
+    def expected_accuracy(self) -> float | None:
+        """The accuracy to expect where every eps from the smallest to the largest is as likely as any other: the
+        area under the points joined by straight lines, over its width. None for a single eps."""
+        sizes = [float(Fraction(eps)) for eps, _ in self.points]
+        values = [accuracy.value for _, accuracy in self.points]
+        pieces = [
+            (right - left) * (one + other) / 2
+            for (left, right), (one, other) in zip(pairwise(sizes), pairwise(values), strict=True)
+        ]
+        return sum(pieces) / (sizes[-1] - sizes[0]) if pieces else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
 
@@ -51,6 +64,7 @@ class EpsCurve:
                 {"eps": {"text": eps, "value": float(Fraction(eps))}, "accuracy": accuracy.to_dict()}
                 for eps, accuracy in self.points
             ],
+            "expected_accuracy": self.expected_accuracy,
             "evaluations": [
                 {key: value for key, value in result.to_dict().items() if key not in shared}
                 for result in self.results

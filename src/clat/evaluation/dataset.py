@@ -95,7 +95,8 @@ def evaluate_set(
     if logits is None:
         layout = torch.contiguous_format
     notes = [*images.notes, *_outputs_note(logits, images)]
-    about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
+    data = {"name": images.name, "split": images.split, "n": len(ids)}
+    about = {**(about or {}), "data": data, "classes": list(images.class_names)}
 
     def evaluated(number: int) -> Evaluation:
         part = ids[parts[number]]
@@ -203,6 +204,8 @@ def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[
         results[0],
         correct=whole([result.correct for result in results]),
         fooled_by=whole([result.fooled_by for result in results]),
+        labels=whole([result.labels for result in results]),
+        predicted=whole([result.predicted for result in results]),
         samples=whole([result.samples for result in results]),
         x_adv=whole(examples) if examples else None,
         notes=list(dict.fromkeys([*notes, *(note for result in results for note in result.notes)])),

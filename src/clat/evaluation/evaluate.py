@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clat.attacks.search import worthwhile
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.threat_model import NORMS
+from clat.core.threat_model import EVALUATION_NORMS
 from clat.core.units import Size, parse_size, size_text
 from clat.data import as_image_set
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
@@ -92,8 +92,8 @@ def evaluate(
             extent=extent,
         )  # fmt: skip
     model, x = accept(model, x, y)
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    if norm not in EVALUATION_NORMS:
+        raise unknown("norm", norm, EVALUATION_NORMS)
     radius = parse_size(eps, norm=norm)
     if len(x) == 0:
         raise ClatError("the data set is empty: there is nothing to evaluate")
@@ -139,7 +139,8 @@ def evaluate(
         elif extent is not None:
             standing = extent.standing(sum(one.attack < extent.known for one in todo))
         if standing is None:
-            standing = EvaluationState.fresh(job.correct(first))
+            predicted = job.predicted(first)
+            standing = EvaluationState.fresh(predicted == y.cpu(), predicted)
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
@@ -154,6 +155,8 @@ def evaluate(
         precision=precision,
         correct=standing.correct,
         fooled_by=standing.fooled_by,
+        labels=y.detach().cpu(),
+        predicted=standing.predicted,
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),

@@ -66,17 +66,17 @@ class EvaluationJob:
             raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
         return logits
 
-    def correct(self, first: Tensor) -> Tensor:
-        """Return which samples are right on their clean image.
+    def predicted(self, first: Tensor) -> Tensor:
+        """Return the classes that the clean images are taken for.
 
         Args:
             first: what `first_logits` returned.
 
         Returns:
-            One flag a sample, (N,) bool, on the CPU.
+            One class a sample, (N,) int64, on the CPU.
         """
         rest = (self._logits(x, y) for x, y in itertools.islice(self._batches(), 1, None))
-        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)]) == self.y.cpu()
+        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)])
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
@@ -128,8 +128,10 @@ class EvaluationJob:
             """Give the verdicts on what the searches found; where they only claim, none that a sample is robust."""
             here = rows[finished]
             check_found(adv)
-            right = self._right(adv, self.y[here].to(self.device)).cpu()
+            predicted = self._logits(adv, self.y[here].to(self.device)).argmax(1).cpu()
+            right = predicted == self.y[here].cpu()
             standing.fooled_by[here[~right]] = one.attack
+            standing.predicted[here[~right]] = predicted[~right]
             judged = ~right if claims else ~right | self._as_searched(model, adv, here, right)
             through[here[judged], numbers[judged]] = True
             # A state holds how many passes a sample has been through in order.
@@ -163,9 +165,6 @@ class EvaluationJob:
                 found = model(adv[right.to(adv.device)]).argmax(1).cpu()
             agreed[right] = found == self.y[rows[right]].cpu()
         return agreed
-
-    def _right(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._logits(x, y).argmax(1) == y
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad(), exact_float32(), unfolded():

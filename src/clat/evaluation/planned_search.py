@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from clat.attacks.apgd import ApgdSearch
+from clat.attacks.apgd_l1 import ApgdL1Search
 from clat.attacks.constraint_relaxation import ConstraintRelaxationSearch
 from clat.attacks.fab import FabSearch
 from clat.attacks.losses import carlini_wagner, cross_entropy
@@ -25,6 +26,9 @@ from clat.evaluation.protocols import ATTACKS, AttackSpec, Protocol
 EXACT = ("fab", "square", "pixle")
 """Attacks that bfloat16 would weaken: FAB walks along the boundary and the black-box ones keep a change if the loss
 falls, however little, where logits differ by less than bfloat16 can tell."""
+
+IN_L1 = ("apgd",)
+"""Attacks that can be made in l1."""
 
 CR_NOTE = (
     "cr is not AutoAttack: where gradients are masked it may leave 20 points too many robust; `clat check`, or the "
@@ -76,6 +80,10 @@ def plan_searches(
     result: list[PlannedSearch] = []
     notes: list[str] = []
     for position, spec in enumerate(protocol.attacks):
+        if norm == "l1" and spec.attack not in IN_L1:
+            raise ClatError(
+                f"attack '{spec.attack}' knows no l1: take a protocol of apgd alone, such as apgd-l1 or standard"
+            )
         spec_targets = spec.targets
         if spec_targets is not None and spec_targets > classes - 1:
             notes.append(
@@ -127,6 +135,8 @@ def _builder(
         return lambda model: PgdSearch(
             model, eps, ratio * eps, norm, steps, seed=seed, loss=what, verdict=spec.verdict or "last", leave=leave
         )
+    if spec.attack == "apgd" and norm == "l1":
+        return lambda model: ApgdL1Search(model, eps, steps=steps, loss=loss or "ce", target=target or 1, seed=seed)
     if spec.attack == "apgd":
         return lambda model: ApgdSearch(
             model, eps, norm=norm, steps=steps, loss=loss or "ce", target=target or 1, seed=seed

@@ -33,6 +33,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 """What each attack can be told beside `restarts`, and what holds where it is not told."""
 
+WITHOUT_EPS = ("pixle", "stadv")
+"""Attacks that are bounded otherwise than by eps."""
+
 ATTACK_LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
 """What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
 
@@ -163,6 +166,11 @@ class Protocol:
         return protocol_title(self.data())
 
     @property
+    def bounded_by_eps(self) -> bool:
+        """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
+        return any(attack.attack not in WITHOUT_EPS for attack in self.attacks)
+
+    @property
     def hash(self) -> str:
         """Return twelve hex digits of the SHA-256 of the attacks."""
         return hashlib.sha256(json.dumps(self.data()["attacks"], sort_keys=True).encode()).hexdigest()[:12]
@@ -216,10 +224,13 @@ _built_in("clat-v1", _APGD_CE)
 _built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
 for _steps in (10, 20, 50, 100):
     _built_in(f"pgd-{_steps}", _pgd(_steps))
+for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
+    _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
 _built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
+_built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1
 _built_in("fab-t", AttackSpec(attack="fab", steps=100, targets=9))
 _built_in("fab", AttackSpec(attack="fab", steps=10))
 _built_in("square", _SQUARE)

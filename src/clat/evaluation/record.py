@@ -203,6 +203,16 @@ class EvaluationRecord:
         return _flags(self.data.get("robust"))
 
     @cached_property
+    def labels(self) -> Tensor | None:
+        """Return the right classes, (N,) int64."""
+        return _classes(self.data.get("labels"))
+
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """Return the classes that the samples are taken for in the end, (N,) int64, see `Evaluation`."""
+        return _classes(self.data.get("predicted"))
+
+    @cached_property
     def setting(self) -> dict[str, Any]:
         """Return what has to agree where two results are compared, with None for what the file does not say."""
         n = self.text("data", "n") if self.correct is None else len(self.correct)
@@ -239,3 +249,11 @@ def _flags(bits: Any) -> Tensor | None:
     if not isinstance(bits, str) or set(bits) - {"0", "1"}:
         return None
     return torch.tensor([bit == "1" for bit in bits], dtype=torch.bool)
+
+
+def _classes(numbers: Any) -> Tensor | None:
+    """Return the classes that `Evaluation.to_dict` wrote, None for anything else."""
+    try:
+        return torch.tensor([int(one) for one in numbers.split()], dtype=torch.int64)
+    except (AttributeError, ValueError, OverflowError):
+        return None

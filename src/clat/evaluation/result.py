@@ -12,7 +12,7 @@ from clat.core.files import write_json
 from clat.core.units import parse_size
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
-from clat.evaluation.state import EvaluationState
+from clat.evaluation.state import UNTRIED, robust_after
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network.cost import Cost
 from clat.network.fingerprint import digest
@@ -32,6 +32,9 @@ class Evaluation:
         precision: of the searches.
         correct: which samples are right on their clean image, (N,) bool, on the CPU.
         fooled_by: the position of the attack that fooled each sample, -1 where none did, (N,) int64.
+        labels: the right classes, (N,) int64.
+        predicted: the classes that the samples are taken for in the end, (N,) int64: by the example that fooled a
+            sample, else by the clean image; UNTRIED where that is not known.
         samples: a digest of each sample's image, label and number, (N,) int64.
         cost: forward and backward passes, and seconds.
         environment: versions and machine.
@@ -47,6 +50,8 @@ class Evaluation:
     precision: str
     correct: Tensor
     fooled_by: Tensor
+    labels: Tensor
+    predicted: Tensor
     samples: Tensor
     cost: Cost
     environment: dict[str, Any]
@@ -57,7 +62,7 @@ class Evaluation:
     @property
     def robust(self) -> Tensor:
         """Return which samples are right on the clean image and under every attack, (N,) bool."""
-        return EvaluationState(self.correct, self.fooled_by, self.fooled_by).alive
+        return self.correct & (self.fooled_by == UNTRIED)
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -77,11 +82,12 @@ class Evaluation:
     @property
     def per_attack(self) -> dict[str, Accuracy]:
         """Return for each attack the accuracy left after it and those before it."""
-        standing = EvaluationState(self.correct, self.fooled_by, self.fooled_by)
         found: dict[str, Accuracy] = {}
         for position, spec in enumerate(self.protocol.attacks):
             label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
-            found[label] = Accuracy(int(standing.robust_after(position).sum()), len(self.correct))
+            found[label] = Accuracy(
+                int(robust_after(self.correct, self.fooled_by, position).sum()), len(self.correct)
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +113,8 @@ class Evaluation:
             "images": self.images,
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
+            "labels": _numbers(self.labels),
+            "predicted": _numbers(self.predicted),
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
@@ -122,3 +130,7 @@ class Evaluation:
 
 def _bits(flags: Tensor) -> str:
     return "".join("1" if flag else "0" for flag in flags.tolist())
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(map(str, values.tolist()))

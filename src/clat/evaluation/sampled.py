@@ -238,7 +238,7 @@ def evaluate_sampled(
         if wanted > size:
             attacks = torch.full((len(robust),), begun)
             attacks[order[size:wanted]] = len(FULL.attacks)
-            result = through(Extent(attacks, begun, result.correct, result.fooled_by))
+            result = through(Extent(attacks, begun, result.correct, result.fooled_by, result.predicted))
             spent, size = spent + result.cost, wanted
             notes += result.notes
         found = SampledEvaluation(

@@ -26,23 +26,28 @@ class EvaluationState:
         correct: right on the clean image, (N,) bool.
         fooled_by: the position of the attack that fooled it, or UNTRIED while none has, (N,) int64.
         passed: how many passes the sample has been through, (N,) int64.
+        predicted: the class that the clean image is taken for, and once it is fooled the example, (N,) int64;
+            UNTRIED where that is not known.
     """
 
     correct: Tensor
     fooled_by: Tensor
     passed: Tensor
+    predicted: Tensor
 
     @classmethod
-    def fresh(cls, correct: Tensor) -> EvaluationState:
+    def fresh(cls, correct: Tensor, predicted: Tensor | None = None) -> EvaluationState:
         """Return the standing of samples that no attack has seen.
 
         Args:
             correct: right on the clean image, (N,) bool.
+            predicted: what the clean images are taken for, (N,) int64; None: not known.
 
         Returns:
             A standing with no pass done.
         """
-        return cls(correct, torch.full(correct.shape, UNTRIED), torch.zeros(correct.shape, dtype=torch.int64))
+        untried = torch.full(correct.shape, UNTRIED)
+        return cls(correct, untried, torch.zeros_like(untried), untried.clone() if predicted is None else predicted)
 
     @property
     def alive(self) -> Tensor:
@@ -58,7 +63,21 @@ class EvaluationState:
         Returns:
             One flag a sample, (N,) bool.
         """
-        return self.correct & ((self.fooled_by == UNTRIED) | (self.fooled_by > attack))
+        return robust_after(self.correct, self.fooled_by, attack)
+
+
+def robust_after(correct: Tensor, fooled_by: Tensor, attack: int) -> Tensor:
+    """Return which samples withstand the first attacks.
+
+    Args:
+        correct: right on the clean image, (N,) bool.
+        fooled_by: the position of the attack that fooled a sample, or UNTRIED, (N,) int64.
+        attack: the position of the last of the attacks; those before it count too.
+
+    Returns:
+        One flag a sample, (N,) bool.
+    """
+    return correct & ((fooled_by == UNTRIED) | (fooled_by > attack))
 
 
 @dataclass(frozen=True)
@@ -70,17 +89,19 @@ class Extent:
         known: so many attacks an earlier evaluation took all samples through.
         correct: what it found, as of EvaluationState; None: nothing is known.
         fooled_by: the same.
+        predicted: the same.
     """
 
     attacks: Tensor
     known: int = 0
     correct: Tensor | None = None
     fooled_by: Tensor | None = None
+    predicted: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Extent:
         """Return the extent of some of the samples, by their places, (M,) int64."""
-        correct, fooled_by = (None if part is None else part[rows] for part in (self.correct, self.fooled_by))
-        return Extent(self.attacks[rows], self.known, correct, fooled_by)
+        known = (self.correct, self.fooled_by, self.predicted)
+        return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
     def standing(self, passes: int) -> EvaluationState | None:
         """Return where the samples stand after what is known.
@@ -91,9 +112,10 @@ class Extent:
         Returns:
             A standing of its own; None where nothing is known.
         """
-        if self.correct is None or self.fooled_by is None:
+        if self.correct is None or self.fooled_by is None or self.predicted is None:
             return None
-        return EvaluationState(self.correct, self.fooled_by.clone(), torch.full(self.correct.shape, passes))
+        passed = torch.full(self.correct.shape, passes)
+        return EvaluationState(self.correct, self.fooled_by.clone(), passed, self.predicted.clone())
 
 
 class StateFile:
@@ -123,7 +145,11 @@ class StateFile:
         try:
             with safe_open(self.path, framework="pt") as file:
                 key = json.loads((file.metadata() or {})["key"])
-                standing = EvaluationState(*(file.get_tensor(name) for name in ("correct", "fooled_by", "passed")))
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                unknown = torch.full_like(found["passed"], UNTRIED)  # of a state that an older version wrote
+                standing = EvaluationState(
+                    found["correct"], found["fooled_by"], found["passed"], found.get("predicted", unknown)
+                )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ClatError(f"{self.path} is not an evaluation's state: {str(error).splitlines()[0]}") from None
         for name, value in self.key.items():
@@ -143,6 +169,6 @@ class StateFile:
         """
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
-        tensors = {"correct": standing.correct, "fooled_by": standing.fooled_by, "passed": standing.passed}
+        tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}
         replace_file(self.path, lambda temporary: save_file(tensors, temporary, {"key": json.dumps(self.key)}))
         self._saved = time.monotonic()

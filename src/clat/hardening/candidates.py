@@ -13,7 +13,7 @@ class Candidate:
     objective: dict[str, Any]
     """As in a recipe."""
     worth_from: int
-    """Epochs from which it is chosen (`docs/results/harden`)."""
+    """Epochs from which it is chosen (`docs/results/hardening`)."""
     norms: tuple[str, ...] = field(default=("linf", "l2"))
     """Norms that it is made for."""
 
@@ -29,4 +29,4 @@ CANDIDATES: dict[str, Candidate] = {
     "trades": Candidate(objective={"name": "trades", "steps": 10}, worth_from=NEVER),
 }
 """Name -> candidate. TRADES is taken only when asked for: at equal time it was not better
-(`docs/results/harden`)."""
+(`docs/results/hardening`)."""

@@ -14,6 +14,7 @@ from clat.attacks.settings import Attack
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet, Loader
 from clat.evaluation import Evaluation, evaluate_set
+from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.hardening.inputs import HardenInputs, whole_batch
@@ -29,6 +30,8 @@ CHECKED = 100
 MASKING_PASSES = 800
 MASKING_SHARE = 0.1
 """The part of the budget that this check may take."""
+PICTURES = 24
+"""Of the page's gallery: six of each kind."""
 STATISTICS_BATCHES = 20
 """Training batches on which BatchNorm statistics of points between two networks are counted."""
 
@@ -156,18 +159,18 @@ def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dic
         A row a class with its name, its number of images and four accuracies in [0, 1]; None for a class without
         images.
     """
-    rows = []
-    for number, name in enumerate(test.class_names):
-        mine = test.labels == number
-        rows.append(
-            {
-                "class": name,
-                "n": int(mine.sum()),
-                **{
-                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
-                    for when, result in (("before", before), ("after", after))
-                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
-                },
-            }
-        )
-    return rows
+    both = [
+        class_accuracies(test.labels, result.correct, result.robust, test.class_names) for result in (before, after)
+    ]
+    return [
+        {
+            "class": first["class"],
+            "n": first["n"],
+            **{
+                f"{kind}_{when}": one[kind]
+                for when, one in (("before", first), ("after", second))
+                for kind in ("clean", "robust")
+            },
+        }
+        for first, second in zip(*both, strict=True)
+    ]

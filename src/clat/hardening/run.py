@@ -4,6 +4,8 @@ harden.json        the settings, the first look and the plan
 model.safetensors  the hardened network
 result.json        before, after, and the paired difference on test images
 masking.json       signs of gradient masking, where the budget allows to look
+gallery.json       test images, what an attack changed, what both networks said
+report.html        the page
 README.md          the model card
 """
 
@@ -23,12 +25,13 @@ from clat.core.files import write_json
 from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
+from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
 from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
-from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
+from clat.hardening.finish import PICTURES, keep_promise, look_for_masking, measured, per_class
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
@@ -37,8 +40,10 @@ from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
 from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
+from clat.report.page import write_report
 from clat.training.log import RunLog
-from clat.training.run import refuse_taken, resume, train
+from clat.training.run import resume, train
+from clat.training.run_folder import refuse_taken
 
 ABOUT = "harden.json"
 
@@ -91,7 +96,7 @@ def run_hardening(
             else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
-    refuse_taken(out)
+    refuse_taken(out, (ABOUT,))
     find_protocol(config.protocol)
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
@@ -263,9 +268,8 @@ def _finished(
         promise = keep_promise(out, original, inputs, config, plan.recipe, log)
     save_weights(model, out / "model.safetensors")
     test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
-    before = measured(
-        out / "evaluations" / "before.json", inputs.engine.place(copy.deepcopy(original)), test, config
-    )
+    start = inputs.engine.place(copy.deepcopy(original))
+    before = measured(out / "evaluations" / "before.json", start, test, config)
     after = measured(out / "evaluations" / "after.json", model, test, config)
     comparison = compare(before, after)
     look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
@@ -280,5 +284,8 @@ def _finished(
         },
     )
     write_card(out, comparison, plan, config, recorded, test, promise)
+    networks = {"before hardening": start, "after hardening": model}
+    make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
+    write_report(out)
     log.close()
     return Hardened(model.eval(), plan, out, before, after, comparison, promise)

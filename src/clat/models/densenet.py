@@ -88,7 +88,7 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize()
-        self.conv1 = conv3x3(in_channels, 2 * width)
+        self.conv1: nn.Module = conv3x3(in_channels, 2 * width)
         self.dense1, channels = dense_block(2 * width, width, depths[0])
         self.trans1 = Transition(channels)
         self.dense2, channels = dense_block(channels // 2, width, depths[1])

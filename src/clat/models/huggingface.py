@@ -140,6 +140,9 @@ def model_folder(name: str, title: str, wanted: Sequence[str] = (), fallback: Se
         wanted: patterns of the files to fetch from the hub.
         fallback: patterns of those to fetch where there is no safetensors file.
 
+    Returns:
+        The folder; for a name on the hub, the copy in its cache.
+
     Raises:
         ClatError: no such folder, no such name on the hub, the hub cannot be reached, or its cache not written.
     """
@@ -182,6 +185,9 @@ def read_table(file: Path, title: str) -> dict[str, Any]:
     Args:
         file: such as config.json.
         title: how messages call the model.
+
+    Returns:
+        The file's entries by name, unchecked.
 
     Raises:
         ClatError: it is missing, damaged, or holds something else.

@@ -19,6 +19,7 @@ from clat.models.files import read_state, recorded_statistics
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
+from clat.models.imagenet_stems import imagenet_densenet121, imagenet_wrn_34_10, imagenet_wrn_70_16
 from clat.models.libraries import Builder, NetworkRequest
 from clat.models.normalize import Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
@@ -41,6 +42,9 @@ MODELS: dict[str, partial[Any]] = {
     "resnet50": resnet50,
     "imagenet-resnet18": imagenet_resnet18,
     "imagenet-resnet50": imagenet_resnet50,
+    "imagenet-densenet121": imagenet_densenet121,
+    "imagenet-wrn-34-10": imagenet_wrn_34_10,
+    "imagenet-wrn-70-16": imagenet_wrn_70_16,
     "preact-resnet18": preact_resnet18,
     "preact-resnet18-bn": preact_resnet18_bn,
     "preact-resnet18-raw": preact_resnet18_raw,

@@ -73,7 +73,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize()
-        self.conv1 = conv3x3(in_channels, STEM_CHANNELS)
+        self.conv1: nn.Module = conv3x3(in_channels, STEM_CHANNELS)
         self.block1 = Group(STEM_CHANNELS, width, depths[0], stride=1)
         self.block2 = Group(width, 2 * width, depths[1], stride=2)
         self.block3 = Group(2 * width, 4 * width, depths[2], stride=2)

@@ -50,6 +50,9 @@ def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tupl
         x: images, as for `accept`.
         y: labels, as for `accept`.
 
+    Returns:
+        The network as a module, and the images; see `accept`.
+
     Raises:
         ClatError: as `accept` does.
     """

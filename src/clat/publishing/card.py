@@ -31,6 +31,9 @@ def model_card(
         class_names: in the order of the network's outputs.
         results: of this very network.
         parameters: how many numbers it holds.
+
+    Returns:
+        Markdown below a YAML header, as the hub reads it.
     """
     listed = list(results)
     header: dict[str, Any] = {
@@ -66,12 +69,15 @@ def model_card(
 
 
 def write_card_file(folder: str | Path, text: str, *, overwrite: bool = False) -> Path:
-    """Write a model card into a folder, and return its path.
+    """Write a model card into a folder, as README.md.
 
     Args:
         folder: one that exists.
         text: of `model_card`, or any other.
         overwrite: replace a card that is there.
+
+    Returns:
+        The card's path.
 
     Raises:
         ClatError: there is a card, which somebody may have written by hand; or the folder cannot be written.

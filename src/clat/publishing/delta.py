@@ -24,12 +24,15 @@ BASE, RESULT = "clat.delta.base", "clat.delta.result"
 
 
 def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Write the parameters and buffers in which a network differs from its base, and return them by name.
+    """Write the parameters and buffers in which a network differs from its base.
 
     Args:
         base: the network before, of the same structure.
         tuned: the network after.
         path: a new file that ends in .safetensors.
+
+    Returns:
+        Name -> tensor, of those that were written; they share the memory of `tuned`.
 
     Raises:
         ClatError: the networks have other names, shapes or normalisations, or do not differ; or the file cannot be
@@ -56,11 +59,14 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
 
 
 def apply_delta(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Put a delta into its base, in place, and return what changed by name.
+    """Put a delta into its base, in place.
 
     Args:
         model: the base, with the weights that the delta was taken from.
-        path: the file.
+        path: the file that `save_delta` wrote.
+
+    Returns:
+        Name -> the tensor's new values, of those that changed.
 
     Raises:
         ClatError: it is no delta, or belongs to another base; the network is then as it was.

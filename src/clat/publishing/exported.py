@@ -51,6 +51,9 @@ def export_network(
         x: images to trace and to compare by, (N, C, H, W), float in [0, 1]; two or more.
         tolerance: the largest difference of logits, relative to the largest logit.
 
+    Returns:
+        The file, and how far its logits are from the network's.
+
     Raises:
         ClatError: the format is neither, a library is missing, the network cannot be traced, or what was written
             gives other logits; then no file is left.

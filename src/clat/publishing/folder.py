@@ -164,6 +164,12 @@ def _first(names: Any) -> str:
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return what a folder's config.json says.
 
+    Args:
+        folder: one that `save_pretrained` or transformers wrote.
+
+    Returns:
+        The file's entries by name, unchecked.
+
     Raises:
         ClatError: there is none, or it is damaged.
     """

@@ -21,15 +21,18 @@ def push(
     private: bool = False,
     message: str = "A network from clat",
 ) -> str:
-    """Send a folder that `clat.save_pretrained` wrote to the Hugging Face hub, and return its address.
+    """Send a folder that `clat.save_pretrained` wrote to the Hugging Face hub.
 
     Args:
-        folder: the folder.
+        folder: the folder, with its config.json.
         repo: "owner/name"; it is made if there is none.
         card: "new": refuse if the hub has a model card there; "keep": leave that one as it is; "replace": overwrite
             it.
-        private: of a repository that is made.
+        private: make a new repository private; one that exists stays as it is.
         message: of the commit.
+
+    Returns:
+        The repository's address.
 
     Raises:
         ClatError: no such folder, a card that is there already, nobody is logged in, or the hub cannot be reached.

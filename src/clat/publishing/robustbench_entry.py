@@ -37,6 +37,9 @@ def robustbench_entry(
         reported: AutoAttack's accuracy by the paper, in percent; None: the measured one.
         footnote: what else a reader has to know.
 
+    Returns:
+        The entry by RobustBench's keys; accuracies are texts in percent, with two decimals.
+
     Raises:
         ClatError: the result is none of AutoAttack, or of a data set that RobustBench has not.
     """

@@ -14,7 +14,14 @@ OWN_LOGGERS = PluginKind("logger", "clat.loggers")
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise ClatError for a name of no logger, built-in or the user's own."""
+    """Raise an error for a name of no logger, built-in or the user's own.
+
+    Args:
+        names: as in a recipe's `monitor.loggers`.
+
+    Raises:
+        ClatError: there is no such logger, or one of the user's own cannot be imported.
+    """
     for name in names:
         if name not in LOGGERS and OWN_LOGGERS.find(name) is None:
             raise unknown("logger", name, LOGGERS)

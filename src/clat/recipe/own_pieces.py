@@ -14,11 +14,14 @@ KINDS = (OBJECTIVES, TREATMENTS, OWN_RANKINGS)
 
 
 def own_class(classes: Sequence[Any], table: Any) -> Any:
-    """Return the class that a table names beside the built-in ones, None where it names none.
+    """Return the class that a table names beside the built-in ones.
 
     Args:
         classes: what may stand in the table's place.
         table: the table, or anything else.
+
+    Returns:
+        The user's own class; None where the table names none.
 
     Raises:
         ClatError: its name is a plugin's that cannot be had.

@@ -222,6 +222,27 @@ class Recipe:
         """
         return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
+    def method_since(self, stage: int) -> int:
+        """Return the first of the stages that a stage goes on with: those before it that move the same.
+
+        The best weights of a run are taken over these stages alone: those of X are no result of "X + CLAT".
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            A number from 0 to `stage`; `stage` itself where the one before differs in its selection, its
+            treatments, or in that its objective puts other parameters in the weights' place.
+        """
+
+        def method(number: int) -> tuple[object, ...]:
+            one = self.stages[number]
+            return one.selection, [each.name for each in one.treatments], one.objective.reparametrises
+
+        while stage > 0 and method(stage - 1) == method(stage):
+            stage -= 1
+        return stage
+
     def first_epoch(self, stage: int) -> int:
         """Return the number of a stage's first epoch within the run.
 

@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from clat.core.formatting import number, percent, shorten
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, WIDTH, styled
-from clat.report.records import Json, Run, moment, series
+from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, styled
+from clat.report.records import ENDS, Json, Run, moment, series
+from clat.report.widths import figure_width, is_narrow, text_size
 
 DASHES = [(0, (4, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5))]
 BANDS = ("#f5f7f9", "#ebeff3")
@@ -31,15 +32,18 @@ def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Fi
     Returns:
         The figure, accuracies in percent.
     """
-    figure = Figure(figsize=(WIDTH, 0.27 * len(rows) + 0.75), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    below = is_narrow()  # on a phone one panel stands below the other
+    labels = [_row_label(label) for label, _, _ in rows]
+    height = (0.4 if any("\n" in label for label in labels) else 0.27) * len(rows) + 0.75
+    figure = Figure(figsize=(figure_width(), (1 + below) * height), layout="constrained")
+    panels = figure.subplots(*((2, 1) if below else (1, 2)), sharey=True)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     for axes, name, hue in zip(panels, ("clean", "robust"), (BLUE, ORANGE), strict=True):
         for height, (_, own, evaluation) in enumerate(rows):
             accuracy = evaluation.clean_accuracy if name == "clean" else evaluation.robust_accuracy
             if accuracy is not None:
                 _dot(axes, accuracy, height, hue, own)
-        reference = next((e for _, own, e in rows if own and e.label == "last"), None)
+        reference = next((e for _, own, e in rows if own and e.label in ENDS), None)
         target = reference and (reference.clean_accuracy if name == "clean" else reference.robust_accuracy)
         if target and target.low is not None and target.high is not None:
             axes.axvspan(100 * target.low, 100 * target.high, color=hue, alpha=0.09, linewidth=0)
@@ -49,9 +53,14 @@ def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Fi
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    panels[0].set_yticks(range(len(rows)), [shorten(label, 44) for label, _, _ in rows])
+    panels[0].set_yticks(range(len(rows)), labels)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
+
+
+def _row_label(label: str) -> str:
+    """Return "run, moment" as it fits beside a plot: in two lines on a phone."""
+    return "\n".join(shorten(part, 22) for part in label.split(", ")) if is_narrow() else shorten(label, 44)
 
 
 def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: bool) -> None:
@@ -73,7 +82,7 @@ def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
     Returns:
         The figure, accuracies in percent.
     """
-    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
+    figure = Figure(figsize=(figure_width(), 3.7), layout="constrained")
     axes = figure.subplots()
     handles = []
     for key, hue in (("heldout_clean", BLUE), ("heldout_robust", ORANGE)):
@@ -132,7 +141,7 @@ def _draw_gap(axes: Axes, best_epoch: int, last_epoch: int, top: float, end: flo
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
+        fontsize=text_size(8),
         annotation_clip=False,
     )
 
@@ -147,7 +156,7 @@ def loss_curves(run: Run) -> Figure:
     Returns:
         The figure; a part's line breaks over stages without that part.
     """
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure = Figure(figsize=(figure_width(), 2.9), layout="constrained")
     axes = figure.subplots()
     epochs, values = series(run.epochs, "loss")
     handles = axes.plot(epochs, values, color=INK, label="loss", marker="o" if len(epochs) == 1 else "", zorder=3)
@@ -187,7 +196,7 @@ def _shade_stages(axes: Axes, run: Run) -> None:
     for i, stage in enumerate(run.stages):
         axes.axvspan(stage.first - 0.5, stage.last + 0.5, color=BANDS[i % 2], linewidth=0, zorder=0)
         length = stage.last - stage.first + 1
-        room = int(70 * length / total)  # letters that fit above this stretch
+        room = int((36 if is_narrow() else 70) * length / total)  # letters that fit above this stretch
         full = f"{stage.number} · {stage.name}"
         label = shorten(full, room) if room >= 8 else str(stage.number)
         middle = (stage.first + stage.last) / 2
@@ -198,7 +207,7 @@ def _shade_stages(axes: Axes, run: Run) -> None:
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=text_size(8),
             color=MUTED,
         )
 
@@ -221,10 +230,13 @@ def _finish(figure: Figure, axes: Axes, handles: list[Line2D]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
+    columns = 2 if len(handles) == 4 else 3
+    if is_narrow():
+        columns = 2 if max(len(str(one.get_label())) for one in handles) <= 18 else 1
     figure.legend(
         handles=handles,
         loc="outside lower left",
-        ncols=2 if len(handles) == 4 else 3,
-        fontsize=8,
+        ncols=columns,
+        fontsize=text_size(8),
         columnspacing=1.6,
     )

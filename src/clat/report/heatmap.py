@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from clat.core.formatting import number
-from clat.report.plots import ORANGE, WIDTH, label_layers, plain_log_ticks, row_height, styled
+from clat.report.plots import ORANGE, label_layers, plain_log_ticks, row_height, styled
+from clat.report.widths import figure_width, is_narrow
 
 
 @styled()
@@ -35,14 +36,14 @@ def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[
     place = {row.get("name"): i for i, row in enumerate(rows)}
     chosen = {(place[name], j) for j, e in enumerate(epochs) for name in selected.get(e, ()) if name in place}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.9), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.patch.set(facecolor="white", edgecolor="#c9d1d9", hatch="/////")  # shows where there is no number
     mesh = _draw_cells(axes, _grid(reports, epochs, place))
     outline_cells(axes, chosen)
     label_layers(axes, rows, {row for row, _ in chosen}, height)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    step = math.ceil(len(epochs) / 14)
+    step = math.ceil(len(epochs) / (7 if is_narrow() else 14))
     axes.set_xticks(range(0, len(epochs), step), [str(epoch) for epoch in epochs[::step]])
     axes.set_xlabel("epoch of the selection")
     axes.spines[:].set_visible(False)

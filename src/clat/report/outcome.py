@@ -6,15 +6,18 @@ import re
 from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
+from clat.report.paired import difference_in_words
 from clat.report.records import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
     """Return what the run brought, in one sentence: against other runs, or else against what it started from.
 
-    What it started from is the test result from before its last stage. A difference is called settled only where
-    the 95 % intervals of both accuracies do not overlap.
+    What it started from is the test result from before its last stage. A difference is
+    judged by the paired test of both verdicts on each image, or, where these are not on record, by whether the 95 %
+    intervals of both accuracies overlap.
 
     Args:
         run: the run that the page is about.
@@ -23,7 +26,7 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
     Returns:
         The sentence; without a result on the test split it speaks of the held-out images.
     """
-    last = run.evaluation("last")
+    last = run.end
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
     measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
@@ -41,15 +44,20 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
         )
-    verdict = _verdict(last.robust_accuracy, before.robust_accuracy)
+    if _other_images(before, last):
+        return (
+            f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
+            f"{percent(before.robust_accuracy.value)} before, but on other images: the two do not compare."
+        )
     return (
         f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
-        f"{percent(last.robust_accuracy.value)} ({measured}: {verdict}){_clean_change(before, last)}."
+        f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(before, last)})"
+        f"{_clean_change(before, last)}."
     )
 
 
 def evaluation_before(run: Run) -> EvaluationRecord | None:
-    """Return the result on the test split from where the last stage began.
+    """Return the result on the test split from before a hardening, or from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
 
@@ -59,6 +67,8 @@ def evaluation_before(run: Run) -> EvaluationRecord | None:
     Returns:
         The result, or None if there is none from before the last stage.
     """
+    if (start := run.evaluation("before")) is not None:
+        return start
     numbers = [int(one.label[6:]) for one in run.evaluations if re.fullmatch(r"stage-\d+", one.label)]
     planned = run.recipe.get("stages")
     total = max(len(run.stages), len(planned) if isinstance(planned, list) else 0)
@@ -71,18 +81,20 @@ def _trained(run: Run) -> str:
         return "With this run"
     stage = run.stages[-1]
     epochs = stage.last - stage.first + 1
-    return f"With {epochs} epoch{'s' if epochs != 1 else ''} of {stage.name},"
+    words = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    return f"Hardened for {words}," if run.evaluation("before") else f"With {words} of {stage.name},"
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
     """Return one clause on another run's end: its budget, its numbers, and what the difference allows to say."""
-    theirs = other.evaluation("last")
+    theirs = other.end
     if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
-    verdict = _verdict(last.robust_accuracy, theirs.robust_accuracy)
-    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({verdict})"
+    if _other_images(theirs, last):
+        return f"{other.name} was measured on other images, so it is not comparable"
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
 
 
 def _budget(run: Run, other: Run) -> str:
@@ -99,8 +111,19 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
-def _verdict(after: RecordedAccuracy, before: RecordedAccuracy) -> str:
-    """Return the difference, and whether intervals of this width can tell it from chance."""
+def _other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    """Return whether both say which images they are of, and these differ."""
+    return None not in (one.images, other.images) and one.images != other.images
+
+
+def _verdict(first: EvaluationRecord, second: EvaluationRecord) -> str:
+    """Return the second's robust accuracy less the first's, by the paired test where their verdicts are on record,
+    else whether intervals of this width can tell it from chance."""
+    before, after = first.robust_accuracy, second.robust_accuracy
+    assert before is not None
+    assert after is not None
+    if (paired := differences_where_paired(first, second)) is not None:
+        return difference_in_words(paired["robust"])
     change = points(after.value - before.value)
     sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
     match after.overlaps(before):
@@ -137,7 +160,9 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
     first, second = before.clean_accuracy, last.clean_accuracy
     if first is None or second is None:
         return ""
-    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}"
+    paired = differences_where_paired(before, last)
+    by = "" if paired is None else f" ({difference_in_words(paired['clean'])})"
+    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{by}"
 
 
 def overfitting(run: Run) -> str | None:
@@ -155,9 +180,12 @@ def overfitting(run: Run) -> str | None:
         return None
     gap = number(run.summary.get("robust_overfitting"))
     lost = 100 * (top - end if gap is None else gap)
+    over = run.summary.get("best_over")
+    within = f", of the stages {', '.join(map(str, over))}," if isinstance(over, list) and len(over) > 1 else ""
+    within = f", of the stage {over[0]}," if isinstance(over, list) and len(over) == 1 else within
     return (
-        f"Held-out robust accuracy was best after epoch {text(best, 'epoch')} with {percent(top)} and ended "
-        f"at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
+        f"Held-out robust accuracy{within} was best after epoch {text(best, 'epoch')} with {percent(top)} and "
+        f"ended at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
     )
 
 

@@ -5,11 +5,9 @@ Figures are built directly, without pyplot: no global state, no display, nothing
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -25,8 +22,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number, power_of_ten, shorten, significant
+from clat.report.widths import figure_width, is_narrow, text_size
 
-WIDTH = 5.6  # inches; small enough that a phone shows a whole plot with its text still readable
 # Okabe and Ito's palette, which the common forms of colour blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, MUTED, FAINT, PLAIN = "#1f2933", "#66717d", "#e4e8ec", "#b7c4d1"
@@ -68,7 +65,15 @@ def styled() -> Any:
     return matplotlib.rc_context(STYLE)
 
 
-def _render(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
+def render_figure(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
+    """Write a figure to a file or buffer, the same bytes each time.
+
+    Args:
+        figure: the figure.
+        target: a path or a buffer.
+        file_format: "svg" or "png".
+        fonttype: of an SVG's text: "path", or "none" for letters of the reader's own font.
+    """
     dateless = {"Date": None, "Creator": None, "Format": None, "Type": None}
     metadata = dateless if file_format == "svg" else {"Software": None}
     with matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype}), warnings.catch_warnings():
@@ -112,37 +117,13 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     file_format = plot_format(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _render(figure, partial, file_format)
+        render_figure(figure, partial, file_format)
         os.replace(partial, path)
     except OSError as error:
         raise ClatError(f"cannot write the plot '{path}' ({error.strerror}); choose another place") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def inline_svg(figure: Figure, name: str, description: str) -> Markup:
-    """Return a figure as an <svg> element for a page.
-
-    Text stays text (selectable, in the page's own font) and every id gets `name` in front, since the clip
-    paths of several plots in one document would otherwise be mistaken for one another.
-
-    Args:
-        figure: the figure.
-        name: letters that no other plot of the page has.
-        description: what the plot shows, for readers who do not see it; escaped here.
-
-    Returns:
-        The element, marked as safe.
-    """
-    buffer = io.StringIO()
-    _render(figure, buffer, "svg", fonttype="none")
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)  # would reach the whole page
-    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    label = Markup.escape(description)
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 
 def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
@@ -180,7 +161,7 @@ def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         paths = [name.split(".") for name in names]
         shared = len([*itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))])
         names = [".".join(path[shared:]) or path[-1] for path in paths]
-    return [shorten(name, 32) for name in names]
+    return [shorten(name, 18 if is_narrow() else 32) for name in names]
 
 
 def row_height(layers: int) -> float:
@@ -204,7 +185,7 @@ def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int]
         chosen: positions of the selected layers.
         height: inches a row; where rows are narrow, only some are labelled.
     """
-    size = 8.5 if height > 0.15 else 7.0
+    size = 8.5 if height > 0.15 else text_size(7.0)
     shown = label_rows(len(rows), chosen, gap=math.ceil(size * 1.15 / 72 / height))
     names = layer_names(rows)
     labels = [f"{rows[i].get('index', i + 1)} · {names[i]}" for i in shown]
@@ -241,7 +222,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     base = 1.0 if logarithmic else 0.0
     chosen = {i for i, row in enumerate(rows) if row.get("name") in set(selected)}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.75), layout="constrained")
     axes = figure.subplots()
     for i, value in enumerate(values[first:], start=first):
         if value is not None:
@@ -259,7 +240,8 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     label_layers(axes, rows, chosen, height)
     axes.grid(axis="x")
     one = "what enters the layer" if by_input else "the layer before"
-    axes.set_xlabel(f"criticality{', logarithmic' if logarithmic else ''}  (dashed: 1, as weak as {one})")
+    dashed = "dashed: 1" if is_narrow() else f"dashed: 1, as weak as {one}"
+    axes.set_xlabel(f"criticality{', logarithmic' if logarithmic else ''}  ({dashed})")
     return figure
 
 
@@ -267,8 +249,8 @@ def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
     """Draw a hatched stub of fixed length with the first layer's value beside it."""
     share = axes.get_yaxis_transform()  # x in shares of the width, y in rows
     axes.barh(0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6)
-    written = f"W = {significant(value)}: its own scale, no layer before it"
-    axes.text(0.035, 0, written, transform=share, va="center", fontsize=size - 1, color=hue)
+    written = f"W = {significant(value)}{'' if is_narrow() else ': its own scale, no layer before it'}"
+    axes.text(0.035, 0, written, transform=share, va="center", fontsize=text_size(size - 1), color=hue)
 
 
 def _write_values(axes: Axes, values: Sequence[float | None], base: float, first: int) -> None:
@@ -280,7 +262,7 @@ def _write_values(axes: Axes, values: Sequence[float | None], base: float, first
             xytext=(3, 0),
             textcoords="offset points",
             va="center",
-            fontsize=7,
+            fontsize=text_size(7),
             color=MUTED,
             bbox=ON_WHITE,
         )

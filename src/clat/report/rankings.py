@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from clat.core.formatting import DASH, MINUS, number, significant
 from clat.report.heatmap import outline_cells
-from clat.report.plots import INK, MUTED, ORANGE, PLAIN, WIDTH, label_layers, plain_log_ticks, row_height, styled
+from clat.report.plots import INK, MUTED, ORANGE, PLAIN, label_layers, plain_log_ticks, row_height, styled
+from clat.report.widths import figure_width, text_size
 
 
 @styled()
@@ -37,7 +38,7 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
     logarithmic = bool(positive) and min(known) >= 0 and max(positive) > 100 * min(positive)
     chosen = {i for i, row in enumerate(rows) if row.get("name") in set(selected)}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.75), layout="constrained")
     axes = figure.subplots()
     base = min(positive) / 2 if logarithmic else 0.0
     if logarithmic:
@@ -50,9 +51,8 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
         if height > 0.15:
             text = "∞" if value is None else significant(value)
             place = base + max(width, 0.0)
-            axes.annotate(
-                text, (place, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7, color=MUTED
-            )
+            beside = axes.annotate(text, (place, i), xytext=(3, 0), textcoords="offset points", color=MUTED)
+            beside.set(va="center", fontsize=text_size(7))
     if not logarithmic:
         axes.margins(x=0.12)
     label_layers(axes, rows, chosen, height)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from clat.core.formatting import number
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
 
 Json = dict[str, Any]
+ENDS = ("last", "after")
+"""What the test result of a run's end is called, and of a hardening's."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Run:
         criticality: epoch -> the criticality report measured before it.
         rankings: epoch -> the ranking measured before it, where it is another than CLAT's criticality.
         evaluations: results on the test split, in the order of training.
+        gallery: pictures, which a hardening keeps.
         warnings: what training warned of, each with its `message`.
         notices: a sentence for each thing that is missing or damaged.
     """
@@ -63,6 +67,7 @@ class Run:
     criticality: dict[int, Json] = field(default_factory=dict)
     rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
     evaluations: list[EvaluationRecord] = field(default_factory=list)
+    gallery: Gallery | None = None
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -76,11 +81,16 @@ class Run:
         """Return "running", "interrupted", "failed", "finished", "died" or, where nothing says, "unknown"."""
         return text(self.info, "status") or "unknown"
 
+    @property
+    def end(self) -> EvaluationRecord | None:
+        """Return the result on the test split of the run's end, or of a hardening's; None if there is none."""
+        return next((one for one in map(self.evaluation, ENDS) if one is not None), None)
+
     def evaluation(self, label: str) -> EvaluationRecord | None:
         """Return the result on the test split with a label.
 
         Args:
-            label: "best", "last" or "stage-k", the model after k stages.
+            label: "best", "last" or "stage-k", the model after k stages; "before" or "after" a hardening.
 
         Returns:
             The result, or None if there is none so called.
@@ -117,6 +127,20 @@ def part(record: Json, key: str) -> Json:
     return inner if isinstance(inner, dict) else {}
 
 
+def listed(record: Json, key: str) -> list[Any]:
+    """Return the list under a key.
+
+    Args:
+        record: one of a run's records.
+        key: a name in it.
+
+    Returns:
+        The list, or an empty one where there is none.
+    """
+    inner = record.get(key)
+    return inner if isinstance(inner, list) else []
+
+
 def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
     """Return epoch numbers and a recorded quantity, without the epochs at which it was not measured.
 
@@ -135,7 +159,8 @@ def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
 def moment(run: Run, which: str) -> Json:
     """Return the record of the best or the last epoch: the summary's, or else the one that the epochs show.
 
-    An interrupted run has no summary, so that its epochs are asked: best is the highest held-out robust accuracy.
+    An interrupted run has no summary, so that its epochs are asked: best is the highest held-out robust accuracy of
+    the last stage.
 
     Args:
         run: the run.
@@ -150,4 +175,7 @@ def moment(run: Run, which: str) -> Json:
     measured = [one for one in run.epochs if number(one.get("heldout_robust")) is not None]
     if not measured:
         return {}
-    return measured[-1] if which == "last" else max(measured, key=lambda one: one["heldout_robust"])
+    if which == "last":
+        return measured[-1]
+    same = [one for one in measured if one.get("stage") == measured[-1].get("stage")]
+    return max(same, key=lambda one: one["heldout_robust"])

@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 
 from clat.core.formatting import shorten
 from clat.evaluation.protocols import protocol_title
-from clat.report.plots import BLUE, INK, MUTED, ORANGE, WIDTH, styled
+from clat.report.plots import BLUE, INK, MUTED, ORANGE, styled
+from clat.report.widths import WIDTH
 
 
 @styled()

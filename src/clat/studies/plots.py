@@ -12,7 +12,8 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from clat.core.formatting import MINUS
-from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, WIDTH, styled
+from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, styled
+from clat.report.widths import figure_width, text_size
 from clat.studies.tables.groups import ACCURACIES
 
 
@@ -64,7 +65,7 @@ def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
     if not points:
         return None
     height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height), layout="constrained")
     axes = figure.subplots()
     labels = []
     both = ([point.clean for point in points], [point.robust for point in points])
@@ -82,7 +83,7 @@ def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
             x, y, "o", color=colour, markersize=4.5, zorder=3, fillstyle="none" if far else "full", clip_on=False
         )
         labels.append(axes.annotate(label, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
-        labels[-1].set(fontsize=6.5, color=colour)
+        labels[-1].set(fontsize=text_size(6.5), color=colour)
         base = name.removesuffix("+clat")
         if base != name and base in places:
             axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
@@ -130,7 +131,7 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
     shown = [group for group in groups if f"{ACCURACIES[0]}_less_control" in group]
     if not shown:
         return None
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(figure_width(), 0.9 + 0.17 * len(shown)), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ACCURACIES, strict=True):
         found = [group[f"{kind}_less_control"] for group in shown]
         low, high = _reach([0.0, *(100 * value for one in found for value in one["values"])])
@@ -148,7 +149,7 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.set_xlim(low, high)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_yticks(range(len(shown)), [group["name"] for group in shown])
-        axes.tick_params(axis="y", length=0, labelsize=7)
+        axes.tick_params(axis="y", length=0, labelsize=text_size(7))
         axes.set_xlabel(f"{kind} less control, points")
         axes.grid(True, axis="x")
     return figure
@@ -174,5 +175,5 @@ def _at_border(axes: Axes, value: float, place: float, *, on_left: bool) -> None
     text = f"{value:+.1f}".replace("-", MINUS)
     right = 6 if on_left else -6
     beside = axes.annotate(text, (edge, place), xycoords=where, xytext=(right, 0), textcoords="offset points")
-    beside.set(va="center", ha="left" if on_left else "right", fontsize=6.5, color=BLUE)
+    beside.set(va="center", ha="left" if on_left else "right", fontsize=text_size(6.5), color=BLUE)
     beside.set_bbox(ON_WHITE)  # its own interval runs underneath

@@ -166,7 +166,8 @@ def clat_stage(epochs: int, *, fast: bool = False, k: int = 1, every: int = 10, 
         epochs: its length.
         fast: take CLAT's one-step form.
         k: number of critical layers that move.
-        every: epochs from one selection to the next.
+        every: epochs from one selection to the next; fewer where the stage would else select once, which is the
+            variant that the paper calls non-dynamic. 0: once.
         **settings: more fields of the selection.
 
     Returns:
@@ -176,8 +177,21 @@ def clat_stage(epochs: int, *, fast: bool = False, k: int = 1, every: int = 10, 
         "clat",
         epochs,
         {"name": "clat-fast" if fast else "clat", "ratio": 0.1},
-        selection={"rule": "critical", "k": k, "every": every, **settings},
+        selection={"rule": "critical", "k": k, "every": reselected(every, epochs), **settings},
     )
+
+
+def reselected(every: int, epochs: int) -> int:
+    """Return after how many epochs a stage selects again, so that it selects at least twice.
+
+    Args:
+        every: as asked for; 0: never.
+        epochs: of the stage; of a single one, layers are selected once.
+
+    Returns:
+        `every`, or half of the epochs where the stage is not longer than that.
+    """
+    return every if every == 0 or epochs > every else max(1, epochs // 2)
 
 
 def seeded(rows: Sequence[Row], seeds: Sequence[int]) -> list[Row]:

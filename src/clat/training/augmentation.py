@@ -13,7 +13,13 @@ from clat.recipe.schema import DataConfig
 
 
 def augmentation(config: DataConfig) -> BatchAugment | None:
-    """Return what `data.augment` and the fields beside it ask for; None: nothing.
+    """Return what `data.augment` and the fields beside it ask for.
+
+    Args:
+        config: a recipe's `data`.
+
+    Returns:
+        The augmentation of a batch; None: nothing is done.
 
     Raises:
         ClatError: a callable that cannot be imported, or torchvision where it is asked for and cannot be.

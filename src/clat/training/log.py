@@ -30,9 +30,12 @@ class RunLog:
         self.trackers = TrackerList(lambda text: self.say(f"  warning: {text}", style="yellow"))
         if path is None:
             return
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(min(keep_bytes, path.stat().st_size))
+        try:
+            path.touch()
+            with path.open("r+b") as file:
+                file.truncate(min(keep_bytes, path.stat().st_size))
+        except OSError as error:
+            raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
 
     def track(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
         """Open the loggers of a run. One that keeps a file of its own gets the epochs that are over already.
@@ -112,5 +115,12 @@ class RunLog:
 
 
 def epoch_numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an epoch's record by name: loss and its parts, accuracies, rate, speed."""
+    """Return the numbers of an epoch by name: loss and its parts, accuracies, rate, speed.
+
+    Args:
+        record: what metrics.jsonl holds of the epoch, with "parts".
+
+    Returns:
+        Name -> value: the record's floats, and the parts of the loss.
+    """
     return {name: value for name, value in record.items() if isinstance(value, float)} | record["parts"]

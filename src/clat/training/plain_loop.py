@@ -131,11 +131,19 @@ class ClatFineTuning:
         return found.weight
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what moves, for an optimizer."""
+        """Return what moves, for an optimizer.
+
+        Returns:
+            The parameters, in the network's order.
+        """
         return list(self.named_parameters().values())
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what moves, by its names in the network."""
+        """Return what moves, by its names in the network.
+
+        Returns:
+            Name -> parameter.
+        """
         self._inside()
         return dict(self._moving)
 
@@ -146,6 +154,9 @@ class ClatFineTuning:
 
         Args:
             layers: names, as for `clat.Clat`.
+
+        Returns:
+            What moves from here on.
         """
         self._inside()
         self.layers = self._found(layers)
@@ -163,6 +174,9 @@ class ClatFineTuning:
             x: images, (N, C, H, W), float in [0, 1], on the network's device.
             y: labels (N,), int64; or class probabilities (N, K), float.
             seed: of the attack; None: from the seed of all, the number of the batch and the process.
+
+        Returns:
+            A scalar to go back through.
 
         Raises:
             ClatError: images outside [0, 1], wrong labels, or a loss that is not finite.

@@ -95,6 +95,7 @@ def prepare(
         recipe: resolved for this machine.
         model: the user's network instead of the recipe's; images (N, C, H, W) in [0, 1] -> logits (N, K).
         data: (train, test) of the user's instead of the recipe's.
+        augment: the user's own change of a training image (C, H, W) instead of the recipe's.
 
     Returns:
         The network with its first weights, and the images with the held-out part cut off.
@@ -159,6 +160,7 @@ def train_loader(
         rank: the number of this process, from 0.
         world: how many processes there are.
         extra: generated images, where the recipe has some.
+        augment: what is done to a batch of them.
 
     Returns:
         A loader that shuffles and leaves out the last batch where it is not full.

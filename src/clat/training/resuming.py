@@ -29,6 +29,9 @@ def describe_given(model: object, data: object, augment: object, train_set: Imag
         data: the images, in whatever form, or None.
         augment: the callable, or None.
         train_set: what `data` was read to, where it was read already.
+
+    Returns:
+        For each, its class or name; None where it did not come from Python.
     """
     return {
         "model": None if model is None else _class_of(model),

@@ -13,9 +13,8 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json, write_text
+from clat.core.files import clear_temporaries, write_json
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
@@ -31,17 +30,18 @@ from clat.models import load_weights, save_weights
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
+from clat.recipe.toml import read_recipe, recipe_hash
 from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
-from clat.training.about import about_run, now
+from clat.training.about import about_run
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
-from clat.training.lock import LOCK, only_one_in
+from clat.training.lock import only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
 from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
 from clat.training.reuse import copy_beginning, other_data, shared_stages
+from clat.training.run_folder import FOLDERS, claimed, recorder, refuse_taken
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
@@ -82,7 +82,10 @@ def train(
         out: the folder, which must be new or empty.
         model: a network of your own instead of the recipe's, images (N, C, H, W) in [0, 1] -> logits; it is trained
             in place.
-        data: (train, test) image sets of your own; the held-out part is cut from train.
+        data: images of your own, (train, test) or one source of both: see `clat.data.as_train_and_test`. The
+            held-out part is cut from train.
+        augment: a callable of your own in place of the recipe's `data.augment`; it takes an image (C, H, W) and
+            returns one, see `clat.data.PerImage`.
         reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
         quiet: print nothing.
         beside: JSON files to write into the folder when it is made, by name.
@@ -103,11 +106,11 @@ def train(
     wanted_loggers(recipe.monitor.loggers)
     check_trackers(loggers)
     if is_first_process():
-        refuse_taken(out)
+        refuse_taken(out, beside or {})
     inputs = prepare(recipe, model, data, augment)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
-    with _claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
+    with claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
         given = describe_given(model, data, augment, inputs.train)
         return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet, loggers=loggers)
@@ -130,6 +133,7 @@ def resume(
         out: the run's folder.
         model: as it was given to `train`; the saved weights replace its own.
         data: as it was given to `train`.
+        augment: as it was given to `train`.
         quiet: print nothing.
         loggers: as for `train`; they get the epochs to come.
 
@@ -184,7 +188,7 @@ def _run(
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
-    finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    finish = recorder(out, about) if engine.rank == 0 else lambda status: None
     epoch = saved.progress.epoch if saved else 0
     log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
@@ -207,7 +211,7 @@ def _run(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
                 )
                 trainer.run()
-            summary = _summary(trainer.progress)
+            summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
@@ -232,41 +236,6 @@ def _run(
     return Result(model.eval(), summary, evaluations, out)
 
 
-def refuse_taken(out: Path) -> None:
-    """Raise an error if a folder holds anything, so that a run would overwrite it.
-
-    Args:
-        out: the folder, which need not exist.
-
-    Raises:
-        ClatError: it does, or is a file.
-    """
-    if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
-        what = "another run" if (out / "recipe.toml").exists() else "something"
-        raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
-
-
-@contextmanager
-def _claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
-    """Keep a run's folder, with its recipe, for this run alone; one that holds anything is refused."""
-    _make(out)
-    with only_one_in(out):
-        refuse_taken(out)
-        for folder in ("weights", "criticality", "evaluations", "states"):
-            _make(out / folder)
-        for name, record in beside.items():
-            write_json(out / name, record)
-        write_text(out / "recipe.toml", recipe_toml(recipe))
-        yield
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClatError(f"cannot write to {folder}: {error.strerror or error}") from None
-
-
 def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     """Return the whole set as one batch on the device."""
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
@@ -277,6 +246,9 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
+        for folder in FOLDERS:
+            clear_temporaries(out / folder)
+        clear_temporaries(out)
         if reuse is not None:
             copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():
@@ -288,24 +260,13 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
-    """Return a function that writes run.json with a status; a resumed run keeps when it first started."""
-    file = out / "run.json"
-    if file.exists():
-        about["started"] = json.loads(file.read_text()).get("started", about["started"])
-
-    def record(status: str) -> None:
-        finished = None if status == "running" else now()
-        write_json(file, {**about, "status": status, "finished": finished})
-
-    return record
-
-
-def _summary(progress: Progress) -> dict[str, Any]:
+def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:
     assert progress.best is not None
     assert progress.last is not None
+    since = recipe.method_since(len(recipe.stages) - 1)
     return {
         "best": progress.best,
+        "best_over": [stage.name for stage in recipe.stages[since:]],
         "last": progress.last,
         "robust_overfitting": progress.best["heldout_robust"] - progress.last["heldout_robust"],
         "cost": asdict(progress.cost),

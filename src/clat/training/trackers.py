@@ -18,6 +18,7 @@ from clat.core.errors import ClatError
 from clat.recipe.loggers import LOGGERS, OWN_LOGGERS
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_data
+from clat.training.threads import QuietThreads
 
 Metrics = dict[str, float]
 
@@ -26,7 +27,12 @@ class Tracker(Protocol):
     """What a logger of Lightning Fabric has, as far as it is used here."""
 
     def log_metrics(self, metrics: Metrics, step: int) -> None:
-        """Take the numbers of an epoch, counted from 1."""
+        """Take the numbers of an epoch.
+
+        Args:
+            metrics: name -> number.
+            step: the epoch, from 1.
+        """
 
 
 @dataclass(frozen=True)
@@ -139,10 +145,16 @@ assert set(_OPENED) == set(LOGGERS)
 
 
 def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the loggers that a run opens: those asked for, else TensorBoard if it is installed.
+    """Return the names of the loggers that a run opens.
+
+    Args:
+        names: the recipe's `monitor.loggers`; None asks for TensorBoard if it is installed.
+
+    Returns:
+        The names as they were given; without any, TensorBoard's or none.
 
     Raises:
-        ClatError: a library is not installed.
+        ClatError: a logger's library is not installed.
     """
     if names is None:
         return ("tensorboard",) if _library("tensorboard") is not None else ()
@@ -153,7 +165,14 @@ def wanted_loggers(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_trackers(given: Iterable[Any]) -> None:
-    """Raise ClatError unless each object has the methods of a logger."""
+    """Raise an error unless each object has the methods of a logger.
+
+    Args:
+        given: loggers of the caller's own.
+
+    Raises:
+        ClatError: one has no `log_metrics`.
+    """
     for one in given:
         if not callable(getattr(one, "log_metrics", None)):
             raise ClatError(
@@ -168,9 +187,20 @@ class TrackerList:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.members: dict[str, Any] = {}
+        self._threads = QuietThreads("tensorboard")
 
     def open(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
-        """Open the loggers called `names`, take those that are `given`, and tell them the run's settings."""
+        """Open the loggers of a run, and tell them its settings.
+
+        Args:
+            names: as `wanted_loggers` returns them.
+            given: loggers of the caller's own, open already.
+            run: what they are told of it.
+
+        Raises:
+            ClatError: what a name of the user's own means is no logger.
+        """
+        self._threads.start()
         for name in names:
             with_name = self._guarded(name, lambda name=name: _open(name, run))  # type: ignore[misc]
             if with_name is not None:
@@ -183,7 +213,13 @@ class TrackerList:
                 self._guarded(name, lambda one=one: one.log_hyperparams(flattened(run.settings)))  # type: ignore[misc]
 
     def log(self, metrics: Metrics, step: int, only: str | None = None) -> None:
-        """Send the numbers of an epoch to all, or to the one called `only`."""
+        """Send the numbers of an epoch.
+
+        Args:
+            metrics: name -> number.
+            step: the epoch, counted from 1.
+            only: the name of the one logger that gets them; None: all do.
+        """
         for name, one in list(self.members.items()):
             if only in (None, name):
                 self._guarded(name, lambda one=one: one.log_metrics(metrics, step))  # type: ignore[misc]
@@ -191,11 +227,16 @@ class TrackerList:
                     self._guarded(name, one.save)
 
     def close(self, status: str) -> None:
-        """Let all finish. `status`: "success" or "failed"."""
+        """Let all finish.
+
+        Args:
+            status: "success" or "failed".
+        """
         for name, one in list(self.members.items()):
             if hasattr(one, "finalize"):
                 self._guarded(name, lambda one=one: one.finalize(status))  # type: ignore[misc]
         self.members = {}
+        self._threads.stop()
 
     def _guarded(self, name: str, act: Callable[[], Any]) -> Any:
         try:
@@ -214,6 +255,13 @@ def flattened(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
     >>> flattened({"a": {"b": 1}, "c": [{"d": 2}]})
     {'a.b': 1, 'c.0.d': 2}
+
+    Args:
+        settings: tables and lists within each other; an empty list becomes "[]".
+        before: what each name begins with, as "a.".
+
+    Returns:
+        Dotted name -> value.
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():

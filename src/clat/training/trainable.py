@@ -51,7 +51,7 @@ class TrainableSet:
 def freeze_and_choose(
     model: nn.Module, layers: Sequence[Layer], batch_norm: str, *, whole: bool = False
 ) -> dict[str, nn.Parameter]:
-    """Freeze every parameter, set the modes of training for a stage, and return by name what is to move in it.
+    """Freeze every parameter, set the modes of training for a stage, and choose what is to move in it.
 
     Whoever moves it gives it its gradient again, as a treatment may have other parameters move in its place.
 
@@ -60,6 +60,9 @@ def freeze_and_choose(
         layers: the ones that move.
         batch_norm: one of `clat.network.modes.BN_POLICIES`.
         whole: the whole network moves, and `layers` is empty.
+
+    Returns:
+        Name -> parameter, of those that are to move; all are still frozen.
     """
     model.requires_grad_(False)
     updating = updating_batch_norms(model, layers, batch_norm)

@@ -112,6 +112,8 @@ class Trainer:
         if progress.epoch == first and progress.step == 0:
             self.log.say(f"stage {progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
             progress.best_robust_in_stage = progress.stage_seconds = 0.0
+            if self.recipe.method_since(progress.stage) == progress.stage:
+                progress.best = None  # the best weights of an earlier method are no result of this one
             if stage.selection is not None or not self.recipe.keeps_optimizer(progress.stage):
                 self.optimizer_state = {}  # newly selected layers start without momentum
         if stage.selection is None or progress.selected is not None:

@@ -32,6 +32,8 @@ LONG = _one("long", "pgd", steps=100)
 OTHER_LOSS = _one("other-loss", "apgd", loss="dlr-targeted", targets=1, steps=50)
 UNBOUNDED = _one("unbounded", "apgd", loss="ce", steps=100)
 BLACK_BOX = _one("black-box", "square", steps=500, schedule=500)
+STRONG = _one("strong", "apgd", loss="ce", steps=50)
+RELAXED = _one("relaxed", "cr")
 
 
 @dataclass
@@ -100,6 +102,10 @@ class AttackedNetwork:
             result = evaluate(self.model, self.x, self.y, protocol=protocol, eps=size, **options)
             self.known[key] = result.robust
         return self.known[key]
+
+    def robust_to_all(self, *protocols: Protocol) -> Tensor:
+        """Return which images withstand every one of these attacks, (N,) bool."""
+        return torch.stack([self.robust(protocol) for protocol in protocols]).all(0)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images and labels, where the model is.

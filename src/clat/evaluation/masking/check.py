@@ -35,8 +35,8 @@ def check(
 ) -> CheckReport:
     """Look for signs of gradient masking.
 
-    A hundred images show what is broken, a thousand a difference of a few points. Costs at most about 480 forward
-    and backward passes an image, and 550 forward passes alone.
+    A hundred images show what is broken, a thousand a difference of a few points. Costs at most about 700 forward
+    and backward passes an image, and 700 forward passes alone.
 
     Args:
         model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.

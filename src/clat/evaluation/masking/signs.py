@@ -1,10 +1,11 @@
 """The signs of gradient masking, in order, and those of them that attacks show.
 
 They are those of Athalye et al. 2018 (Obfuscated gradients give a false sense of security), Carlini et al. 2019 (On
-evaluating adversarial robustness) and Pintor et al. 2022 (Indicators of attack failure), and one for CLAT, which
-trains on a feature attack. Most compare two attacks of which the one cannot be the better if gradients lead
-anywhere. Attacks are random, so a difference counts only where it is beyond chance: above what is usual with 99 %
-confidence, on the same images.
+evaluating adversarial robustness) and Pintor et al. 2022 (Indicators of attack failure), one for CLAT, which trains
+on a feature attack, and those of training on single steps, which may teach a network to mislead attacks.
+
+Most compare two attacks of which the one cannot be the better if gradients lead anywhere. Attacks are random, so a
+difference counts only where it is beyond chance: above what is usual with 99 % confidence, on the same images.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ from clat.evaluation.masking.attacked_network import (
     UNBOUNDED,
     AttackedNetwork,
 )
+from clat.evaluation.masking.excess import CONFIDENCE, must_not_beat
 from clat.evaluation.masking.network_signs import (
     FEW,
     DoesNotApply,
     Finding,
     batch_dependence,
     broken_gradients,
+    jumps,
     randomness,
     saturation,
     zero_gradients,
 )
 from clat.evaluation.masking.report import OK, SUSPICIOUS
-from clat.evaluation.statistics import Accuracy, PairedDifference
+from clat.evaluation.masking.single_step_signs import half_a_step, relaxed, strongest
+from clat.evaluation.statistics import Accuracy
 from clat.network.layers import enumerate_layers
 
-CONFIDENCE = 0.98
-"""Confidence of a two-sided interval, whose lower end is then passed by chance in 1 % of cases."""
 USUAL_OF_RESTARTS = 0.1
 USUAL_OF_LOSSES = 0.08
 """Excess that sound networks show too: ten steps may end well short of the optimum, and adversarially trained
@@ -66,7 +68,7 @@ def one_step(network: AttackedNetwork) -> Finding:
     Raises:
         ClatError: the network makes one of the attacks impossible.
     """
-    return _must_not_beat(network, network.robust(ONE_STEP), network.robust(SHORT), ("one step", "PGD-10"))
+    return must_not_beat(network, network.robust(ONE_STEP), network.robust(SHORT), ("one step", "PGD-10"))
 
 
 def more_steps(network: AttackedNetwork) -> Finding:
@@ -81,7 +83,7 @@ def more_steps(network: AttackedNetwork) -> Finding:
     Raises:
         ClatError: the network makes one of the attacks impossible.
     """
-    return _must_not_beat(network, network.robust(SHORT), network.robust(LONG), ("PGD-10", "PGD-100"))
+    return must_not_beat(network, network.robust(SHORT), network.robust(LONG), ("PGD-10", "PGD-100"))
 
 
 def restarts(network: AttackedNetwork) -> Finding:
@@ -99,7 +101,7 @@ def restarts(network: AttackedNetwork) -> Finding:
         ClatError: the network makes one of the attacks impossible.
     """
     five, one = network.robust(RESTARTED), network.robust(SHORT)
-    return _must_not_beat(network, five, one, ("PGD-10 with 5 starts", "with 1"), USUAL_OF_RESTARTS)
+    return must_not_beat(network, five, one, ("PGD-10 with 5 starts", "with 1"), USUAL_OF_RESTARTS)
 
 
 def larger_eps(network: AttackedNetwork) -> Finding:
@@ -120,7 +122,7 @@ def larger_eps(network: AttackedNetwork) -> Finding:
     findings = []
     for small, large in pairwise(sizes):
         names = (f"PGD-10 at {size_text(small)}", f"at {size_text(large)}")
-        findings.append(_must_not_beat(network, network.robust(SHORT, small), network.robust(SHORT, large), names))
+        findings.append(must_not_beat(network, network.robust(SHORT, small), network.robust(SHORT, large), names))
     return max(findings, key=lambda finding: (finding[1] == SUSPICIOUS, finding[0]))
 
 
@@ -167,7 +169,7 @@ def random_noise(network: AttackedNetwork) -> Finding:
             return ball.project(x + eps * ball.unit(noise.to(x.device)))
 
         robust = robust & network.right(noisy)
-    return _must_not_beat(network, robust, network.robust(SHORT), (f"noise in {DRAWS} draws", "PGD-10"))
+    return must_not_beat(network, robust, network.robust(SHORT), (f"noise in {DRAWS} draws", "PGD-10"))
 
 
 def black_box(network: AttackedNetwork) -> Finding:
@@ -183,7 +185,7 @@ def black_box(network: AttackedNetwork) -> Finding:
         ClatError: the network makes one of the attacks impossible.
     """
     names = ("Square with 500 queries", "PGD-100")
-    return _must_not_beat(network, network.robust(BLACK_BOX), network.robust(LONG), names)
+    return must_not_beat(network, network.robust(BLACK_BOX), network.robust(LONG), names)
 
 
 def other_loss(network: AttackedNetwork) -> Finding:
@@ -201,7 +203,7 @@ def other_loss(network: AttackedNetwork) -> Finding:
         ClatError: the network makes one of the attacks impossible.
     """
     names = ("APGD on the margin", "PGD-100 on the cross-entropy")
-    return _must_not_beat(network, network.robust(OTHER_LOSS), network.robust(LONG), names, USUAL_OF_LOSSES)
+    return must_not_beat(network, network.robust(OTHER_LOSS), network.robust(LONG), names, USUAL_OF_LOSSES)
 
 
 def feature_space(network: AttackedNetwork) -> Finding:
@@ -231,16 +233,18 @@ def feature_space(network: AttackedNetwork) -> Finding:
             network.model, x, layers, eps=network.eps, norm=network.norm, relative=True, seed=seed
         )  # fmt: skip
 
-    return _must_not_beat(network, network.right(moved), network.robust(SHORT), ("the feature attack", "PGD-10"))
+    return must_not_beat(network, network.right(moved), network.robust(SHORT), ("the feature attack", "PGD-10"))
 
 
 SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "zero gradients": zero_gradients,
     "broken gradients": broken_gradients,
     "saturated softmax": saturation,
+    "jumping logits": jumps,
     "random forward": randomness,
     "batch dependence": batch_dependence,
     "one step": one_step,
+    "half a step": half_a_step,
     "more steps": more_steps,
     "restarts": restarts,
     "larger eps": larger_eps,
@@ -248,20 +252,8 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "random noise": random_noise,
     "black box": black_box,
     "other loss": other_loss,
+    "strongest attack": strongest,
+    "cr": relaxed,
     "feature attack": feature_space,
 }
 """Name -> sign, as reported: what the network is, what steps do, what eps does, what other attacks do."""
-
-
-def _must_not_beat(
-    network: AttackedNetwork, weaker: Tensor, stronger: Tensor, names: tuple[str, str], usual: float = 0.0
-) -> Finding:
-    """Return how many more the attack fools that should be weaker.
-
-    `weaker`, `stronger`: which images withstand, (N,) bool.
-    """
-    excess = PairedDifference.between(weaker, stronger, CONFIDENCE)
-    first, second = (int((network.clean & ~robust).sum()) for robust in (weaker, stronger))
-    why = f"{names[0]} fools {first}, {names[1]} {second} of {int(network.clean.sum())}"
-    allowed = f"; up to {usual:.0%} more is usual" if usual else ""
-    return excess.value, SUSPICIOUS if excess.interval[0] > usual else OK, why + allowed

@@ -7,6 +7,7 @@ epochs, batch size and learning rate are the study's. What the papers print stan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     found += pair(scale, "trades-awp", "trades", treatments=[awp | {"gamma": 0.005}], note=_NO_WARMUP)
     found += pair(scale, "score-at", "score-at", papers=_table1(84.20, 54.59, 86.11, 55.78))
     found += pair(scale, "score-trades", "score-trades")
-    found += pair(scale, "fast-at", "fast-at", papers=_table1(81.46, 45.55, 82.72, 49.62), fast=True)
+    found += _fast_at(scale)
     found += pair(scale, "free-at", "free-at", stateful=True, note="Eight steps on each batch in a row.")
     found += pair(scale, "grad-align", "grad-align", fast=True)
     window = max(1, scale.epochs // 20)
@@ -114,6 +115,18 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     return [*found, *_mixture(scale, out)]
 
 
+def _fast_at(scale: Scale) -> list[Row]:
+    """Return Fast-AT on its PreAct ResNet-18, under CLAT's one-step form and under the one of ten steps."""
+    changes: Table = {"model": {"name": "preact-resnet18-raw"}}
+    papers = _table1(81.46, 45.55, 82.72, 49.62)
+    one_step = pair(scale, "fast-at", "fast-at", changes=changes, papers=papers, fast=True, note=_PREACT)
+    paper = _table1(81.46, 45.55, 84.46, 52.13)[1]
+    ten_steps = pair(scale, "fast-at", "fast-at", changes=changes)[1]
+    name = "fast-at+clat-ten-steps"
+    return [*one_step, replace(ten_steps, name=name, recipe=replace(ten_steps.recipe, name=name), paper=paper)]
+
+
+_PREACT = "A PreAct ResNet-18, as in the paper's table."
 _NO_WARMUP = "Without the ten epochs of warm-up of the released code, which this budget does not hold."
 _EMA = {"name": "ema", "decay": 0.995}
 
@@ -164,14 +177,15 @@ _STAND_IN = (
 )
 
 
-def write_stand_in(scale: Scale, out: Path) -> None:
+def write_stand_in(scale: Scale, out: Path, file: Path | None = None) -> None:
     """Write training images that are neither trained on nor held out, in the form of a file of generated ones.
 
     Args:
         scale: says which data set, how many images rows train on, and how many they hold out.
         out: the study's folder; a file that is there already is kept.
+        file: where they go; None: to STAND_IN in that folder.
     """
-    file = out / STAND_IN
+    file = out / STAND_IN if file is None else file
     if file.exists():
         return
     data = scale.settings["data"]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clat.studies.row import Row, Scale, Study, Table, make_recipe, stage
+from clat.studies.row import Row, Scale, Study, Table, make_recipe, reselected, stage
 
 NARROW = Scale(
     name="narrow",
@@ -111,7 +111,7 @@ def clat_with(
     Returns:
         The stage's table.
     """
-    selection = {"rule": "critical", "k": 1, "every": 5}
+    selection: Table = {"rule": "critical", "k": 1, "every": 5}
     objective: Table = {"name": "clat", "ratio": 0.1}
     for key, value in settings.items():
         if key in ("rule", "k", "every", "normaliser", "metric", "ranking", "layers"):
@@ -122,7 +122,9 @@ def clat_with(
             continue
         else:
             objective[key] = value
-    made = stage("clat", scale.rest if epochs is None else epochs, objective, selection=selection)
+    length = scale.rest if epochs is None else epochs
+    selection["every"] = reselected(selection["every"], length)
+    made = stage("clat", length, objective, selection=selection)
     made |= {"schedule": {"kind": "cosine", "lr": lr}} if lr is not None else {}
     made |= {"batch_norm": bn} if bn else {}
     return made | ({"treatments": settings["treatments"]} if "treatments" in settings else {})
@@ -267,7 +269,15 @@ def _ambiguities(scale: Scale) -> list[Row]:
         _row(scale, "clat-tap-activation", clat_with(scale, tap="activation")),
         _row(scale, "clat-rank-sqrt", clat_with(scale, normaliser="sqrt")),
         _row(scale, "clat-rank-relative", clat_with(scale, normaliser="relative")),
-        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature", normaliser="numel")),
+        _row(
+            scale, "clat-rank-curvature", clat_with(scale, metric="curvature"), note="nu of the paper's appendix E."
+        ),
+        _row(
+            scale,
+            "clat-rank-curvature-numel",
+            clat_with(scale, metric="curvature", normaliser="numel"),
+            note="nu over the size of the feature, which the appendix does not have.",
+        ),
         _row(scale, "clat-relative-term", clat_with(scale, relative=True)),
         _row(scale, "clat-detached", clat_with(scale, detach_clean=True)),
         _row(scale, "clat-ce-feature", clat_with(scale, ce_input="feature")),
