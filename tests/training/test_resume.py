@@ -449,13 +449,13 @@ def test_a_stopped_run_says_the_call_that_goes_on(tmp_path, at_step, capsys):
 def test_a_run_that_died_is_told_so(finished, tmp_path, monkeypatch, at_step, capsys):
     """A kill leaves run.json at "running", as there is nobody to write another word."""
     out = tmp_path / "run"
-    original = run._recorder
+    original = run.recorder
 
     def dead(*args):
         record = original(*args)
         return lambda status: record("running")
 
-    monkeypatch.setattr(run, "_recorder", dead)
+    monkeypatch.setattr(run, "recorder", dead)
     at_step(6, kill)
     with pytest.raises(Killed):
         train(out)
