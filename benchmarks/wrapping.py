@@ -52,11 +52,12 @@ def hugging_face(folder: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
         layer_type="basic",
         num_labels=CLASSES,
     )
-    found = {}
-    for name, kind, config in (
+    found: dict[str, tuple[nn.Module, nn.Module]] = {}
+    kinds: tuple[tuple[str, Any, Any], ...] = (
         ("hf vit", transformers.ViTForImageClassification, vit),
         ("hf resnet", transformers.ResNetForImageClassification, resnet),
-    ):
+    )
+    for name, kind, config in kinds:
         place = folder / name.replace(" ", "-")
         kind(config).save_pretrained(place)
         (place / "preprocessor_config.json").write_text(
@@ -77,8 +78,9 @@ def of_timm() -> dict[str, tuple[nn.Module, nn.Module]]:
     import timm
 
     net = timm.create_model("resnet18", num_classes=CLASSES)
-    net.load_state_dict(named.net.state_dict())
-    config = net.pretrained_cfg
+    inner: Any = named.net
+    net.load_state_dict(inner.state_dict())
+    config: Any = net.pretrained_cfg
     return {"timm resnet18": (named, ByHand(net, config["mean"], config["std"]).eval())}
 
 
