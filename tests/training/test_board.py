@@ -45,5 +45,5 @@ def test_a_folder_that_cannot_be_made(kit, tmp_path):
     from clat.training.log import RunLog
 
     (tmp_path / "tensorboard").write_text("")
-    with pytest.raises(ClatError, match="cannot write .*tensorboard"):
+    with pytest.raises(ClatError, match=r"cannot write .*tensorboard"):
         RunLog(tmp_path / "metrics.jsonl")

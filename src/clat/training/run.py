@@ -39,7 +39,14 @@ from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
-from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
+from clat.training.resuming import (
+    Given,
+    check_given,
+    check_state,
+    describe_given,
+    how_to_resume,
+    other_configuration,
+)
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
@@ -138,6 +145,8 @@ def _run(
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
+    if (changed := other_configuration(out, about["environment"])) is not None:
+        log.say(changed, style="yellow")
     finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")

@@ -25,7 +25,7 @@ COMMANDS = (
     ("recipes", "show", "demo"),
     ("study", "--list"),
     ("harden", *_NET, "--eps", "0.1", "--epochs", "1", "--plan"),
-    ("train", "demo", "--out", "run", "--data.train_size", "40", "--data.heldout", "20", "--stages.pgd-at.epochs", "1"),
+    ("train", "demo", "--out", "run", "--data.train_size", "40", "--data.heldout", "20"),
     ("bench", "--model", MODEL, "--data", "digits", "--steps", "1"),
     ("doctor",),
     ("completion", "bash"),
