@@ -27,6 +27,9 @@ SIZE, CLASSES = 64, 10
 class ByHand(nn.Module):
     """How one would wrap such a network oneself: images in [0, 1] in, logits out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.net = net
@@ -43,14 +46,20 @@ def hugging_face(folder: Path) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Return a ViT and a ResNet of transformers, each by its folder and by hand."""
     import transformers
 
-    sizes = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 192}
-    vit = transformers.ViTConfig(**sizes, image_size=SIZE, patch_size=8, num_labels=CLASSES)
+    labels: dict[str, Any] = {"num_labels": CLASSES}
+    sizes: dict[str, Any] = {
+        "hidden_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 192,
+    }
+    vit = transformers.ViTConfig(**sizes, image_size=SIZE, patch_size=8, **labels)
     resnet = transformers.ResNetConfig(
         embedding_size=16,
         hidden_sizes=[16, 32, 64, 128],
         depths=[1, 1, 1, 1],
         layer_type="basic",
-        num_labels=CLASSES,
+        **labels,
     )
     found: dict[str, tuple[nn.Module, nn.Module]] = {}
     kinds: tuple[tuple[str, Any, Any], ...] = (

@@ -406,6 +406,41 @@ def contents(out):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("weights/stage-1.safetensors", "is damaged or gone"),
+        ("weights/best.safetensors", "is damaged or gone"),
+        ("weights/last.safetensors", "is damaged or gone"),
+        ("evaluations/best.json", "is no result"),
+    ],
+)
+@pytest.mark.parametrize("text", [None, "half"])
+def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(kit, finished, tmp_path, name, says, text):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / name).unlink()
+    if text is not None:
+        (out / name).write_text(text)
+    before = contents(out)
+    if name.startswith("evaluations") and text is None:  # it is measured again
+        resume(kit, out)
+        kit.assert_same_run(finished, out)
+        return
+    with pytest.raises(ClatError, match=says):
+        resume(kit, out)
+    assert contents(out) == before
+
+
+def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(kit, tmp_path, monkeypatch, at_step, capsys):
+    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    about = json.loads((out / "run.json").read_text())
+    threads = about["environment"]["threads"]
+    (out / "run.json").write_text(json.dumps(about | {"environment": about["environment"] | {"threads": 64}}))
+    clat.resume(out, model=kit.tiny(seed=123), data=kit.data())
+    assert f"the run began with threads 64 (now {threads}): it goes on, but not" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a run from before that was recorded"])
 @pytest.mark.parametrize("missing", [("model", "data"), ("model",), ("data",)])
 def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
