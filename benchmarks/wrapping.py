@@ -97,7 +97,7 @@ def main() -> None:
 
             def evaluating(key: str, net: nn.Module) -> Callable[[], object]:
                 def run() -> None:
-                    verdicts[key] = clat.evaluate(net, x, y, eps="0.1/255", protocol="pgd-10")  # noqa: B023
+                    verdicts[key] = clat.evaluate(net, x, y, eps="1/2550", protocol="pgd-10")  # noqa: B023
 
                 return run
 

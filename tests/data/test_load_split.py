@@ -125,8 +125,9 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         with pytest.raises(ClatError, match=message):
             load_split(name)
-    with pytest.raises(ClatError, match="image_size is 0"):
-        load_split("digits", image_size=0)
+    for name, size, most in (("digits", 0, 512), ("digits", 2**31, 512), ("digits", 4096, 512), (".", 4097, 4096)):
+        with pytest.raises(ClatError, match=f"image_size is {size}, expected 1 to {most} pixels"):
+            load_split(name, image_size=size)
 
 
 def test_a_known_name_is_a_folder_of_the_data_root(parquet: WriteParquet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def everything(model: nn.Module, x: Tensor, y: Tensor, out: Path) -> None:
     total: Tensor = objective.cost(model, x, y, examples, step).total
 
     images: clat.ImageSet = clat.load_split("digits", "train")
+    images = clat.as_image_set((x, y), "train")
     network: nn.Module = clat.Normalized(clat.load_model("resnet18", width=4), 0.5, 0.25)
     clat.save_weights(network, out / "net.safetensors")
     metadata: dict[str, str] = clat.load_weights(network, out / "net.safetensors")

@@ -35,6 +35,43 @@ def test_intervals_apart_are_said_to_be_apart(tmp_path: Path) -> None:
     assert "−11.0 points with n = 10,000, and the 95 % intervals do not overlap" in sentence(run)
 
 
+def with_verdicts(path: Path, robust: str, images: str = "aa", correct: str = "1" * 40) -> None:
+    shares = {
+        name: {"value": bits.count("1") / 40, "n": 40} for name, bits in (("clean", correct), ("robust", robust))
+    }
+    accuracies = {f"{name}_accuracy": share for name, share in shares.items()}
+    edit(path, correct=correct, robust=robust, images=images, **accuracies)
+
+
+def test_results_of_the_same_images_are_compared_image_by_image(run_dir: Path) -> None:
+    """Their intervals overlap, and yet no image was lost and nine were won: p = 2 / 2**9."""
+    before, after = (run_dir / "evaluations" / f"{name}.json" for name in ("stage-1", "last"))
+    with_verdicts(before, "1" * 10 + "0" * 30)
+    with_verdicts(after, "1" * 19 + "0" * 21, correct="1" * 39 + "0")
+    said = sentence(read_run(run_dir))
+    assert (
+        "went from 25.0 % to 47.5 % (pgd-20 at 8/255: +22.5 points on the same 40 images, 95 % interval +7.4 to "
+        "+35.5, McNemar p = 0.0039)"
+    ) in said
+    assert "and clean accuracy from 100.0 % to 97.5 % (−2.5 points on the same 40 images" in said
+    assert "overlap" not in said
+    assert "settled" not in said
+
+
+def test_results_of_other_images_are_not_compared(run_dir: Path, tmp_path: Path) -> None:
+    before, after = (run_dir / "evaluations" / f"{name}.json" for name in ("stage-1", "last"))
+    with_verdicts(before, "1" * 10 + "0" * 30)
+    with_verdicts(after, "1" * 19 + "0" * 21, images="bb")
+    assert "before, but on other images: the two do not compare" in sentence(read_run(run_dir))
+    other = fake.write_run(tmp_path / "other", name="other")
+    with_verdicts(other / "evaluations" / "last.json", "1" * 40)
+    assert "other was measured on other images, so it is not" in sentence(read_run(run_dir), read_run(other))
+    with_verdicts(after, "1" * 19 + "0" * 21)
+    assert "other ends with 100.0 % robust and 100.0 % clean accuracy (−52.5 points on the same" in sentence(
+        read_run(run_dir), read_run(other)
+    )
+
+
 def test_against_another_run_at_the_same_budget(tmp_path: Path) -> None:
     ours = read_run(fake.write_run(tmp_path / "a"))
     theirs = read_run(fake.write_run(tmp_path / "b", name="pgd-at only", robust=(0.30, 0.31)))

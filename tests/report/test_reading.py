@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clat.core.errors import ClatError
+from clat.report.page import render
 from clat.report.reading import read_run
 from clat.report.records import moment, series
 from helpers import run_folders as fake
@@ -78,3 +80,40 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, make: bool) -> None:
         folder.mkdir()
     with pytest.raises(ClatError, match=r"elsewhere.*give the folder that `clat train` wrote"):
         read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value"),
+    [
+        ("criticality/epoch-0016.json", ("rows", 1), 3),
+        ("criticality/epoch-0016.json", ("rows", 1, "name"), ["conv1"]),
+        ("criticality/epoch-0021.json", ("rows", 0), "x"),
+        ("summary.json", ("stages",), True),
+        ("summary.json", ("stages", 0), 3),
+        ("summary.json", ("warnings",), 7),
+        ("summary.json", ("best",), []),
+        ("run.json", ("notes",), {"a": 1}),
+        ("evaluations/last.json", ("per_attack",), 3),
+        ("evaluations/last.json", ("per_attack", 0), 0.5),
+        ("evaluations/last.json", ("per_attack", 0, "robust_accuracy"), "x"),
+        ("evaluations/last.json", ("protocol",), [1]),
+    ],
+)
+def test_values_of_another_kind_are_left_out(run_dir: Path, file: str, keys: tuple[Any, ...], value: Any) -> None:
+    """Somebody changed a file, or another version wrote it: the page shows the rest."""
+    record = place = json.loads((run_dir / file).read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (run_dir / file).write_text(json.dumps(record))
+    assert "</html>" in render(read_run(run_dir))
+
+
+@pytest.mark.parametrize(("event", "key"), [("selection", "layers"), ("epoch", "parts"), ("epoch", "lr")])
+def test_events_of_another_kind_are_left_out(run_dir: Path, event: str, key: str) -> None:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["event"] == event:
+            line[key] = 5
+    (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert "</html>" in render(read_run(run_dir))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
@@ -68,6 +69,20 @@ def test_a_stage_that_differentiates_a_gradient_is_in_float32_unless_told_otherw
     assert kit.recipe(stages=stages, engine=EngineConfig()).resolved().engine.precision == "32"
     told = kit.recipe(stages=stages, engine=EngineConfig(precision="bfloat16"))
     assert told.resolved().engine.precision == "bf16-mixed"
+
+
+def test_the_library_below_says_nothing_of_its_own(units):
+    """Standard error is for the one line of an error."""
+    units(True)
+    said = []
+    listener = logging.Handler()
+    listener.emit = said.append
+    logging.getLogger("lightning_fabric").addHandler(listener)
+    try:
+        Engine(EngineConfig(device="cpu"))
+    finally:
+        logging.getLogger("lightning_fabric").removeHandler(listener)
+    assert said == []
 
 
 def test_no_built_in_recipe_fixes_a_precision():

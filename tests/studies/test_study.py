@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,9 +16,10 @@ from rich.console import Console
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds
 from clat.studies import STUDIES, find_study
-from clat.studies.collect import collect, markdown
+from clat.studies.collect import collect, markdown, rich_table
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Paper, Scale, Study, chosen
@@ -22,6 +27,7 @@ from clat.studies.run import run_row, run_study
 from clat.studies.tables.baselines import pair
 from clat.studies.tables.groups import group_table, summarise
 from clat.studies.tables.hardening import CLAT_COST, COST
+from clat.training.interrupt import Interrupted
 from clat.training.lock import only_one_in
 
 TINY = Scale(
@@ -65,6 +71,21 @@ def test_every_row_is_in_the_table_with_its_numbers_or_its_failure(done):
     assert first["trainable_parameters"] == first["parameters"] > second["trainable_parameters"]
     assert [stage["name"] for stage in second["stages"]] == ["pgd-at", "clat"]
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
+
+
+def test_rows_are_compared_with_the_first_one_image_by_image(done):
+    out, table = done
+    first, second, failed = table["rows"]
+    files = [out / "runs" / name / "evaluations" / "last.json" for name in ("pgd-at", "pgd-at+clat")]
+    expected = compare(*files).differences["robust"]
+    assert second["less_control"]["robust"] == expected.to_dict()
+    assert first["less_control"] is failed["less_control"] is None
+    low, high = expected.interval
+    text = markdown(table)
+    assert "| clean less control | robust less control |" in text
+    assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({line.count(" | ") for line in lines}) == 1
 
 
 def test_the_second_row_takes_over_the_first_stage(done):
@@ -165,6 +186,66 @@ def test_a_folder_of_another_study_or_scale_is_refused(done, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(ClatError, match="holds something"):
         run_study(STUDY, TINY, tiny_rows(TINY), tmp_path, QUIET)
+
+
+def test_a_study_that_was_killed_at_its_very_beginning_goes_on(tmp_path):
+    """Before the study says what it is, and before it has its folders."""
+    (tmp_path / ".study.json.a1b2c3.tmp").write_text("{")
+    run_study(STUDY, TINY, [], tmp_path, QUIET)
+    for folder in ("recipes", "runs", "logs"):
+        (tmp_path / folder).rmdir()
+    run_study(STUDY, TINY, [], tmp_path, QUIET)
+    assert (tmp_path / "logs").is_dir()
+
+
+@pytest.mark.parametrize("text", ['{"study": ', "[]", "\udcff"])
+def test_a_damaged_study_is_named(tmp_path, text):
+    (tmp_path / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ClatError, match=r"study\.json cannot be read"):
+        run_study(STUDY, TINY, [], tmp_path, QUIET)
+
+
+PATIENT = """#!/bin/sh
+trap 'echo stopped; exit 143' TERM
+trap 'echo stopped; exit 130' INT
+echo $$ > pid
+while :; do sleep 0.02; done
+"""
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, Interrupted), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_study_that_is_stopped_leaves_no_row_at_work(number, raised, tmp_path, monkeypatch):
+    """Also where the signal reaches the study alone, as `kill` sends it."""
+    (tmp_path / "logs").mkdir()
+    program = tmp_path / "patient"
+    program.write_text(PATIENT)
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clat.studies.run.sys.executable", str(program))
+
+    def stop():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(raised):
+        run_row(tiny_rows(TINY)[0], tmp_path / "recipe.toml", tmp_path)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "stopped" in (tmp_path / "logs" / "pgd-at.log").read_text()
+
+
+def test_a_failed_row_leaves_the_others_room_on_the_screen(done):
+    _, table = done
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(rich_table(table))
+    text = screen.export_text()
+    assert all(row["name"] in text for row in table["rows"])
 
 
 def test_chosen_rows_come_with_what_they_build_on():

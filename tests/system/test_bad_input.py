@@ -386,3 +386,73 @@ def test_an_interrupted_demo_has_an_exit_code(clat, monkeypatch, tmp_path):
 
     monkeypatch.setattr("clat.training.run.train", stopped)
     assert clat("demo", "--out", tmp_path / "demo").code == 130
+
+
+# The user's own code
+
+
+FAILING = """
+import sys
+from own_network import Net
+
+
+class Late(Net):
+    '''Runs on the images on which it is tried.'''
+
+    def forward(self, x):
+        if len(x) > 2:
+            self.fail()
+        return super().forward(x)
+
+
+class Raises(Late):
+    def fail(self):
+        raise KeyError("first line\\nsecond line")
+
+
+class Leaves(Late):
+    def fail(self):
+        sys.exit("bye")
+
+
+class Backward(Net):
+    def forward(self, x):
+        x = super().forward(x)
+        if x.requires_grad:
+            x.sum().backward()
+        return x
+
+
+def leaves():
+    sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "Raises",
+            r"your own code failed, KeyError: 'first line\nsecond line' (failing_network.py, line 17, in fail)",
+        ),
+        ("Leaves", "your own code failed, it left with exit code 'bye' (failing_network.py, line 22, in fail)"),
+        ("leaves", "your own code failed, it left with exit code 0 (failing_network.py, line 34, in leaves)"),
+    ],
+)
+def test_own_code_that_fails_in_the_midst_of_the_work(refused, workplace, tmp_path, name, says):
+    """It is told where, and by the exit code that this was no success."""
+    (workplace / "failing_network.py").write_text(FAILING)
+    network = ("--model", f"failing_network:{name}", "--num-samples", 8)
+    assert says in refused("evaluate", *network, "--protocol", "fgsm", "--device", "cpu")
+    assert says in refused("criticality", *network)
+    assert says in refused(
+        "train", "tiny.toml", "--out", tmp_path / "run", "--model.name", f"failing_network:{name}"
+    )
+
+
+def test_a_network_without_a_backward_pass_is_refused_before_the_run(refused, workplace, tmp_path):
+    (workplace / "failing_network.py").write_text(FAILING)
+    model = ("--model.name", "failing_network:Backward")
+    line = refused("train", "tiny.toml", "--out", tmp_path / "run", *model)
+    assert "the model does not run backwards on images of shape (3, 8, 8): Trying to backward" in line
+    assert not (tmp_path / "run").exists()

@@ -75,9 +75,9 @@ data = {
     "dataset": (Pictures(files), Pictures(files[:8])),
 }[form]
 settings = {
-    "batch_size": 8,
+    "batch_size": 4,
     "stages": [{"name": "pgd", "epochs": 1, "objective": {"name": "standard"}}],
-    "data": {"heldout": 16, "augment": "imagenet", "imagenet": {"by": "batch"}, "image_size": 224},
+    "data": {"heldout": 8, "augment": "imagenet", "imagenet": {"by": "batch"}, "image_size": 224},
     "monitor": {"steps": 1, "num_samples": 2},
     "evaluation": {"protocol": "fgsm", "num_samples": 2, "batch_size": 2},
     "engine": {"device": "cpu", "precision": "32"},

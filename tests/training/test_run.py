@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -563,6 +564,33 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ClatError, match="cannot write"):
         run(tmp_path / "notes.txt" / "run")
+
+
+def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, tmp_path):
+    """It can neither go on nor be overwritten: nothing of it is there."""
+    out = tmp_path / "run"
+    for folder in ("weights", "criticality", "evaluations", "states"):
+        (out / folder).mkdir(parents=True)
+    (out / ".recipe.toml.a1b2c3.tmp").write_text("name = ")
+    (out / "mine.json").write_text("{")
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, out)
+    clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, beside={"mine.json": {}})
+    assert json.loads((out / "mine.json").read_text()) == {}
+    assert not list(out.rglob("*.tmp"))
+    (tmp_path / "other" / "weights").mkdir(parents=True)
+    (tmp_path / "other" / "weights" / "mine.pt").write_text("")
+    with pytest.raises(ClatError, match="holds something already"):
+        run(kit, tmp_path / "other")
+
+
+def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(kit, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text('{"status": "runn')
+    (tmp_path / "run" / "weights" / ".last.safetensors.a1b2c3.tmp").write_text("half")
+    clat.resume(tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("objective", [Standard(), PgdAT(steps=1), Trades(steps=1), FastAT()])

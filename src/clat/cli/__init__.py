@@ -92,7 +92,17 @@ def _run(words: list[str]) -> int:
     elif rest:
         raise ClatError(f"unexpected argument '{rest[0]}' (see clat {options.command} --help)")
     set_up(quiet=options.quiet, stderr=getattr(options, "out", None) == "-")
-    return module.run(options)
+    try:
+        return module.run(options)
+    except ClatError:
+        raise
+    except (Exception, SystemExit) as error:  # an own network may raise anything, at any step, and even leave
+        from clat.cli.foreign import told
+
+        line = told(error)
+        if line is None:
+            raise
+        raise line from error
 
 
 if __name__ == "__main__":

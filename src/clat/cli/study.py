@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.studies.row import chosen, seeded
     from clat.studies.run import run_study
     from clat.studies.tables.groups import group_table
+    from clat.training.interrupt import Interrupted
 
     scale = study.scales[0] if options.scale is None else study.at(options.scale)
     if options.out is None:
@@ -77,7 +78,10 @@ def run(options: argparse.Namespace) -> int:
         )
         show(finals_table(finals))
         return 0
-    table = run_study(study, scale, chosen(every, options.rows), out, console())
+    try:
+        table = run_study(study, scale, chosen(every, options.rows), out, console())
+    except Interrupted as stopped:
+        return stopped.exit_code
     show(group_table(table) if table["groups"] else rich_table(table))
     say(f"wrote {write_study_page(table, out)}")
     return int(any(row["status"] != "finished" for row in table["rows"]))

@@ -40,6 +40,29 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is one that `replace_file` had not moved into place when its process was killed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if its name is such a file's.
+    """
+    return path.name.startswith(".") and path.suffix in (".tmp", ".part")
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove what a killed process left in a folder.
+
+    Args:
+        folder: into which nobody else is writing.
+    """
+    for file in folder.glob(".*"):
+        if is_temporary(file):
+            file.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all.
 

@@ -171,3 +171,15 @@ def shorten(text: Any, length: int = 30) -> str:
         return whole
     tail = (length - 1) // 2
     return f"{whole[: length - 1 - tail]}…{whole[-tail:]}"
+
+
+def p_text(p: float) -> str:
+    """Return a p value as text.
+
+    Args:
+        p: in [0, 1].
+
+    Returns:
+        Two digits, or a bound where it is very small.
+    """
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"

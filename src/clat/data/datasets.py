@@ -15,7 +15,7 @@ from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.decode import EncodedImages
-from clat.data.image_files import to_array
+from clat.data.image_files import LARGEST, to_array
 from clat.data.imageset import ImageSet
 from clat.data.lazy import default_workers
 from clat.data.readers import read_by_own_reader
@@ -24,6 +24,8 @@ from clat.data.tree import shown
 
 DIGITS_TRAIN = 1297
 """Images of ``digits/train``; the other 500 are ``digits/test``."""
+DIGITS_LARGEST = 512
+"""Pixels a side up to which the digits, 8x8, may be resized: they are held in memory."""
 
 RESIDENT_LIMIT = 2**31
 """Bytes of pixels that are held in memory at most, where nobody says otherwise."""
@@ -78,8 +80,9 @@ def load_split(
             image, named by its row.
     """
     text = os.fspath(name)
-    if image_size is not None and image_size < 1:
-        raise ClatError(f"image_size is {image_size}, expected at least 1 pixel")
+    largest = DIGITS_LARGEST if text == "digits" else LARGEST
+    if image_size is not None and not 1 <= image_size <= largest:
+        raise ClatError(f"image_size is {image_size}, expected 1 to {largest} pixels")
     listed = None if classes is None else read_classes(classes)
     if resident_limit is None:
         resident_limit = default_resident_limit()
@@ -151,17 +154,17 @@ def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None)
         raise unknown("split of digits", split, ("train", "test"))
     bunch = load_digits()
     grey = np.rint(bunch.images * 255 / 16).astype(np.uint8)
-    pixels = np.stack([to_array(Image.fromarray(image), image_size) for image in grey])
     labels, class_names, notes = number_classes(
         Labels(bunch.target.astype(np.int64), tuple("0123456789")), None, classes, f"digits/{split}"
     )
     order = permutation(len(grey), "digits")
     chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    pixels = np.stack([to_array(Image.fromarray(image), image_size) for image in grey[chosen.numpy()]])
     return ImageSet(
         name="digits",
         split=split,
         class_names=class_names,
-        images=torch.from_numpy(pixels)[chosen],
+        images=torch.from_numpy(pixels),
         labels=torch.from_numpy(labels)[chosen],
         description="scikit-learn's digits, fixed random split of 1,297 to 500",
         notes=tuple(notes),

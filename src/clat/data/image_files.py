@@ -26,7 +26,7 @@ UNREADABLE = (
     Image.DecompressionBombWarning,
 )
 """What opening and decoding a file that is no image, or a broken one, may end in."""
-_LARGEST = 4096  # pixels a side, of images that are not resized: a batch of larger ones would fill the memory
+LARGEST = 4096  # pixels a side, of images that are not resized: a batch of larger ones would fill the memory
 _MOST_RESIZED = 2**26  # pixels, before the centre is cut out: more are those of a strip
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +54,7 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
     Raises:
         ValueError: as `to_rgb`, or a side that is too long for the memory of a batch, or for resizing.
     """
-    if size is None and max(image.size) > _LARGEST:
+    if size is None and max(image.size) > LARGEST:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a network: give image_size")
     image = to_rgb(image)
     if size is not None and image.size != (size, size):

@@ -12,7 +12,7 @@ from torch import Tensor
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.core.formatting import percent, points
+from clat.core.formatting import p_text, percent, points
 from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.same_run import refuse_one_run
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
@@ -284,4 +284,4 @@ def _written(difference: Difference) -> tuple[str, str, str]:
     p = difference.p_value
     interval = "–" if difference.interval is None else " to ".join(points(end) for end in difference.interval)
     interval = interval.replace("\N{NO-BREAK SPACE}points", "", 1)
-    return points(difference.value), interval, "–" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return points(difference.value), interval, "–" if p is None else p_text(p)

@@ -96,7 +96,7 @@ def run_hardening(
             else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
-    refuse_taken(out)
+    refuse_taken(out, (ABOUT,))
     find_protocol(config.protocol)
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.report.paired import difference_in_words, paired_differences
+from clat.report.paired import difference_in_words
 from clat.report.records import Run, moment, part, text
 
 
@@ -42,6 +43,11 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
         return (
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
+        )
+    if _other_images(before, last):
+        return (
+            f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
+            f"{percent(before.robust_accuracy.value)} before, but on other images: the two do not compare."
         )
     return (
         f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
@@ -86,6 +92,8 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
+    if _other_images(theirs, last):
+        return f"{other.name} was measured on other images, so it is not comparable"
     return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
 
 
@@ -103,13 +111,18 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
+def _other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    """Return whether both say which images they are of, and these differ."""
+    return None not in (one.images, other.images) and one.images != other.images
+
+
 def _verdict(first: EvaluationRecord, second: EvaluationRecord) -> str:
     """Return the second's robust accuracy less the first's, by the paired test where their verdicts are on record,
     else whether intervals of this width can tell it from chance."""
     before, after = first.robust_accuracy, second.robust_accuracy
     assert before is not None
     assert after is not None
-    if (paired := paired_differences(first, second)) is not None:
+    if (paired := differences_where_paired(first, second)) is not None:
         return difference_in_words(paired["robust"])
     change = points(after.value - before.value)
     sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
@@ -147,7 +160,7 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
     first, second = before.clean_accuracy, last.clean_accuracy
     if first is None or second is None:
         return ""
-    paired = paired_differences(before, last)
+    paired = differences_where_paired(before, last)
     by = "" if paired is None else f" ({difference_in_words(paired['clean'])})"
     return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{by}"
 

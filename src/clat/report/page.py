@@ -16,7 +16,7 @@ from clat.evaluation.gallery import kinds_of
 from clat.report.classes import ClassSection, class_section
 from clat.report.outcome import evaluation_before, outcome, overfitting
 from clat.report.reading import read_run
-from clat.report.records import Json, Run, part, text
+from clat.report.records import Json, Run, listed, part, text
 from clat.report.run_plots import moment_name, run_plots
 
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
@@ -199,4 +199,4 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
 
 
 def _selection_rows(run: Run) -> list[tuple[int, Json, list[str]]]:
-    return [(epoch, one, [str(name) for name in one.get("layers") or []]) for epoch, one in run.selections.items()]
+    return [(epoch, one, [str(name) for name in listed(one, "layers")]) for epoch, one in run.selections.items()]

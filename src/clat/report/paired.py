@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from clat.core.errors import ClatError
 from clat.core.formatting import DASH, MINUS, SPACE, count, number, points
-from clat.evaluation.compare import ACCURACIES, compare
-from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import PairedDifference
 
 SETTLED = 0.05
 """The p value below which a difference is told from chance."""
-
-
-def paired_differences(before: EvaluationRecord, after: EvaluationRecord) -> dict[str, PairedDifference] | None:
-    """Return the differences in clean and robust accuracy, by name; None where the two cannot be paired.
-
-    Args:
-        before: a result on some images.
-        after: another one on the same images.
-
-    Returns:
-        "clean" and "robust" -> the second's accuracy less the first's.
-    """
-    try:
-        found = compare(before, after)
-    except ClatError:
-        return None
-    return {kind: found.differences[kind] for kind in ACCURACIES}
 
 
 def difference_in_words(difference: PairedDifference) -> str:

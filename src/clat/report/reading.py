@@ -10,7 +10,7 @@ from pathlib import Path
 from clat.core.errors import ClatError
 from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
-from clat.report.records import Json, Run, Stage, series, text
+from clat.report.records import Json, Run, Stage, listed, part, series, text
 from clat.training.status import run_status
 
 
@@ -99,23 +99,23 @@ def _sort_events(run: Run, records: list[Json]) -> None:
     for record in records:
         event, epoch, stage = record.get("event"), record.get("epoch"), record.get("stage")
         if event == "epoch" and isinstance(epoch, int):
-            epochs[epoch] = record
+            epochs[epoch] = {**record, "parts": part(record, "parts")}
         elif event == "stage" and isinstance(stage, int):
             stages[stage] = record
         elif event == "selection" and isinstance(epoch, int):
             run.selections[epoch] = record
         elif event == "warning" and record not in run.warnings:
             run.warnings.append(record)
-    for extra in run.summary.get("warnings") or []:
+    for extra in listed(run.summary, "warnings"):
         warning = extra if isinstance(extra, dict) else {"message": str(extra)}
         if all(warning.get("message") != known.get("message") for known in run.warnings):
             run.warnings.append(warning)
-    notes = run.info.get("notes")
-    for note in notes if isinstance(notes, list) else ():
+    for note in listed(run.info, "notes"):
         run.warnings.append({"kind": "note", "message": str(note)})
     run.epochs = [epochs[epoch] for epoch in sorted(epochs)]
     run.selections = dict(sorted(run.selections.items()))
-    run.stages = _stages(run.epochs, stages, run.summary.get("stages") or [])
+    summaries = [one if isinstance(one, dict) else {} for one in listed(run.summary, "stages")]
+    run.stages = _stages(run.epochs, stages, summaries)
 
 
 def _stages(epochs: list[Json], events: dict[int, Json], summaries: list[Json]) -> list[Stage]:
@@ -142,7 +142,10 @@ def _read_criticality(run: Run) -> None:
     for path in sorted((run.path / "criticality").glob("epoch-*.json")):
         epoch = re.fullmatch(r"epoch-(\d+)", path.stem)
         report = _read_json(run, f"criticality/{path.name}") if epoch else {}
-        if epoch and isinstance(report.get("rows"), list) and report["rows"]:
+        rows = listed(report, "rows")
+        if rows and not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+            run.notices.append(f"criticality/{path.name} holds a row that is none, so it is left out.")
+        elif epoch and rows:
             found = run.rankings if report.get("what") == "ranking" else run.criticality
             found[int(epoch[1])] = report
 
@@ -152,6 +155,8 @@ def _read_evaluations(run: Run) -> None:
     for path in sorted((run.path / "evaluations").glob("*.json")):
         raw = _read_json(run, f"evaluations/{path.name}")
         if raw.get("what", "evaluation") == "evaluation" and raw:
+            if "per_attack" in raw:
+                raw["per_attack"] = [one for one in listed(raw, "per_attack") if isinstance(one, dict)]
             found.append(EvaluationRecord.from_dict(raw, path.stem))
     if not found:
         run.notices.append("evaluations/ holds no result, so there is no accuracy on the test split.")

@@ -127,6 +127,20 @@ def part(record: Json, key: str) -> Json:
     return inner if isinstance(inner, dict) else {}
 
 
+def listed(record: Json, key: str) -> list[Any]:
+    """Return the list under a key.
+
+    Args:
+        record: one of a run's records.
+        key: a name in it.
+
+    Returns:
+        The list, or an empty one where there is none.
+    """
+    inner = record.get(key)
+    return inner if isinstance(inner, list) else []
+
+
 def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
     """Return epoch numbers and a recorded quantity, without the epochs at which it was not measured.
 

@@ -9,7 +9,7 @@ from clat.core import formatting
 from clat.evaluation.result import EvaluationRecord
 from clat.report import curves, heatmap, plots, rankings
 from clat.report.inline import inline_plot
-from clat.report.records import Run, series, text
+from clat.report.records import Run, listed, series, text
 
 
 def moment_name(run: Run, evaluation: EvaluationRecord) -> str:
@@ -83,4 +83,4 @@ def run_plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
 
 
 def _layers_at(run: Run, epoch: int) -> list[str]:
-    return [str(name) for name in run.selections.get(epoch, {}).get("layers") or []]
+    return [str(name) for name in listed(run.selections.get(epoch, {}), "layers")]

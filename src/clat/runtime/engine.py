@@ -8,10 +8,11 @@ buckets allow without wrapping anew.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,18 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Inside, a library's logger of that name keeps its remarks, but not its warnings, to itself."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class Engine:
     """One process's view of the run: `rank` of `world` processes, and the `device` that is its own."""
 
@@ -45,12 +58,13 @@ class Engine:
         from lightning_fabric import Fabric  # seconds, which whoever only reads a recipe need not wait for
 
         self.precision = config.resolved().precision
-        self.fabric = Fabric(
-            accelerator="cuda" if cuda else "cpu",
-            devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
-        )
+        with _quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
+            self.fabric = Fabric(
+                accelerator="cuda" if cuda else "cpu",
+                devices=config.devices,
+                strategy="ddp" if config.devices > 1 else "auto",
+                precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
+            )
         self.channels_last = config.channels_last
 
     def launch(self) -> None:

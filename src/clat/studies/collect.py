@@ -10,15 +10,17 @@ from typing import Any
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.groups import COLUMNS as GROUP_COLUMNS
-from clat.studies.tables.groups import GROUP_CAPTION, group_cells, summarise
+from clat.studies.tables.groups import GROUP_CAPTION, difference_text, group_cells, summarise
 from clat.training.status import DIED, run_status
 
 COLUMNS = (
-    "row", "clean", "robust", "paper", "best robust", "NRR", "moving", "time", "passes", "memory",
+    "row", "clean", "robust", "paper", "clean less control", "robust less control", "best robust", "NRR", "moving",
+    "time", "passes", "memory",
 )  # fmt: skip
 WIDE = COLUMNS.index("paper")
 
@@ -40,6 +42,7 @@ def collect(
         summary for each group. Accuracies are in [0, 1], times in seconds, memory in bytes.
     """
     entries = [_entry(row, out, (failures or {}).get(row.name)) for row in rows]
+    _pair_with_control(entries, out)
     done = [entry for entry in entries if entry["status"] == "finished"]
     return {
         "study": study.name,
@@ -94,6 +97,24 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
     }
 
 
+def _pair_with_control(entries: list[dict[str, Any]], out: Path) -> None:
+    """Set "less_control" of each row: the accuracies of its last weights less those of the first group's row of the
+    same seed, on the same images; None where that cannot be said."""
+
+    def result(entry: Mapping[str, Any]) -> EvaluationRecord | None:
+        file = out / "runs" / entry["name"] / "evaluations" / "last.json"
+        return EvaluationRecord.from_json(file) if entry["status"] == "finished" and file.exists() else None
+
+    group = entries[0]["group"] if entries else None
+    control = {entry["seed"]: result(entry) for entry in entries if entry["group"] == group and "seed" in entry}
+    for entry in entries:
+        mine, theirs = result(entry), control.get(entry.get("seed"))
+        paired = None
+        if entry["group"] != group and mine is not None and theirs is not None:
+            paired = differences_where_paired(theirs, mine)
+        entry["less_control"] = paired and {kind: one.to_dict() for kind, one in paired.items()}
+
+
 def _json(file: Path) -> Any:
     return json.loads(file.read_text())
 
@@ -140,6 +161,7 @@ def cells(entry: Mapping[str, Any]) -> list[str]:
         _measured(last["clean"]),
         _measured(last["robust"]),
         _printed(entry["paper"]),
+        *(_difference(entry, kind) for kind in ("clean", "robust")),
         f"{percent(best['robust']['value'])} (epoch {best['epoch']})",
         percent(last["nrr"]),
         count(entry["trainable_parameters"]),
@@ -147,6 +169,13 @@ def cells(entry: Mapping[str, Any]) -> list[str]:
         f"{(entry['forwards'] + entry['backwards']) / 1e6:.2f} M",
         memory(entry["peak_memory_bytes"]),
     ]
+
+
+def _difference(entry: Mapping[str, Any], kind: str) -> str:
+    """A paired difference, with its interval; a star where the exact McNemar test gives p < 0.05."""
+    paired = (entry.get("less_control") or {}).get(kind)
+    star = "*" if paired is not None and paired["p_value"] < 0.05 else ""
+    return difference_text(paired) + star
 
 
 def _measured(accuracy: Mapping[str, Any]) -> str:
@@ -178,7 +207,10 @@ def caption(table: Mapping[str, Any]) -> str:
         f"{table['remark']} Clean and robust accuracy ({protocol['name']}, eps {protocol['eps']}, protocol hash "
         f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} {images} images, with half the width of "
         "their 95 % interval, of the last weights; best: the epoch with the highest robust accuracy on held-out "
-        "training images. NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "
+        "training images. Less control: image by image, the difference to the first row of the same seed, in "
+        "points, with its 95 % interval; * where the exact McNemar test gives p < 0.05 for these two networks, "
+        "whose own intervals may overlap all the same. "
+        "NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "
         "Time and passes (samples through the network, forward and backward): the whole run, with selections, "
         "checks and the stage that it took over. Paper: as printed, clean / robust, at the paper's own budget, eps "
         "and metric, so not comparable line by line."
@@ -200,6 +232,8 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
         shown.add_column(COLUMNS[position], justify="right" if position else "left", no_wrap=position > 0)
     for entry in table["rows"]:
         texts = cells(entry)
+        if entry["failure"]:
+            texts[1] = "failed"  # why was said in a line of its own, and would leave the other columns no room
         shown.add_row(*(texts[position] for position in narrow))
     return shown
 

@@ -7,22 +7,30 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import IO, Any
 
 from rich.console import Console
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json, write_text
+from clat.core.files import is_temporary, write_json, write_text
+from clat.core.stopping import answered
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
+from clat.training.interrupt import Interrupted
 from clat.training.status import DIED, read_about, run_status
 
 STOPPED = (130, 143)
 """Exit codes of a run that was asked to stop."""
+PATIENCE = 0.5
+"""Seconds that a run has to hear of a signal by itself: Ctrl-C in a terminal reaches it as well."""
+FOLDERS = ("recipes", "runs", "logs")
 
 
 def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console) -> dict[str, Any]:
@@ -54,17 +62,17 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
     for number, row in enumerate(rows, start=1):
         label = f"[{number}/{len(rows)}] {row.name}"
         if finished(out / "runs" / row.name):
-            console.print(f"{label}: done before")
+            console.print(f"{label}: done before", soft_wrap=True)
             continue
         died = run_status(out / "runs" / row.name) == DIED
-        console.print(f"{label} ...{' going on with a run that died' if died else ''}")
+        console.print(f"{label} ...{' going on with a run that died' if died else ''}", soft_wrap=True)
         start = time.perf_counter()
         failure = run_row(row, files[row.name], out)
         if failure is None:
-            console.print(f"{label}: {time.perf_counter() - start:.0f} s")
+            console.print(f"{label}: {time.perf_counter() - start:.0f} s", soft_wrap=True)
         else:
             failures[row.name] = failure
-            console.print(f"{label}: failed: {failure}", style="red")
+            console.print(f"{label}: failed: {failure}", style="red", soft_wrap=True)
         write_table(collect(study, scale, _shown(study, scale, rows, out), out, failures), out)
     table = collect(study, scale, _shown(study, scale, rows, out), out, failures)
     write_table(table, out)
@@ -99,17 +107,32 @@ def _claim(study: Study, scale: Scale, out: Path) -> None:
     file = out / "study.json"
     about = {"study": study.name, "scale": scale.name}
     if file.exists():
-        held = json.loads(file.read_text())
+        held = _read_claim(file)
         if {key: held.get(key) for key in about} != about:
             raise ClatError(
                 f"{out} holds the study {held.get('study')} at scale {held.get('scale')}: name a new folder"
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise ClatError(f"{out} holds something already: name a new folder")
-    for folder in ("recipes", "runs", "logs"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    write_json(file, {**about, "title": study.title, "command": ["clat", *sys.argv[1:]]})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():  # first of all, so that a call that is killed here leaves a study
+            write_json(file, {**about, "title": study.title, "command": ["clat", *sys.argv[1:]]})
+        for folder in FOLDERS:
+            (out / folder).mkdir(exist_ok=True)
+    except OSError as error:
+        raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
+
+
+def _read_claim(file: Path) -> dict[str, Any]:
+    """Return what study.json says. Raises ClatError if it is damaged."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = None
+    if not isinstance(held, dict):
+        raise ClatError(f"{file} cannot be read: move it away, or name a new folder for the study")
+    return held
 
 
 def write_recipe(row: Row, out: Path) -> Path:
@@ -164,22 +187,59 @@ def run_row(row: Row, recipe: Path, out: Path) -> str | None:
         if row.reuse is not None and finished(out / "runs" / row.reuse):
             words += ["--reuse", str(out / "runs" / row.reuse)]
     with log.open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "clat", "train", *words],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        try:
-            code = process.wait()
-        except BaseException:  # Ctrl-C reaches the run as well, which saves its state before it leaves
-            process.wait()
-            raise
+        code = _exit_code([sys.executable, "-m", "clat", "train", *words], output)
     if code in STOPPED:
         raise KeyboardInterrupt
     if code < 0:  # it was not asked to stop, so it could not say anything
         return f"died of {signal.Signals(-code).name}: run the study again to go on with it"
     return None if code == 0 else _last_line(log)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM are put into the list and do not end this process, which has a run to end first.
+    Signals belong to the main thread: elsewhere nothing is caught."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        answered()
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(command: Sequence[str], output: IO[str]) -> int:
+    """Run a command and return its exit code. Where this process is asked to stop, the command is too, and saves
+    its state before it leaves; then Interrupted, or KeyboardInterrupt for Ctrl-C, is raised."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with _signals_noted() as noted:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        code = None
+        while code is None and not noted:
+            code = _waited(process, 0.1)
+        if noted:
+            if noted[0] == signal.SIGTERM or _waited(process, PATIENCE) is None:
+                process.send_signal(noted[0])
+            code = process.wait()
+    if noted:
+        raise KeyboardInterrupt if noted[0] == signal.SIGINT else Interrupted(noted[0])
+    return code or 0
+
+
+def _waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Return the exit code, None if the process is still at work after so long."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _last_line(log: Path) -> str:

@@ -30,9 +30,12 @@ class RunLog:
         self.trackers = TrackerList(lambda text: self.say(f"  warning: {text}", style="yellow"))
         if path is None:
             return
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(min(keep_bytes, path.stat().st_size))
+        try:
+            path.touch()
+            with path.open("r+b") as file:
+                file.truncate(min(keep_bytes, path.stat().st_size))
+        except OSError as error:
+            raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
 
     def track(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
         """Open the loggers of a run. One that keeps a file of its own gets the epochs that are over already.

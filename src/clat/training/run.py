@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import clear_temporaries, write_json
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
@@ -41,7 +41,7 @@ from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
 from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
 from clat.training.reuse import copy_beginning, other_data, shared_stages
-from clat.training.run_folder import claimed, recorder, refuse_taken
+from clat.training.run_folder import FOLDERS, claimed, recorder, refuse_taken
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
@@ -106,7 +106,7 @@ def train(
     wanted_loggers(recipe.monitor.loggers)
     check_trackers(loggers)
     if is_first_process():
-        refuse_taken(out)
+        refuse_taken(out, beside or {})
     inputs = prepare(recipe, model, data, augment)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
@@ -246,6 +246,9 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
+        for folder in FOLDERS:
+            clear_temporaries(out / folder)
+        clear_temporaries(out)
         if reuse is not None:
             copy_beginning(recipe, out, inputs, reuse)
         elif not state.exists() and first.exists():

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json, write_text
+from clat.core.files import is_temporary, write_json, write_text
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_toml
 from clat.training.about import now
 from clat.training.lock import LOCK, only_one_in
+from clat.training.status import read_about
+
+FOLDERS = ("weights", "criticality", "evaluations", "states")
 
 
-def refuse_taken(out: Path) -> None:
+def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
     """Raise an error if a folder holds anything, so that a run would overwrite it.
+
+    What a run leaves that died before its recipe was written is nothing.
 
     Args:
         out: the folder, which need not exist.
+        beside: names of files that are written before the recipe.
 
     Raises:
         ClatError: it does, or is a file.
     """
-    if out.exists() and (not out.is_dir() or any(held.name != LOCK for held in out.iterdir())):
-        what = "another run" if (out / "recipe.toml").exists() else "something"
+
+    def is_nothing(held: Path) -> bool:
+        if held.name in FOLDERS:
+            return held.is_dir() and not any(held.iterdir())
+        return held.name == LOCK or is_temporary(held) or held.name in beside
+
+    begun = (out / "recipe.toml").exists()
+    if out.exists() and (not out.is_dir() or begun or not all(map(is_nothing, out.iterdir()))):
+        what = "another run" if begun else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
 
 
@@ -47,8 +59,8 @@ def claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[No
     """
     _make(out)
     with only_one_in(out):
-        refuse_taken(out)  # again, now that nobody else can write there
-        for folder in ("weights", "criticality", "evaluations", "states"):
+        refuse_taken(out, beside)  # again, now that nobody else can write there
+        for folder in FOLDERS:
             _make(out / folder)
         for name, record in beside.items():
             write_json(out / name, record)
@@ -68,7 +80,7 @@ def recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
     """
     file = out / "run.json"
     if file.exists():
-        about["started"] = json.loads(file.read_text()).get("started", about["started"])
+        about["started"] = read_about(out).get("started", about["started"])
 
     def record(status: str) -> None:
         finished = None if status == "running" else now()

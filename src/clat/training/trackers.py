@@ -18,6 +18,7 @@ from clat.core.errors import ClatError
 from clat.recipe.loggers import LOGGERS, OWN_LOGGERS
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_data
+from clat.training.threads import QuietThreads
 
 Metrics = dict[str, float]
 
@@ -186,6 +187,7 @@ class TrackerList:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.members: dict[str, Any] = {}
+        self._threads = QuietThreads("tensorboard")
 
     def open(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
         """Open the loggers of a run, and tell them its settings.
@@ -198,6 +200,7 @@ class TrackerList:
         Raises:
             ClatError: what a name of the user's own means is no logger.
         """
+        self._threads.start()
         for name in names:
             with_name = self._guarded(name, lambda name=name: _open(name, run))  # type: ignore[misc]
             if with_name is not None:
@@ -233,6 +236,7 @@ class TrackerList:
             if hasattr(one, "finalize"):
                 self._guarded(name, lambda one=one: one.finalize(status))  # type: ignore[misc]
         self.members = {}
+        self._threads.stop()
 
     def _guarded(self, name: str, act: Callable[[], Any]) -> Any:
         try:

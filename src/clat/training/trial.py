@@ -145,11 +145,16 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         modes.restore_flags(model),
         modes.preserve_buffers(model),
         modes.preserve_random_states(model),
-        torch.no_grad(),
+        torch.enable_grad(),
     ):
         model.train()
+        pair = pair.detach().requires_grad_()
         with tried(model, x, "in training mode "):
             logits = logits_of(model(pair))
+        if isinstance(logits, Tensor) and logits.requires_grad and logits.is_floating_point():
+            moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            with tried(model, x, "backwards "):  # as an attack and a step will ask of it
+                torch.autograd.grad(logits.float().sum(), [pair, *moving], allow_unused=True)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < num_classes:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ClatError(

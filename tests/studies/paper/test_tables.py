@@ -152,6 +152,29 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
     assert float(timed["rows"][0][5]) == 1.0
 
 
+def test_the_epochs_of_methods_are_timed_against_pgd_at(tmp_path, one_process):
+    found = run("D9", tmp_path, replace(DIGITS, networks=(), datasets=()))
+    rows = {(row[0], row[1].partition(",")[0]): float(row[3]) for row in found["rows"]}
+    assert rows["pgd-at", "an epoch"] == 1.0
+    assert 0 < rows["pgd-at+rift", "an epoch"] < 1
+    assert rows["pgd-at+rift", "the whole training"] == pytest.approx(
+        110 + 10 * rows["pgd-at+rift", "an epoch"], abs=0.1
+    )
+    assert not one_process, "nothing is trained"
+
+
+def test_one_seed_settles_nothing():
+    import numpy as np
+
+    from clat.evaluation.bootstrap import crossed_interval
+
+    clear = np.ones((2, 50)) * 0.5 + np.random.default_rng(0).normal(0, 0.1, (2, 50))
+    cell = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", printed_effect=1.0)
+    assert replace(cell, effect=crossed_interval(clear)).settled == "same sign"
+    assert replace(cell, effect=crossed_interval(-clear)).settled == "opposite"
+    assert replace(cell, effect=crossed_interval(clear[:1])).settled == "not settled"
+
+
 def test_parameters_are_counted_without_training(tmp_path, one_process):
     found = run("T9", tmp_path, replace(DIGITS, networks=("resnet18",)))
     assert [row[3] for row in found["rows"]] == ["11,173,962", "589,824", "5.28 %"]

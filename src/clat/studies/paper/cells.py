@@ -56,11 +56,14 @@ class Cell:
 
     @property
     def settled(self) -> str:
-        """Return whether our effect has the sign of the printed one: SAME, OPPOSITE or OPEN; empty without both."""
+        """Return whether our effect has the sign of the printed one: SAME, OPPOSITE or OPEN; empty without both.
+
+        A single seed settles nothing: its interval speaks of two networks and not of two methods.
+        """
         if self.effect is None or self.printed_effect is None:
             return ""
         sign = self.effect.sign
-        if sign == 0 or self.printed_effect == 0:
+        if sign == 0 or self.printed_effect == 0 or self.effect.seeds < 2:
             return OPEN
         return SAME if sign * self.printed_effect > 0 else OPPOSITE
 

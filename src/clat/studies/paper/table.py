@@ -179,7 +179,8 @@ def _caption(cells: Sequence[Cell], scale: PaperScale) -> str:
         f"{', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % bootstrap intervals over seeds and images, "
         "of a single seed over images alone. Lowest: of so many seeds, as the paper reports. Effect: the row "
         "less the one that it is compared with (X, random or fixed layers), in points. Last column: whether "
-        f"ours has the sign of the paper's; {OPEN}: our interval holds 0. Printed numbers flagged: {flags}. "
+        f"ours has the sign of the paper's; {OPEN}: our interval holds 0, or there is one seed. "
+        f"Printed numbers flagged: {flags}. "
         f"lambda: {RULE}; "
         f"ratios of this scale: {', '.join(f'{ratio:g}' for ratio in scale.ratios)}{chosen}."
     )

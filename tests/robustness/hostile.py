@@ -1,0 +1,294 @@
+"""Hostile inputs through the command line: each ends in a result or in one clear line, and changes no file of the
+user's. They run in forks of this process, a fork a kind, so that one that dies takes no others along."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import torch
+from hypothesis import HealthCheck, Phase
+from tests.robustness.inputs import KINDS
+from tests.robustness.inputs.values import Content, Input, Link
+
+from clat import cli
+
+SECONDS = 3.0
+"""Of computing, after which an input is taken for sound, and Ctrl-C is pressed."""
+HANGS = 90.0
+"""Seconds by the wall after which an input is taken to hang."""
+MEMORY = 4 * 2**30
+"""Bytes of data that a process may have."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an input ended: "result", "refused" with one line, "stopped" by Ctrl-C in the midst of its work, or
+    "fault"; `line`: what was said last; `words`: the command; `number`: of the input of its kind."""
+
+    kind: str
+    number: int
+    ended: str
+    line: str
+    words: tuple[str, ...]
+
+
+class Slow(BaseException):
+    """A second Ctrl-C had to be pressed."""
+
+
+def run_kind(kind: str, count: int, seed: int, place: Path, say: Callable[[str], object]) -> list[Outcome]:
+    """Run so many inputs of a kind, in as many processes as it takes."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < count:
+        begun = len(outcomes)
+        found = _in_a_process(kind, count - begun, seed + begun, begun, place)
+        outcomes += found
+        if not found:
+            raise RuntimeError(f"the generator of {kind} gives nothing more")
+        for outcome in found:
+            if outcome.ended == "fault":
+                say(f"{kind} {outcome.number}: {outcome.line}\n    clat {' '.join(outcome.words)!r}")
+    return outcomes
+
+
+def _in_a_process(kind: str, count: int, seed: int, first: int, place: Path) -> list[Outcome]:
+    """Run inputs in a fork until all are through, or it dies."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        with os.fdopen(writing, "w") as journal:
+            _work(kind, count, seed, first, place, journal)
+    os.close(writing)
+    outcomes: list[Outcome] = []
+    begun: dict[str, Any] | None = None
+    pending, died = b"", ""
+    while True:
+        ready, _, _ = select.select([reading], [], [], HANGS)
+        if not ready:
+            died = f"hangs: still at work after {HANGS:.0f} s"
+            os.kill(pid, signal.SIGKILL)
+            break
+        more = os.read(reading, 2**16)
+        if not more:
+            break
+        *lines, pending = (pending + more).split(b"\n")
+        for line in lines:
+            record = json.loads(line)
+            if "ended" in record:
+                outcomes.append(Outcome(**{**record, "words": tuple(record["words"])}))
+                begun = None
+            else:
+                begun = record
+    os.close(reading)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if begun is not None:
+        line = died or f"the process died of {code}"
+        outcomes.append(Outcome(kind, begun["number"], "fault", line, tuple(begun["words"])))
+    elif code:
+        raise RuntimeError(f"the process of {kind} ended with {code}")
+    return outcomes
+
+
+def _work(kind: str, count: int, seed: int, first: int, place: Path, journal: Any) -> None:
+    """Generate and run inputs, in the fork, which ends here."""
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+        number = [first]
+        settings = hypothesis.settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            derandomize=False,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+
+        def tell(record: Mapping[str, Any]) -> None:
+            journal.write(json.dumps(record) + "\n")
+            journal.flush()
+
+        @hypothesis.seed(seed)
+        @settings
+        @hypothesis.given(KINDS[kind][0]())
+        def run(given: Input) -> None:
+            if number[0] - first >= count:
+                return
+            about = {"kind": kind, "number": number[0], "words": given.words}
+            tell(about)
+            ended, line = run_input(given, place / f"{kind}-{number[0]}")
+            tell(about | {"ended": ended, "line": line})
+            number[0] += 1
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run()
+        code = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(code)
+
+
+def run_input(given: Input, folder: Path) -> tuple[str, str]:
+    """Return how an input ended, and what was said; its folder stays where that was a fault."""
+    folder.mkdir()
+    lay_out(given.files, folder)
+    before = snapshot(folder)
+    code, out, err = _command(given.words, folder)
+    ended, line = _judged(code, out, err)
+    if ended != "fault" and (given.kept or ended == "refused"):
+        after = snapshot(folder)
+        lost = [path for path, content in before.items() if after.get(path) != content]
+        if lost:
+            ended, line = "fault", f"changed {lost[0]!r} ({line})"
+    if ended == "fault":
+        (folder / "said.txt").write_text(f"{given.words}\n{code}\n{out[-5000:]}\n{err[-5000:]}", errors="replace")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return ended, line
+
+
+def lay_out(files: Mapping[str, Content], folder: Path) -> None:
+    """Write the files of an input; of paths that stand in each other's way, the first stays."""
+    for name, content in files.items():
+        path = folder / os.fsdecode(name.encode(errors="surrogateescape"))
+        with contextlib.suppress(OSError):
+            (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Link):
+                path.symlink_to(content.target)
+            elif content is not None:
+                path.write_bytes(content)
+
+
+def snapshot(folder: Path) -> dict[str, bytes | str]:
+    """Return what is in a folder: of files the bytes, of links the target."""
+    found: dict[str, bytes | str] = {}
+    for root, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = os.path.join(root, name)
+            if os.path.islink(path):
+                found[path] = os.readlink(path)
+            elif os.path.isfile(path) and "__pycache__" not in path:
+                found[path] = Path(path).read_bytes()
+    return found
+
+
+def _command(words: Sequence[str], folder: Path) -> tuple[int | str, str, str]:
+    """Run a command in this process, in the folder; its exit code, or the traceback where it gives none."""
+    for name in [name for name in sys.modules if name.startswith("hostile_")]:
+        del sys.modules[name]
+    files = [
+        open(folder.parent / f"{folder.name}.{end}", "w+", errors="backslashreplace")  # noqa: SIM115 (closed below)
+        for end in ("out", "err")
+    ]
+    kept = [os.dup(number) for number in (1, 2)]
+    outside = sys.stdout, sys.stderr, os.getcwd(), sys.argv
+    presses = [0]
+
+    def press(number: int, frame: object) -> None:
+        presses[0] += 1
+        if presses[0] > 2:
+            raise Slow
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    code: int | str
+    try:
+        for number, file in enumerate(files, start=1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = files
+        sys.argv = ["clat", *words]
+        os.chdir(folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGPROF, press)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            code = cli.main(list(words))
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else f"SystemExit({error.code!r})"
+    except BaseException:
+        code = traceback.format_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr, here, sys.argv = outside
+        os.chdir(here)
+        for number, old in enumerate(kept, start=1):
+            os.dup2(old, number)
+            os.close(old)
+        torch.set_default_dtype(torch.float32)
+    said = []
+    for file in files:
+        file.seek(0)
+        said.append(file.read())
+        file.close()
+        Path(file.name).unlink()
+    return code, said[0], said[1]
+
+
+def _judged(code: int | str, out: str, err: str) -> tuple[str, str]:
+    if isinstance(code, str):
+        return "fault", code.strip().splitlines()[-1]
+    if "Traceback" in out + err:
+        return "fault", "a traceback on the screen"
+    if code in (0, 1):
+        return "result", ""
+    if code == 130:
+        return "stopped", ""
+    lines = err.splitlines()
+    if code == 2:
+        clear = len(lines) == 1 and lines[0].startswith("clat: error: ")
+        return ("refused", lines[0]) if clear else ("fault", f"not one clear line: {lines}"[:300])
+    return "fault", f"exit code {code}"
+
+
+def counted(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Return the outcomes as plain data."""
+    ends = ("result", "refused", "stopped", "fault")
+    by_kind = {kind: Counter(one.ended for one in outcomes if one.kind == kind) for kind in KINDS}
+    return {
+        "inputs": len(outcomes),
+        **{end: sum(one.ended == end for one in outcomes) for end in ends},
+        "by_kind": {kind: {end: found[end] for end in ends} for kind, found in by_kind.items()},
+        "faults": [asdict(one) for one in outcomes if one.ended == "fault"],
+    }
+
+
+def share_out(count: int) -> dict[str, int]:
+    """Return how many of `count` inputs are of each kind."""
+    total = sum(share for _, share in KINDS.values())
+    counts = {kind: count * share // total for kind, (_, share) in KINDS.items()}
+    counts[next(iter(counts))] += count - sum(counts.values())
+    return counts
+
+
+def timed(kind: str, count: int, seed: int, place: Path, say: Callable[[str], object]) -> list[Outcome]:
+    """Run inputs of a kind, and say how long it took."""
+    start = time.monotonic()
+    outcomes = run_kind(kind, count, seed, place, say)
+    say(f"{kind}: {count} inputs, {time.monotonic() - start:.0f} s")
+    return outcomes
