@@ -205,15 +205,15 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(finished, tmp_path, m
 
 def stop_while_judging(monkeypatch, number, n):
     """The signal comes with the n-th verdict of the final evaluation."""
-    original, calls = EvaluationJob._right, [0]
+    original, calls = EvaluationJob._search, [0]
 
-    def right(self, *args):
+    def search(self, *args):
         calls[0] += 1
         if calls[0] == n:
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(EvaluationJob, "_right", right)
+    monkeypatch.setattr(EvaluationJob, "_search", search)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -416,7 +416,7 @@ def contents(out):
     ],
 )
 @pytest.mark.parametrize("text", [None, "half"])
-def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(kit, finished, tmp_path, name, says, text):
+def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(finished, tmp_path, name, says, text):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / name).unlink()
@@ -424,16 +424,16 @@ def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(kit, finished
         (out / name).write_text(text)
     before = contents(out)
     if name.startswith("evaluations") and text is None:  # it is measured again
-        resume(kit, out)
+        resume(out)
         kit.assert_same_run(finished, out)
         return
     with pytest.raises(ClatError, match=says):
-        resume(kit, out)
+        resume(out)
     assert contents(out) == before
 
 
-def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(kit, tmp_path, monkeypatch, at_step, capsys):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(tmp_path, monkeypatch, at_step, capsys):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     about = json.loads((out / "run.json").read_text())
     threads = about["environment"]["threads"]
     (out / "run.json").write_text(json.dumps(about | {"environment": about["environment"] | {"threads": 64}}))
