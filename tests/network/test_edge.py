@@ -268,6 +268,31 @@ def test_an_output_that_holds_no_logits(name: str, x: Tensor, y: Tensor) -> None
         (EVERYTHING | SLOW)[name](Wordy(), x, y)
 
 
+@pytest.mark.parametrize("name", [*ATTACKS, *EVALUATIONS])
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (Tensor.to_sparse, "a sparse tensor"),
+        (lambda z: z.to(torch.complex64), "a tensor of complex64"),
+        (Tensor.long, "a tensor of int64"),
+        (lambda z: z.to("meta"), "a tensor without values"),
+    ],
+)
+def test_an_output_of_numbers_that_no_loss_takes(
+    name: str, changed: Any, says: str, build: Any, x: Tensor, y: Tensor
+) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return changed(self.net(x))
+
+    with pytest.raises(ClatError, match=f"as plain floating-point numbers but {says}"):
+        (EVERYTHING | SLOW)[name](Odd(), x, y)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "trace"), [*((name, False) for name in (*EVERYTHING, *SLOW)), ("pgd", True), ("predict", True)]

@@ -49,9 +49,11 @@ def test_results_of_the_same_images_are_compared_image_by_image(run_dir: Path) -
     with_verdicts(before, "1" * 10 + "0" * 30)
     with_verdicts(after, "1" * 19 + "0" * 21, correct="1" * 39 + "0")
     said = sentence(read_run(run_dir))
-    assert "went from 25.0 % to 47.5 % (pgd-20 at 8/255: +22.5 points [+7.4, +35.5], p = 0.0039 on" in said
-    assert "on the same 40 images)" in said
-    assert "and clean accuracy from 100.0 % to 97.5 % (−2.5 points [" in said
+    assert (
+        "went from 25.0 % to 47.5 % (pgd-20 at 8/255: +22.5 points on the same 40 images, 95 % interval +7.4 to "
+        "+35.5, McNemar p = 0.0039)"
+    ) in said
+    assert "and clean accuracy from 100.0 % to 97.5 % (−2.5 points on the same 40 images" in said
     assert "overlap" not in said
     assert "settled" not in said
 
@@ -65,7 +67,7 @@ def test_results_of_other_images_are_not_compared(run_dir: Path, tmp_path: Path)
     with_verdicts(other / "evaluations" / "last.json", "1" * 40)
     assert "other was measured on other images, so it is not" in sentence(read_run(run_dir), read_run(other))
     with_verdicts(after, "1" * 19 + "0" * 21)
-    assert "other ends with 100.0 % robust and 100.0 % clean accuracy (−52.5 points [" in sentence(
+    assert "other ends with 100.0 % robust and 100.0 % clean accuracy (−52.5 points on the same" in sentence(
         read_run(run_dir), read_run(other)
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from clat.report.evaluation_page import write_evaluation_page
 from clat.report.outcome import outcome
 from clat.report.page import write_report
 from clat.report.reading import read_run
+from helpers import run_folders as fake
 from helpers.html_page import Page
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -27,9 +27,7 @@ def bits(flags: Sequence[bool]) -> str:
     return "".join("1" if flag else "0" for flag in flags)
 
 
-def record(
-    fake: ModuleType, label: str, correct: Sequence[bool], robust: Sequence[bool], **more: Any
-) -> dict[str, Any]:
+def record(label: str, correct: Sequence[bool], robust: Sequence[bool], **more: Any) -> dict[str, Any]:
     """A result with its verdicts."""
     n = len(correct)
     found: dict[str, Any] = fake.evaluation(label, sum(correct) / n, sum(robust) / n, n)
@@ -53,7 +51,7 @@ def gallery(networks: Sequence[str], kinds: Sequence[str]) -> Gallery:
     )
 
 
-def hardened(fake: ModuleType, path: Path, after_robust: Sequence[bool]) -> Path:
+def hardened(path: Path, after_robust: Sequence[bool]) -> Path:
     folder: Path = fake.write_run(path)
     for file in (folder / "evaluations").iterdir():
         file.unlink()
@@ -71,7 +69,7 @@ def hardened(fake: ModuleType, path: Path, after_robust: Sequence[bool]) -> Path
     return folder
 
 
-def test_a_hardenings_first_sentence_is_the_paired_result(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_hardenings_first_sentence_is_the_paired_result(tmp_path: Path) -> None:
     """80 images gained and none lost of 200."""
     run = read_run(hardened(fake, tmp_path / "run", [i < 100 for i in range(200)]))
     assert run.notices == []
@@ -83,7 +81,7 @@ def test_a_hardenings_first_sentence_is_the_paired_result(fake: ModuleType, tmp_
     )
 
 
-def test_a_paired_test_settles_what_overlapping_intervals_do_not(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_paired_test_settles_what_overlapping_intervals_do_not(tmp_path: Path) -> None:
     """Nine more of 1000 and none fewer: the intervals overlap, yet McNemar's p is 2 / 512."""
     folder = fake.write_run(tmp_path / "run")
     for label, count in (("stage-1", 341), ("last", 350)):
@@ -94,7 +92,7 @@ def test_a_paired_test_settles_what_overlapping_intervals_do_not(fake: ModuleTyp
     assert "+0.9 points on the same 1,000 images, 95 % interval +0.3 to +1.5, McNemar p = 0.0039" in said
 
 
-def test_the_page_of_a_hardening(fake: ModuleType, tmp_path: Path) -> None:
+def test_the_page_of_a_hardening(tmp_path: Path) -> None:
     source = write_report(hardened(fake, tmp_path / "run", [i < 100 for i in range(200)])).read_text(
         encoding="utf-8"
     )
@@ -113,7 +111,7 @@ def test_the_page_of_a_hardening(fake: ModuleType, tmp_path: Path) -> None:
     assert re.search(r'<p class="outcome">Hardened for 15 epochs', source)
 
 
-def test_a_damaged_gallery_is_a_notice(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_gallery_is_a_notice(tmp_path: Path) -> None:
     folder = hardened(fake, tmp_path / "run", [True] * 20)
     (folder / "gallery.json").write_text('{"pictures": 1}')
     words = Page(write_report(folder).read_text(encoding="utf-8")).text
@@ -121,7 +119,7 @@ def test_a_damaged_gallery_is_a_notice(fake: ModuleType, tmp_path: Path) -> None
     assert "Look closer" not in words
 
 
-def test_the_page_of_an_evaluation(fake: ModuleType, tmp_path: Path) -> None:
+def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     data = record(
         fake, "x", [True] * 100, [i < 30 for i in range(100)], labels=" ".join(["0"] * 100), notes=["<i>odd</i>"]
     )
@@ -169,7 +167,7 @@ def test_many_classes_have_the_worst_rows_and_the_most_frequent_mistakes() -> No
     assert found.confused[0].pairs == [("0", "7", 2, 1.0), ("10", "7", 1, 0.5)]
 
 
-def test_results_without_classes_say_nothing_class_by_class(fake: ModuleType) -> None:
+def test_results_without_classes_say_nothing_class_by_class() -> None:
     assert class_section([("n", EvaluationRecord.from_dict(fake.evaluation("last", 0.5, 0.3)))]) is None
     assert class_section([]) is None
     torn = {"labels": "0 1 2", "correct": "11", "robust": "11"}

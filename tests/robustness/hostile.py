@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ MEMORY = 4 * 2**30
 @dataclass(frozen=True)
 class Outcome:
     """How an input ended: "result", "refused" with one line, "stopped" by Ctrl-C in the midst of its work, or
-    "fault"; `line`: what was said last; `words`: the command; `number`: of the input of its kind."""
+    "fault"; `line`: what was said last; `words`: the command; `number`: of the input, within its kind."""
 
     kind: str
     number: int
@@ -55,6 +55,7 @@ class Slow(BaseException):
 def run_kind(kind: str, count: int, seed: int, place: Path, say: Callable[[str], object]) -> list[Outcome]:
     """Run so many inputs of a kind, in as many processes as it takes."""
     outcomes: list[Outcome] = []
+    start = time.monotonic()
     while len(outcomes) < count:
         begun = len(outcomes)
         found = _in_a_process(kind, count - begun, seed + begun, begun, place)
@@ -64,6 +65,7 @@ def run_kind(kind: str, count: int, seed: int, place: Path, say: Callable[[str],
         for outcome in found:
             if outcome.ended == "fault":
                 say(f"{kind} {outcome.number}: {outcome.line}\n    clat {' '.join(outcome.words)!r}")
+    say(f"{kind}: {count} inputs, {time.monotonic() - start:.0f} s")
     return outcomes
 
 
@@ -199,55 +201,60 @@ def _command(words: Sequence[str], folder: Path) -> tuple[int | str, str, str]:
     """Run a command in this process, in the folder; its exit code, or the traceback where it gives none."""
     for name in [name for name in sys.modules if name.startswith("hostile_")]:
         del sys.modules[name]
-    files = [
-        open(folder.parent / f"{folder.name}.{end}", "w+", errors="backslashreplace")  # noqa: SIM115 (closed below)
-        for end in ("out", "err")
-    ]
-    kept = [os.dup(number) for number in (1, 2)]
-    outside = sys.stdout, sys.stderr, os.getcwd(), sys.argv
+    code: int | str
+    said = [folder.parent / f"{folder.name}.{end}" for end in ("out", "err")]
+    with _screen(*said), contextlib.chdir(folder), _stopped_in_time():
+        outside, sys.argv = sys.argv, ["clat", *words]
+        try:
+            code = cli.main(list(words))
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else f"SystemExit({error.code!r})"
+        except BaseException:
+            code = traceback.format_exc()
+        finally:
+            sys.argv = outside
+            torch.set_default_dtype(torch.float32)
+    texts = [file.read_text(errors="replace") for file in said]
+    for file in said:
+        file.unlink()
+    return code, texts[0], texts[1]
+
+
+@contextlib.contextmanager
+def _screen(out: Path, err: Path) -> Iterator[None]:
+    """Inside, what is printed goes into two files, which take the characters that a terminal does."""
+    streams, kept = (sys.stdout, sys.stderr), [os.dup(number) for number in (1, 2)]
+    with out.open("w", encoding="utf-8") as one, err.open("w", encoding="utf-8", errors="backslashreplace") as two:
+        for number, file in ((1, one), (2, two)):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = one, two
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = streams
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
+
+
+@contextlib.contextmanager
+def _stopped_in_time() -> Iterator[None]:
+    """Press Ctrl-C after some seconds of computing, once more after as many, and then end the test."""
     presses = [0]
 
     def press(number: int, frame: object) -> None:
         presses[0] += 1
         if presses[0] > 2:
             raise Slow
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         os.kill(os.getpid(), signal.SIGINT)
 
-    code: int | str
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGPROF, press)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS)
     try:
-        for number, file in enumerate(files, start=1):
-            os.dup2(file.fileno(), number)
-        sys.stdout, sys.stderr = files
-        sys.argv = ["clat", *words]
-        os.chdir(folder)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGPROF, press)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        try:
-            code = cli.main(list(words))
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else f"SystemExit({error.code!r})"
-    except BaseException:
-        code = traceback.format_exc()
+        yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr, here, sys.argv = outside
-        os.chdir(here)
-        for number, old in enumerate(kept, start=1):
-            os.dup2(old, number)
-            os.close(old)
-        torch.set_default_dtype(torch.float32)
-    said = []
-    for file in files:
-        file.seek(0)
-        said.append(file.read())
-        file.close()
-        Path(file.name).unlink()
-    return code, said[0], said[1]
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _judged(code: int | str, out: str, err: str) -> tuple[str, str]:
@@ -278,17 +285,9 @@ def counted(outcomes: Sequence[Outcome]) -> dict[str, object]:
     }
 
 
-def share_out(count: int) -> dict[str, int]:
-    """Return how many of `count` inputs are of each kind."""
-    total = sum(share for _, share in KINDS.values())
-    counts = {kind: count * share // total for kind, (_, share) in KINDS.items()}
+def share_out(count: int, only: Sequence[str] | None = None) -> dict[str, int]:
+    """Return how many of `count` inputs are of each kind, or of each of some."""
+    shares = {kind: share for kind, (_, share) in KINDS.items() if only is None or kind in only}
+    counts = {kind: count * share // sum(shares.values()) for kind, share in shares.items()}
     counts[next(iter(counts))] += count - sum(counts.values())
     return counts
-
-
-def timed(kind: str, count: int, seed: int, place: Path, say: Callable[[str], object]) -> list[Outcome]:
-    """Run inputs of a kind, and say how long it took."""
-    start = time.monotonic()
-    outcomes = run_kind(kind, count, seed, place, say)
-    say(f"{kind}: {count} inputs, {time.monotonic() - start:.0f} s")
-    return outcomes

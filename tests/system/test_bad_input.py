@@ -456,3 +456,6 @@ def test_a_network_without_a_backward_pass_is_refused_before_the_run(refused, wo
     line = refused("train", "tiny.toml", "--out", tmp_path / "run", *model)
     assert "the model does not run backwards on images of shape (3, 8, 8): Trying to backward" in line
     assert not (tmp_path / "run").exists()
+    words = ("--model", "failing_network:Backward", "--num-samples", 4, "--ranking", "mrc", "--epochs", 1)
+    line = refused("criticality", *words)
+    assert "the backward pass through the network failed, RuntimeError: Trying to backward" in line

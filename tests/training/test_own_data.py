@@ -17,6 +17,7 @@ from clat.recipe.schema import DataConfig
 from clat.recipe.toml import read_recipe
 from clat.runtime.engine import EngineConfig
 from clat.training import stage
+from helpers import runs as kit
 from helpers.libraries import need
 
 
@@ -34,18 +35,16 @@ class Items(Dataset):
         return (image + self.noise * torch.rand(image.shape)) / (1 + self.noise), int(self.images.labels[k])
 
 
-def one_stage(kit: Any, **changes: Any) -> Any:
+def one_stage(**changes: Any) -> Any:
     engine = EngineConfig(device="cpu", precision="32", checkpoint_seconds=0.0)
     return kit.recipe(stages=(kit.pgd_at(2),), engine=engine, **changes)
 
 
-def train(kit: Any, out: Any, recipe: Any, data: Any, **given: Any) -> Any:
+def train(out: Any, recipe: Any, data: Any, **given: Any) -> Any:
     return clat.train(recipe, out, model=kit.tiny(), data=data, quiet=True, **given)
 
 
-def stopped_and_resumed(
-    kit: Any, out: Any, monkeypatch: Any, recipe: Any, data: Any, k: int = 3, **given: Any
-) -> None:
+def stopped_and_resumed(out: Any, monkeypatch: Any, recipe: Any, data: Any, k: int = 3, **given: Any) -> None:
     """Train until the k-th step is about to begin, and go on."""
     original, count = stage.StageRunner.train_step, [0]
 
@@ -58,20 +57,20 @@ def stopped_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(stage.StageRunner, "train_step", step)
         with pytest.raises(KeyboardInterrupt):
-            train(kit, out, recipe, data, **given)
+            train(out, recipe, data, **given)
     clat.resume(out, model=kit.tiny(seed=9), data=data, quiet=True, **given)
 
 
-def test_every_form_gives_the_run_of_an_image_set(kit, tmp_path):
+def test_every_form_gives_the_run_of_an_image_set(tmp_path):
     sets = kit.data(train=48)
-    train(kit, tmp_path / "sets", one_stage(kit), sets)
+    train(tmp_path / "sets", one_stage(), sets)
     tensors = [(one.images, one.labels) for one in sets]
     forms = {
         "items": tuple(Items(one) for one in sets),
         "tensors": {"train": TensorDataset(*tensors[0]), "test": DataLoader(TensorDataset(*tensors[1]))},
     }
     for name, data in forms.items():
-        train(kit, tmp_path / name, one_stage(kit), data)
+        train(tmp_path / name, one_stage(), data)
         assert kit.same(kit.weights(tmp_path / "sets", "last"), kit.weights(tmp_path / name, "last"))
     about = json.loads((tmp_path / "items" / "run.json").read_text())
     assert about["given"] == {"model": about["given"]["model"], "data": "Items", "augment": None}
@@ -96,50 +95,50 @@ AUGMENTED = {
 
 
 @pytest.mark.parametrize("name", AUGMENTED)
-def test_stopping_and_resuming_gives_the_same_bits(kit, tmp_path, monkeypatch, name):
+def test_stopping_and_resuming_gives_the_same_bits(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_transforms.py").write_text(
         "import random\n\ndef shift(image):\n    return image.roll(random.randrange(3), 2)\n"
     )
     config, given = AUGMENTED[name]
-    recipe = one_stage(kit, data=config)
+    recipe = one_stage(data=config)
     data = kit.data(train=48)
-    train(kit, tmp_path / "whole", recipe, data, **given)
-    stopped_and_resumed(kit, tmp_path / "part", monkeypatch, recipe, data, **given)
+    train(tmp_path / "whole", recipe, data, **given)
+    stopped_and_resumed(tmp_path / "part", monkeypatch, recipe, data, **given)
     kit.assert_same_run(tmp_path / "whole", tmp_path / "part")
-    train(kit, tmp_path / "plain", one_stage(kit, data=DataConfig(heldout=16, augment="none")), data)
+    train(tmp_path / "plain", one_stage(data=DataConfig(heldout=16, augment="none")), data)
     whole, plain = (kit.weights(tmp_path / run, "last") for run in ("whole", "plain"))
     assert any(not torch.equal(whole[key], plain[key]) for key in whole)
 
 
-def test_a_random_data_set_resumes_too(kit, tmp_path, monkeypatch):
+def test_a_random_data_set_resumes_too(tmp_path, monkeypatch):
     data = tuple(Items(one, noise=0.2) for one in kit.data(train=48))
-    recipe = one_stage(kit)
+    recipe = one_stage()
     with pytest.warns(clat.core.notices.Notice, match="drawn at random"):
-        train(kit, tmp_path / "whole", recipe, data)
+        train(tmp_path / "whole", recipe, data)
     with pytest.warns(clat.core.notices.Notice, match="drawn at random"):
-        stopped_and_resumed(kit, tmp_path / "part", monkeypatch, recipe, data)
+        stopped_and_resumed(tmp_path / "part", monkeypatch, recipe, data)
     kit.assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
-def test_torchvision_where_it_imports_and_the_run_says_so(kit, tmp_path, monkeypatch):
+def test_torchvision_where_it_imports_and_the_run_says_so(tmp_path, monkeypatch):
     need("torchvision.transforms.v2")
-    recipe = one_stage(kit, data=DataConfig(heldout=16, augment="imagenet"))
+    recipe = one_stage(data=DataConfig(heldout=16, augment="imagenet"))
     data = kit.data(train=48)
-    train(kit, tmp_path / "whole", recipe, data)
+    train(tmp_path / "whole", recipe, data)
     assert read_recipe(tmp_path / "whole" / "recipe.toml").data.imagenet.by == "torchvision"
-    stopped_and_resumed(kit, tmp_path / "part", monkeypatch, recipe, data)
+    stopped_and_resumed(tmp_path / "part", monkeypatch, recipe, data)
     kit.assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
-def test_an_augmentation_from_python_is_asked_for_again(kit, tmp_path, monkeypatch):
-    recipe, data = one_stage(kit), kit.data(train=48)
-    stopped_and_resumed(kit, tmp_path / "run", monkeypatch, recipe, data, augment=shift)
+def test_an_augmentation_from_python_is_asked_for_again(tmp_path, monkeypatch):
+    recipe, data = one_stage(), kit.data(train=48)
+    stopped_and_resumed(tmp_path / "run", monkeypatch, recipe, data, augment=shift)
     with pytest.raises(ClatError, match=r"given its augment \(.*shift\) from Python.*augment=\.\.\."):
         clat.resume(tmp_path / "run", model=kit.tiny(), data=data, quiet=True)
 
 
-def test_an_evaluation_of_anything_is_that_of_its_tensors(kit):
+def test_an_evaluation_of_anything_is_that_of_its_tensors():
     images = kit.image_set(20, "test")
     x, y = next(iter(Loader(images, 20).epoch()))
     options = {"protocol": "fgsm", "eps": "4/255"}
@@ -176,9 +175,9 @@ class Odd(Dataset):
         ("/nowhere/pets", "not found"),
     ],
 )
-def test_bad_data_is_one_line_before_a_folder_is_made(kit, tmp_path, bad, says):
+def test_bad_data_is_one_line_before_a_folder_is_made(tmp_path, bad, says):
     with pytest.raises(ClatError) as caught:
-        train(kit, tmp_path / "run", one_stage(kit), (bad, kit.image_set(16, "test")))
+        train(tmp_path / "run", one_stage(), (bad, kit.image_set(16, "test")))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -195,9 +194,9 @@ def test_bad_data_is_one_line_before_a_folder_is_made(kit, tmp_path, bad, says):
         ({"mixup": 0.2}, {"model_classes": 9}, "data.mixup needs a model with the data's 4 classes: it has 9"),
     ],
 )
-def test_bad_augmentations_are_one_line_before_a_folder_is_made(kit, tmp_path, data, given, says):
+def test_bad_augmentations_are_one_line_before_a_folder_is_made(tmp_path, data, given, says):
     model = kit.tiny(classes=given.pop("model_classes", 4))
-    recipe = one_stage(kit, data=DataConfig(heldout=16, pad=1, **data))
+    recipe = one_stage(data=DataConfig(heldout=16, pad=1, **data))
     with pytest.raises(ClatError) as caught:
         clat.train(recipe, tmp_path / "run", model=model, data=kit.data(train=48), quiet=True, **given)
     assert says in str(caught.value)
@@ -205,7 +204,7 @@ def test_bad_augmentations_are_one_line_before_a_folder_is_made(kit, tmp_path, d
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_the_network_has_no_output_for(kit):
+def test_labels_that_the_network_has_no_output_for():
     images = kit.image_set(20, "test")
     with pytest.raises(ClatError, match="a label is 3, but the model has 3 classes"):
         clat.evaluate(kit.tiny(classes=3), images, protocol="fgsm", eps="4/255")
@@ -223,7 +222,7 @@ def nearest_colour() -> nn.Module:
     return net
 
 
-def test_a_hardening_takes_data_sets_and_an_augmentation(kit, tmp_path):
+def test_a_hardening_takes_data_sets_and_an_augmentation(tmp_path):
     sets = tuple(Items(one) for one in kit.data(train=96, test=32))
     settings = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 32}
     done = clat.harden(

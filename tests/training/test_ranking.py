@@ -161,7 +161,6 @@ def test_bad_input_is_found_before_training(tmp_path: Any) -> None:
 def test_the_least_critical_by_another_ranking_may_be_any_layer(tmp_path: Any) -> None:
     """Layer 1 is left aside only where its value is no ratio: k = 3 of 3 is fine for MRC."""
     run(
-        kit,
         tmp_path / "run",
         recipe(Selection(rule="least-critical", ranking="mrc", k=3, num_samples=4, steps=1)),
     )

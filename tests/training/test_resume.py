@@ -205,15 +205,15 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(finished, tmp_path, m
 
 def stop_while_judging(monkeypatch, number, n):
     """The signal comes with the n-th verdict of the final evaluation."""
-    original, calls = EvaluationJob._right, [0]
+    original, calls = EvaluationJob._search, [0]
 
-    def right(self, *args):
+    def search(self, *args):
         calls[0] += 1
         if calls[0] == n:
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(EvaluationJob, "_right", right)
+    monkeypatch.setattr(EvaluationJob, "_search", search)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -406,6 +406,41 @@ def contents(out):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("weights/stage-1.safetensors", "is damaged or gone"),
+        ("weights/best.safetensors", "is damaged or gone"),
+        ("weights/last.safetensors", "is damaged or gone"),
+        ("evaluations/best.json", "is no result"),
+    ],
+)
+@pytest.mark.parametrize("text", [None, "half"])
+def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(finished, tmp_path, name, says, text):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / name).unlink()
+    if text is not None:
+        (out / name).write_text(text)
+    before = contents(out)
+    if name.startswith("evaluations") and text is None:  # it is measured again
+        resume(out)
+        kit.assert_same_run(finished, out)
+        return
+    with pytest.raises(ClatError, match=says):
+        resume(out)
+    assert contents(out) == before
+
+
+def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(tmp_path, monkeypatch, at_step, capsys):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
+    about = json.loads((out / "run.json").read_text())
+    threads = about["environment"]["threads"]
+    (out / "run.json").write_text(json.dumps(about | {"environment": about["environment"] | {"threads": 64}}))
+    clat.resume(out, model=kit.tiny(seed=123), data=kit.data())
+    assert f"the run began with threads 64 (now {threads}): it goes on, but not" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a run from before that was recorded"])
 @pytest.mark.parametrize("missing", [("model", "data"), ("model",), ("data",)])
 def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
@@ -449,13 +484,13 @@ def test_a_stopped_run_says_the_call_that_goes_on(tmp_path, at_step, capsys):
 def test_a_run_that_died_is_told_so(finished, tmp_path, monkeypatch, at_step, capsys):
     """A kill leaves run.json at "running", as there is nobody to write another word."""
     out = tmp_path / "run"
-    original = run._recorder
+    original = run.recorder
 
     def dead(*args):
         record = original(*args)
         return lambda status: record("running")
 
-    monkeypatch.setattr(run, "_recorder", dead)
+    monkeypatch.setattr(run, "recorder", dead)
     at_step(6, kill)
     with pytest.raises(Killed):
         train(out)

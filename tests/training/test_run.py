@@ -566,7 +566,7 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
         run(tmp_path / "notes.txt" / "run")
 
 
-def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, tmp_path):
+def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(tmp_path):
     """It can neither go on nor be overwritten: nothing of it is there."""
     out = tmp_path / "run"
     for folder in ("weights", "criticality", "evaluations", "states"):
@@ -574,17 +574,17 @@ def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, t
     (out / ".recipe.toml.a1b2c3.tmp").write_text("name = ")
     (out / "mine.json").write_text("{")
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, out)
+        run(out)
     clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, beside={"mine.json": {}})
     assert json.loads((out / "mine.json").read_text()) == {}
     assert not list(out.rglob("*.tmp"))
     (tmp_path / "other" / "weights").mkdir(parents=True)
     (tmp_path / "other" / "weights" / "mine.pt").write_text("")
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, tmp_path / "other")
+        run(tmp_path / "other")
 
 
-def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(kit, finished, tmp_path):
+def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text('{"status": "runn')
     (tmp_path / "run" / "weights" / ".last.safetensors.a1b2c3.tmp").write_text("half")

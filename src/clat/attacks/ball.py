@@ -163,10 +163,11 @@ def _column(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def _inward(x: Tensor, step: float) -> Tensor:
-    """x + step in x's precision, rounded towards x, within [0, 1].
+    """Return x + step in x's precision, rounded towards x, within [0, 1], without a gradient.
 
     A part at a time, since several float64 copies of a batch of large images take more memory than all else.
     """
+    x = x.detach()
     found = torch.empty_like(x)
     for part, bound in zip(*(each.split(_rows(x)) for each in (x, found)), strict=True):
         bound.copy_(rounded_towards(part, torch.full_like(part, step, dtype=torch.float64)).clamp_(0, 1))
@@ -174,7 +175,7 @@ def _inward(x: Tensor, step: float) -> Tensor:
 
 
 def _rows(x: Tensor) -> int:
-    """How many samples of x make a part: about _PART numbers, at least one sample."""
+    """Return how many samples of x make a part: about _PART numbers, at least one sample."""
     return max(_PART // max(x[:1].numel(), 1), 1)
 
 

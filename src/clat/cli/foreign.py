@@ -13,7 +13,7 @@ _OURS = Path(__file__).parents[1]
 
 
 def told(error: BaseException) -> ClatError | None:
-    """Return the line for an error that passed through a file of the user's.
+    """Return the line for an error of the user's own code, or of torch on its way back through a network.
 
     Args:
         error: what a command raised, caught in `clat.cli`.
@@ -21,14 +21,21 @@ def told(error: BaseException) -> ClatError | None:
     Returns:
         The error to show; None for any other.
     """
-    steps = [step for step in traceback.extract_tb(error.__traceback__) if _is_users(step.filename)]
-    if not steps:
-        return None
-    ended = isinstance(error, SystemExit)
-    what = f"it left with exit code {error.code!r}" if ended else type(error).__name__  # type: ignore[attr-defined]
-    reason = "" if ended else next(iter(str(error).strip().splitlines()), "")[:200]
-    where = f"{Path(steps[-1].filename).name}, line {steps[-1].lineno}, in {steps[-1].name}"
-    return ClatError(f"your own code failed, {what}{': ' if reason else ''}{reason} ({where})")
+    steps = traceback.extract_tb(error.__traceback__)
+    own = [step for step in steps if _is_users(step.filename)]
+    if own:
+        where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}"
+        return ClatError(f"your own code failed, {_reason(error)} ({where})")
+    if steps and Path(steps[-1].filename).parent.parts[-2:] == ("torch", "autograd"):
+        return ClatError(f"the backward pass through the network failed, {_reason(error)}")
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it left with exit code {error.code!r}"
+    said = next(iter(str(error).strip().splitlines()), "")[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _is_users(filename: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.memory import release_freed_memory
 from clat.core.units import Size
@@ -88,6 +89,7 @@ def evaluate_set(
     if len(ids) == 0:
         raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    at_least("batch_size", options.get("batch_size", BATCH_SIZE), 1)
     size = _images_at_a_time(images, part_bytes, options.get("batch_size", BATCH_SIZE))
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
@@ -37,6 +38,9 @@ def check_output(logits: object, count: int, labels: Tensor | None = None) -> No
     unfit = "the model does not return logits of shape (N, classes)"
     if not isinstance(logits, Tensor):
         raise ClatError(f"{unfit} but a {type(logits).__name__}: wrap it so that it does")
+    kind = _unfit_kind(logits)
+    if kind is not None:
+        raise ClatError(f"{unfit} as plain floating-point numbers but {kind}: wrap it so that it does")
     if logits.shape == (count,) and logits.is_floating_point():
         raise ClatError(f"{unfit} but one number an image: {SINGLE}")
     if logits.dim() != 2 or len(logits) != count:
@@ -47,3 +51,14 @@ def check_output(logits: object, count: int, labels: Tensor | None = None) -> No
         raise ClatError(f"{start}: {SINGLE}")
     if highest >= logits.shape[1]:
         raise ClatError(f"a label is {highest}, but the model has {logits.shape[1]} classes")
+
+
+def _unfit_kind(output: Tensor) -> str | None:
+    """Return what kind of tensor it is that no loss takes, None for one of plain floating-point numbers."""
+    if output.layout is not torch.strided:
+        return "a sparse tensor"
+    if output.is_meta:
+        return "a tensor without values, on the device 'meta'"
+    if not output.is_floating_point():
+        return f"a tensor of {str(output.dtype).removeprefix('torch.')}"
+    return None

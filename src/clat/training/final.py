@@ -46,9 +46,7 @@ def final_evaluations(
     protocol = find_protocol(config.protocol).title
     results: dict[str, EvaluationRecord] = {}
     said = set(test.notes)  # when the images were read
-    given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
-    stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
-    for label in [*(stages if config.weights == "all" else ()), "best", "last"]:
+    for label in evaluated_weights(recipe, out):
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
         if file.exists():
@@ -77,6 +75,23 @@ def final_evaluations(
             style="green",
         )
     return {label: result.data for label, result in results.items()}
+
+
+def evaluated_weights(recipe: Recipe, out: Path) -> list[str]:
+    """Return the names of the weights that a run evaluates at its end.
+
+    Args:
+        recipe: the run's.
+        out: its folder.
+
+    Returns:
+        The names, in the order of the evaluations.
+    """
+    if recipe.evaluation.weights == "none":
+        return []
+    given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
+    stages = [*given, *(f"stage-{number}" for number in range(1, len(recipe.stages)))]
+    return [*(stages if recipe.evaluation.weights == "all" else ()), "best", "last"]
 
 
 def evaluate_weights(

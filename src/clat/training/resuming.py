@@ -6,13 +6,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from clat.core.errors import ClatError
 from clat.data import ImageSet
+from clat.evaluation.result import EvaluationRecord
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
+from clat.training.final import evaluated_weights
 from clat.training.prepare import RunInputs
 from clat.training.saving import STATE
-from clat.training.state import Checkpoint, load_state
+from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
 
 Given = dict[str, str | None]
@@ -82,6 +86,29 @@ def check_given(out: Path, given: Given) -> None:
         )
 
 
+def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
+    """Return what to say of a run that goes on elsewhere than it began.
+
+    Bits depend on torch, on the kind of device and on the number of threads.
+
+    Args:
+        out: the run's folder.
+        environment: of this process, as `describe_environment` gives it.
+
+    Returns:
+        A sentence; None where nothing differs that bits depend on.
+    """
+    recorded = read_about(out).get("environment")
+    before = recorded if isinstance(recorded, dict) else {}
+    names = [
+        name for name in ("torch", "device", "threads") if before.get(name, environment[name]) != environment[name]
+    ]
+    if not names:
+        return None
+    changes = ", ".join(f"{name} {before[name]} (now {environment[name]})" for name in names)
+    return f"the run began with {changes}: it goes on, but not to the bits of one that was not stopped"
+
+
 def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
     """Raise an error unless the saved state of a run, where there is one, can be gone on with.
 
@@ -97,6 +124,7 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))
+    _check_finished(out, recipe, saved.progress)
     misfits = _misfits(saved, recipe, inputs.model.state_dict())
     if misfits:
         hint = f"; for a network from Python go on there, with {how_to_resume(out, {'model': ''})}"
@@ -104,6 +132,25 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
             f"{out / STATE} does not fit the model {type(inputs.model).__name__}, in {len(misfits)} weights, "
             f"such as {misfits[0]}{'' if given['model'] else hint}"
         )
+
+
+def _check_finished(out: Path, recipe: Recipe, progress: Progress) -> None:
+    """Raise ClatError if weights that the run has written, and will evaluate at its end, are damaged or gone, or a
+    result that it has written: both would be found out after hours of training."""
+    written = {f"stage-{number}" for number in range(progress.stage + 1)}
+    written |= {"best"} if progress.best else set()
+    written |= {"last"} if progress.stage == len(recipe.stages) else set()
+    for label in evaluated_weights(recipe, out):
+        file = out / "weights" / f"{label}.safetensors"
+        try:
+            if label in written:
+                with safe_open(file, framework="pt"):
+                    pass
+        except (OSError, SafetensorError):
+            raise ClatError(f"{file} is damaged or gone, and the run needs it: begin a new one") from None
+        result = out / "evaluations" / f"{label}.json"
+        if result.exists():
+            EvaluationRecord.from_json(result)
 
 
 def _misfits(saved: Checkpoint, recipe: Recipe, weights: dict[str, Any]) -> list[str]:

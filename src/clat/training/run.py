@@ -39,7 +39,14 @@ from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
-from clat.training.resuming import Given, check_given, check_state, describe_given, how_to_resume
+from clat.training.resuming import (
+    Given,
+    check_given,
+    check_state,
+    describe_given,
+    how_to_resume,
+    other_configuration,
+)
 from clat.training.reuse import copy_beginning, other_data, shared_stages
 from clat.training.run_folder import FOLDERS, claimed, recorder, refuse_taken
 from clat.training.saving import STATE
@@ -188,6 +195,8 @@ def _run(
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
+    if (changed := other_configuration(out, about["environment"])) is not None:
+        log.say(changed, style="yellow")
     finish = recorder(out, about) if engine.rank == 0 else lambda status: None
     epoch = saved.progress.epoch if saved else 0
     log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))

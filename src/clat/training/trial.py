@@ -15,7 +15,7 @@ from clat.models.fitting import bare
 from clat.models.inputs import advice
 from clat.network import modes
 from clat.network.edge import Scripted, unwrapped
-from clat.network.guard import floating_type
+from clat.network.guard import floating_type, guarded
 from clat.network.logits import check_output
 from clat.network.outputs import logits_of, other_parts
 
@@ -146,6 +146,7 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         modes.preserve_buffers(model),
         modes.preserve_random_states(model),
         torch.enable_grad(),
+        guarded(model),  # as in a run: it may write into its input
     ):
         model.train()
         pair = pair.detach().requires_grad_()

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables of odd inputs read better in one line each)
 """Command lines with words changed, put in, doubled or left out."""
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ COMMANDS = (
     ("recipes", "show", "demo"),
     ("study", "--list"),
     ("harden", *_NET, "--eps", "0.1", "--epochs", "1", "--plan"),
-    ("train", "demo", "--out", "run", "--data.train_size", "40", "--data.heldout", "20", "--stages.pgd-at.epochs", "1"),
+    ("train", "demo", "--out", "run", "--data.train_size", "40", "--data.heldout", "20"),
     ("bench", "--model", MODEL, "--data", "digits", "--steps", "1"),
     ("doctor",),
     ("completion", "bash"),

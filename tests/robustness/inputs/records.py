@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables of odd inputs read better in one line each)
 """What clat wrote, and somebody changed since: results, and the folders of runs."""
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from tests.robustness.inputs.values import (
+    SMALL,
     Content,
     Input,
     changed,
@@ -23,9 +23,10 @@ SOUND: dict[str, bytes] = {}
 """The files of a finished run, with paths from its folder; filled by `keep`."""
 
 
-def keep(place: Path) -> None:
-    """Remember a folder in which the run `run` has finished, beside the network that it trained."""
-    for file in [*(place / "run").rglob("*"), *place.glob("*.py")]:
+def keep(place: Path, network: Path) -> None:
+    """Remember a folder in which the run `run` has finished, and the file of the network that it trained."""
+    SOUND[network.name] = network.read_bytes()
+    for file in (place / "run").rglob("*"):
         if file.is_file() and "tensorboard" not in file.parts:
             SOUND[str(file.relative_to(place))] = file.read_bytes()
 
@@ -71,9 +72,10 @@ def records(draw: st.DrawFn) -> Input:
         st.sampled_from(
             [("report", "run"), ("report", "run", "--against", "run"), ("train", "--resume", "run"),
              ("compare", evaluation, "run/evaluations/best.json"), ("compare", evaluation, name),
-             ("compare", "--seeds", evaluation, name), ("train", "run/recipe.toml", "--out", "new", "--reuse", "run"),
-             ("evaluate", "--model", "run/recipe.toml", "--weights", "run/weights/last.safetensors", "--num-samples", "4",
-              "--protocol", "fgsm", "--device", "cpu")]
+             ("compare", "--seeds", evaluation, name),
+             ("train", "run/recipe.toml", "--out", "new", "--reuse", "run"),
+             ("evaluate", "--model", "run/recipe.toml", "--weights", "run/weights/last.safetensors", *SMALL,
+              "--protocol", "fgsm")]
         )
     )  # fmt: skip
     return Input(words, files, kept=words[0] in ("compare", "evaluate"))

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables of odd inputs read better in one line each)
 """Values that nobody expects, and what an input is made of."""
 
 from __future__ import annotations
@@ -54,12 +53,13 @@ class Input:
 
 
 WORDS = (
-    "", " ", "-", "--", "0", "1", "-1", "2", "8", "3.5", "nan", "inf", "-inf", "1e999", "1e-999", "99999999999999999999",
-    "-9223372036854775809", "0x10", "1_000", "\u0663", "8/255", "8/0", "1/3", "-1/255", "0/1", "true", "None", "null",
-    "[]", "[/x]", "[bold]", ":smile:", "{}", "a\nb", "a\tb", "\u00e9", "\u202eabc", "\U0001f600", "\udcff", "x" * 300,
-    "*", "?", "[a]", "'", '"', "\\", "%s", "{0}", "digits", "train", "test", MODEL, "absent:Net", "absent/absent",
-    ".", "absent", "file.txt", "folder", "/dev/null", "/dev/full", "/proc/self/mem", "l2", "linf", "float16", "cuda",
-    "pgd-20", "autoattack", "fgsm", "resnet18", "demo", "1,2", "a=b", "=", "1h", "0s", "1e9h",
+    "", " ", "-", "--", "0", "1", "-1", "2", "8", "3.5", "nan", "inf", "-inf", "1e999", "1e-999",
+    "99999999999999999999", "-9223372036854775809", "0x10", "1_000", "\u0663", "8/255", "8/0", "1/3", "-1/255",
+    "0/1", "true", "None", "null", "[]", "[/x]", "[bold]", ":smile:", "{}", "a\nb", "a\tb", "\u00e9",
+    "\u202eabc", "\U0001f600", "\udcff", "x" * 300, "*", "?", "[a]", "'", '"', "\\", "%s", "{0}", "digits",
+    "train", "test", MODEL, "absent:Net", "absent/absent", ".", "absent", "file.txt", "folder", "/dev/null",
+    "/dev/full", "/proc/self/mem", "l2", "linf", "float16", "cuda", "pgd-20", "autoattack", "fgsm", "resnet18",
+    "demo", "1,2", "a=b", "=", "1h", "0s", "1e9h",
 )  # fmt: skip
 
 

@@ -1,0 +1,137 @@
+"""What README and the pages of results say of runs stands in the files of those runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+NETWORKS = ("resnet18", "resnet18-width32", "resnet18-width16")
+LOSING, FEW, MANY = "clat-from-75%", "claim/cosine/cw-pgd-20", "claim/fifth/cw-pgd-20"
+STRONGEST = "clat-both-all-ratio-1.0-from-75%"
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def steps(row: str, what: str, digits: int) -> str:
+    """The range of a ratio over the sizes of ResNet-18."""
+    found = [read(f"benchmarks/speed_{name}")["rows"][row][what] for name in NETWORKS]
+    return f"{min(found):.{digits}f} to {max(found):.{digits}f}"
+
+
+def difference(file: str, row: str, kind: str) -> dict[str, Any]:
+    groups = {(group["name"], group["weights"]): group for group in read(file)["groups"]}
+    found: dict[str, Any] = groups[row, "last"][f"{kind}_less_control"]
+    return found
+
+
+def signed(value: float) -> str:
+    shown = f"{100 * value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown
+
+
+def interval(file: str, row: str, kind: str) -> str:
+    found = difference(file, row, kind)
+    return f"[{signed(found['low'])}, {signed(found['high'])}]"
+
+
+def size(file: str, row: str, kind: str) -> str:
+    """How large a difference is; whether it is a gain is for the sentence to say."""
+    return f"{abs(100 * difference(file, row, kind)['value']):.1f}"
+
+
+def accuracies(run: str, label: str) -> str:
+    found = read(f"cifar10-narrow/{run}/evaluations/{label}")
+    return " | ".join(
+        f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+        for one in (found["clean_accuracy"], found["robust_accuracy"])
+    )
+
+
+def agreeing() -> str:
+    found = read("benchmarks/criticality_batch")
+    share = found["share of draws with at least 3 of 5 in common"]
+    return f"{share['correct']} of {share['n']} draws, {found['mean in common']:.1f} of 5 on average"
+
+
+def autoattack(*names: str) -> list[float]:
+    """Our seconds over the official code's."""
+    found = [read(f"benchmarks/autoattack_{name}")["results"]["autoattack"] for name in names]
+    return sorted(one["float32"]["seconds"] / one["official"]["seconds"] for one in found)
+
+
+SENTENCES: list[tuple[str, Callable[[], str]]] = [
+    ("README.md", lambda: f"a CLAT step takes {steps('clat 11', 'to_pgd_at', 2)} of the time of a PGD-AT step"),
+    (
+        "docs/results/README.md",
+        lambda: (
+            f"it takes {steps('clat 11', 'to_pgd_at', 2)} of its time and "
+            f"{steps('clat 11', 'to_pgd_at_memory', 2)} of its memory"
+        ),
+    ),
+    (
+        "docs/results/README.md",
+        lambda: f"PGD-AT is {steps('pgd-at', 'faster_than_plain', 1)} times as fast as a plain float32 script's",
+    ),
+    (
+        "docs/results/README.md",
+        lambda: (
+            f"it loses {size(FEW, LOSING, 'clean')} points of clean accuracy {interval(FEW, LOSING, 'clean')} and "
+            f"keeps the robust accuracy ({size(FEW, LOSING, 'robust')} {interval(FEW, LOSING, 'robust')})"
+        ),
+    ),
+    (
+        "docs/results/README.md",
+        lambda: (
+            f"it loses {size(MANY, LOSING, 'clean')} clean {interval(MANY, LOSING, 'clean')} and "
+            f"{size(MANY, LOSING, 'robust')} robust {interval(MANY, LOSING, 'robust')}"
+        ),
+    ),
+    (
+        "docs/results/README.md",
+        lambda: (
+            f"our strongest form gains** {size(FEW, STRONGEST, 'robust')} robust "
+            f"{interval(FEW, STRONGEST, 'robust')} for {size(FEW, STRONGEST, 'clean')} clean "
+            f"{interval(FEW, STRONGEST, 'clean')}"
+        ),
+    ),
+    (
+        "docs/results/README.md",
+        lambda: f"gains as much: {size(FEW, 'pgd-at-80%', 'robust')} for {size(FEW, 'pgd-at-80%', 'clean')}.",
+    ),
+    (
+        "docs/results/README.md",
+        lambda: (
+            f"`clat-plus` gains {size('claim/finals/autoattack', 'plus-output-ratio-0.3', 'robust')} under "
+            "AutoAttack"
+        ),
+    ),
+    (
+        "docs/results/README.md",
+        lambda: f"costs {read('benchmarks/criticality_cost')['criticality / pgd-10']} times one PGD-10 attack",
+    ),
+    ("docs/results/README.md", agreeing),
+    (
+        "docs/results/README.md",
+        lambda: "ours takes {:.2f} to {:.2f} of the official code's time on the two networks and {:.2f}".format(
+            *autoattack("cnn_a_2", "cnn_a_8", "resnet4b_2", "resnet4b_8")[::3], *autoattack("resnet18_8")
+        ),
+    ),
+    ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
+    ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
+    ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence"), SENTENCES)
+def test_a_sentence_says_what_its_files_do(page: str, sentence: Callable[[], str]) -> None:
+    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
+    assert sentence() in text
