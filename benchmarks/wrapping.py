@@ -28,6 +28,9 @@ SIZE, CLASSES = 64, 10
 class ByHand(nn.Module):
     """How one would wrap such a network oneself: images in [0, 1] in, logits out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.net = net
