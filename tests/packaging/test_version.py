@@ -35,7 +35,9 @@ def test_what_the_index_shows(project: dict[str, Any]) -> None:
     pythons = [line.rpartition(" ")[2] for line in shown["classifiers"] if "Python :: 3." in line]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert f"python: {pythons}".replace("'", '"') in workflow, "what is promised is tested"
-    assert {"timm", "hf", "ray", "trackers", "onnx", "docs", "dev"} == set(shown["optional-dependencies"])
+    assert {"timm", "hf", "ray", "trackers", "onnx", "corruptions", "docs", "dev"} == set(
+        shown["optional-dependencies"]
+    )
 
 
 def test_hints_name_extras_that_there_are(project: dict[str, Any]) -> None:

@@ -57,10 +57,8 @@ def hardened(path: Path, after_robust: Sequence[bool]) -> Path:
         file.unlink()
     n = len(after_robust)
     classes = {"labels": " ".join("01"[i % 2] for i in range(n)), "classes": ["cat", "dog"]}
-    before = record(
-        fake, "before", [True] * n, [i < n // 10 for i in range(n)], **classes, predicted=" ".join(["1"] * n)
-    )
-    after = record(fake, "after", [i > 1 for i in range(n)], after_robust, **classes, predicted=" ".join(["0"] * n))
+    before = record("before", [True] * n, [i < n // 10 for i in range(n)], **classes, predicted=" ".join(["1"] * n))
+    after = record("after", [i > 1 for i in range(n)], after_robust, **classes, predicted=" ".join(["0"] * n))
     fake.write_json(folder / "evaluations" / "before.json", before)
     fake.write_json(folder / "evaluations" / "after.json", after)
     gallery(["before hardening", "after hardening"], ["gained", "lost", "fooled", "withstood"]).to_json(
@@ -71,7 +69,7 @@ def hardened(path: Path, after_robust: Sequence[bool]) -> Path:
 
 def test_a_hardenings_first_sentence_is_the_paired_result(tmp_path: Path) -> None:
     """80 images gained and none lost of 200."""
-    run = read_run(hardened(fake, tmp_path / "run", [i < 100 for i in range(200)]))
+    run = read_run(hardened(tmp_path / "run", [i < 100 for i in range(200)]))
     assert run.notices == []
     assert outcome(run).replace(SPACE, " ") == (
         "Hardened for 15 epochs, robust accuracy went from 10.0 % to 50.0 % (pgd-20 at 8/255: +40.0 points on the "
@@ -85,7 +83,7 @@ def test_a_paired_test_settles_what_overlapping_intervals_do_not(tmp_path: Path)
     """Nine more of 1000 and none fewer: the intervals overlap, yet McNemar's p is 2 / 512."""
     folder = fake.write_run(tmp_path / "run")
     for label, count in (("stage-1", 341), ("last", 350)):
-        verdicts = record(fake, label, [True] * 1000, [i < count for i in range(1000)])
+        verdicts = record(label, [True] * 1000, [i < count for i in range(1000)])
         fake.write_json(folder / "evaluations" / f"{label}.json", verdicts)
     said = outcome(read_run(folder)).replace(SPACE, " ")
     assert "not settled" not in said
@@ -93,9 +91,7 @@ def test_a_paired_test_settles_what_overlapping_intervals_do_not(tmp_path: Path)
 
 
 def test_the_page_of_a_hardening(tmp_path: Path) -> None:
-    source = write_report(hardened(fake, tmp_path / "run", [i < 100 for i in range(200)])).read_text(
-        encoding="utf-8"
-    )
+    source = write_report(hardened(tmp_path / "run", [i < 100 for i in range(200)])).read_text(encoding="utf-8")
     page = Page(source)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(link.startswith(("#", "data:image/")) for link in page.links)
@@ -112,7 +108,7 @@ def test_the_page_of_a_hardening(tmp_path: Path) -> None:
 
 
 def test_a_damaged_gallery_is_a_notice(tmp_path: Path) -> None:
-    folder = hardened(fake, tmp_path / "run", [True] * 20)
+    folder = hardened(tmp_path / "run", [True] * 20)
     (folder / "gallery.json").write_text('{"pictures": 1}')
     words = Page(write_report(folder).read_text(encoding="utf-8")).text
     assert "gallery.json holds no gallery that this version can show" in words
@@ -121,7 +117,7 @@ def test_a_damaged_gallery_is_a_notice(tmp_path: Path) -> None:
 
 def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     data = record(
-        fake, "x", [True] * 100, [i < 30 for i in range(100)], labels=" ".join(["0"] * 100), notes=["<i>odd</i>"]
+        "x", [True] * 100, [i < 30 for i in range(100)], labels=" ".join(["0"] * 100), notes=["<i>odd</i>"]
     )
     path = write_evaluation_page(
         EvaluationRecord.from_dict(data), gallery(["the network"], list(ONE)), tmp_path / "page.html"

@@ -253,7 +253,7 @@ def _package() -> Any:
         import imagecorruptions
     except ImportError as error:
         raise ClatError(
-            f"corruptions need a package that is not installed ({error}): pip install 'clat[corruptions]'"
+            f"corruptions need a package that is not installed ({error}): pip install 'torch-clat[corruptions]'"
         ) from None
     return imagecorruptions
 
