@@ -34,7 +34,8 @@ from clat.data import ImageSet, Loader
 from clat.data.splits import hold_out
 from clat.evaluation.predict import predict
 from clat.recipe.toml import read_recipe
-from clat.report.plots import BLUE, MUTED, WIDTH, plot_format, save_figure, styled
+from clat.report.plots import BLUE, MUTED, plot_format, save_figure, styled
+from clat.report.widths import WIDTH
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -15,7 +15,7 @@ from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.data.loader import Loader
 from clat.models.resnet import resnet18
-from clat.runtime import engine
+from clat.runtime import settings
 from clat.runtime.callback import StageContext
 from clat.runtime.engine import Engine, EngineConfig
 
@@ -54,7 +54,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def plain_device() -> Iterator[None]:
     """A device without bfloat16 units, so that what is not said runs in float32 on every machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "computes_bfloat16", lambda device: False)
+        patch.setattr(settings, "computes_bfloat16", lambda device: False)
         yield
 
 

@@ -12,6 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from clat.core.version import __version__ as __version__
 from clat.moved import MovedModules
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from clat import objectives as objectives
     from clat.core.errors import ClatError as ClatError
     from clat.criticality.activation import measure_activation_ranking as measure_activation_ranking
+    from clat.criticality.choice import select_layers as select_layers
     from clat.criticality.comparison import RankingComparison as RankingComparison
     from clat.criticality.comparison import compare_rankings as compare_rankings
     from clat.criticality.index import measure_criticality as measure_criticality
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from clat.criticality.selection import Selection as Selection
     from clat.criticality.selection import select as select
     from clat.data import ImageSet as ImageSet
+    from clat.data import as_image_set as as_image_set
     from clat.data import load_split as load_split
     from clat.evaluation import Accuracy as Accuracy
     from clat.evaluation import Evaluation as Evaluation
@@ -46,12 +49,19 @@ if TYPE_CHECKING:
     from clat.models import load_model as load_model
     from clat.models import load_weights as load_weights
     from clat.models import save_weights as save_weights
-    from clat.models.huggingface import save_pretrained as save_pretrained
     from clat.network.features import read_features as read_features
     from clat.network.layers import Layer as Layer
     from clat.network.layers import enumerate_layers as enumerate_layers
+    from clat.publishing import apply_delta as apply_delta
+    from clat.publishing import export_network as export_network
+    from clat.publishing import from_pretrained as from_pretrained
+    from clat.publishing import push as push
+    from clat.publishing import robustbench_entry as robustbench_entry
+    from clat.publishing import save_delta as save_delta
+    from clat.publishing import save_pretrained as save_pretrained
     from clat.recipe import Recipe as Recipe
     from clat.recipe import read_recipe as read_recipe
+    from clat.training.plain_loop import Clat as Clat
     from clat.training.run import Result as Result
     from clat.training.run import resume as resume
     from clat.training.run import train as train
@@ -59,6 +69,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Accuracy": "evaluation",
     "CheckReport": "evaluation.masking",
+    "Clat": "training.plain_loop",
     "ClatError": "core.errors",
     "CriticalityReport": "criticality",
     "Evaluation": "evaluation",
@@ -71,6 +82,8 @@ _HOMES = {
     "Recipe": "recipe",
     "Result": "training.run",
     "Selection": "criticality",
+    "apply_delta": "publishing",
+    "as_image_set": "data",
     "attacks": "",
     "check": "evaluation.masking",
     "compare": "evaluation.compare",
@@ -79,6 +92,8 @@ _HOMES = {
     "enumerate_layers": "network.layers",
     "eps_curve": "evaluation.curve",
     "evaluate": "evaluation",
+    "export_network": "publishing",
+    "from_pretrained": "publishing",
     "harden": "hardening",
     "load_model": "models",
     "load_split": "data",
@@ -89,12 +104,16 @@ _HOMES = {
     "measure_rewinding_drop": "criticality",
     "measure_robust_criticality": "criticality",
     "objectives": "",
+    "push": "publishing",
     "read_features": "network.features",
     "read_recipe": "recipe",
     "resume": "training.run",
-    "save_pretrained": "models.huggingface",
+    "robustbench_entry": "publishing",
+    "save_delta": "publishing",
+    "save_pretrained": "publishing",
     "save_weights": "models",
     "select": "criticality",
+    "select_layers": "criticality.choice",
     "train": "training.run",
     "transfer": "evaluation.transfer",
 }

@@ -1,4 +1,4 @@
-"""`python -m clat`: the command line."""
+"""Run the command line for `python -m clat`."""
 
 from clat.cli import main
 

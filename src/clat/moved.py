@@ -1,4 +1,4 @@
-"""Old module paths, which give the module at its new place: `import clat.config` is `clat.recipe.schema`."""
+"""Give the module at its new place for an old path: `import clat.config` is `clat.recipe.schema`."""
 
 from __future__ import annotations
 
@@ -75,18 +75,38 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds modules at their old names. On `sys.meta_path` it comes last, so that what exists goes first."""
+    """The finder of modules at their old names, which comes last on `sys.meta_path`: what exists goes first."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return a spec for an old name below `clat`, None for any other."""
-        old = fullname.removeprefix("clat.")
+        """Return a spec for an old name below `clat`, None for any other.
+
+        Args:
+            fullname: the module's dotted name, such as "clat.config".
+            path: ignored; the search path of the package above.
+            target: ignored; the module that is loaded anew.
+
+        Returns:
+            A spec with this object as its loader, or None.
+        """
+        old = fullname.removeprefix("clat.")  # unchanged: a module of somebody else's, which may be named alike
         return ModuleSpec(fullname, self) if old in MOVED and old != fullname else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the very module that stands at the new place."""
+        """Return the very module that stands at the new place.
+
+        Args:
+            spec: a spec that `find_spec` returned.
+
+        Returns:
+            The module, which is imported if it was not yet.
+        """
         return importlib.import_module(f"clat.{MOVED[spec.name.removeprefix('clat.')]}")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the module at the new place has run already."""
+        """Do nothing: the module at the new place has run already.
+
+        Args:
+            module: the module at the new place.
+        """

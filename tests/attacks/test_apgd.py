@@ -333,7 +333,7 @@ class Broken(nn.Module):
         (lambda z: z, {"target": 0}, "target is 0"),
         (lambda z: z, {"loss": "cw"}, "unknown loss 'cw'"),
         (lambda z: z, {"steps": 0}, "steps is 0"),
-        (lambda z: z, {"norm": "l1"}, "unknown norm 'l1'"),
+        (lambda z: z, {"norm": "l0"}, "unknown norm 'l0'"),
         (lambda z: z, {"eps": 8}, "did you mean 8/255"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet, load_split
+from clat.data.lists import leading_word
 
 from .conftest import WriteParquet, classes_found, encoded, picture, write_images
 from .test_folders import refused
@@ -32,6 +33,26 @@ def seeds(image_set: ImageSet) -> list[int]:
     return [known[image.numpy().tobytes()] for image in image_set.images]
 
 
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        ("train.csv", "train"),
+        ("train-1.csv", "train"),
+        ("train_00.csv", "train"),
+        ("train 2.csv", "train"),
+        ("train1.csv", "train"),
+        ("train", "train"),
+        ("vald1.csv", "vald"),
+        ("devdata.csv", "devdata"),
+        ("val\\1.csv", ""),
+        ("train+val.csv", ""),
+        ("1train.csv", ""),
+    ],
+)
+def test_the_word_that_the_name_of_a_file_begins_with(file: str, word: str) -> None:
+    assert leading_word(file) == word
+
+
 class TestSplitsOfTables:
     def test_the_first_word_of_a_file_decides(self, parquet: WriteParquet, tmp_path: Path) -> None:
         made = parquet(pictures(3), folder="made") / "train-00000-of-00001.parquet"
@@ -42,6 +63,14 @@ class TestSplitsOfTables:
         assert seeds(load_split(tmp_path / "set", "train")) == [0]
         assert seeds(load_split(tmp_path / "set", "test")) == [1]
         assert seeds(load_split(tmp_path / "set", "val")) == [2]
+
+    def test_a_number_after_the_word_is_that_of_a_part(self, parquet: WriteParquet, tmp_path: Path) -> None:
+        made = parquet(pictures(4), folder="made") / "train-00000-of-00001.parquet"
+        (tmp_path / "set").mkdir()
+        for number, name in enumerate(("test1", "train1", "train_02", "train")):
+            pq.write_table(pq.read_table(made).slice(number, 1), tmp_path / f"set/{name}.parquet")
+        assert sorted(seeds(load_split(tmp_path / "set", "train"))) == [1, 2, 3]
+        assert seeds(load_split(tmp_path / "set", "test")) == [0]
 
     def test_folders_decide_before_names(self, parquet: WriteParquet, tmp_path: Path) -> None:
         for split, folder in (("test", "set/train"), ("train", "set/validation")):
@@ -197,6 +226,19 @@ class TestLists:
         (flat / "test.csv").write_text("image,target\ntest/3.png,1\n")
         assert seeds(load_split(flat, "train")) == [1, 0]
         assert load_split(flat, "test").labels.tolist() == [1]
+
+    def test_numbered_lists_at_the_top(self, flat: Path) -> None:
+        (flat / "train1.csv").write_text("image,target\ntrain/1.png,0\n")
+        (flat / "vald1.csv").write_text("image,target\ntrain/0.png,0\n")
+        assert seeds(load_split(flat, "train")) == [1]
+        assert "no split 'validation'" in refused(flat, "validation")
+        for name in ("train.csv", "train-1.csv", "train_00.csv", "train2.csv"):
+            (flat / name).write_text("image,target\ntrain/0.png,0\n")
+        said = refused(flat)
+        assert "all list split 'train'" in said
+        assert all(
+            name in said for name in ("train.csv", "train-1.csv", "train_00.csv", "train1.csv", "train2.csv")
+        )
 
     def test_beside_class_folders_the_folders_decide(self, tmp_path: Path) -> None:
         pixels = write_images(tmp_path, "cat/0.png", "dog/1.png")

@@ -42,7 +42,8 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLAT_CACHE_DIR", str(tmp_path / "cache"))
     yield tmp_path
-    sys.modules.pop("my_network", None)
+    for name in ("my_network", "my_losses", "my_pieces"):
+        sys.modules.pop(name, None)
 
 
 def test_the_readme(elsewhere):
@@ -55,3 +56,16 @@ def test_the_tutorial(elsewhere, capsys):
     assert {"my_network.py", "mine.toml", "control.toml"} <= set(ran)
     assert (elsewhere / "runs" / "mine" / "report.html").is_file()
     assert "most critical: " in capsys.readouterr().out
+
+
+def test_pieces_of_one_s_own(elsewhere, capsys):
+    ran = run_page(ROOT / "docs" / "extending.md")
+    assert ran == ["my_losses.py", "mine.toml", "my_pieces.py", "sh"]
+    metrics = (elsewhere / "runs" / "mine" / "csv" / "metrics.csv").read_text().splitlines()
+    assert len(metrics) == 2
+    assert "corners" in capsys.readouterr().out
+
+
+def test_a_loop_of_one_s_own(elsewhere, capsys):
+    assert run_page(ROOT / "docs" / "own-loop.md").count("python") == 3
+    assert "moved; lambda" in capsys.readouterr().out

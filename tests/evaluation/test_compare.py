@@ -178,6 +178,25 @@ def test_files_of_before_there_were_digests(tmp_path: Path, capsys: pytest.Captu
         compare_seeds([new, old], [other])
 
 
+def test_two_checkpoints_of_one_run_are_not_two_seeds(tmp_path: Path) -> None:
+    """Neither as files of the run's folder, nor as evaluations of its weights."""
+    runs = []
+    for name in ("a", "b"):
+        run = tmp_path / name
+        (run / "evaluations").mkdir(parents=True)
+        (run / "run.json").write_text("{}")
+        runs.append([result(run / "evaluations" / f"{label}.json") for label in ("best", "last")])
+    (best, last), (_, other) = runs
+    with pytest.raises(ClatError, match=r"two checkpoints of the run .*/a, not two seeds: give one each"):
+        compare_seeds([best, last])
+    weights = [str(tmp_path / "a" / "weights" / f"{label}.safetensors") for label in ("best", "last")]
+    measured = [result(tmp_path / f"{i}.json", weights=one) for i, one in enumerate(weights)]
+    with pytest.raises(ClatError, match="two checkpoints of the run"):
+        compare_seeds([other], measured)
+    assert len(compare_seeds([last, other]).labels[0]) == 2
+    assert len(compare_seeds([last], [best]).labels) == 2, "what the two groups share is no spread of seeds"
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = result(tmp_path / "a.json"), result(tmp_path / "b.json", "1111", "1111")
     out = tmp_path / "difference.json"

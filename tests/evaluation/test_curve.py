@@ -10,7 +10,8 @@ import pytest
 
 from clat import cli
 from clat.core.errors import ClatError
-from clat.evaluation.curve import eps_curve
+from clat.evaluation.curve import EpsCurve, eps_curve
+from clat.evaluation.statistics import Accuracy
 from clat.report.robustness import eps_plot
 
 SIZES = ("0", "2/255", "5/255", "10/255", "20/255")
@@ -83,3 +84,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
+
+
+def test_the_accuracy_to_expect_is_the_area_under_the_curve() -> None:
+    """By trapezia: 1 to 0.5 over one unit, 0.5 to 0 over three."""
+    points = tuple((eps, Accuracy(correct, 10)) for eps, correct in (("0", 10), ("1/255", 5), ("4/255", 0)))
+    assert EpsCurve(points, ()).expected_accuracy == pytest.approx((0.75 + 3 * 0.25) / 4)
+    assert EpsCurve(points[:1], ()).expected_accuracy is None

@@ -502,7 +502,7 @@ def test_a_model_in_two_places() -> None:
     [
         ({"eps": 0}, "eps is 0"),
         ({"eps": 8}, "did you mean 8/255"),
-        ({"norm": "l1"}, "unknown norm"),
+        ({"norm": "l0"}, "unknown norm"),
         ({"protocol": "pgd20"}, "did you mean 'pgd-20'"),
         ({"precision": "float16"}, "did you mean 'bfloat16'"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.core.errors import ClatError
+from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
 from clat.evaluation.planned_search import plan_searches
 
@@ -29,6 +31,8 @@ def test_the_hash_is_stable() -> None:
         "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
         "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "8575be3541e4",
         "cr": "481d4bd45cea", "cw-pgd-20": "427b5552c4b3", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
+        "clat-pgd-10": "660a4b391bd5", "clat-pgd-50": "2cd08e1014be", "clat-pgd-100": "3fff981f4a17",
+        "apgd-l1": "f525dbb94690",
     }  # fmt: skip
 
 
@@ -67,7 +71,9 @@ def test_what_the_names_stand_for() -> None:
     assert {"fab", "stadv", "pixle", "square"} <= set(PROTOCOLS)
     assert attacks("fab")[0][2] is None
     assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
-    assert all(spec.restarts == 1 for protocol in PROTOCOLS.values() for spec in protocol.attacks)
+    assert all(
+        spec.restarts == 1 for name, protocol in PROTOCOLS.items() if name != "apgd-l1" for spec in protocol.attacks
+    )
 
 
 def test_every_change_of_content_changes_the_hash() -> None:
@@ -294,3 +300,18 @@ def test_an_attack_draws_the_same_alone_and_in_company() -> None:
     (alone,), inside = built("apgd-ce", seed=3), built("autoattack", seed=3)
     assert alone[2].seed == inside[0][2].seed
     assert alone[2].seed != built("apgd-ce", seed=4)[0][2].seed
+
+
+def test_the_papers_own_pgd_has_its_step_and_the_last_iterate_decides():
+    """0.007 a step at 0.03."""
+    for steps in (10, 50, 100):
+        (attack,) = PROTOCOLS[f"clat-pgd-{steps}"].attacks
+        assert attack.steps == steps
+        assert attack.verdict is None
+        assert parse_size(attack.alpha_ratio, norm="l2") * Fraction("0.03") == Fraction("0.007")
+
+
+def test_attacks_that_know_no_eps_are_told_apart():
+    assert not PROTOCOLS["stadv"].bounded_by_eps
+    assert not PROTOCOLS["pixle"].bounded_by_eps
+    assert PROTOCOLS["autoattack"].bounded_by_eps

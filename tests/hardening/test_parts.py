@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.hardening import HardenConfig, parse_budget
 from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
 from clat.hardening.promise import most_robust_within, set_point
@@ -20,12 +23,15 @@ from clat.treatments.interpolation import LinePoint
 
 COSTS = {"n-fgsm": 1.0, "pgd-2": 2.0, "pgd-10": 8.0}
 """Seconds a step."""
+TUNING_COST = 6.0
+"""The same of the stage that tunes critical layers."""
 
 
 def plan(model=None, **settings):
     config = HardenConfig(**{"budget": 1000.0} | settings)
     model = nn.BatchNorm2d(3) if model is None else model
-    return make_plan(config, model, COSTS, steps_per_epoch=10, check_seconds=0.0, measuring_seconds=0.0)
+    costs = COSTS | ({config.keep: TUNING_COST} if config.keep.startswith("clat") else {})
+    return make_plan(config, model, costs, steps_per_epoch=10, check_seconds=0.0, measuring_seconds=0.0)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,22 @@ def test_the_strongest_objective_that_gets_its_epochs_is_taken(budget, objective
     assert (found.objective, found.epochs) == (objective, epochs)
     assert found.seconds <= MARGIN * budget
     assert found.recipe.total_epochs == epochs
+
+
+def test_what_tuning_costs_is_planned_with():
+    found = plan(budget=1000.0, objective="pgd-2", keep="clat")
+    mean = 0.8 * COSTS["pgd-2"] + 0.2 * TUNING_COST
+    assert found.epochs == int(1000.0 * MARGIN / (10 * mean))
+    assert found.training_seconds == pytest.approx(10 * mean * found.epochs)
+    assert "clat" not in found.objective
+
+
+def test_what_comes_after_the_training_is_planned_with():
+    images = SimpleNamespace(test=range(400), heldout=range(100))
+    plain = closing_seconds(HardenConfig(budget=10_000.0), images, 0.01)
+    assert plain == pytest.approx(0.01 * (2 * 400 * 21 + 100 * 800))
+    assert closing_seconds(HardenConfig(budget=100.0), images, 0.01) == pytest.approx(0.01 * 2 * 400 * 21)
+    assert closing_seconds(HardenConfig(budget=100.0, max_clean_drop=3), images, 0.01) > 0.01 * 2 * 400 * 21
 
 
 def test_a_budget_below_one_epoch_is_refused_with_what_would_do():

@@ -53,6 +53,7 @@ def wide_resnet_size(depth: int, width: int, classes: int) -> int:
         ("resnet50", 100, 23_705_252),  # the paper's 23.7 M
         ("imagenet-resnet18", 1000, 11_689_512),  # torchvision's counts
         ("imagenet-resnet50", 1000, 25_557_032),
+        ("imagenet-densenet121", 1000, 7_978_856),
         ("preact-resnet18", 10, 11_171_146),
         ("densenet121", 10, 6_956_298),  # the paper's 6.96 M
         ("wrn-34-10", 10, 46_160_474),

@@ -88,7 +88,7 @@ def test_same_seed_same_weights() -> None:
         ({"name": "resnet18", "normalize": "nowhere"}, "unknown normalisation"),
         ({"name": "resnet18", "weights": "/nowhere/at/all.pt"}, "no such file"),
         ({"name": "no_such_package_here:make"}, "importing 'no_such_package_here' failed"),
-        ({"name": ":make"}, "write package.module:factory"),
+        ({"name": ":make"}, "write package.module:name"),
     ],
 )
 def test_what_is_refused(options: dict, says: str) -> None:

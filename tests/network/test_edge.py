@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import clat
 from clat.attacks.apgd import apgd
+from clat.attacks.constraint_relaxation import constraint_relaxation
 from clat.attacks.fab import fab
 from clat.attacks.pixle import pixle
 from clat.attacks.square import square
@@ -64,6 +65,7 @@ ATTACKS: dict[str, Entrance] = {
     "fab, no eps": lambda m, x, y: fab(m, x, y, steps=4, norm="l2"),
     "square": lambda m, x, y: square(m, x, y, eps=0.1, queries=20),
     "square, l2": lambda m, x, y: square(m, x, y, eps=0.5, norm="l2", queries=20),
+    "cr": lambda m, x, y: constraint_relaxation(m, x, y, eps=0.1, targets=2, steps=30, rounds=1),
     "stadv": lambda m, x, y: stadv(m, x, y, steps=4),
     "pixle": lambda m, x, y: pixle(m, x, y, restarts=2, iterations=2),
 }
@@ -72,6 +74,7 @@ EVALUATIONS: dict[str, Entrance] = {
     "evaluate, apgd": evaluation("apgd", steps=4),
     "evaluate, fab": evaluation("fab", steps=4),
     "evaluate, square": evaluation("square", steps=20),
+    "evaluate, cr": evaluation("cr", steps=30),
     "evaluate, stadv": evaluation("stadv", steps=4),
     "evaluate, pixle": evaluation("pixle"),
     "predict": lambda m, x, y: predict(m, x, y),
@@ -346,7 +349,7 @@ def test_a_compiled_network_is_trained_in_place(build: Any, noise_sets: Any, tmp
     assert not torch.equal(model.c1.weight, build().c1.weight)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", EVALUATIONS | LAYERS)
 def test_what_is_no_network_is_refused(name: str, x: Tensor, y: Tensor) -> None:
     with pytest.raises(ClatError, match=r"the model is a function, expected a torch\.nn\.Module"):
         EVERYTHING[name](lambda images: images.mean((2, 3)), x, y)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.network import modes
+from clat.network.calls import CallCounter
 from clat.network.frozen_norm import SCALED, frozen_norms_lean
-from clat.network.layers import CallCounter
 
 
 @pytest.fixture

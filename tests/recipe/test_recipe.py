@@ -9,8 +9,10 @@ import pytest
 from clat.core.errors import ClatError
 from clat.criticality.rankings import CriticalityRanking, RobustCriticalityRanking
 from clat.criticality.selection import Selection
+from clat.data import ImagenetSettings
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.objectives import Clat, ClatFast, FastAT, PgdAT, Standard, Trades
+from clat.recipe.data_settings import ExtraConfig
 from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.optimizer import TorchOptimizer
 from clat.recipe.schedules import Schedule
@@ -18,7 +20,6 @@ from clat.recipe.schema import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ExtraConfig,
     ModelConfig,
     MonitorConfig,
     OptimizerConfig,
@@ -108,11 +109,15 @@ RICH = Recipe(
         split_seed=2,
         image_size=16,
         channels=1,
-        augment="idbh-weak",
+        augment="imagenet",
+        imagenet=ImagenetSettings(
+            area=(0.2, 0.9), ratio=(0.5, 2.0), hue=0.1, rand_augment=2, magnitude=5, by="batch"
+        ),
         pad=0,
         padding_mode="reflect",
         flip=False,
         cutmix=True,
+        mixup=0.2,
         extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
     ),
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3, warmup=0.5),
@@ -124,7 +129,7 @@ RICH = Recipe(
         layer_decay=0.5,
         clip_norm=2.0,
     ),
-    monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True),
+    monitor=MonitorConfig(steps=3, num_samples=9, every=2, stop_on_collapse=True, loggers=("csv",)),
     evaluation=EvaluationConfig(protocol="pgd-50", num_samples=77, batch_size=11, weights="none"),
     engine=EngineConfig(device="cpu", devices=2, precision="bf16-mixed", channels_last=False),
     stages=(
@@ -305,6 +310,13 @@ def test_overrides(file, words, where, value):
         (["--schedule", '{kind = "cyclic", warmup = 1}'], "'cyclic' rises by itself"),
         (["--stages.clat.schedule", "{warmup = 2}"], "the schedule has 2 epochs in all"),
         (["--data.augment", "idbh"], "data.augment"),
+        (["--data.augment", "imagnet"], "did you mean 'imagenet'?"),
+        (["--data.imagenet.area", "[0.5, 1.0]"], "data.imagenet belongs to data.augment"),
+        (["--data.augment", "imagenet", "--data.imagenet.area", "[0.5, 2.0]"], "imagenet area is 0.5 to 2.0"),
+        (["--data.augment", "imagenet", "--data.imagenet.hue", "0.7"], "half the circle"),
+        (["--data.augment", "imagenet", "--data.imagenet.bright", "0.7"], "did you mean 'brightness'?"),
+        (["--data.mixup", "0"], "mixup's alpha is 0"),
+        (["--data.mixup", "0.2", "--stages.0.objective", '{name = "mart"}'], "data.mixup mixes them"),
         (["--data.padding_mode", "mirror"], "data.padding_mode"),
         (["--data.extra.fraction", "0.5"], "data.extra.file is missing"),
         (["--data.extra.file", "e.npz", "--data.extra.fraction", "1"], "the fraction of extra images is 1.0"),
@@ -424,6 +436,8 @@ def test_an_objective_that_reads_single_labels_is_refused_where_they_are_mixed()
         ["--data.augment", "idbh-weak"],
         ["--data.extra.file", "e.npz"],
         ["--data.cutmix", "true"],
+        ["--data.mixup", "0.2"],
+        ["--data.augment", "imagenet"],
         ["--schedule.lr", "0.2"],
         ["--schedule.warmup", "0.5"],
         ["--optimizer.momentum", "0.8"],

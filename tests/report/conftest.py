@@ -17,6 +17,6 @@ def fake() -> ModuleType:
 
 
 @pytest.fixture
-def run_dir(fake: ModuleType, tmp_path: Path) -> Path:
+def run_dir(tmp_path: Path) -> Path:
     """A finished run of 18 layers with every file."""
-    return fake.write_run(tmp_path / "run")
+    return run_folders.write_run(tmp_path / "run")

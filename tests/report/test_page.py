@@ -5,61 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from clat.core.errors import ClatError
-from clat.core.formatting import SPACE
 from clat.report.page import write_report
 from clat.training.lock import only_one_in
-
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects tags, ids, attributes that could fetch, and the visible text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self._note(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._note(attrs)
-
-    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("href", "src", "xlink:href", "srcset", "action", "data") or name.startswith("on"):
-                self.links.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another tag"
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words).replace(SPACE, " "))
+from helpers import run_folders as fake
+from helpers.html_page import Page
 
 
 def page_of(run_dir: Path, *against: Path) -> Page:
@@ -67,14 +21,14 @@ def page_of(run_dir: Path, *against: Path) -> Page:
 
 
 @pytest.mark.parametrize("layers", [18, 120])
-def test_the_page_is_well_formed_and_fetches_nothing(fake: ModuleType, tmp_path: Path, layers: int) -> None:
+def test_the_page_is_well_formed_and_fetches_nothing(tmp_path: Path, layers: int) -> None:
     path = write_report(fake.write_run(tmp_path / "run", layers=layers))
     source = path.read_text(encoding="utf-8")
     page = Page(source)
     assert path == tmp_path / "run" / "report.html"
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 2 * 5, "each plot for a wide screen and for a phone"
     assert len(set(page.ids)) == len(page.ids)
     without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", source)
     assert not re.search(r"https?://|@import|url\((?!#)", without_namespaces)
@@ -121,7 +75,7 @@ def test_sections_come_in_the_order_of_a_readers_questions(run_dir: Path) -> Non
     ]
 
 
-def test_names_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
+def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     evil = "<b>&\"'$x_1$ 層"
     folder = fake.write_run(tmp_path / "run", name=evil)
     for path in folder.rglob("*.json*"):
@@ -140,14 +94,14 @@ def test_names_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
     assert evil in Page(source).text
 
 
-def test_twice_written_is_the_same_to_the_bit(fake: ModuleType, tmp_path: Path) -> None:
+def test_twice_written_is_the_same_to_the_bit(tmp_path: Path) -> None:
     run, other = fake.write_run(tmp_path / "a"), fake.write_run(tmp_path / "b", name="other", lift=-0.03)
     first = write_report(run, against=[other]).read_bytes()
     assert write_report(run, against=[other], out=tmp_path / "again.html").read_bytes() == first
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_an_interrupted_run_has_a_page_that_says_what_is_missing(fake: ModuleType, tmp_path: Path) -> None:
+def test_an_interrupted_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     words = page_of(fake.write_interrupted(tmp_path / "run")).text
     assert "This run is interrupted" in words
     assert "summary.json is missing" in words
@@ -156,7 +110,7 @@ def test_an_interrupted_run_has_a_page_that_says_what_is_missing(fake: ModuleTyp
     assert "after epoch 3" in words
 
 
-def test_a_run_that_died_is_told_from_one_that_still_runs(fake: ModuleType, tmp_path: Path) -> None:
+def test_a_run_that_died_is_told_from_one_that_still_runs(tmp_path: Path) -> None:
     run = fake.write_interrupted(tmp_path / "run")
     (run / "run.json").write_text('{"status": "running"}')
     words = page_of(run).text
@@ -168,7 +122,7 @@ def test_a_run_that_died_is_told_from_one_that_still_runs(fake: ModuleType, tmp_
     assert "This run died on its way" in page_of(run).text
 
 
-def test_any_one_file_may_be_missing(fake: ModuleType, tmp_path: Path) -> None:
+def test_any_one_file_may_be_missing(tmp_path: Path) -> None:
     names = [path.relative_to(tmp_path / "0") for path in fake.write_run(tmp_path / "0").rglob("*.*")]
     for i, name in enumerate(name for name in names if "criticality" not in name.parts[:1]):
         folder = fake.write_run(tmp_path / f"without-{i}")
@@ -205,7 +159,7 @@ def test_broken_values_do_not_break_the_page(run_dir: Path) -> None:
     assert "30.0 %" in page_of(run_dir).text
 
 
-def test_compared_runs_of_one_name_are_told_apart(fake: ModuleType, tmp_path: Path) -> None:
+def test_compared_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [fake.write_run(tmp_path / name, lift=lift) for name, lift in (("a", 0.0), ("b", -0.03), ("c", -0.06))]
     words = page_of(*runs).text
     assert "pgd-at + clat (a)" in words

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from clat.core.errors import ClatError
 from clat.report.page import render
-from clat.report.reading import moment, read_run, series
+from clat.report.reading import read_run
+from clat.report.records import moment, series
+from helpers import run_folders as fake
 
 
 def test_a_complete_run_leaves_nothing_to_complain_about(run_dir: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_complete_run_leaves_nothing_to_complain_about(run_dir: Path) -> None:
     assert len(run.epochs) == 30
 
 
-def test_what_is_missing_or_torn_becomes_a_notice(fake: ModuleType, tmp_path: Path) -> None:
+def test_what_is_missing_or_torn_becomes_a_notice(tmp_path: Path) -> None:
     run = read_run(fake.write_interrupted(tmp_path / "run"))
     notices = "\n".join(run.notices)
     for name in (

@@ -239,7 +239,7 @@ def _screen(out: Path, err: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopped_in_time() -> Iterator[None]:
-    """Inside, Ctrl-C is pressed after some seconds of computing, once more after as many, and then the test ends."""
+    """Press Ctrl-C after some seconds of computing, once more after as many, and then end the test."""
     presses = [0]
 
     def press(number: int, frame: object) -> None:

@@ -18,8 +18,8 @@ def kit() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def finished(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed. Not to be written to."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True)
+    clat.train(runs.recipe(), out, model=runs.tiny(), data=runs.data(), quiet=True)
     return out

@@ -16,6 +16,7 @@ from clat.objectives.free_at import FreePerturbation
 from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, recipe_data
 from clat.treatments import AWP, EMA, SWA, Interpolation, LoRA, Reinitialise
+from helpers import runs as kit
 
 TREATMENTS = {
     "lora": LoRA(classifier="full"),
@@ -43,7 +44,7 @@ STAGES["autolora"]["epochs"] = 3  # its rate is looked at after the second
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monkeypatch, name):
+def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(tmp_path, monkeypatch, name):
     recipe = kit.recipe(stages=(kit.pgd_at(**STAGES[name]), kit.clat(1)))
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     clat.train(recipe, whole, model=kit.tiny(), data=kit.data(), quiet=True)
@@ -52,7 +53,7 @@ def test_a_stopped_and_resumed_stage_ends_with_the_same_bits(kit, tmp_path, monk
     kit.assert_same_run(whole, halted)
 
 
-def test_adapters_one_after_the_other_and_stopped_in_the_second(kit, tmp_path, monkeypatch):
+def test_adapters_one_after_the_other_and_stopped_in_the_second(tmp_path, monkeypatch):
     """Their factors have the same names and other shapes: nothing of the first may reach the second."""
     stages = (
         kit.pgd_at(1, treatments=(LoRA(rank=1),)),
@@ -71,7 +72,7 @@ def test_adapters_one_after_the_other_and_stopped_in_the_second(kit, tmp_path, m
 
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
-def test_treatments_survive_a_recipe_file(kit, average):
+def test_treatments_survive_a_recipe_file(average):
     named = ("interpolation", "reinitialise", "lora", "awp", average)
     treatments = (replace(TREATMENTS["interpolation"], end="last"), *(TREATMENTS[name] for name in named[1:]))
     recipe = kit.recipe(stages=(kit.pgd_at(2, treatments=treatments),))
@@ -90,7 +91,7 @@ def test_two_averages_cannot_both_be_what_a_stage_is_evaluated_as(names):
         StageConfig(name="x", epochs=2, objective=PgdAT(), treatments=[TREATMENTS[name] for name in names])
 
 
-def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(kit, tmp_path, monkeypatch):
+def test_free_at_takes_its_steps_on_each_batch_at_one_pass_each_way(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(FreePerturbation, "after_step", lambda self: seen.append(self.delta.clone()))
     recipe = kit.recipe(stages=(kit.pgd_at(1, objective=FreeAT(replays=3)),))
@@ -121,7 +122,7 @@ def test_an_order_in_which_one_would_undo_the_other_is_refused(treatments, says)
 
 
 @pytest.mark.parametrize("last", [LoRA(), EMA(decay=0.5), SWA(window=1)])
-def test_interpolation_ends_between_the_start_and_what_the_others_leave(kit, tmp_path, last):
+def test_interpolation_ends_between_the_start_and_what_the_others_leave(tmp_path, last):
     """alpha = 1 is the network as it would be without the interpolation, alpha = 0 the start."""
     ends = {}
     for alpha in (None, 0.0, 1.0):
@@ -154,7 +155,7 @@ def test_rankings_that_read_weights_are_refused_where_the_network_is_not_plain(r
     ],
     ids=str,
 )
-def test_what_does_not_fit_the_network_is_refused_before_the_first_stage(kit, tmp_path, settings, says):
+def test_what_does_not_fit_the_network_is_refused_before_the_first_stage(tmp_path, settings, says):
     net = kit.tiny()
     if "objective" in settings and says.startswith("needs"):
         net.bn1 = net.bn2 = net.bn3 = torch.nn.Identity()

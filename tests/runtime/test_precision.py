@@ -14,10 +14,11 @@ from clat.network import precision
 from clat.network.precision import computes_bfloat16
 from clat.objectives import GradAlign
 from clat.recipe.toml import built_in_recipes, read_recipe, recipe_hash
-from clat.runtime import engine
+from clat.runtime import settings
 from clat.runtime.engine import Engine, EngineConfig
 from clat.studies.row import Row
 from clat.studies.run import _says
+from helpers import runs as kit
 
 FLAGS = "processor\t: 0\nflags\t\t: fpu {} avx512f\nbugs\t\t: avx512_bf16\n"
 
@@ -27,7 +28,7 @@ def units(monkeypatch):
     """units(True): from here on the device has bfloat16 units."""
 
     def say(there):
-        monkeypatch.setattr(engine, "computes_bfloat16", lambda device: there)
+        monkeypatch.setattr(settings, "computes_bfloat16", lambda device: there)
 
     return say
 
@@ -62,7 +63,7 @@ def test_auto_is_bfloat16_where_the_device_has_it(units):
         assert Engine(EngineConfig(device="cpu", precision="32")).precision == "32"
 
 
-def test_a_stage_that_differentiates_a_gradient_is_in_float32_unless_told_otherwise(units, kit):
+def test_a_stage_that_differentiates_a_gradient_is_in_float32_unless_told_otherwise(units):
     units(True)
     stages = (kit.pgd_at(1, objective=GradAlign()),)
     assert kit.recipe(stages=stages, engine=EngineConfig()).resolved().engine.precision == "32"
@@ -88,7 +89,7 @@ def test_no_built_in_recipe_fixes_a_precision():
     assert {read_recipe(name).engine.precision for name in built_in_recipes()} == {"auto"}
 
 
-def test_a_run_records_its_precision_and_is_resumed_in_it_anywhere(kit, units, tmp_path, monkeypatch, capsys):
+def test_a_run_records_its_precision_and_is_resumed_in_it_anywhere(units, tmp_path, monkeypatch, capsys):
     recipe = kit.recipe(engine=EngineConfig(device="cpu"))
     units(True)
     clat.train(recipe, tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)
@@ -106,7 +107,7 @@ def test_a_run_records_its_precision_and_is_resumed_in_it_anywhere(kit, units, t
     assert (recorded.engine.precision, recipe_hash(recorded)) == ("bf16-mixed", here)
 
 
-def test_a_studys_folder_from_before_goes_on_where_the_precision_is_the_same(units, kit, tmp_path):
+def test_a_studys_folder_from_before_goes_on_where_the_precision_is_the_same(units, tmp_path):
     file = tmp_path / "row.toml"
     file.write_text(clat.recipe.recipe_toml(kit.recipe(engine=EngineConfig(precision="bf16-mixed"))))
     row = Row("row", kit.recipe(engine=EngineConfig()))

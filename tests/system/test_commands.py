@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -150,6 +149,42 @@ def test_evaluate_writes_a_result(clat, trained, tmp_path):
     assert result["cost"]["seconds"] > 0
 
 
+def test_evaluate_draws_pictures(clat, trained, tmp_path):
+    """Beside the result, whole in itself; with the number of images that was asked for."""
+    weights = trained / "weights" / "last.safetensors"
+    words = ("evaluate", "--model", "own_network:Net", "--weights", weights, "--protocol", "pgd-10", "--eps", 0.1)
+    done = clat(*words, "--num-samples", 30, "--gallery", 5, "--out", tmp_path / "result.json")
+    assert done.code == 0, done.err
+    page = (tmp_path / "result.html").read_text()
+    assert f"wrote {tmp_path / 'result.html'}" in done.out
+    assert page.count("<article") == 5
+    assert "the network stays right on" in page
+    assert "What is taken for what under attack" in page
+    assert "http" not in page.replace("http-equiv", "")
+    result = read(tmp_path / "result.json")
+    assert result["classes"] == [str(number) for number in range(10)]
+    assert len(result["predicted"].split()) == len(result["labels"].split()) == 30
+    again = clat(*words, "--num-samples", 30, "--gallery", 5, "--out", tmp_path / "result.json")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--gallery", 0), "expected at least 1 picture"),
+        (("--gallery", 3, "--budget", "1m"), "leave out --budget"),
+        (("--gallery", 3, "--protocol", "autoattack-sampled"), "another protocol than autoattack-sampled"),
+        (("--gallery", 3, "--out", "page.html"), "the result is JSON"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(clat, tmp_path, monkeypatch, more, says):
+    monkeypatch.chdir(tmp_path)
+    done = clat("evaluate", "--model", "resnet18", "--width", 2, *more)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert says in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluate_and_the_runs_own_evaluation_agree(clat, trained, tmp_path):
     """Same weights, same images: the clean accuracy is the same number."""
     out = tmp_path / "result.json"
@@ -198,7 +233,7 @@ def test_the_version(clat, capfd):
     with pytest.raises(SystemExit) as leaving:
         cli.main(["--version"])
     assert leaving.value.code == 0
-    assert capfd.readouterr().out == f"clat {version('clat')}\n"
+    assert capfd.readouterr().out == f"clat {package.__version__}\n"
 
 
 def test_clat_alone_prints_help(clat):

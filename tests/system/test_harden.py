@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -45,7 +46,10 @@ def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
     assert len(result["per_class"]) == 10
     assert len(result["promise"]["points"]) == 11
     assert "library_name: clat" in (out / "README.md").read_text()
-    assert (out / "report.html").is_file()
+    page = (out / "report.html").read_text()
+    assert re.search(r'<p class="outcome">Hardened for 3 epochs, robust accuracy went from .*McNemar', page)
+    assert "Lost <b>" in page
+    assert len(json.loads((out / "gallery.json").read_text())["pictures"]) == 24
     network = package.load_model("resnet18", width=4, weights=str(out / "model.safetensors"))
     test = package.load_split("digits", "test").take(60)
     x, y = test.images.float() / 255, test.labels

@@ -12,10 +12,11 @@ from clat.recipe.toml import read_recipe
 from clat.runtime.engine import EngineConfig
 from clat.training import stage
 from clat.treatments import AWP
+from helpers import runs as kit
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_in_a_run_every_step_conserves_its_share(kit, tmp_path, monkeypatch, channels_last):
+def test_in_a_run_every_step_conserves_its_share(tmp_path, monkeypatch, channels_last):
     original, kept = stage.StageRunner.train_step, []
 
     def step(self, *args, **place):
@@ -35,7 +36,7 @@ def test_in_a_run_every_step_conserves_its_share(kit, tmp_path, monkeypatch, cha
     assert kit.records(tmp_path / "run", "epoch")[-1]["companions"] == {"objective": {"steps": 8, "revisions": 8}}
 
 
-def test_looking_ahead_costs_no_prominence(kit, tmp_path):
+def test_looking_ahead_costs_no_prominence(tmp_path):
     """Of a step with one of attack: 1 pass back of the batch, 2 of the look ahead, 2 of the prominence, 2 of the
     loss."""
     stage = kit.pgd_at(1, objective=Cure(steps=1), treatments=(AWP(gamma=0.01),))
@@ -55,7 +56,7 @@ def small(name, *overrides):
     return read_recipe(name, [*SMALL.split(), *overrides])
 
 
-def test_the_study_of_blocks_moves_blocks_2_and_3_and_nothing_else(kit, tmp_path):
+def test_the_study_of_blocks_moves_blocks_2_and_3_and_nothing_else(tmp_path):
     recipe = small(
         "cure-blocks", "--stages.natural.epochs=1", "--stages.blocks-2-3.epochs=1", "--stages.1.objective.steps=1"
     )
@@ -71,7 +72,7 @@ def test_the_study_of_blocks_moves_blocks_2_and_3_and_nothing_else(kit, tmp_path
 
 
 @pytest.mark.parametrize("name", ["cure-eff", "cure-clat"])
-def test_the_built_in_stages_follow_one_another(kit, tmp_path, name):
+def test_the_built_in_stages_follow_one_another(tmp_path, name):
     stages = [stage.name for stage in read_recipe(name).stages]
     shorter = [f"--stages.{stage}.epochs=1" for stage in stages]
     recipe = small(name, *shorter, "--stages.cure.objective.steps=1")

@@ -12,10 +12,11 @@ import clat
 from clat.core.errors import ClatError
 from clat.data import IDBH, Augment
 from clat.objectives import PgdAT, Trades
-from clat.recipe.schema import DataConfig, ExtraConfig
+from clat.recipe.data_settings import DataConfig, ExtraConfig
 from clat.runtime.engine import EngineConfig
 from clat.training import stage
 from clat.training.prepare import augmentation
+from helpers import runs as kit
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def file(tmp_path):
     return write
 
 
-def mixed(kit, file, **changes):
+def mixed(file, **changes):
     """Two epochs of each of two objectives, on everything at once."""
     settings = {
         "stages": (
@@ -63,11 +64,11 @@ def mixed(kit, file, **changes):
     return kit.recipe(**settings | changes)
 
 
-def train(kit, out, recipe):
+def train(out, recipe):
     return clat.train(recipe, out, model=kit.tiny(), data=kit.data(train=83), quiet=True)
 
 
-def test_a_run_on_mixed_and_generated_images(kit, tmp_path, file, monkeypatch):
+def test_a_run_on_mixed_and_generated_images(tmp_path, file, monkeypatch):
     """67 images by 16: four batches alone, five full ones with extra images."""
     labels = []
     original = stage.StageRunner.train_step
@@ -77,7 +78,7 @@ def test_a_run_on_mixed_and_generated_images(kit, tmp_path, file, monkeypatch):
         return original(self, x, y, **place)
 
     monkeypatch.setattr(stage.StageRunner, "train_step", step)
-    train(kit, tmp_path / "run", mixed(kit, file()))
+    train(tmp_path / "run", mixed(file()))
     assert len(labels) == 4 * 5
     assert {(tuple(y.shape), y.dtype) for y in labels} == {((16, 4), torch.float32)}
     assert any((y.amax(1) < 1).any() for y in labels)
@@ -85,9 +86,9 @@ def test_a_run_on_mixed_and_generated_images(kit, tmp_path, file, monkeypatch):
 
 
 @pytest.mark.parametrize("k", [3, 5, 13])
-def test_stopping_and_resuming_gives_the_same_bits(kit, tmp_path, file, monkeypatch, k):
-    recipe = mixed(kit, file(), engine=EngineConfig(device="cpu", checkpoint_seconds=0.0))
-    train(kit, tmp_path / "whole", recipe)
+def test_stopping_and_resuming_gives_the_same_bits(tmp_path, file, monkeypatch, k):
+    recipe = mixed(file(), engine=EngineConfig(device="cpu", checkpoint_seconds=0.0))
+    train(tmp_path / "whole", recipe)
     original, count = stage.StageRunner.train_step, [0]
 
     def step(self, *args, **place):
@@ -99,21 +100,21 @@ def test_stopping_and_resuming_gives_the_same_bits(kit, tmp_path, file, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(stage.StageRunner, "train_step", step)
         with pytest.raises(KeyboardInterrupt):
-            train(kit, tmp_path / "part", recipe)
+            train(tmp_path / "part", recipe)
     clat.resume(tmp_path / "part", model=kit.tiny(seed=9), data=kit.data(train=83), quiet=True)
     kit.assert_same_run(tmp_path / "whole", tmp_path / "part")
 
 
-def test_resuming_on_other_generated_images_is_refused(kit, tmp_path, file):
+def test_resuming_on_other_generated_images_is_refused(tmp_path, file):
     """Their labels are the same."""
-    train(kit, tmp_path / "run", mixed(kit, file()))
+    train(tmp_path / "run", mixed(file()))
     file(seed=1)
     with pytest.raises(ClatError, match="the images differ"):
         clat.resume(tmp_path / "run", model=kit.tiny(), data=kit.data(train=83), quiet=True)
 
 
-def test_extra_images_without_labels_are_refused_before_the_folder_is_made(kit, tmp_path):
+def test_extra_images_without_labels_are_refused_before_the_folder_is_made(tmp_path):
     np.savez(tmp_path / "extra.npz", image=np.zeros((5, 8, 8, 3), np.uint8))
     with pytest.raises(ClatError, match="has no array 'label'"):
-        train(kit, tmp_path / "run", mixed(kit, str(tmp_path / "extra.npz")))
+        train(tmp_path / "run", mixed(str(tmp_path / "extra.npz")))
     assert not (tmp_path / "run").exists()

@@ -16,11 +16,12 @@ from clat.objectives import AnyObjective
 from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
 from clat.treatments import EMA
+from helpers import runs as kit
 
 KINDS = typing.get_args(typing.get_args(AnyObjective)[0])
 
 
-def network(kit, kind):
+def network(kind):
     if kind.name != "mixing":
         return kit.tiny(dropout=0.0)
     gate = GateConfig(standard=("conv1",), robust=("conv1",), hidden=(4,))
@@ -28,13 +29,13 @@ def network(kit, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_average_of_the_steps_is_what_the_stage_leaves(kit, kind):
+def test_the_average_of_the_steps_is_what_the_stage_leaves(kind):
     """a <- (a + w) / 2 after each of three steps, in evaluation and at the end, parameter by parameter."""
     settings = {name: 1 for name in ("steps", "replays") if name in kind.__dataclass_fields__}
     make = kit.clat if kind.needs_selection else kit.pgd_at
     ema = EMA(decay=0.5, start=0.0, ramp=False)
     recipe = kit.recipe(stages=(make(1, objective=kind(**settings), treatments=(ema,)),))
-    model = network(kit, kind)
+    model = network(kind)
     names = set(model.state_dict())
     loader = Loader(kit.data()[0], 16, shuffle=True, drop_last=True)
     x, y = next(iter(loader.epoch()))

@@ -14,11 +14,12 @@ from clat.objectives import AnyObjective, PgdAT, Step
 from clat.objectives.clat import Calibration, ClatCallback
 from clat.recipe.eps_schedule import EpsSchedule
 from clat.training import monitor, stage
+from helpers import runs as kit
 
 KINDS = [kind for kind in typing.get_args(typing.get_args(AnyObjective)[0]) if kind.attacks]
 
 
-def rising(kit, **changes):
+def rising(**changes):
     """Two stages of two epochs of four batches, both rising; the second has CLAT's term."""
     schedule = EpsSchedule(from_=0, until="3/4")
     return kit.recipe(
@@ -26,7 +27,7 @@ def rising(kit, **changes):
     )
 
 
-def test_each_step_has_its_share_and_selection_and_monitor_the_full_eps(kit, tmp_path, monkeypatch):
+def test_each_step_has_its_share_and_selection_and_monitor_the_full_eps(tmp_path, monkeypatch):
     seen, checked = [], []
     original, accuracies = stage.take_step, monitor.heldout_accuracies
     monkeypatch.setattr(
@@ -39,7 +40,7 @@ def test_each_step_has_its_share_and_selection_and_monitor_the_full_eps(kit, tmp
             checked.append(attack.threat.text) or accuracies(model, engine, x, y, attack, **more)
         ),
     )
-    clat.train(rising(kit), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    clat.train(rising(), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
     shares = [step.eps_share for step in seen]
     assert shares[:8] == [Fraction(done, 6) for done in range(6)] + [1, 1]
     assert shares[8:] == [Fraction(1, 2) + Fraction(1, 2) * Fraction(done, 6) for done in range(6)] + [1, 1]
@@ -53,9 +54,9 @@ def test_each_step_has_its_share_and_selection_and_monitor_the_full_eps(kit, tmp
 
 
 @pytest.mark.parametrize("k", [3, 4, 11])
-def test_stopped_and_resumed_it_ends_with_the_same_bits(kit, tmp_path, monkeypatch, k):
-    clat.train(rising(kit), tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)
-    kit.train_and_stop(monkeypatch, rising(kit), tmp_path / "stopped", after_steps=k)
+def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path, monkeypatch, k):
+    clat.train(rising(), tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)
+    kit.train_and_stop(monkeypatch, rising(), tmp_path / "stopped", after_steps=k)
     clat.resume(tmp_path / "stopped", model=kit.tiny(seed=9), data=kit.data(), quiet=True)
     kit.assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
@@ -72,7 +73,7 @@ def test_the_step_size_follows_where_one_is_given():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "mixing"], ids=lambda kind: kind.name)
-def test_at_a_share_of_zero_every_attack_leaves_the_image_and_every_loss_is_finite(kit, around, kind):
+def test_at_a_share_of_zero_every_attack_leaves_the_image_and_every_loss_is_finite(around, kind):
     net = kit.tiny(dropout=0.0).train()
     context = around(net)
     objective = kind()

@@ -20,6 +20,7 @@ from clat.recipe.schema import DataConfig
 from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
 from clat.treatments import AWP, EMA
+from helpers import runs as kit
 
 KINDS = [kind for kind in typing.get_args(typing.get_args(AnyObjective)[0]) if kind.splits]
 
@@ -44,7 +45,7 @@ def plain(width=4):
         return Plain(width)
 
 
-def runner(kit, recipe, net):
+def runner(recipe, net):
     train, _ = kit.data()
     loader = Loader(train, 16, shuffle=True, drop_last=True)
     heldout = next(iter(Loader(train, 16).epoch()))
@@ -54,16 +55,16 @@ def runner(kit, recipe, net):
     return made, next(iter(loader.epoch()))
 
 
-def stage_of(kit, kind, **changes):
+def stage_of(kind, **changes):
     steps = {"steps": 2} if "steps" in kind.__dataclass_fields__ and kind().steps > 1 else {}
     make = kit.clat if kind.needs_selection else kit.pgd_at
     return make(1, objective=kind(**steps), **changes)
 
 
-def stepped(kit, stage, micro_batch, net=None):
+def stepped(stage, micro_batch, net=None):
     """(loss, parts, weights after two steps)."""
     recipe = kit.recipe(stages=(stage,), micro_batch=micro_batch)
-    made, (x, y) = runner(kit, recipe, plain() if net is None else net)
+    made, (x, y) = runner(recipe, plain() if net is None else net)
     for number in (0, 1):
         loss = made.train_step(x, y, epoch=0, number=number, rate=0.1)
     return loss, {name: value.clone() for name, value in made.model.state_dict().items()}
@@ -79,37 +80,37 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_without_batch_norm_a_step_in_parts_is_the_step_on_the_whole(kit, kind):
+def test_without_batch_norm_a_step_in_parts_is_the_step_on_the_whole(kind):
     """Parts of 5, 5 and 6 images; random starts and CLAT's lambda among what is the same."""
-    whole, parts = (stepped(kit, stage_of(kit, kind), micro) for micro in (None, 6))
+    whole, parts = (stepped(stage_of(kind), micro) for micro in (None, 6))
     assert_same(whole, parts)
     before = plain().state_dict()
     assert any(not torch.equal(value, before.get(name, value)) for name, value in whole[1].items())
 
 
-def test_nor_does_a_frozen_batch_norm_matter(kit):
-    stage = stage_of(kit, Trades, batch_norm="frozen")
+def test_nor_does_a_frozen_batch_norm_matter():
+    stage = stage_of(Trades, batch_norm="frozen")
     nets = [kit.tiny(dropout=0.0) for _ in range(2)]
-    assert_same(stepped(kit, stage, None, nets[0]), stepped(kit, stage, 4, nets[1]))
+    assert_same(stepped(stage, None, nets[0]), stepped(stage, 4, nets[1]))
 
 
-def test_a_batch_norm_that_normalises_by_the_batch_sees_the_parts(kit):
-    whole, parts = (stepped(kit, kit.pgd_at(1), micro, kit.tiny(dropout=0.0)) for micro in (None, 8))
+def test_a_batch_norm_that_normalises_by_the_batch_sees_the_parts():
+    whole, parts = (stepped(kit.pgd_at(1), micro, kit.tiny(dropout=0.0)) for micro in (None, 8))
     assert not torch.allclose(whole[1]["bn1.running_mean"], parts[1]["bn1.running_mean"], rtol=1e-4)
     assert (int(whole[1]["bn1.num_batches_tracked"]), int(parts[1]["bn1.num_batches_tracked"])) == (2, 4)
 
 
-def test_a_micro_batch_as_large_as_the_batch_changes_no_bit(kit):
-    whole, same = (stepped(kit, kit.pgd_at(1), micro, kit.tiny(dropout=0.0)) for micro in (None, 16))
+def test_a_micro_batch_as_large_as_the_batch_changes_no_bit():
+    whole, same = (stepped(kit.pgd_at(1), micro, kit.tiny(dropout=0.0)) for micro in (None, 16))
     assert all(torch.equal(value, same[1][name]) for name, value in whole[1].items())
 
 
-def test_treatments_see_the_whole_gradient(kit):
-    stage = stage_of(kit, Trades, treatments=(AWP(gamma=0.05), EMA(start=0.0)))
-    assert_same(stepped(kit, stage, None), stepped(kit, stage, 5))
+def test_treatments_see_the_whole_gradient():
+    stage = stage_of(Trades, treatments=(AWP(gamma=0.05), EMA(start=0.0)))
+    assert_same(stepped(stage, None), stepped(stage, 5))
 
 
-def test_a_run_in_parts_and_its_resumption(kit, tmp_path, monkeypatch):
+def test_a_run_in_parts_and_its_resumption(tmp_path, monkeypatch):
     recipe = kit.recipe(stages=(kit.pgd_at(1, batch_norm="frozen"), kit.clat(2)), micro_batch=6)
     clat.train(recipe, tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)
     kit.train_and_stop(monkeypatch, recipe, tmp_path / "stopped", after_steps=6)
@@ -117,7 +118,7 @@ def test_a_run_in_parts_and_its_resumption(kit, tmp_path, monkeypatch):
     kit.assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_the_check_on_held_out_images_starts_its_attack_at_the_same_points(kit):
+def test_the_check_on_held_out_images_starts_its_attack_at_the_same_points():
     (x, y), net = next(iter(Loader(kit.data()[0], 80).epoch())), plain()
     attack = Attack.parse(eps="0.1", steps=2)
     counts = [
@@ -127,12 +128,12 @@ def test_the_check_on_held_out_images_starts_its_attack_at_the_same_points(kit):
 
 
 @pytest.mark.parametrize("kind", [Standard, Trades], ids=lambda kind: kind.name)
-def test_memory_follows_the_parts(kit, kind):
+def test_memory_follows_the_parts(kind):
     """What a step holds beside the network, on a network whose activations are most of it."""
 
     def peak(micro):
-        recipe = kit.recipe(stages=(stage_of(kit, kind),), micro_batch=micro)
-        made, (x, y) = runner(kit, recipe, plain(width=16))
+        recipe = kit.recipe(stages=(stage_of(kind),), micro_batch=micro)
+        made, (x, y) = runner(recipe, plain(width=16))
         step = lambda: made.train_step(x, y, epoch=0, number=0, rate=0.0)  # noqa: E731
         step()
         return peak_memory(step, [x, y, *made.model.parameters()], torch.device("cpu"))
@@ -175,7 +176,7 @@ def test_an_objective_that_takes_the_batch_as_a_whole_is_refused(name):
         clat.recipe.build_recipe(data)
 
 
-def test_what_makes_no_sense_is_refused(kit, tmp_path):
+def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(ClatError, match="micro_batch is 0"):
         kit.recipe(micro_batch=0)
     recipe = kit.recipe(stages=(kit.pgd_at(1),), micro_batch=1, data=DataConfig(heldout=16, pad=1))

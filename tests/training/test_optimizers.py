@@ -17,6 +17,7 @@ from clat.network.depth import depths
 from clat.objectives import Cure
 from clat.recipe.optimizer import OptimizerConfig, TorchOptimizer, optimizer_classes
 from clat.training.optimizer import build_optimizer, rates_by_depth, set_rate, state_of
+from helpers import runs as kit
 
 SETTINGS = {
     "adam": {"amsgrad": True},
@@ -81,7 +82,7 @@ def test_only_what_stays_keeps_its_memory(name):
         ({"name": "sgd", "momentum": 0.8}, 10),
     ],
 )
-def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(kit, tmp_path, monkeypatch, settings, k):
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, settings, k):
     recipe = kit.recipe(optimizer=made(settings))
     clat.train(recipe, tmp_path / "whole", model=kit.tiny(), data=kit.data(), quiet=True)
     kit.train_and_stop(monkeypatch, recipe, tmp_path / "stopped", after_steps=k)
@@ -97,7 +98,7 @@ def made(settings):
     return TorchOptimizer(name=settings["name"], arguments=arguments)
 
 
-def test_a_state_from_before_there_were_other_optimizers_is_read(kit, finished, tmp_path, monkeypatch):
+def test_a_state_from_before_there_were_other_optimizers_is_read(finished, tmp_path, monkeypatch):
     kit.train_and_stop(monkeypatch, kit.recipe(), tmp_path / "run", after_steps=3)
     file = tmp_path / "run" / "state.safetensors"
     with safe_open(file, framework="pt") as opened:
@@ -114,7 +115,7 @@ def test_a_state_from_before_there_were_other_optimizers_is_read(kit, finished, 
     kit.assert_same_run(finished, tmp_path / "run")
 
 
-def test_a_stage_with_another_optimizer_starts_fresh(kit, tmp_path, monkeypatch):
+def test_a_stage_with_another_optimizer_starts_fresh(tmp_path, monkeypatch):
     """Also one whose arguments make it keep more; and a run stopped between the two stages goes on all the same."""
     plain, more = (TorchOptimizer(name="adam", arguments={"amsgrad": flag}) for flag in (False, True))
     stages = tuple(
@@ -133,7 +134,7 @@ def test_a_stage_with_another_optimizer_starts_fresh(kit, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop", "adafactor", "adagrad", "rprop"])
-def test_what_is_not_selected_does_not_move_by_a_bit(kit, tmp_path, name):
+def test_what_is_not_selected_does_not_move_by_a_bit(tmp_path, name):
     arguments = {} if name == "rprop" else {"weight_decay": 0.5}
     rule = Selection(rule="named", layers=("conv2",))
     recipe = kit.recipe(
@@ -146,7 +147,7 @@ def test_what_is_not_selected_does_not_move_by_a_bit(kit, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
-def test_weights_that_cure_conserves_keep_their_value_and_what_is_remembered_of_them(around, kit, name):
+def test_weights_that_cure_conserves_keep_their_value_and_what_is_remembered_of_them(around, name):
     net = kit.tiny(dropout=0.0).train()
     callback = Cure(percent=50.0, gamma=0.0).on_stage_start(around(net))
     parameters = callback.choose_parameters({"conv1.weight": net.conv1.weight})
@@ -187,7 +188,7 @@ def test_adamw_by_hand_with_and_without_decay_of_what_has_one_dimension():
         torch.testing.assert_close(parameters["weight"].data, torch.full((2, 2), 2 * (1 - 0.1 * 0.5) - 0.1))
 
 
-def test_with_the_defaults_there_is_one_group_in_the_order_of_the_parameters(kit):
+def test_with_the_defaults_there_is_one_group_in_the_order_of_the_parameters():
     parameters = dict(kit.tiny().named_parameters())
     (group,) = build_optimizer(parameters, OptimizerConfig(), {}).param_groups
     assert all(one is other for one, other in zip(group["params"], parameters.values(), strict=True))
@@ -214,13 +215,13 @@ def test_learning_rates_fall_from_block_to_block(tiny_resnet):
     assert sorted(group["lr"] for group in optimizer.param_groups) == [0.8 * 0.5**n for n in range(9, -1, -1)]
 
 
-def test_a_network_without_blocks_is_as_deep_as_it_has_layers(kit):
+def test_a_network_without_blocks_is_as_deep_as_it_has_layers():
     net = kit.tiny()
     found = {name.split(".")[0]: depths(net)[parameter] for name, parameter in net.named_parameters()}
     assert found == {"conv1": 1, "bn1": 1, "conv2": 2, "bn2": 2, "conv3": 3, "bn3": 3, "head": 4}
 
 
-def test_a_run_with_groups_and_its_resumption(kit, tmp_path, monkeypatch):
+def test_a_run_with_groups_and_its_resumption(tmp_path, monkeypatch):
     settings = TorchOptimizer(
         name="adamw", arguments={"weight_decay": 0.2}, decay_norms_and_biases=False, layer_decay=0.7, clip_norm=0.5
     )
@@ -234,7 +235,7 @@ def test_a_run_with_groups_and_its_resumption(kit, tmp_path, monkeypatch):
 # Refusals
 
 
-def test_an_optimizer_that_does_not_take_the_networks_parameters_is_refused_before_the_run(kit, tmp_path):
+def test_an_optimizer_that_does_not_take_the_networks_parameters_is_refused_before_the_run(tmp_path):
     recipe = kit.recipe(optimizer=TorchOptimizer(name="muon"))
     with pytest.raises(ClatError, match="optimizer 'muon': Muon only supports 2D parameters"):
         clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)

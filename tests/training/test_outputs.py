@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import clat
 from clat.core.errors import ClatError
 from clat.core.notices import listening
+from helpers import runs as kit
 
 
 class WithHeads(nn.Module):
@@ -31,7 +32,7 @@ def heads(z: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("form", [heads, lambda z: (z, z * 0), lambda z: [z, z * 0]], ids=["dict", "tuple", "list"])
-def test_a_run_with_auxiliary_heads_is_the_plain_network_s(kit, tmp_path, form):
+def test_a_run_with_auxiliary_heads_is_the_plain_network_s(tmp_path, form):
     said: list[str] = []
     with listening(said.append):
         clat.train(kit.recipe(), tmp_path / "h", model=WithHeads(kit.tiny(), form), data=kit.data(), quiet=True)
@@ -44,7 +45,7 @@ def test_a_run_with_auxiliary_heads_is_the_plain_network_s(kit, tmp_path, form):
     assert json.loads((tmp_path / "h" / "run.json").read_text())["notes"] == said
 
 
-def test_what_evaluation_mode_returns_beside_is_said_too(kit, tmp_path):
+def test_what_evaluation_mode_returns_beside_is_said_too(tmp_path):
     said: list[str] = []
     with listening(said.append):
         result = clat.train(
@@ -69,7 +70,7 @@ def failing(z: Tensor) -> Tensor:
         (failing, "does not run in training mode on images of shape .*: targets are missing$"),
     ],
 )
-def test_training_mode_is_tried_before_a_folder_is_made(kit, tmp_path, form, says):
+def test_training_mode_is_tried_before_a_folder_is_made(tmp_path, form, says):
     model = WithHeads(kit.tiny(), form)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ClatError, match=says) as caught:
@@ -83,7 +84,7 @@ def wrong(z: Tensor) -> Tensor:
     raise AssertionError("Input height (8) doesn't match model (224).")
 
 
-def test_whatever_a_network_raises_is_one_line(kit, tmp_path):
+def test_whatever_a_network_raises_is_one_line(tmp_path):
     with pytest.raises(ClatError, match=r"does not run on images of shape .*: Input height"):
         clat.train(
             kit.recipe(), tmp_path / "r", model=WithHeads(kit.tiny(), wrong, wrong), data=kit.data(), quiet=True

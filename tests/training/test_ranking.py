@@ -20,14 +20,15 @@ from clat.recipe.schema import DataConfig, ModelConfig
 from clat.report.page import write_report
 from clat.training.prepare import build_network
 from clat.training.ranking import initial_weights
+from helpers import runs as kit
 
 
-def recipe(kit: Any, selection: Selection, **changes: Any) -> clat.Recipe:
+def recipe(selection: Selection, **changes: Any) -> clat.Recipe:
     stage = kit.clat(name="fine-tune", epochs=1, objective=Standard(), selection=selection)
     return kit.recipe(stages=(kit.pgd_at(epochs=1), stage), **changes)
 
 
-def run(kit: Any, out: Any, recipe: clat.Recipe) -> Any:
+def run(out: Any, recipe: clat.Recipe) -> Any:
     return clat.train(recipe, out, model=kit.tiny(), data=kit.data(), quiet=True)
 
 
@@ -40,10 +41,10 @@ def run(kit: Any, out: Any, recipe: clat.Recipe) -> Any:
         ("critical", "rewinding-drop"),
     ],
 )
-def test_a_stage_moves_what_its_ranking_says(kit: Any, tmp_path: Any, rule: Any, name: Any) -> None:
+def test_a_stage_moves_what_its_ranking_says(tmp_path: Any, rule: Any, name: Any) -> None:
     attacked = {} if name.startswith("rewinding") else {"steps": 1}
     chosen = Selection(rule=rule, ranking=name, k=1, num_samples=8, **attacked)
-    run(kit, tmp_path / "run", recipe(kit, chosen))
+    run(tmp_path / "run", recipe(chosen))
     (record,) = kit.records(tmp_path / "run", "selection")
     report = RankingReport.from_json(tmp_path / "run" / record["report"])
     assert (report.ranking, report.n) == (name, 8)
@@ -67,19 +68,19 @@ def test_under_mrc_shortcuts_and_classifier_take_part_as_in_rift() -> None:
     assert names(shortcuts=True, classifier=True) == names(ranking="mrc")
 
 
-def test_the_attack_of_the_measurement_has_the_rules_step(kit: Any, tmp_path: Any) -> None:
+def test_the_attack_of_the_measurement_has_the_rules_step(tmp_path: Any) -> None:
     chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=2, alpha="2/225")
-    run(kit, tmp_path / "run", recipe(kit, chosen))
+    run(tmp_path / "run", recipe(chosen))
     (record,) = kit.records(tmp_path / "run", "selection")
     assert RankingReport.from_json(tmp_path / "run" / record["report"]).settings["alpha"] == 2 / 225
     with pytest.raises(ClatError, match=r"selection\.alpha"):
         Selection(alpha="2/0")
 
 
-def test_the_test_split_decides_only_where_it_is_told_to_and_the_run_says_so(kit: Any, tmp_path: Any) -> None:
+def test_the_test_split_decides_only_where_it_is_told_to_and_the_run_says_so(tmp_path: Any) -> None:
     chosen = Selection(rule="least-critical", ranking="mrc", num_samples=16, steps=1)
     data = DataConfig(decide_on="test-split", pad=1)
-    result = run(kit, tmp_path / "run", recipe(kit, chosen, data=data))
+    result = run(tmp_path / "run", recipe(chosen, data=data))
     about = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     assert (about["train"], about["heldout"]) == (80, 16)
     (record,) = kit.records(tmp_path / "run", "selection")
@@ -98,7 +99,7 @@ def test_the_test_split_decides_only_where_it_is_told_to_and_the_run_says_so(kit
 
 
 def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(
-    kit: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, ...]] = []
     measure = RobustCriticalityRanking.measure
@@ -109,13 +110,13 @@ def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(
 
     monkeypatch.setattr(RobustCriticalityRanking, "measure", spy)
     chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=1)
-    run(kit, tmp_path / "run", recipe(kit, chosen))
+    run(tmp_path / "run", recipe(chosen))
     ((name, x, eps, steps, seed, initial),) = seen
     assert (name, len(x), eps, steps, initial) == ("mrc", 8, "0.05", 1, None)
     assert seed == derive_seed(0, "selection", 2)
 
 
-def test_what_a_run_rewinds_to(kit: Any, tmp_path: Any, images: torch.Tensor) -> None:
+def test_what_a_run_rewinds_to(tmp_path: Any, images: torch.Tensor) -> None:
     """The file that is named, else the weights given at the start, else the random ones of the seed."""
     rule, settings = Selection(ranking="rewinding-drop"), kit.recipe(model=ModelConfig(name="resnet18", width=4))
     drawn = build_network(settings, 7)
@@ -132,37 +133,36 @@ def test_what_a_run_rewinds_to(kit: Any, tmp_path: Any, images: torch.Tensor) ->
     assert kit.same(dict(found), kit.tiny(2).state_dict())
 
 
-def test_the_same_run_twice(kit: Any, tmp_path: Any) -> None:
+def test_the_same_run_twice(tmp_path: Any) -> None:
     """All but the seconds of the reports is alike."""
     chosen = Selection(rule="critical", ranking="rewinding", num_samples=8)
     one, two = tmp_path / "one", tmp_path / "two"
     for out in (one, two):
-        run(kit, out, recipe(kit, chosen))
+        run(out, recipe(chosen))
     reports = [RankingReport.from_json(out / "criticality" / "epoch-0002.json") for out in (one, two)]
     assert reports[0] == reports[1]
     assert kit.same(kit.weights(one, "last"), kit.weights(two, "last"))
 
 
-def test_bad_input_is_found_before_training(kit: Any, tmp_path: Any) -> None:
+def test_bad_input_is_found_before_training(tmp_path: Any) -> None:
     first = kit.recipe(stages=(kit.clat(selection=Selection(ranking="rewinding")),))
     with pytest.raises(ClatError, match=r"the first: .* selection\.initial"):
-        run(kit, tmp_path / "run", first)
+        run(tmp_path / "run", first)
     missing = Selection(ranking="rewinding", initial=str(tmp_path / "gone.pt"))
     with pytest.raises(ClatError, match="gone"):
-        run(kit, tmp_path / "run", recipe(kit, missing))
+        run(tmp_path / "run", recipe(missing))
     clat.save_weights(kit.tiny(width=5), tmp_path / "wide.safetensors")
     wide = Selection(ranking="rewinding", initial=str(tmp_path / "wide.safetensors"))
     with pytest.raises(ClatError, match="of another shape"):
-        run(kit, tmp_path / "run", recipe(kit, wide))
+        run(tmp_path / "run", recipe(wide))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_least_critical_by_another_ranking_may_be_any_layer(kit: Any, tmp_path: Any) -> None:
+def test_the_least_critical_by_another_ranking_may_be_any_layer(tmp_path: Any) -> None:
     """Layer 1 is left aside only where its value is no ratio: k = 3 of 3 is fine for MRC."""
     run(
-        kit,
         tmp_path / "run",
-        recipe(kit, Selection(rule="least-critical", ranking="mrc", k=3, num_samples=4, steps=1)),
+        recipe(Selection(rule="least-critical", ranking="mrc", k=3, num_samples=4, steps=1)),
     )
     with pytest.raises(ClatError, match="there are 2 layers"):
-        run(kit, tmp_path / "other", recipe(kit, Selection(rule="least-critical", k=3)))
+        run(tmp_path / "other", recipe(Selection(rule="least-critical", k=3)))

@@ -24,21 +24,22 @@ from clat.training import run, stage
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import LOCK, only_one_in
 from clat.training.status import run_status
+from helpers import runs as kit
 
 
 class Killed(BaseException):
     """Ends a run at once, as SIGKILL would: nothing is saved on the way out."""
 
 
-def train(kit, out, recipe=None, **settings):
+def train(out, recipe=None, **settings):
     return clat.train(recipe or kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, **settings)
 
 
-def resume(kit, out, model=None):
+def resume(out, model=None):
     return clat.resume(out, model=model or kit.tiny(seed=123), data=kit.data(), quiet=True)
 
 
-def saving_every(kit, seconds):
+def saving_every(seconds):
     return kit.recipe(engine=EngineConfig(device="cpu", checkpoint_seconds=seconds))
 
 
@@ -71,33 +72,33 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_two_runs_of_one_seed_are_bit_identical_whatever_the_global_random_state(kit, finished, tmp_path):
+def test_two_runs_of_one_seed_are_bit_identical_whatever_the_global_random_state(finished, tmp_path):
     torch.manual_seed(4321)
     before = torch.get_rng_state()
-    train(kit, tmp_path / "again")
+    train(tmp_path / "again")
     assert torch.equal(torch.get_rng_state(), before), "a run must leave the global random state alone"
     kit.assert_same_run(finished, tmp_path / "again")
 
 
-def test_another_seed_gives_other_weights(kit, finished, tmp_path):
-    train(kit, tmp_path / "other", kit.recipe(seed=1))
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    train(tmp_path / "other", kit.recipe(seed=1))
     assert not kit.same(kit.weights(finished, "last"), kit.weights(tmp_path / "other", "last"))
 
 
 # 16 steps: 1 to 4 and 5 to 8 are stage 1; 9 to 12 and 13 to 16 are stage 2, each after a selection.
 @pytest.mark.parametrize("k", [1, 3, 4, 6, 8, 9, 11, 12, 13, 16])
-def test_ctrl_c_saves_and_resuming_gives_the_same_bits(kit, finished, tmp_path, monkeypatch, at_step, k):
+def test_ctrl_c_saves_and_resuming_gives_the_same_bits(finished, tmp_path, monkeypatch, at_step, k):
     out = tmp_path / "run"
     with monkeypatch.context():
         at_step(k, interrupt)
         with pytest.raises(Interrupted) as caught:
-            train(kit, out)
+            train(out)
     assert caught.value.exit_code == 130
     done = kit.progress(out)
     assert (done["epoch"], done["step"]) == ((k - 1) // 4, (k - 1) % 4 + 1)
     assert '"interrupted"' in (out / "run.json").read_text()
     monkeypatch.undo()
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
     assert '"finished"' in (out / "run.json").read_text()
 
@@ -106,29 +107,29 @@ def test_ctrl_c_saves_and_resuming_gives_the_same_bits(kit, finished, tmp_path, 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("k", [1, 4, 5, 9, 10, 13, 16])
 def test_a_kill_in_a_step_and_resuming_gives_the_same_bits(
-    kit, finished, tmp_path, monkeypatch, at_step, k, after, seconds
+    finished, tmp_path, monkeypatch, at_step, k, after, seconds
 ):
     """With a state saved at every step, and with one at the end of an epoch only."""
     out = tmp_path / "run"
     at_step(k, kill, after=after)
     with pytest.raises(Killed):
-        train(kit, out, saving_every(kit, seconds))
+        train(out, saving_every(seconds))
     monkeypatch.undo()
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
 
 
-def test_several_kills(kit, finished, tmp_path, monkeypatch, at_step):
+def test_several_kills(finished, tmp_path, monkeypatch, at_step):
     out = tmp_path / "run"
     for start in (train, resume, resume):
         at_step(6, kill)
         with pytest.raises(Killed):
-            start(kit, out)
+            start(out)
         monkeypatch.undo()
         assert len({(r["event"], r["epoch"]) for r in kit.records(out) if "epoch" in r}) == len(
             [r for r in kit.records(out) if "epoch" in r]
         )
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
 
 
@@ -147,42 +148,42 @@ def kill_at_write(monkeypatch, n):
 
 
 @pytest.fixture(scope="session")
-def writes(kit, tmp_path_factory):
+def writes(tmp_path_factory):
     """The files that a run moves into place, in order."""
     with pytest.MonkeyPatch.context() as patch:
         names = kill_at_write(patch, 0)
-        train(kit, tmp_path_factory.mktemp("runs") / "counted")
+        train(tmp_path_factory.mktemp("runs") / "counted")
     return names
 
 
-@pytest.mark.parametrize("n", range(1, 28))
-def test_a_kill_at_any_write_and_resuming_gives_the_same_bits(kit, finished, tmp_path, monkeypatch, n):
+@pytest.mark.parametrize("n", range(1, 29))
+def test_a_kill_at_any_write_and_resuming_gives_the_same_bits(finished, tmp_path, monkeypatch, n):
     out = tmp_path / "run"
     kill_at_write(monkeypatch, n)
     with pytest.raises(Killed):
-        train(kit, out)
+        train(out)
     monkeypatch.undo()
     # A run of the user's own network that was killed before anything of it was saved needs the same network.
     first = out / "weights" / "stage-0.safetensors"
-    resume(kit, out, None if first.exists() else kit.tiny())
+    resume(out, None if first.exists() else kit.tiny())
     kit.assert_same_run(finished, out)
 
 
 def test_all_writes_are_covered_above(writes):
-    assert len(writes) == 27
+    assert len(writes) == 28
     assert writes[0] == "recipe.toml"
     assert {"state.safetensors", "best.safetensors", "summary.json", "stage-1.safetensors"} <= set(writes)
 
 
-def test_resuming_a_finished_run_changes_nothing(kit, finished, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    result = resume(kit, out)
+    result = resume(out)
     kit.assert_same_run(finished, out)
     assert kit.same(result.model.state_dict(), kit.weights(finished, "last"))
 
 
-def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_path, monkeypatch):
+def test_a_stop_that_comes_during_the_last_check_is_heeded(finished, tmp_path, monkeypatch):
     """After the last step nothing looks at the flag but the end of the stage."""
     out = tmp_path / "run"
     original, calls = heldout.heldout_correct, [0]
@@ -195,30 +196,30 @@ def test_a_stop_that_comes_during_the_last_check_is_heeded(kit, finished, tmp_pa
 
     monkeypatch.setattr(heldout, "heldout_correct", check)
     with pytest.raises(Interrupted):
-        train(kit, out)
+        train(out)
     assert not list((out / "evaluations").iterdir())
     monkeypatch.undo()
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
 
 
 def stop_while_judging(monkeypatch, number, n):
     """The signal comes with the n-th verdict of the final evaluation."""
-    original, calls = EvaluationJob._right, [0]
+    original, calls = EvaluationJob._search, [0]
 
-    def right(self, *args):
+    def search(self, *args):
         calls[0] += 1
         if calls[0] == n:
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(EvaluationJob, "_right", right)
+    monkeypatch.setattr(EvaluationJob, "_search", search)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("n", [1, 3])  # of the given weights, which come first, and of the best ones
 def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
-    kit, finished, tmp_path, monkeypatch, capsys, number, code, n
+    finished, tmp_path, monkeypatch, capsys, number, code, n
 ):
     out = tmp_path / "run"
     before = signal.getsignal(number)
@@ -233,7 +234,7 @@ def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
     done = [file.name for file in (out / "evaluations").glob("*.json")]
     assert len(done) == n - 1
     trained = (out / "state.safetensors").stat().st_mtime_ns
-    again = resume(kit, out)
+    again = resume(out)
     assert (out / "state.safetensors").stat().st_mtime_ns == trained, "nothing is trained again"
     kit.assert_same_run(finished, out)
     went_on = [label for label, result in again.evaluations.items() if "went on" in " ".join(result["notes"])]
@@ -242,7 +243,7 @@ def test_a_stop_during_the_final_evaluation_and_resuming_goes_on_with_it(
     assert '"finished"' in (out / "run.json").read_text()
 
 
-def test_a_stop_between_training_and_evaluation_is_heeded(kit, finished, tmp_path, monkeypatch):
+def test_a_stop_between_training_and_evaluation_is_heeded(finished, tmp_path, monkeypatch):
     original = run.write_json
 
     def write(path, data):
@@ -254,10 +255,10 @@ def test_a_stop_between_training_and_evaluation_is_heeded(kit, finished, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(run, "write_json", write)
         with pytest.raises(Interrupted):
-            train(kit, out)
+            train(out)
     assert not list((out / "evaluations").iterdir())
     assert '"interrupted"' in (out / "run.json").read_text()
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
 
 
@@ -282,10 +283,10 @@ def test_a_second_ctrl_c_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_termination_signal_has_its_own_exit_code(kit, tmp_path, at_step):
+def test_a_termination_signal_has_its_own_exit_code(tmp_path, at_step):
     at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted) as caught:
-        train(kit, tmp_path / "run")
+        train(tmp_path / "run")
     assert caught.value.exit_code == 143
 
 
@@ -307,80 +308,80 @@ def test_the_flag_is_left_alone_outside_the_main_thread():
 # One process at a time
 
 
-def test_a_folder_in_which_another_run_goes_on_is_left_alone(kit, finished, tmp_path, at_step):
+def test_a_folder_in_which_another_run_goes_on_is_left_alone(finished, tmp_path, at_step):
     """Neither resumed nor trained in, and the run in it does not notice."""
     out, before = tmp_path / "run", {}
 
     def intrude():
         before.update({file: file.read_bytes() for file in out.rglob("*") if file.is_file()})
         with pytest.raises(ClatError, match=f"another process is training in {out}"):
-            resume(kit, out)
+            resume(out)
         with pytest.raises(ClatError, match="holds another run already"):
-            train(kit, out)
+            train(out)
         assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
     at_step(6, intrude)
-    train(kit, out)
+    train(out)
     assert before
     kit.assert_same_run(finished, out)
 
 
-def test_of_two_that_find_the_same_new_folder_one_gets_it(kit, tmp_path, monkeypatch):
+def test_of_two_that_find_the_same_new_folder_one_gets_it(tmp_path, monkeypatch):
     """The other one comes between the look into the folder and taking it."""
     original, out = run.prepare, tmp_path / "run"
 
     def prepare(*args):
         with monkeypatch.context() as patch:
             patch.setattr(run, "prepare", original)
-            train(kit, out)
+            train(out)
         return original(*args)
 
     monkeypatch.setattr(run, "prepare", prepare)
     with pytest.raises(ClatError, match="holds another run already"):
-        train(kit, out)
+        train(out)
     assert '"finished"' in (out / "run.json").read_text()
 
 
-def test_while_one_sets_up_a_folder_another_does_not_get_in(kit, tmp_path):
+def test_while_one_sets_up_a_folder_another_does_not_get_in(tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     with only_one_in(out), pytest.raises(ClatError, match="another process is training in"):
-        train(kit, out)
+        train(out)
     assert [file.name for file in out.iterdir()] == [LOCK]
-    train(kit, out)
+    train(out)
 
 
 # What cannot be resumed
 
 
-def stopped(kit, out, monkeypatch, at_step):
+def stopped(out, monkeypatch, at_step):
     at_step(6, interrupt)
     with pytest.raises(Interrupted):
-        train(kit, out)
+        train(out)
     monkeypatch.undo()
     return out
 
 
-def test_a_folder_without_a_run(kit, tmp_path):
+def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(ClatError, match="no run to resume"):
-        resume(kit, tmp_path)
+        resume(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 9, None])
-def test_a_damaged_state_is_told_in_one_line(kit, tmp_path, monkeypatch, at_step, damage):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_a_damaged_state_is_told_in_one_line(tmp_path, monkeypatch, at_step, damage):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     file = out / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-50] if damage is None else damage)
     with pytest.raises(ClatError, match="not a usable run state") as caught:
-        resume(kit, out)
+        resume(out)
     assert "\n" not in str(caught.value)
 
 
-def test_another_recipe_model_or_data_is_refused(kit, tmp_path, monkeypatch, at_step):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_another_recipe_model_or_data_is_refused(tmp_path, monkeypatch, at_step):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     before = kit.state(out)
     with pytest.raises(ClatError, match="does not fit the model"):
-        resume(kit, out, kit.tiny(width=5))
+        resume(out, kit.tiny(width=5))
     train_set, test = kit.data()
     other = dataclasses.replace(train_set, images=255 - train_set.images)
     with pytest.raises(ClatError, match="images differ"):
@@ -388,14 +389,14 @@ def test_another_recipe_model_or_data_is_refused(kit, tmp_path, monkeypatch, at_
     recipe = out / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("seed = 0", "seed = 5", 1))
     with pytest.raises(ClatError, match="another recipe"):
-        resume(kit, out)
+        resume(out)
     assert kit.same(kit.state(out), before)
 
 
-def test_a_shortened_metrics_file_is_not_padded_with_zeros(kit, tmp_path, monkeypatch, at_step):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_a_shortened_metrics_file_is_not_padded_with_zeros(tmp_path, monkeypatch, at_step):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     (out / "metrics.jsonl").unlink()
-    resume(kit, out)
+    resume(out)
     assert [record["epoch"] for record in kit.records(out, "epoch")] == [2, 3, 4]
 
 
@@ -415,7 +416,7 @@ def contents(out):
     ],
 )
 @pytest.mark.parametrize("text", [None, "half"])
-def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(kit, finished, tmp_path, name, says, text):
+def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(finished, tmp_path, name, says, text):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / name).unlink()
@@ -423,16 +424,16 @@ def test_a_resume_that_will_miss_a_file_at_its_end_changes_nothing(kit, finished
         (out / name).write_text(text)
     before = contents(out)
     if name.startswith("evaluations") and text is None:  # it is measured again
-        resume(kit, out)
+        resume(out)
         kit.assert_same_run(finished, out)
         return
     with pytest.raises(ClatError, match=says):
-        resume(kit, out)
+        resume(out)
     assert contents(out) == before
 
 
-def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(kit, tmp_path, monkeypatch, at_step, capsys):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(tmp_path, monkeypatch, at_step, capsys):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     about = json.loads((out / "run.json").read_text())
     threads = about["environment"]["threads"]
     (out / "run.json").write_text(json.dumps(about | {"environment": about["environment"] | {"threads": 64}}))
@@ -443,10 +444,10 @@ def test_another_number_of_threads_is_said_as_the_bits_depend_on_it(kit, tmp_pat
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "a run from before that was recorded"])
 @pytest.mark.parametrize("missing", [("model", "data"), ("model",), ("data",)])
 def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
-    kit, tmp_path, monkeypatch, at_step, missing, recorded
+    tmp_path, monkeypatch, at_step, missing, recorded
 ):
     """The command knows the recipe's network and images only."""
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     if not recorded:
         about = json.loads((out / "run.json").read_text())
         del about["given"]
@@ -460,39 +461,39 @@ def test_a_resume_without_what_the_run_was_given_from_python_changes_nothing(
         held = " and ".join({"model": "model (helpers.runs.TinyNet)", "data": "data (colours)"}[m] for m in missing)
         assert f"was given its {held} from Python" in str(caught.value)
         assert f"clat.resume({str(out)!r}, model=..., data=...)" in str(caught.value)
-    resume(kit, out)
+    resume(out)
 
 
-def test_a_resume_with_another_network_changes_nothing(kit, tmp_path, monkeypatch, at_step):
-    out = stopped(kit, tmp_path / "run", monkeypatch, at_step)
+def test_a_resume_with_another_network_changes_nothing(tmp_path, monkeypatch, at_step):
+    out = stopped(tmp_path / "run", monkeypatch, at_step)
     before = contents(out)
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 6), torch.nn.Flatten())
     for other in (kit.tiny(width=5), plain):
         with pytest.raises(ClatError, match="does not fit the model"):
-            resume(kit, out, other)
+            resume(out, other)
         assert contents(out) == before
 
 
-def test_a_stopped_run_says_the_call_that_goes_on(kit, tmp_path, at_step, capsys):
+def test_a_stopped_run_says_the_call_that_goes_on(tmp_path, at_step, capsys):
     at_step(6, interrupt)
     with pytest.raises(Interrupted):
         clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data())
     assert f"clat.resume({str(tmp_path / 'run')!r}, model=..., data=...)" in capsys.readouterr().out
 
 
-def test_a_run_that_died_is_told_so(kit, finished, tmp_path, monkeypatch, at_step, capsys):
+def test_a_run_that_died_is_told_so(finished, tmp_path, monkeypatch, at_step, capsys):
     """A kill leaves run.json at "running", as there is nobody to write another word."""
     out = tmp_path / "run"
-    original = run._recorder
+    original = run.recorder
 
     def dead(*args):
         record = original(*args)
         return lambda status: record("running")
 
-    monkeypatch.setattr(run, "_recorder", dead)
+    monkeypatch.setattr(run, "recorder", dead)
     at_step(6, kill)
     with pytest.raises(Killed):
-        train(kit, out)
+        train(out)
     monkeypatch.undo()
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert run_status(out) == "died"
@@ -518,11 +519,11 @@ def test_the_status_of_a_folder_that_says_nothing(tmp_path):
 # Reuse
 
 
-def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
+def test_reusing_the_first_stage_gives_the_same_bits(finished, tmp_path):
     """CLAT after PGD-AT, taken over from a run that did something else after the same PGD-AT."""
     other = kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on")), name="control")
-    train(kit, tmp_path / "control", other)
-    train(kit, tmp_path / "reusing", reuse=tmp_path / "control")
+    train(tmp_path / "control", other)
+    train(tmp_path / "reusing", reuse=tmp_path / "control")
     kit.assert_same_run(finished, tmp_path / "reusing")
     assert len(kit.records(tmp_path / "reusing", "epoch")) == 4
     train_seconds = [record["train_seconds"] for record in kit.records(tmp_path / "reusing", "epoch")]
@@ -530,24 +531,24 @@ def test_reusing_the_first_stage_gives_the_same_bits(kit, finished, tmp_path):
     assert train_seconds[:2] == control_seconds[:2], "the first stage must not have been trained again"
 
 
-def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(kit, tmp_path, monkeypatch):
+def test_the_best_of_a_reused_stage_is_the_one_of_that_stage(tmp_path, monkeypatch):
     """The other run's later stage may have had a better one."""
     scores = iter([(8, 4), (8, 2), (8, 9), (8, 9), (8, 1), (8, 1)])
     monkeypatch.setattr(heldout, "heldout_correct", lambda *a, **k: torch.tensor(next(scores)))
-    train(kit, tmp_path / "one")
-    train(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
+    train(tmp_path / "one")
+    train(tmp_path / "two", kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on"))), reuse=tmp_path / "one")
     assert kit.progress(tmp_path / "two")["best"]["epoch"] == 1
     load_weights(kit.tiny(), tmp_path / "two" / "weights" / "best.safetensors")
     assert not kit.same(kit.weights(tmp_path / "one", "best"), kit.weights(tmp_path / "two", "best"))
 
 
-def test_a_reusing_run_can_be_killed_and_resumed(kit, finished, tmp_path, monkeypatch, at_step):
+def test_a_reusing_run_can_be_killed_and_resumed(finished, tmp_path, monkeypatch, at_step):
     out = tmp_path / "run"
     at_step(2, kill)
     with pytest.raises(Killed):
-        train(kit, out, reuse=finished)
+        train(out, reuse=finished)
     monkeypatch.undo()
-    resume(kit, out)
+    resume(out)
     kit.assert_same_run(finished, out)
 
 
@@ -563,17 +564,17 @@ def test_a_reusing_run_can_be_killed_and_resumed(kit, finished, tmp_path, monkey
         {"stages": "one"},
     ],
 )
-def test_a_run_that_began_otherwise_is_refused(kit, finished, tmp_path, changes):
+def test_a_run_that_began_otherwise_is_refused(finished, tmp_path, changes):
     if changes.get("stages") == "longer":
         changes = {"stages": (kit.pgd_at(3), kit.clat(1))}
     elif changes.get("stages") == "one":
         changes = {"stages": (kit.pgd_at(2),)}
     with pytest.raises(ClatError, match="shares no finished stage"):
-        train(kit, tmp_path / "run", kit.recipe(**changes), reuse=finished)
+        train(tmp_path / "run", kit.recipe(**changes), reuse=finished)
     assert not (tmp_path / "run").exists()
 
 
-def test_other_weights_or_images_at_the_start_are_refused(kit, finished, tmp_path):
+def test_other_weights_or_images_at_the_start_are_refused(finished, tmp_path):
     train_set, test = kit.data()
     settings = {"quiet": True, "reuse": finished}
     with pytest.raises(ClatError, match="other weights"):
@@ -582,5 +583,5 @@ def test_other_weights_or_images_at_the_start_are_refused(kit, finished, tmp_pat
     with pytest.raises(ClatError, match="other images"):
         clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=(other, test), **settings)
     with pytest.raises(ClatError, match="no run to reuse"):
-        train(kit, tmp_path / "run", reuse=tmp_path)
+        train(tmp_path / "run", reuse=tmp_path)
     assert not (tmp_path / "run").exists()

@@ -20,26 +20,27 @@ from clat.data import hold_out
 from clat.evaluation import heldout
 from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
+from clat.recipe.data_settings import ExtraConfig
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ExtraConfig,
     MonitorConfig,
     OptimizerConfig,
 )
 from clat.training import stage
 from clat.training.monitor import overfitted_catastrophically
+from helpers import runs as kit
 
 
-def run(kit, out, recipe=None, model=None, data=None, **settings):
+def run(out, recipe=None, model=None, data=None, **settings):
     return clat.train(
         recipe or kit.recipe(), out, model=model or kit.tiny(), data=data or kit.data(), quiet=True, **settings
     )
 
 
-def test_the_folder_of_a_finished_run(kit, finished):
+def test_the_folder_of_a_finished_run(finished):
     files = {str(file.relative_to(finished)) for file in finished.rglob("*") if file.is_file()}
     assert {f for f in files if not f.startswith("tensorboard")} == {
         ".lock", "recipe.toml", "run.json", "metrics.jsonl", "summary.json", "state.safetensors",
@@ -56,15 +57,16 @@ def test_the_folder_of_a_finished_run(kit, finished):
     assert about["data"]["train"] == 64
     assert about["data"]["heldout"] == 16
     events = [record["event"] for record in kit.records(finished)]
-    assert events == ["stage", "epoch", "epoch", "selection", "stage", "epoch", "selection", "epoch"]
+    assert events == ["stage", "epoch", "epoch", "selection", "warning", "stage", "epoch", "selection", "epoch"]
+    assert kit.records(finished, "warning")[0]["kind"] == "no-robustness", "two epochs have given it none"
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["robust_overfitting"] == summary["best"]["heldout_robust"] - summary["last"]["heldout_robust"]
     assert [stage["name"] for stage in summary["stages"]] == ["pgd-at", "clat"]
 
 
-def test_the_result_holds_the_model_in_evaluation_mode_with_the_last_weights(kit, tmp_path):
+def test_the_result_holds_the_model_in_evaluation_mode_with_the_last_weights(tmp_path):
     model = kit.tiny()
-    result = run(kit, tmp_path / "run", model=model)
+    result = run(tmp_path / "run", model=model)
     assert result.model is model
     assert not any(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -72,7 +74,7 @@ def test_the_result_holds_the_model_in_evaluation_mode_with_the_last_weights(kit
     assert set(result.evaluations) == {"stage-0", "stage-1", "best", "last"}
 
 
-def test_the_cost_of_training_by_hand(kit, finished):
+def test_the_cost_of_training_by_hand(finished):
     """PGD-AT with one attack step: two forwards and two backwards a training image."""
     stages = json.loads((finished / "summary.json").read_text())["stages"]
     trained, monitored = 2 * 64, 2 * 16
@@ -81,9 +83,9 @@ def test_the_cost_of_training_by_hand(kit, finished):
     assert stages[0]["forwards"] == trained * 2 + monitored * 3
 
 
-def test_training_learns(kit, tmp_path):
+def test_training_learns(tmp_path):
     recipe = kit.recipe(stages=(kit.pgd_at(12, objective=Standard()),), eps="0.01")
-    run(kit, tmp_path / "run", recipe, model=kit.tiny(dropout=0.0))
+    run(tmp_path / "run", recipe, model=kit.tiny(dropout=0.0))
     losses = [record["loss"] for record in kit.records(tmp_path / "run", "epoch")]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -97,7 +99,7 @@ def moved(one, other):
 
 @pytest.mark.parametrize("rule", ["critical", "least-critical", "random", "named", "all"])
 @pytest.mark.parametrize("policy", ["frozen", "update", "update-selected"])
-def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_path, rule, policy):
+def test_only_what_is_selected_moves_and_statistics_follow_the_policy(tmp_path, rule, policy):
     named = {"layers": ("conv2",)} if rule == "named" else {}
     selection = Selection(rule=rule, k=1, every=1, num_samples=8, steps=1, **named)
     recipe = kit.recipe(
@@ -105,7 +107,7 @@ def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_p
         optimizer=OptimizerConfig(momentum=0.9, weight_decay=0.1),
     )
     out = tmp_path / "run"
-    run(kit, out, recipe)
+    run(out, recipe)
     selected = {name for record in kit.records(out, "selection") for name in record["layers"]}
     expected = {f"{name}.{part}" for name in selected for part in ("weight", "bias")}
     norms = {
@@ -119,7 +121,7 @@ def test_only_what_is_selected_moves_and_statistics_follow_the_policy(kit, tmp_p
     assert kit.records(out, "stage")[1]["batch_norm"] == policy
 
 
-def test_no_gradient_is_computed_for_what_does_not_move(kit, tmp_path, monkeypatch):
+def test_no_gradient_is_computed_for_what_does_not_move(tmp_path, monkeypatch):
     wanted, original = [], stage.StageRunner.train_step
 
     def step(self, *args, **place):
@@ -128,13 +130,13 @@ def test_no_gradient_is_computed_for_what_does_not_move(kit, tmp_path, monkeypat
 
     monkeypatch.setattr(stage.StageRunner, "train_step", step)
     selection = Selection(rule="named", layers=("conv2",))
-    run(kit, tmp_path / "run", kit.recipe(stages=(kit.clat(1, selection=selection),)))
+    run(tmp_path / "run", kit.recipe(stages=(kit.clat(1, selection=selection),)))
     assert wanted == [{"conv2.weight", "conv2.bias"}] * 4
 
 
-def test_a_stage_without_a_selection_moves_everything(kit, tmp_path):
+def test_a_stage_without_a_selection_moves_everything(tmp_path):
     out = tmp_path / "run"
-    run(kit, out, kit.recipe(stages=(kit.pgd_at(1),)))
+    run(out, kit.recipe(stages=(kit.pgd_at(1),)))
     before = kit.weights(out, "stage-0")
     # A layer's bias before a BatchNorm in training mode has no gradient but the rounding of one; the rest moves.
     assert moved(before, kit.weights(out, "last")) >= {
@@ -142,7 +144,7 @@ def test_a_stage_without_a_selection_moves_everything(kit, tmp_path):
     }
 
 
-def test_momentum_across_selections(kit, tmp_path, monkeypatch):
+def test_momentum_across_selections(tmp_path, monkeypatch):
     """Two of three layers at random, selected anew each epoch: what stays goes on, what is new starts fresh."""
     built = []
     original = stage.build_optimizer
@@ -157,7 +159,7 @@ def test_momentum_across_selections(kit, tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(stage, "build_optimizer", recording)
     rule = Selection(rule="random", k=2, every=1)
-    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(4, selection=rule))))
+    run(tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(4, selection=rule))))
     picks = [set(record["layers"]) for record in kit.records(tmp_path / "run", "selection")]
     assert len({frozenset(pick) for pick in picks}) > 1, "the seed must change the selection, or nothing is tested"
     selections = [(start, end) for start, end in zip(built, ended, strict=True) if len(start) == 4]
@@ -173,26 +175,26 @@ def test_momentum_across_selections(kit, tmp_path, monkeypatch):
                 assert buffer is None
 
 
-def test_momentum_goes_on_into_a_stage_that_moves_everything(kit, tmp_path):
+def test_momentum_goes_on_into_a_stage_that_moves_everything(tmp_path):
     """Two stages of the same objective are one longer stage."""
-    run(kit, tmp_path / "two", kit.recipe(stages=(kit.pgd_at(1), kit.pgd_at(1, name="on"))))
-    run(kit, tmp_path / "one", kit.recipe(stages=(kit.pgd_at(2),)))
+    run(tmp_path / "two", kit.recipe(stages=(kit.pgd_at(1), kit.pgd_at(1, name="on"))))
+    run(tmp_path / "one", kit.recipe(stages=(kit.pgd_at(2),)))
     assert kit.same(kit.weights(tmp_path / "two", "last"), kit.weights(tmp_path / "one", "last"))
 
 
 # Schedules over stages
 
 
-def rates(kit, out):
+def rates(out):
     return [record["lr"] for record in kit.records(out, "epoch")]
 
 
-def test_the_runs_cosine_spans_the_stages(kit, finished):
+def test_the_runs_cosine_spans_the_stages(finished):
     expected = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * e / 4)).item()) for e in (1, 2, 3, 4)]
-    assert rates(kit, finished) == pytest.approx(expected, abs=1e-6)
+    assert rates(finished) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_learning_rate_of_every_step(kit, tmp_path, monkeypatch):
+def test_the_learning_rate_of_every_step(tmp_path, monkeypatch):
     seen = []
     original = stage.StageRunner.train_step
     monkeypatch.setattr(
@@ -201,15 +203,15 @@ def test_the_learning_rate_of_every_step(kit, tmp_path, monkeypatch):
         lambda self, *a, rate, **place: seen.append(rate) or original(self, *a, rate=rate, **place),
     )
     own = kit.clat(1, schedule=Schedule(kind="cyclic", lr=0.4))
-    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
+    run(tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
     cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
     assert seen == pytest.approx([*cosine[:4], 0.0, 0.2, 0.4, 0.2, *cosine[8:]], abs=1e-6)
 
 
-def test_a_stage_can_have_an_optimizer_of_its_own(kit, tmp_path):
+def test_a_stage_can_have_an_optimizer_of_its_own(tmp_path):
     still = kit.clat(1, optimizer=OptimizerConfig(momentum=0.0), schedule=Schedule(kind="constant", lr=1e-30))
     out = tmp_path / "run"
-    run(kit, out, kit.recipe(stages=(kit.pgd_at(1), still)))
+    run(out, kit.recipe(stages=(kit.pgd_at(1), still)))
     assert kit.same(kit.weights(out, "stage-1"), kit.weights(out, "last"))
     assert not [name for name in kit.state(out) if name.startswith("optimizer.")]
 
@@ -229,25 +231,25 @@ class Sealed(torch.Tensor):
         return self.as_subclass(torch.Tensor).to(device)
 
 
-def test_the_test_split_is_not_read_before_the_end(kit, tmp_path):
+def test_the_test_split_is_not_read_before_the_end(tmp_path):
     out = tmp_path / "run"
     train_set, test = kit.data()
     Sealed.out, Sealed.read = out, False
     sealed = dataclasses.replace(test, images=test.images.as_subclass(Sealed))
     with pytest.raises(AssertionError, match="was read before"):
         sealed.images.to("cpu")
-    run(kit, out, data=(train_set, sealed))
+    run(out, data=(train_set, sealed))
     assert Sealed.read
 
 
-def test_other_test_images_change_no_weight(kit, finished, tmp_path):
+def test_other_test_images_change_no_weight(finished, tmp_path):
     train_set, _ = kit.data()
-    run(kit, tmp_path / "run", data=(train_set, kit.image_set(16, "test", seed=99)))
+    run(tmp_path / "run", data=(train_set, kit.image_set(16, "test", seed=99)))
     for name in ("best", "last", "stage-1"):
         assert kit.same(kit.weights(tmp_path / "run", name), kit.weights(finished, name))
 
 
-def test_the_heldout_images_are_never_trained_on(kit, finished, tmp_path):
+def test_the_heldout_images_are_never_trained_on(finished, tmp_path):
     """Scrambled held-out labels must not change what plain PGD-AT learns, only what it reports."""
     train_set, test = kit.data()
     _, heldout = hold_out(train_set, 16, 0)
@@ -256,7 +258,7 @@ def test_the_heldout_images_are_never_trained_on(kit, finished, tmp_path):
     labels = torch.where(torch.tensor(which), 3 - train_set.labels, train_set.labels)
     assert sum(which) == 16
     scrambled = dataclasses.replace(train_set, labels=labels)
-    run(kit, tmp_path / "run", data=(scrambled, test))
+    run(tmp_path / "run", data=(scrambled, test))
     assert kit.same(kit.weights(tmp_path / "run", "stage-1"), kit.weights(finished, "stage-1"))
     checks = [[r["heldout_clean"] for r in kit.records(out, "epoch")][:2] for out in (tmp_path / "run", finished)]
     assert checks[0] != checks[1]
@@ -274,11 +276,12 @@ def scripted(monkeypatch, counts, seen=None):
     monkeypatch.setattr(heldout, "heldout_correct", check)
 
 
-def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(kit, tmp_path, monkeypatch):
+def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(tmp_path, monkeypatch):
     seen = []
     scripted(monkeypatch, [(16, 2), (9, 8), (15, 8), (16, 5)], seen)
     out = tmp_path / "run"
-    summary = run(kit, out).summary
+    summary = run(out, kit.recipe(stages=(kit.pgd_at(), kit.pgd_at(name="on")))).summary
+    assert summary["best_over"] == ["pgd-at", "on"], "one method in two stages"
     assert summary["best"] == {"epoch": 2, "heldout_clean": 9 / 16, "heldout_robust": 0.5, "heldout_n": 16}
     assert summary["last"]["epoch"] == 4
     assert summary["robust_overfitting"] == 3 / 16
@@ -287,15 +290,27 @@ def test_best_is_the_first_epoch_with_the_highest_heldout_robust_accuracy(kit, t
     assert [record["best"] for record in kit.records(out, "epoch")] == [True, True, False, False]
 
 
-def test_epochs_between_checks_are_not_checked_but_the_last_of_a_stage_is(kit, tmp_path):
+def test_the_best_of_a_method_on_top_of_another_is_not_the_others(tmp_path, monkeypatch):
+    """X's best epoch is no result of "X + CLAT", however much better it was; both keep theirs."""
+    seen = []
+    scripted(monkeypatch, [(16, 12), (9, 8), (15, 4), (16, 5)], seen)
     out = tmp_path / "run"
-    run(kit, out, kit.recipe(stages=(kit.pgd_at(3), kit.clat(1)), monitor=MonitorConfig(every=2, num_samples=4)))
+    summary = run(out).summary
+    assert summary["best"]["epoch"] == 4
+    assert summary["best_over"] == ["clat"]
+    assert kit.same(kit.weights(out, "best"), seen[3])
+    assert [record["best"] for record in kit.records(out, "epoch")] == [True, False, True, True]
+
+
+def test_epochs_between_checks_are_not_checked_but_the_last_of_a_stage_is(tmp_path):
+    out = tmp_path / "run"
+    run(out, kit.recipe(stages=(kit.pgd_at(3), kit.clat(1)), monitor=MonitorConfig(every=2, num_samples=4)))
     checked = [record["epoch"] for record in kit.records(out, "epoch") if "heldout_robust" in record]
     assert checked == [2, 3, 4]
     assert {record.get("heldout_n") for record in kit.records(out, "epoch")} == {4, None}
 
 
-def test_the_monitor_counts_what_is_right_and_stays_right(kit, images):
+def test_the_monitor_counts_what_is_right_and_stays_right(images):
     """A model that always says class 0 is right on class 0 and no attack changes that."""
 
     class Constant(nn.Module):
@@ -329,9 +344,7 @@ COLLAPSE = [(12, 6), (12, 8), (15, 1), (15, 1), (15, 6), (15, 1)]
 
 
 @pytest.mark.parametrize(("objective", "epochs"), [(FastAT(), [3, 6]), (PgdAT(steps=1), [])])
-def test_a_run_reports_catastrophic_overfitting_once_an_event(
-    kit, tmp_path, monkeypatch, capsys, objective, epochs
-):
+def test_a_run_reports_catastrophic_overfitting_once_an_event(tmp_path, monkeypatch, capsys, objective, epochs):
     scripted(monkeypatch, COLLAPSE)
     out = tmp_path / "run"
     recipe = kit.recipe(stages=(kit.pgd_at(6, objective=objective),))
@@ -345,7 +358,7 @@ def test_a_run_reports_catastrophic_overfitting_once_an_event(
 STOPPING = MonitorConfig(steps=1, num_samples=16, stop_on_collapse=True)
 
 
-def test_a_stage_can_end_at_its_collapse_with_the_best_weights(kit, tmp_path, monkeypatch, capsys):
+def test_a_stage_can_end_at_its_collapse_with_the_best_weights(tmp_path, monkeypatch, capsys):
     """The stage of 6 epochs ends after 3, at the weights of epoch 2; the next one starts from them at epoch 7."""
     seen = []
     scripted(monkeypatch, [*COLLAPSE[:3], (14, 7), (14, 7)], seen)
@@ -362,7 +375,7 @@ def test_a_stage_can_end_at_its_collapse_with_the_best_weights(kit, tmp_path, mo
     assert "catastrophic overfitting at epoch 3" in capsys.readouterr().out
 
 
-def test_a_run_that_ends_at_its_collapse_ends_with_the_best_weights(kit, tmp_path, monkeypatch):
+def test_a_run_that_ends_at_its_collapse_ends_with_the_best_weights(tmp_path, monkeypatch):
     scripted(monkeypatch, COLLAPSE)
     out = tmp_path / "run"
     recipe = kit.recipe(stages=(kit.pgd_at(6, objective=FastAT()),), monitor=STOPPING)
@@ -372,7 +385,7 @@ def test_a_run_that_ends_at_its_collapse_ends_with_the_best_weights(kit, tmp_pat
     assert summary["last"]["epoch"] == 2
 
 
-def test_a_run_resumed_after_a_collapse_ends_with_the_same_bits(kit, tmp_path, monkeypatch):
+def test_a_run_resumed_after_a_collapse_ends_with_the_same_bits(tmp_path, monkeypatch):
     """Also the momentum, which must not remember what the best weights have not seen."""
     script = [*COLLAPSE[:3], (14, 7), (14, 7)]
     recipe = kit.recipe(stages=(kit.pgd_at(6, objective=FastAT()), kit.pgd_at(2, name="on")), monitor=STOPPING)
@@ -390,7 +403,7 @@ def test_a_run_resumed_after_a_collapse_ends_with_the_same_bits(kit, tmp_path, m
     kit.assert_same_run(whole, halted)
 
 
-def test_multi_step_training_is_not_stopped(kit, tmp_path, monkeypatch):
+def test_multi_step_training_is_not_stopped(tmp_path, monkeypatch):
     scripted(monkeypatch, COLLAPSE)
     recipe = kit.recipe(stages=(kit.pgd_at(6),), monitor=STOPPING)
     summary = clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True).summary
@@ -400,7 +413,7 @@ def test_multi_step_training_is_not_stopped(kit, tmp_path, monkeypatch):
 # Loss not finite
 
 
-def diverging(kit, lr, **changes):
+def diverging(lr, **changes):
     """A good stage, then one whose learning rate is out of this world."""
     bad = kit.pgd_at(2, name="bad", schedule=Schedule(kind="constant", lr=lr), objective=Standard())
     return kit.recipe(stages=(kit.pgd_at(1), bad), **changes)
@@ -422,13 +435,13 @@ class Unnormalised(nn.Sequential):
 
 
 @pytest.mark.parametrize("lr", [1e9, 1e25, 3e38])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(kit, tmp_path, lr):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_path, lr):
     out = tmp_path / "run"
     model = Unnormalised()
     with pytest.raises(
         ClatError, match=r"not finite \(stage 'bad', epoch 2, step \d\): lower the learning rate"
     ) as e:
-        run(kit, out, diverging(kit, lr), model=model)
+        run(out, diverging(lr), model=model)
     assert "\n" not in str(e.value)
     assert str(out) in str(e.value)
     assert json.loads((out / "run.json").read_text())["status"] == "failed"
@@ -444,7 +457,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(kit, tm
     assert kit.same(kit.state(out), good)
 
 
-def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(kit, tmp_path, monkeypatch):
+def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(tmp_path, monkeypatch):
     out = tmp_path / "run"
     original = stage.StageRunner.train_step
 
@@ -457,7 +470,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(kit, tm
 
     monkeypatch.setattr(stage.StageRunner, "train_step", ruin)
     with pytest.raises(ClatError, match=r"a weight is not finite \(stage 'pgd-at', epoch 1, step 4\)"):
-        run(kit, out)
+        run(out)
     assert {file.name for file in out.rglob("*.safetensors")} == {"stage-0.safetensors"}
 
 
@@ -495,7 +508,7 @@ class Flat(nn.Module):
         ({}, nn.Conv2d(3, 4, 3), "logits of shape"),
     ],
 )
-def test_bad_input_is_found_before_the_folder_is_made(kit, tmp_path, changes, model, says):
+def test_bad_input_is_found_before_the_folder_is_made(tmp_path, changes, model, says):
     if "stages" in changes:
         selection = {
             "k": Selection(k=9),
@@ -507,54 +520,53 @@ def test_bad_input_is_found_before_the_folder_is_made(kit, tmp_path, changes, mo
     if isinstance(model, str):
         model = kit.tiny(classes={"three classes": 3, "five classes": 5}[model])
     with pytest.raises(ClatError) as caught:
-        run(kit, tmp_path / "run", kit.recipe(**changes), model=model)
+        run(tmp_path / "run", kit.recipe(**changes), model=model)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_batches_of_one_image_are_refused_where_batch_norm_cannot_normalise_them(kit, tmp_path):
+def test_batches_of_one_image_are_refused_where_batch_norm_cannot_normalise_them(tmp_path):
     def flat():
         return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten())
 
     recipe = kit.recipe(batch_size=1, stages=(kit.pgd_at(1),), data=DataConfig(heldout=16, train_size=2))
     with pytest.raises(ClatError, match="too few for the model's BatchNorm: raise batch_size"):
-        run(kit, tmp_path / "run", recipe, model=flat())
+        run(tmp_path / "run", recipe, model=flat())
     assert not (tmp_path / "run").exists()
     run(
-        kit,
         tmp_path / "frozen",
         dataclasses.replace(recipe, stages=(kit.pgd_at(1, batch_norm="frozen"),)),
         model=flat(),
     )
 
 
-def test_data_that_does_not_fit_together(kit, tmp_path):
+def test_data_that_does_not_fit_together(tmp_path):
     train_set, test = kit.data()
     with pytest.raises(ClatError, match="is empty"):
-        run(kit, tmp_path / "run", data=(train_set, test.take(0)))
+        run(tmp_path / "run", data=(train_set, test.take(0)))
     other = dataclasses.replace(test, class_names=("a", "b", "c", "d", "e"))
     with pytest.raises(ClatError, match="train and test"):
-        run(kit, tmp_path / "run", data=(train_set, other))
+        run(tmp_path / "run", data=(train_set, other))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(kit, finished, tmp_path):
+def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
     with pytest.raises(ClatError, match="holds another run already"):
-        run(kit, finished)
+        run(finished)
     assert before == {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, tmp_path)
+        run(tmp_path)
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, tmp_path / "notes.txt")
+        run(tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ClatError, match="cannot write"):
-        run(kit, tmp_path / "notes.txt" / "run")
+        run(tmp_path / "notes.txt" / "run")
 
 
-def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, tmp_path):
+def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(tmp_path):
     """It can neither go on nor be overwritten: nothing of it is there."""
     out = tmp_path / "run"
     for folder in ("weights", "criticality", "evaluations", "states"):
@@ -562,17 +574,17 @@ def test_a_folder_of_a_run_that_was_killed_before_it_had_a_recipe_is_free(kit, t
     (out / ".recipe.toml.a1b2c3.tmp").write_text("name = ")
     (out / "mine.json").write_text("{")
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, out)
+        run(out)
     clat.train(kit.recipe(), out, model=kit.tiny(), data=kit.data(), quiet=True, beside={"mine.json": {}})
     assert json.loads((out / "mine.json").read_text()) == {}
     assert not list(out.rglob("*.tmp"))
     (tmp_path / "other" / "weights").mkdir(parents=True)
     (tmp_path / "other" / "weights" / "mine.pt").write_text("")
     with pytest.raises(ClatError, match="holds something already"):
-        run(kit, tmp_path / "other")
+        run(tmp_path / "other")
 
 
-def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(kit, finished, tmp_path):
+def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text('{"status": "runn')
     (tmp_path / "run" / "weights" / ".last.safetensors.a1b2c3.tmp").write_text("half")
@@ -582,13 +594,13 @@ def test_a_damaged_run_json_does_not_keep_a_run_from_going_on(kit, finished, tmp
 
 
 @pytest.mark.parametrize("objective", [Standard(), PgdAT(steps=1), Trades(steps=1), FastAT()])
-def test_every_objective_runs_from_a_recipe_of_its_own(kit, tmp_path, objective):
-    run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1, objective=objective),)))
+def test_every_objective_runs_from_a_recipe_of_its_own(tmp_path, objective):
+    run(tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1, objective=objective),)))
     (epoch,) = kit.records(tmp_path / "run", "epoch")
     assert set(epoch["parts"]) == {"cross_entropy"} | ({"divergence"} if objective.name == "trades" else set())
 
 
-def test_lambda_is_recorded_and_follows_the_selection_if_asked(kit, tmp_path, monkeypatch):
+def test_lambda_is_recorded_and_follows_the_selection_if_asked(tmp_path, monkeypatch):
     weights = []
     original = Clat._terms
 
@@ -601,7 +613,7 @@ def test_lambda_is_recorded_and_follows_the_selection_if_asked(kit, tmp_path, mo
     for calibrate in ("stage", "selection"):
         weights.clear()
         stage = kit.clat(2, objective=Clat(steps=1, ratio=0.2, calibrate=calibrate))
-        run(kit, tmp_path / calibrate, kit.recipe(stages=(stage,)))
+        run(tmp_path / calibrate, kit.recipe(stages=(stage,)))
         used[calibrate] = list(dict.fromkeys(weights))
         recorded = kit.records(tmp_path / calibrate, "stage")[0]["objective_state"]["lambda"]
         assert recorded == used[calibrate][1]
@@ -609,9 +621,9 @@ def test_lambda_is_recorded_and_follows_the_selection_if_asked(kit, tmp_path, mo
     assert len(used["selection"]) == 3
 
 
-def test_bfloat16_and_another_memory_layout_run(kit, tmp_path):
+def test_bfloat16_and_another_memory_layout_run(tmp_path):
     engine = EngineConfig(device="cpu", precision="bf16-mixed", channels_last=False)
-    result = run(kit, tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(1)), engine=engine))
+    result = run(tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), kit.clat(1)), engine=engine))
     assert all(parameter.dtype == torch.float32 for parameter in result.model.parameters())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["environment"]["precision"] == "bf16-mixed"
 
@@ -619,7 +631,7 @@ def test_bfloat16_and_another_memory_layout_run(kit, tmp_path):
 # What a run says of itself
 
 
-def test_a_network_and_images_of_the_users_own_are_recorded_as_what_they_are(kit, finished, tmp_path):
+def test_a_network_and_images_of_the_users_own_are_recorded_as_what_they_are(finished, tmp_path):
     about = json.loads((finished / "run.json").read_text())
     model = kit.tiny()
     assert about["model"]["name"] == type(model).__qualname__
@@ -635,23 +647,23 @@ def test_a_network_and_images_of_the_users_own_are_recorded_as_what_they_are(kit
         )
 
 
-def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(kit, finished, tmp_path):
+def test_runs_of_one_recipe_on_other_networks_or_images_have_other_hashes(finished, tmp_path):
     class Wider(type(kit.tiny())):
         pass
 
     first = json.loads((finished / "run.json").read_text())
     wider = kit.tiny()
     wider.__class__ = Wider
-    run(kit, tmp_path / "wider", model=wider)
+    run(tmp_path / "wider", model=wider)
     other = json.loads((tmp_path / "wider" / "run.json").read_text())
     assert other["recipe_hash"] == first["recipe_hash"]
     assert other["run_hash"] != first["run_hash"]
     assert other["model"]["structure"] != first["model"]["structure"]
 
 
-def test_the_names_of_the_classes_are_compared_and_not_their_number(kit, tmp_path):
+def test_the_names_of_the_classes_are_compared_and_not_their_number(tmp_path):
     train_set, test = kit.data()
     other = dataclasses.replace(test, class_names=("a", "c", "b", "d"))
     with pytest.raises(ClatError, match="class 1 is 'b' in train and 'c' in test"):
-        run(kit, tmp_path / "run", data=(train_set, other))
+        run(tmp_path / "run", data=(train_set, other))
     assert not (tmp_path / "run").exists()

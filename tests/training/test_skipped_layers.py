@@ -17,6 +17,7 @@ from clat.objectives import Clat, Cure, PgdAT, Standard, Trades
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine, EngineConfig
 from clat.treatments import AWP
+from helpers import runs as kit
 
 
 class Stochastic(nn.Module):
@@ -53,7 +54,7 @@ STAGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("chance", [0.5, 1.0])
 @pytest.mark.parametrize("name", STAGES)
-def test_a_branch_by_chance(name: str, chance: float, kit: Any, tmp_path: Path) -> None:
+def test_a_branch_by_chance(name: str, chance: float, tmp_path: Path) -> None:
     stage = StageConfig(name="only", epochs=2, selection=SELECTED, **STAGES[name])
     model, before = stochastic(chance), stochastic(chance).state_dict()
     result = clat.train(kit.recipe(stages=(stage,)), tmp_path / "run", model=model, data=kit.data(), quiet=True)
@@ -66,7 +67,7 @@ def test_a_branch_by_chance(name: str, chance: float, kit: Any, tmp_path: Path) 
     assert all("no step reached what the stage moves" in warning for warning in warnings)
 
 
-def test_no_word_of_it_where_every_step_reaches_the_layer(kit: Any, tmp_path: Path) -> None:
+def test_no_word_of_it_where_every_step_reaches_the_layer(tmp_path: Path) -> None:
     stage = StageConfig(name="only", epochs=1, selection=SELECTED, objective=PgdAT(steps=1))
     result = clat.train(
         kit.recipe(stages=(stage,)), tmp_path / "run", model=stochastic(0.0), data=kit.data(), quiet=True
@@ -75,7 +76,7 @@ def test_no_word_of_it_where_every_step_reaches_the_layer(kit: Any, tmp_path: Pa
     assert "without_gradient" not in kit.records(tmp_path / "run", "epoch")[0]["parts"]
 
 
-def test_clat_whose_feature_does_not_run_says_which(kit: Any, tmp_path: Path) -> None:
+def test_clat_whose_feature_does_not_run_says_which(tmp_path: Path) -> None:
     stage = StageConfig(name="only", epochs=1, selection=SELECTED, objective=Clat(steps=1))
     recipe, model = kit.recipe(stages=(stage,)), stochastic(1.0)
     with pytest.raises(ClatError, match=r"layer 'branch' did not run in a forward pass.*exclude it"):

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import CallbackList, StageCallback
+from clat.runtime.callback import StageCallback
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.step import NotFinite, take_step
 from clat.training.trainable import TrainableSet

@@ -6,9 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from helpers import runs
 
 SCRIPT = '''
 import importlib.util, sys
@@ -76,10 +77,9 @@ def test_stopped_in_mid_epoch_and_resumed_they_end_with_the_same_bits(tmp_path):
         port = free.getsockname()[1]
     # As torchrun starts them: one pair of processes can then make all the runs.
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
-    kit = Path(__file__).with_name("kit.py")
     both = [
         subprocess.Popen(
-            [sys.executable, "script.py", str(kit), str(rank), "2", "7", "10", "15"],
+            [sys.executable, "script.py", runs.__file__, str(rank), "2", "7", "10", "15"],
             cwd=tmp_path,
             env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,

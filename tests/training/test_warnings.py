@@ -16,6 +16,7 @@ from clat.criticality.selection import Selection
 from clat.objectives import Clat, PgdAT, Standard
 from clat.recipe.schema import StageConfig
 from clat.training.warnings import lacks_robustness
+from helpers import runs as kit
 
 
 class Three(nn.Module):
@@ -45,9 +46,7 @@ def stage(layer: str, **changes: Any) -> StageConfig:
 
 @pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm], ids=["hook", "parametrization"])
 @pytest.mark.parametrize("selected", ["c2", "c3"])
-def test_a_spectral_norm_iterates_only_in_a_layer_that_moves(
-    norm: Any, selected: str, kit: Any, tmp_path: Path
-) -> None:
+def test_a_spectral_norm_iterates_only_in_a_layer_that_moves(norm: Any, selected: str, tmp_path: Path) -> None:
     """Its iteration changes the weight that the layer computes, at each forward pass in training mode."""
 
     def build() -> nn.Module:
@@ -68,7 +67,7 @@ def test_a_spectral_norm_iterates_only_in_a_layer_that_moves(
     assert result.summary["warnings"] == []
 
 
-def test_without_a_selection_every_spectral_norm_iterates(kit: Any, tmp_path: Path) -> None:
+def test_without_a_selection_every_spectral_norm_iterates(tmp_path: Path) -> None:
     model = three()
     parametrizations.spectral_norm(model.c2)
     before = model.c2.parametrizations.weight[0]._u.clone()
@@ -76,7 +75,7 @@ def test_without_a_selection_every_spectral_norm_iterates(kit: Any, tmp_path: Pa
     assert not torch.equal(model.c2.parametrizations.weight[0]._u, before)
 
 
-def test_a_layer_that_shares_a_selected_weight_is_named(kit: Any, tmp_path: Path) -> None:
+def test_a_layer_that_shares_a_selected_weight_is_named(tmp_path: Path) -> None:
     model = three()
     model.c3.weight = model.c2.weight
     result = clat.train(
@@ -91,7 +90,7 @@ CLAT = Clat(steps=1)
 
 
 @pytest.mark.parametrize("objective", [CLAT, PgdAT(steps=1)], ids=["clat", "pgd-at"])
-def test_a_start_without_robustness_is_warned_of(objective: Any, kit: Any, tmp_path: Path) -> None:
+def test_a_start_without_robustness_is_warned_of(objective: Any, tmp_path: Path) -> None:
     """A network of random weights has none; only what keeps robustness, and gives none, is told so."""
     recipe = kit.recipe(stages=(stage("conv2", objective=objective),), eps="0.3")
     result = clat.train(recipe, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
@@ -107,7 +106,7 @@ def test_a_start_without_robustness_is_warned_of(objective: Any, kit: Any, tmp_p
 
 
 @pytest.mark.parametrize(("eps", "warned"), [("0.3", True), ("0.02", False)])
-def test_a_later_stage_is_judged_by_the_check_before_it(eps: str, warned: bool, kit: Any, tmp_path: Path) -> None:
+def test_a_later_stage_is_judged_by_the_check_before_it(eps: str, warned: bool, tmp_path: Path) -> None:
     stages = (kit.pgd_at(12, objective=Standard()), stage("conv2", name="clat", objective=CLAT))
     recipe = kit.recipe(stages=stages, eps=eps)
     result = clat.train(recipe, tmp_path / "run", model=kit.tiny(dropout=0.0), data=kit.data(), quiet=True)

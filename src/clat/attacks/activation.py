@@ -37,12 +37,28 @@ def activation_attack(
     decay: float = 1.0,
     tap: str = "output",
 ) -> Tensor:
-    """Minimise the distance of each sample's feature at `layer` to that of its target image.
+    """Return images whose feature at `layer` is as close as possible to that of their target images.
 
-    `x`, `x_target`: (N, C, H, W) float in [0, 1]; `layer`: from `enumerate_layers`; `eps`, `steps`, `norm` as for
-    `pgd`; `alpha=None`: eps / steps; `decay`: of the momentum; `tap`: see `clat.network.features.TAPS`. Nothing is
-    drawn at random. The network runs only up to the layer. Returns x_adv inside the ball, exactly; the model is
-    left without a trace. Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    Nothing is drawn at random. The network runs only up to the layer, and is left without a trace.
+
+    Args:
+        model: a network that takes images in [0, 1]; used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        x_target: the target of each image, of the shape and range of `x`.
+        layer: one of `clat.network.layers.enumerate_layers`.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
+        alpha: the length of a step, in the same unit; None: eps / steps.
+        steps: gradient steps, at least 1.
+        norm: "linf" or "l2".
+        decay: what is kept of the momentum from step to step, from 0 to 1.
+        tap: where the layer's feature is read; see `clat.network.features.TAPS`.
+
+    Returns:
+        x_adv, of the shape of `x`, within eps of it and within [0, 1] exactly.
+
+    Raises:
+        ClatError: for images outside [0, 1], shapes that differ, settings that make no sense, or a gradient that is
+            not finite.
     """
     model, x = accept(model, x)
     _, x_target = accept(model, x_target)
@@ -57,7 +73,20 @@ def activation_attack(
 
 
 def activation_settings(eps: Size, alpha: Size | None, steps: int, norm: str) -> Attack:
-    """The attack's numbers; alpha None: eps / steps, with which the ball's surface is just reached."""
+    """Return the attack's settings, with steps that just reach the surface of the ball by default.
+
+    Args:
+        eps: the radius of the ball in image units, a number or a fraction such as "8/255".
+        alpha: the length of a step in image units; None: eps / steps.
+        steps: gradient steps, at least 1.
+        norm: "linf" or "l2".
+
+    Returns:
+        Settings of an attack without a random start.
+
+    Raises:
+        ClatError: for settings that make no sense.
+    """
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm, random_start=False)
     size = attack.threat.eps
     if alpha is not None or size == 0:
@@ -66,6 +95,14 @@ def activation_settings(eps: Size, alpha: Size | None, steps: int, norm: str) ->
 
 
 def check_decay(decay: float) -> None:
+    """Raise an error unless the decay of the momentum is from 0 to 1.
+
+    Args:
+        decay: what is kept of the momentum from step to step.
+
+    Raises:
+        ClatError: for any other number.
+    """
     if not 0 <= decay <= 1:
         raise ClatError(f"decay of the momentum is {decay}: expected a value from 0 to 1")
 
@@ -73,7 +110,20 @@ def check_decay(decay: float) -> None:
 def run_activation_attack(
     model: nn.Module, x: Tensor, x_target: Tensor, layer: Layer, attack: Attack, *, decay: float, tap: str
 ) -> Tensor:
-    """The attack without checks; the caller has put the model into attack mode."""
+    """Return what `activation_attack` does, without its checks.
+
+    Args:
+        model: the network, in attack mode (`clat.network.modes.attack_mode`).
+        x: images, (N, C, H, W) floating point in [0, 1].
+        x_target: the target of each image, of the shape and range of `x`.
+        layer: the layer whose feature is driven towards the target's.
+        attack: budget and step size, as `activation_settings` returns them.
+        decay: what is kept of the momentum from step to step, from 0 to 1.
+        tap: where the layer's feature is read; see `clat.network.features.TAPS`.
+
+    Returns:
+        x_adv, of the shape of `x`, inside the ball exactly; NaN where a gradient was.
+    """
 
     def feature(z: Tensor) -> Tensor:
         return read_features(model, z, [layer], tap=tap, stop=True).values[0]

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat.attacks import losses
-from clat.attacks.ascent import check_found, input_gradient
+from clat.attacks.apgd_l1 import ApgdL1Search
+from clat.attacks.apgd_losses import APGD_LOSSES, climb
+from clat.attacks.ascent import check_found
 from clat.attacks.ball import Ball
 from clat.attacks.noise import normal, uniform
-from clat.attacks.search import SearchState, run_search
+from clat.attacks.search import Search, SearchState, run_search
 from clat.core.errors import ClatError, unknown
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 from clat.network.logits import check_logits
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (N, K), y (N,), target (N,)) -> the value to increase, (N,)."""
-
-APGD_LOSSES: dict[str, Loss] = {
-    "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
-    "dlr": lambda logits, y, target: losses.dlr(logits, y),
-    "dlr-targeted": losses.targeted_dlr,
-    "margin-targeted": losses.targeted_margin,
-}
 
 
 def apgd(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -43,14 +35,31 @@ def apgd(
     target: int = 1,
     seed: int = 0,
 ) -> Tensor:
-    """APGD from a random start; a sample is left as soon as it is misclassified.
+    """Return adversarial examples found by Auto-PGD from a random start.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`; `norm`: "linf" or "l2"; `loss`: "ce",
-    "dlr", or the targeted "dlr-targeted" and "margin-targeted", which aim at the `target`-th most likely wrong
-    class of the clean image; `rho`: the share of rising steps below which the step size is halved. Returns x_adv
-    inside the ball exactly; samples that no step fooled come back at their best loss. Leaves no trace in the model.
+    A sample is left as soon as it is misclassified. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
+        norm: "linf", "l2", or "l1", for which see `clat.attacks.apgd_l1`.
+        steps: forward and backward passes a sample, at least 1.
+        loss: "ce", "dlr", or the targeted "dlr-targeted" and "margin-targeted" (`APGD_LOSSES`).
+        rho: the share of rising steps in a window below which the step size is halved; l1 has no use for it.
+        target: the wrong class that a targeted loss aims at: the most likely one of the clean image (1), the second
+            (2), ...
+        seed: seed of the random start.
+
+    Returns:
+        x_adv, of the shape of `x`, inside the ball exactly; samples that no step fooled come back at their best
+        loss.
+
+    Raises:
+        ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if loss not in APGD_LOSSES:
         raise unknown("loss", loss, APGD_LOSSES)
     if steps < 1:
@@ -58,24 +67,29 @@ def apgd(
     if target < 1:
         raise ClatError(f"target is {target}: expected at least 1, the most likely wrong class")
     with modes.attack_mode(model, labels=y):
-        search = ApgdSearch(
-            model,
-            float(parse_size(eps, norm=norm)),
-            norm=norm,
-            steps=steps,
-            loss=loss,
-            rho=rho,
-            target=target,
-            seed=seed,
-        )
+        radius = float(parse_size(eps, norm=norm))
+        settings: dict[str, Any] = {"steps": steps, "loss": loss, "target": target, "seed": seed}
+        search: Search
+        if norm == "l1":
+            search = ApgdL1Search(model, radius, **settings)
+        else:
+            search = ApgdSearch(model, radius, norm=norm, rho=rho, **settings)
         found = run_search(search, x, y)
     check_found(found)
     return found
 
 
 def checkpoints(steps: int) -> list[int]:
-    """For each step, the length of the window that ends with it, or 0: 22 % of the steps, then 3 % shorter each
-    time, down to 6 %."""
+    """Return where the windows end at whose ends the step size is looked at.
+
+    The first window is 22 % of the steps; each further one is shorter by 3 % of them, down to 6 %.
+
+    Args:
+        steps: steps of the attack, at least 1.
+
+    Returns:
+        For each step, the length of the window that ends with it, or 0.
+    """
     window, smallest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     table, since = [], 0
     for _ in range(steps):
@@ -88,7 +102,10 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass
 class ApgdSearch:
-    """APGD as a search. The model is in attack mode; `eps` in image units."""
+    """Search of APGD, sample by sample.
+
+    The model is in attack mode; `eps` is in image units; the other settings are those of `apgd`.
+    """
 
     model: nn.Module
     eps: float
@@ -103,6 +120,7 @@ class ApgdSearch:
         self.windows = torch.tensor(checkpoints(self.steps))
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at the random start, with the class that a targeted loss aims at."""
         ball = Ball(x, self.eps, self.norm)
         point = self._random_start(ball, ids)
         with torch.no_grad():
@@ -132,6 +150,7 @@ class ApgdSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: SearchState) -> None:
+        """Make one step with momentum, keep the best point, and adapt the step size at the end of a window."""
         x, point, done = state["x"], state["point"], state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         inertia = _wide(torch.where(state["t"] > 0, 0.25, 0.0), x)
@@ -171,7 +190,7 @@ class ApgdSearch:
             state[name] = state[name].index_copy(0, back, state[best][back])
 
     def _random_start(self, ball: Ball, ids: Tensor) -> Tensor:
-        """On the ball's surface in some direction, as in the reference, rather than uniform in it."""
+        """Return points on the ball's surface in some direction, as in the reference, rather than uniform in it."""
         count = ball.x[0].numel()
         if self.norm == "linf":
             direction = 2 * uniform(self.seed, ids, 0, count) - 1
@@ -182,15 +201,9 @@ class ApgdSearch:
         return ball.project(ball.x + self.eps * (direction / length).view_as(ball.x))
 
     def _evaluate(self, ball: Ball, point: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of each sample, the direction in which it rises, and which samples are misclassified. A loss
-        that is NaN counts as that, so that the example it belongs to comes back and is seen to be broken."""
-        variable = point.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self._logits(variable, y)
-            value = APGD_LOSSES[self.loss](logits, y, target)
-            gradient = input_gradient(value.sum(), variable)
-        value = value.detach()
-        return value, ball.unit(gradient), (logits.detach().argmax(1) != y) | value.isnan()
+        """Return the loss of each sample, the direction in which it rises, and which samples are misclassified."""
+        value, gradient, wrong = climb(self.model, point, y, target, self.loss)
+        return value, ball.unit(gradient), wrong
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         logits = self.model(x)

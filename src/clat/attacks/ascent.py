@@ -13,11 +13,22 @@ from clat.core.errors import ClatError
 
 
 def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alpha: float, steps: int) -> Tensor:
-    """Walk uphill on `value` inside `ball` for `steps` steps of length `alpha` and return the last point.
+    """Return the last point of a walk uphill on `value` inside a ball.
 
-    `value(x_adv)` is a scalar, summed over samples so that each sample's gradient is its own. Only the
-    gradient with respect to the input is computed; parameters get none. Raises ClatError where the value has
-    no gradient at all, which must not pass for robustness.
+    Only the gradient with respect to the input is computed; parameters get none.
+
+    Args:
+        value: maps points (N, ...) to a scalar, summed over the samples so that each sample's gradient is its own.
+        start: the first point, (N, ...), inside the ball.
+        ball: the set that every step is projected onto.
+        alpha: the length of a step in the ball's norm, in image units.
+        steps: steps to take.
+
+    Returns:
+        The point after all steps, detached, of the shape of `start`.
+
+    Raises:
+        ClatError: if the value has no gradient at all, which must not pass for robustness.
     """
     point = start
     for _ in range(steps):
@@ -30,25 +41,59 @@ def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alph
 
 
 def input_gradient(value: Tensor, point: Tensor, *, again: bool = False, differentiable: bool = False) -> Tensor:
-    """d value / d point; `again`: another one follows from the same forward pass; `differentiable`: the gradient
-    itself can be differentiated. Raises ClatError where there is no gradient at all."""
+    """Return the gradient of `value` with respect to `point`.
+
+    Args:
+        value: a scalar that was computed from `point`.
+        point: the input, which requires a gradient.
+        again: another gradient follows from the same forward pass, whose graph has to be kept.
+        differentiable: the gradient itself has to be differentiable.
+
+    Returns:
+        The gradient, of the shape of `point`.
+
+    Raises:
+        ClatError: if there is no gradient at all.
+    """
     check_path(value)
     return torch.autograd.grad(value, point, retain_graph=again or differentiable, create_graph=differentiable)[0]
 
 
 def check_path(value: Tensor) -> None:
-    """Raises ClatError if no gradient leads from what the model returned back to its input."""
+    """Raise an error if no gradient leads from what the model returned back to its input.
+
+    Args:
+        value: what was computed from the model's output.
+
+    Raises:
+        ClatError: if `value` requires no gradient.
+    """
     if not value.requires_grad:
         raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
 
 
 def check_found(x_adv: Tensor) -> None:
-    """Raises ClatError if a gradient was NaN on the way, which leaves its mark in the example."""
+    """Raise an error if a gradient was NaN on the way, which leaves its mark in the example.
+
+    Args:
+        x_adv: the examples that a search found.
+
+    Raises:
+        ClatError: if one of their values is not finite.
+    """
     if not torch.isfinite(x_adv).all():
         raise ClatError("the attack's gradient is not finite: does the model return NaN or infinite values?")
 
 
 def generator_for(device: torch.device, seed: int | None) -> torch.Generator:
-    """A generator of its own, so that an attack never moves the global random state. None: a fresh seed."""
+    """Return a random generator of its own, so that an attack never moves the global random state.
+
+    Args:
+        device: where numbers will be drawn.
+        seed: its seed; None: a fresh one from the operating system.
+
+    Returns:
+        The seeded generator.
+    """
     generator = torch.Generator(device=device)
     return generator.manual_seed(int.from_bytes(os.urandom(7), "little") if seed is None else seed)

@@ -25,11 +25,22 @@ _HUGE = 1e30
 
 
 def step_to_hyperplane(x: Tensor, w: Tensor, rise: Tensor, norm: str = "linf") -> Tensor:
-    """The step d of least `norm` with w.d = `rise` and x + d in [0, 1], (N, D).
+    """Return the shortest step to a hyperplane that stays within the box [0, 1]^D.
 
-    `x`: (N, D) in [0, 1]; `w`: (N, D), the hyperplane's normal; `rise`: (N,), how far w.x has to change, which is
-    b - w.x for the hyperplane w.z = b; `norm`: "linf" or "l2". Where the box does not reach the hyperplane, d leads
-    to its corner nearest to it. Coordinates with w = 0 do not move. Each row is computed by itself.
+    Each row is computed by itself. Coordinates with w = 0 do not move.
+
+    Args:
+        x: points of the box, (N, D).
+        w: the normal of each hyperplane, (N, D).
+        rise: how far w.x has to change, (N,), which is b - w.x for the hyperplane w.z = b.
+        norm: "linf" or "l2", in which the step is shortest.
+
+    Returns:
+        The step d, (N, D), with w.d = rise and x + d in [0, 1]; where the box does not reach the hyperplane, d
+        leads to the corner of the box nearest to it.
+
+    Raises:
+        ClatError: for a norm that does not exist.
     """
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
@@ -45,7 +56,7 @@ def step_to_hyperplane(x: Tensor, w: Tensor, rise: Tensor, norm: str = "linf") -
 
 
 def _advance(steepness: Tensor, speed: Tensor | None, room: Tensor, wanted: Tensor) -> Tensor:
-    """How far each coordinate moves, min(t s_i, room_i), (N, D). `speed`: None stands for all ones."""
+    """Return how far each coordinate moves, min(t s_i, room_i), (N, D). `speed`: None stands for all ones."""
     gain = steepness if speed is None else steepness * speed
     most = steepness * room
     tiny = torch.finfo(room.dtype).tiny

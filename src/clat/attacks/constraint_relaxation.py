@@ -24,14 +24,15 @@ from torch import Tensor, nn
 
 from clat.attacks import losses
 from clat.attacks.ascent import check_found, input_gradient
-from clat.attacks.ball import NORMS, Ball
+from clat.attacks.ball import Ball
 from clat.attacks.noise import ball_noise
-from clat.attacks.pgd import check_logits
 from clat.attacks.search import SearchState, run_search
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
+from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
+from clat.network.edge import Network, accept_network
+from clat.network.logits import check_logits
 
 PART = 10
 """Steps of seeking, and of each of the three parts of a cycle."""
@@ -42,7 +43,7 @@ LEAST_RELAXATION = 0.05
 
 
 def constraint_relaxation(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -74,8 +75,7 @@ def constraint_relaxation(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a model without finite gradients.
     """
-    check_images(x)
-    check_labels(y, None, len(x))
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     for name, value in (("targets", targets), ("steps", steps), ("rounds", rounds)):
@@ -84,7 +84,7 @@ def constraint_relaxation(
     search = ConstraintRelaxationSearch(
         model, float(parse_size(eps, norm=norm)), norm, targets, steps, rounds, seed
     )
-    with modes.attack_mode(model):
+    with modes.attack_mode(model, labels=y):
         found = run_search(search, x, y)
     check_found(found)
     return found
@@ -92,8 +92,10 @@ def constraint_relaxation(
 
 @dataclass
 class ConstraintRelaxationSearch:
-    """CR as a search. The model is in attack mode; `eps` in image units; the settings are those of
-    `constraint_relaxation`."""
+    """Search of constraint relaxation, sample by sample.
+
+    The model is in attack mode; `eps` is in image units; the other settings are those of `constraint_relaxation`.
+    """
 
     model: nn.Module
     eps: float
@@ -104,6 +106,7 @@ class ConstraintRelaxationSearch:
     seed: int = 0
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at a random start, before the targets are sought."""
         ball = Ball(x, self.eps, self.norm)
         count, device = len(x), x.device
         point = ball.project(x + self._noise(ids, torch.zeros_like(ids), x, self.eps))
@@ -124,6 +127,7 @@ class ConstraintRelaxationSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: SearchState) -> None:
+        """Make one step of each sample's program, and turn to the next target where one is over."""
         x, y, t, active = state["x"], state["y"], state["t"], ~state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         seeking, phase = state["pair"] < 0, t % CYCLE

@@ -14,11 +14,14 @@ _part: ContextVar[tuple[int, int] | None] = ContextVar("part of a batch", defaul
 
 
 def batch_parts(count: int, most: int | None) -> list[slice]:
-    """Return the parts of a batch, even ones.
+    """Return the parts of a batch, of sizes as even as possible.
 
     Args:
         count: images of the batch, at least 1.
         most: images of a part, at most; None: there is one part.
+
+    Returns:
+        Slices that cover the batch in order.
     """
     number = 1 if most is None else -(-count // most)
     ends = [count * k // number for k in range(number + 1)]
@@ -27,8 +30,15 @@ def batch_parts(count: int, most: int | None) -> list[slice]:
 
 @contextmanager
 def part_of_batch(first: int, total: int) -> Iterator[None]:
-    """Inside, what is drawn for n images is drawn for a batch of `total`, of which they are the images `first` to
-    `first` + n - 1: with one seed they get the numbers that they would have in the whole batch."""
+    """Draw random numbers inside as if the images at hand were part of a larger batch.
+
+    What is drawn for n images is drawn for `total`, of which they are the images `first` to `first` + n - 1: with
+    one seed they get the numbers that they would have in the whole batch.
+
+    Args:
+        first: the place of the part's first image in the batch.
+        total: images of the whole batch.
+    """
     token = _part.set((first, total))
     try:
         yield
@@ -37,12 +47,28 @@ def part_of_batch(first: int, total: int) -> Iterator[None]:
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return uniform numbers in [0, 1) of the shape, type and device of `x`, whose first axis is the batch."""
+    """Return uniform numbers in [0, 1), like `x`.
+
+    Args:
+        x: gives shape, type and device; its first axis is the batch, or a part of one (`part_of_batch`).
+        generator: where they come from.
+
+    Returns:
+        Random numbers of the shape of `x`.
+    """
     return _drawn(torch.rand, x, generator)
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers of the shape, type and device of `x`, whose first axis is the batch."""
+    """Return standard normal numbers, like `x`.
+
+    Args:
+        x: gives shape, type and device; its first axis is the batch, or a part of one (`part_of_batch`).
+        generator: where they come from.
+
+    Returns:
+        Random numbers of the shape of `x`.
+    """
     return _drawn(torch.randn, x, generator)
 
 

@@ -22,7 +22,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 _NEARLY = 1 + 1e-5
 """Up to this multiple of eps a point counts as one that rounding pushed out of the ball."""
@@ -32,7 +32,7 @@ _RESTART_RADIUS = {"linf": 0.3, "l2": 1.0}
 
 
 def fab(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -46,18 +46,34 @@ def fab(
     restart: int = 0,
     seed: int = 0,
 ) -> Tensor:
-    """Adversarial examples of least norm, each within [0, 1]; the image itself where none was found.
+    """Return adversarial examples of least norm.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`: only examples exactly inside this ball
-    count, and a sample is left at its first (None: all steps are made and the nearest example is returned);
-    `norm`: "linf" or "l2"; `target`: linearise only the boundary to the `target`-th most likely wrong class of the
-    clean image, counted from 1, which needs one backward pass a step (None: to all wrong classes, a pass for each);
-    `alpha_max`: the largest weight of the clean image's projection, in [0, 1]; `eta`: how far past the hyperplane,
-    at least 1; `beta`: what is kept of an adversarial perturbation, in (0, 1]; `restart`: 0 begins at x, others at
-    random points drawn with `seed`. Leaves no trace in the model. Raises ClatError for settings that make no sense
-    and where logits or a gradient are not finite, which must not pass for robustness.
+    The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: only examples exactly inside this ball count, and a sample is left at its first; a number in the unit
+            of `x` or a fraction such as "8/255". None: all steps are made and the nearest example is returned.
+        norm: "linf" or "l2".
+        steps: linearisations of the boundary a sample, at least 1.
+        target: linearise only the boundary to the `target`-th most likely wrong class of the clean image, counted
+            from 1, which needs one backward pass a step. None: to all wrong classes, a pass for each.
+        alpha_max: the largest weight of the clean image's projection, in [0, 1].
+        eta: how far past the hyperplane to go, at least 1.
+        beta: what is kept of an adversarial perturbation, in (0, 1].
+        restart: 0 begins at x, other numbers at random points, which differ between them.
+        seed: seed of these points.
+
+    Returns:
+        x_adv, of the shape of `x` and within [0, 1]; the image itself where no example was found.
+
+    Raises:
+        ClatError: for settings that make no sense, or logits or a gradient that are not finite, which must not pass
+            for robustness.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     _check_settings(steps, target, alpha_max, eta, beta)
@@ -83,7 +99,10 @@ def _check_settings(steps: int, target: int | None, alpha_max: float, eta: float
 
 @dataclass
 class FabSearch:
-    """FAB as a search. The model is in attack mode; `eps` in image units; the settings are those of `fab`."""
+    """Search of FAB, sample by sample.
+
+    The model is in attack mode; `eps` is in image units; the other settings are those of `fab`.
+    """
 
     model: nn.Module
     eps: float | None = None
@@ -97,6 +116,7 @@ class FabSearch:
     seed: int = 0
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at x or at a random restart; images that are misclassified already are done."""
         with torch.no_grad():
             logits = self.model(x)
         if (self.target or 1) >= logits.shape[1]:
@@ -116,6 +136,10 @@ class FabSearch:
         return state
 
     def step(self, state: SearchState) -> None:
+        """Move past the nearest linearised boundary, and back towards the clean image where that fooled the model.
+
+        The state is changed in place.
+        """
         x, y = state["x"], state["y"]
         rise, w = self._boundary(state)
         moved = self._move(x, state["point"], rise, w)
@@ -135,7 +159,7 @@ class FabSearch:
         state["done"] = state["done"] | broken | (state["t"] >= self.steps)
 
     def _settle(self, state: SearchState, moved: Tensor, near: Tensor) -> None:
-        """Ends the search where a point in the ball, but for rounding, is still misclassified when put inside."""
+        """End the search where a point in the ball, but for rounding, is still misclassified when put inside."""
         rows = near.nonzero().squeeze(1)
         if self.eps is None or not len(rows):
             return
@@ -148,7 +172,10 @@ class FabSearch:
         state["done"] = state["done"].index_fill(0, rows[good], True)
 
     def _move(self, x: Tensor, point: Tensor, rise: Tensor, w: Tensor) -> Tensor:
-        """Past the hyperplane: the mean of the ways there from the point and, with weight alpha, from x."""
+        """Return points past the hyperplane.
+
+        They are the mean of the ways there from the point and, with weight alpha, from x.
+        """
         flat_x, flat, w = x.flatten(1), point.flatten(1), w.flatten(1)
         from_point = step_to_hyperplane(flat, w, rise, self.norm)
         from_x = step_to_hyperplane(flat_x, w, rise + torch.linalg.vecdot(w, flat - flat_x), self.norm)
@@ -158,7 +185,7 @@ class FabSearch:
         return moved.lerp_(biased, alpha).clamp_(0, 1).view_as(x)
 
     def _boundary(self, state: SearchState) -> tuple[Tensor, Tensor]:
-        """The linearised boundary nearest to the point: how far z_k - z_y has to rise, (N,), and its gradient."""
+        """Return the nearest linearised boundary: how far z_k - z_y has to rise, (N,), and its gradient."""
         y, point = state["y"], state["point"].detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(point)
@@ -184,12 +211,12 @@ class FabSearch:
         return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
 
     def _dual_length(self, w: Tensor) -> Tensor:
-        """The norm in which the distance to a hyperplane is measured."""
+        """Return the norm in which the distance to a hyperplane is measured."""
         flat = w.flatten(1)
         return flat.abs().sum(1) if self.norm == "linf" else flat.norm(dim=1)
 
     def _restarted(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Half the radius away from x in a random direction, in [0, 1]."""
+        """Return points half the radius away from x in a random direction, in [0, 1]."""
         radius = 0.5 * (_RESTART_RADIUS[self.norm] if self.eps is None else self.eps)
         count = x[0].numel()
         if self.norm == "linf":

@@ -31,12 +31,30 @@ def feature_attack(
     relative: bool = False,
     seed: int | None = None,
 ) -> Tensor:
-    """Maximise sum_i ||F_i(x + delta) - F_i(x)||_2 over one delta shared by `layers`, from a random start.
+    """Return images that move the features of `layers` as far as possible, with one perturbation for all.
 
-    `x`: (N, C, H, W) float in [0, 1]; `layers`: from `enumerate_layers`; `eps`, `alpha`, `steps`, `norm` as
-    for `pgd`. `relative=True` divides each distance by ||F_i(x)||_2. The network runs only up to the deepest
-    of `layers`, and the clean features are computed once. Returns x_adv inside the ball, exactly; the model
-    is left without a trace.
+    Maximises sum_i ||F_i(x + delta) - F_i(x)||_2 from a random start (the inner step of CLAT). The network runs
+    only up to the deepest of the layers, the clean features are computed once, and the model is left without a
+    trace.
+
+    Args:
+        model: a network that takes images in [0, 1]; used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        layers: at least one of `clat.network.layers.enumerate_layers`.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
+        alpha: the length of a step, in the same unit; None: 2.5 * eps / steps.
+        steps: gradient steps, at least 1.
+        norm: "linf" or "l2".
+        tap: where a layer's feature is read; see `clat.network.features.TAPS`.
+        relative: divide each distance by ||F_i(x)||_2.
+        seed: the same seed gives the same example; None: a fresh one.
+
+    Returns:
+        x_adv, of the shape of `x`, within eps of it and within [0, 1] exactly.
+
+    Raises:
+        ClatError: for no layers, images outside [0, 1], settings that make no sense, or a gradient that is not
+            finite.
     """
     model, x = accept(model, x)
     if not layers:
@@ -59,10 +77,22 @@ def run_feature_attack(
     seed: int | None,
     clean: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The attack without checks; the caller has put the model into attack mode. `clean`: the features of x, if
-    they are known already.
+    """Return what `feature_attack` does, without its checks.
 
     The start is always random: at delta = 0 the distance has its minimum and no gradient.
+
+    Args:
+        model: the network, in attack mode (`clat.network.modes.attack_mode`).
+        x: images, (N, C, H, W) floating point in [0, 1].
+        layers: the layers whose features are moved.
+        attack: budget and step size; its `random_start` is not looked at.
+        tap: where a layer's feature is read; see `clat.network.features.TAPS`.
+        relative: divide each distance by ||F_i(x)||_2.
+        seed: seed of the start; None: a fresh one.
+        clean: the features of `x`, one tensor a layer, if they are known already.
+
+    Returns:
+        x_adv, of the shape of `x`, inside the ball exactly; NaN where a gradient was.
     """
     if clean is None:
         with torch.no_grad():
@@ -78,7 +108,16 @@ def run_feature_attack(
 
 
 def feature_change(moved: Sequence[Tensor], clean: Sequence[Tensor], *, relative: bool) -> Tensor:
-    """sum_i ||F_i(x') - F_i(x)||_2 for each sample (N,); `relative`: each divided by ||F_i(x)||_2."""
+    """Return sum_i ||F_i(x') - F_i(x)||_2 for each sample.
+
+    Args:
+        moved: the features F_i(x'), one tensor (N, ...) a layer.
+        clean: the features F_i(x), of the same shapes.
+        relative: divide each distance by ||F_i(x)||_2.
+
+    Returns:
+        The sum over the layers, (N,).
+    """
     total = torch.zeros(len(moved[0]), device=moved[0].device)
     for after, before in zip(moved, clean, strict=True):
         change = feature_distance(after, before)

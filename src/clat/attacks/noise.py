@@ -18,20 +18,37 @@ _SECOND = 0x94D049BB133111EB - 2**64
 
 
 def uniform(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
-    """Uniform numbers in [0, 1), float32, (N, count).
+    """Return uniform random numbers that belong to a seed, a sample and a place.
 
-    `ids`: (N,) int64, the samples' numbers in the data set; `place`: what the numbers are for, one number or
-    (N,) int64, such as an iteration.
+    Args:
+        seed: the seed of the evaluation.
+        ids: the samples' numbers in the data set, (N,) int64.
+        place: what the numbers are for, such as an iteration: one number or (N,) int64.
+        count: numbers a sample.
+
+    Returns:
+        Numbers in [0, 1), (N, count) float32.
     """
     place = torch.as_tensor(place, dtype=torch.int64, device=ids.device)
     root = _mix(_mix(_mix(torch.full_like(ids, seed)) + ids * _GAMMA) + place * _GAMMA)
     counter = torch.arange(1, count + 1, device=ids.device) * _GAMMA
     bits = _mix(root[:, None] + counter)
+    # The upper 24 bits: as many as float32 holds exactly, so that no number is rounded up to 1.
     return _shifted(bits, 40).to(torch.float32) * 2.0**-24
 
 
 def normal(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
-    """Standard normal numbers, float32, (N, count), by inversion. Arguments as for `uniform`."""
+    """Return standard normal random numbers that belong to a seed, a sample and a place, by inversion.
+
+    Args:
+        seed: the seed of the evaluation.
+        ids: the samples' numbers in the data set, (N,) int64.
+        place: what the numbers are for, such as an iteration: one number or (N,) int64.
+        count: numbers a sample.
+
+    Returns:
+        Numbers, (N, count) float32.
+    """
     # The middles of the intervals that uniform's numbers begin: exact in float32, symmetric, and never 1 or -1.
     middle = 2 * uniform(seed, ids, place, count) - 1 + 2.0**-24
     return torch.erfinv(middle) * math.sqrt(2)
@@ -40,10 +57,18 @@ def normal(seed: int, ids: Tensor, place: Tensor | int, count: int) -> Tensor:
 def ball_noise(
     seed: int, ids: Tensor, place: Tensor | int, count: int, norm: str, radius: Tensor | float = 1.0
 ) -> Tensor:
-    """Return uniform points of a ball around 0 in `norm` ("linf" or "l2"), float32, (N, count).
+    """Return uniform points of a ball around 0 that belong to a seed, a sample and a place.
 
-    `radius`: one number, or (N, 1). Takes the numbers of `place` and, in l2, those of `place` + 1. Other arguments
-    as for `uniform`.
+    Args:
+        seed: the seed of the evaluation.
+        ids: the samples' numbers in the data set, (N,) int64.
+        place: what the points are for, one number or (N,) int64; in l2 `place` + 1 is taken too.
+        count: elements of a point.
+        norm: "linf" or "l2".
+        radius: the radius of the ball, one number or (N, 1).
+
+    Returns:
+        Points, (N, count) float32.
     """
     if norm == "linf":
         return (2 * uniform(seed, ids, place, count) - 1) * radius
@@ -53,12 +78,12 @@ def ball_noise(
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64; int64 products wrap around as its unsigned ones do."""
+    """Apply the finaliser of SplitMix64; int64 products wrap around as its unsigned ones do."""
     z = (z ^ _shifted(z, 30)) * _FIRST
     z = (z ^ _shifted(z, 27)) * _SECOND
     return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Tensor, by: int) -> Tensor:
-    """A logical right shift; on int64 the operator's own is arithmetic."""
+    """Shift to the right and fill with zeros; on int64 the operator's own shift is arithmetic."""
     return (z >> by) & (2 ** (64 - by) - 1)

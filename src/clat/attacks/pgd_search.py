@@ -17,14 +17,24 @@ from clat.attacks.search import SearchState
 
 @dataclass
 class PgdSearch:
-    """PGD whose model is in attack mode; `eps`, `alpha` in image units; `loss`: of `clat.attacks.losses`.
-
-    `verdict`: "last", the iterate after all steps, as published PGD-k numbers have it; "any", the first iterate
-    that fools the model, the random start included. `leave`: with "any", leave a sample there; otherwise it makes
-    all its steps, and the last iterate is returned if it fools the model too, as it transfers better.
+    """Search of PGD, sample by sample.
 
     A sample whose iterate is one that it had before goes round in circles: the steps in between need not be made
     again, and the outcome is the same.
+
+    Attributes:
+        model: the network, in attack mode.
+        eps: the radius of the ball, in image units.
+        alpha: the length of a step, in image units.
+        norm: "linf" or "l2".
+        steps: gradient steps a sample, at least 1.
+        random_start: begin at a uniform point of the ball rather than at x.
+        seed: seed of the random start.
+        loss: one of `clat.attacks.losses`, a function of logits (N, K) and labels (N,).
+        verdict: "last", the iterate after all steps, as published PGD-k numbers have it; "any", the first iterate
+            that fools the model, the random start included.
+        leave: with "any", leave a sample there; otherwise it makes all its steps, and the last iterate is returned
+            if it fools the model too, as it transfers better.
     """
 
     model: nn.Module
@@ -39,6 +49,7 @@ class PgdSearch:
     leave: bool = True
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at x or at its random start."""
         ball = Ball(x, self.eps, self.norm)
         point = self._start_point(ball, ids) if self.random_start else x.clone()
         state = {
@@ -58,6 +69,7 @@ class PgdSearch:
         return state | ({"low": ball.low, "high": ball.high} if self.norm == "linf" else {})
 
     def step(self, state: SearchState) -> None:
+        """Make one gradient step, and see from its forward pass which iterates before it fooled the model."""
         bounds = (state["low"], state["high"]) if self.norm == "linf" else None
         ball = Ball(state["x"], self.eps, self.norm, bounds=bounds)
         point = state["adv"].detach().requires_grad_(True)
@@ -97,8 +109,11 @@ class PgdSearch:
             state["adv"][rows[right]] = state["example"][rows[right]]
 
     def _skip_circles(self, state: SearchState) -> None:
-        """Brent's algorithm (1980): compare each iterate with the one after 0, 1, 2, 4, 8, ... steps. Of the rest
-        only what is no whole circle remains to be made, or nothing where any iterate counts: all were seen."""
+        """Find iterates that come back, and skip the steps that would only go round again.
+
+        Brent's algorithm (1980): compare each iterate with the one after 0, 1, 2, 4, 8, ... steps. Of the rest only
+        what is no whole circle remains to be made, or nothing where any iterate counts: all were seen.
+        """
         t, since = state["t"], state["t"] - state["landmark_t"]
         again = (state["adv"] == state["landmark"]).flatten(1).all(1) & (since > 0)
         if again.any():
@@ -112,7 +127,7 @@ class PgdSearch:
             state["landmark_t"] = torch.where(renew, t, state["landmark_t"])
 
     def _start_point(self, ball: Ball, ids: Tensor) -> Tensor:
-        """Uniform in the ball."""
+        """Return points that are uniform in the ball."""
         delta = ball_noise(self.seed, ids, 0, ball.x[0].numel(), self.norm, self.eps)
         return ball.project(ball.x + delta.view_as(ball.x))
 

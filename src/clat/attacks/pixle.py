@@ -12,14 +12,14 @@ from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 Patch = tuple[tuple[int, int], tuple[int, int]]
 """The smallest and the largest extent of the source patch in pixels: ((least, most) wide, (least, most) high)."""
 
 
 def pixle(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -28,17 +28,30 @@ def pixle(
     patch: Patch = ((2, 10), (2, 10)),
     seed: int = 0,
 ) -> Tensor:
-    """Pixle with the settings of torchattacks and its random mapping, which is the strong one; a sample is left as
-    soon as it is misclassified.
+    """Return adversarial examples found by Pixle, which copies pixels of an image to other places of it.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `restarts`, `iterations`: each restart tries so many patches
-    of x, one forward pass each, whose pixels go to random places of the best image so far, and keeps the best of
-    them if it lowers the probability of y; `patch`: ranges of its sides in pixels, ((least, most) wide,
-    (least, most) high). Returns x_adv, each pixel of which is a pixel of x; samples that were not fooled come back
-    at their lowest probability. Leaves no trace in the model. Raises ClatError for inputs outside [0, 1] or
-    settings that make no sense.
+    The settings are those of torchattacks with its random mapping, which is the strong one. A sample is left as
+    soon as it is misclassified. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode, without
+            gradients.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        restarts: how often the best image so far becomes the one that patches are put on, at least 1.
+        iterations: patches of x that a restart tries, one forward pass each, whose pixels go to random places; the
+            best of them is kept if it lowers the probability of y.
+        patch: ranges of a patch's sides in pixels, ((least, most) wide, (least, most) high).
+        seed: seed of the patches and places.
+
+    Returns:
+        x_adv, of the shape of `x`, each pixel of which is a pixel of x; samples that were not fooled come back at
+        their lowest probability.
+
+    Raises:
+        ClatError: for images outside [0, 1] or settings that make no sense.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     for name, value in (("restarts", restarts), ("iterations", iterations)):
         if value < 1:
             raise ClatError(f"{name} is {value}: expected at least 1")
@@ -54,12 +67,12 @@ def pixle(
 
 @dataclass
 class PixleSearch:
-    """Pixle as a search; one step is one forward pass. The model is in attack mode.
+    """Search of Pixle, sample by sample; one step is one forward pass.
 
-    As in torchattacks, a patch at the border is cut off there, a restart that found nothing while nothing was ever
-    found goes on from its last try, and the patch is always one of x. Unlike there, pixels may also go to the last
-    row and column, and the loss is the cross-entropy, which orders images as the probability does but does not
-    saturate at 1.
+    The model is in attack mode; the settings are those of `pixle`. As in torchattacks, a patch at the border is cut
+    off there, a restart that found nothing while nothing was ever found goes on from its last try, and the patch is
+    always one of x. Unlike there, pixels may also go to the last row and column, and the loss is the cross-entropy,
+    which orders images as the probability does but does not saturate at 1.
     """
 
     model: nn.Module
@@ -69,6 +82,7 @@ class PixleSearch:
     seed: int = 0
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at x; images that are misclassified already are done."""
         value, wrong = self._query(x, y)
         return {
             "x": x,
@@ -83,6 +97,7 @@ class PixleSearch:
         }
 
     def step(self, state: SearchState) -> None:
+        """Try one patch of each sample, and begin its next restart where this one is over."""
         moved = self._move(state)
         value, wrong = self._query(moved, state["y"])
         better = ((value > state["value"]) | wrong) & ~state["done"]
@@ -95,7 +110,7 @@ class PixleSearch:
         state["done"] = state["done"] | wrong | (state["t"] >= self.restarts * self.iterations)
 
     def _move(self, state: SearchState) -> Tensor:
-        """`base` with the pixels of a patch of x copied into it."""
+        """Return `base` with the pixels of a patch of x copied into it."""
         x, base = state["x"], state["base"]
         count, channels, height, width = x.shape
         (_, widest), (_, highest) = self.patch
@@ -111,15 +126,17 @@ class PixleSearch:
         return torch.where((comer >= 0)[:, None], arriving, base.flatten(2)).view(x.shape)
 
     def _patch(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """The patch's pixels as places in the flattened image, and which of them it really has; (N, M)."""
+        """Return the patch's pixels as places in the flattened image, and which of them it really has; (N, M)."""
         rows, down = _extent(draws[:, 0], draws[:, 1], self.patch[1], height)
         columns, across = _extent(draws[:, 2], draws[:, 3], self.patch[0], width)
         source = rows[:, :, None] * width + columns[:, None, :]
         return source.flatten(1), (down[:, :, None] & across[:, None, :]).flatten(1)
 
     def _query(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of each sample and which ones are misclassified; NaN counts as that, to be seen in the
-        end."""
+        """Return each sample's cross-entropy, and whether it is misclassified.
+
+        NaN counts as that, to be seen in the end.
+        """
         with torch.no_grad():
             logits = self.model(images)
             value = losses.cross_entropy(logits, y)
@@ -127,7 +144,7 @@ class PixleSearch:
 
 
 def _extent(first: Tensor, length: Tensor, lengths: tuple[int, int], size: int) -> tuple[Tensor, Tensor]:
-    """The patch along one axis: its pixels, and which of them are in the patch and in the image; (N, most).
+    """Return the patch's pixels along one axis, and which of them are in the patch and in the image; (N, most).
 
     `first`, `length`: (N,) in [0, 1), for where it starts and how long it is, in `lengths`.
     """

@@ -1,4 +1,4 @@
-"""Running an attack's search over many samples: those that are done leave the batch and new ones take their place.
+"""Run an attack's search over many samples: those that are done leave the batch and new ones take their place.
 
 A robust network makes most attacks run to their last iteration on most samples, a weak one lets go of them early;
 either way every forward pass is a full one, and no time goes into samples whose verdict is known.
@@ -25,10 +25,23 @@ class Search(Protocol):
     """
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
-        """The state before the first iteration. `ids`: (N,) int64, which the random numbers belong to."""
+        """Return the state before the first iteration.
+
+        Args:
+            x: images, (N, C, H, W) floating point in [0, 1], on the model's device.
+            y: labels, (N,) int64.
+            ids: the samples' numbers in the data set, (N,) int64, which the random numbers belong to.
+
+        Returns:
+            The state, one row a sample.
+        """
 
     def step(self, state: SearchState) -> None:
-        """One iteration for every sample of the state, in place."""
+        """Make one iteration for every sample of the state, in place.
+
+        Args:
+            state: as `start` returned it, or rows of several of these states put together.
+        """
 
 
 CPU_BATCH = 96
@@ -36,7 +49,15 @@ CPU_BATCH = 96
 
 
 def worthwhile(batch_size: int, device: torch.device) -> int:
-    """How many images to fill a forward pass up to with work that may turn out to be in vain."""
+    """Return how many images to fill a forward pass up to with work that may turn out to be in vain.
+
+    Args:
+        batch_size: images that a forward pass may hold.
+        device: where the model is.
+
+    Returns:
+        `batch_size`, or on a CPU at most CPU_BATCH.
+    """
     return min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size
 
 
@@ -50,10 +71,19 @@ def run_search(
     device: torch.device | None = None,
     finished: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Search on all of `x` (N, C, H, W), `y` (N,), at most `batch_size` at a time, and return `adv` (N, C, H, W).
+    """Search on all samples, and return the example of each.
 
-    `ids`: the samples' numbers in the data set (None: 0, 1, ...); `device`: where the model is, if x is elsewhere;
-    `finished(rows, adv)` is called as samples finish, with their places in x and their examples.
+    Args:
+        search: the attack; its model is in attack mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        ids: the samples' numbers in the data set, (N,) int64; None: 0, 1, ...
+        batch_size: samples that are searched on at a time; None: all.
+        device: where the model is, if x is elsewhere.
+        finished: called as samples finish, with their places in x, (M,) int64, and their examples, (M, C, H, W).
+
+    Returns:
+        The examples, (N, C, H, W), on the device of `x`.
     """
     result = x.clone()
 
@@ -78,12 +108,20 @@ def run_searches(
     finished: Callable[[Tensor, Tensor, Tensor], Tensor | None],
     claimed: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None,
 ) -> None:
-    """Several searches on the same samples, in order, though a later one may begin while an earlier one goes on.
+    """Run several searches on the same samples, in order; a later one may begin while an earlier one goes on.
 
-    `searches`: alike but for how they start, as those for several targets are; `wanted`: which search is to be
-    made on which sample, (S, N) bool (None: each on all); the rest as for `run_search`. `finished(number, rows,
-    adv)` is told the search too, (M,) int64, and may return which samples are settled, (N,) bool: what is still
-    searched for on them is given up. `claimed`, called alike, is told of claims; None: nobody is.
+    Args:
+        searches: alike but for how they start, as those for several targets are; their models are in attack mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        ids: the samples' numbers in the data set, (N,) int64; None: 0, 1, ...
+        wanted: which search is to be made on which sample, (S, N) bool; None: each on all.
+        batch_size: samples that are searched on at a time; None: all.
+        device: where the model is, if x is elsewhere.
+        finished: called as samples finish, with the numbers of their searches, (M,) int64, their places in x, (M,)
+            int64, and their examples. May return which samples are settled, (N,) bool: what is still searched for
+            on them is given up.
+        claimed: called alike when samples hold a claim (see `Search`); None: nobody is told.
     """
     device = x.device if device is None else device
     size = len(x) if batch_size is None else batch_size
@@ -124,8 +162,10 @@ def run_searches(
 
 
 def _free(held: Tensor, waiting: Tensor, size: int, guesses: int) -> int:
-    """How many of those that wait may begin. While a sample's earlier search is under way, a later one is a guess:
-    it is in vain if the earlier one succeeds."""
+    """Return how many of those that wait may begin.
+
+    While a sample's earlier search is under way, a later one is a guess: it is in vain if the earlier one succeeds.
+    """
     room = size - len(held)
     candidates = waiting[:room]
     if not len(candidates):

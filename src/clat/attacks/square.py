@@ -23,7 +23,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import NORMS
 from clat.core.units import Size, parse_size
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 AUTOATTACK_SCHEDULE = 10_000
 """AutoAttack makes 5,000 queries of these: its windows do not shrink below a 128th of their first area."""
@@ -36,7 +36,7 @@ TRIED = 0.3
 
 
 def square(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -47,16 +47,31 @@ def square(
     schedule: int | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Square attack; a sample is left as soon as it is misclassified.
+    """Return adversarial examples found by the Square attack, which sees nothing but logits.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`: as for `pgd`; `norm`: "linf" or "l2"; `queries`:
-    tries a sample, the first pattern included; `p_init`: the share of the image that the first windows cover, in
-    (0, 1]; `schedule`: the number of queries over which windows shrink to their smallest (None: `queries`, the
-    paper's; AutoAttack makes 5,000 of AUTOATTACK_SCHEDULE). Returns x_adv inside the ball exactly; samples that no
-    query fooled come back at their largest margin. Leaves no trace in the model. Raises ClatError for inputs
-    outside [0, 1] or settings that make no sense.
+    A sample is left as soon as it is misclassified. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode, without
+            gradients.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
+        norm: "linf" or "l2".
+        queries: tries a sample, the first pattern included, at least 1.
+        p_init: the share of the image that the first windows cover, in (0, 1].
+        schedule: the number of queries over which windows shrink to their smallest; None: `queries`, the paper's;
+            AutoAttack makes 5,000 of AUTOATTACK_SCHEDULE.
+        seed: seed of the windows and signs.
+
+    Returns:
+        x_adv, of the shape of `x`, inside the ball exactly; samples that no query fooled come back at their largest
+        margin.
+
+    Raises:
+        ClatError: for images outside [0, 1] or settings that make no sense.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     if queries < 1:
@@ -72,7 +87,7 @@ def square(
 
 
 def _read(image: Tensor, places: Tensor) -> Tensor:
-    """The values at `places` (N * K, C, M) of each flattened sample of `image` (N, ...), for K tries of each."""
+    """Return the values at `places` (N * K, C, M) of each flattened sample of `image` (N, ...), for K tries."""
     count = len(image)
     pixels = image.view(count, 1, -1).expand(-1, len(places) // max(count, 1), -1)
     return pixels.gather(2, places.view(count, pixels.shape[1], -1)).view(places.shape)
@@ -84,10 +99,12 @@ Change = tuple[Tensor, Tensor]
 
 @dataclass
 class SquareSearch:
-    """The Square attack as a search. The model is in attack mode; `eps` in image units.
+    """Search of the Square attack, sample by sample.
 
-    As in the paper a window may also touch the last row and column, which the authors' code leaves out (0.6 points
-    of accuracy on one network), and every sample has windows of its own. `room`: images a forward pass may hold.
+    The model is in attack mode; `eps` is in image units; `room` is the number of images that a forward pass may
+    hold; the other settings are those of `square`. As in the paper a window may also touch the last row and column,
+    which the authors' code leaves out (0.6 points of accuracy on one network), and every sample has windows of its
+    own.
     """
 
     model: nn.Module
@@ -103,6 +120,7 @@ class SquareSearch:
         self._kept_of = 1.0  # the share of late queries that were kept, for speed alone
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state after the first query, a pattern over the whole image."""
         x = x.contiguous()
         state = {"y": y, "ids": ids, "t": torch.ones_like(y)}
         if self.norm == "linf":
@@ -120,7 +138,7 @@ class SquareSearch:
         return state
 
     def step(self, state: SearchState) -> None:
-        """The next queries of each sample, as many as are worth trying at once."""
+        """Make the next queries of each sample, as many as are worth trying at once."""
         count = len(state["adv"])
         tries = self._tries(count)
         t = (state["t"][:, None] + torch.arange(tries, device=state["t"].device)).flatten()
@@ -149,12 +167,12 @@ class SquareSearch:
         self._kept_of += 0.05 * (len(kept) / max(int(used.sum()), 1) - self._kept_of)
 
     def _tries(self, count: int) -> int:
-        """How many queries of each sample to try at once."""
+        """Return how many queries of each sample to try at once."""
         most = min(self.room // max(count, 1), TRIED / max(self._kept_of, 1e-6), BLOCK)
         return max(int(most), 1)
 
     def _linf_change(self, state: SearchState, t: Tensor, draws: Tensor) -> tuple[None, list[Change]]:
-        """One window that is at +eps or at -eps in each channel.
+        """Return the change of one window to +eps or to -eps in each channel.
 
         The paper adds +-2 eps and projects, which from anywhere in the ball ends on its surface.
         """
@@ -197,7 +215,10 @@ class SquareSearch:
         return squared_length - freed.sum(1) + used, [(cleared_places, cleared_base), (places, new)]
 
     def _draws(self, state: SearchState, tries: int) -> Tensor:
-        """The next queries' uniform numbers, (N * tries, 5 + C): five for the windows, then a channel's sign."""
+        """Return the next queries' uniform numbers, (N * tries, 5 + C).
+
+        Five are for the windows, the others for the sign in each channel.
+        """
         count, _, numbers = state["draws"].shape
         since = state["t"] - state["drawn_from"]
         if int(since.max()) + tries > BLOCK:
@@ -209,18 +230,18 @@ class SquareSearch:
         return state["draws"].gather(1, places).flatten(0, 1)
 
     def _query(self, adv: Tensor, y: Tensor) -> Tensor:
-        """The margin of each sample, positive where it is misclassified."""
+        """Return the margin of each sample, positive where it is misclassified."""
         with torch.no_grad():
             return losses.margin(self.model(adv), y)
 
     def _sides(self, t: Tensor, shape: torch.Size) -> Tensor:
-        """Those of the windows after `t` queries, the first pattern included."""
+        """Return the sides of the windows after `t` queries, the first pattern included."""
         schedule = self.schedule or self.queries
         table = window_sides(self.queries, schedule, self.p_init, *shape[2:], self.norm, t.device)
         return table[(t - 1).clamp_max(self.queries - 1)]  # samples that are done may be stepped on
 
     def _bumps(self, window: Window, lying: Tensor, shape: torch.Size) -> Tensor:
-        """The profile for each sample's window, turned on its side where `lying`, (N, S, S)."""
+        """Return the profile for each sample's window, turned on its side where `lying`, (N, S, S)."""
         known = profiles(self.queries, self.schedule or self.queries, self.p_init, *shape[2:], lying.device)
         place = torch.searchsorted(known.sides, window.side)[:, None, None]
         rows, columns = window.offsets[:, :, None], window.offsets[:, None, :]
@@ -228,18 +249,18 @@ class SquareSearch:
         return known.bumps[place, torch.where(lying, columns, rows), torch.where(lying, rows, columns)]
 
     def _radius(self, x: Tensor) -> float:
-        """How long an l2 perturbation may be before x + delta is rounded, so that afterwards it is within eps."""
+        """Return how long an l2 perturbation may be before x + delta is rounded, to be within eps after it."""
         rounding = torch.finfo(x.dtype).eps / 4 * math.sqrt(x[0].numel())
         return max(self.eps * (1 - 1e-6) - rounding, 0.0)
 
     def _stripes(self, ball: Ball, ids: Tensor) -> Tensor:
-        """The l-inf attack's first example: vertical stripes one pixel wide at +eps or -eps in each channel."""
+        """Return the l-inf attack's first example: stripes one pixel wide and upright, at +-eps in each channel."""
         count, channels, _, width = ball.x.shape
         plus = uniform(self.seed, ids, 0, channels * width) < 0.5
         return torch.where(plus.view(count, channels, 1, width), ball.high, ball.low)
 
     def _tiles(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The l2 attack's first example: profiles a fifth of the image wide, upright or lying, of either sign."""
+        """Return the l2 attack's first example: profiles a fifth of the image wide, upright or lying."""
         count, channels, height, width = x.shape
         side = max(min(height, width) // 5, 1)
         rows, columns = height // side, width // side

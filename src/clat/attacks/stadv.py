@@ -19,14 +19,14 @@ from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.edge import accept
+from clat.network.edge import Network, accept_network
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma and Ba 2015)."""
 
 
 def stadv(
-    model: nn.Module,
+    model: Network,
     x: Tensor,
     y: Tensor,
     *,
@@ -36,15 +36,28 @@ def stadv(
     tau: float = 0.05,
     seed: int = 0,
 ) -> Tensor:
-    """stAdv with a bounded flow; a sample is left as soon as it is misclassified.
+    """Return adversarial examples that move pixels, by a bounded flow.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `bound`: how far a pixel may move along either axis, and
-    `step_size`: by how much one Adam step moves it, in units of half the image's side (0.05 is 0.775 pixels of 32);
-    `steps`: forward and backward passes a sample; `tau`: the weight of the flow's roughness, see `roughness`.
-    Returns x_adv in [0, 1]; samples that no step fooled come back at their largest margin. Leaves no trace in the
-    model. Raises ClatError for images outside [0, 1], bad settings, or a gradient that is not finite.
+    A sample is left as soon as it is misclassified. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        bound: how far a pixel may move along either axis, from 0 to 2 in units of half the image's side (0.05 is
+            0.775 pixels of 32).
+        steps: forward and backward passes a sample, at least 1.
+        step_size: how far one Adam step moves a pixel, in the unit of `bound`.
+        tau: the weight of the flow's roughness, see `roughness`.
+        seed: seed of the first flow.
+
+    Returns:
+        x_adv, of the shape of `x`, in [0, 1]; samples that no step fooled come back at their largest margin.
+
+    Raises:
+        ClatError: for images outside [0, 1], settings that make no sense, or a gradient that is not finite.
     """
-    model, x = accept(model, x, y)
+    model, x = accept_network(model, x, y)
     if steps < 1:
         raise ClatError(f"steps is {steps}: expected at least 1")
     if not 0 <= bound <= 2:
@@ -60,11 +73,18 @@ def stadv(
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Each pixel takes the value of x at its place plus the flow, bilinear between the four pixels around it.
+    """Return the image in which each pixel has the value of x at its place plus the flow.
 
-    `x`: (N, C, H, W); `flow`: (N, 2, H, W), down and across, in units of half the image's side (the distance
-    between the outermost pixels' centres, as `grid_sample` counts with align_corners=True). Beyond the border the
-    image goes on with its outermost pixels. A zero flow gives x exactly, which `grid_sample` does not.
+    Bilinear between the four pixels around that place. Beyond the border the image goes on with its outermost
+    pixels. A zero flow gives x exactly, which `grid_sample` does not.
+
+    Args:
+        x: images, (N, C, H, W) in [0, 1].
+        flow: (N, 2, H, W), down and across, in units of half the image's side (the distance between the outermost
+            pixels' centres, as `grid_sample` counts with align_corners=True).
+
+    Returns:
+        The moved images, of the shape of `x`, in [0, 1].
     """
     height, width = x.shape[2:]
     above, down = _between(flow[:, 0], height, axis=1)
@@ -81,8 +101,11 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def _between(flow: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: the last pixel not after the place that is read, (N, H, W), and how far towards the next one
-    it lies, (N, 1, H, W) in [0, 1)."""
+    """Return where a pixel is read along one axis.
+
+    That is the last pixel not after the place that is read, (N, H, W), and how far towards the next one it lies,
+    (N, 1, H, W) in [0, 1).
+    """
     shape = [1, 1, 1]
     shape[axis] = size
     own = torch.arange(size, device=flow.device).view(shape)
@@ -92,8 +115,17 @@ def _between(flow: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def roughness(flow: Tensor) -> Tensor:
-    """The paper's flow loss, (N,): the length of the difference between the flows of a pixel and each of its four
-    neighbours, summed over all pixels, so that each pair counts twice. `flow`: (N, 2, H, W)."""
+    """Return the paper's flow loss of each sample.
+
+    The length of the difference between the flows of a pixel and each of its four neighbours, summed over all
+    pixels, so that each pair counts twice.
+
+    Args:
+        flow: (N, 2, H, W).
+
+    Returns:
+        The sum, (N,), in the unit of `flow`.
+    """
     pairs = (flow[:, :, 1:] - flow[:, :, :-1], flow[:, :, :, 1:] - flow[:, :, :, :-1])
     # The root's slope is infinite at zero, where a constant flow is.
     down, across = (2 * (pair.square().sum(1) + 1e-10).sqrt().sum((1, 2)) for pair in pairs)
@@ -101,8 +133,17 @@ def roughness(flow: Tensor) -> Tensor:
 
 
 def confined(flow: Tensor, bound: float) -> Tensor:
-    """The nearest flow within `bound` that reads nothing from beyond the border, where a pixel could not come back
-    from: all values there are equal, so it has no slope. `flow`: (N, 2, H, W)."""
+    """Return the nearest flow within `bound` that reads nothing from beyond the border.
+
+    A pixel could not come back from there: all values are equal, so it has no slope.
+
+    Args:
+        flow: (N, 2, H, W), in units of half the image's side.
+        bound: how far a pixel may move along either axis, in the same unit.
+
+    Returns:
+        The flow, of the same shape.
+    """
     height, width = flow.shape[2:]
     rows, columns = (_room(size, flow.device).to(flow.dtype).clamp_max(bound) for size in (height, width))
     up, down = (room[:, None].expand(height, width) for room in rows)
@@ -111,7 +152,7 @@ def confined(flow: Tensor, bound: float) -> Tensor:
 
 
 def _room(size: int, device: torch.device) -> Tensor:
-    """How far each of `size` pixels may move back and forth without leaving the image, (2, size) in flow units."""
+    """Return how far `size` pixels may move back and forth within the image, (2, size) in flow units."""
     own = torch.arange(size, device=device)
     room = torch.stack([own, own.flip(0)]) / max((size - 1) / 2, 0.5)
     return torch.nextafter(room, torch.zeros_like(room))  # or rounding would put some just outside
@@ -119,7 +160,10 @@ def _room(size: int, device: torch.device) -> Tensor:
 
 @dataclass
 class StadvSearch:
-    """stAdv as a search: projected Adam on the flow. The model is in attack mode; units as for `stadv`."""
+    """Search of stAdv, sample by sample: projected Adam on the flow.
+
+    The model is in attack mode; the settings are those of `stadv`.
+    """
 
     model: nn.Module
     bound: float = 0.05
@@ -129,6 +173,7 @@ class StadvSearch:
     seed: int = 0
 
     def start(self, x: Tensor, y: Tensor, ids: Tensor) -> SearchState:
+        """Return the state at a random flow."""
         count, _, height, width = x.shape
         # Not zero: there the slopes to either side of a pixel differ, and bilinear sampling knows one of them only.
         noise = uniform(self.seed, ids, 0, 2 * height * width).view(count, 2, height, width).to(x.dtype)
@@ -147,6 +192,7 @@ class StadvSearch:
         }
 
     def step(self, state: SearchState) -> None:
+        """Look at the image that the flow gives, and move the flow by one step of Adam."""
         adv, value, wrong, gradient = self._evaluate(state)
         better = ((value > state["value"]) | wrong) & ~state["done"]
         state["adv"] = torch.where(better[:, None, None, None], adv, state["adv"])
@@ -161,7 +207,7 @@ class StadvSearch:
         state["flow"] = confined(state["flow"] + self._adam(state, gradient), self.bound)
 
     def _evaluate(self, state: SearchState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The image at the present flow, its margin, whether it is misclassified, and the flow's gradient."""
+        """Return the image at the present flow, its margin, whether it is misclassified, and the flow's slope."""
         flow = state["flow"].detach().requires_grad_(True)
         with torch.enable_grad():
             adv = warp(state["x"], flow)
@@ -172,7 +218,7 @@ class StadvSearch:
         return adv.detach(), value.detach(), logits.detach().argmax(1) != state["y"], gradient
 
     def _adam(self, state: SearchState, gradient: Tensor) -> Tensor:
-        """The step of Adam after `t` gradients."""
+        """Return the step of Adam after `t` gradients."""
         state["mean"] = torch.lerp(state["mean"], gradient, 1 - BETAS[0])
         state["square"] = torch.lerp(state["square"], gradient.square(), 1 - BETAS[1])
         seen = [1 - beta ** state["t"].to(gradient.dtype)[:, None, None, None] for beta in BETAS]

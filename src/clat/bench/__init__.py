@@ -1,4 +1,4 @@
-"""What a training step costs: time, memory, passes, and how far it is from the arithmetic that must be done."""
+"""The cost of a training step: time, memory, passes, and how far it is from the arithmetic that must be done."""
 
 from __future__ import annotations
 

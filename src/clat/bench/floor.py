@@ -16,20 +16,34 @@ import torch
 from torch import Tensor, nn
 
 from clat.network import modes
-from clat.network.layers import Layer, first_tensor
+from clat.network.layers import Layer
+from clat.network.outputs import first_tensor
 from clat.objectives import Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
 
 
 @dataclass(frozen=True)
 class Multiplications:
-    """Of one convolution or linear layer, in forward order, for one sample's forward pass."""
+    """Count of one convolution or linear layer for one sample's forward pass.
+
+    Attributes:
+        name: the layer's name in the network.
+        count: multiplications.
+    """
 
     name: str
     count: int
 
 
 def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
-    """Every convolution and linear layer that runs on `x` (N, C, H, W), shortcuts and classifier included."""
+    """Return the multiplications of every convolution and linear layer, shortcuts and classifier included.
+
+    Args:
+        model: the network; it runs once, in evaluation mode, and is left as it was.
+        x: images (N, C, H, W), in [0, 1].
+
+    Returns:
+        The layers that ran on `x`, in forward order.
+    """
     found: list[Multiplications] = []
     names = {module: name for name, module in model.named_modules()}
 
@@ -56,8 +70,17 @@ def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
 
 
 def step_floor(objective: Objective, layers: Sequence[Multiplications], selected: Sequence[Layer]) -> float | None:
-    """Multiplications a sample of one step, in forward passes through the network; None for an objective whose
-    needs are not written down here."""
+    """Return the multiplications that one training step needs at least, in forward passes through the network.
+
+    Args:
+        objective: the objective, with its number of attack steps.
+        layers: what `layer_multiplications` returned for the network.
+        selected: the layers that move, in forward order; none: all of them.
+
+    Returns:
+        Multiplications for one sample over those of its forward pass; None for an objective whose needs are not
+        written down here.
+    """
     whole = sum(layer.count for layer in layers)
     names = [layer.name for layer in layers]
     trainable = [names.index(layer.name) for layer in selected] or list(range(len(layers)))
@@ -67,7 +90,7 @@ def step_floor(objective: Objective, layers: Sequence[Multiplications], selected
         return sum(layer.count for layer in layers[:end])
 
     def back_to_weights(end: int = len(layers)) -> int:
-        """Towards the inputs of what lies above the first moving layer, and the moving weights."""
+        """Return the multiplications of the moving weights' gradients, and of the inputs' above the first."""
         return sum(layer.count for layer in layers[first + 1 : end]) + sum(layers[i].count for i in trainable)
 
     loss = forward() + back_to_weights()

@@ -17,9 +17,9 @@ def pass_speed(device: torch.device, *, batch_size: int | None = None, rounds: i
     """Return images per second through ResNet-18, 32 x 32 pixels, forward and back to every weight.
 
     Args:
-        device: Where.
-        batch_size: Images at once; None: 16 on a CPU, 256 on a GPU.
-        rounds: In which the precisions take turns; the median counts.
+        device: where the network runs.
+        batch_size: images at once; None: 16 on a CPU, 256 on a GPU.
+        rounds: rounds in which the precisions take turns; the median counts.
 
     Returns:
         Precision ("float32"; "bfloat16" under autocast, as in `--precision bf16-mixed`) -> images per second.

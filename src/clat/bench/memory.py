@@ -18,9 +18,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMemory(TorchDispatchMode):
-    """Counts bytes of the storages made inside, and of `existing` tensors. `peak`: the most at any time."""
+    """Counts the bytes of the storages that are made inside the context, until they are let go.
+
+    Attributes:
+        held: bytes alive now.
+        peak: most bytes alive at any time.
+    """
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:
+        """Begin with the storages of `existing` tensors as held."""
         super().__init__()
         self.held = self.peak = 0
         self._known: set[int] = set()
@@ -36,13 +42,14 @@ class TensorMemory(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage._cdata  # by address: views share one storage
         if key in self._known:
             return
         size = storage.nbytes()
         self._known.add(key)
         self.held += size
         self.peak = max(self.peak, self.held)
+        # An ending interpreter need not count: it would call this for every storage that is left.
         weakref.finalize(storage, self._let_go, key, size).atexit = False
 
     def _let_go(self, key: int, size: int) -> None:
@@ -51,8 +58,17 @@ class TensorMemory(TorchDispatchMode):
 
 
 def peak_memory(run: Callable[[], object], existing: Iterable[Tensor], device: torch.device) -> int:
-    """The most bytes that tensors take while `run()` runs, with the `existing` ones: weights, momentum, gradients,
-    the batch."""
+    """Return the most bytes that tensors take while a computation runs.
+
+    Args:
+        run: the computation.
+        existing: tensors that live before and after it, which count as well on the CPU: weights, momentum,
+            gradients, the batch. On CUDA the allocator counts all that there is.
+        device: where it runs.
+
+    Returns:
+        Bytes.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -31,15 +31,20 @@ GROUPS = {
 
 
 class Call(NamedTuple):
-    """One operation: its arithmetic (2 a multiplication) and the bytes of its inputs and outputs."""
+    """One operation: its arithmetic, 2 for each multiplication, and the bytes of its inputs and outputs."""
 
     flops: int
     bytes: int
 
 
 class OperationCounter(TorchDispatchMode):
-    """Arithmetic and bytes of every operation inside: `flops` and `bytes` by group, and `calls` one by one. Views
-    are no operations: they move nothing."""
+    """Counts arithmetic and bytes of every operation inside the context. Views do not count: they move nothing.
+
+    Attributes:
+        flops: group of operations -> arithmetic, 2 for each multiplication.
+        bytes: group of operations -> bytes of inputs and outputs.
+        calls: the operations one by one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,12 +68,29 @@ class OperationCounter(TorchDispatchMode):
 
 
 def group_of(operation: str) -> str:
+    """Return the group of GROUPS that an operation belongs to.
+
+    Args:
+        operation: its name, with or without "aten::" before it.
+
+    Returns:
+        The group, or "rest".
+    """
     name = operation.removeprefix("aten::")
     return next((group for group, words in GROUPS.items() if any(word in name for word in words)), "rest")
 
 
 def profile_step(made: RepeatedStep, precision: str) -> dict[str, Any]:
-    """Of one step of a subject: for each group of operations seconds, share and floor."""
+    """Return how the time of one training step is shared among groups of operations, each beside its floor.
+
+    Args:
+        made: the step; it is run twice.
+        precision: "bf16-mixed", or another in which matrix products run in float32; chooses the measured peak.
+
+    Returns:
+        `flops_per_second` and `bytes_per_second` of this machine, `seconds` of the step, and `groups`: group ->
+        seconds, share in [0, 1], arithmetic and bandwidth floor in seconds.
+    """
     device = made.runner.engine.device
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     peak, bandwidth = peak_flops(device, dtype), peak_bandwidth(device)
@@ -97,14 +119,29 @@ def profile_step(made: RepeatedStep, precision: str) -> dict[str, Any]:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Of the fastest of a few large matrix products, 2 a multiplication."""
+    """Return the arithmetic of the fastest of a few large matrix products, for each second.
+
+    Args:
+        device: where they run.
+        dtype: of the matrices.
+
+    Returns:
+        Operations for each second, 2 for each multiplication.
+    """
     size = 8192 if device.type == "cuda" else 1024
     one, other = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / _fastest(lambda: one @ other)
 
 
 def peak_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of the fastest of a few copies too large for a cache."""
+    """Return the bytes that the fastest of a few copies reads and writes, for each second.
+
+    Args:
+        device: where they run.
+
+    Returns:
+        Bytes for each second; the copies are too large for a cache.
+    """
     source = torch.ones(2**28 if device.type == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source))

@@ -17,7 +17,20 @@ PlainStep = Callable[[], None]
 
 
 def pgd_at_step(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int) -> PlainStep:
-    """PGD adversarial training on one batch, again and again; learning rate 0, so that each step is the same."""
+    """Return PGD adversarial training on one batch, as a function to call again and again.
+
+    The learning rate is 0, so that each step is the same.
+
+    Args:
+        model: the network, trained in place: its BatchNorm statistics move.
+        x: images (N, C, H, W), in [0, 1].
+        y: labels (N,).
+        eps: l-inf radius in image units.
+        steps: attack steps, each of 2.5 eps / steps.
+
+    Returns:
+        A function that takes one training step.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
@@ -39,7 +52,21 @@ def pgd_at_step(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: in
 
 
 def trades_step(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, beta: float = 6.0) -> PlainStep:
-    """TRADES on one batch, likewise."""
+    """Return TRADES (Zhang et al., ICML 2019) on one batch, as a function to call again and again.
+
+    The learning rate is 0, so that each step is the same.
+
+    Args:
+        model: the network, trained in place: its BatchNorm statistics move.
+        x: images (N, C, H, W), in [0, 1].
+        y: labels (N,).
+        eps: l-inf radius in image units.
+        steps: attack steps, each of 2.5 eps / steps.
+        beta: weight of the divergence, averaged over the batch.
+
+    Returns:
+        A function that takes one training step.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
 
     def divergence(x_adv: Tensor, logits: Tensor) -> Tensor:
@@ -65,7 +92,7 @@ def trades_step(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: in
 
 
 def _moved(x_adv: Tensor, x: Tensor, eps: float, steps: int) -> Tensor:
-    """One step of 2.5 eps / steps along the gradient's sign, back into the ball."""
+    """Return `x_adv` one step of 2.5 eps / steps further along the gradient's sign, projected onto the ball."""
     assert x_adv.grad is not None
     moved = x_adv.detach() + 2.5 * eps / steps * x_adv.grad.sign()
     return torch.min(torch.max(moved, x - eps), x + eps).clamp(0, 1)

@@ -23,7 +23,7 @@ from clat.training.stage import StageRunner
 
 
 class RepeatedStep:
-    """A training step of a stage on one batch, taken at learning rate 0, so that the weights stay what they are.
+    """One training step of a stage on one batch, taken at learning rate 0, so that the weights stay what they are.
 
     It lives in the context `repeated_step` that made it.
     """
@@ -33,11 +33,19 @@ class RepeatedStep:
         self.x, self.y = runner.engine.images(x), y
 
     def run_step(self) -> Loss:
-        """Take the step, and return the loss before it."""
+        """Take the step.
+
+        Returns:
+            The loss before it.
+        """
         return self.runner.train_step(self.x, self.y, epoch=0, number=0, rate=0.0)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield what lives between two steps: the network, its gradients, the momentum, the batch."""
+        """Yield what lives between two steps.
+
+        Yields:
+            The batch, the network's parameters and buffers, their gradients, the momentum.
+        """
         yield from (self.x, self.y, *self.model.parameters(), *self.model.buffers())
         yield from (p.grad for p in self.model.parameters() if p.grad is not None)
         for state in self.runner.trainable.optimizer.state.values():
@@ -48,7 +56,19 @@ class RepeatedStep:
 def repeated_step(
     model: nn.Module, images: ImageSet, stage: StageConfig, engine: Engine, config: EngineConfig, *, seed: int = 0
 ) -> Iterator[RepeatedStep]:
-    """Yield a step of `stage` on a copy of `model`, on all of `images`."""
+    """Yield a training step of a stage, on a copy of a network and on one batch.
+
+    Args:
+        model: the network; it is copied.
+        images: the batch.
+        stage: the stage; its rule selects layers once, before the first step.
+        engine: places network and batch on the device.
+        config: precision, memory layout and compilation of the step.
+        seed: of the selection and of the attacks' random starts.
+
+    Yields:
+        The step, which is of no use once the context has been left.
+    """
     count = len(images)
     recipe = Recipe(
         stages=(stage,),
@@ -74,7 +94,7 @@ def repeated_step(
 
 
 def _selected(recipe: Recipe, runner: StageRunner, heldout: tuple[Tensor, Tensor]) -> list[str]:
-    """The layers that the stage's rule selects before its first epoch; none where it selects nothing."""
+    """Return the layers that the stage's rule selects before its first epoch; none where it selects nothing."""
     rule = runner.config.selection
     if rule is None:
         return []
@@ -92,8 +112,18 @@ def _selected(recipe: Recipe, runner: StageRunner, heldout: tuple[Tensor, Tensor
 
 
 def with_statistics(model: nn.Module, x: Tensor) -> nn.Module:
-    """The network with the BatchNorm statistics of `x`: random weights alone let activations grow from layer to
-    layer until the cross-entropy saturates, and arithmetic on the vanishing gradients is slower than usual."""
+    """Set a network's BatchNorm statistics to those of a batch.
+
+    Random weights alone let activations grow from layer to layer until the cross-entropy saturates, and arithmetic
+    on the vanishing gradients is slower than usual.
+
+    Args:
+        model: the network; its buffers are changed in place.
+        x: images (N, C, H, W), in [0, 1].
+
+    Returns:
+        The same network.
+    """
     norms = modes.batch_norms(model)
     before = [(norm, norm.momentum) for norm in norms]
     with modes.restore_flags(model), torch.no_grad():

@@ -35,16 +35,25 @@ PERIOD = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What is measured and how. The stages' objectives bring their own eps, if they have one, else `eps`."""
+    """Settings of a benchmark of training steps.
+
+    Objectives bring their own eps; `eps` is that of the plain steps and of the selections.
+    """
 
     stages: Mapping[str, StageConfig]
     """Label -> stage: the rows."""
     image_shape: tuple[int, int, int] = (3, 32, 32)
+    """Channels, height and width."""
     num_classes: int = 10
+    """Outputs of the network."""
     batch_size: int = 64
+    """Images of a step, at least 1."""
     eps: Size = "8/255"
+    """l-inf radius in image units, such as "8/255"."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    """Device, precision, memory layout and compilation of the steps; the plain ones run in float32."""
     rounds: int = 5
+    """Rounds in which all steps take turns, at least 1; the median counts."""
     plain: bool = True
     """Also time the plain reference steps, see `clat.bench.reference`."""
     surroundings: bool = True
@@ -54,6 +63,7 @@ class Bench:
     profile: bool = False
     """Also where the time of a step goes, see `clat.bench.profile`."""
     seed: int = 0
+    """Seed of the images, the selections and the attacks' random starts."""
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -65,9 +75,24 @@ class Bench:
 
 @dataclass
 class Timed:
-    """One row. Times are medians over the rounds, ratios medians of the rounds' ratios, by wall clock and by
-    processor time; passes are samples through the network, per image of the batch; `floor`: multiplications of a
-    step in forward passes of the whole network, that of `pgd-at` for the ratio; `peak_memory`: bytes of tensors."""
+    """One row of results.
+
+    Times are medians over the rounds, ratios medians of the rounds' ratios. None: not measured, or nothing to
+    compare with.
+
+    Attributes:
+        seconds: time of a step by wall clock.
+        cpu_seconds: time of a step by processor time.
+        images_per_second: speed by wall clock.
+        forwards: samples through the network forward, for each image of the batch.
+        backwards: samples through the network backward, for each image of the batch.
+        peak_memory: bytes of tensors.
+        floor: multiplications that a step needs, in forward passes of the whole network.
+        warmup_seconds: time of the first step, with compilation.
+        to_pgd_at: `seconds` over those of PGD-AT; the next three are the same of processor time, floor and memory.
+        faster_than_plain: seconds of the plain step over `seconds`; `faster_than_plain_cpu`: by processor time.
+        profile: shares of groups of operations, see `clat.bench.profile`.
+    """
 
     seconds: float
     cpu_seconds: float
@@ -87,10 +112,20 @@ class Timed:
 
 
 def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
-    """Time every row of `bench` on copies of `model`, and return plain data.
+    """Time every row of a benchmark on copies of a network, in turn, beside plain steps.
 
-    `model` takes images (N, C, H, W) in [0, 1] of the bench's shape; its BatchNorm statistics are set to those of
-    the images, which are noise. Raises ClatError if an objective cannot train the network.
+    The BatchNorm statistics of the copies are set to those of the images, which are noise.
+
+    Args:
+        model: the network: takes images (N, C, H, W) in [0, 1] of the bench's shape, returns logits; it is left as
+            it was.
+        bench: what to measure.
+
+    Returns:
+        Plain data: settings, `rows` (label -> `Timed`), `plain`, `surroundings`, `environment`.
+
+    Raises:
+        ClatError: If an objective cannot train the network.
     """
     images = _noise(bench)
     rows: dict[str, Timed] = {}
@@ -149,7 +184,7 @@ def _noise(bench: Bench) -> ImageSet:
 
 
 def _plain_steps(model: nn.Module, bench: Bench, one: RepeatedStep) -> dict[str, Callable[[], None]]:
-    """The plain step of every measured method that has one; of PGD-AT at least."""
+    """Return the plain step of every measured method that has one; of PGD-AT at least."""
     objectives = {str(stage.objective.name): stage.objective for stage in bench.stages.values()}
     x, y = one.x.contiguous(memory_format=torch.contiguous_format), one.y
     found = {}
@@ -161,7 +196,10 @@ def _plain_steps(model: nn.Module, bench: Bench, one: RepeatedStep) -> dict[str,
 
 
 def _surroundings(measured: Mapping[str, RepeatedStep], bench: Bench) -> dict[str, dict[str, Any]]:
-    """What a run does besides its steps, beside a step, or ten epochs, of CLAT, or else of the first row."""
+    """Return the cost of what a run does besides its steps: a batch from the loader, and selections.
+
+    Each stands beside a step, or ten epochs, of CLAT, or else of the first row.
+    """
     clat = (label for label, stage in bench.stages.items() if stage.objective.name == "clat")
     label = next(clat, next(iter(bench.stages)))
     one = measured[label]

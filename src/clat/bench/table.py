@@ -1,4 +1,4 @@
-"""A bench's results on screen."""
+"""Tables and lines that show a bench's results on screen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from clat.core.console import Table
 
 
 def steps_table(result: dict[str, Any]) -> Table:
-    """One row an objective; beside each ratio, in brackets, the same by processor time and by multiplications."""
+    """Return the measured steps as a table, a row for each objective and each plain step.
+
+    Args:
+        result: what `clat.bench.measure` returned.
+
+    Returns:
+        A table to print; in brackets beside a ratio stand the same by processor time and by multiplications.
+    """
     table = Table(title=f"training steps of {result['batch_size']} images", title_justify="left")
     for name in ("step", "ms", "images/s", "MiB", "passes", "/ PGD-AT (cpu; floor)", "memory", "x plain (cpu)"):
         table.add_column(name, justify="left" if name == "step" else "right", no_wrap=name == "step")
@@ -29,7 +36,14 @@ def steps_table(result: dict[str, Any]) -> Table:
 
 
 def surroundings_lines(result: dict[str, Any]) -> list[str]:
-    """What a run does besides, beside what it trains for."""
+    """Return what a run does besides its steps, with its share of the time that they take.
+
+    Args:
+        result: what `clat.bench.measure` returned.
+
+    Returns:
+        A line for each.
+    """
     return [
         f"{label}: {1000 * row['seconds']:.2f} ms, {row['share']:.3%} of {row['of']}"
         for label, row in result["surroundings"].items()
@@ -37,7 +51,15 @@ def surroundings_lines(result: dict[str, Any]) -> list[str]:
 
 
 def profile_table(label: str, found: dict[str, Any]) -> Table:
-    """Where a step's time goes, beside the floors."""
+    """Return where a step's time goes as a table, each group of operations beside its floors.
+
+    Args:
+        label: the row's label.
+        found: what `clat.bench.profile.profile_step` returned.
+
+    Returns:
+        A table to print.
+    """
     peak, bandwidth = found["flops_per_second"] / 1e9, found["bytes_per_second"] / 1e9
     title = f"{label}: measured peak {peak:.0f} GFLOP/s, {bandwidth:.1f} GB/s"
     table = Table(title=title, title_justify="left")

@@ -12,25 +12,41 @@ import torch
 
 @dataclass
 class Timing:
-    """One entry a round. `wall`: seconds; `cpu`: processor seconds of this process, in all its threads, which
-    neighbours on a shared machine disturb less."""
+    """Times of one candidate, one entry for each round.
+
+    Attributes:
+        wall: seconds.
+        cpu: processor seconds of this process, in all its threads, which neighbours on a shared machine disturb
+            less.
+    """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        """The median of `wall`."""
+        """Return the median of `wall`."""
         return statistics.median(self.wall)
 
     @property
     def cpu_seconds(self) -> float:
-        """The median of `cpu`."""
+        """Return the median of `cpu`."""
         return statistics.median(self.cpu)
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
-    """`rounds` rounds in which every candidate runs once, in turn, after `warmup` rounds that are not counted."""
+    """Time candidates in rounds in which each runs once, in turn.
+
+    What disturbs the machine for a while then disturbs all of them, and ratios within a round stay true.
+
+    Args:
+        candidates: name -> what to run.
+        rounds: rounds that are counted, at least 1.
+        warmup: rounds before them that are not.
+
+    Returns:
+        Name -> its times, an entry for each round.
+    """
     found = {name: Timing() for name in candidates}
     for number in range(warmup + rounds):
         for name, run in candidates.items():
@@ -45,7 +61,16 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, war
 
 
 def ratio(one: Timing, other: Timing, clock: str = "wall") -> float:
-    """The median over the rounds of one's seconds over the other's in the same round. `clock`: "wall" or "cpu"."""
+    """Return how many times as long one candidate takes as another: the median of the rounds' ratios.
+
+    Args:
+        one: times of the candidate.
+        other: times of what it is held against, from the same rounds.
+        clock: "wall" or "cpu".
+
+    Returns:
+        The ratio, above 1 if `one` is slower.
+    """
     pairs = zip(getattr(one, clock), getattr(other, clock), strict=True)
     return statistics.median(a / b for a, b in pairs)
 

@@ -25,11 +25,16 @@ COMMANDS = (
     "evaluate",
     "check",
     "curve",
+    "corruptions",
     "transfer",
     "compare",
     "data",
     "report",
+    "export",
+    "apply",
+    "push",
     "study",
+    "paper",
     "bench",
     "demo",
     "recipes",
@@ -40,7 +45,14 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; errors that the user can mend are one line on stderr."""
+    """Run a command; errors that the user can mend are one line on stderr.
+
+    Args:
+        arguments: the words after `clat`; None: those of this process, which termination signals may then end.
+
+    Returns:
+        The exit status: 0 done, 1 a check or a row failed, 2 bad input, 130 or 143 stopped.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Only a process of its own may be ended from outside of the code at work.

@@ -20,7 +20,11 @@ HELP = "what a training step costs, beside PGD-AT's and a plain one"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat bench`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.epilog = "clat bench --model resnet18 --width 32 --objectives pgd-at trades clat --layers 11"
     parser.add_argument("--model", default="resnet18", help="a built-in network, or as for evaluate")
     add_model_arguments(parser)
@@ -50,7 +54,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, show the tables, write JSON on request."""
+    """Time training steps, show the tables, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If there is no such objective or layer, or an objective cannot train the network.
+    """
     import torch
 
     from clat.bench import Bench, measure
@@ -104,8 +118,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | None) -> dict[str, StageConfig]:
-    """Return label -> stage of each objective's name, at its defaults but for `steps`; CLAT's move `layers`, by
-    number or name."""
+    """Return a one-epoch stage for each objective, at its defaults but for `steps`.
+
+    Args:
+        objectives: names, such as "pgd-at".
+        layers: what objectives that need a selection move, by number or name.
+        steps: steps of the inner attacks; None: the objectives' own.
+
+    Returns:
+        Label -> stage, in the order of the names.
+
+    Raises:
+        ClatError: If a name is unknown, or layers are missing or not needed.
+    """
     from clat.objectives import AnyObjective
     from clat.recipe.toml import build_recipe
 

@@ -13,7 +13,11 @@ HELP = "signs that a network's gradients mislead attacks"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat check`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     add_model_options(parser)
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--strict", action="store_true", help="leave with exit code 1 if something is suspicious")
@@ -21,7 +25,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look for the signs; return 0, or with --strict 1 if there is one."""
+    """Look for signs of gradient masking, show them, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0; with --strict 1 if there is a sign.
+
+    Raises:
+        ClatError: If the network and the images do not go together.
+    """
     from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device, tensors
     from clat.evaluation.masking.check import check
 

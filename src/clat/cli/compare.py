@@ -17,7 +17,11 @@ HELP = "results of clat evaluate: two networks, or several seeds"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat compare`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("results", nargs="*", metavar="FILE", help="A.json B.json: B less A, on the same samples")
     parser.add_argument("--seeds", nargs="+", default=[], metavar="FILE", help="mean, deviation, lowest of these")
     parser.add_argument("--against", nargs="+", default=[], metavar="FILE", help="with --seeds: a second group")
@@ -25,7 +29,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare, show and write."""
+    """Compare results, show the table, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If the results are missing, or were not measured alike.
+    """
     outputs = Outputs(options.out)
     result = _compared(options)
     for note in result.notes:

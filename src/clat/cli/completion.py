@@ -13,7 +13,11 @@ SHELLS = ("bash", "zsh")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat completion`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.description = (
         "bash: clat completion bash > ~/.local/share/bash-completion/completions/clat; "
         "zsh: clat completion zsh > a folder of $fpath, as _clat"
@@ -22,7 +26,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the script."""
+    """Print the completion script of a shell.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If shtab is not installed.
+    """
     try:
         shtab = import_module("shtab")
     except ImportError:

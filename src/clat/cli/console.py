@@ -1,4 +1,7 @@
-"""What the commands say. Results that programs read go to a file or, with `--out -`, alone to standard output."""
+"""Printing by the commands.
+
+Results that programs read go to a file or, with `--out -`, alone to standard output.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,42 @@ _settings = {"quiet": False, "stderr": False}
 
 
 def set_up(*, quiet: bool, stderr: bool) -> None:
-    """Say nothing from here on, or say it on standard error."""
+    """Set where the commands print from here on.
+
+    Args:
+        quiet: print nothing.
+        stderr: print on standard error, where standard output is the result's.
+    """
     _settings.update(quiet=quiet, stderr=stderr)
     console.cache_clear()
 
 
 @cache
 def console() -> Console:
-    """Return the console of the command that runs. Made late: rich takes a tenth of a second to load."""
+    """Return the console of the command that runs. Made late: rich takes a tenth of a second to load.
+
+    Returns:
+        The console, the same one until `set_up` is called.
+    """
     from clat.core.console import plain_console
 
     return plain_console(**_settings)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print a line just as it is, however long."""
+    """Print a line just as it is, however long.
+
+    Args:
+        text: the line.
+        style: a style of rich, such as "bold".
+    """
     console().print(text, style=style, soft_wrap=True)
 
 
 def show(renderable: RenderableType) -> None:
-    """Print a table."""
+    """Print a table.
+
+    Args:
+        renderable: what rich can print.
+    """
     console().print(renderable)

@@ -24,9 +24,14 @@ HELP = "rank the layers of a network, by criticality or otherwise"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat criticality`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument(
-        "--ranking", help="clat (criticality, the default), mrc, activation, rewinding, rewinding-drop"
+        "--ranking",
+        help="clat (criticality, the default), mrc, activation, rewinding, rewinding-drop, or package.module:Class",
     )
     parser.add_argument("--compare", action="store_true", help="measure every ranking and correlate them")
     add_model_options(parser)
@@ -72,7 +77,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, show the table, write JSON and plot on request."""
+    """Measure one ranking or all, show the table, and write JSON and a plot on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If options do not go together, or the network and the images do not.
+    """
     from clat.cli.inputs import build_model, pick_device, read_images
     from clat.core.notices import notice
     from clat.core.seeds import permutation
@@ -124,7 +139,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _rankings(options: argparse.Namespace) -> list[AnyRanking]:
     """Return the rankings to measure. Each takes of the options what concerns it."""
-    from clat.criticality.rankings import RANKINGS, make_ranking
+    from clat.core.plugins import is_path
+    from clat.criticality.rankings import RANKINGS, find_ranking, make_ranking
 
     rewinding = [name for name, ranking in RANKINGS.items() if ranking.needs_initial]
     if options.compare and options.ranking is not None:
@@ -133,7 +149,9 @@ def _rankings(options: argparse.Namespace) -> list[AnyRanking]:
         names = [name for name in RANKINGS if options.initial is not None or name not in rewinding]
         return [make_ranking(name, vars(options)) for name in names]
     ranking = "criticality" if options.ranking in (None, "clat") else options.ranking
-    if ranking not in RANKINGS:
+    if is_path(ranking):
+        rewinding = [ranking] if find_ranking(ranking).needs_initial else []
+    elif ranking not in RANKINGS:
         raise unknown("ranking", options.ranking, ("clat", *RANKINGS))
     if (ranking in rewinding) != (options.initial is not None):
         raise ClatError(

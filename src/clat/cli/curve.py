@@ -20,7 +20,11 @@ HELP = "accuracy against the size of the perturbation"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat curve`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     add_model_options(parser)
     parser.add_argument(
         "--eps",
@@ -33,7 +37,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure at each size, show and write."""
+    """Measure the accuracy at each eps, show it, and write JSON and a plot on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If an eps is out of range, or the network and the images do not go together.
+    """
     from clat.cli.inputs import about_model, build_model, first_images, pick_device
     from clat.evaluation import evaluate_set, find_protocol
     from clat.evaluation.curve import trace_curve
@@ -66,6 +80,10 @@ def run(options: argparse.Namespace) -> int:
             say(f"note: {note}")
     for size, accuracy in result.points:
         say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
+
+    if (expected := result.expected_accuracy) is not None:
+        first, last = result.points[0][0], result.points[-1][0]
+        say(f"expected accuracy {expected:.1%}, with every eps from {first} to {last} as likely as any other")
 
     def draw() -> Figure:
         from clat.report.robustness import eps_plot

@@ -12,7 +12,11 @@ HELP = "look into a data set: classes, counts, sizes, splits, broken files"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat data`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("action", metavar="ACTION", choices=("check",), help="check: decode every image and report")
     parser.add_argument("data", metavar="FOLDER", help="a folder, a name under CLAT_DATA_DIR, or owner/name")
     add_column_options(parser)
@@ -23,7 +27,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Report on all splits; return 0, or with --strict 1 if something is wrong with them."""
+    """Decode all images of a data set, report on its splits, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0; with --strict 1 if a file is broken or stands in two splits.
+
+    Raises:
+        ClatError: If there is no such data set, or it has no files to check.
+    """
     from clat.data.inspection import inspect_data
 
     outputs = Outputs(options.out)

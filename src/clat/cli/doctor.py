@@ -29,14 +29,28 @@ attack, once for the loss."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat doctor`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("--no-speed", action="store_true", help="leave the measurement out, a few seconds")
     add_device_option(parser)
     add_result_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look, measure, show, and write JSON on request."""
+    """Look at this machine, measure its speed, show both, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If --device names a device that is not there.
+    """
     outputs = Outputs(options.out)
     from clat.cli.inputs import pick_device
     from clat.core.environment import describe_environment

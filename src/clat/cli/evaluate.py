@@ -10,7 +10,11 @@ HELP = "clean and robust accuracy under a protocol"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes: the protocol, the plans' settings, and the two ways to stop, among others."""
+    """Add the options of `clat evaluate`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     add_model_options(parser)
     parser.add_argument(
         "--protocol",
@@ -31,12 +35,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", metavar="FILE", help="only these images of the split: a JSON list of numbers, or one a line"
     )
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        metavar="N",
+        help="draw a page with N pictures, and results class by class: --out with .html, or gallery.html",
+    )
     parser.add_argument("--devices", type=int, default=1, help="processes, one a device (default: 1)")
     add_measuring_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, show and write."""
+    """Measure clean and robust accuracy, show them, and write JSON on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If options do not go together, or the network and the images do not.
+    """
     from clat.cli import evaluation_plans
 
     return evaluation_plans.evaluate(options)

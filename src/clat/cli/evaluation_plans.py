@@ -21,13 +21,30 @@ DEFAULT_PROTOCOL = "pgd-20"
 
 
 def planned(options: Namespace) -> bool:
-    """Whether the options ask for more than one protocol on the images named."""
+    """Return whether the options ask for more than one protocol on the images named.
+
+    Args:
+        options: those of `clat evaluate`.
+
+    Returns:
+        True for a plan, a budget, a target width or a sample.
+    """
     more = (options.budget, options.target_width, options.screen, options.sample)
     return options.protocol in PLANS or any(value is not None for value in more)
 
 
 def evaluate(options: Namespace) -> int:
-    """`clat evaluate`: one protocol, or the plan that the options ask for."""
+    """Measure with one protocol, or with the plan that the options ask for; print and write the result.
+
+    Args:
+        options: those of `clat evaluate`.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If options do not go together, or the network and the images do not.
+    """
     if not planned(options):
         return _one_protocol(options)
     _check(options)
@@ -50,6 +67,7 @@ def _one_protocol(options: Namespace) -> int:
     if result is not None:
         say_result(result, options, images)
         prepared.write(result)
+        prepared.draw_gallery(result, result.to_dict())
     return 0
 
 
@@ -61,6 +79,11 @@ def _check(options: Namespace) -> None:
         raise ClatError("--budget and --target-width both say when to stop: give one of them")
     if options.protocol == FAST and (options.budget is not None or options.target_width is not None):
         raise ClatError(f"--budget and --target-width do not go with --protocol {FAST}: use cr, and clat check")
+    if options.gallery is not None and options.protocol != FAST:
+        raise ClatError(
+            f"--gallery shows one protocol on all of its images: leave out --budget and --target-width, and give "
+            f"another protocol than {SAMPLED}"
+        )
     if options.budget is not None and options.state is not None:
         raise ClatError(
             "--budget chooses by the clock, so that a state could not be gone on from: leave out --state, or give "
@@ -71,7 +94,7 @@ def _check(options: Namespace) -> None:
 
 
 def _protocol(options: Namespace) -> Protocol:
-    """The protocol whose attacks and customary number of images are meant."""
+    """Return the protocol whose attacks and customary number of images are meant."""
     if options.protocol == SAMPLED:
         return PROTOCOLS["autoattack"]
     return PROTOCOLS["cr"] if options.protocol == FAST else find_protocol(options.protocol or DEFAULT_PROTOCOL)
@@ -96,6 +119,7 @@ def _fast(options: Namespace) -> int:
     if found.warning is not None:
         say(f"warning: {found.warning}", style="bold red")
     prepared.write(found)
+    prepared.draw_gallery(result, found.to_dict())
     return 0
 
 

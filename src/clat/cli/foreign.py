@@ -13,11 +13,13 @@ _OURS = Path(__file__).parents[1]
 
 
 def told(error: BaseException) -> ClatError | None:
-    """Return the line for an error that passed through a file of the user's, or that torch raised as it went back
-    through a network; None for any other.
+    """Return the line for an error of the user's own code, or of torch on its way back through a network.
 
     Args:
-        error: What a command raised, caught in `clat.cli`.
+        error: what a command raised, caught in `clat.cli`.
+
+    Returns:
+        The error to show; None for any other.
     """
     steps = traceback.extract_tb(error.__traceback__)
     own = [step for step in steps if _is_users(step.filename)]

@@ -26,7 +26,11 @@ NETWORK = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat harden`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = (
         "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
         "       clat harden --resume DIR"
@@ -46,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heldout", type=int, help="images cut from train that decide (default: a tenth)")
     parser.add_argument("--train-size", type=int, help="train on this many images only")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--augment", help="as data.augment of a recipe (default: what the network bears)")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
@@ -55,7 +60,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plan, harden, and draw the page."""
+    """Plan the hardening, harden or go on with it, and draw the page.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 130 or 143 if it was stopped.
+
+    Raises:
+        ClatError: If network or folder is missing, or the budget does not allow a hardening.
+    """
     from clat.training.interrupt import Interrupted
 
     try:
@@ -103,7 +118,7 @@ def _config(options: argparse.Namespace) -> HardenConfig:
 
     names = (
         "eps", "norm", "epochs", "max_clean_drop", "objective", "keep", "protocol", "num_samples", "heldout",
-        "train_size", "batch_size", "device", "seed",
+        "train_size", "batch_size", "augment", "device", "seed",
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["budget"] = None if options.budget is None else parse_budget(options.budget)
@@ -115,13 +130,12 @@ def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]
 
     device = pick_device(options.device)
     train_set, test_set = (
-        read_images(argparse.Namespace(**{**vars(options), "split": split})) for split in ("train", "test")
+        read_images(argparse.Namespace(**{**vars(options), "split": split}), resident_limit=None)
+        for split in ("train", "test")
     )
     return build_model(options, train_set, device), train_set, test_set
 
 
 def _show(done: Any) -> None:
-    from clat.report.page import write_report
-
     say((done.out / "README.md").read_text().split("\n\n")[2], style="bold")
-    say(f"the network: {done.out / 'model.safetensors'}\nopen {write_report(done.out)} in a browser")
+    say(f"the network: {done.out / 'model.safetensors'}\nopen {done.out / 'report.html'} in a browser")

@@ -1,4 +1,4 @@
-"""What a command measures on: the device, the network and the images that its options name.
+"""The inputs of a command: the device, the network and the images that its options name.
 
 Commands import this module where their work begins: it loads torch.
 """
@@ -18,6 +18,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
+from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
 from clat.network import modes
 from clat.network.edge import unwrapped
@@ -27,7 +28,17 @@ from clat.training.prepare import check_model
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that `--device` names: cpu, cuda, or auto for CUDA where there is some."""
+    """Return the device that `--device` names.
+
+    Args:
+        name: cpu, cuda, or auto for CUDA where there is some.
+
+    Returns:
+        The device.
+
+    Raises:
+        ClatError: If the name is another, or CUDA is asked for and not there.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
@@ -36,7 +47,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def build_model(options: Namespace, images: ImageSet, device: torch.device) -> nn.Module:
-    """Return `--model` with its width, normalisation and weights, tried on an image of the set, on the device."""
+    """Return the network of `--model`, with its weights, tried on an image of the set.
+
+    Args:
+        options: with the options of `add_model_options`.
+        images: the split that the network is to classify.
+        device: where the network is put.
+
+    Returns:
+        The network in evaluation mode; takes images (N, C, H, W) in [0, 1], returns logits.
+
+    Raises:
+        ClatError: If there is no such network or file, or the network's inputs or outputs do not fit the images.
+    """
     if options.weights_key is not None and options.weights is None:
         raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
     if options.model.endswith(".toml"):
@@ -74,17 +97,30 @@ def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
 
 
 def _listed(images: ImageSet) -> str:
-    """The numbers and names of the classes, in one line."""
+    """Return the numbers and names of the classes, in one line."""
     numbered = [f"{number} {name}" for number, name in enumerate(images.class_names)]
     return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
 
 
-def read_images(options: Namespace) -> ImageSet:
-    """Return the split that `--data` and the options beside it name, as a network is to see its images."""
+def read_images(options: Namespace, *, resident_limit: int | None = PART_BYTES) -> ImageSet:
+    """Return the split that `--data` and the options beside it name, as a network is to see its images.
+
+    Args:
+        options: with `data`, `split`, and the options of `add_column_options` and `add_image_options`.
+        resident_limit: bytes of pixels to decode into memory; see `clat.load_split`. The default is for commands
+            that read each image once, or a few of many.
+
+    Returns:
+        The images, resized and with the channels asked for.
+
+    Raises:
+        ClatError: If there is no such data set, split, column or class.
+    """
     images = load_split(
         options.data,
         options.split,
         image_size=options.image_size,
+        resident_limit=resident_limit,
         label_column=options.label_column,
         image_column=options.image_column,
         classes=options.classes,
@@ -93,7 +129,17 @@ def read_images(options: Namespace) -> ImageSet:
 
 
 def model_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of --model-args, ["a=1", "b=true"]; values are read as TOML, else taken as text."""
+    """Return the arguments that `--model-args` gives.
+
+    Args:
+        words: such as ["a=1", "b=true"]; values are read as TOML, else taken as text.
+
+    Returns:
+        Name -> value, dashes in names as underscores.
+
+    Raises:
+        ClatError: If a word is not KEY=VALUE, or a key is there twice.
+    """
     found: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -117,7 +163,14 @@ def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
 
 
 def about_model(options: Namespace) -> dict[str, object]:
-    """Return what a result says of the network of `build_model`."""
+    """Return what a result's file says of the network of `build_model`.
+
+    Args:
+        options: with the options of `add_model_options`.
+
+    Returns:
+        Plain data.
+    """
     return {
         "model": options.model,
         "model_args": model_arguments(options.model_args),
@@ -127,7 +180,17 @@ def about_model(options: Namespace) -> dict[str, object]:
 
 
 def first_images(options: Namespace) -> ImageSet:
-    """Return the first so many images of the split, all of them where there are fewer than the default."""
+    """Return the first images of the split: `--num-samples`, or the command's default, or all.
+
+    Args:
+        options: with the options of `add_measuring_options`.
+
+    Returns:
+        The images; fewer than the default where the split has fewer.
+
+    Raises:
+        ClatError: If `--num-samples` is out of range, or the split cannot be read.
+    """
     images = read_images(options)
     for note in images.notes:
         notice(note)
@@ -139,12 +202,26 @@ def first_images(options: Namespace) -> ImageSet:
 
 
 def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Return all images as float32 in [0, 1], on the CPU, and their labels; attacks move them batch by batch."""
+    """Return all images at once, on the CPU; attacks move them batch by batch.
+
+    Args:
+        images: the images.
+
+    Returns:
+        The images, float32 (N, C, H, W) in [0, 1], and their labels (N,).
+    """
     x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
     return x, y
 
 
 def about_data(images: ImageSet) -> dict[str, dict[str, object]]:
-    """Return what a result file says of the images."""
+    """Return what a result's file says of the images.
+
+    Args:
+        images: the images that were measured on.
+
+    Returns:
+        Plain data under the key `data`.
+    """
     data: dict[str, object] = {"name": images.name, "split": images.split, "n": len(images)}
     return {"data": data | ({"notes": list(images.notes)} if images.notes else {})}

@@ -11,8 +11,11 @@ from clat.core.notices import listening
 
 @contextmanager
 def notices_printed() -> Iterator[None]:
-    """Print each different notice from inside once, as `note: ...` where the command
-    prints."""
+    """Print each different notice from inside once, as `note: ...` where the command prints.
+
+    Yields:
+        Nothing; the context is what listens.
+    """
     said: set[str] = set()
 
     def note(text: str) -> None:

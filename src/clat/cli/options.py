@@ -9,14 +9,29 @@ RESULT = "write the result as JSON; -: to standard output, and all else to stand
 
 
 def folder(name: str) -> str:
-    """Take the name of a folder, which standard output is none of."""
+    """Return the name of a folder, for an option's `type`.
+
+    Args:
+        name: the user's word.
+
+    Returns:
+        The word as it is.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is "-", which stands for standard output.
+    """
     if name == "-":
         raise argparse.ArgumentTypeError("'-' is no folder; one of that name is ./-")
     return name
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add which network, with which weights."""
+    """Add the options that name a network, its weights, and how it sees images.
+
+    Args:
+        parser: the command's parser, changed in place.
+        required: `--model` has to be given.
+    """
     parser.add_argument(
         "--model",
         required=required,
@@ -36,7 +51,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a library's network, or of the user's factory."""
+    """Add the option for the arguments of a library's network, or of the user's factory.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument(
         "--model-args",
         nargs="+",
@@ -47,22 +66,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is done to images before a network sees them."""
+    """Add the options for what is done to images before a network sees them.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resize and centre-crop the images")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (default: as they are)")
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int | None = None) -> None:
-    """Add what an evaluation and all around it are told of data, attack and output.
+    """Add the options that an evaluation and all around it take: data, attack, device and output.
 
     Args:
-        parser: The command's.
-        default_samples: Images to measure on where the user does not say; None: all.
+        parser: the command's parser, changed in place.
+        default_samples: images to measure on where the user does not say; None: all.
     """
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
     add_column_options(parser)
-    parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
+    parser.add_argument("--norm", default="linf", help="linf, l2, or l1 for protocols of apgd (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
     parser.set_defaults(default_samples=default_samples)
@@ -73,7 +96,11 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
 
 
 def add_column_options(parser: argparse.ArgumentParser) -> None:
-    """Add how to read images of the user's own."""
+    """Add the options for reading images of the user's own.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("--label-column", metavar="NAME", help="column to predict, of a table or a list of files")
     parser.add_argument("--image-column", metavar="NAME", help="column of the images")
     parser.add_argument(
@@ -85,10 +112,18 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Add where to compute."""
+    """Add the option for where to compute.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("--device", default="auto", help="cpu, cuda, auto")
 
 
 def add_result_option(parser: argparse.ArgumentParser) -> None:
-    """Add where the result goes."""
+    """Add the option for where the result goes.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("--out", metavar="FILE", help=RESULT)

@@ -16,17 +16,26 @@ if TYPE_CHECKING:
 
 
 class Writable(Protocol):
-    """What a command measured."""
+    """The result of a command."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return it as plain data.
+
+        Returns:
+            What JSON can hold.
+        """
         ...
 
 
 class Outputs:
-    """Where a command's result (JSON) and its plot go, if anywhere; `out` may be "-", standard output.
+    """The files of a command's result (JSON) and its plot, claimed when this is made, before hours of work.
 
-    Raises ClatError if one of them exists already or cannot be written.
+    Args:
+        out: file of the result; "-": standard output; None: none.
+        plot: file of the plot, .svg or .png; None: none.
+
+    Raises:
+        ClatError: If one of them exists already or cannot be written, or the plot's name has another ending.
     """
 
     def __init__(self, out: str | None, plot: str | None = None) -> None:
@@ -41,8 +50,8 @@ class Outputs:
         """Write what was asked for, and say where it is.
 
         Args:
-            result: The result.
-            draw: Makes the figure of the plot; called only if there is to be one.
+            result: the result.
+            draw: makes the figure of the plot; called only if there is to be one.
         """
         data = result if isinstance(result, dict) else result.to_dict()
         if self.out == "-":

@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol, cast
 
 from clat.core.errors import ClatError
+from clat.core.version import __version__
 
 
 class Command(Protocol):
-    """What a module of a command holds.
+    """The contents of a command's module.
 
     It imports nothing heavy when it is loaded: all commands are, for every call of `clat`. What takes long is
     imported where `run` begins.
@@ -21,23 +22,35 @@ class Command(Protocol):
     """One line for the list of commands."""
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add what the command takes."""
+        """Add the command's options.
+
+        Args:
+            parser: the command's parser, changed in place.
+        """
         ...
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it, and return the exit code."""
+        """Do what the command is for.
+
+        Args:
+            options: what the parser read.
+
+        Returns:
+            The exit status.
+        """
         ...
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """An argparse parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a ClatError with argparse's message."""
         raise ClatError(f"{message} (see {self.prog} --help)")
 
 
 class _Version(argparse.Action):
-    """Prints the version; read only then, as it takes longer than everything else here."""
+    """Prints the version."""
 
     def __init__(self, option_strings: list[str], dest: str, **_: Any) -> None:
         super().__init__(
@@ -45,19 +58,31 @@ class _Version(argparse.Action):
         )
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"clat {version('clat')}")
+        print(f"clat {__version__}")
         parser.exit()
 
 
 def command(name: str) -> Command:
-    """Return the module of a command."""
+    """Return the module of a command.
+
+    Args:
+        name: one of `clat.cli.COMMANDS`.
+
+    Returns:
+        The module.
+    """
     return cast(Command, import_module(f"clat.cli.{name}"))
 
 
 def build_parser(names: Iterable[str]) -> Parser:
-    """Return the parser of the commands called `names`."""
+    """Return the parser of the command line.
+
+    Args:
+        names: the commands, in the order of the help.
+
+    Returns:
+        The parser, each command's options in it.
+    """
     parser = Parser(prog="clat", description="Criticality-Leveraged Adversarial Training.")
     parser.add_argument("--version", action=_Version)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors; goes with every command")

@@ -10,7 +10,11 @@ HELP = "list the built-in recipes, or show one in full"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat recipes`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     show = actions.add_parser(
         "show",
@@ -21,7 +25,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """List them, or show one."""
+    """List the built-in recipes, or show one in full.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If there is no such recipe, or it cannot be read.
+    """
     if options.action is None:
         return list_recipes()
     from clat.recipe.source import read_source
@@ -35,7 +49,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_recipes() -> int:
-    """Print the built-in recipes in groups, a line each."""
+    """Print the built-in recipes in groups, a line each.
+
+    Returns:
+        The exit status: 0.
+    """
     from clat.recipe.catalogue import grouped_recipes
 
     for group, recipes in grouped_recipes().items():

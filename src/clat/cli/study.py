@@ -13,7 +13,11 @@ HELP = "run a table of recipes under one budget, row by row"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat study`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.add_argument("study", nargs="?", help="its name (see --list)")
     parser.add_argument("--scale", help="how large: see --list (default: the study's first)")
     parser.add_argument(
@@ -28,10 +32,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a study, or go on with it; show the table, and write table.json, table.md and study.html in its folder.
+    """Run a study or go on with it, show the table, and write table.json, table.md and study.html.
 
-    With --judge or --finals: measure what it trained, on held-out images or on the test split. Returns 1 if a row
-    did not finish.
+    With --judge or --finals, measure what it trained, on held-out images or on the test split.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 1 if a row did not finish.
+
+    Raises:
+        ClatError: If study, scale, row or folder cannot be what is meant.
     """
     if options.list or options.study is None:
         return _list()

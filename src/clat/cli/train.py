@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,11 @@ HELP = "run a recipe"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes, but for the recipe and its fields: see `take_rest`."""
+    """Add the options of `clat train`, but for the recipe and its fields: see `take_rest`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.usage = "clat train RECIPE --out DIR [options] [--FIELD VALUE ...]\n       clat train --resume DIR"
     parser.description = (
         "RECIPE: a recipe file, or the name of a built-in recipe (see --list). Any field of it can be "
@@ -33,12 +38,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
     parser.add_argument("--precision", help="auto, float32 (or 32), bfloat16: short for --engine.precision")
     parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
+    parser.add_argument(
+        "--logger", action="append", metavar="NAME",
+        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the built-in recipes")
 
 
 def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
-    """Set `recipe` and `overrides`: --FIELD VALUE or --FIELD=VALUE, in any order. argparse, which does not know the
-    fields, would take the first value for the recipe."""
+    """Set `recipe` and `overrides` from the words that the parser left over.
+
+    Fields are given as --FIELD VALUE or --FIELD=VALUE, in any order, before or after the recipe. argparse, which
+    does not know the fields, would take the first value for the recipe.
+
+    Args:
+        options: what the parser read; both are set here.
+        words: what it left over.
+
+    Raises:
+        ClatError: If a word is neither the recipe nor a field or its value.
+    """
     recipe: str | None = None
     overrides: list[str] = []
     rest = list(words)
@@ -61,11 +80,21 @@ _ASSIGNMENT = re.compile(r"[\w.-]+=")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, evaluate and draw the page, or list the recipes."""
+    """Train a recipe or go on with a run, evaluate and draw the page; with --list, list the recipes.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 130 or 143 if the run was stopped.
+
+    Raises:
+        ClatError: If recipe or folder is missing, or the recipe cannot be trained.
+    """
     if options.list:
         return list_recipes()
     if options.resume is not None:
-        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile")
+        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile", "logger")
         if any(getattr(options, name) for name in beside):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         from clat.training.run import resume
@@ -91,6 +120,8 @@ def _short(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             words += [f"--engine.{name}", f'"{value}"' if name == "precision" else value]
+    if options.logger:
+        words += ["--monitor.loggers", json.dumps(options.logger)]
     return words + (["--engine.compile", "true"] if options.compile else [])
 
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 HELP = "attack each of several networks and show the examples to all"
 
 SETTINGS = ("weights", "weights_key", "width", "normalize")
-"""What may be said of a network, as key=value."""
+"""Keys of what may be set for a network, as key=value."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the options of `clat transfer`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
     parser.epilog = (
         "clat transfer --network at resnet18 weights=at.pt --network clat resnet18 weights=clat.pt width=16"
     )
@@ -42,7 +46,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure the matrix, show and write."""
+    """Attack each network, show the matrix of accuracies, and write JSON and a plot on request.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ClatError: If a network is not described in full, or does not go with the images.
+    """
     from clat.cli.inputs import about_data, build_model, first_images, pick_device, tensors
     from clat.evaluation import find_protocol
     from clat.evaluation.transfer import transfer

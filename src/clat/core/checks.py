@@ -1,4 +1,4 @@
-"""Refusing batches that would silently give wrong numbers, where users hand in tensors of their own."""
+"""Refuse batches that would silently give wrong numbers, where users hand in tensors of their own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ _ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
 
 
 def check_images(x: torch.Tensor) -> None:
-    """Accepts floating-point images, shape (N, C, H, W), finite, in [0, 1]; an empty batch too.
+    """Raise an error unless `x` is a batch of images that attacks and measurements can take.
 
     On an accelerator this waits for the device once.
 
+    Args:
+        x: the batch, to be floating point, (N, C, H, W), finite, in [0, 1]; an empty batch is accepted.
+
     Raises:
-        ClatError: anything else; it says how to mend it.
+        ClatError: it is anything else; the message says how to mend it.
     """
     if not isinstance(x, torch.Tensor):
         raise ClatError(f"images are a {kind_of(x)}, expected a torch.Tensor: convert with torch.as_tensor(x)")
@@ -52,10 +55,15 @@ def check_images(x: torch.Tensor) -> None:
 
 
 def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
-    """Accepts int64 labels, shape (n,), in [0, num_classes); None leaves the upper end open.
+    """Raise an error unless `y` holds one class number for each of `n` images.
+
+    Args:
+        y: the labels, to be int64, (n,), in [0, num_classes).
+        num_classes: how many classes the model has; None leaves the upper end open.
+        n: how many images there are.
 
     Raises:
-        ClatError: anything else; it says how to mend it.
+        ClatError: they are anything else; the message says how to mend it.
     """
     if not isinstance(y, torch.Tensor):
         raise ClatError(f"labels are a {kind_of(y)}, expected a torch.Tensor: convert with torch.as_tensor(y)")
@@ -81,7 +89,14 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value as a user knows it: list, numpy.ndarray."""
+    """Return the type of a value as a user knows it: "list", "numpy.ndarray".
+
+    Args:
+        value: any object.
+
+    Returns:
+        The name of its class, after that of the module unless the class is built in.
+    """
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
@@ -94,19 +109,38 @@ def _check_gradients(what: str, name: str, value: torch.Tensor) -> None:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or as many as it takes to tell the value from 0 and 1."""
+    """Return three digits of a value, or as many as it takes to tell it from 0 and 1."""
     return next(
         text for digits in range(3, 18) if (text := f"{value:.{digits}g}") not in ("0", "1") or value in (0, 1)
     )
 
 
 def at_least(what: str, value: float, least: float) -> None:
-    """Raise ClatError, which names `what`, unless `value` is a number of at least `least`."""
+    """Raise an error unless a number is at least as large as asked for.
+
+    Args:
+        what: the name of the number in the message, such as "engine.devices".
+        value: the number.
+        least: the smallest that is allowed.
+
+    Raises:
+        ClatError: `value` is smaller, or nan.
+    """
     if not value >= least:
         raise ClatError(f"{what} is {value}: expected at least {least}")
 
 
 def within(what: str, value: float, low: float, high: float) -> None:
-    """Raise ClatError, which names `what`, unless `value` lies in [low, high]."""
+    """Raise an error unless a number lies in an interval.
+
+    Args:
+        what: the name of the number in the message, such as "model.alpha".
+        value: the number.
+        low: the smallest that is allowed.
+        high: the largest that is allowed.
+
+    Raises:
+        ClatError: `value` lies outside [low, high], or is nan.
+    """
     if not low <= value <= high:
         raise ClatError(f"{what} is {value}: expected a value from {low} to {high}")

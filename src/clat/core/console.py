@@ -1,4 +1,4 @@
-"""Consoles, tables and progress bars that show text just as it was written.
+"""Make consoles, tables and progress bars that show text just as it was written.
 
 rich reads `[...]` as markup and `:name:` as emoji. Files, protocols, classes, layers, recipes and stages are named
 by the user, and a name may hold either; so nothing else in the package makes a console, a table or a text column.
@@ -16,12 +16,19 @@ from rich.text import Text
 
 
 def plain_console(**settings: Any) -> Console:
-    """Return a console that takes nothing for markup or emoji and highlights nothing; `settings`: rich's own."""
+    """Return a console that takes nothing for markup or emoji and highlights nothing.
+
+    Args:
+        **settings: further arguments of rich's `Console`, such as `stderr=True`.
+
+    Returns:
+        The console.
+    """
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
 class Table(rich.table.Table):
-    """A table in which nothing is markup, whatever console shows it: also the one of a reader's own."""
+    """A table in which nothing is markup, whatever console shows it, a reader's own included."""
 
     def __init__(
         self, *headers: str, title: str | None = None, caption: str | None = None, **settings: Any
@@ -38,7 +45,15 @@ class Table(rich.table.Table):
 
 
 def progress_columns(label: str, last: str) -> tuple[ProgressColumn, ...]:
-    """Return the columns of a progress bar with time to go, between two templates (see rich's TextColumn)."""
+    """Return the columns of a progress bar with a count and the time to go.
+
+    Args:
+        label: the text before the bar, a template as rich's `TextColumn` takes it ("{task.description}").
+        last: the text behind the time to go, another such template.
+
+    Returns:
+        The columns, for rich's `Progress`.
+    """
     return (
         TextColumn(label, markup=False),
         BarColumn(),

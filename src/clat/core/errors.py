@@ -14,19 +14,35 @@ class ClatError(ValueError):
 
 
 def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -> ClatError:
-    """Return the error for a name that does not exist: it names the nearest valid one, and lists all of them.
+    """Return the error for a name that does not exist: it names the nearest valid one, and lists the valid ones.
 
     Args:
-        kind: What the name is of, "model".
-        name: As it was given.
-        valid: The names that there are.
-        where: What follows the name in the message, " of the study 'claim'".
+        kind: what the name is of, such as "model".
+        name: the name as it was given.
+        valid: the names that there are; the message lists 24 of them at most.
+        where: what follows the name in the message, such as " of the study 'claim'".
 
-    >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
-    "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
+    Returns:
+        The error, for the caller to raise.
+
+    Examples:
+        >>> str(unknown("model", "resnet81", ["resnet18", "resnet50"]))
+        "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
     """
     names = sorted(valid)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
     return ClatError(f"unknown {kind} '{name}'{where}; {hint}Valid: {', '.join(shown)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        One line, without white space around it.
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new one, never half of it."""
+"""Write files so that a reader sees the old content or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from clat.core.errors import ClatError
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write(temporary)` fill a temporary file beside `path`, flush it to disk, and move it into place.
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and move it into place.
 
-    Raises ClatError, naming the path, where the folder is missing, read-only or full; `path` is then as before.
+    Args:
+        path: the file to write or replace, in a folder that exists.
+        write: called once with the path of the temporary file, which it is to fill.
+
+    Raises:
+        ClatError: the folder is missing, read-only or full; `path` is then as before.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -36,30 +41,65 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is one that `replace_file` had not moved into place when its process was killed."""
+    """Return whether a file is one that `replace_file` had not moved into place when its process was killed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if its name is such a file's.
+    """
     return path.name.startswith(".") and path.suffix in (".tmp", ".part")
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what a killed process left in a folder; no other may be writing there."""
+    """Remove what a killed process left in a folder.
+
+    Args:
+        folder: into which nobody else is writing.
+    """
     for file in folder.glob(".*"):
         if is_temporary(file):
             file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Args:
+        path: the file to write or replace, in a folder that exists.
+        text: all of its content.
+
+    Raises:
+        ClatError: the file cannot be written.
+    """
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Strict JSON (no NaN), indented, in one step."""
+    """Write strict JSON (no NaN), indented, whole or not at all.
+
+    Args:
+        path: the file to write or replace, in a folder that exists.
+        data: dicts, lists, text, finite numbers, booleans and None.
+
+    Raises:
+        ClatError: the file cannot be written.
+    """
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def claim_output(path: str | Path) -> Path:
-    """Check, before hours of work, that a result file can be written where the user asked.
+    """Check, before hours of work, that a result can be written where the user asked.
 
-    Raises ClatError if it exists already (nothing is overwritten) or its folder cannot be written to.
+    Args:
+        path: the file or folder to be; missing folders above it are made.
+
+    Returns:
+        The path.
+
+    Raises:
+        ClatError: it exists already (nothing is overwritten), or its folder cannot be written to.
     """
     path = Path(path)
     if path.exists():

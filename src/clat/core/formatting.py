@@ -1,4 +1,4 @@
-"""How the page writes numbers: a small pure function a kind, each showing a missing value as a dash."""
+"""Write numbers as the reports show them: a small pure function a kind, each showing a missing value as a dash."""
 
 from __future__ import annotations
 
@@ -12,20 +12,42 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for anything else: records of a broken run hold nulls and NaN."""
+    """Return a finite float, or None for anything else: records of a broken run hold nulls and NaN.
+
+    Args:
+        value: an entry of a record.
+
+    Returns:
+        The number; None for a boolean, a text, a null, NaN or an infinite value.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def percent(value: Any) -> str:
-    """0.341 -> '34.1 %'."""
+    """Return a share as a percentage with one decimal: 0.341 gives "34.1 %".
+
+    Args:
+        value: the share, in [0, 1].
+
+    Returns:
+        The text, or a dash where `number` finds none.
+    """
     share = number(value)
     return DASH if share is None else f"{100 * share:.1f}{SPACE}%"
 
 
 def interval(low: Any, high: Any) -> str:
-    """0.312, 0.371 -> '31.2 to 37.1 %'."""
+    """Return an interval of shares in percent: 0.312 and 0.371 give "31.2 to 37.1 %".
+
+    Args:
+        low: the lower end, a share in [0, 1].
+        high: the upper end, a share in [0, 1].
+
+    Returns:
+        The text, or a dash where `number` finds none in one of them.
+    """
     first, second = number(low), number(high)
     if first is None or second is None:
         return DASH
@@ -33,7 +55,14 @@ def interval(low: Any, high: Any) -> str:
 
 
 def points(difference: Any) -> str:
-    """A difference of two shares, in percentage points and always signed: 0.009 -> '+0.9 points'."""
+    """Return a difference of two shares in percentage points, always signed: 0.009 gives "+0.9 points".
+
+    Args:
+        difference: one share less another, in [-1, 1].
+
+    Returns:
+        The text, with "±" for what rounds to 0, or a dash where `number` finds none.
+    """
     value = number(difference)
     if value is None:
         return DASH
@@ -43,19 +72,41 @@ def points(difference: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """11173962 -> '11,173,962'."""
+    """Return a whole number with its thousands parted by commas: 11173962 gives "11,173,962".
+
+    Args:
+        value: the number.
+
+    Returns:
+        The text, or a dash where `number` finds none.
+    """
     whole = number(value)
     return DASH if whole is None else f"{whole:,.0f}"
 
 
 def significant(value: Any, digits: int = 3) -> str:
-    """0.000123456 -> '0.000123'; three digits are what a sample of a hundred images supports."""
+    """Return a number to its significant digits: 0.000123456 gives "0.000123".
+
+    Args:
+        value: the number.
+        digits: how many digits are shown; three are what a sample of a hundred images supports.
+
+    Returns:
+        The text, or a dash where `number` finds none.
+    """
     real = number(value)
     return DASH if real is None else f"{real:#.{digits}g}".rstrip(".").replace("-", MINUS)
 
 
 def duration(seconds: Any) -> str:
-    """75.2 -> '1 min 15 s'."""
+    """Return a time in the units that suit it: 75.2 gives "1 min 15 s".
+
+    Args:
+        seconds: the time in seconds.
+
+    Returns:
+        The text in seconds, minutes and seconds, or hours and minutes, or a dash where `number` finds none.
+    """
     value = number(seconds)
     if value is None:
         return DASH
@@ -68,7 +119,14 @@ def duration(seconds: Any) -> str:
 
 
 def memory(size: Any) -> str:
-    """Bytes in binary units: 3221225472 -> '3.0 GiB'."""
+    """Return a size in binary units: 3221225472 gives "3.0 GiB".
+
+    Args:
+        size: the size in bytes.
+
+    Returns:
+        The text in B, KiB, MiB or GiB, or a dash where `number` finds none.
+    """
     value = number(size)
     if value is None:
         return DASH
@@ -80,21 +138,48 @@ def memory(size: Any) -> str:
 
 
 def power_of_ten(value: float) -> str:
-    """A tick of a logarithmic axis: 0.001 -> '10⁻³', and plain numbers where those are shorter."""
+    """Return the label of a tick on a logarithmic axis: 0.001 gives "10⁻³".
+
+    Args:
+        value: where the tick stands.
+
+    Returns:
+        The text, a plain number where that is shorter (0.01 to 1000), nothing for values that are not positive.
+    """
     if value <= 0:
         return ""
     if 0.01 <= value < 1000:
         return f"{value:g}"
-    exponent = math.floor(math.log10(value) + 1e-9)
+    exponent = math.floor(math.log10(value) + 1e-9)  # the logarithm of a power may come out just below it
     mantissa = value / 10**exponent
     prefix = "" if math.isclose(mantissa, 1) else f"{mantissa:.0f}·"
     return f"{prefix}10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
 def shorten(text: Any, length: int = 30) -> str:
-    """Cuts a long name in its middle: a layer's name tells most at its two ends."""
+    """Return a long name with its middle cut out: a layer's name tells most at its two ends.
+
+    Args:
+        text: the name, or anything that has a text.
+        length: how many characters are shown at most.
+
+    Returns:
+        The text, with an ellipsis where it was cut.
+    """
     whole = str(text)
     if len(whole) <= length:
         return whole
     tail = (length - 1) // 2
     return f"{whole[: length - 1 - tail]}…{whole[-tail:]}"
+
+
+def p_text(p: float) -> str:
+    """Return a p value as text.
+
+    Args:
+        p: in [0, 1].
+
+    Returns:
+        Two digits, or a bound where it is very small.
+    """
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"

@@ -19,7 +19,7 @@ def notice(text: str) -> None:
     """Tell the innermost listener of `listening` this line; where there is none, warn with a `Notice`.
 
     Args:
-        text: One line: what was decided, and how to decide otherwise.
+        text: one line that says what was decided, and how to decide otherwise.
     """
     listener = _listener.get()
     if listener is None:
@@ -30,7 +30,11 @@ def notice(text: str) -> None:
 
 @contextmanager
 def listening(listener: Callable[[str], None]) -> Iterator[None]:
-    """Send every notice from inside to `listener`, and to nobody else."""
+    """Send every notice from inside to `listener`, and to nobody else.
+
+    Args:
+        listener: called with the text of each.
+    """
     token = _listener.set(listener)
     try:
         yield
@@ -40,7 +44,11 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[list[str]]:
-    """Yield a list that fills with the notices from inside, each once; they go on to whoever listened before."""
+    """Collect the notices from inside; they go on to whoever listened before.
+
+    Yields:
+        A list that fills with their texts, each once.
+    """
     texts: list[str] = []
     outer = _listener.get()
 

@@ -16,48 +16,69 @@ import torch
 
 
 def derive_seed(*parts: int | str | float | None) -> int:
-    """A 63-bit seed in [0, 2**63) that depends on every part, their types and their order.
+    """Return a seed that depends on every part, their types and their order.
 
     Args:
-        parts: integers, strings, floats or None, for example ``(seed, "augment", epoch, batch)``. NumPy
-            scalars and booleans count as the plain number they hold.
+        *parts: integers, strings, floats or None, for example ``(seed, "augment", epoch, batch)``. NumPy scalars
+            and booleans count as the plain number they hold.
 
     Returns:
-        The first eight bytes of BLAKE2b over the parts' ``repr``, less the sign bit: the same on every
-        machine and Python version, and accepted by ``torch.Generator.manual_seed`` and
+        An integer in [0, 2**63), the first eight bytes of BLAKE2b over the parts' ``repr``, less a bit. It is the
+        same on every machine and Python version, and accepted by ``torch.Generator.manual_seed`` and
         ``numpy.random.default_rng``.
 
     Raises:
-        TypeError: a part whose ``repr`` need not be stable (a list, a tensor, an object).
+        TypeError: a part's ``repr`` need not be stable (a list, a tensor, an object).
 
-    >>> derive_seed(0, "augment", 1, 2) == derive_seed(0, "augment", 2, 1)
-    False
+    Examples:
+        >>> derive_seed(0, "augment", 1, 2) == derive_seed(0, "augment", 2, 1)
+        False
     """
     text = repr(tuple(_plain(part) for part in parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*parts: int | str | float | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on `device` seeded with ``derive_seed(*parts)``.
+    """Return a random generator seeded with ``derive_seed(*parts)``.
 
-    The CPU and CUDA generators give different numbers for one seed; draw small parameters on the CPU and move
-    them where results must not depend on the device.
+    The CPU and CUDA generators give different numbers for one seed; draw small parameters on the CPU and move them
+    where results must not depend on the device.
+
+    Args:
+        *parts: what the numbers are for, as in `derive_seed`.
+        device: where the numbers will be drawn.
+
+    Returns:
+        A new generator, which nothing else draws from.
+
+    Raises:
+        TypeError: a part that `derive_seed` refuses.
     """
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
 
 
 def permutation(n: int, *parts: int | str | float | None) -> torch.Tensor:
-    """A random order of ``range(n)`` that depends only on n and `parts`: int64, shape (n,), on the CPU.
+    """Return a random order of ``range(n)`` that depends only on n and the parts.
 
     It is the sorting order of n raw 64-bit words. NumPy promises the raw words of PCG64 for ever; neither
     ``Generator.permutation`` nor ``torch.randperm`` promises to give the same order in the next release.
+
+    Args:
+        n: how many numbers are put in order.
+        *parts: what the order is for, as in `derive_seed`.
+
+    Returns:
+        The order, int64, (n,), on the CPU.
+
+    Raises:
+        TypeError: a part that `derive_seed` refuses.
     """
     words = np.random.PCG64(derive_seed(*parts)).random_raw(n)
     return torch.from_numpy(np.argsort(words, kind="stable"))
 
 
 def _plain(part: object) -> int | str | float | None:
-    """The part as a built-in value: NumPy 2 writes ``np.int64(3)`` where Python writes ``3``."""
+    """Return the part as a built-in value: NumPy 2 writes ``np.int64(3)`` where Python writes ``3``."""
     if part is None or isinstance(part, str):
         return None if part is None else str(part)
     if isinstance(part, float):

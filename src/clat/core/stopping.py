@@ -1,4 +1,4 @@
-"""A command that is asked to stop ends within two seconds, whatever code it is in.
+"""End a command that is asked to stop within two seconds, whatever code it is in.
 
 Python acts on Ctrl-C between two of its own instructions. That may be long in coming: a backward pass of minutes,
 or one operation of a foreign network's, is a single instruction; a training step is brought to its end first; and a
@@ -38,7 +38,11 @@ def answered() -> None:
 
 @contextmanager
 def last_words(say: LastWords) -> Iterator[None]:
-    """Inside, `say()` is called, from another thread, if the process has to be ended."""
+    """Let `say` be called, from another thread, if the process has to be ended while the code inside runs.
+
+    Args:
+        say: returns one line, which is printed.
+    """
     _last_words.append(say)
     try:
         yield
@@ -48,8 +52,10 @@ def last_words(say: LastWords) -> Iterator[None]:
 
 @contextmanager
 def ends_in_time() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM end the process within two seconds. For a process's outermost code, in its main
-    thread; elsewhere nothing happens."""
+    """Let SIGINT and SIGTERM end the process within two seconds while the code inside runs.
+
+    It is for a process's outermost code, in its main thread; elsewhere it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
         yield
         return
@@ -73,6 +79,7 @@ def ends_in_time() -> Iterator[None]:
 
 
 def _deaf() -> None:
+    """Send the signals of a forked child to nobody here."""
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)
 
@@ -88,6 +95,7 @@ def _watch(reading: socket.socket) -> None:
 
 
 def _insist(number: int) -> None:
+    """Send the signal again if it is not answered in time, then end the process."""
     if _answered.wait(AGAIN):
         return
     main = threading.main_thread().ident

@@ -1,4 +1,4 @@
-"""Perturbation sizes as the field writes them: `8/255`, `0.03`, a float."""
+"""Read and write perturbation sizes as the field does: `8/255`, `0.03`, a float."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ Size = float | int | str | Fraction
 
 
 def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fraction:
-    """An eps or alpha as an exact fraction.
+    """Return an eps or alpha as an exact fraction.
 
-    `value`: a number or a string such as "8/255", "0.03", "1e-2". Floats that are a small fraction up to
-    rounding (8/255 computed in Python) are recognised as it. Images lie in [0, 1], so an l-inf size above 1
-    is refused: it is nearly always a size in pixel values (8 meant as 8/255).
+    Args:
+        value: a number or a string such as "8/255", "0.03", "1e-2", in image units ([0, 1]). A float that is a
+            small fraction up to rounding (8/255 computed in Python) is taken for that fraction.
+        what: the name of the size in the message of an error.
+        norm: "linf" or "l2", in which the size is measured.
+
+    Returns:
+        The size, at least 0.
+
+    Raises:
+        ClatError: it is no number, negative, or above 1 under linf, which is nearly always a size in pixel values
+            (8 meant as 8/255).
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ClatError(f"{what} is {value!r}: expected a number or a fraction such as '8/255'")
@@ -35,10 +44,17 @@ def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fractio
 
 
 def size_text(size: Fraction) -> str:
-    """The exact text of a size: whole pixel values stay over 255, short decimals stay decimals ("0.03").
+    """Return the exact text of a size.
 
-    >>> size_text(parse_size("8/255")), size_text(parse_size("3/255")), size_text(parse_size(0.03))
-    ('8/255', '3/255', '0.03')
+    Args:
+        size: the size, as `parse_size` returns it.
+
+    Returns:
+        A short decimal where that is exact ("0.03"), else whole pixel values over 255, else the fraction.
+
+    Examples:
+        >>> size_text(parse_size("8/255")), size_text(parse_size("3/255")), size_text(parse_size(0.03))
+        ('8/255', '3/255', '0.03')
     """
     decimal = repr(float(size))
     if "e" not in decimal and Fraction(decimal) == size:

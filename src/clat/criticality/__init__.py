@@ -1,12 +1,14 @@
-"""Which layers are critical for robustness: CLAT's index, rival rankings, and the selection made by one of them."""
+"""Layers that are critical for robustness: CLAT's index, rival rankings, and the selection made by one of them."""
 
 from clat.criticality.activation import measure_activation_ranking
+from clat.criticality.choice import select_layers
 from clat.criticality.comparison import RankingComparison, compare_rankings
 from clat.criticality.index import METRICS, NORMALISERS, PREDECESSORS, measure_criticality
-from clat.criticality.ranking_report import RankingReport
+from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.criticality.rankings import (
     ActivationRanking,
     CriticalityRanking,
+    Ranking,
     RewindingDropRanking,
     RewindingRanking,
     RobustCriticalityRanking,
@@ -23,8 +25,10 @@ __all__ = [
     "ActivationRanking",
     "CriticalityRanking",
     "CriticalityReport",
+    "Ranking",
     "RankingComparison",
     "RankingReport",
+    "RankingRow",
     "RewindingDropRanking",
     "RewindingRanking",
     "RobustCriticalityRanking",
@@ -36,4 +40,5 @@ __all__ = [
     "measure_rewinding_drop",
     "measure_robust_criticality",
     "select",
+    "select_layers",
 ]

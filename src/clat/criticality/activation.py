@@ -48,13 +48,32 @@ def measure_activation_ranking(
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> RankingReport:
-    """The success rate, in [0, 1], of the activation attack at every layer.
+    """Return the success rate of the activation attack at every layer.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`, `steps`, `norm`, `decay`, `tap`: see
-    `clat.attacks.activation` (alpha None: eps / steps); `value`: see VALUES; `targets`: the target images, as x,
-    and their classes, (N,); None: to each sample one of the batch that is of another class and that the model
-    gets right, drawn by `seed`. `layers`: from `enumerate_layers`. The model is left without a trace. Raises
-    ClatError for inputs outside [0, 1], settings that make no sense, or a batch of one class.
+    The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
+        alpha: the length of a step, in the same unit; None: eps / steps.
+        steps: gradient steps, at least 1.
+        norm: "linf" or "l2".
+        decay: what is kept of the attack's momentum, from 0 to 1.
+        tap: where the feature is read; see `clat.network.features.TAPS`.
+        value: what counts as success; see VALUES.
+        targets: the target images, of the shape of `x`, and their classes, (N,); None: to each sample one of the
+            batch that is of another class and that the model gets right, drawn by `seed`.
+        batch_size: images attacked at a time.
+        seed: seed of the draw of targets.
+        layers: some of `enumerate_layers`; None: all of them.
+
+    Returns:
+        A report whose values are rates in [0, 1].
+
+    Raises:
+        ClatError: for images outside [0, 1], settings that make no sense, or a batch of one class.
     """
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
@@ -110,7 +129,15 @@ def measure_activation_ranking(
 
 
 def check_attacked(tap: str, value: str) -> None:
-    """Raise ClatError, with the nearest valid name, for one that is none."""
+    """Raise an error, with the nearest valid name, for a name that does not exist.
+
+    Args:
+        tap: where the feature is read; see `clat.network.features.TAPS`.
+        value: what counts as success; see VALUES.
+
+    Raises:
+        ClatError: for the first that is none.
+    """
     if value not in VALUES:
         raise unknown("value of the activation ranking", value, VALUES)
     if tap not in TAPS:
@@ -118,10 +145,21 @@ def check_attacked(tap: str, value: str) -> None:
 
 
 def draw_targets(y: Tensor, right: Tensor, seed: int) -> Tensor:
-    """For each sample the place of another one of a different class, (N,) int64 on y's device.
+    """Return for each sample the place of another one of a different class.
 
-    `y`: (N,) labels; `right`: (N,) bool, the samples to draw from if those are of at least two classes, as a
-    misclassified image is no example of its class. The draw depends on y, `right` and the seed alone.
+    The draw depends on y, `right` and the seed alone.
+
+    Args:
+        y: labels, (N,) int64.
+        right: the samples to draw from if those are of at least two classes, (N,) bool, as a misclassified image is
+            no example of its class.
+        seed: seed of the draw.
+
+    Returns:
+        Places in the batch, (N,) int64, on the device of `y`.
+
+    Raises:
+        ClatError: if all images are of one class.
     """
     labels, usable = y.cpu(), right.cpu()
     if len(labels[usable].unique()) < 2:
@@ -147,7 +185,7 @@ def _predictions(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Ten
 def _remaining_distance(
     model: nn.Module, x: Tensor, x_adv: Tensor, wanted: Tensor, layer: Layer, tap: str
 ) -> Tensor:
-    """||A(x') - A(x_t)|| / ||A(x) - A(x_t)|| of each sample, (N,)."""
+    """Return ||A(x') - A(x_t)|| / ||A(x) - A(x_t)|| of each sample, (N,)."""
     with torch.no_grad():
         clean, moved, goal = (
             read_features(model, z, [layer], tap=tap, stop=True).values[0] for z in (x, x_adv, wanted)

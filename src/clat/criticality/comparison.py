@@ -1,4 +1,4 @@
-"""How far rankings of the same layers agree: ranks side by side, Spearman's rho and Kendall's tau."""
+"""Agreement of rankings of the same layers: ranks side by side, Spearman's rho and Kendall's tau."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ from clat.criticality.ranking_report import LayerRow, Ranked
 
 @dataclass(frozen=True)
 class RankingComparison:
-    """`names` of the rankings; `layers` that all of them have, in forward order; `ranks`: for each ranking a rank a
-    layer, 1 the most critical, ties sharing their mean, None where the value is not comparable (layer 1 in CLAT's
-    criticality). `spearman`, `kendall` (tau-b): symmetric, over the layers that both of a pair rank; None where a
-    pair has fewer than two such layers or one ranks them all alike. `reports`: what was compared."""
+    """Comparison of two or more rankings.
+
+    Attributes:
+        names: names of the rankings.
+        layers: layers that all of them have, in forward order.
+        ranks: for each ranking a rank a layer, 1 the most critical, ties sharing their mean; None where the value
+            is not comparable (layer 1 in CLAT's criticality).
+        spearman: Spearman's rho of each pair, symmetric, over the layers that both rank; None where there are fewer
+            than two such layers or one ranks them all alike.
+        kendall: Kendall's tau-b of each pair, alike.
+        reports: what was compared.
+    """
 
     names: list[str]
     layers: list[LayerRow]
@@ -33,14 +41,26 @@ class RankingComparison:
     reports: list[Ranked[Any]]
 
     def top(self, ranking: int, k: int) -> list[LayerRow]:
-        """The k layers of smallest rank in one ranking, best first; of equal ones the earlier."""
+        """Return the layers of smallest rank in one ranking.
+
+        Args:
+            ranking: its place in `names`.
+            k: how many, if there are so many.
+
+        Returns:
+            The layers, best first; of equal ones the earlier.
+        """
         ranked = [
             (rank, row.index, row) for rank, row in zip(self.ranks[ranking], self.layers, strict=True) if rank
         ]
         return [row for _, _, row in sorted(ranked, key=lambda each: each[:2])[:k]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, with the reports themselves."""
+        """Return plain data for JSON, with the reports themselves.
+
+        Returns:
+            Ranks, correlations and reports by name.
+        """
         return {
             "what": "ranking comparison",
             "rankings": self.names,
@@ -52,11 +72,22 @@ class RankingComparison:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write the comparison; an existing file is replaced in one step."""
+        """Write the comparison.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     def table(self, top: int = 0) -> Table:
-        """The ranks, a row a layer; in each ranking the `top` most critical are marked with a star."""
+        """Return the ranks, a row a layer.
+
+        Args:
+            top: so many of the most critical layers of each ranking are marked with a star.
+
+        Returns:
+            A rich table.
+        """
         table = Table(title="Ranks of the layers, 1 the most critical")
         table.add_column("#", justify="right")
         table.add_column("layer", overflow="fold")
@@ -73,14 +104,25 @@ class RankingComparison:
         return table
 
     def tops(self, k: int) -> Table:
-        """The k most critical layers of each ranking, a row a ranking."""
+        """Return the most critical layers of each ranking, a row a ranking.
+
+        Args:
+            k: how many layers, if there are so many.
+
+        Returns:
+            A rich table.
+        """
         table = Table("ranking", "layers, most critical first", title=f"The {k} most critical layers")
         for place, name in enumerate(self.names):
             table.add_row(name, ", ".join(f"{row.index} {row.name}" for row in self.top(place, k)))
         return table
 
     def correlations(self) -> Table:
-        """A row a pair of rankings: Spearman's rho, Kendall's tau."""
+        """Return Spearman's rho and Kendall's tau, a row a pair of rankings.
+
+        Returns:
+            A rich table.
+        """
         table = Table(title="Rank correlations")
         for name, justify in (("rankings", "left"), ("Spearman", "right"), ("Kendall", "right")):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -99,10 +141,17 @@ class RankingComparison:
 
 
 def compare_rankings(reports: Sequence[Ranked[Any]]) -> RankingComparison:
-    """Compare two or more reports of rankings of one network, on the layers that they have in common (by name).
+    """Compare reports of rankings of one network, on the layers that they have in common (by name).
 
-    Raises ClatError for fewer than two reports, or if they share no layer. Reports of the same ranking (measured
-    on other images, say) are told apart by a number.
+    Args:
+        reports: two or more. Reports of the same ranking (measured on other images, say) are told apart by a
+            number.
+
+    Returns:
+        Ranks and rank correlations.
+
+    Raises:
+        ClatError: for fewer than two reports, or if they share no layer.
     """
     reports = list(reports)
     if len(reports) < 2:
@@ -126,7 +175,7 @@ def compare_rankings(reports: Sequence[Ranked[Any]]) -> RankingComparison:
 
 
 def _values(report: Ranked[Any], layers: Sequence[LayerRow]) -> np.ndarray:
-    """What the layers are ranked by, NaN where that may not be compared."""
+    """Return what the layers are ranked by, NaN where that may not be compared."""
     found = {row.name: report.value(row) if report.comparable(row) else np.nan for row in report.rows}
     return np.array([found[row.name] for row in layers])
 

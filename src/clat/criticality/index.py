@@ -1,4 +1,4 @@
-"""Which layers are robustness-critical: the weakness W and the criticality index C of CLAT.
+"""CLAT's weakness W and criticality index C, which say how critical each layer is for robustness.
 
 Weakness (paper v1 Eq. 5, v2 Eq. 2) of the feature after layer i, with N_i elements a sample:
 
@@ -70,14 +70,34 @@ def measure_criticality(
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> CriticalityReport:
-    """The weakness and the criticality index of every layer, from one batch.
+    """Return the weakness and the criticality index of every layer, from one batch.
 
-    `x`: (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `eps`, `alpha`, `steps`, `norm`, `seed`: the PGD attack
-    on the output that makes x' (alpha None: 2.5 * eps / steps); `x_adv`: use these examples instead;
-    `normaliser` (None: by N_i for the weakness, by nothing for the curvature), `tap`, `metric`, `predecessor`: see
-    NORMALISERS, `clat.network.features.TAPS`, METRICS, PREDECESSORS; the defaults are the paper's. `layers`: from
-    `enumerate_layers`, to choose which are ranked. Features are compared in evaluation mode and float32. The model
-    is left without a trace. Raises ClatError for inputs outside [0, 1], unknown options, or a perturbation of zero.
+    Features are compared in evaluation mode and float32. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K).
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        eps: the radius of the PGD attack on the output that makes x', in the unit of `x`: a number or a fraction
+            such as "8/255".
+        alpha: the length of its steps, in the same unit; None: 2.5 * eps / steps.
+        steps: its gradient steps, at least 1.
+        norm: its norm, "linf" or "l2".
+        x_adv: examples to use instead of the attack's, of the shape of `x`.
+        normaliser: what a change is divided by, see NORMALISERS; None: N_i for the weakness, nothing for the
+            curvature, as in the paper.
+        tap: where a feature is read; see `clat.network.features.TAPS`.
+        metric: "weakness" (the paper's) or "curvature"; see METRICS.
+        predecessor: what C compares with, "forward" (the paper's) or "input"; see PREDECESSORS.
+        seed: seed of the attack's start.
+        layers: some of `enumerate_layers`, to choose which are ranked; None: all of them.
+
+    Returns:
+        A report with W and C of every layer, and the accuracies on x and x'.
+
+    Raises:
+        ClatError: for images outside [0, 1], unknown options, a perturbation of zero, or values that are not
+            finite.
     """
     normaliser = default_normaliser(metric) if normaliser is None else normaliser
     check_names(normaliser, tap, metric, predecessor)
@@ -137,12 +157,29 @@ def measure_criticality(
 
 
 def default_normaliser(metric: str) -> str:
-    """Return what the paper divides by: N_i under "weakness", nothing under "curvature"."""
+    """Return what the paper divides by: N_i under "weakness", nothing under "curvature".
+
+    Args:
+        metric: one of METRICS.
+
+    Returns:
+        One of NORMALISERS.
+    """
     return "none" if metric == "curvature" else "numel"
 
 
 def check_names(normaliser: str, tap: str, metric: str, predecessor: str) -> None:
-    """Raise ClatError, with the nearest valid name, for one that is none."""
+    """Raise an error, with the nearest valid name, for a name that does not exist.
+
+    Args:
+        normaliser: one of NORMALISERS.
+        tap: one of `clat.network.features.TAPS`.
+        metric: one of METRICS.
+        predecessor: one of PREDECESSORS.
+
+    Raises:
+        ClatError: for the first that is none.
+    """
     for kind, name, valid in (
         ("normaliser", normaliser, NORMALISERS),
         ("feature tap", tap, TAPS),
@@ -194,8 +231,10 @@ def _curvatures(
     normaliser: str,
     inputs: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Return per layer, and with `inputs` of what enters each, nu_i of each sample: the backward pass of
-    <F_i(x'), F_i(x') - F_i(x)>, second factor fixed."""
+    """Return per layer, and with `inputs` of what enters each, nu_i of each sample.
+
+    That is the backward pass of <F_i(x'), F_i(x') - F_i(x)>, second factor fixed.
+    """
     with torch.no_grad():
         clean, logits = read_features(model, x, layers, tap=tap, inputs=inputs)
     point = x_adv.detach().requires_grad_(True)
@@ -228,7 +267,7 @@ def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
 
 
 def _accuracies(both: Tensor | None, y: Tensor) -> tuple[float, float]:
-    """The accuracy on x and on x_adv."""
+    """Return the accuracy on x and on x_adv."""
     check_logits(both, torch.cat([y, y]))
     assert both is not None
     if not torch.isfinite(both).all():

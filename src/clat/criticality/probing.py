@@ -1,4 +1,4 @@
-"""The network with the weights of one layer replaced, which never touches the network's own."""
+"""Passes of a network with the weights of one layer replaced, which never touch the network's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ Weights = Mapping[str, Tensor]
 
 
 def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
-    """What every ranking asks beside a network and images (`clat.network.edge`)."""
+    """Raise an error unless there is something to rank, on something.
+
+    A network and images are looked at where they come in (`clat.network.edge`).
+
+    Args:
+        x: images, (N, C, H, W).
+        layers: the layers to rank.
+        batch_size: images of one forward pass.
+
+    Raises:
+        ClatError: for no images, no layers, or a batch size below 1.
+    """
     if len(x) == 0:
         raise ClatError("the batch holds no image: a ranking needs some to measure on")
     if not layers:
@@ -32,37 +43,94 @@ def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
 
 @contextmanager
 def measuring(model: nn.Module, device: torch.device) -> Iterator[Cost]:
-    """The model in evaluation mode, in float32, left without a trace; the yielded cost is complete on leaving."""
+    """Put the model into evaluation mode and float32, and leave it without a trace.
+
+    Args:
+        model: the network to measure.
+        device: where it is.
+
+    Yields:
+        The cost of what is done inside, complete on leaving.
+    """
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False), metered(model, memory=False) as cost:
         yield cost
 
 
 def layer_parameters(model: nn.Module, layer: Layer) -> dict[str, Tensor]:
-    """The layer's weight and bias (and, for attention, its output projection), by their names in the model."""
+    """Return the layer's weight and bias (and, for attention, its output projection).
+
+    Args:
+        model: the network.
+        layer: one of its layers.
+
+    Returns:
+        The parameters, detached, by their names in the model.
+    """
     own = {id(parameter) for parameter in model.get_submodule(layer.name).parameters()}
     return {name: p.detach() for name, p in model.named_parameters() if id(p) in own}
 
 
 def layer_weights(model: nn.Module, layer: Layer) -> dict[str, Tensor]:
-    """The layer's weight tensors without its biases: one for a convolution or a linear layer."""
+    """Return the layer's weight tensors without its biases: one for a convolution or a linear layer.
+
+    Args:
+        model: the network.
+        layer: one of its layers.
+
+    Returns:
+        The weights, detached, by their names in the model.
+    """
     return {name: weight for name, weight in layer_parameters(model, layer).items() if weight.dim() > 1}
 
 
 def logits_with(model: nn.Module, weights: Weights, x: Tensor) -> Tensor:
-    """The model's output where these weights stand in for its own; gradients flow to them."""
+    """Return the model's output where other weights stand in for its own.
+
+    Args:
+        model: the network, in the mode to measure in.
+        weights: some of its parameters, by name; gradients flow to them.
+        x: images, (N, C, H, W) in [0, 1].
+
+    Returns:
+        Logits, (N, K).
+    """
     with swapped(model, weights):
         logits: Tensor = model(x)
     return logits
 
 
 def batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return parts of images and labels, in order.
+
+    Args:
+        x: images, (N, C, H, W).
+        y: labels, (N,).
+        size: images of a part, but for the last.
+
+    Returns:
+        Pairs of images and labels.
+    """
     return zip(x.split(size), y.split(size), strict=True)
 
 
 def loss_and_accuracy(
     model: nn.Module, weights: Weights, x: Tensor, y: Tensor, batch_size: int
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on (x, y) where `weights` stand in for the model's own."""
+    """Return the mean cross-entropy and the accuracy where other weights stand in for the model's own.
+
+    Args:
+        model: the network, in the mode to measure in.
+        weights: some of its parameters, by name; empty: the network as it is.
+        x: images, (N, C, H, W) in [0, 1].
+        y: labels, (N,) int64.
+        batch_size: images of one forward pass.
+
+    Returns:
+        Loss and accuracy, the latter in [0, 1].
+
+    Raises:
+        ClatError: if the output is no logits, or does not fit the labels.
+    """
     loss, correct = 0.0, 0
     with torch.no_grad():
         for images, labels in batches(x, y, batch_size):
@@ -74,10 +142,25 @@ def loss_and_accuracy(
 
 
 def joint_norm(tensors: Mapping[str, Tensor]) -> float:
-    """||(t_1, t_2, ...)||_2 of all tensors as one vector, in double precision."""
+    """Return ||(t_1, t_2, ...)||_2 of all tensors as one vector, in double precision.
+
+    Args:
+        tensors: by name; none: 0.
+
+    Returns:
+        The length.
+    """
     return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
 
 
 def combined(operation: Callable[..., Tensor], *weights: Weights) -> dict[str, Tensor]:
-    """`operation` on the tensors of the same name."""
+    """Return the results of an operation on the tensors of the same name.
+
+    Args:
+        operation: takes as many tensors as there are `weights`.
+        weights: tensors by name, each with the names of the first.
+
+    Returns:
+        What it returns, by name.
+    """
     return {name: operation(*(each[name] for each in weights)) for name in weights[0]}

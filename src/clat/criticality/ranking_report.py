@@ -1,4 +1,4 @@
-"""What every ranking of layers says: a value a layer, the larger the more critical; a table and a JSON file."""
+"""Report of any ranking of layers: a value a layer, the larger the more critical; a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -32,54 +32,123 @@ Row = TypeVar("Row", bound=LayerRow)
 
 
 class Ranked(Generic[Row]):
-    """The base of the reports: `ranking`, their name, `rows` in forward order, and what a row is ranked by."""
+    """Base of the reports.
+
+    Attributes:
+        ranking: the ranking's name.
+        rows: one a layer, in forward order.
+    """
 
     ranking: str
     rows: list[Row]
 
     def value(self, row: Row) -> float:
-        """What the row is ranked by: the larger, the more critical; NaN where it is not defined."""
+        """Return what a row is ranked by.
+
+        Args:
+            row: one of `rows`.
+
+        Returns:
+            The value: the larger, the more critical; NaN where it is not defined.
+        """
         raise NotImplementedError
 
     def comparable(self, row: Row) -> bool:
-        """Whether the row's value may be compared with the other rows'."""
+        """Return whether a row's value may be compared with the other rows'.
+
+        Args:
+            row: one of `rows`.
+
+        Returns:
+            False where the value is not defined.
+        """
         return not math.isnan(self.value(row))
 
     def ranked(self) -> list[Row]:
-        """The rows, most critical first; layers without a defined value come last, ties keep their order."""
+        """Return the rows, most critical first.
+
+        Returns:
+            All of `rows`; those without a defined value come last, ties keep their order.
+        """
         order = {row.name: self.value(row) for row in self.rows}
         return sorted(self.rows, key=lambda row: (math.isnan(order[row.name]), -_number(order[row.name])))
 
     def top(self, k: int) -> list[str]:
-        """Return the names of the k most critical layers, most critical first; of all where there are not so many.
-        Raises ClatError for a k below 1."""
+        """Return the names of the most critical layers.
+
+        Args:
+            k: how many, at least 1; all where there are not so many.
+
+        Returns:
+            Names, most critical first.
+
+        Raises:
+            ClatError: for a k below 1.
+        """
         at_least("k", k, 1)
         return [row.name for row in self.ranked()[:k]]
 
     def bottom(self, k: int) -> list[str]:
-        """Return the names of the k least critical layers, least critical first. Raises ClatError where there are
-        not so many that can be compared."""
+        """Return the names of the least critical layers.
+
+        Args:
+            k: how many, at least 1.
+
+        Returns:
+            Names, least critical first.
+
+        Raises:
+            ClatError: where there are not so many that can be compared.
+        """
         rows = self.ranked()
         if not 0 < k <= len(rows):
             raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers")
         return [row.name for row in reversed(rows[-k:])]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON.
+
+        Returns:
+            What `from_dict` reads.
+        """
         raise NotImplementedError
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The report that `to_dict` wrote down."""
+        """Return the report that `to_dict` wrote down.
+
+        Args:
+            data: its data, which is used up.
+
+        Returns:
+            The report.
+
+        Raises:
+            ValueError, KeyError, TypeError: if the data is of something else.
+        """
         raise NotImplementedError
 
     def to_json(self, path: str | Path) -> None:
-        """Write the report; an existing file is replaced in one step."""
+        """Write the report.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
-        """Read what `to_json` wrote. Raises ClatError if the file holds something else."""
+        """Read what `to_json` wrote.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The report.
+
+        Raises:
+            ClatError: if the file holds something else.
+        """
         try:
             return cls.from_dict(json.loads(Path(path).read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -90,13 +159,29 @@ class Ranked(Generic[Row]):
         return "report of a ranking"
 
     def table(self, top: int | None = None) -> Table:
-        """A rich table in forward order, the `top` most critical layers marked."""
+        """Return a rich table in forward order.
+
+        Args:
+            top: so many of the most critical layers are marked; None: none.
+
+        Returns:
+            The table, a row a layer.
+        """
         raise NotImplementedError
 
     def table_of(
         self, table: Table, columns: Sequence[tuple[str, str, Callable[[Row], str]]], top: int | None
     ) -> Table:
-        """Fill `table`: number and layer, then `columns` (name, justification, text of a row), then the rank."""
+        """Fill a table: number and layer, then columns, then the rank.
+
+        Args:
+            table: without columns and rows.
+            columns: name, justification, and a function that gives the text of a row.
+            top: so many of the most critical layers are marked; None: none.
+
+        Returns:
+            The same table.
+        """
         best = set(self.top(top)) if top else set()
         # Where there is no room a cell goes on below: neither names nor numbers lose their ends.
         for name, justify in (
@@ -121,7 +206,7 @@ class Ranked(Generic[Row]):
 
 @dataclass(frozen=True)
 class RankingRow(LayerRow):
-    """A layer and its `value`, the larger the more critical; `details`: what else was measured of it."""
+    """One layer and its `value`, the larger the more critical; `details`: what else was measured of it."""
 
     value: float
     details: dict[str, float] = field(default_factory=dict)
@@ -129,9 +214,18 @@ class RankingRow(LayerRow):
 
 @dataclass(frozen=True)
 class RankingReport(Ranked[RankingRow]):
-    """`ranking`: its name (see `clat.criticality.rankings.RANKINGS`); `measure`: what a value is, in a few words;
-    `rows` in forward order; `n`: images measured on; `settings`: how; `baseline`: the same measurements of the
-    network as it is; `cost`: of the whole measurement (it does not enter a comparison of reports)."""
+    """Report of a ranking other than CLAT's own.
+
+    Attributes:
+        ranking: its name (see `clat.criticality.rankings.RANKINGS`).
+        measure: what a value is, in a few words.
+        rows: one a layer, in forward order.
+        n: images measured on.
+        seed: seed of the measurement.
+        settings: how it was measured, by name.
+        baseline: the same measurements of the network as it is.
+        cost: cost of the whole measurement (it does not enter a comparison of reports).
+    """
 
     ranking: str
     measure: str
@@ -146,7 +240,7 @@ class RankingReport(Ranked[RankingRow]):
         return row.value
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; an infinite value is None, as JSON has no such number."""
+        """Return plain data; an infinite value is None, as JSON has no such number."""
         data = dataclasses.asdict(self)
         for row in data["rows"]:
             row["value"] = row["value"] if math.isfinite(row["value"]) else None
@@ -160,7 +254,7 @@ class RankingReport(Ranked[RankingRow]):
         return cls(rows=rows, cost=Cost(**data.pop("cost")), **data)
 
     def table(self, top: int | None = None) -> Table:
-        """A rich table in forward order, the `top` most critical layers marked."""
+        """Return a rich table in forward order, with the `top` most critical layers marked."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         baseline = ", ".join(f"{name} {value:.4g}" for name, value in self.baseline.items())
         table = Table(

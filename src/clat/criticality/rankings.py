@@ -1,4 +1,4 @@
-"""The rankings of layers, a dataclass each: settings, what the ranking asks of a stage, and one call that measures.
+"""Rankings of layers, a dataclass each: settings, what it asks of a stage, and one call that measures.
 
 To add one: a dataclass with a `name` and the function that measures, and a line in `AnyRanking`.
 """
@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, WrapSerializer, WrapValidator
 from torch import Tensor, nn
 
 from clat.attacks.activation import check_decay
 from clat.attacks.settings import Attack
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
+from clat.core.plugins import PluginKind
 from clat.core.units import Size
 from clat.criticality.activation import check_attacked, measure_activation_ranking
 from clat.criticality.index import check_names, default_normaliser, measure_criticality
@@ -61,10 +62,10 @@ class Ranking:
             model: the network, from images in [0, 1] to logits.
             x: images, (N, C, H, W), float in [0, 1].
             y: labels, (N,), int64.
-            layers: from `enumerate_layers`.
+            layers: some of `enumerate_layers`.
             eps: radius of the attack in image units, where the ranking `attacks`.
-            norm: "linf" or "l2", of the same.
-            seed: of all random choices.
+            norm: "linf" or "l2", where the ranking `attacks`.
+            seed: seed of all random choices.
             initial: the state dict at the start of training, where the ranking `needs_initial`.
 
         Returns:
@@ -82,11 +83,22 @@ class Ranking:
         return type(self).function(model, *start, x, y, **threat, seed=seed, layers=layers, **self.settings())
 
     def rankable(self, count: int) -> int:
-        """Return how many of `count` layers get a value that may be compared with the others'."""
+        """Return how many layers get a value that may be compared with the others'.
+
+        Args:
+            count: layers that take part.
+
+        Returns:
+            At most `count`.
+        """
         return count
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names, the ranking's own name aside."""
+        """Return the settings, the ranking's own name aside.
+
+        Returns:
+            Values by name, as `function` takes them.
+        """
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "name"}
 
 
@@ -222,23 +234,56 @@ class RewindingDropRanking(Ranking):
         at_least("batch_size", self.batch_size, 1)
 
 
-AnyRanking = Annotated[
-    CriticalityRanking | RobustCriticalityRanking | ActivationRanking | RewindingRanking | RewindingDropRanking,
-    Field(discriminator="name"),
-]
-"""What a selection may rank by, told apart by its `name`."""
+BuiltInRanking = (
+    CriticalityRanking | RobustCriticalityRanking | ActivationRanking | RewindingRanking | RewindingDropRanking
+)
 
-RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in get_args(get_args(AnyRanking)[0])}
-"""Name -> ranking."""
+OWN_RANKINGS = PluginKind("ranking", "clat.rankings", Ranking, get_args(BuiltInRanking))
+
+AnyRanking = Annotated[
+    BuiltInRanking,
+    Field(discriminator="name"),
+    WrapValidator(OWN_RANKINGS.read),
+    WrapSerializer(OWN_RANKINGS.write),
+]
+"""What a selection may rank by, told apart by its `name`; a `Ranking` of the user's own is named by its path or
+entry point."""
+
+RANKINGS: dict[str, type[AnyRanking]] = {ranking.name: ranking for ranking in get_args(BuiltInRanking)}
+"""Name -> ranking, of those that come with clat."""
+
+
+def find_ranking(name: str) -> type[AnyRanking]:
+    """Return the class of a ranking by its name.
+
+    Args:
+        name: one of RANKINGS, or the path or entry point of one of the user's own.
+
+    Returns:
+        The class, whose fields are the ranking's settings.
+
+    Raises:
+        ClatError: there is none, or it is none of this kind.
+    """
+    found = RANKINGS.get(name) or OWN_RANKINGS.find_class(name)
+    if found is None:
+        raise unknown("ranking", name, RANKINGS)
+    return found
 
 
 def make_ranking(name: str, settings: Mapping[str, Any]) -> AnyRanking:
-    """Return the ranking called `name` with those of `settings` that concern it.
+    """Return a ranking with those settings that concern it.
+
+    Args:
+        name: one of RANKINGS.
+        settings: values by name; what the ranking does not know is left out.
+
+    Returns:
+        The ranking.
 
     Raises:
         ClatError: an unknown name, or a setting that makes no sense.
     """
-    if name not in RANKINGS:
-        raise unknown("ranking", name, RANKINGS)
-    own = {each.name for each in fields(RANKINGS[name])} - {"name"}
-    return RANKINGS[name](**{key: value for key, value in settings.items() if key in own})
+    ranking = find_ranking(name)
+    own = {each.name for each in fields(ranking)} - {"name"}
+    return ranking(name=name, **{key: value for key, value in settings.items() if key in own})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a measurement of criticality says: a table, a ranking, a JSON file."""
+"""Report of a measurement of criticality: a table, a ranking, a JSON file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class CriticalityRow(LayerRow):
-    """One layer: its number (from 1), name, kind, weight count, feature shape, W(F_i) and C_i. `input_weakness`: W
-    of what enters the layer, where that is what C compares with."""
+    """One layer: its number (from 1), name, kind, weight count, feature shape, W(F_i) and C_i.
+
+    `input_weakness`: W of what enters the layer, where that is what C compares with.
+    """
 
     feature_shape: tuple[int, ...]
     weakness: float
@@ -31,8 +33,11 @@ class CriticalityRow(LayerRow):
 
 @dataclass(frozen=True)
 class CriticalityReport(Ranked[CriticalityRow]):
-    """`rows` in forward order, and how they were measured. `alpha` is in image units; `predecessor`: what the W of
-    a layer is divided by, see `clat.criticality.PREDECESSORS`."""
+    """Report of CLAT's criticality: `rows` in forward order, and how they were measured.
+
+    `alpha` is in image units; `predecessor`: what the W of a layer is divided by, see
+    `clat.criticality.PREDECESSORS`.
+    """
 
     rows: list[CriticalityRow]
     eps: str
@@ -53,7 +58,14 @@ class CriticalityReport(Ranked[CriticalityRow]):
         return row.criticality
 
     def is_ratio(self, row: CriticalityRow) -> bool:
-        """Return whether C of the row is a ratio: of layer 1, which has none before it, it is the weakness."""
+        """Return whether C of a row is a ratio: of layer 1, which has none before it, it is the weakness.
+
+        Args:
+            row: one of `rows`.
+
+        Returns:
+            False for layer 1, unless C compares with what enters the layer.
+        """
         return self.predecessor == "input" or row is not self.rows[0]
 
     def comparable(self, row: CriticalityRow) -> bool:
@@ -61,15 +73,20 @@ class CriticalityReport(Ranked[CriticalityRow]):
         return super().comparable(row) and self.is_ratio(row)
 
     def bottom(self, k: int) -> list[str]:
-        """The names of the k layers with the smallest C, smallest first; layer 1, if its C is no ratio, aside."""
+        """Return the names of the k layers with the smallest C, smallest first.
+
+        Layer 1 is left out if its C is no ratio.
+        """
         ratios = [row.name for row in self.ranked() if self.is_ratio(row)]
         if not 0 < k <= len(ratios):
             raise ClatError(f"k is {k}, but only {len(ratios)} layers have a ratio to rank by")
         return ratios[::-1][:k]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; an infinite or undefined index (both follow a layer of weakness zero) is None, as JSON has
-        no such number."""
+        """Return plain data for JSON.
+
+        An infinite or undefined index (both follow a layer of weakness zero) is None, as JSON has no such number.
+        """
         data = dataclasses.asdict(self)
         for row in data["rows"]:
             row["criticality"] = row["criticality"] if math.isfinite(row["criticality"]) else None
@@ -89,7 +106,7 @@ class CriticalityReport(Ranked[CriticalityRow]):
         return "criticality report"
 
     def table(self, top: int | None = None) -> Table:
-        """A rich table in forward order, the `top` most critical layers marked."""
+        """Return a rich table in forward order, with the `top` most critical layers marked."""
         table = Table(
             title=f"Criticality, {self.n} images, {self.norm} eps {self.eps}, PGD-{self.steps}",
             caption=f"{self.metric}, normaliser {self.normaliser}, tap {self.tap}; {COMPARED[self.predecessor]}; "
@@ -105,8 +122,10 @@ class CriticalityReport(Ranked[CriticalityRow]):
 
 
 def _row(*, feature_shape: list[int], weakness: float, criticality: float | None, **rest: Any) -> CriticalityRow:
-    """A row as JSON holds it. After a layer of weakness zero the index is infinite, or undefined where this
-    weakness is zero too."""
+    """Return a row as JSON holds it.
+
+    After a layer of weakness zero the index is infinite, or undefined where this weakness is zero too.
+    """
     if criticality is None:
         criticality = math.inf if weakness > 0 else math.nan
     return CriticalityRow(feature_shape=tuple(feature_shape), weakness=weakness, criticality=criticality, **rest)

@@ -62,12 +62,24 @@ def measure_rewinding_drop(
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> RankingReport:
-    """The accuracy lost, in [-1, 1], when each layer alone goes back to its initial weights.
+    """Return the accuracy that is lost when each layer alone goes back to its initial weights.
 
-    `initial`: the state dict at the start of training, named as the model's or as in a weight file; `x`:
-    (N, C, H, W) float in [0, 1]; `y`: (N,) int64; `layers`: from `enumerate_layers`; `seed` is only recorded, as
-    nothing is drawn. The model is left without a trace. Raises ClatError if `initial` does not fit, or equals the
-    model in every layer.
+    The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        initial: the state dict at the start of training, named as the model's or as in a weight file.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        batch_size: images of one forward pass.
+        seed: only recorded, as nothing is drawn.
+        layers: some of `enumerate_layers`; None: all of them.
+
+    Returns:
+        A report whose values are differences of accuracies, in [-1, 1].
+
+    Raises:
+        ClatError: if `initial` does not fit, or equals the model in every layer.
     """
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
@@ -110,13 +122,32 @@ def measure_rewinding_criticality(
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> RankingReport:
-    """The module criticality mu of every layer (no unit; infinite where nothing on the grid meets the threshold).
+    """Return the module criticality mu of every layer (Chatterji, Neyshabur, Sedghi 2020).
 
-    `initial`, `x`, `y`, `layers` and the errors as for `measure_rewinding_drop`; `loss`: "error" (0-1) or
-    "cross-entropy"; `threshold`: the largest loss allowed, None for the network's own plus `slack`; `alphas`: how
-    many, even on [0, 1]; `sigmas`: see SIGMAS; `draws` of u, the same ones scaled by each sigma. Of the pairs
-    (alpha, sigma), the one that meets the threshold at the smallest value is found exactly; alpha = 0, whose value
-    is 0 for every sigma, is tried with the smallest alone. An unchanged layer has mu = 0.
+    Of the pairs (alpha, sigma), the one that meets the threshold at the smallest value is found exactly; alpha = 0,
+    whose value is 0 for every sigma, is tried with the smallest alone. The model is left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        initial: the state dict at the start of training, named as the model's or as in a weight file.
+        x: images, (N, C, H, W) floating point in [0, 1].
+        y: labels, (N,) int64.
+        loss: L, "error" (0-1) or "cross-entropy".
+        slack: how far the threshold lies above the network's own loss.
+        threshold: the largest loss allowed; None: by `slack`.
+        alphas: how many, even on [0, 1], at least 2.
+        sigmas: standard deviations of the noise, see SIGMAS.
+        draws: draws of u, the same ones scaled by each sigma.
+        batch_size: images of one forward pass.
+        seed: seed of the noise.
+        layers: some of `enumerate_layers`; None: all of them.
+
+    Returns:
+        A report whose values have no unit: 0 for an unchanged layer, infinite where nothing on the grid meets the
+        threshold.
+
+    Raises:
+        ClatError: if `initial` does not fit or equals the model in every layer, or for settings that make no sense.
     """
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
@@ -155,7 +186,17 @@ def measure_rewinding_criticality(
 
 
 def check_search(loss: str, alphas: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> None:
-    """Raise ClatError for a loss that is none, or a grid without points."""
+    """Raise an error for a loss that does not exist, or a grid without points.
+
+    Args:
+        loss: one of REWINDING_LOSSES.
+        alphas: points between the initial and the final weights, at least 2.
+        draws: draws of the noise at each of them, at least 1.
+        sigmas: standard deviations of the noise, above 0.
+
+    Raises:
+        ClatError: with what does not fit.
+    """
     if loss not in REWINDING_LOSSES:
         raise unknown("loss of the rewinding", loss, REWINDING_LOSSES)
     if alphas < 2 or draws < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
@@ -188,7 +229,10 @@ class _Valley:
     def narrowest(
         self, loss: Loss, allowed: float, alphas: int, sigmas: Sequence[float], draws: int
     ) -> tuple[float, float, float] | None:
-        """(value, alpha, sigma) of the smallest value within `allowed`, sigma in the weights' units; or None."""
+        """Return (value, alpha, sigma) of the smallest value within `allowed`, or None.
+
+        Sigma is in the weights' units.
+        """
         if self.distance == 0:
             return 0.0, 0.0, max(sigmas) * self.unit
         unit = self.unit or 1.0  # a layer that ended at zero has no scale of its own
@@ -201,7 +245,7 @@ class _Valley:
         return None
 
     def _within(self, loss: Loss, alpha: float, sigma: float, allowed: float, draws: int) -> bool:
-        """Whether the mean loss over the draws stays within `allowed`; left as soon as it no longer can."""
+        """Return whether the mean loss over the draws stays within `allowed`; left as soon as it no longer can."""
         between = combined(lambda start, end: start + alpha * (end - start), self.first, self.final)
         total = 0.0
         for draw in range(draws):
@@ -212,7 +256,7 @@ class _Valley:
                     for name, tensor in between.items()
                 }
             )
-            if total > allowed * draws + 1e-12:
+            if total > allowed * draws + 1e-12:  # a sum is rounded otherwise than a product
                 return False
         return True
 
@@ -220,7 +264,7 @@ class _Valley:
 def _first_weights(
     model: nn.Module, initial: Mapping[str, Tensor], layers: Sequence[Layer]
 ) -> dict[str, dict[str, Tensor]]:
-    """Layer -> its initial weights, by their names in the model."""
+    """Return for each layer its initial weights, by their names in the model."""
     with swapped(model, copied(tensors_of(model))):  # a deep copy fails where a hook computes weights
         fit_state(model, initial, "of the start")
         first = {layer.name: layer_parameters(model, layer) for layer in layers}

@@ -67,16 +67,35 @@ def measure_robust_criticality(
     seed: int = 0,
     layers: Sequence[Layer] | None = None,
 ) -> RankingReport:
-    """The MRC of every layer, in units of the cross-entropy.
+    """Return the MRC of every layer, in units of the cross-entropy.
 
-    `x`: (N, C, H, W) float in [0, 1], best held-out training images; `y`: (N,) int64; `eps`, `alpha`, `steps`,
-    `norm`, `seed`: the PGD attack that makes the adversarial examples (alpha None: 2.5 * eps / steps); `x_adv`:
-    use these instead; `radius`: the largest relative change of a weight; `epochs`, `lr`, `batch_size`: the ascent,
-    by SGD without momentum; `layers`: from `enumerate_layers`, by default with shortcuts and classifier, as RiFT
-    ranks every convolution and linear weight. (Its code leaves out modules with "sub" in their names:
-    `enumerate_layers(model, x, shortcuts=True, classifier=True, exclude=["*sub*"])`.) Of a layer with several
-    weight tensors (attention) all move together; biases and BatchNorm stay. The model is left without a trace.
-    Raises ClatError for inputs outside [0, 1] or settings that make no sense.
+    Of a layer with several weight tensors (attention) all move together; biases and BatchNorm stay. The model is
+    left without a trace.
+
+    Args:
+        model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
+        x: images, (N, C, H, W) floating point in [0, 1], best held-out training images.
+        y: labels, (N,) int64.
+        eps: the radius of the PGD attack that makes the adversarial examples, in the unit of `x`: a number or a
+            fraction such as "8/255".
+        alpha: the length of its steps, in the same unit; None: 2.5 * eps / steps.
+        steps: its gradient steps, at least 1.
+        norm: its norm, "linf" or "l2".
+        x_adv: examples to use instead of the attack's, of the shape of `x`.
+        radius: the largest change of a weight tensor, as a share of its norm.
+        epochs: epochs of the ascent, by SGD without momentum.
+        lr: its step size.
+        batch_size: images of one step, and of one forward pass.
+        seed: seed of the attack's start.
+        layers: some of `enumerate_layers`; None: all, with shortcuts and classifier, as RiFT ranks every
+            convolution and linear weight. (Its code leaves out modules with "sub" in their names:
+            `enumerate_layers(model, x, shortcuts=True, classifier=True, exclude=["*sub*"])`.)
+
+    Returns:
+        A report whose values are rises of the robust loss, at least 0.
+
+    Raises:
+        ClatError: for images outside [0, 1], settings that make no sense, or a loss that is not finite.
     """
     model, x = accept(model, x, y)
     if layers is None:
@@ -133,14 +152,23 @@ def measure_robust_criticality(
 
 
 def check_ascent(radius: float, epochs: int, lr: float) -> None:
-    """Raise ClatError for a setting of the ascent that makes no sense."""
+    """Raise an error for a setting of the ascent that makes no sense.
+
+    Args:
+        radius: the largest change of a weight tensor, as a share of its norm, at least 0.
+        epochs: epochs of the ascent, at least 1.
+        lr: step size of the ascent, at least 0.
+
+    Raises:
+        ClatError: with the first that does not fit.
+    """
     for what, number, least in (("radius", radius, 0.0), ("epochs", epochs, 1), ("lr", lr, 0.0)):
         if not (math.isfinite(number) and number >= least):
             raise ClatError(f"{what} of the robust criticality is {number}: expected at least {least:g}")
 
 
 def _attacked(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, seed: int, batch_size: int) -> Tensor:
-    """PGD examples against the network as it is; the first batch gets those of `measure_criticality`."""
+    """Return PGD examples against the network as it is; the first batch gets those of `measure_criticality`."""
     parts = []
     for number, (images, labels) in enumerate(batches(x, y, batch_size)):
         place = derive_seed(seed, "mrc", number) if number else seed
@@ -162,8 +190,10 @@ def _worst(
     lr: float,
     batch_size: int,
 ) -> tuple[float, float]:
-    """The largest robust loss seen after an epoch's projection, and the accuracy there. `theta`: the layer's
-    weights; `start`: loss and accuracy of the network as it is."""
+    """Return the largest robust loss seen after an epoch's projection, and the accuracy there.
+
+    `theta`: the layer's weights; `start`: loss and accuracy of the network as it is.
+    """
     best, weights, bound = start, theta, radius * joint_norm(theta)
     for _ in range(epochs):
         for images, labels in batches(x_adv, y, batch_size):
@@ -177,7 +207,7 @@ def _worst(
 
 
 def _uphill(model: nn.Module, weights: Weights, images: Tensor, labels: Tensor, lr: float) -> Weights:
-    """One step of gradient ascent on the mean cross-entropy."""
+    """Make one step of gradient ascent on the mean cross-entropy, and return the weights."""
     moving = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
     with torch.enable_grad():
         loss = F.cross_entropy(logits_with(model, moving, images).float(), labels)
@@ -191,7 +221,16 @@ def _uphill(model: nn.Module, weights: Weights, images: Tensor, labels: Tensor, 
 
 
 def project_weights(weights: Weights, centre: Weights, bound: float) -> Weights:
-    """The nearest weights with ||weights - centre||_2 <= bound, all tensors taken as one vector."""
+    """Return the nearest weights within a ball, all tensors taken as one vector.
+
+    Args:
+        weights: tensors by name.
+        centre: tensors of the same names and shapes.
+        bound: the radius of the ball.
+
+    Returns:
+        Weights with ||weights - centre||_2 <= bound.
+    """
     change = combined(torch.sub, weights, centre)
     length = joint_norm(change)
     if length <= bound:

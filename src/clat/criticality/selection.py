@@ -1,4 +1,4 @@
-"""Which layers a stage may move, and the rule that decides it."""
+"""Selection of the layers that a stage may move, and the rule that decides it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def _leave_names(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The rule of a stage. Without a selection a stage moves the whole network, classifier included."""
+    """Rule of a stage by which layers are selected.
+
+    Without a selection a stage moves the whole network, classifier included.
+    """
 
     rule: Literal["critical", "least-critical", "random", "all", "named"] = "critical"
     """`critical`: the k most critical by `ranking`. `least-critical`: the k least, for CLAT's criticality layer 1
@@ -94,15 +97,33 @@ class Selection:
 
     @property
     def ranks(self) -> bool:
-        """Whether the rule needs a ranking."""
+        """Return whether the rule needs a ranking."""
         return self.rule in ("critical", "least-critical")
 
     def due(self, done: int) -> bool:
-        """Whether layers are selected after `done` epochs of the stage."""
+        """Return whether layers are selected at this point of the stage.
+
+        Args:
+            done: epochs of the stage that are done.
+
+        Returns:
+            True at the start, and after each `every` epochs.
+        """
         return done == 0 or (self.every > 0 and done % self.every == 0)
 
     def candidates(self, model: nn.Module, x: Tensor) -> list[Layer]:
-        """The layers that take part, in forward order. `x`: (N, C, H, W) in [0, 1], of which one image is used."""
+        """Return the layers that take part.
+
+        Args:
+            model: the network.
+            x: images, (N, C, H, W) in [0, 1], of which one is used.
+
+        Returns:
+            The layers, in forward order.
+
+        Raises:
+            ClatError: for a pattern that matches no layer, or if none is left.
+        """
         whole = self.ranking.whole_network
         return enumerate_layers(
             model,
@@ -140,13 +161,16 @@ def _resolved(ranking: AnyRanking | str, flat: dict[str, Any]) -> AnyRanking:
 
 
 def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> list[str]:
-    """Return the names of the layers that move until the next selection, in forward order.
+    """Return the layers that move until the next selection.
 
     Args:
         rule: the stage's selection.
         layers: the candidates, `rule.candidates(model, x)`.
         report: their ranking, needed by the rules that rank.
-        seed: of the draw, for the rule `random`.
+        seed: seed of the draw, for the rule `random`.
+
+    Returns:
+        Their names, in forward order.
 
     Raises:
         ClatError: k exceeds the number of candidates, a named layer does not exist, or the report is missing.
@@ -171,7 +195,15 @@ def _chosen(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None
 
 
 def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> dict[str, nn.Parameter]:
-    """Name -> parameter of what moves: the weight and bias of the selected layers, or everything (None)."""
+    """Return the parameters that move.
+
+    Args:
+        model: the network.
+        layers: the selected layers, whose weight and bias move; None: everything moves.
+
+    Returns:
+        Parameters by name.
+    """
     named = dict(model.named_parameters())
     if layers is None:
         return named
@@ -180,7 +212,19 @@ def trainable_parameters(model: nn.Module, layers: Sequence[Layer] | None) -> di
 
 
 def updating_batch_norms(model: nn.Module, layers: Sequence[Layer], policy: str) -> set[_BatchNorm] | None:
-    """The BatchNorm modules whose statistics a stage updates under `policy`; None means all of them."""
+    """Return the BatchNorm modules whose statistics a stage updates.
+
+    Args:
+        model: the network.
+        layers: the selected layers.
+        policy: one of `clat.network.modes.BN_POLICIES`.
+
+    Returns:
+        The modules; None: all of them.
+
+    Raises:
+        ClatError: for an unknown policy.
+    """
     if policy not in BN_POLICIES:
         raise unknown("BatchNorm policy", policy, BN_POLICIES)
     if policy == "update":

@@ -17,24 +17,39 @@ from clat.core.errors import ClatError, unknown
 
 
 class BatchAugment(Protocol):
-    """What `Loader` asks of an augmentation: the draw, one row a sample, stands apart from its application.
+    """An augmentation that `Loader` can use: drawing its parameters, one row a sample, is apart from applying them.
 
     So the draw can be made for a global batch, on the CPU, and each process applies its rows of it.
     """
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Parameters for n samples, shape (n, ...)."""
+        """Return random parameters of n samples.
+
+        Args:
+            n: samples, 0 or more.
+            generator: the only source of randomness; the parameters lie on its device.
+
+        Returns:
+            One row a sample, shape (n, ...).
+        """
 
     def __call__(self, images: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-        """The augmented images; `params` has one row an image."""
+        """Return the augmented images.
+
+        Args:
+            images: uint8, shape (N, C, H, W).
+            params: rows that `draw` gave, one an image.
+
+        Returns:
+            A new tensor of the same shape, type and device.
+        """
 
 
 @dataclass(frozen=True)
 class Augment:
     """Pads by `pad` pixels, crops back to the old size at a random place, and mirrors half of the images.
 
-    With the defaults this is the standard CIFAR augmentation (He et al., 2016, arXiv:1512.03385, section
-    4.2).
+    With the defaults this is the standard CIFAR augmentation (He et al., 2016, arXiv:1512.03385, section 4.2).
 
     Raises:
         ClatError: a field outside its range.
@@ -56,16 +71,22 @@ class Augment:
             raise unknown("padding_mode", self.padding_mode, ("zeros", "reflect"))
 
     def draw(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Random (top, left, mirrored) for n images: int64, shape (n, 3), on the generator's device.
+        """Return a random place and a coin for each of n images.
 
-        top and left are in [0, 2 * pad] (`pad` is the middle), mirrored is 0 or 1.
+        Args:
+            n: images, 0 or more.
+            generator: the only source of randomness; the parameters lie on its device.
+
+        Returns:
+            (top, left, mirrored) of each image, int64, shape (n, 3). top and left are in [0, 2 * pad] (`pad` is the
+            middle), mirrored is 0 or 1.
         """
         place = torch.randint(2 * self.pad + 1, (n, 2), generator=generator, device=generator.device)
         mirrored = torch.randint(1 + self.flip, (n, 1), generator=generator, device=generator.device)
         return torch.cat([place, mirrored], dim=1)
 
     def __call__(self, images: torch.Tensor, params: torch.Tensor | torch.Generator) -> torch.Tensor:
-        """Augments a batch.
+        """Return the augmented images of a batch.
 
         Args:
             images: shape (N, C, H, W), any type and value range (uint8 moves the least memory).

@@ -28,7 +28,14 @@ _ROWS = 1024
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the schema of a file."""
+    """Return the schema of a file, without reading its rows.
+
+    Args:
+        path: a .parquet file, else an Arrow file, as a stream or in the file format.
+
+    Returns:
+        The columns with their types, and what the writer noted beside them.
+    """
     if ending(path.name) == ".parquet":
         return pq.read_schema(path)
     with pa.memory_map(str(path)) as file:
@@ -37,6 +44,13 @@ def read_schema(path: Path) -> pa.Schema:
 
 def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield all rows of a file, `columns` alone.
+
+    Args:
+        path: a .parquet file, else an Arrow file.
+        columns: names of columns that the file has.
+
+    Yields:
+        Rows in the file's order, so few at a time that they fit into memory.
 
     Raises:
         ClatError: a file that unpacks to more than any file of images would, or an Arrow file that is compressed.
@@ -50,8 +64,11 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """A column's dictionary can make many rows of one stored value: so few rows are read at a time that they fit
-    even if each is as large as all stored values of its group together."""
+    """Yield the rows of a Parquet file, few at a time.
+
+    A column's dictionary can make many rows of one stored value: so few rows are read at a time that they fit even
+    if each is as large as all stored values of its group together.
+    """
     with pq.ParquetFile(path, pre_buffer=False) as file:
         about = file.metadata
         stored = []
@@ -73,7 +90,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _arrow(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of a mapped file, which take no memory as they are not compressed."""
+    """Yield the batches of a mapped file, which take no memory as they are not compressed."""
     _refuse_compressed(path)
     with pa.memory_map(str(path)) as file:
         reader = _reader(file)
@@ -85,7 +102,7 @@ def _arrow(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _reader(file: Any) -> Any:
-    """The reader of an Arrow file, of the stream or of the file format."""
+    """Return the reader of an Arrow file, of the stream or of the file format."""
     try:
         return pa.ipc.open_stream(file)
     except (OSError, pa.ArrowInvalid):
@@ -119,10 +136,13 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _compression(metadata: bytes) -> bool:
-    """True if a record batch's header, a flatbuffer (Arrow's format/Message.fbs), has the table `compression`."""
+    """Return True if a record batch says that it is compressed.
+
+    Its header, a flatbuffer (Arrow's format/Message.fbs), then has the table `compression`.
+    """
 
     def field(table: int, number: int) -> int:
-        """Where a table's field lies; 0 if it is absent."""
+        """Return where a table's field lies; 0 if it is absent."""
         vtable = table - struct.unpack_from("<i", metadata, table)[0]
         if 4 + 2 * number >= struct.unpack_from("<H", metadata, vtable)[0]:
             return 0

@@ -29,7 +29,12 @@ _FORMAT = 2  # counts changes of what decoding gives; an older copy is then neve
 
 
 def cache_root() -> Path:
-    """The folder for what can be made again: ``CLAT_CACHE_DIR``, else ``clat`` in the user's cache folder."""
+    """Return the folder for what can be made again.
+
+    Returns:
+        ``CLAT_CACHE_DIR``, else ``clat`` in the user's cache folder, by the custom of the system. It need not
+        exist.
+    """
     if chosen := os.environ.get("CLAT_CACHE_DIR"):
         return Path(chosen).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -40,13 +45,27 @@ def cache_root() -> Path:
 
 
 def data_root() -> Path:
-    """The folder whose sub-folders are known data sets: ``CLAT_DATA_DIR``, else ``data`` in `cache_root`."""
+    """Return the folder whose sub-folders are known data sets.
+
+    Returns:
+        ``CLAT_DATA_DIR``, else ``data`` in `cache_root`. It need not exist.
+    """
     chosen = os.environ.get("CLAT_DATA_DIR")
     return Path(chosen).expanduser() if chosen else cache_root() / "data"
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """A hash over the path, size and modification time of every file under `folder`; no file is opened."""
+    """Return a hash over the path, size and modification time of every file under `folder`; no file is opened.
+
+    Args:
+        folder: an existing folder; hidden files in it do not count.
+
+    Returns:
+        32 hexadecimal digits, which change when a file or a folder is added, removed or written.
+
+    Raises:
+        ClatError: a folder that cannot be listed.
+    """
     tree = read_tree(folder)
     digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16)
     digest.update(repr(sorted(tree.content)).encode())  # an empty folder is a class too
@@ -59,14 +78,30 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def copy_path(name: str, split: str, *key: object) -> Path:
-    """The place of the decoded copy of one split; `key` is everything else that its content depends on."""
+    """Return the place of the decoded copy of one split.
+
+    Args:
+        name: the data set's.
+        split: the split's.
+        key: everything else that the content depends on, told apart by `repr`.
+
+    Returns:
+        A .safetensors file in `cache_root`, which need not exist.
+    """
     digest = hashlib.blake2b(repr((_FORMAT, name, split, *key)).encode(), digest_size=8).hexdigest()
     readable = re.sub(r"[^\w.-]+", "-", f"{name}-{split}").strip("-.")
     return cache_root() / "decoded" / f"{readable}-{digest}.safetensors"
 
 
 def read_copy(path: Path) -> ImageSet | None:
-    """The resident `ImageSet` stored at `path`, or None when there is none or its content is damaged."""
+    """Return the resident `ImageSet` stored at `path`.
+
+    Args:
+        path: as `copy_path` gives it.
+
+    Returns:
+        The set as it was stored; None when there is none or its content is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["clat"])
@@ -80,7 +115,15 @@ def read_copy(path: Path) -> ImageSet | None:
 
 
 def write_copy(path: Path, image_set: ImageSet) -> bool:
-    """Stores a resident `ImageSet` at `path`; False, and nothing left behind, where that is not possible."""
+    """Store an `ImageSet` at `path`, in one step.
+
+    Args:
+        path: as `copy_path` gives it; its folder is made.
+        image_set: a resident one.
+
+    Returns:
+        True if it is stored; False, and nothing is left behind, where that is not possible.
+    """
     images, labels = image_set.images, image_set.labels
     assert isinstance(images, torch.Tensor)
     meta = {
@@ -106,5 +149,5 @@ def write_copy(path: Path, image_set: ImageSet) -> bool:
 
 
 def _checksum(images: torch.Tensor, labels: torch.Tensor) -> int:
-    """CRC-32 over both arrays: finds damage, and at about 1 GB/s does not slow the start down."""
+    """Return the CRC-32 over both arrays: it finds damage, and at about 1 GB/s does not slow the start down."""
     return zlib.crc32(labels.numpy().data, zlib.crc32(images.contiguous().numpy().data))

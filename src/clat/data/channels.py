@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.data.decode import LazyImages
 from clat.data.imageset import ImageSet
+from clat.data.lazy import LazyImages
 
 _CHUNK = 1024
 """Images converted at a time, since sums need more than a byte."""
@@ -19,48 +19,61 @@ def with_channels(images: ImageSet, channels: int | None) -> ImageSet:
     """Return the same set with images of so many channels.
 
     Args:
-        images: Of one channel or three.
+        images: a set of one channel or three.
         channels: 1: the brightness of colours as PIL has it, which leaves grey ones what they are; 3: grey
             repeated; None: what they are.
 
+    Returns:
+        The set itself where nothing is to do; a resident set is converted now, a lazy one when it is asked for
+        images.
+
     Raises:
-        ClatError: Another number is asked for, or the images have another one.
+        ClatError: another number is asked for, or the images have another one.
     """
     own = images.shape[0]
     if channels in (None, own):
         return images
     if channels not in (1, 3) or own not in (1, 3):
         raise ClatError(f"images of '{images.name}' have {own} channels: there is no way to make them {channels}")
+    if channels == 1 and images.dtype != torch.uint8:
+        raise ClatError(f"images of '{images.name}' are {images.dtype}: only 8-bit ones are made grey here")
     if isinstance(images.images, LazyImages):
-        return replace(images, images=GreyImages(images.images))  # what is decoded from files has three
-    if channels == 3:
-        return replace(images, images=images.images.repeat(1, 3, 1, 1))
-    return replace(images, images=torch.cat([brightness(part) for part in images.images.split(_CHUNK)]))
+        return replace(images, images=ConvertedImages(images.images, channels))
+    return replace(images, images=_converted(images.images, channels))
 
 
 def brightness(images: Tensor) -> Tensor:
-    """Return the luma of ITU-R 601 of uint8 RGB images (N, 3, H, W), as PIL rounds it: uint8 (N, 1, H, W)."""
+    """Return the luma of ITU-R 601 of RGB images, as PIL rounds it.
+
+    Args:
+        images: uint8, shape (N, 3, H, W).
+
+    Returns:
+        Grey images, uint8, shape (N, 1, H, W).
+    """
     red, green, blue = images.int().unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8).unsqueeze(1)
 
 
-class GreyImages(LazyImages):
-    """Images that stay in their files, and become grey when they are asked for."""
+class ConvertedImages(LazyImages):
+    """Images that are not in memory, made grey or repeated when they are asked for."""
 
-    def __init__(self, colour: LazyImages) -> None:
-        super().__init__(
-            colour.table,
-            colour.column,
-            where=colour.where,
-            size=colour.size,
-            rows=colour.rows,
-            root=colour.root,
-            shape=(1, *colour.shape[1:]),
-        )
-        self.colour = colour
+    def __init__(self, source: LazyImages, channels: int) -> None:
+        self.source, self.channels = source, channels
+        self.shape = (channels, *source.shape[1:])
+        self.dtype = source.dtype
 
-    def subset(self, indices: Tensor) -> GreyImages:
-        return GreyImages(self.colour.subset(indices))
+    def __len__(self) -> int:
+        return len(self.source)
 
-    def fetch(self, indices: Tensor) -> Tensor:
-        return brightness(self.colour.fetch(indices))
+    def subset(self, indices: Tensor) -> ConvertedImages:
+        return ConvertedImages(self.source.subset(indices), self.channels)
+
+    def fetch(self, indices: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+        return _converted(self.source.fetch(indices, place), self.channels)
+
+
+def _converted(images: Tensor, channels: int) -> Tensor:
+    if channels == 3:
+        return images.repeat(1, 3, 1, 1)
+    return torch.cat([brightness(part) for part in images.split(_CHUNK)])

@@ -33,6 +33,12 @@ class Labels:
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
     """Sort the names of classes: by number where all of them are numbers, else as text.
 
+    Args:
+        names: in any order; one that is there twice counts once.
+
+    Returns:
+        Each name once, in the order of a network's outputs.
+
     >>> class_order(["10", "9", "1"]), class_order(["b10", "b9"])
     (('1', '9', '10'), ('b10', 'b9'))
     """
@@ -41,7 +47,14 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_name(folder: str) -> str:
-    """Return the class that a folder's name means: one spelling for é, which a Mac writes as e and an accent."""
+    """Return the class that a folder's name means.
+
+    Args:
+        folder: the name alone, without its path.
+
+    Returns:
+        The name in Unicode's composed form (NFC): one spelling for é, which a Mac writes as e and an accent.
+    """
     return unicodedata.normalize("NFC", shown(folder))
 
 
@@ -51,6 +64,9 @@ def read_classes(given: Classes) -> tuple[str, ...]:
     Args:
         given: the names; or a text: names with commas, a file (JSON list, or one name a line), or a folder, whose
             sub-folders are the classes in the order in which they would be read.
+
+    Returns:
+        The names, each once, in Unicode's composed form (NFC).
 
     Raises:
         ClatError: no such file, no names in it, or one there twice.
@@ -131,7 +147,7 @@ def number_classes(
 def _counted(
     values: np.ndarray, first: np.ndarray, where: str, as_they_are: bool
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Whole numbers without names: the classes are 0, 1, ..., the largest of `first`."""
+    """Return whole numbers without names and their classes: 0, 1, ..., the largest of `first`."""
     known = np.unique(first[first >= 0])
     count = int(known[-1]) + 1 if len(known) else 1
     if len(known) < count and not (as_they_are and count <= _MOST):
@@ -146,7 +162,7 @@ def _counted(
 
 
 def _named(labels: Labels, given: tuple[str, ...] | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Numbers of named classes, and the names."""
+    """Return numbers of named classes, and the names."""
     if labels.names is not None:
         return labels.values, labels.names
     if given is not None and labels.values.dtype.kind == "i" and not all(name.isdecimal() for name in given):
@@ -162,7 +178,7 @@ def _named(labels: Labels, given: tuple[str, ...] | None, where: str) -> tuple[n
 def _moved(
     values: np.ndarray, found: tuple[str, ...], names: tuple[str, ...], where: str, source: str
 ) -> np.ndarray:
-    """The numbers that classes numbered as in `found` have in `names`."""
+    """Return the numbers that classes numbered as in `found` have in `names`."""
     if found == names:
         return values
     place = {name: number for number, name in enumerate(names)}
@@ -174,7 +190,7 @@ def _moved(
 
 
 def _order_notes(found: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
-    """What is worth knowing of the order of the classes."""
+    """Return notes on the order of the classes, where it may surprise."""
     notes = []
     if found != names and sorted(found) == sorted(names):
         notes.append("the split numbers its classes otherwise than the train split: brought into that order")

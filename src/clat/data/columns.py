@@ -18,7 +18,7 @@ _LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")
 
 @dataclass(frozen=True, kw_only=True)
 class WantedColumns:
-    """What a user says of a data set; None leaves the choice to its source."""
+    """The columns and classes that a user names; None leaves the choice to the data set's source."""
 
     label_column: str | None = None
     """The column to predict."""
@@ -29,13 +29,23 @@ class WantedColumns:
 
     @property
     def columns(self) -> bool:
-        """True if a column is named."""
+        """Return True if a column is named."""
         return self.label_column is not None or self.image_column is not None
 
 
 def choose_image_column(columns: Collection[str], images: Sequence[str], wanted: str | None, name: str) -> str:
-    """Choose the wanted column, else the first of `images`, those that hold images by type, else one of a usual
-    name.
+    """Choose the column that holds the images.
+
+    It is the wanted one, else the first of `images`, else one of a usual name, such as ``image`` or ``file_name``.
+
+    Args:
+        columns: the names of all columns.
+        images: those that hold images by type.
+        wanted: the column that the user names; None leaves the choice to the names.
+        name: the data set's, for messages.
+
+    Returns:
+        One of `columns`.
 
     Raises:
         ClatError: no such column.
@@ -55,8 +65,20 @@ def choose_image_column(columns: Collection[str], images: Sequence[str], wanted:
 def choose_label_column(
     columns: Collection[str], image: str, classes: Sequence[str], wanted: str | None, name: str
 ) -> str:
-    """Choose the wanted column, else of `classes`, those that hold classes by type, one of a usual name or the
-    first, else any column of a usual name; not `image`, the column of the images.
+    """Choose the column that holds the labels.
+
+    It is the wanted one, else of `classes` one of a usual name or the first, else any column of a usual name, such
+    as ``label`` or ``target``.
+
+    Args:
+        columns: the names of all columns.
+        image: the column of the images, which is no choice.
+        classes: those that hold classes by type.
+        wanted: the column that the user names; None leaves the choice to the names.
+        name: the data set's, for messages.
+
+    Returns:
+        One of `columns`.
 
     Raises:
         ClatError: no such column.
@@ -79,7 +101,12 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
 
     Args:
         values: (N,); an array is one of whole numbers, and text that is nothing but digits counts as numbers.
-        names: of the classes that the numbers stand for, where the table says so.
+        names: the classes that the numbers stand for, where the table says so.
+        column: the column's name, for messages.
+        name: the data set's, for messages.
+
+    Returns:
+        The values as int64, or as text in Unicode's composed form (NFC).
 
     Raises:
         ClatError: other values, gaps among them, or numbers beyond the names.

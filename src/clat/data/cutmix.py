@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def cutmix(images: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Puts one window of another image of the batch into every image, and mixes their labels by its area.
+    """Put one window of another image of the batch into every image, and mix their labels by its area.
 
     The window, the same for the whole batch, has the sides (H, W) * sqrt(1 - lambda), lambda from Beta(1, 1), about
     a uniform pixel; what reaches beyond the edge is cut off, and the labels follow the area that is left. The
@@ -20,10 +20,11 @@ def cutmix(images: Tensor, labels: Tensor, num_classes: int, generator: torch.Ge
     Args:
         images: shape (N, C, H, W), any type.
         labels: int64, shape (N,), in [0, num_classes).
+        num_classes: how many probabilities a label becomes.
         generator: on the CPU, for the window and the order.
 
     Returns:
-        (images, labels): new images; labels float32, shape (N, num_classes), each row a distribution.
+        (images, labels); new images; labels float32, shape (N, num_classes), each row a distribution.
     """
     n, _, height, width = images.shape
     top, bottom, left, right = _window(height, width, generator)

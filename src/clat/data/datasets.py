@@ -9,21 +9,26 @@ import torch
 from PIL import Image
 
 from clat.core.errors import ClatError, unknown
+from clat.core.memory import available_memory
 from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import LARGEST, LazyImages, default_workers, to_array
+from clat.data.decode import EncodedImages
+from clat.data.image_files import LARGEST, to_array
 from clat.data.imageset import ImageSet
+from clat.data.lazy import default_workers
+from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
 
-GIB = 2**30
 DIGITS_TRAIN = 1297
 """Images of ``digits/train``; the other 500 are ``digits/test``."""
 DIGITS_LARGEST = 512
 """Pixels a side up to which the digits, 8x8, may be resized: they are held in memory."""
 
+RESIDENT_LIMIT = 2**31
+"""Bytes of pixels that are held in memory at most, where nobody says otherwise."""
 _FEW = 4096  # images that one process decodes sooner than worker processes start
 
 
@@ -32,14 +37,14 @@ def load_split(
     split: str = "train",
     *,
     image_size: int | None = None,
-    resident_limit: int = 2 * GIB,
+    resident_limit: int | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
     classes: Classes | None = None,
     cache: bool = True,
     workers: int | None = None,
 ) -> ImageSet:
-    """Reads one split of an image data set.
+    """Read one split of an image data set.
 
     Args:
         name: one of
@@ -48,7 +53,8 @@ def load_split(
             ``clat/data`` in the user cache);
             a folder: images in one sub-folder a class, with or without ``train`` and ``test`` folders above
             them; parquet files in the Hugging Face layout; or a list of images, metadata.csv or train.csv;
-            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub.
+            ``owner/name`` or ``owner/name:config``: a data set on the Hugging Face hub;
+            ``package.module:function`` or an entry point: a reader of your own, see docs/extending.md.
         split: ``train`` or ``test``, or any other split that is there. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels. Resizes the shorter side (bicubic, antialiased) and keeps the centre square.
@@ -78,9 +84,16 @@ def load_split(
     if image_size is not None and not 1 <= image_size <= largest:
         raise ClatError(f"image_size is {image_size}, expected 1 to {largest} pixels")
     listed = None if classes is None else read_classes(classes)
+    if resident_limit is None:
+        resident_limit = default_resident_limit()
     if text == "digits":
         return _digits(split, image_size, listed)
 
+    own = read_by_own_reader(
+        text, split, image_size=image_size, label_column=label_column, image_column=image_column, classes=listed
+    )
+    if own is not None:
+        return own
     wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)
@@ -99,7 +112,7 @@ def load_split(
         name=title,
         split=split,
         class_names=table.class_names,
-        images=LazyImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
+        images=EncodedImages(table.rows, table.image_column, where=where, size=image_size, root=table.root),
         labels=table.labels,
         description="; ".join((origin, *table.notes)),
         notes=table.notes,
@@ -117,6 +130,15 @@ def load_split(
     if path is not None:
         copies.write_copy(path, image_set)
     return image_set
+
+
+def default_resident_limit() -> int:
+    """Return how many bytes of pixels may be held in memory.
+
+    Returns:
+        RESIDENT_LIMIT, or a quarter of the memory that is left, where that is less.
+    """
+    return min(RESIDENT_LIMIT, available_memory() // 4)
 
 
 def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None) -> ImageSet:

@@ -17,8 +17,12 @@ from clat.data.tree import IMAGES, Tree, ending, join
 def split_folders(tree: Tree, name: str) -> dict[str, str]:
     """Find the folders of the splits: those at the top that are called so, and nothing below them.
 
+    Args:
+        tree: the data set's folder.
+        name: the data set's name, for messages.
+
     Returns:
-        Of each split, by its folder's name: the folder's path. All is ``train`` where the folders at the top are
+        The folder's path of each split, by the folder's name. All is ``train`` where the folders at the top are
         classes.
 
     Raises:
@@ -44,7 +48,14 @@ def split_folders(tree: Tree, name: str) -> dict[str, str]:
 
 
 def class_splits(tree: Tree) -> list[str]:
-    """Return the folders at the top that are called like splits and hold folders of images."""
+    """Return the folders at the top that are called like splits and hold folders of images.
+
+    Args:
+        tree: the data set's folder.
+
+    Returns:
+        Their names, sorted.
+    """
     return [folder for folder in tree.folders("") if split_meant(folder) and _holds_folders_alone(tree, folder)]
 
 
@@ -60,17 +71,17 @@ class ClassFolders:
     tree: Tree
     at: str
     name: str
-    """The data set's, for messages."""
+    """The data set's name, for messages."""
     given: tuple[str, ...] | None = None
     """The classes that are wanted; other folders then only matter if there are images in them."""
 
     def __bool__(self) -> bool:
-        """True if there are images in sub-folders and none beside them."""
+        """Return True if there are images in sub-folders and none beside them."""
         return _holds_folders_alone(self.tree, self.at)
 
     @cached_property
     def classes(self) -> dict[str, str]:
-        """The folder of each class, also of an empty one.
+        """Return the folder of each class, also of an empty one.
 
         Raises:
             ClatError: a folder that is no class, or two of one name, in two spellings of an accent.
@@ -100,7 +111,7 @@ class ClassFolders:
         """List the images, class by class.
 
         Returns:
-            Their paths in the tree; their labels; notes.
+            Their paths in the tree, their labels, and notes.
 
         Raises:
             ClatError: an image beside the folders, or a folder that is no class.

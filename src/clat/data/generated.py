@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
-from clat.data.decode import first_line
 from clat.data.imageset import ImageSet
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -32,15 +31,21 @@ class Extra:
 
     images: ImageSet
     fraction: float = 0.7
-    """Of the batch, rounded down to whole images."""
+    """Their part of a batch, in (0, 1), rounded down to whole images."""
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        if not self.images.resident:
+        if not isinstance(self.images.images, Tensor):
             raise ClatError(f"extra images '{self.images.name}' are decoded on demand: load() them first")
 
     def per_batch(self, batch_size: int) -> int:
-        """How many of them are in a batch, at least 1.
+        """Return how many of them are in a batch, at least 1.
+
+        Args:
+            batch_size: images of the whole batch, over all processes.
+
+        Returns:
+            fraction * batch_size, rounded down.
 
         Raises:
             ClatError: the fraction of the batch is less than an image.
@@ -51,25 +56,49 @@ class Extra:
         return count
 
     def fill(self, own: Tensor, batch_size: int, offset: int, generator: torch.Generator) -> Tensor:
-        """The indices of a full batch in random order: `own`, and `offset` + j for extra image j."""
+        """Return the indices of a full batch in random order: `own`, and `offset` + j for extra image j.
+
+        Args:
+            own: int64, 1-D, the indices of the batch's own images.
+            batch_size: images of the whole batch, at least as many as `own`.
+            offset: how many images the training set has.
+            generator: on the CPU; it draws the extra images, with replacement, and then the order.
+
+        Returns:
+            int64, shape (batch_size,).
+        """
         drawn = torch.randint(len(self.images), (batch_size - len(own),), generator=generator)
         batch = torch.cat([own, offset + drawn])
         return batch[torch.randperm(batch_size, generator=generator)]
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 pixels and labels, on the CPU: a set of many gigabytes can stay on disk."""
+        """Return pixels and labels of extra images, on the CPU: a set of many gigabytes can stay on disk.
+
+        Args:
+            indices: int64, shape (B,), each in [0, number of extra images).
+
+        Returns:
+            uint8 images, shape (B, C, H, W), and int64 labels, shape (B,).
+        """
         assert isinstance(self.images.images, Tensor)
         return self.images.images[indices], self.images.labels[indices]
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises ClatError unless both kinds of images are in a batch."""
+    """Raise an error unless both kinds of images are in a batch.
+
+    Args:
+        fraction: the extra images' part of a batch.
+
+    Raises:
+        ClatError: it is not between 0 and 1, both excluded.
+    """
     if not 0 < fraction < 1:
         raise ClatError(f"the fraction of extra images is {fraction}: expected one between 0 and 1")
 
 
 def open_generated(file: str | Path, like: ImageSet) -> ImageSet:
-    """Opens extra training images.
+    """Open extra training images.
 
     Args:
         file: an `.npz` with ``image``, uint8, shape (M, H, W, C), and ``label``, integers, shape (M,). A path, or
@@ -81,8 +110,8 @@ def open_generated(file: str | Path, like: ImageSet) -> ImageSet:
         `numpy.savez` writes, and the published files are); a compressed one is read into memory.
 
     Raises:
-        ClatError: no such file, not an `.npz`, an array missing, of another type or shape, or a label outside
-            the classes.
+        ClatError: no such file, not an `.npz`, an array missing, of another type or shape, or a label outside the
+            classes.
     """
     path = Path(file)
     path = data_root() / path if not path.exists() and (data_root() / path).exists() else path
@@ -117,7 +146,7 @@ def open_generated(file: str | Path, like: ImageSet) -> ImageSet:
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    """One array of an `.npz`: mapped from the file where it is stored uncompressed, else read."""
+    """Return one array of an `.npz`: mapped from the file where it is stored uncompressed, else read."""
     with zipfile.ZipFile(path) as archive:
         names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
         if name not in names:
@@ -145,7 +174,7 @@ def _array(path: Path, name: str) -> np.ndarray:
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: after its local header, which tells the lengths of its last two fields."""
+    """Return where a member's bytes begin: after its local header, which tells how long its last fields are."""
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)
         return info.header_offset + 30 + sum(int.from_bytes(file.read(2), "little") for _ in range(2))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError, unknown
-from clat.data import pil_ops
+from clat.data import pil_geometry, pil_ops
 
 
 class Choice(NamedTuple):
@@ -47,9 +47,9 @@ SPACES: dict[str, tuple[Choice, ...]] = {
         Choice(pil_ops.adjust_sharpness, 0.125, 0.1, 1.9),
         Choice(_autocontrast, 0.125),
         Choice(_equalize, 0.125),
-        Choice(pil_ops.shear_x, 0.0625, 0.05, 0.15, signed=True),
-        Choice(pil_ops.shear_y, 0.0625, 0.05, 0.15, signed=True),
-        Choice(pil_ops.rotate, 0.125, 1, 10, signed=True, whole=True),
+        Choice(pil_geometry.shear_x, 0.0625, 0.05, 0.15, signed=True),
+        Choice(pil_geometry.shear_y, 0.0625, 0.05, 0.15, signed=True),
+        Choice(pil_geometry.rotate, 0.125, 1, 10, signed=True, whole=True),
     ),
     "shape": (
         Choice(pil_ops.adjust_color, 0.08, 0.1, 1.9),
@@ -58,9 +58,9 @@ SPACES: dict[str, tuple[Choice, ...]] = {
         Choice(pil_ops.adjust_sharpness, 0.08, 0.1, 1.9),
         Choice(_autocontrast, 0.04),
         Choice(_equalize, 0.08),
-        Choice(pil_ops.shear_x, 0.15, 0.05, 0.35, signed=True),
-        Choice(pil_ops.shear_y, 0.15, 0.05, 0.35, signed=True),
-        Choice(pil_ops.rotate, 0.3, 1, 30, signed=True, whole=True),
+        Choice(pil_geometry.shear_x, 0.15, 0.05, 0.35, signed=True),
+        Choice(pil_geometry.shear_y, 0.15, 0.05, 0.35, signed=True),
+        Choice(pil_geometry.rotate, 0.3, 1, 30, signed=True, whole=True),
     ),
 }
 """ColorShape: radians for the shears, degrees for the rotation."""
@@ -101,11 +101,18 @@ class IDBH:
             )
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Parameters of n images: float64, shape (n, 32), on the generator's device.
+        """Return random parameters of n images.
 
-        Columns: mirrored; rows and columns cut off; the first one kept of each; where the window is put
-        (top, left); which operation; its strength; whether to erase; ten attempts at a rectangle (areas, then
-        ratios of height to width); its place as fractions of the room that it has.
+        Columns: mirrored; rows and columns cut off; the first one kept of each; where the window is put (top,
+        left); which operation; its strength; whether to erase; ten attempts at a rectangle (areas, then ratios of
+        height to width); its place as fractions of the room that it has.
+
+        Args:
+            n: images, 0 or more.
+            generator: the only source of randomness; the parameters lie on its device.
+
+        Returns:
+            float64, shape (n, 32).
         """
         shape, device = (n, 11 + 2 * _TRIES + 2), generator.device
         uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
@@ -132,7 +139,7 @@ class IDBH:
         return torch.stack(columns, dim=1)
 
     def _draw_operation(self, op: Tensor, size: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        """Its number in the space and its strength, from three uniform numbers an image."""
+        """Return an operation's number in the space and its strength, from three uniform numbers an image."""
         space = SPACES[self.space]
         ends = torch.tensor([choice.probability for choice in space], dtype=torch.float64, device=op.device)
         number = torch.searchsorted(ends.cumsum(0), op.contiguous(), right=True).clamp(max=len(space) - 1)
@@ -143,7 +150,7 @@ class IDBH:
         return number.double(), torch.where((signed > 0) & (sign < 0.5), -strength, strength)
 
     def __call__(self, images: Tensor, params: Tensor | torch.Generator) -> Tensor:
-        """Augments a batch.
+        """Return the augmented images of a batch.
 
         Args:
             images: uint8, shape (N, C, H, W), C 3 or 1.
@@ -187,7 +194,7 @@ IDBH_VARIANTS = {
 
 
 def _whole(uniform: Tensor, largest: Tensor | int) -> Tensor:
-    """Uniform over 0, 1, ..., largest."""
+    """Return a whole number uniform over 0, 1, ..., largest, from one uniform in [0, 1)."""
     return (uniform * (largest + 1)).floor()
 
 
@@ -210,7 +217,7 @@ def _crop_shift(
     rows, columns = rows + top[:, None], columns + left[:, None]
     columns = torch.where(mirrored[:, None] > 0, width - 1 - columns, columns)
     outside = -1
-    return pil_ops.pick(
+    return pil_geometry.pick(
         images,
         torch.where(row_inside, rows, outside)[:, :, None],
         torch.where(column_inside, columns, outside)[:, None, :],

@@ -10,7 +10,7 @@ import torch
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
-from clat.data.decode import LazyImages, decoded_batches
+from clat.data.lazy import FloatImages, LazyImages, decoded_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     """One name a class; label k means ``class_names[k]``."""
     images: torch.Tensor | LazyImages
-    """uint8, shape (N, C, H, W), values 0 to 255; or its lazy stand-in."""
+    """uint8, shape (N, C, H, W), values 0 to 255; or images that stay elsewhere, or are float32 in [0, 1]."""
     labels: torch.Tensor
     """int64, shape (N,), on the CPU, values in [0, num_classes). Resident for lazy images too."""
     description: str = ""
@@ -79,27 +79,39 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes."""
         return len(self.class_names)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Return (C, H, W) of one image."""
         channels, height, width = self.images.shape[-3:]
         return channels, height, width
 
     @property
     def resident(self) -> bool:
-        """True when the pixels are in memory."""
-        return isinstance(self.images, torch.Tensor)
+        """Return True when the pixels are in memory."""
+        return isinstance(self.images, torch.Tensor | FloatImages)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the pixels: uint8, values 0 to 255, or float32 in [0, 1]."""
+        return self.images.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the pixels take, or would take, in memory."""
+        """Return the bytes that the pixels take, or would take, in memory."""
         channels, height, width = self.shape
-        return len(self) * channels * height * width
+        return len(self) * channels * height * width * self.dtype.itemsize
 
     def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
-        """The images at `indices` (each in [0, N)), in that order. Resident pixels are copied.
+        """Return some of the images. Resident pixels are copied.
+
+        Args:
+            indices: each in [0, N); one may be there twice.
+
+        Returns:
+            The images at `indices`, in that order, with their labels.
 
         Raises:
             ClatError: an index outside the set.
@@ -114,7 +126,13 @@ class ImageSet:
         return replace(self, images=images, labels=self.labels[chosen])
 
     def take(self, n: int) -> ImageSet:
-        """The first n images.
+        """Return the first n images.
+
+        Args:
+            n: 0 to N.
+
+        Returns:
+            The set of these images alone.
 
         Raises:
             ClatError: n is negative or larger than the set.
@@ -123,18 +141,30 @@ class ImageSet:
             raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
         return self.subset(torch.arange(n))
 
+    def pixels(self) -> torch.Tensor:
+        """Return the images as they are stored, (N, C, H, W), in memory: shared, if they are there already."""
+        images = self.load().images
+        return images if isinstance(images, torch.Tensor) else images.fetch(torch.arange(len(images)))
+
     def load(self, workers: int = 0, batch_size: int = 512) -> ImageSet:
-        """The same set with its pixels in memory, decoded by `workers` processes.
+        """Return the same set with its pixels in memory.
+
+        Args:
+            workers: processes that decode; 0: this one does.
+            batch_size: images that are decoded at a time.
+
+        Returns:
+            A resident set; the set itself where it is one already.
 
         Raises:
             ClatError: an image that cannot be read or has another size; its row is named.
         """
-        if isinstance(self.images, torch.Tensor):
+        if isinstance(self.images, torch.Tensor | FloatImages):
             return self
-        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=self.dtype)
         batches = torch.arange(len(self)).split(batch_size)
         done = 0
         for batch in decoded_batches(self.images, batches, workers=workers):
             pixels[done : done + len(batch)] = batch
             done += len(batch)
-        return replace(self, images=pixels)
+        return replace(self, images=pixels if self.dtype == torch.uint8 else FloatImages(pixels))

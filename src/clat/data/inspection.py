@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from clat.core.errors import ClatError
 from clat.data.classes import Classes, read_classes
 from clat.data.columns import WantedColumns
-from clat.data.decode import UNREADABLE, default_workers, open_image, to_rgb, why_unreadable
+from clat.data.image_files import UNREADABLE, open_image, to_rgb, why_unreadable
+from clat.data.lazy import default_workers
 from clat.data.sources import ImageTable, locate, one_line, open_source, read_table
 from clat.data.tree import shown
 
@@ -53,7 +54,7 @@ class SplitReport:
 
     @property
     def images(self) -> int:
-        """Images, also those that cannot be read."""
+        """Return the number of images, also of those that cannot be read."""
         return sum(self.counts.values())
 
 
@@ -71,16 +72,20 @@ class DataReport:
 
     @property
     def classes(self) -> list[str]:
-        """The classes in the order of a network's outputs."""
+        """Return the classes in the order of a network's outputs."""
         return list(dict.fromkeys(name for split in self.splits for name in split.counts))
 
     @property
     def sound(self) -> bool:
-        """True if every file can be read and no image is in two splits."""
+        """Return True if every file can be read and no image is in two splits."""
         return not (self.unreadable or self.repeated or any(split.broken for split in self.splits))
 
     def lines(self) -> list[str]:
-        """Return what is to be said beside the tables, a line each."""
+        """Return what is to be said beside the tables.
+
+        Returns:
+            A line each, empty where there is nothing to say; of many broken files the first ones.
+        """
         said = [f"split '{name}' cannot be read: {why}" for name, why in self.unreadable.items()]
         for split in self.splits:
             said += [f"{split.name}: {note}" for note in split.notes]
@@ -92,7 +97,11 @@ class DataReport:
         return said
 
     def split_table(self) -> ConsoleTable:
-        """Return a table with a row a split."""
+        """Return a table with a row a split: images, classes, sizes and broken files.
+
+        Returns:
+            A table for rich's console.
+        """
         from clat.core.console import Table as ConsoleTable
 
         table = ConsoleTable(title=f"{self.name}, from {self.source}")
@@ -107,7 +116,11 @@ class DataReport:
         return table
 
     def class_table(self) -> ConsoleTable:
-        """Return a table with a row a class, the first ones where there are many."""
+        """Return a table with a row a class, the first ones where there are many.
+
+        Returns:
+            A table for rich's console, with the images of each split in a column.
+        """
         classes = self.classes
         from clat.core.console import Table as ConsoleTable
 
@@ -121,7 +134,11 @@ class DataReport:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the report as plain data.
+
+        Returns:
+            What a JSON file can hold, the classes by number and name.
+        """
         splits = self.splits
         return {
             "what": "data check",
@@ -155,7 +172,9 @@ def inspect_data(
     classes: Classes | None = None,
     workers: int | None = None,
 ) -> DataReport:
-    """Decode every image of a data set and report what is there. Nothing is written but copies in the cache.
+    """Decode every image of a data set and report what is there.
+
+    Nothing is written but copies in the cache.
 
     Args:
         name: as for `load_split`, but not ``digits``.
@@ -163,6 +182,9 @@ def inspect_data(
         image_column: as for `load_split`.
         classes: as for `load_split`.
         workers: decoding processes; by default one a core for more than a few thousand images.
+
+    Returns:
+        Counts, sizes and broken files of each split, and the images that two splits share.
 
     Raises:
         ClatError: no such data set, or none of its splits can be read.
@@ -213,7 +235,7 @@ def _report(split: str, table: ImageTable, found: Sequence[Found]) -> SplitRepor
 
 
 def _examined(table: ImageTable, workers: int | None) -> Iterator[Found]:
-    """Every image, in order."""
+    """Yield what is found of every image, in order."""
     total = len(table.rows)
     if workers is None:
         workers = default_workers() if total > _FEW else 0
@@ -237,7 +259,7 @@ class _Examiner(Dataset):
 
 
 def _examine(row: int, stored: dict[str, Any], root: Path | None) -> Found:
-    """One image: decoded, as its header alone says nothing of its pixels."""
+    """Return what is found of one image, decoded, as its header alone says nothing of its pixels."""
     data, path = stored.get("bytes"), stored.get("path")
     where = f"row {row}" if path is None else shown(str(path))
     if data is None and (path is None or root is None):

@@ -18,15 +18,29 @@ LISTS = frozenset((".csv", ".jsonl"))
 def leading_word(file: str) -> str:
     """Return the word that the name of a file begins with.
 
-    >>> leading_word("train-00000-of-00003.parquet")
-    'train'
+    Args:
+        file: the name alone, without its path.
+
+    Returns:
+        The letters before a dash, an underscore, a dot, a space or a digit, or the whole name; "" where there are
+        none.
+
+    >>> leading_word("train-00000-of-00003.parquet"), leading_word("train2.csv")
+    ('train', 'train')
     """
-    found = re.match(r"[A-Za-z]+(?=$|[-_. \\d])", file)
+    found = re.match(r"[A-Za-z]+(?=$|[-_. \d])", file)
     return found[0] if found else ""
 
 
 def named_lists(tree: Tree) -> dict[str, list[str]]:
-    """Find the lists at the top whose names begin with that of a split: train.csv, val-2.jsonl."""
+    """Find the lists at the top whose names begin with that of a split: train.csv, val-2.jsonl.
+
+    Args:
+        tree: the data set's folder.
+
+    Returns:
+        The files of each split, by the word that their names begin with.
+    """
     found: dict[str, list[str]] = {}
     for file in tree.files("", LISTS):
         if split_meant(word := leading_word(file)):
@@ -36,6 +50,13 @@ def named_lists(tree: Tree) -> dict[str, list[str]]:
 
 def read_list(root: Path, path: str) -> dict[str, list[Any]]:
     """Read a list, column by column; those of a .csv hold text, whatever it looks like.
+
+    Args:
+        root: the data set's folder.
+        path: the list in it, .csv or .jsonl, in UTF-8.
+
+    Returns:
+        The values of each column, row by row; nothing for a list without rows.
 
     Raises:
         ClatError: no text, rows of different lengths, broken JSON.

@@ -15,9 +15,11 @@ from clat.core.errors import ClatError
 from clat.core.seeds import generator, permutation
 from clat.data.augment import BatchAugment
 from clat.data.cutmix import cutmix as mix_windows
-from clat.data.decode import LazyImages, decoded_batches, default_workers
 from clat.data.generated import Extra
 from clat.data.imageset import ImageSet
+from clat.data.lazy import LazyImages, decoded_batches, default_workers
+from clat.data.mixup import check_alpha
+from clat.data.mixup import mixup as blend
 
 
 class Loader:
@@ -34,6 +36,8 @@ class Loader:
         shuffle: a new order each epoch; otherwise the set's own order.
         augment: applied to uint8 batches; see `BatchAugment`.
         cutmix: mix windows of the augmented images, and their labels; see `clat.data.cutmix`.
+        mixup: alpha of a blend of the augmented images, and of their labels; see `clat.data.mixup`. With `cutmix`
+            too, each batch has one of the two, with equal probability.
         extra: generated images in every batch, as in the published sampler of Wang et al. 2023: of a batch of B,
             int(fraction * B) are extra, and an epoch is still ceil(N / B) batches, all of them full. So it costs
             what an epoch of the N images alone costs, and shows a random 1 - `fraction` of them. `shuffle` and
@@ -59,6 +63,7 @@ class Loader:
         shuffle: bool = False,
         augment: BatchAugment | None = None,
         cutmix: bool = False,
+        mixup: float | None = None,
         extra: Extra | None = None,
         drop_last: bool = False,
         rank: int = 0,
@@ -78,6 +83,8 @@ class Loader:
             raise ClatError(
                 f"batch_size {batch_size} is larger than the {len(image_set)} images of {here}: lower it"
             )
+        if mixup is not None:
+            check_alpha(mixup)
         if extra is not None:
             theirs, ours = ((s.shape, s.num_classes) for s in (extra.images, image_set))
             if theirs != ours:
@@ -85,9 +92,14 @@ class Loader:
                     f"extra images '{extra.images.name}' have shape {theirs[0]} and {theirs[1]} classes, {here}"
                     f" {ours[0]} and {ours[1]}: they must agree"
                 )
+            if extra.images.dtype != image_set.dtype:
+                raise ClatError(
+                    f"extra images '{extra.images.name}' are {extra.images.dtype}, those of {here}"
+                    f" {image_set.dtype}: they must agree"
+                )
             extra.per_batch(batch_size)
         self.image_set, self.batch_size, self.device = image_set, batch_size, torch.device(device)
-        self.cutmix, self.extra = cutmix, extra
+        self.cutmix, self.mixup, self.extra = cutmix, mixup, extra
         self.seed, self.shuffle, self.augment, self.drop_last = seed, shuffle, augment, drop_last
         self.rank, self.world_size = rank, world_size
         self.workers = default_workers() if workers is None else workers
@@ -100,15 +112,19 @@ class Loader:
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the same for every rank."""
+        """Return the number of batches an epoch has, the same for every rank."""
         full, rest = divmod(len(self.image_set), self.batch_size)
         return full + (rest > 0 and (self.extra is not None or not self.drop_last))
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one epoch from `start_batch` on.
+        """Yield the batches of one epoch from `start_batch` on.
+
+        Args:
+            epoch: its number, from 0; with the seed it decides order and augmentation.
+            start_batch: the first batch that is wanted; those before it are not decoded.
 
         Yields:
-            (x, y) on the device: x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,), or with CutMix
+            (x, y) on the device; x float32 in [0, 1], shape (B, C, H, W); y int64, shape (B,), or with CutMix
             probabilities, float32, shape (B, classes).
 
         Raises:
@@ -120,22 +136,35 @@ class Loader:
 
     def _epoch(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         batches = self._batches(epoch)[start:]
-        # A window can come from another process's share, so with CutMix each process makes the whole batch.
-        made = batches if self.cutmix else [self._share(batch) for batch in batches]
-        for offset, (images, labels) in enumerate(self._gather(made)):
+        # A partner can be in another process's share, so where images are mixed each makes the whole batch.
+        mixes = self.cutmix or self.mixup is not None
+        made = batches if mixes else [self._share(batch) for batch in batches]
+        for offset, (images, labels) in enumerate(self._gather(made, epoch)):
             place = (epoch, start + offset)
             if self.augment is not None:
                 # Drawn on the CPU, for the whole batch: the same for every device and number of processes.
                 params = self.augment.draw(len(batches[offset]), generator(self.seed, "augment", *place))
-                images = self.augment(images, params if self.cutmix else self._share(params))
-            if self.cutmix:
-                draw = generator(self.seed, "cutmix", *place)
-                images, labels = mix_windows(images, labels, self.image_set.num_classes, draw)
-                images, labels = self._share(images), self._share(labels)
-            yield images.to(torch.float32).div_(self._white), labels
+                images = self.augment(images, params if mixes else self._share(params))
+            if images.dtype == torch.uint8:
+                images = images.to(torch.float32).div_(self._white)
+            if mixes:
+                images, labels = map(self._share, self._mix(images, labels, place))
+            yield images, labels
+
+    def _mix(
+        self, images: torch.Tensor, labels: torch.Tensor, place: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a whole batch, its windows exchanged or its images blended."""
+        classes = self.image_set.num_classes
+        windows = self.cutmix
+        if windows and self.mixup is not None:
+            windows = bool(torch.randint(2, (), generator=generator(self.seed, "mix", *place)))
+        if windows or self.mixup is None:
+            return mix_windows(images, labels, classes, generator(self.seed, "cutmix", *place))
+        return blend(images, labels, classes, self.mixup, generator(self.seed, "mixup", *place))
 
     def _batches(self, epoch: int) -> list[torch.Tensor]:
-        """The indices of every batch of an epoch. Extra image j has the index N + j."""
+        """Return the indices of every batch of an epoch. Extra image j has the index N + j."""
         total, extra = len(self.image_set), self.extra
         if extra is None:
             order = permutation(total, self.seed, "order", epoch) if self.shuffle else torch.arange(total)
@@ -149,17 +178,17 @@ class Loader:
         ]
 
     def _share(self, batch: torch.Tensor) -> torch.Tensor:
-        """This rank's rows of something that has one row a sample of the global batch."""
+        """Return this rank's rows of something that has one row a sample of the global batch."""
         first, last = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return batch[first:last]
 
-    def _gather(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """uint8 images and labels, on the device, at each index tensor of `batches`."""
+    def _gather(self, batches: list[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images as they are stored and labels, on the device, at each index tensor of `batches`."""
         if self.extra is None:
-            yield from self._gather_own(batches)
+            yield from self._gather_own(batches, epoch)
             return
         total = len(self.image_set)
-        own = self._gather_own([batch[batch < total] for batch in batches])
+        own = self._gather_own([batch[batch < total] for batch in batches], epoch)
         for batch, (images, labels) in zip(batches, own, strict=True):
             more_images, more_labels = self.extra.gather(batch[batch >= total] - total)
             # Where the whole batch's images lie once those of its own set come first.
@@ -169,14 +198,18 @@ class Loader:
                 torch.cat([labels, more_labels.to(self.device)])[place],
             )
 
-    def _gather_own(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _gather_own(self, batches: list[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if isinstance(self._images, torch.Tensor):
             for indices in batches:
                 here = indices.to(self.device, non_blocking=True)
                 yield self._images[here], self._labels[here]
             return
         decoded = decoded_batches(
-            self._images, batches, workers=self.workers, pin_memory=self.device.type == "cuda"
+            self._images,
+            batches,
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            place=(self.seed, epoch),
         )
         for indices, images in zip(batches, decoded, strict=True):
             yield images.to(self.device, non_blocking=True), self._labels[indices.to(self.device)]

@@ -41,13 +41,33 @@ class Source(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits."""
+        """Return the names of the splits."""
 
     def read(self, split: str) -> Part:
-        """Open a split."""
+        """Open a split.
+
+        Args:
+            split: one of `splits`.
+
+        Returns:
+            Its images, undecoded, and their labels as the source has them.
+
+        Raises:
+            ClatError: something in it that cannot be read, or that fits no layout.
+        """
 
     def known_labels(self, split: str) -> Labels | None:
-        """Return the labels of the other split that decides on the numbers of the classes, if there is one."""
+        """Return the labels of the other split that decides on the numbers of the classes.
+
+        Args:
+            split: one of `splits`, whose classes are to be numbered.
+
+        Returns:
+            The labels of train, of which only the names may be filled in; None where `split` decides itself.
+
+        Raises:
+            ClatError: something in that split that cannot be read.
+        """
 
 
 class Files:
@@ -69,7 +89,12 @@ def open_folder(folder: Path, name: str, wanted: WantedColumns) -> Source:
     """Find out what a folder holds.
 
     Args:
+        folder: an existing folder.
         name: the data set's, for messages.
+        wanted: columns and classes that the user names.
+
+    Returns:
+        Its tables where there are any, else its image files.
 
     Raises:
         ClatError: nothing readable in it, or nothing that can be told apart.
@@ -97,11 +122,12 @@ class Tables:
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """The files of each split."""
+        """Return the files of each split."""
         return find_tables(self.tree, self.name)
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
         return tuple(self.files)
 
     def read(self, split: str) -> Part:
@@ -136,7 +162,7 @@ class ImageFiles:
 
     @cached_property
     def folders(self) -> dict[str, ClassFolders]:
-        """The folder of each split; none where only the names of lists tell the splits apart."""
+        """Return the folder of each split; none where only the names of lists tell the splits apart."""
         if named_lists(self.tree) and not class_splits(self.tree):
             return {}
         found = split_folders(self.tree, self.name)
@@ -144,7 +170,7 @@ class ImageFiles:
 
     @cached_property
     def lists(self) -> dict[str, list[str]]:
-        """The lists of each split."""
+        """Return the lists of each split."""
         found = named_lists(self.tree)
         for split, folder in self.folders.items():
             inside = [join(folder.at, file) for file in self.tree.files(folder.at, LISTS)]
@@ -153,10 +179,11 @@ class ImageFiles:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
         return tuple({**self.folders, **self.lists})
 
     def _listed(self, split: str) -> bool:
-        """True if the split is read from a list: there is one, and no class folders, or a column is named."""
+        """Return True if a list is read: there is one, and no class folders, or a column is named."""
         return split in self.lists and (self.wanted.columns or not self.folders.get(split))
 
     def read(self, split: str) -> Part:
@@ -202,7 +229,7 @@ class ImageFiles:
 
 
 def _train_of(splits: tuple[str, ...], split: str) -> str | None:
-    """The train split, where there is one besides `split`."""
+    """Return the train split, where there is one besides `split`."""
     found = [one for one in splits if split_meant(one) == "train"]
     found = ["train"] if "train" in found else found
     return found[0] if len(found) == 1 and split_meant(split) != "train" else None

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
-from clat.data.decode import first_line
 from clat.data.local import Part, Source, open_folder
 from clat.data.split_names import find_split, split_meant
 from clat.data.tables import Columns, arrow_labels, missing_shards
@@ -46,14 +45,20 @@ class ImageTable:
     root: Path | None
     """Where the paths of images begin."""
     fingerprint: str
-    """Of a set from the hub: changes when the content does."""
+    """A text that changes with the content, for a set from the hub; else empty."""
 
 
 def locate(name: str) -> Path | None:
-    """The folder that `name` means, or None when it is the name of a data set on the hub.
+    """Return the folder that `name` means, or None when it is the name of a data set on the hub.
 
     A bare name is looked for in `data_root` and then in the working directory; anything else is a path, or
     ``owner/name`` (``owner/name:config`` where the hub asks for one) when no such folder exists.
+
+    Args:
+        name: as a user gives it; ~ is the home folder.
+
+    Returns:
+        An existing folder; None for the hub.
 
     Raises:
         ClatError: nothing there; it says which folder was looked in and what to put there.
@@ -83,7 +88,15 @@ def locate(name: str) -> Path | None:
 
 
 def open_source(name: str, folder: Path | None, wanted: WantedColumns) -> Source:
-    """Open a folder, or the hub data set `name` when `folder` is None.
+    """Open a folder, or a data set of the hub.
+
+    Args:
+        name: as for `locate`; a hub name when `folder` is None.
+        folder: as `locate` found it; None: the hub.
+        wanted: columns and classes that the user names.
+
+    Returns:
+        The data set with its splits, none of them read yet.
 
     Raises:
         ClatError: nothing readable there, or hub unreachable.
@@ -97,7 +110,16 @@ def open_source(name: str, folder: Path | None, wanted: WantedColumns) -> Source
 
 
 def open_table(name: str, folder: Path | None, split: str, wanted: WantedColumns) -> ImageTable:
-    """Open `split` of a folder, or of the hub data set `name` when `folder` is None.
+    """Open one split of a folder, or of a data set of the hub.
+
+    Args:
+        name: as for `locate`; a hub name when `folder` is None.
+        folder: as `locate` found it; None: the hub.
+        split: the split that is asked for, see `find_split`.
+        wanted: columns and classes that the user names.
+
+    Returns:
+        Its images, undecoded, with labels and notes.
 
     Raises:
         ClatError: nothing readable there, hub unreachable, no such split, no images or no labels.
@@ -114,8 +136,14 @@ def read_table(
     """Read a split of a source, its classes numbered as the whole data set has them.
 
     Args:
+        source: the open data set.
         split: the name of one of its splits.
+        name: the data set's, for messages.
+        wanted: columns and classes that the user names.
         notes: what is known of it already.
+
+    Returns:
+        Its images, undecoded, with labels and notes.
 
     Raises:
         ClatError: no images or no labels.
@@ -151,6 +179,7 @@ class Hub:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
         return tuple(str(key) for key in (self.builder.config.data_files or self.builder.info.splits or ()))
 
     def read(self, split: str) -> Part:
@@ -163,7 +192,10 @@ class Hub:
         return Part(chosen, columns.image, labels, missing_shards([str(file) for file in files]))
 
     def known_labels(self, split: str) -> Labels | None:
-        """All splits of the hub share the names of their classes; numbers are counted in train."""
+        """Return the labels that decide on the numbers: all splits of the hub share the names of their classes.
+
+        Where the classes have no names, the numbers are counted in train.
+        """
         if split_meant(split) == "train" or "train" not in self.splits:
             return None
         rows, columns = self._open("train")
@@ -172,7 +204,7 @@ class Hub:
         return arrow_labels(rows.data.column(columns.label), columns, self.name)
 
     def _open(self, split: str) -> tuple[Any, Columns]:
-        """All rows of a split, and the choice of its columns."""
+        """Return all rows of a split, and the choice of its columns."""
         import datasets
 
         with _quiet(datasets):
@@ -188,7 +220,7 @@ class Hub:
 
 
 def _open_hub(datasets: Any, name: str) -> Any:
-    """Asks the hub once, briefly, first: without a network, `datasets` retries for half a minute."""
+    """Ask the hub once, briefly, first: without a network, `datasets` retries for half a minute."""
     import huggingface_hub
 
     path, _, config = name.partition(":")
@@ -213,7 +245,17 @@ def _open_hub(datasets: Any, name: str) -> Any:
 
 @contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """Turn the errors of the libraries that read tables, which have no common base, into one line."""
+    """Turn the errors of the libraries that read tables, which have no common base, into one line.
+
+    Args:
+        name: the data set's, for messages.
+
+    Yields:
+        Nothing; the body runs.
+
+    Raises:
+        ClatError: anything that the body raises; one of our own passes as it is.
+    """
     try:
         yield
     except ClatError:
@@ -228,7 +270,7 @@ def one_line(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """No progress bars and no log lines inside; the user's own settings are put back."""
+    """Keep progress bars and log lines away inside; the user's own settings are put back."""
     level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()

@@ -14,7 +14,13 @@ _WORDS = {
 
 
 def split_meant(name: str) -> str | None:
-    """Return train, test or validation where `name` is a word for it, in upper or lower case; else None.
+    """Return train, test or validation where `name` is a word for it, in upper or lower case.
+
+    Args:
+        name: of a folder, a file or a split.
+
+    Returns:
+        The split's usual name; None where it is no word for one.
 
     >>> split_meant("VALID")
     'validation'

@@ -8,13 +8,14 @@ from clat.data.imageset import ImageSet
 
 
 def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = None) -> tuple[ImageSet, ImageSet]:
-    """Splits off n random images.
+    """Split n random images off a set.
 
-    The first n of ``permutation(N, seed, "hold_out")`` are held out and the following `train_size` (default:
-    all) are trained on, so with one seed a smaller training set is part of every larger one and the held-out
-    part stays the same. Both keep the files' order. The cut is the same on every machine.
+    The first n of ``permutation(N, seed, "hold_out")`` are held out and the following `train_size` (default: all)
+    are trained on, so with one seed a smaller training set is part of every larger one and the held-out part stays
+    the same. Both keep the files' order. The cut is the same on every machine.
 
     Args:
+        image_set: the set to cut, of N images.
         n: images to hold out, 0 or more.
         seed: decides which.
         train_size: images to train on, at least 1.

@@ -42,8 +42,17 @@ class Columns:
 
 
 def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
-    """Find the files of each split: those in a folder of the split's name, else by the first word of their names
+    """Find the Parquet and Arrow files of each split.
+
+    They are those in a folder of the split's name, else those whose names begin with it
     (``train-00000-of-00003.parquet``).
+
+    Args:
+        tree: the data set's folder.
+        name: the data set's name, for messages.
+
+    Returns:
+        The paths of each split, by its name; all are ``train`` where none says a split.
 
     Raises:
         ClatError: a file of no split among others that have one, or a split in several folders.
@@ -83,7 +92,14 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
 
 
 def missing_shards(paths: Sequence[str]) -> list[str]:
-    """Return a note when names such as ``train-00000-of-00003.parquet`` show that other files are not there."""
+    """Return a note when names such as ``train-00000-of-00003.parquet`` show that other files are not there.
+
+    Args:
+        paths: the files of one split.
+
+    Returns:
+        One note, or none.
+    """
     shards = [match.groups()[1:] for path in paths if (match := _SHARD.search(os.path.basename(path)))]
     present, total = {index for index, _ in shards}, max((int(total) for _, total in shards), default=0)
     return [f"only {len(present)} of {total} files are there"] if len(present) < total else []
@@ -91,6 +107,15 @@ def missing_shards(paths: Sequence[str]) -> list[str]:
 
 def read_columns(root: Path, paths: Sequence[str], wanted: WantedColumns, name: str) -> Columns:
     """Choose the columns by what the files say of them.
+
+    Args:
+        root: the data set's folder.
+        paths: the files of one split, at least one.
+        wanted: columns that the user names.
+        name: the data set's, for messages.
+
+    Returns:
+        The columns that all the files share.
 
     Raises:
         ClatError: no such columns, or files that number their classes differently.
@@ -115,7 +140,20 @@ def read_columns(root: Path, paths: Sequence[str], wanted: WantedColumns, name: 
 
 
 def read_labels(root: Path, paths: Sequence[str], columns: Columns, name: str) -> Labels:
-    """Read the labels alone."""
+    """Read the labels alone.
+
+    Args:
+        root: the data set's folder.
+        paths: the files of one split.
+        columns: as `read_columns` chose them.
+        name: the data set's, for messages.
+
+    Returns:
+        The labels in the order of the files and their rows.
+
+    Raises:
+        ClatError: values that are no labels, see `to_labels`, or a file that unpacks to too much.
+    """
     parts = []
     for path in paths:
         for batch in read_batches(root / path, [columns.label]):
@@ -124,18 +162,39 @@ def read_labels(root: Path, paths: Sequence[str], columns: Columns, name: str) -
 
 
 def arrow_labels(values: pa.ChunkedArray, columns: Columns, name: str) -> Labels:
-    """Return a column as labels; see `to_labels`."""
+    """Return a column as labels; see `to_labels`.
+
+    Args:
+        values: the column.
+        columns: names the column and its classes, where the files say them.
+        name: the data set's, for messages.
+
+    Returns:
+        Its values, row by row.
+
+    Raises:
+        ClatError: values that are no labels.
+    """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     plain = not values.null_count and pa.types.is_integer(kind) and not pa.types.is_dictionary(values.type)
     return to_labels(values.to_numpy() if plain else values.to_pylist(), columns.names, columns.label, name)
 
 
 def open_rows(root: Path, paths: Sequence[str], columns: Columns) -> Any:
-    """Copy the two columns to an Arrow file in the Hugging Face cache and map it. It is found again as long as no
-    source changes.
+    """Copy the two columns to an Arrow file in the Hugging Face cache and map it.
+
+    The copy is found again as long as no source changes.
+
+    Args:
+        root: the data set's folder.
+        paths: the files of one split.
+        columns: as `read_columns` chose them.
 
     Returns:
         A map-style data set, whose column `columns.image` gives ``{"bytes", "path"}``.
+
+    Raises:
+        ClatError: a file that unpacks to more than any file of images would.
     """
     import datasets  # here, since it takes a second to import
 
@@ -152,7 +211,7 @@ def open_rows(root: Path, paths: Sequence[str], columns: Columns) -> Any:
 
 
 def _copy_name(root: Path, paths: Sequence[str], columns: Columns) -> str:
-    """A name that follows from the sources' paths, sizes and times."""
+    """Return a name that follows from the sources' paths, sizes and times."""
     digest = hashlib.blake2b(repr(columns).encode(), digest_size=16)
     for path in paths:
         stat = os.stat(root / path)
@@ -190,7 +249,10 @@ def _copy(root: Path, paths: Sequence[str], columns: Columns, file: Any) -> None
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """What `datasets` writes of each column into a schema: {"_type": "ClassLabel", "names": [...]} and the like."""
+    """Return what `datasets` writes of each column into a schema.
+
+    It is {"_type": "ClassLabel", "names": [...]} and the like.
+    """
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {column: kind for column, kind in found.items() if column in schema.names and isinstance(kind, dict)}
@@ -204,7 +266,11 @@ def _class_names(feature: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def hf_cache() -> str:
-    """Return the Hugging Face cache, or a temporary folder where that cannot be written (a read-only home)."""
+    """Return the Hugging Face cache, or a temporary folder where that cannot be written (a read-only home).
+
+    Returns:
+        The path of a folder that exists.
+    """
     import datasets
 
     folder = str(datasets.config.HF_DATASETS_CACHE)
@@ -218,5 +284,9 @@ def hf_cache() -> str:
 
 @functools.cache
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder of the process; it is removed when the process ends."""
+    """Return a folder of the process; it is removed when the process ends.
+
+    Returns:
+        The same folder at each call.
+    """
     return tempfile.TemporaryDirectory(prefix="clat-tables-", ignore_cleanup_errors=True)

@@ -28,36 +28,88 @@ class Tree:
     """Of each folder, also an empty one: the sorted names of the folders and of the files directly in it."""
 
     def folders(self, at: str) -> list[str]:
-        """Return the names of the folders directly in `at`, sorted."""
+        """Return the names of the folders directly in `at`, sorted.
+
+        Args:
+            at: the path of a folder in the tree; "" is the root.
+
+        Returns:
+            The names alone, without paths.
+        """
         return self.content[at][0]
 
     def files(self, at: str, endings: frozenset[str] | None = None) -> list[str]:
-        """Return the names of the files directly in `at`: those with one of `endings`, all by default."""
+        """Return the names of the files directly in `at`, sorted.
+
+        Args:
+            at: the path of a folder in the tree; "" is the root.
+            endings: the endings that count, in lower case with their dots; None: all.
+
+        Returns:
+            The names alone, without paths.
+        """
         return [name for name in self.content[at][1] if endings is None or ending(name) in endings]
 
     def below(self, at: str, endings: frozenset[str] | None = None) -> Iterator[str]:
-        """Yield the paths of the files in `at` and then in the folders below it, each in the order of names."""
+        """Yield the paths of the files in `at` and then in the folders below it, each in the order of names.
+
+        Args:
+            at: the path of a folder in the tree; "" is the root.
+            endings: the endings that count, in lower case with their dots; None: all.
+
+        Yields:
+            Paths from the root on.
+        """
         yield from (join(at, name) for name in self.files(at, endings))
         for folder in self.folders(at):
             yield from self.below(join(at, folder), endings)
 
     def holds(self, at: str, endings: frozenset[str] | None = None) -> bool:
-        """Return True if there is such a file in or below `at`."""
+        """Return True if there is such a file in or below `at`.
+
+        Args:
+            at: the path of a folder in the tree; "" is the root.
+            endings: the endings that count, in lower case with their dots; None: all.
+
+        Returns:
+            False also where there are only other files.
+        """
         return next(self.below(at, endings), None) is not None
 
 
 def ending(name: str) -> str:
-    """Return the ending of a file's name in lower case, with its dot; "" where there is none."""
+    """Return the ending of a file's name in lower case, with its dot.
+
+    Args:
+        name: a file's name or path.
+
+    Returns:
+        Such as ``.png``; "" where there is none.
+    """
     return os.path.splitext(name)[1].lower()
 
 
 def join(folder: str, name: str) -> str:
-    """Return the path of `name` in `folder`, which may be the root, ""."""
+    """Return the path of `name` in `folder`.
+
+    Args:
+        folder: a path in a tree, which may be the root, "".
+        name: a path below it.
+
+    Returns:
+        Both, with a "/" between them.
+    """
     return f"{folder}/{name}" if folder else name
 
 
 def read_tree(root: Path) -> Tree:
     """Walk through all folders below `root`, links to folders included, each link of a circle once.
+
+    Args:
+        root: an existing folder.
+
+    Returns:
+        The folders with their files; hidden ones and what systems leave behind are not there.
 
     Raises:
         ClatError: a folder that cannot be listed.
@@ -89,5 +141,12 @@ def _walk(root: Path, at: str, above: tuple[str, ...], content: dict[str, tuple[
 
 
 def shown(name: str) -> str:
-    """Return a file's name as text that can be printed and stored: bytes that are no UTF-8 become \\xff."""
+    """Return a file's name as text that can be printed and stored.
+
+    Args:
+        name: as the system gives it.
+
+    Returns:
+        The name, in which bytes that are no UTF-8 become \\xff and the like.
+    """
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""Does what a network says of an image depend on the images beside it?
+"""Dependence of a network's outputs on the other images of a batch.
 
-Then its accuracies are those of one batch size and one order, and an attack, whose images leave the batch as they
-are done, meets another network at every step. BatchNorm without stored statistics is the usual cause.
+Where there is any, accuracies are those of one batch size and one order, and an attack, whose images leave the
+batch as they are done, meets another network at every step. BatchNorm without stored statistics is the usual cause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from clat.network.guard import floating_type
 
 
 def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the logits (N, classes) of each image of `x` (N, C, H, W) given to the network by itself.
+    """Return the logits of each image given to the network by itself.
+
+    Args:
+        model: the network under evaluation; it is left as it is.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,); they only have to fit the outputs.
+
+    Returns:
+        Logits, (N, classes), exact float32, on the CPU.
 
     Raises:
         ClatError: the network does not run on a single image, as `clat.evaluate` needs when few are left to attack.
@@ -35,7 +43,7 @@ def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _needs_company(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether the network runs on two images, and on one of them not."""
+    """Return True if the network runs on two images and not on one of them."""
     logits_among(model, x[:1], y[:1], 1)
     try:
         predict(model, x[:1], y[:1])
@@ -45,7 +53,17 @@ def _needs_company(model: nn.Module, x: Tensor, y: Tensor) -> bool:
 
 
 def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Return the logits (N, classes) of `x` in batches; where these are of one image, beside its negative 1 - x."""
+    """Return the logits of images in batches; where these are of one image, beside its negative 1 - x.
+
+    Args:
+        model: the network under evaluation; it is left as it is.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,); they only have to fit the outputs.
+        batch_size: images in a forward pass.
+
+    Returns:
+        Logits, (N, classes), exact float32, on the CPU.
+    """
     if min(len(x), batch_size) > 1:
         return predict(model, x, y, batch_size=batch_size)
     pairs = torch.stack([x, 1 - x], 1).flatten(0, 1)
@@ -53,8 +71,16 @@ def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Ten
 
 
 def differing(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
-    """Return which images' logits, (N, classes) twice, differ by more than rounding in its precision does:
-    (N,) bool, on the CPU."""
+    """Return which images' logits differ by more than rounding in the network's precision does.
+
+    Args:
+        model: the network whose weights' type sets the tolerance.
+        one: logits, (N, classes).
+        other: logits of the same images, (N, classes).
+
+    Returns:
+        One flag an image, (N,) bool, on the CPU.
+    """
     one, other = one.float().cpu(), other.float().cpu()
     scale = (one - one.mean(1, keepdim=True)).abs().amax(1)
     # Sums in another order, as of another batch size, differ by a millionth or so.
@@ -63,7 +89,16 @@ def differing(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
 
 
 def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Return whether two passes over the first image of `x` give different logits."""
+    """Return whether two passes over the first image give different logits.
+
+    Args:
+        model: the network under evaluation; it is left as it is.
+        x: images in [0, 1], (N, C, H, W), at least one.
+        y: their labels, (N,).
+
+    Returns:
+        True if they do, as with noise or dropout that stays on in evaluation mode.
+    """
     first, second = logits_alone(model, x[[0, 0]], y[[0, 0]]).split(1)
     return bool(differing(model, first, second))
 
@@ -76,15 +111,21 @@ def batch_notes(
     alone: Tensor | None = None,
     among: Tensor | None = None,
 ) -> list[str]:
-    """Return what an evaluation has to say of a network whose outputs are not the image's own: one line, or none.
+    """Return what an evaluation has to say of a network whose outputs are not the image's own.
 
     Args:
-        model: the network.
-        x: images (N, C, H, W), of which the first is looked at.
+        model: the network under evaluation; it is left as it is.
+        x: images in [0, 1], (N, C, H, W), of which the first is looked at.
         y: their labels, (N,).
-        batch_size: of the evaluation.
-        alone: the first image's logits, (1, classes), by itself, if they are known.
+        batch_size: images that the evaluation attacks at a time.
+        alone: the first image's logits by itself, (1, classes), if they are known; None: measured here.
         among: the same image's within the first batch, if they are.
+
+    Returns:
+        One line, or none.
+
+    Raises:
+        ClatError: the network does not run on a single image.
     """
     if alone is None:
         alone = logits_alone(model, x[:1], y[:1])
@@ -102,6 +143,13 @@ def batch_notes(
 
 
 def cause(model: nn.Module) -> str:
-    """Return the usual cause in brackets, if the network has it, else nothing."""
+    """Return the usual cause of a dependence on the batch, if the network has it.
+
+    Args:
+        model: the network whose layers are looked at.
+
+    Returns:
+        Text in brackets with a space before it; "" where BatchNorm is not the cause.
+    """
     unstored = any(bn.running_mean is None for bn in modes.batch_norms(model))
     return " (BatchNorm without stored statistics)" if unstored else ""

@@ -1,4 +1,4 @@
-"""Which protocol, and how many images, fit into a given time.
+"""The protocol, and the number of images, that fit into a given time.
 
 A few images are put through cr first: they say what a pass costs here, and how many images are robust, on which
 nearly all the time of an evaluation goes. The rest is arithmetic: what an attack spends on one that withstands it.
@@ -24,7 +24,7 @@ from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
 
 LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
-"""From the strongest on. `autoattack-sampled` says as much as `autoattack`, if within an interval."""
+"""Protocols and plans, the strongest first. `autoattack-sampled`: as `autoattack`, within an interval."""
 ENOUGH = 500
 """Images, with which a stronger protocol is better than a weaker one with more."""
 PILOT = 48
@@ -36,7 +36,17 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that "90", "90s", "10m" or "1.5h" say. Raises ClatError for anything else, and for 0."""
+    """Return the seconds that a text such as "90", "90s", "10m" or "1.5h" says.
+
+    Args:
+        text: a number above 0 with s, m, min or h behind it; none: seconds.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ClatError: the text says anything else, or no time at all.
+    """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
     if found is None or not (seconds := float(found[1]) * _UNITS[found[2]]) > 0:
         raise ClatError(f"the budget is '{text}': expected a time such as 90s, 10m or 1.5h")
@@ -45,8 +55,16 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """What a few images showed. `seconds`: of a pass of one image; `clean`, `robust`: shares of the images, the
-    latter under cr, None where the budget was too small to see; `relaxed`: passes an image took under cr."""
+    """Measurements on a few images, made before a plan.
+
+    Attributes:
+        images: how many they were.
+        seconds: what a pass of one image takes.
+        spent: seconds that the pilot took.
+        clean: the share of the images that is right; None where the budget was too small to see.
+        robust: the share that withstands cr; None as for `clean`.
+        relaxed: passes that an image took under cr; None as for `clean`.
+    """
 
     images: int
     seconds: float
@@ -57,8 +75,21 @@ class Pilot:
 
 
 def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, options: dict[str, Any]) -> Pilot:
-    """Measure on the first images of `order`, (N,) int64, within a tenth of the budget, in seconds; `options`: of
-    `evaluate_set`."""
+    """Measure what a pass costs and how robust the network is, within a tenth of the budget.
+
+    Args:
+        model: the network under evaluation; it is left as it is.
+        images: the set.
+        order: the numbers of its images in random order, (N,) int64, of which the first are taken.
+        budget: seconds of the whole evaluation.
+        options: further ones of `evaluate_set`, such as eps and norm.
+
+    Returns:
+        What was measured; accuracies only where the budget allows eight images under cr.
+
+    Raises:
+        ClatError: as `evaluate_set` does.
+    """
     few = order[:8]
     first = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost
     seconds = first.seconds / (first.forwards + first.backwards)
@@ -80,7 +111,16 @@ def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """What is to be run, and how long it should take: `seconds`, of `budget`, without the pilot's."""
+    """A protocol and a number of images, and how long they should take.
+
+    Attributes:
+        protocol: the name of a protocol or a plan.
+        images: how many are evaluated.
+        of: how many there are.
+        seconds: what they should take, without the pilot.
+        budget: seconds that were given.
+        pilot: what the plan follows from.
+    """
 
     protocol: str
     images: int
@@ -90,11 +130,27 @@ class EvaluationPlan:
     pilot: Pilot
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            The fields by name, those of the pilot within it.
+        """
         return asdict(self)
 
 
 def passes_per_image(name: str, protocol: Protocol, pilot: Pilot, images: int, classes: int) -> float:
-    """Return the passes that an image takes on average, of `images` of them, under a protocol or a plan."""
+    """Return the passes that an image takes on average under a protocol or a plan.
+
+    Args:
+        name: of the protocol or the plan.
+        protocol: its attacks; for a plan, those that its sample goes through.
+        pilot: the shares of images that are right and robust; those unknown count as 1.
+        images: how many are evaluated, which decides the size of a sample.
+        classes: outputs of the network.
+
+    Returns:
+        Forward and backward passes of one image, each counted as one.
+    """
     clean = 1.0 if pilot.clean is None else pilot.clean
     robust = clean if pilot.robust is None else pilot.robust
     relaxed = 2 + clean * survivor_passes(PROTOCOLS["cr"], classes) if pilot.relaxed is None else pilot.relaxed
@@ -123,10 +179,13 @@ def choose(
         pilot: what was measured.
         budget: seconds, the pilot's included.
         available: images there are.
-        classes: of the network.
+        classes: outputs of the network.
         batch_size: images that are attacked at a time, of which one batch has to fit.
         asked: the name and the protocol that were asked for; None: any of LADDER.
-        processes: that share the work.
+        processes: how many share the work.
+
+    Returns:
+        The plan.
 
     Raises:
         ClatError: where not even a batch fits.
@@ -171,6 +230,15 @@ def _most_images(left: float, pilot: Pilot, name: str, protocol: Protocol, avail
 
 
 def random_order(count: int, seed: int, ids: Sequence[int] | Tensor | None = None) -> Tensor:
-    """Return the images in the order in which they are taken while not all are: (N,) int64 numbers."""
+    """Return the images in the order in which they are taken while not all are.
+
+    Args:
+        count: how many images the set has.
+        seed: decides the order.
+        ids: the numbers of those to be evaluated; None: all of the set.
+
+    Returns:
+        Their numbers, (N,) int64, each once.
+    """
     numbers = torch.arange(count) if ids is None else torch.as_tensor(ids, dtype=torch.int64)
     return numbers[permutation(len(numbers), seed, "evaluation-order")]

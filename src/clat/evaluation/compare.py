@@ -12,8 +12,9 @@ from torch import Tensor
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.core.formatting import percent, points
+from clat.core.formatting import p_text, percent, points
 from clat.evaluation.result import Evaluation, EvaluationRecord
+from clat.evaluation.same_run import refuse_one_run
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -25,8 +26,15 @@ ACCURACIES = ("clean", "robust")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same samples; differences are the second's less the first's. `notes`: what could not be
-    checked."""
+    """Two networks on the same samples.
+
+    Attributes:
+        labels: what the two are called.
+        setting: protocol, norm, eps, data and number of samples, which they share.
+        notes: what could not be checked.
+        accuracies: "clean" and "robust" -> that of the first and of the second.
+        differences: "clean" and "robust" -> the second's accuracy less the first's.
+    """
 
     labels: tuple[str, str]
     setting: dict[str, Any]
@@ -35,6 +43,11 @@ class Comparison:
     differences: dict[str, PairedDifference]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            Both names, the setting, and for "clean" and "robust" the accuracies and their difference.
+        """
         accuracies = {kind: [one.to_dict() for one in pair] for kind, pair in self.accuracies.items()}
         return {
             "what": "comparison",
@@ -49,9 +62,19 @@ class Comparison:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the comparison as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
+        """Return a rich table with a row for the clean and one for the robust accuracy.
+
+        Returns:
+            Both accuracies, their difference, its 95 % interval and McNemar's exact p value.
+        """
         table = Table(
             title=f"B less A, {_setting_text(self.setting)}",
             caption=f"A {self.labels[0]}\nB {self.labels[1]}\np: McNemar, exact",
@@ -66,8 +89,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SeedComparison:
-    """One or two groups of networks that differ in their seed alone; `differences`: the second less the first;
-    `notes`: what could not be checked."""
+    """One or two groups of networks that differ in their seed alone.
+
+    Attributes:
+        labels: what the results of each group are called.
+        setting: protocol, norm, eps, data and number of samples, which all share.
+        notes: what could not be checked.
+        summaries: "clean" and "robust" -> one summary a group.
+    """
 
     labels: tuple[tuple[str, ...], ...]
     setting: dict[str, Any]
@@ -76,9 +105,15 @@ class SeedComparison:
 
     @property
     def differences(self) -> dict[str, SeedDifference]:
+        """Return the second group's mean less the first's, by "clean" and "robust"; none for one group."""
         return {kind: SeedDifference(*groups) for kind, groups in self.summaries.items() if len(groups) == 2}
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            The groups with their summaries, the setting, and the differences where there are two groups.
+        """
         differences = {kind: one.to_dict() for kind, one in self.differences.items()}
         return {
             "what": "seeds",
@@ -92,9 +127,19 @@ class SeedComparison:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the comparison as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
+        """Return a rich table with a row for each accuracy and group.
+
+        Returns:
+            Mean, deviation and lowest; with two groups, Welch's interval and p value of their difference too.
+        """
         counts = " and ".join(str(len(group)) for group in self.labels)
         table = Table(title=f"{counts} seeds, {_setting_text(self.setting)}")
         groups = "AB" if len(self.labels) == 2 else "A"
@@ -112,9 +157,17 @@ class SeedComparison:
 
 
 def compare(first: Source, second: Source) -> Comparison:
-    """The paired comparison of two results of one protocol, eps, norm and data.
+    """Compare two results of one protocol, eps, norm and data, sample by sample.
 
-    Raises ClatError where these differ, naming what does, and for a file that is no result of an evaluation.
+    Args:
+        first: an evaluation, its record, or the JSON file that it was written to.
+        second: another one, of the same samples.
+
+    Returns:
+        Both accuracies and the paired difference, the second's less the first's.
+
+    Raises:
+        ClatError: the settings or images differ, which is named, or a file is no result of an evaluation.
     """
     both = _read_all([first, second])
     one, other = both
@@ -128,24 +181,23 @@ def compare(first: Source, second: Source) -> Comparison:
     )
 
 
-def differences_where_paired(
-    first: EvaluationRecord, second: EvaluationRecord
-) -> dict[str, PairedDifference] | None:
-    """Return the second's "clean" and "robust" accuracy less the first's, image by image, or None unless both hold
-    verdicts under one setting and say that their images are the same."""
-    if first.images is None or first.images != second.images:
-        return None
-    try:
-        return compare(first, second).differences
-    except ClatError:
-        return None
-
-
 def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> SeedComparison:
-    """Mean, deviation and lowest over the results of one setting; with `against`, the second group less the first.
-    Raises ClatError as `compare` does."""
+    """Summarize the results of one setting over seeds, and compare two groups of them.
+
+    Args:
+        seeds: results of networks that differ in their seed alone, as for `compare`.
+        against: a second group, whose mean less the first's is tested; none: only the first is summarized.
+
+    Returns:
+        Mean, deviation and lowest of each group, and the difference of the means.
+
+    Raises:
+        ClatError: as `compare` does.
+    """
     everything = _read_all([*seeds, *against])
     groups = [group for group in (everything[: len(seeds)], everything[len(seeds) :]) if group]
+    for sources, group in zip((seeds, against), groups, strict=False):
+        refuse_one_run(sources, group)
 
     def summary(group: Sequence[EvaluationRecord], place: int) -> SeedSummary:
         return SeedSummary(tuple(_accuracy(one.verdicts()[place]).value for one in group))
@@ -185,7 +237,7 @@ def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
 
 
 def _notes(everything: Sequence[EvaluationRecord]) -> tuple[str, ...]:
-    """What has to be taken on trust: results of older versions do not say which images they are of."""
+    """Return what has to be taken on trust: results of older versions do not say which images they are of."""
     without = [one.name for one in everything if one.images is None]
     if not without:
         return ()
@@ -210,7 +262,7 @@ def _accuracy(flags: Tensor) -> Accuracy:
 
 
 def _essence(value: Any) -> Any:
-    """A protocol is its hash, whatever somebody calls it."""
+    """Return what must agree of a value: a protocol is its hash, whatever somebody calls it."""
     return value.get("hash", value) if isinstance(value, dict) else value
 
 
@@ -222,18 +274,13 @@ def _setting_text(setting: dict[str, Any]) -> str:
     return f"{setting['protocol']['name']}, {setting['norm']} eps {setting['eps']}, n = {setting['n']}"
 
 
-def p_text(p: float) -> str:
-    """Return a p value as text: two digits, or a bound."""
-    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
 def _columns(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="left" if name in ("accuracy", "group") else "right")
 
 
 def _written(difference: Difference) -> tuple[str, str, str]:
-    """Value, interval and p value as text; dashes where a spread is not known."""
+    """Return value, interval and p value as text; dashes where a spread is not known."""
     p = difference.p_value
     interval = "–" if difference.interval is None else " to ".join(points(end) for end in difference.interval)
     interval = interval.replace("\N{NO-BREAK SPACE}points", "", 1)

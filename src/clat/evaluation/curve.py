@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,34 @@ from clat.evaluation.statistics import Accuracy
 
 @dataclass(frozen=True)
 class EpsCurve:
-    """`points`: (eps as exact text, accuracy) by rising eps; at eps 0 the clean accuracy. `results`: the
-    evaluations behind them, one for each eps above 0."""
+    """Accuracies by rising eps, and the evaluations that they come from.
+
+    Attributes:
+        points: eps as exact text with the accuracy under attack; at eps 0 the clean accuracy.
+        results: one evaluation for each eps above 0.
+    """
 
     points: tuple[tuple[str, Accuracy], ...]
     results: tuple[Evaluation, ...]
 
+    @property
+    def expected_accuracy(self) -> float | None:
+        """The accuracy to expect where every eps from the smallest to the largest is as likely as any other: the
+        area under the points joined by straight lines, over its width. None for a single eps."""
+        sizes = [float(Fraction(eps)) for eps, _ in self.points]
+        values = [accuracy.value for _, accuracy in self.points]
+        pieces = [
+            (right - left) * (one + other) / 2
+            for (left, right), (one, other) in zip(pairwise(sizes), pairwise(values), strict=True)
+        ]
+        return sum(pieces) / (sizes[-1] - sizes[0]) if pieces else None
+
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            The protocol, the points, and each evaluation without what all share.
+        """
         one = self.results[0]
         shared = {"what", "protocol", "environment", *one.about}
         return {
@@ -42,6 +64,7 @@ class EpsCurve:
                 {"eps": {"text": eps, "value": float(Fraction(eps))}, "accuracy": accuracy.to_dict()}
                 for eps, accuracy in self.points
             ],
+            "expected_accuracy": self.expected_accuracy,
             "evaluations": [
                 {key: value for key, value in result.to_dict().items() if key not in shared}
                 for result in self.results
@@ -50,6 +73,11 @@ class EpsCurve:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the curve as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
 
@@ -63,15 +91,42 @@ def eps_curve(
     norm: str = "linf",
     **options: Any,
 ) -> EpsCurve:
-    """Evaluate `model` on `x` (N, C, H, W) in [0, 1], `y` (N,) at each of `eps`; options as for `clat.evaluate`.
-    Raises ClatError as that does, and unless at least one eps is above 0."""
+    """Evaluate a network at several sizes of the perturbation.
+
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        eps: the sizes, numbers or fractions such as "8/255"; 0 adds the clean accuracy.
+        protocol: a built-in name, a TOML file or a Protocol.
+        norm: "linf" or "l2".
+        options: further ones of `clat.evaluate`.
+
+    Returns:
+        The accuracies by rising eps.
+
+    Raises:
+        ClatError: as `clat.evaluate` does, and unless at least one eps is above 0.
+    """
     return trace_curve(
         lambda size: evaluate(model, x, y, protocol=protocol, eps=size, norm=norm, **options), eps, norm
     )
 
 
 def trace_curve(measure: Callable[[Fraction], Evaluation], eps: Sequence[Size], norm: str = "linf") -> EpsCurve:
-    """The curve of any evaluation at an eps, such as one of a streamed image set."""
+    """Return the curve of any evaluation at an eps, such as one of a streamed image set.
+
+    Args:
+        measure: returns the evaluation at an eps, which is above 0.
+        eps: the sizes, numbers or fractions, in any order; one that is there twice counts once.
+        norm: "linf" or "l2".
+
+    Returns:
+        The accuracies by rising eps.
+
+    Raises:
+        ClatError: no eps is above 0, or one is no size.
+    """
     sizes = sorted({parse_size(size, norm=norm) for size in eps})
     results = [measure(size) for size in sizes if size > 0]
     if not results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
+from clat.core.memory import release_freed_memory
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
 from clat.evaluation.effort import survivor_passes
-from clat.evaluation.evaluate import evaluate
+from clat.evaluation.evaluate import BATCH_SIZE, evaluate
 from clat.evaluation.job import Report
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
@@ -28,8 +31,8 @@ from clat.network.cost import Cost
 from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
-PART_BYTES = 2**30
-"""Images held as float32 at a time."""
+PART_BYTES = 2**26
+"""Bytes of images that are held as float32 at a time, in whole batches and at least one."""
 LONG = 1000
 """Passes of a robust image from which on processes may have to wait long for one another."""
 
@@ -42,22 +45,41 @@ def evaluate_set(
     eps: Size,
     ids: Tensor | Sequence[int] | None = None,
     state: str | Path | None = None,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int | None = None,
     channels_last: bool = True,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
     extent: Extent | None = None,
     **options: Any,
 ) -> Evaluation:
-    """`clat.evaluate` on an `ImageSet`, which may be larger than memory; options as there.
+    """Evaluate a network on an image set, which may be larger than memory.
 
-    `ids`: evaluate these images of the set only (the 5,000-image convention), by number, in this order. `state`: a
-    file name from which an interrupted evaluation goes on; each part adds its number to it, and so does the number
-    of processes, where there are several. Within torch.distributed, each process takes a share whenever it is free
-    (`clat.evaluation.shares`), reports on its own, and all return the whole result; a sample's verdict does not
-    depend on which process had it. `channels_last`: the memory layout while it goes on,
-    faster for convolutions, if the model runs in it; it is left in the one that it had. Raises ClatError as
-    `clat.evaluate` does, and for ids that are no numbers of images, or there twice.
+    Within torch.distributed, each process takes a share whenever it is free (`clat.evaluation.shares`), reports on
+    its own, and all return the whole result; a sample's verdict does not depend on which process had it.
+
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
+        images: the set, in memory or streamed.
+        protocol: a built-in name, a TOML file or a Protocol.
+        eps: the radius, a number or a fraction such as "8/255".
+        ids: evaluate these images of the set only (the 5,000-image convention), by number, in this order; None:
+            all.
+        state: a file name from which an interrupted evaluation goes on; each part adds its number to it, and so
+            does the number of processes, where there are several.
+        part_bytes: bytes of images, as float32, that are held at a time.
+        channels_last: the memory layout while it goes on, faster for convolutions, if the model runs in it; it is
+            left in the one that it had.
+        report: told of the progress, see `clat.evaluation.job.Report`.
+        about: what is added to the result's JSON, beside the data set.
+        extent: go through a part of the protocol only, which is for `clat.evaluation.sampled`.
+        options: further ones of `clat.evaluate`: norm, seed, batch_size, precision, keep_examples.
+
+    Returns:
+        The result, its samples in the order of `ids`.
+
+    Raises:
+        ClatError: as `clat.evaluate` does, for an empty set, and for ids that are no numbers of images, or there
+            twice.
     """
     model = unwrapped(model)
     where = f"'{images.name}/{images.split}'"
@@ -67,17 +89,20 @@ def evaluate_set(
     if len(ids) == 0:
         raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    size = max(1, part_bytes // (4 * images.nbytes // len(images)))
+    at_least("batch_size", options.get("batch_size", BATCH_SIZE), 1)
+    size = _images_at_a_time(images, part_bytes, options.get("batch_size", BATCH_SIZE))
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     logits = _tried(model, images, device, layout)
     if logits is None:
         layout = torch.contiguous_format
     notes = [*images.notes, *_outputs_note(logits, images)]
-    about = {**(about or {}), "data": {"name": images.name, "split": images.split, "n": len(ids)}}
+    data = {"name": images.name, "split": images.split, "n": len(ids)}
+    about = {**(about or {}), "data": data, "classes": list(images.class_names)}
 
     def evaluated(number: int) -> Evaluation:
         part = ids[parts[number]]
+        release_freed_memory()
         x, y = next(iter(Loader(images.subset(part), len(part), device="cpu").epoch()))
         x, y = x.contiguous(memory_format=layout).to(device), y.to(device)
         file = None if state is None else Path(state).with_name(f"{Path(state).name}.{prefix}-{number}")
@@ -115,9 +140,20 @@ def evaluate_set(
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
 
 
+def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:
+    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then whole batches."""
+    bytes_each = 4 * math.prod(images.shape)
+    if part_bytes is None:
+        return max(PART_BYTES // bytes_each // batch_size, 1) * batch_size
+    return max(part_bytes // bytes_each, 1)
+
+
 def _wait_for_all(device: torch.device) -> None:
-    """Until every process is here. Signals get through, which they do not within a collective; the shares of an
-    evaluation can take very different times."""
+    """Wait until every process is here.
+
+    Signals get through, which they do not within a collective; the shares of an evaluation can take very different
+    times.
+    """
     together = dist.all_reduce(torch.zeros(1, device=device), async_op=True)
     while not together.is_completed():
         time.sleep(0.05)
@@ -125,8 +161,10 @@ def _wait_for_all(device: torch.device) -> None:
 
 
 def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> Tensor | None:
-    """The model's output for the first image in this layout, None if it does not run: one that calls view() may
-    not."""
+    """Return the model's output for the first image in this layout.
+
+    None if it does not run: a model that calls view() may not.
+    """
     x, _ = next(iter(Loader(images.take(1), 1, device="cpu", workers=0).epoch()))
     try:
         with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
@@ -137,7 +175,7 @@ def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: tor
 
 
 def _outputs_note(logits: object, images: ImageSet) -> list[str]:
-    """What to say of a network with more outputs than there are classes: which output is which, nobody knows."""
+    """Return a note on a network with more outputs than there are classes: nobody says which is which."""
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else images.num_classes
     if outputs <= images.num_classes:
         return []
@@ -145,8 +183,17 @@ def _outputs_note(logits: object, images: ImageSet) -> list[str]:
 
 
 def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[str] = ()) -> Evaluation:
-    """One evaluation of all the parts; `places`: where each of their samples stands in the whole; `notes`: of the
-    whole."""
+    """Join the evaluations of all parts of a set to one.
+
+    Args:
+        results: of the parts, under the same protocol and settings; what they say beside the samples is the
+            first's.
+        places: where each of their samples, in order, stands in the whole, (N,) int64, each place once.
+        notes: of the whole, which come before those of the parts.
+
+    Returns:
+        The whole, with the sum of the costs.
+    """
 
     def whole(parts: list[Tensor]) -> Tensor:
         together = torch.cat(parts)
@@ -159,6 +206,8 @@ def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[
         results[0],
         correct=whole([result.correct for result in results]),
         fooled_by=whole([result.fooled_by for result in results]),
+        labels=whole([result.labels for result in results]),
+        predicted=whole([result.predicted for result in results]),
         samples=whole([result.samples for result in results]),
         x_adv=whole(examples) if examples else None,
         notes=list(dict.fromkeys([*notes, *(note for result in results for note in result.notes)])),

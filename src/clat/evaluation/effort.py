@@ -1,4 +1,4 @@
-"""What an evaluation will cost: the passes of an image that withstands everything, and of one that falls."""
+"""The expected cost of an evaluation: passes of an image that withstands everything, and of one that falls."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ FOOLED = 60
 
 
 def survivor_passes(protocol: Protocol, classes: int) -> int:
-    """Return the forward and backward passes that an image costs which withstands all of a protocol, about."""
+    """Return about how many passes an image costs which withstands all of a protocol.
+
+    Args:
+        protocol: its attacks with their steps, targets and restarts.
+        classes: outputs of the network, at least 2.
+
+    Returns:
+        Forward and backward passes, each counted as one.
+    """
     return sum(spec.restarts * _attack_passes(spec, classes) for spec in protocol.attacks)
 
 
 def _attack_passes(spec: AttackSpec, classes: int) -> int:
-    steps = spec.steps or 0
+    told = (spec.settings or {}).get("steps")
+    steps = spec.steps or (told if isinstance(told, int) else 0)
     targets = min(spec.targets or 1, classes - 1)
     if spec.attack == "apgd":
         return targets * 2 * (steps + 2)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from clat.attacks.search import worthwhile
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.threat_model import NORMS
+from clat.core.threat_model import EVALUATION_NORMS
 from clat.core.units import Size, parse_size, size_text
+from clat.data import as_image_set
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import plan_searches
@@ -25,20 +26,23 @@ from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 
+BATCH_SIZE = 250
+"""Samples attacked at a time."""
 PRECISIONS = ("float32", "bfloat16")
-"""Of the search, but for FAB's, which is float32 always. float32 may be TensorFloat32 on a GPU, as torch's flags
-have it. The verdict on every example is a fresh forward pass in exact float32 either way."""
+"""Precisions of the search, but for FAB's, Square's and Pixle's, which is float32 always. float32 may be
+TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
+exact float32 either way."""
 
 
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Tensor | None = None,
     *,
     protocol: str | Path | Protocol = "pgd-20",
     eps: Size,
     norm: str = "linf",
-    batch_size: int = 250,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     precision: str = "float32",
     ids: Tensor | None = None,
@@ -48,21 +52,48 @@ def evaluate(
     about: dict[str, Any] | None = None,
     extent: Extent | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on `x` (N, C, H, W) in [0, 1] with labels `y` (N,) under a protocol.
+    """Evaluate a network on images in memory under a protocol.
 
-    `protocol`: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol; `eps`: float or
-    fraction; `batch_size`: samples attacked at a time; `seed`: of all random choices, which belong to a sample's
-    number in `ids` (None: 0, 1, ...) and not to its batch; `precision`: of the search, float32 or bfloat16
-    (FAB's is float32 always); `state`: a file from which an interrupted evaluation goes on; `keep_examples`: return
-    x_adv too, which a state does not hold; `report`: told of the progress; `extent`: go through a part of the
-    protocol only, which is for `clat.evaluation.sampled`. x may live on the CPU with the model on a GPU. The model
-    runs in evaluation mode and is left without a trace. Raises ClatError for an unknown protocol, inputs outside
-    [0, 1], wrong labels, a model whose output is not finite logits, or a state of something else.
+    The images may live on the CPU with the model on a GPU. The model runs in evaluation mode and is left without a
+    trace.
+
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        protocol: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol.
+        eps: the radius, a number or a fraction such as "8/255".
+        norm: "linf" or "l2".
+        batch_size: samples attacked at a time.
+        seed: of all random choices, which belong to a sample's number in `ids` and not to its batch.
+        precision: of the search, "float32" or "bfloat16" (FAB's, Square's and Pixle's is float32 always).
+        ids: the samples' numbers, (N,) int64; None: 0, 1, ...
+        state: a file from which an interrupted evaluation goes on.
+        keep_examples: return the adversarial examples too, which a state does not hold.
+        report: told of the progress, see `clat.evaluation.job.Report`.
+        about: what is added to the result's JSON, such as model, weights and data.
+        extent: go through a part of the protocol only, which is for `clat.evaluation.sampled`.
+
+    Returns:
+        Verdicts, sample by sample, with the accuracies, their intervals and the cost.
+
+    Raises:
+        ClatError: an unknown protocol, inputs outside [0, 1], wrong labels, a model whose output is not finite
+            logits, or a state of something else.
     """
     protocol = find_protocol(protocol)
+    if y is None:
+        from clat.evaluation.dataset import PART_BYTES, evaluate_set  # which evaluates its parts by this function
+
+        images = as_image_set(x, "test", resident_limit=PART_BYTES)
+        return evaluate_set(
+            model, images, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed,
+            precision=precision, ids=ids, state=state, keep_examples=keep_examples, report=report, about=about,
+            extent=extent,
+        )  # fmt: skip
     model, x = accept(model, x, y)
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    if norm not in EVALUATION_NORMS:
+        raise unknown("norm", norm, EVALUATION_NORMS)
     radius = parse_size(eps, norm=norm)
     if len(x) == 0:
         raise ClatError("the data set is empty: there is nothing to evaluate")
@@ -108,7 +139,8 @@ def evaluate(
         elif extent is not None:
             standing = extent.standing(sum(one.attack < extent.known for one in todo))
         if standing is None:
-            standing = EvaluationState.fresh(job.correct(first))
+            predicted = job.predicted(first)
+            standing = EvaluationState.fresh(predicted == y.cpu(), predicted)
             keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
@@ -123,6 +155,8 @@ def evaluate(
         precision=precision,
         correct=standing.correct,
         fooled_by=standing.fooled_by,
+        labels=y.detach().cpu(),
+        predicted=standing.predicted,
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),

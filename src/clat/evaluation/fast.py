@@ -26,23 +26,38 @@ SIGN_IMAGES = 200
 
 @dataclass(frozen=True)
 class FastEvaluation:
-    """The verdicts of cr, and whether they may be believed."""
+    """The verdicts of cr, and the signs that say if they may be believed.
+
+    Attributes:
+        evaluation: cr's result on all images.
+        signs: what `clat.check` found on the first of them.
+    """
 
     evaluation: Evaluation
     signs: CheckReport
 
     @property
     def warning(self) -> str | None:
-        """One line if there is any sign, for whoever reads the accuracy."""
+        """Return one line if there is any sign, for whoever reads the accuracy."""
         found = [row.name for row in self.signs.rows if row.verdict == "suspicious"]
         if not found:
             return None
         return f"signs of gradient masking ({', '.join(found)}): cr's accuracy is likely too high, run autoattack"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            That of the evaluation, with the plan's name, the warning and the signs.
+        """
         return {**self.evaluation.to_dict(), "plan": NAME, "warning": self.warning, "signs": self.signs.to_dict()}
 
     def to_json(self, path: str | Path) -> None:
+        """Write the result as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
 
@@ -52,11 +67,14 @@ def with_signs(
     """Return cr's result with the signs of gradient masking.
 
     Args:
-        model: the network that was evaluated.
+        model: the network that was evaluated; it is left as it is.
         images: the set that it was evaluated on.
         result: what `evaluate_set` returned for the protocol cr.
         ids: the numbers of the evaluated images, (N,) int64; the first ones, at most 200, are looked at.
         batch_size: images in a forward pass.
+
+    Returns:
+        The result and the signs.
 
     Raises:
         ClatError: where the network is right on none of these images.

@@ -1,4 +1,4 @@
-"""What a random sample says of the finite set it was drawn from, without replacement.
+"""Bounds of a count in a finite set, from a random sample drawn without replacement.
 
 The construction is Clopper and Pearson's (1934) with the hypergeometric distribution in place of the binomial one:
 it has at least its nominal coverage for every set, is never wider, and has no width where the sample is the set.
@@ -33,7 +33,16 @@ def most_in_set(population: int, sample: int, seen: int, confidence: float = 0.9
 
 
 def sample_needed(population: int, allowed: int, confidence: float = 0.95) -> int:
-    """Return the smallest sample which, if none of it has the property, bounds it to `allowed` of the set."""
+    """Return the smallest sample which, if none of it has the property, bounds it to `allowed` of the set.
+
+    Args:
+        population: size of the set.
+        allowed: how many of the set may have the property, at most.
+        confidence: how often, at least, the bound holds.
+
+    Returns:
+        The size of the sample, from 0 to that of the set.
+    """
     low, high = 0, population
     while low < high:
         middle = (low + high) // 2
@@ -45,7 +54,17 @@ def sample_needed(population: int, allowed: int, confidence: float = 0.95) -> in
 
 
 def count_interval(population: int, sample: int, seen: int, confidence: float = 0.95) -> tuple[int, int]:
-    """Return bounds of how many of a set have a property, two-sided; arguments as for `most_in_set`."""
+    """Return bounds of how many of a set have a property, two-sided.
+
+    Args:
+        population: size of the set.
+        sample: how many of it were looked at, drawn at random.
+        seen: how many of these have the property.
+        confidence: how often, at least, both bounds hold.
+
+    Returns:
+        The fewest and the most.
+    """
     one_sided = (1 + confidence) / 2
     fewest = population - most_in_set(population, sample, sample - seen, one_sided)
     return fewest, most_in_set(population, sample, seen, one_sided)

@@ -23,10 +23,21 @@ def heldout_correct(
     seed: int,
     micro_batch: int | None = None,
 ) -> Tensor:
-    """How many of `x` (N, C, H, W), `y` (N,) are right on the clean image and under `attack`: (2,) int64.
+    """Count the images that are right as they are and under an attack.
 
-    The same seed gives the same start each time, so that epochs are compared on equal terms. `micro_batch`: at most
-    so many images of a batch are in the network at a time.
+    The same seed gives the same start each time, so that epochs are compared on equal terms.
+
+    Args:
+        model: the network in training; it is attacked in evaluation mode and keeps its own.
+        x: images in [0, 1], (N, C, H, W), on the model's device.
+        y: their labels, (N,) int64, there too.
+        attack: PGD's settings.
+        batch_size: images whose starts are drawn together.
+        seed: of the starts.
+        micro_batch: so many images of a batch, at most, are in the network at a time; None: all.
+
+    Returns:
+        Two counts, (2,) int64: right on the clean image, and right both on it and under attack.
     """
     totals = torch.zeros(2, dtype=torch.int64, device=x.device)
     with modes.attack_mode(model):
@@ -52,7 +63,21 @@ def heldout_accuracies(
     seed: int,
     micro_batch: int | None = None,
 ) -> tuple[float, float]:
-    """Clean and robust accuracy on all of `x`, `y`, each process taking its share and all learning the same."""
+    """Measure clean and robust accuracy, each process taking its share and all learning the same.
+
+    Args:
+        model: the network in training, as for `heldout_correct`.
+        engine: sets device, precision and memory layout, and knows the processes.
+        x: all images in [0, 1], (N, C, H, W), on the engine's device.
+        y: their labels, (N,) int64, there too.
+        attack: PGD's settings.
+        batch_size: images of a batch in one process.
+        seed: of the attack's starts.
+        micro_batch: so many images of a batch, at most, are in the network at a time; None: all.
+
+    Returns:
+        Clean and robust accuracy on all images, in [0, 1].
+    """
     mine, labels = (part[engine.rank :: engine.world] for part in (x, y))
     with engine.autocast():
         correct = heldout_correct(

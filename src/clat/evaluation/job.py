@@ -26,7 +26,19 @@ Report = Callable[[str, int, int, float], None]
 
 @dataclass
 class EvaluationJob:
-    """What the passes of one evaluation share."""
+    """The data and settings that the passes of one evaluation share.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        ids: their numbers, (N,) int64, to which random choices belong.
+        batch_size: samples attacked at a time.
+        device: where the model is.
+        precision: of the searches, "float32" or "bfloat16".
+        examples: filled with the adversarial examples, (N, C, H, W); None: they are not kept.
+        report: told of the progress; None: nobody is.
+    """
 
     model: nn.Module
     x: Tensor
@@ -41,27 +53,49 @@ class EvaluationJob:
     """So many attacks are for each sample, (N,) int64; None: all."""
 
     def first_logits(self) -> Tensor:
-        """Of the first batch of clean images. That a model returns no probabilities is checked on them."""
+        """Return the logits of the first batch of clean images.
+
+        Returns:
+            Logits, (at most batch_size, classes), exact float32.
+
+        Raises:
+            ClatError: they are probabilities, are not finite, or do not fit the labels.
+        """
         logits = self._logits(*next(self._batches()))
         if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
             raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
         return logits
 
-    def correct(self, first: Tensor) -> Tensor:
-        """Which samples are right on their clean image, (N,) bool, on the CPU; `first`: as `first_logits`."""
+    def predicted(self, first: Tensor) -> Tensor:
+        """Return the classes that the clean images are taken for.
+
+        Args:
+            first: what `first_logits` returned.
+
+        Returns:
+            One class a sample, (N,) int64, on the CPU.
+        """
         rest = (self._logits(x, y) for x, y in itertools.islice(self._batches(), 1, None))
-        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)]) == self.y.cpu()
+        return torch.cat([logits.argmax(1).cpu() for logits in (first, *rest)])
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
     def run(self, group: list[tuple[int, PlannedSearch]], standing: EvaluationState, keeper: StateFile) -> None:
-        """Passes of one group, numbered, over the samples that are still robust and have not been through them.
+        """Run the passes of one group on the samples that are still robust and have not been through them.
 
         They share batches, but where examples are asked for: which pass fools a sample first is then not left to
         the batch. A search in lower precision leaves a sample once that precision takes it for fooled; if it is
         not, exact float32 searches again.
+
+        Args:
+            group: the passes with their numbers in the order of all.
+            standing: where the samples stand; brought up to date.
+            keeper: saves it now and then.
+
+        Raises:
+            ClatError: the network returns no finite logits, or a search's gradient is not finite.
         """
         exact = group[0][1].exact or (self.precision == "float32" and is_exact(self.device))
         for together in [group] if self.examples is None else [[one] for one in group]:
@@ -79,7 +113,10 @@ class EvaluationJob:
         standing: EvaluationState,
         keeper: StateFile,
     ) -> None:
-        """`through`: which samples have been through which passes, (N, passes) bool; brought up to date."""
+        """Run a group in one precision.
+
+        `through`: which samples have been through which passes, (N, passes) bool; brought up to date.
+        """
         model = InPrecision(self.model, self.device, precision)
         first, one = group[0]
         attacked = standing.alive if self.upto is None else standing.alive & (self.upto > one.attack)
@@ -91,8 +128,10 @@ class EvaluationJob:
             """Give the verdicts on what the searches found; where they only claim, none that a sample is robust."""
             here = rows[finished]
             check_found(adv)
-            right = self._right(adv, self.y[here].to(self.device)).cpu()
+            predicted = self._logits(adv, self.y[here].to(self.device)).argmax(1).cpu()
+            right = predicted == self.y[here].cpu()
             standing.fooled_by[here[~right]] = one.attack
+            standing.predicted[here[~right]] = predicted[~right]
             judged = ~right if claims else ~right | self._as_searched(model, adv, here, right)
             through[here[judged], numbers[judged]] = True
             # A state holds how many passes a sample has been through in order.
@@ -119,16 +158,13 @@ class EvaluationJob:
             )  # fmt: skip
 
     def _as_searched(self, model: InPrecision, adv: Tensor, rows: Tensor, right: Tensor) -> Tensor:
-        """Which of the samples that withstood their examples did so in the search's precision too."""
+        """Return which of the samples that withstood their examples did so in the search's precision too."""
         agreed = right.clone()
         if model.precision != "exact" and right.any():
             with torch.no_grad():
                 found = model(adv[right.to(adv.device)]).argmax(1).cpu()
             agreed[right] = found == self.y[rows[right]].cpu()
         return agreed
-
-    def _right(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._logits(x, y).argmax(1) == y
 
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad(), exact_float32(), unfolded():
@@ -140,13 +176,27 @@ class EvaluationJob:
 
 
 class InPrecision(nn.Module):
-    """The model as a search sees it: float32 logits, computed in the search's precision."""
+    """The model as a search sees it: float32 logits, computed in the search's precision.
+
+    Attributes:
+        model: the network.
+        device: where it is.
+        precision: "exact", "float32" or "bfloat16".
+    """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         super().__init__()
         self.model, self.device, self.precision = model, device, precision
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch.
+
+        Args:
+            x: images, (N, C, H, W), on the device.
+
+        Returns:
+            Logits, (N, classes), float32.
+        """
         low = self.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16) if low else nullcontext():
             logits: Tensor = self.model(x)

@@ -1,4 +1,4 @@
-"""What an evaluation shows while it goes on: the attack, how far it is, the bound so far."""
+"""The display of an evaluation that goes on: the attack, how far it is, the bound so far."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from clat.evaluation.job import Report
 
 @contextmanager
 def evaluation_progress(console: Console) -> Iterator[Report]:
-    """A bar a pass on a terminal, with time to go and the live upper bound of the robust accuracy."""
+    """Show a bar a pass on a terminal, with time to go and the live upper bound of the robust accuracy.
+
+    Args:
+        console: where the bars are drawn; nothing is where it is quiet or no terminal.
+
+    Yields:
+        What an evaluation takes as `report`.
+    """
     columns = progress_columns("{task.description:10}", "robust at most {task.fields[bound]:.1%}")
     shown = console.is_terminal and not console.quiet
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:

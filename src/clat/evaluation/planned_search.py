@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from clat.attacks.apgd import ApgdSearch
+from clat.attacks.apgd_l1 import ApgdL1Search
 from clat.attacks.constraint_relaxation import ConstraintRelaxationSearch
 from clat.attacks.fab import FabSearch
 from clat.attacks.losses import carlini_wagner, cross_entropy
@@ -19,11 +20,15 @@ from clat.attacks.stadv import StadvSearch
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.core.units import parse_size
-from clat.evaluation.protocols import AttackSpec, Protocol
+from clat.evaluation.own_attack import OwnAttackSearch, find_own_attack
+from clat.evaluation.protocols import ATTACKS, AttackSpec, Protocol
 
 EXACT = ("fab", "square", "pixle")
 """Attacks that bfloat16 would weaken: FAB walks along the boundary and the black-box ones keep a change if the loss
 falls, however little, where logits differ by less than bfloat16 can tell."""
+
+IN_L1 = ("apgd",)
+"""Attacks that can be made in l1."""
 
 CR_NOTE = (
     "cr is not AutoAttack: where gradients are masked it may leave 20 points too many robust; `clat check`, or the "
@@ -33,8 +38,15 @@ CR_NOTE = (
 
 @dataclass(frozen=True)
 class PlannedSearch:
-    """`attack`: the position of its attack in the protocol; `build(model)`: its search; `group`: passes of the same
-    differ in nothing but how a sample starts; `exact`: in float32 whatever the precision of the others."""
+    """One pass of a protocol: a search with one seed and, if targeted, one target.
+
+    Attributes:
+        attack: the position of its attack in the protocol.
+        label: what the attack is called in a result.
+        build: takes the model and returns the search.
+        group: passes of the same differ in nothing but how a sample starts.
+        exact: in float32 whatever the precision of the others.
+    """
 
     attack: int
     label: str
@@ -46,14 +58,32 @@ class PlannedSearch:
 def plan_searches(
     protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1, leave: bool = True
 ) -> tuple[list[PlannedSearch], list[str]]:
-    """The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and the
-    plain margin where the targeted DLR, which needs 4 classes, cannot be had. `room`: how many images a forward
-    pass may be filled up to. `leave`: only verdicts count, so that PGD need not go on after its first example."""
+    """Take a protocol apart into its passes.
+
+    Args:
+        protocol: the attacks in order.
+        eps: the radius, in image units.
+        norm: "linf" or "l2".
+        classes: outputs of the network.
+        seed: of the evaluation; each pass derives its own from it.
+        room: how many images a forward pass may be filled up to.
+        leave: only verdicts count, so that PGD need not go on after its first example.
+
+    Returns: The passes in order, and notes on what the number of classes forced: fewer targets than asked for, and
+    the plain margin where the targeted DLR, which needs 4 classes, cannot be had.
+
+    Raises:
+        ClatError: fewer than 2 classes, or fewer than 3 for the DLR.
+    """
     if classes < 2:
         raise ClatError(f"the model has {classes} class: an evaluation needs a wrong one beside the right one")
     result: list[PlannedSearch] = []
     notes: list[str] = []
     for position, spec in enumerate(protocol.attacks):
+        if norm == "l1" and spec.attack not in IN_L1:
+            raise ClatError(
+                f"attack '{spec.attack}' knows no l1: take a protocol of apgd alone, such as apgd-l1 or standard"
+            )
         spec_targets = spec.targets
         if spec_targets is not None and spec_targets > classes - 1:
             notes.append(
@@ -70,7 +100,8 @@ def plan_searches(
             )
         if spec.attack == "cr":
             notes.append(CR_NOTE)
-        alike = spec.attack not in ("cr", "square", "pixle")  # these draw random numbers on the way
+        # The others draw random numbers on the way.
+        alike = spec.attack in ATTACKS and spec.attack not in ("cr", "square", "pixle")
         first = len(result)
         # CR takes its targets in turn within one search, as what it finds of one decides on the next.
         apart = spec_targets is not None and spec.attack != "cr"
@@ -96,6 +127,7 @@ def _builder(
     room: int,
     leave: bool,
 ) -> Callable[[nn.Module], Search]:
+    """Return what builds the search of one pass on a model."""
     steps = spec.steps or 0
     if spec.attack == "pgd":
         ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
@@ -103,6 +135,8 @@ def _builder(
         return lambda model: PgdSearch(
             model, eps, ratio * eps, norm, steps, seed=seed, loss=what, verdict=spec.verdict or "last", leave=leave
         )
+    if spec.attack == "apgd" and norm == "l1":
+        return lambda model: ApgdL1Search(model, eps, steps=steps, loss=loss or "ce", target=target or 1, seed=seed)
     if spec.attack == "apgd":
         return lambda model: ApgdSearch(
             model, eps, norm=norm, steps=steps, loss=loss or "ce", target=target or 1, seed=seed
@@ -121,4 +155,8 @@ def _builder(
         )
     if spec.attack == "stadv":
         return lambda model: StadvSearch(model, bound=spec.bound or 0.0, steps=steps, seed=seed)
-    return lambda model: PixleSearch(model, seed=seed)
+    if spec.attack == "pixle":
+        return lambda model: PixleSearch(model, seed=seed)
+    function = find_own_attack(spec.attack)
+    assert function is not None  # the spec has been checked
+    return lambda model: OwnAttackSearch(model, spec.attack, function, spec.settings or {}, eps, norm, seed)

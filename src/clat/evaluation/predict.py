@@ -1,4 +1,4 @@
-"""What a network says of images as they are: no attack, float32, in batches."""
+"""Predictions on images as they are: no attack, float32, in batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ from clat.network.precision import exact_float32
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Logits (N, classes), exact float32, on the CPU, of `x` (N, C, H, W) in [0, 1]; `y` (N,) only has to fit them.
+    """Return the logits of images, in exact float32. The model is left without a trace.
 
-    Leaves no trace in the model. Raises ClatError where the model returns something else, or NaN.
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits, in any mode.
+        x: images in [0, 1], (N, C, H, W).
+        y: labels, (N,) int64; they only have to fit the outputs.
+        batch_size: images in a forward pass.
+
+    Returns:
+        Logits, (N, classes), float32, on the CPU.
+
+    Raises:
+        ClatError: the model returns something else, or NaN; the images or labels are none.
     """
     model, x = accept(model, x, y)
     device = device_of(model, x.device)
@@ -34,5 +44,18 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
 
 
 def is_right(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Which samples the model classifies as `y`: (N,) bool, on the CPU. Otherwise as `predict`."""
+    """Return which images the model classifies as labelled. The model is left without a trace.
+
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits, in any mode.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        batch_size: images in a forward pass.
+
+    Returns:
+        One flag an image, (N,) bool, on the CPU.
+
+    Raises:
+        ClatError: as `predict` does.
+    """
     return predict(model, x, y, batch_size=batch_size).argmax(1) == y.cpu()

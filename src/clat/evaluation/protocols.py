@@ -18,7 +18,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.attacks.square import AUTOATTACK_SCHEDULE
 from clat.core.errors import ClatError, unknown
+from clat.core.plugins import PluginKind
 from clat.core.units import parse_size
+from clat.evaluation.own_attack import check_own_settings, find_own_attack
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
@@ -30,6 +32,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "stadv": {"steps": 100, "bound": 0.05},
 }
 """What each attack can be told beside `restarts`, and what holds where it is not told."""
+
+WITHOUT_EPS = ("pixle", "stadv")
+"""Attacks that are bounded otherwise than by eps."""
 
 ATTACK_LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
 """What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
@@ -43,7 +48,8 @@ class AttackSpec:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     attack: str
-    """A name from ATTACKS. FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
+    """A name from ATTACKS, or a function of your own by its path or entry point, see `clat.evaluation.own_attack`.
+    FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
     steps: int | None = None
     """Gradient steps; queries for Square."""
     loss: str | None = None
@@ -58,18 +64,24 @@ class AttackSpec:
     """stAdv: the largest flow."""
     schedule: int | None = None
     """Square: over how many queries windows shrink to their smallest. AutoAttack's 5,000 queries are half of
-    10,000;
-    in the paper it is as many as there are queries."""
+    10,000; in the paper it is as many as there are queries."""
     verdict: str | None = None
     """PGD: "any", robust only if no iterate fools the model, the random start included, so that a sample is left at
     its first example; None: its last iterate decides, as in published PGD-k numbers."""
     rounds: int | None = None
     """CR: how often a target is tried at most."""
+    settings: dict[str, Any] | None = None
+    """Keywords of an attack of your own."""
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
+        if self.attack in ATTACKS:
+            uses = ATTACKS[self.attack]
+        elif (function := find_own_attack(self.attack)) is not None:
+            uses = {"settings": {}}
+            checked = check_own_settings(self.attack, function, self.settings or {})
+            object.__setattr__(self, "settings", checked)
+        else:
             raise unknown("attack", self.attack, ATTACKS)
-        uses = ATTACKS[self.attack]
         for what in (field.name for field in fields(self) if field.name not in ("attack", "restarts")):
             if getattr(self, what) is None:
                 object.__setattr__(self, what, uses.get(what))
@@ -96,21 +108,34 @@ class AttackSpec:
 
     @property
     def label(self) -> str:
-        """What the attack is called in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
+        """Return the attack's name in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
+        if self.settings is not None:
+            return self.attack.rpartition(":")[2]
         if self.attack == "pgd":
             return f"{self.loss}-pgd-{self.steps}" if self.loss else f"pgd-{self.steps}"
         return f"{self.attack}-t" if self.targets and self.attack != "cr" else self.attack
 
     def data(self) -> dict[str, Any]:
+        """Return the settings as plain data, which is what a protocol's hash is taken of.
+
+        Returns:
+            Name -> value, without those that the attack does not use.
+        """
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """`attacks` run in order, each on the samples that withstood those before; a sample is robust if it
-    withstands all."""
+    """A named list of attacks.
+
+    They run in order, each on the samples that withstood those before; a sample is robust if it withstands all.
+
+    Attributes:
+        name: what results call it; the name of a built-in protocol is kept for that one.
+        attacks: at least one.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -128,16 +153,26 @@ class Protocol:
             raise ClatError(f"protocol '{self.name}': only the full standard protocol is called AutoAttack")
 
     def data(self) -> dict[str, Any]:
+        """Return the protocol as plain data.
+
+        Returns:
+            Its name, and the settings of each attack.
+        """
         return {"name": self.name, "attacks": [attack.data() for attack in self.attacks]}
 
     @property
     def title(self) -> str:
-        """The name as results show it, see `protocol_title`."""
+        """Return the name as results show it, see `protocol_title`."""
         return protocol_title(self.data())
 
     @property
+    def bounded_by_eps(self) -> bool:
+        """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
+        return any(attack.attack not in WITHOUT_EPS for attack in self.attacks)
+
+    @property
     def hash(self) -> str:
-        """Twelve hex digits of the SHA-256 of the attacks."""
+        """Return twelve hex digits of the SHA-256 of the attacks."""
         return hashlib.sha256(json.dumps(self.data()["attacks"], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -151,6 +186,9 @@ def protocol_title(data: Mapping[str, Any]) -> str:
 
     Args:
         data: `Protocol.data()`, or what a result's JSON has under "protocol".
+
+    Returns:
+        The name, with "(not AutoAttack)" behind it where cr is among the attacks.
     """
     attacks = data.get("attacks")
     listed = attacks if isinstance(attacks, list | tuple) else []
@@ -163,6 +201,7 @@ _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)
 
 PROTOCOLS: dict[str, Protocol] = {}
+OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
 
 PLANS = ("autoattack-sampled", "fast")
 """What `clat evaluate` takes for a protocol, though it is more: see `clat.evaluation.sampled` and `.fast`."""
@@ -173,7 +212,7 @@ def _built_in(name: str, *attacks: AttackSpec, num_samples: int | None = None) -
 
 
 def _pgd(steps: int) -> AttackSpec:
-    """2/255 a step at 8/255."""
+    """Return PGD as published: 2/255 a step at 8/255."""
     return AttackSpec(attack="pgd", steps=steps, alpha_ratio="1/4", verdict="any")
 
 
@@ -185,10 +224,13 @@ _built_in("clat-v1", _APGD_CE)
 _built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
 for _steps in (10, 20, 50, 100):
     _built_in(f"pgd-{_steps}", _pgd(_steps))
+for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
+    _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
 _built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
+_built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1
 _built_in("fab-t", AttackSpec(attack="fab", steps=100, targets=9))
 _built_in("fab", AttackSpec(attack="fab", steps=10))
 _built_in("square", _SQUARE)
@@ -197,12 +239,21 @@ _built_in("pixle", AttackSpec(attack="pixle"))
 
 
 def find_protocol(name: str | Path | Protocol) -> Protocol:
-    """A built-in protocol by name, or one of your own from a TOML file:
+    """Return a built-in protocol by name, or one of your own by its path, its entry point or from a TOML file.
+
+    Such a file holds a name and a list of attacks, whose settings are those of AttackSpec:
 
         name = "mine"
         attacks = [{ attack = "apgd", loss = "ce", steps = 50 }, { attack = "square", steps = 1000 }]
 
-    Raises ClatError with the nearest valid name, or what is wrong in the file.
+    Args:
+        name: a key of PROTOCOLS, the path of a .toml file, or a Protocol, which is returned as it is.
+
+    Returns:
+        The protocol, checked.
+
+    Raises:
+        ClatError: there is none of that name, with the nearest that there is, or the file is wrong, with what is.
     """
     if isinstance(name, Protocol):
         return name
@@ -212,6 +263,11 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
         raise ClatError(f"'{name}' is more than a protocol: it goes with `clat evaluate --protocol {name}` alone")
     path = Path(name)
     if path.suffix != ".toml":
+        found = OWN_PROTOCOLS.find(str(name))
+        if isinstance(found, Protocol):
+            return found
+        if found is not None:
+            raise ClatError(f"protocol '{name}' is a {type(found).__name__}, expected a clat.evaluation.Protocol")
         raise unknown("protocol", name, PROTOCOLS)
     try:
         return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))

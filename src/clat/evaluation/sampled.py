@@ -44,8 +44,26 @@ APGD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class SampledEvaluation:
-    """What the sample says. `left`: images that are right and withstood the screen; `sample`: how many of them went
-    through AutoAttack, and `fell`, how many of these it fooled; `confidence`: of the lower bound alone."""
+    """Bounds of what AutoAttack would leave of all images, from a random sample.
+
+    Attributes:
+        n: how many images there are.
+        clean: the accuracy on clean images, all of them.
+        screen: what all images went through first, "cr" or "apgd".
+        left: images that are right and withstood the screen.
+        sample: how many of these went through AutoAttack.
+        fell: how many of the sample it fooled.
+        confidence: of the lower bound alone.
+        eps: the radius as exact text.
+        norm: "linf" or "l2".
+        seed: of the attacks and of the sample.
+        precision: of the searches.
+        screen_cost: passes and seconds of the screen.
+        sample_cost: the same of AutoAttack on the sample.
+        environment: versions and machine.
+        notes: what differs from the protocol's letter.
+        about: what the caller adds to the JSON (model, weights, data).
+    """
 
     n: int
     clean: Accuracy
@@ -66,29 +84,32 @@ class SampledEvaluation:
 
     @property
     def estimate(self) -> float:
-        """The robust accuracy if the rest of the images fared as the sample did."""
+        """Return the robust accuracy if the rest of the images fared as the sample did."""
         return self.left / self.n * (1 - self.fell / self.sample if self.sample else 1)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """From the lower bound, which holds with `confidence`, to the upper one, which is certain."""
+        """Return the lower bound, which holds with `confidence`, and the upper one, which is certain."""
         fooled = most_in_set(self.left, self.sample, self.fell, self.confidence)
         return (self.left - fooled) / self.n, (self.left - self.fell) / self.n
 
     @property
     def width(self) -> float:
-        """In percentage points."""
+        """Return the width of the interval in percentage points."""
         low, high = self.interval
         return 100 * (high - low)
 
     @property
     def cost(self) -> Cost:
+        """Return the cost of the screen and the sample together."""
         return self.screen_cost + self.sample_cost
 
     @property
     def full_cost(self) -> Cost | None:
-        """About what full AutoAttack would cost: the screen, and the sample's part for all that it left. None
-        without a sample."""
+        """Return about what full AutoAttack would cost: the screen, and the sample's part for all that it left.
+
+        None without a sample.
+        """
         if not self.sample:
             return None
         times = self.left / self.sample
@@ -98,6 +119,11 @@ class SampledEvaluation:
         return self.screen_cost + Cost(forwards, backwards, times * self.sample_cost.seconds)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            Settings, the estimate and its bounds, counts, and the costs by part.
+        """
         low, high = self.interval
         full = self.full_cost
         return {
@@ -130,6 +156,11 @@ class SampledEvaluation:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the result as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
 
@@ -152,8 +183,8 @@ def evaluate_sampled(
     """Bound the robust accuracy that full AutoAttack would leave.
 
     Args:
-        model: an image classifier that takes images in [0, 1] and returns logits.
-        images: the data set; `ids` chooses some of it, as for `clat.evaluation.evaluate_set`.
+        model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
+        images: the data set.
         eps: the radius, a number or a fraction such as "8/255".
         norm: "linf" or "l2".
         screen: what all images go through first: "cr", or "apgd", AutoAttack's APGD-CE and APGD-T.
@@ -162,10 +193,14 @@ def evaluate_sampled(
         sample: this many images instead, or all that the screen leaves if these are fewer.
         until: go on with more images until the interval is as narrow as `width`. Each further look at it spends
             confidence: the j-th has 1 - 0.05 / (j (j + 1)), so that all of them hold together with 95 %.
+        ids: evaluate these images of the set only, by number, as for `clat.evaluation.evaluate_set`; None: all.
         state: a file from which an interrupted evaluation, or `autoattack`, goes on.
         seed: of the attacks and of the sample.
         precision: of the searches, as for `clat.evaluate`.
         options: further ones of `evaluate_set`.
+
+    Returns:
+        The bounds, and what they follow from.
 
     Raises:
         ClatError: as `evaluate_set` does, and for a width, sample or screen that makes no sense.
@@ -203,7 +238,7 @@ def evaluate_sampled(
         if wanted > size:
             attacks = torch.full((len(robust),), begun)
             attacks[order[size:wanted]] = len(FULL.attacks)
-            result = through(Extent(attacks, begun, result.correct, result.fooled_by))
+            result = through(Extent(attacks, begun, result.correct, result.fooled_by, result.predicted))
             spent, size = spent + result.cost, wanted
             notes += result.notes
         found = SampledEvaluation(
@@ -229,6 +264,7 @@ def evaluate_sampled(
 
 
 def _count(images: ImageSet, ids: Tensor | Sequence[int] | None) -> int:
+    """Return how many images are to be evaluated."""
     return len(images) if ids is None else len(ids)
 
 

@@ -1,4 +1,4 @@
-"""How several processes share the images of an evaluation: shares of falling size, each taken by one that is free.
+"""The division of an evaluation's images among processes: shares of falling size, each taken by one that is free.
 
 An image that withstands everything costs a hundred times one that is fooled at once, so that shares dealt
 beforehand leave processes waiting for the one that has the robust images. Here each share is a random part of the
@@ -18,7 +18,7 @@ from torch import Tensor
 from clat.core.seeds import permutation
 
 PORTIONS = (0.8, 0.14, 0.06)
-"""What is shared out at first, and of what is left over for those who are done before the others.
+"""Parts of the images that are shared out at first, and of what is left over for those who are done first.
 
 Every share is attacked by itself, in smaller batches towards its end, so that many small shares would cost more
 than the waiting that they save.
@@ -30,12 +30,21 @@ _calls = itertools.count()
 
 
 def cut_shares(count: int, world: int, largest: int, *, uneven: bool = True) -> list[Tensor]:
-    """Return the places of `count` images, share by share, each (M,) int64 and rising.
+    """Cut a set into shares.
 
-    One process takes all in order, at most `largest` at a time, as much as memory holds. Several take images in an
-    order that depends on `count` alone, so that a resumed evaluation finds the same shares again; each has one of
-    every portion, if all are equally fast. `uneven`: images may differ so much in what they cost that the portions
-    after the first are worth their while; otherwise there is one, of all images.
+    One process takes all in order, as many at a time as memory holds. Several take images in an order that depends
+    on their number alone, so that a resumed evaluation finds the same shares again; each has one of every portion,
+    if all are equally fast.
+
+    Args:
+        count: how many images there are.
+        world: how many processes share them.
+        largest: so many images of a share, at most.
+        uneven: images may differ so much in what they cost that the portions after the first are worth their while;
+            otherwise there is one portion, of all images.
+
+    Returns:
+        The places of the images, share by share, each (M,) int64 and rising.
     """
     if world == 1:
         return [part for part in torch.arange(count).split(largest) if len(part)]
@@ -49,9 +58,14 @@ def cut_shares(count: int, world: int, largest: int, *, uneven: bool = True) -> 
 
 
 class Shares:
-    """The numbers of the shares that this process takes, one at a time; all processes must build it together.
+    """Yield the numbers of the shares that this process takes, one at a time; all processes must build it together.
 
     The first ones are taken by rank, so that each process has one where there are enough.
+
+    Attributes:
+        count: how many shares there are.
+        rank: the number of this process.
+        world: how many processes there are.
     """
 
     def __init__(self, count: int, rank: int, world: int) -> None:

@@ -1,4 +1,4 @@
-"""Where an evaluation stands, sample by sample: what resumes after an interruption."""
+"""The standing of an evaluation, sample by sample, from which it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -19,67 +19,136 @@ UNTRIED = -1
 
 @dataclass
 class EvaluationState:
-    """`correct`: (N,) bool, right on the clean image; `fooled_by`: (N,) int64, the attack's position, or UNTRIED
-    while none has; `passed`: (N,) int64, how many passes the sample has been through."""
+    """The standing of each sample, between two passes.
+
+    Attributes:
+        correct: right on the clean image, (N,) bool.
+        fooled_by: the position of the attack that fooled it, or UNTRIED while none has, (N,) int64.
+        passed: how many passes the sample has been through, (N,) int64.
+        predicted: the class that the clean image is taken for, and once it is fooled the example, (N,) int64;
+            UNTRIED where that is not known.
+    """
 
     correct: Tensor
     fooled_by: Tensor
     passed: Tensor
+    predicted: Tensor
 
     @classmethod
-    def fresh(cls, correct: Tensor) -> EvaluationState:
-        return cls(correct, torch.full(correct.shape, UNTRIED), torch.zeros(correct.shape, dtype=torch.int64))
+    def fresh(cls, correct: Tensor, predicted: Tensor | None = None) -> EvaluationState:
+        """Return the standing of samples that no attack has seen.
+
+        Args:
+            correct: right on the clean image, (N,) bool.
+            predicted: what the clean images are taken for, (N,) int64; None: not known.
+
+        Returns:
+            A standing with no pass done.
+        """
+        untried = torch.full(correct.shape, UNTRIED)
+        return cls(correct, untried, torch.zeros_like(untried), untried.clone() if predicted is None else predicted)
 
     @property
     def alive(self) -> Tensor:
+        """Return which samples are right and no attack has fooled yet, (N,) bool."""
         return self.correct & (self.fooled_by == UNTRIED)
 
     def robust_after(self, attack: int) -> Tensor:
-        """Which samples withstand attacks 0 ... `attack`."""
-        return self.correct & ((self.fooled_by == UNTRIED) | (self.fooled_by > attack))
+        """Return which samples withstand the first attacks.
+
+        Args:
+            attack: the position of the last of them; those before it count too.
+
+        Returns:
+            One flag a sample, (N,) bool.
+        """
+        return robust_after(self.correct, self.fooled_by, attack)
+
+
+def robust_after(correct: Tensor, fooled_by: Tensor, attack: int) -> Tensor:
+    """Return which samples withstand the first attacks.
+
+    Args:
+        correct: right on the clean image, (N,) bool.
+        fooled_by: the position of the attack that fooled a sample, or UNTRIED, (N,) int64.
+        attack: the position of the last of the attacks; those before it count too.
+
+    Returns:
+        One flag a sample, (N,) bool.
+    """
+    return correct & ((fooled_by == UNTRIED) | (fooled_by > attack))
 
 
 @dataclass(frozen=True)
 class Extent:
     """How far an evaluation takes its samples through a protocol, which then is not done in full.
 
-    `attacks`: (N,) int64, through so many of its attacks. `correct`, `fooled_by`: what an earlier evaluation found
-    that took all samples through the first `known` attacks; None: nothing is known.
+    Attributes:
+        attacks: so many attacks are for each sample, (N,) int64.
+        known: so many attacks an earlier evaluation took all samples through.
+        correct: what it found, as of EvaluationState; None: nothing is known.
+        fooled_by: the same.
+        predicted: the same.
     """
 
     attacks: Tensor
     known: int = 0
     correct: Tensor | None = None
     fooled_by: Tensor | None = None
+    predicted: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Extent:
         """Return the extent of some of the samples, by their places, (M,) int64."""
-        correct, fooled_by = (None if part is None else part[rows] for part in (self.correct, self.fooled_by))
-        return Extent(self.attacks[rows], self.known, correct, fooled_by)
+        known = (self.correct, self.fooled_by, self.predicted)
+        return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
     def standing(self, passes: int) -> EvaluationState | None:
-        """Return where the samples stand; `passes`: how many the first `known` attacks have."""
-        if self.correct is None or self.fooled_by is None:
+        """Return where the samples stand after what is known.
+
+        Args:
+            passes: how many passes the first `known` attacks have.
+
+        Returns:
+            A standing of its own; None where nothing is known.
+        """
+        if self.correct is None or self.fooled_by is None or self.predicted is None:
             return None
-        return EvaluationState(self.correct, self.fooled_by.clone(), torch.full(self.correct.shape, passes))
+        passed = torch.full(self.correct.shape, passes)
+        return EvaluationState(self.correct, self.fooled_by.clone(), passed, self.predicted.clone())
 
 
 class StateFile:
-    """Saves a standing to a file, at most every `seconds`; `path` None keeps nothing. `key` says what is being
-    evaluated, so that the state of another evaluation is refused."""
+    """A file that keeps a standing, saved now and then.
+
+    Attributes:
+        path: where it is kept; None: nowhere.
+        key: what is being evaluated, so that the state of another evaluation is refused.
+        seconds: it is saved no more often than that.
+    """
 
     def __init__(self, path: Path | None, key: dict[str, str], seconds: float = 30.0) -> None:
         self.path, self.key, self.seconds = path, key, seconds
         self._saved = time.monotonic()
 
     def load(self) -> EvaluationState | None:
-        """The saved standing, None if there is none. Raises ClatError if it belongs to another evaluation."""
+        """Load the standing that was saved.
+
+        Returns:
+            The standing; None if there is none.
+
+        Raises:
+            ClatError: the file is no state, or belongs to another evaluation.
+        """
         if self.path is None or not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 key = json.loads((file.metadata() or {})["key"])
-                standing = EvaluationState(*(file.get_tensor(name) for name in ("correct", "fooled_by", "passed")))
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                unknown = torch.full_like(found["passed"], UNTRIED)  # of a state that an older version wrote
+                standing = EvaluationState(
+                    found["correct"], found["fooled_by"], found["passed"], found.get("predicted", unknown)
+                )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ClatError(f"{self.path} is not an evaluation's state: {str(error).splitlines()[0]}") from None
         for name, value in self.key.items():
@@ -91,8 +160,14 @@ class StateFile:
         return standing
 
     def save(self, standing: EvaluationState, *, now: bool = False) -> None:
+        """Save a standing, unless the last time was but `seconds` ago.
+
+        Args:
+            standing: where the samples stand.
+            now: save it in any case.
+        """
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
-        tensors = {"correct": standing.correct, "fooled_by": standing.fooled_by, "passed": standing.passed}
+        tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}
         write_tensors(self.path, tensors, {"key": json.dumps(self.key)})
         self._saved = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which images of a split are evaluated, by number: as the 5,000 of ImageNet that results are reported on."""
+"""The images of a split that are evaluated, by number: as the 5,000 of ImageNet that results are reported on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from clat.core.errors import ClatError
 
 
 def read_ids(path: str | Path) -> list[Any]:
-    """The entries of a file: a JSON list, or numbers with spaces, commas or line ends between them. Whether they
-    are numbers of images is for `check_ids` to say. Raises ClatError where the file cannot be read."""
+    """Read the entries of a file of image numbers; `check_ids` says whether they are such numbers.
+
+    Args:
+        path: a JSON list, or numbers with spaces, commas or line ends between them, in UTF-8.
+
+    Returns:
+        The entries, in order; a word that is no number stays text.
+
+    Raises:
+        ClatError: the file cannot be read, or holds no list.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -34,10 +43,18 @@ def read_ids(path: str | Path) -> list[Any]:
 
 
 def check_ids(ids: Tensor | Sequence[Any], n: int, where: str) -> Tensor:
-    """The numbers as (M,) int64, in the order given.
+    """Return image numbers as a tensor, after a check.
 
-    `n`: how many images there are; `where`: what the numbers are of, for the message. Raises ClatError unless they
-    are whole numbers from 0 to n - 1, each there once.
+    Args:
+        ids: the numbers, in any order.
+        n: how many images there are.
+        where: what the numbers are of, for messages.
+
+    Returns:
+        The numbers in the order given, (M,) int64.
+
+    Raises:
+        ClatError: they are not whole numbers from 0 to n - 1, each there once.
     """
     entries = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else list(ids)
     seen: set[int] = set()

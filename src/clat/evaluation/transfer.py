@@ -35,8 +35,22 @@ from clat.network.fingerprint import device_of
 
 @dataclass(frozen=True)
 class TransferMatrix:
-    """`clean`: (V, N) bool, which victim is right on which image; `right`: (A, V, N) bool, the same on the examples
-    made on each attacker. Attackers and victims are the same `names`, so the diagonal is white box."""
+    """The accuracy of each network on examples made on each network.
+
+    Attackers and victims are the same networks, so the diagonal is white box.
+
+    Attributes:
+        names: of the networks.
+        protocol: how the examples were made.
+        eps: the radius as exact text.
+        norm: "linf" or "l2".
+        seed: of the attacks.
+        clean: which victim is right on which image, (V, N) bool.
+        right: the same on the examples made on each attacker, (A, V, N) bool.
+        cost: of making the examples.
+        environment: versions and machine.
+        about: what the caller adds to the JSON (models, data).
+    """
 
     names: tuple[str, ...]
     protocol: Protocol
@@ -52,12 +66,26 @@ class TransferMatrix:
     """What makes a network's accuracies here less than its own, such as outputs that depend on the batch."""
 
     def accuracy(self, attacker: str | None, victim: str) -> Accuracy:
-        """`attacker` None: on clean images."""
+        """Return the accuracy of one network on the examples made on one.
+
+        Args:
+            attacker: the name of the network that they were made on; None: the clean images.
+            victim: the name of the network that they are shown to.
+
+        Returns:
+            The share of all images, with its interval.
+        """
         column = self.names.index(victim)
         flags = self.clean[column] if attacker is None else self.right[self.names.index(attacker), column]
         return Accuracy(int(flags.sum()), len(flags))
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            Settings, the clean accuracies, and a row for each attacker with a column for each victim.
+        """
+
         def row(attacker: str | None) -> dict[str, Any]:
             return {victim: self.accuracy(attacker, victim).to_dict() for victim in self.names}
 
@@ -77,9 +105,19 @@ class TransferMatrix:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the matrix as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
+        """Return a rich table with a row for each attacker and a column for each victim.
+
+        Returns:
+            Accuracies with their 95 % Wilson intervals, those on clean images above.
+        """
         title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.norm} eps {self.eps}"
         table = Table(
             title=f"{title}, n = {self.clean.shape[1]}",
@@ -115,8 +153,24 @@ def transfer(
 ) -> TransferMatrix:
     """Attack every network and show the examples to all of them.
 
-    `x`: (N, C, H, W) in [0, 1]; `y`: (N,); `protocol`: how the examples are made (`clat.evaluate`'s); `report`:
-    told the name of the attacker at work. Raises ClatError as `clat.evaluate` does, and for a single network.
+    Args:
+        networks: name -> image classifier that takes images in [0, 1] and returns logits, at least two; they are
+            left as they are.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        eps: the radius, a number or a fraction such as "8/255".
+        protocol: how the examples are made, as for `clat.evaluate`.
+        norm: "linf" or "l2".
+        batch_size: samples attacked at a time.
+        seed: of the attacks.
+        report: told the name of the attacker at work.
+        about: what is added to the JSON.
+
+    Returns:
+        The accuracy of each network on each one's examples.
+
+    Raises:
+        ClatError: as `clat.evaluate` does, and for a single network.
     """
     protocol = find_protocol(protocol)
     if len(networks) < 2:
@@ -161,11 +215,27 @@ def make_examples(
     batch_size: int,
     seed: int,
 ) -> Tensor:
-    """The examples of an evaluation, (N, C, H, W), where `x` is: the network is right on none that it is not robust
-    on, so that its own accuracy on them is its robust accuracy.
+    """Return the adversarial examples of an evaluation.
 
+    The network is right on none that it is not robust on, so that its own accuracy on them is its robust accuracy.
     PGD attacks the images too that the network gets wrong already, which matters to other networks; the attacks
     that leave a sample once it is misclassified, as AutoAttack's do, have nothing to do there.
+
+    Args:
+        model: the network to attack, without wrappers; it is left as it is.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        protocol: the attacks.
+        eps: the radius, a number or a fraction such as "8/255".
+        norm: "linf" or "l2".
+        batch_size: samples attacked at a time.
+        seed: of the attacks.
+
+    Returns:
+        The examples, (N, C, H, W) in [0, 1], where `x` is.
+
+    Raises:
+        ClatError: as `clat.evaluate` does.
     """
     result = evaluate(
         model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed, keep_examples=True

@@ -1,4 +1,4 @@
-"""Going on with more images until an accuracy is known well enough."""
+"""Evaluations that go on with more images until an accuracy is known well enough."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class SetInterval:
-    """What a random part of a set says of the robust accuracy on all of it. `n` of `of` images were evaluated."""
+    """An interval of the robust accuracy on a whole set, from a random part of it.
+
+    Attributes:
+        robust: how many of the evaluated images withstood.
+        n: how many were evaluated.
+        of: how many there are.
+        confidence: of the interval.
+    """
 
     robust: int
     n: int
@@ -33,16 +40,22 @@ class SetInterval:
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Return the bounds of the robust accuracy on all images, in [0, 1]."""
         low, high = count_interval(self.of, self.n, self.robust, self.confidence)
         return low / self.of, high / self.of
 
     @property
     def width(self) -> float:
-        """In percentage points."""
+        """Return the width of the interval in percentage points."""
         low, high = self.interval
         return 100 * (high - low)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            The bounds, what they are of, and their method.
+        """
         low, high = self.interval
         return {
             "low": low, "high": high, "n": self.n, "of": self.of, "confidence": self.confidence,
@@ -52,22 +65,45 @@ class SetInterval:
 
 @dataclass(frozen=True)
 class PartialEvaluation:
-    """An evaluation of a random part of a set, and what it says of the whole."""
+    """An evaluation of a random part of a set, and what it says of the whole.
+
+    Attributes:
+        evaluation: of the part.
+        whole: the interval of the robust accuracy on all images.
+        plan: the budget that decided on the part, as plain data; None: a width did.
+    """
 
     evaluation: Evaluation
     whole: SetInterval
     plan: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            That of the evaluation, with the interval of the whole, and the budget's plan if there is one.
+        """
         more = {} if self.plan is None else {"budget": self.plan}
         return {**self.evaluation.to_dict(), "robust_accuracy_of_all": self.whole.to_dict(), **more}
 
     def to_json(self, path: str | Path) -> None:
+        """Write the result as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
 
 def check_width(width: float) -> None:
-    """Raises ClatError unless the width, in percentage points, is one."""
+    """Raise an error unless the width of an interval is one.
+
+    Args:
+        width: percentage points.
+
+    Raises:
+        ClatError: it is not above 0 and at most 100.
+    """
     if not 0 < width <= 100:
         raise ClatError(f"the width is {width}: expected percentage points, more than 0 and at most 100")
 
@@ -85,7 +121,7 @@ def evaluate_until(
     """Evaluate more and more images until the interval of the robust accuracy on all of them is narrow enough.
 
     Args:
-        model: the network.
+        model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
         images: the set.
         order: the numbers of its images in random order, (N,) int64, `clat.evaluation.budget.random_order`.
         width: of the interval, in percentage points. Looking at it several times spends confidence: the j-th look
@@ -94,8 +130,11 @@ def evaluate_until(
         told: called with what is known after each look.
         options: of `evaluate_set`: protocol, eps, ...
 
+    Returns:
+        The evaluation of all images that were taken, and the interval after the last look.
+
     Raises:
-        ClatError: as `evaluate_set` does.
+        ClatError: as `evaluate_set` does, and for a width that is none.
     """
     check_width(width)
     results: list[Evaluation] = []

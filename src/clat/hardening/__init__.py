@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from clat.core.units import Size
-from clat.data import ImageSet
+from clat.data import as_train_and_test
 from clat.hardening.plan import Plan
 from clat.hardening.run import Hardened, plan_hardening, resume_hardening, run_hardening
 from clat.hardening.settings import HardenConfig, parse_budget
@@ -18,8 +18,8 @@ __all__ = ["HardenConfig", "Hardened", "Plan", "harden", "parse_budget", "plan_h
 
 def harden(
     model: nn.Module,
-    train: ImageSet,
-    test: ImageSet,
+    train: Any,
+    test: Any,
     out: str | Path,
     *,
     eps: Size = "8/255",
@@ -31,8 +31,9 @@ def harden(
 
     Args:
         model: a trained network, images (N, C, H, W) in [0, 1] -> logits; it stays as it is.
-        train: images to train on; a part is held out and decides everything.
-        test: images that are read once, at the end.
+        train: images to train on, in any form that `clat.as_image_set` takes; a part is held out and decides
+            everything.
+        test: images that are read once, at the end; a folder or a mapping of splits may be given for both.
         out: a new folder for the run, the network, the page and the model card.
         eps: the perturbations to withstand, in image units.
         budget: time for everything, such as "30m"; or give `epochs`.
@@ -48,4 +49,5 @@ def harden(
     """
     seconds = None if budget is None else parse_budget(budget)
     config = HardenConfig(eps=eps, budget=seconds, **settings)
-    return run_hardening(model, train, test, out, config, quiet=quiet)
+    train_set, test_set = as_train_and_test((train, test))
+    return run_hardening(model, train_set, test_set, out, config, quiet=quiet)

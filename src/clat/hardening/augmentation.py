@@ -20,14 +20,19 @@ TOLERATED = 0.05
 
 
 def fitting_augmentation(model: nn.Module, images: ImageSet, engine: Engine, *, seed: int = 0) -> dict[str, Any]:
-    """Return `pad` and `flip` of a recipe's `data`: the largest shift of an eighth, a sixteenth or a pixel of the
-    image, and the flip, under which the network loses at most TOLERATED of its accuracy.
+    """Return the strongest padding and flip under which the network keeps its accuracy.
+
+    The shift is the largest of an eighth, a sixteenth or a pixel of the image, under which, as under the flip, the
+    network loses at most TOLERATED of its accuracy.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] -> logits.
+        model: a trained classifier, images (N, C, H, W) in [0, 1] -> logits (N, K); it stays as it is.
         images: held-out images.
         engine: device and memory layout.
         seed: decides the shifts.
+
+    Returns:
+        `pad` and `flip` of a recipe's `data`, and ``augment = "none"`` where neither does.
     """
 
     def accuracy(pad: int, *, flipped: bool = False) -> float:

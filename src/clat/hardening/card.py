@@ -47,7 +47,19 @@ def card(
     test: ImageSet,
     promise: dict[str, Any] | None,
 ) -> str:
-    """Return the model card's text. Arguments as for `write_card`."""
+    """Return the model card's text.
+
+    Args:
+        comparison: before and after on test images.
+        plan: what was trained.
+        config: what was asked for.
+        recorded: what harden.json says.
+        test: the images of the comparison.
+        promise: the choice between start and end, if clean accuracy was promised.
+
+    Returns:
+        Markdown with the front matter of a Hugging Face model card.
+    """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
     environment = describe_environment()
     rows = "\n".join(
@@ -94,7 +106,16 @@ def card(
 
 
 def paired_sentence(robust: PairedDifference, clean: PairedDifference, config: HardenConfig) -> str:
-    """Return the result in one sentence, as the paired test on the same images settles it."""
+    """Return the result in one sentence, as the paired test on the same images settles it.
+
+    Args:
+        robust: the difference in robust accuracy, after minus before.
+        clean: the difference in clean accuracy.
+        config: names the threat model.
+
+    Returns:
+        Both differences with intervals and p; one with p of 0.05 or more is said not to be told from no change.
+    """
 
     def said(name: str, difference: PairedDifference) -> str:
         low, high = difference.interval

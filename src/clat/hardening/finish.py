@@ -14,6 +14,7 @@ from clat.attacks.settings import Attack
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet, Loader
 from clat.evaluation import Evaluation, evaluate_set
+from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.hardening.inputs import HardenInputs, whole_batch
@@ -21,20 +22,32 @@ from clat.hardening.promise import most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
+from clat.training.augmentation import augmentation
 from clat.training.log import RunLog
-from clat.training.prepare import augmentation
 
 CHECKED = 100
 """Images of the check for masking, whose passes an image cost about MASKING_PASSES."""
 MASKING_PASSES = 800
 MASKING_SHARE = 0.1
 """The part of the budget that this check may take."""
+PICTURES = 24
+"""Of the page's gallery: six of each kind."""
 STATISTICS_BATCHES = 20
 """Training batches on which BatchNorm statistics of points between two networks are counted."""
 
 
 def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig) -> Evaluation:
-    """Measure a network on test images into `file`, going on where an earlier attempt was stopped."""
+    """Measure a network on test images into `file`, going on where an earlier attempt was stopped.
+
+    Args:
+        file: the JSON file of the result; until it is there, how far the attempt was lies beside it.
+        model: a classifier in [0, 1] on its device, measured as it stands.
+        test: the images, all of them.
+        config: the protocol, the threat model and the seed.
+
+    Returns:
+        The result with its verdicts on each image.
+    """
     state = file.with_suffix(".state")
     result = evaluate_set(
         model,
@@ -55,7 +68,19 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig)
 def keep_promise(
     out: Path, original: nn.Module, inputs: HardenInputs, config: HardenConfig, recipe: Recipe, log: RunLog
 ) -> dict[str, Any]:
-    """The network gets the weights of the most robust point that holds the promise, or of the end if none does."""
+    """Give the network the weights of the most robust point that holds the promise, or of the end if none does.
+
+    Args:
+        out: the hardening's folder.
+        original: the network before the training; it stays as it is.
+        inputs: the network at the end of the training, which is changed, and the images that decide.
+        config: `max_clean_drop`, which is set.
+        recipe: the training's; its augmentation is used where BatchNorm statistics are counted.
+        log: told what was chosen.
+
+    Returns:
+        Plain data: whether it is kept, at which alpha, and every point that was measured.
+    """
     assert config.max_clean_drop is not None
     model, end = inputs.model, copied(tensors_of(inputs.model))
     start = copied(tensors_of(inputs.engine.place(copy.deepcopy(original))))
@@ -99,7 +124,16 @@ def keep_promise(
 def look_for_masking(
     out: Path, model: nn.Module, test: ImageSet, config: HardenConfig, seconds_per_pass: float, log: RunLog
 ) -> None:
-    """The check's file, where the budget allows it, or the reason why there is none."""
+    """Write the check for gradient masking where the budget allows it, or say why there is none.
+
+    Args:
+        out: the hardening's folder; a masking.json that is there already stays.
+        model: the hardened classifier.
+        test: test images, of which the first CHECKED are looked at.
+        config: the threat model, the seed and the budget.
+        seconds_per_pass: what a forward and backward pass of one image costs.
+        log: told what was found.
+    """
     file, images = out / "masking.json", test.take(min(CHECKED, len(test)))
     needed = len(images) * MASKING_PASSES * seconds_per_pass
     if file.exists():
@@ -114,19 +148,29 @@ def look_for_masking(
 
 
 def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dict[str, Any]]:
-    """Accuracies of each class, before and after."""
-    rows = []
-    for number, name in enumerate(test.class_names):
-        mine = test.labels == number
-        rows.append(
-            {
-                "class": name,
-                "n": int(mine.sum()),
-                **{
-                    f"{kind}_{when}": float(verdicts[mine].double().mean()) if mine.any() else None
-                    for when, result in (("before", before), ("after", after))
-                    for kind, verdicts in (("clean", result.correct), ("robust", result.robust))
-                },
-            }
-        )
-    return rows
+    """Return the accuracies of each class, before and after.
+
+    Args:
+        before: the result of the network as it was given.
+        after: the result of the hardened one, on the same images.
+        test: these images.
+
+    Returns:
+        A row a class with its name, its number of images and four accuracies in [0, 1]; None for a class without
+        images.
+    """
+    both = [
+        class_accuracies(test.labels, result.correct, result.robust, test.class_names) for result in (before, after)
+    ]
+    return [
+        {
+            "class": first["class"],
+            "n": first["n"],
+            **{
+                f"{kind}_{when}": one[kind]
+                for when, one in (("before", first), ("after", second))
+                for kind in ("clean", "robust")
+            },
+        }
+        for first, second in zip(*both, strict=True)
+    ]

@@ -10,23 +10,38 @@ from torch import Tensor, nn
 from clat.data import ImageSet, Loader, hold_out
 from clat.hardening.settings import HardenConfig
 from clat.runtime.engine import Engine, EngineConfig
-from clat.training.prepare import check_model
+from clat.training.trial import check_model
 
 
 @dataclass(frozen=True)
 class HardenInputs:
-    """`model`: a copy of the user's, on its device; `heldout`: cut from train, it decides everything."""
+    """The network and the images of a hardening, on the device and cut as its training run cuts them."""
 
     model: nn.Module
+    """A copy of the user's, on its device."""
     train: ImageSet
     heldout: ImageSet
+    """Cut from train; it decides everything."""
     test: ImageSet
     engine: Engine
     engine_config: EngineConfig
 
 
 def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig) -> HardenInputs:
-    """Return the inputs of a hardening. Raises ClatError where the network does not fit the images."""
+    """Return the inputs of a hardening.
+
+    Args:
+        model: a trained network, images (N, C, H, W) in [0, 1] -> logits; a copy of it is taken.
+        train_set: images to train on, of which a part is held out.
+        test_set: images for the end.
+        config: how many are held out, and device and precision.
+
+    Returns:
+        The copy on its device, the two parts of train, and test.
+
+    Raises:
+        ClatError: the network does not fit the images, or there are too few of them.
+    """
     engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
     engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
@@ -39,6 +54,14 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
 
 
 def whole_batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """All images as one batch on the device, in its memory layout."""
+    """Return all images of a set as one batch on the device, in its memory layout.
+
+    Args:
+        images: as many as fit into memory together.
+        engine: device and memory layout.
+
+    Returns:
+        (x, y); x (N, C, H, W) in [0, 1], y int64 (N,).
+    """
     x, y = next(iter(Loader(images, len(images), device=engine.device).epoch()))
     return engine.images(x), y

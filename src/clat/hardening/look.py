@@ -20,7 +20,7 @@ from clat.evaluation.heldout import heldout_correct
 from clat.evaluation.statistics import Accuracy
 
 STEPS = 10
-"""Of the PGD attack behind the robust accuracy."""
+"""Steps of the PGD attack behind the robust accuracy."""
 
 RANKED = 100
 """Images on which the layers are ranked (CLAT's paper: one batch)."""
@@ -31,7 +31,7 @@ ROBUST_ALREADY = 0.5
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What the network does on held-out images before anything is done to it."""
+    """A network's accuracies and criticality on held-out images, before anything is done to it."""
 
     clean: Accuracy
     robust: Accuracy
@@ -39,10 +39,14 @@ class FirstLook:
     criticality: CriticalityReport | None
     """Each layer's criticality; None where the network has no layers to rank."""
     seconds_per_pass: float
-    """Of one forward and backward pass an image of the attack."""
+    """Seconds of one forward and backward pass of the attack, for one image."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a JSON file."""
+        """Return plain data for a JSON file.
+
+        Returns:
+            Accuracies, the attack behind them, and each layer's criticality; the seconds are left out.
+        """
         return {
             "clean": self.clean.to_dict(),
             "robust": self.robust.to_dict(),
@@ -68,9 +72,12 @@ def look(
         x: held-out images, (N, C, H, W) in [0, 1].
         y: their labels, (N,) int64.
         threat: what the network is to withstand.
-        num_classes: of the data.
+        num_classes: classes of the data.
         batch_size: images a pass.
         seed: decides the attack's starts.
+
+    Returns:
+        Clean and robust accuracy on all of `x`, and the criticality of the layers on the first RANKED.
 
     Raises:
         ClatError: the network is at chance (other weights, another normalisation or another order of classes), or

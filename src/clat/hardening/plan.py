@@ -18,45 +18,42 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.formatting import duration
 from clat.hardening.candidates import CANDIDATES
+from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import build_recipe
 
-EPS_FROM, EPS_UNTIL = 0.0, 0.5
-LABEL_SMOOTHING = 0.1
-MONITORED = 500
-"""Held-out images on which each epoch is checked, at most."""
-MONITOR_STEPS = 10
-TUNED = 0.2
-"""The part of the epochs that `keep = "clat"` and "clat-plus" give to the critical layers."""
 MARGIN = 0.95
 """The part of the budget that is planned with: a machine is not always as fast as when it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done. Times in seconds."""
+    """A training that fits the budget: its objective, its length and its recipe. Times in seconds."""
 
     objective: str
     epochs: int
     step_seconds: dict[str, float]
-    """Of each candidate that was measured."""
+    """The seconds of a step of each candidate that was measured."""
     training_seconds: float
-    """Of all epochs with their checks."""
+    """Seconds of all epochs with their checks."""
     measuring_seconds: float
-    """Of the two evaluations on test images."""
+    """Seconds of what comes after the training: evaluations, and where due the promise and the look for masking."""
     recipe: Recipe
     reasons: tuple[str, ...]
     """One line a decision."""
 
     @property
     def seconds(self) -> float:
-        """Until the end."""
+        """Return the seconds until the end: training and measuring."""
         return self.training_seconds + self.measuring_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a JSON file, without the recipe, which has a file of its own."""
+        """Return plain data for a JSON file, without the recipe, which has a file of its own.
+
+        Returns:
+            The other fields, by their names.
+        """
         return {
             "objective": self.objective,
             "epochs": self.epochs,
@@ -83,19 +80,26 @@ def make_plan(
     Args:
         config: what the user asked for.
         model: decides the optimizer: SGD where there is BatchNorm, else AdamW.
-        step_seconds: what a step of each candidate costs.
+        step_seconds: what a step of each candidate costs, and of what follows it where `keep` asks for that.
         steps_per_epoch: batches of an epoch.
-        check_seconds: of the check after each epoch.
-        measuring_seconds: of the two evaluations at the end.
-        spent: of the budget, so far.
+        check_seconds: what the check after each epoch takes.
+        measuring_seconds: what comes after the training takes, see `closing_seconds`.
+        spent: seconds of the budget that are gone already.
         settings: further fields of the recipe, such as `data` and `model`.
+
+    Returns:
+        The plan, with one reason a decision.
 
     Raises:
         ClatError: not even one epoch of the cheapest candidate fits.
     """
-    epoch_seconds = {name: cost * steps_per_epoch + check_seconds for name, cost in step_seconds.items()}
+    epoch_seconds = {
+        name: _mean_step(config, name, step_seconds) * steps_per_epoch + check_seconds
+        for name in step_seconds
+        if name in CANDIDATES
+    }
     if config.epochs is not None:
-        fits = dict.fromkeys(step_seconds, config.epochs)
+        fits = dict.fromkeys(epoch_seconds, config.epochs)
     else:
         assert config.budget is not None
         left = config.budget * MARGIN - spent - measuring_seconds
@@ -122,13 +126,20 @@ def make_plan(
         step_seconds=dict(step_seconds),
         training_seconds=epoch_seconds[name] * epochs,
         measuring_seconds=measuring_seconds,
-        recipe=_recipe(config, model, name, epochs, settings or {}),
+        recipe=harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings),
         reasons=reasons,
     )
 
 
+def _mean_step(config: HardenConfig, name: str, step_seconds: Mapping[str, float]) -> float:
+    """Return the seconds of a step, over the stages."""
+    if config.keep not in TUNING:
+        return step_seconds[name]
+    return (1 - TUNED) * step_seconds[name] + TUNED * step_seconds[config.keep]
+
+
 def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
-    """A candidate's name, and why it."""
+    """Return a candidate's name, and why it is taken."""
     if config.objective is not None:
         return config.objective, f"{config.objective}, as asked for: {fits[config.objective]} epochs"
     worth = [name for name in fits if fits[name] >= CANDIDATES[name].worth_from]
@@ -145,47 +156,4 @@ def _keeping(keep: str, epochs: int) -> str:
         return "against robust overfitting, the weights with the best robust accuracy on held-out images are kept"
     if keep == "last":
         return "the last weights are kept, as asked for"
-    return f"the last {_tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"
-
-
-def _tuning_epochs(epochs: int) -> int:
-    return max(round(TUNED * epochs), 1) if epochs > 1 else 0
-
-
-def _recipe(config: HardenConfig, model: nn.Module, name: str, epochs: int, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe that repeats the training."""
-    convolutional = bool(batch_norms(model))
-    tuning = _tuning_epochs(epochs) if config.keep in ("clat", "clat-plus") else 0
-    stage: dict[str, Any] = {
-        "name": "harden",
-        "epochs": epochs - tuning,
-        "objective": {**CANDIDATES[name].objective, "label_smoothing": LABEL_SMOOTHING},
-        "treatments": [{"name": "ema"}],
-        "eps_schedule": {"from": EPS_FROM, "until": EPS_UNTIL},
-    }
-    stages = [stage]
-    if tuning:
-        stages.append(
-            {
-                "name": config.keep,
-                "epochs": tuning,
-                "objective": {"name": config.keep},
-                "selection": {"rule": "critical", "k": 1, "every": max(tuning // 2, 1)},
-            }
-        )
-    return build_recipe(
-        {
-            "name": "harden",
-            "seed": config.seed,
-            "eps": config.threat.text,
-            "norm": config.norm,
-            "batch_size": config.batch_size,
-            "schedule": {"kind": "one-cycle", "lr": 0.05 if convolutional else 5e-4, "peak": 0.3},
-            "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
-            "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
-            "evaluation": {"weights": "none", "protocol": config.protocol},
-            "engine": {"precision": config.precision, "device": config.device},
-            "stages": stages,
-            **settings,
-        }
-    )
+    return f"the last {tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"

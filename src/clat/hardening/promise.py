@@ -21,7 +21,7 @@ def most_robust_within(points: Iterable[LinePoint], max_clean_drop: float) -> Li
     """Return the point with the highest robust accuracy that loses at most `max_clean_drop` of the clean accuracy.
 
     Args:
-        points: of the line, the one at alpha 0 among them.
+        points: points of the line, the one at alpha 0 among them.
         max_clean_drop: a share in [0, 1].
 
     Returns:
@@ -52,7 +52,10 @@ def walk_line(
         end: its tensors at alpha 1.
         batches: training images to count BatchNorm statistics on, (N, C, H, W) each.
         judge: returns clean and robust accuracy of the network as it stands, each in [0, 1].
-        alphas: the points.
+        alphas: the points, each in [0, 1].
+
+    Returns:
+        The points in the order of `alphas`, with their accuracies.
     """
     found = []
     for alpha in alphas:
@@ -68,7 +71,15 @@ def set_point(
     alpha: float,
     batches: Callable[[], Iterable[Tensor]],
 ) -> None:
-    """Give the network the weights at `alpha`, with BatchNorm statistics that fit them."""
+    """Give the network the weights at `alpha`, with BatchNorm statistics that fit them.
+
+    Args:
+        model: is changed in place.
+        start: its tensors at alpha 0.
+        end: its tensors at alpha 1.
+        alpha: the place on the line, in [0, 1]; both ends keep their own statistics.
+        batches: training images to count BatchNorm statistics on, (N, C, H, W) each.
+    """
     put(tensors_of(model), interpolate(start, end, alpha))
     if 0 < alpha < 1:
         reestimate_batch_norm(model, batches())

@@ -4,6 +4,8 @@ harden.json        the settings, the first look and the plan
 model.safetensors  the hardened network
 result.json        before, after, and the paired difference on test images
 masking.json       signs of gradient masking, where the budget allows to look
+gallery.json       test images, what an attack changed, what both networks said
+report.html        the page
 README.md          the model card
 """
 
@@ -20,38 +22,47 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
-from clat.data import ImageSet
+from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
+from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
-from clat.hardening.cost import step_seconds
-from clat.hardening.finish import keep_promise, look_for_masking, measured, per_class
+from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
+from clat.hardening.finish import PICTURES, keep_promise, look_for_masking, measured, per_class
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
-from clat.hardening.plan import MONITORED, Plan, make_plan
+from clat.hardening.plan import Plan, make_plan
+from clat.hardening.recipe import MONITORED, TUNING, harden_stages
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
+from clat.recipe.schema import StageConfig
 from clat.recipe.toml import build_recipe, read_recipe
+from clat.report.page import write_report
 from clat.training.log import RunLog
-from clat.training.run import refuse_taken, resume, train
+from clat.training.run import resume, train
+from clat.training.run_folder import refuse_taken
 
 ABOUT = "harden.json"
 
 
 @dataclass(frozen=True)
 class Hardened:
-    """`model`: the hardened network, in evaluation mode; `before`, `after`: its results on test images, None where
-    only a plan was asked for; `comparison`: paired; `plan`; `out`: the folder."""
+    """A hardened network with its results on test images, before and after."""
 
     model: nn.Module
+    """The hardened network, in evaluation mode."""
     plan: Plan
     out: Path
+    """The folder."""
     before: Evaluation
+    """The result on test images of the network that was given."""
     after: Evaluation
+    """The result of the hardened one, on the same images."""
     comparison: Comparison
+    """The paired difference between the two."""
     promise: dict[str, Any] | None
     """What was chosen between start and end, where clean accuracy was promised."""
 
@@ -77,10 +88,12 @@ def run_hardening(
         about: what harden.json says of where the network comes from.
         quiet: print nothing.
 
+    Returns:
+        The hardened network, its results before and after, and their paired comparison.
+
     Raises:
         ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
-        else
-            in the input is wrong; then nothing has been written.
+            else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
     refuse_taken(out, (ABOUT,))
@@ -108,9 +121,24 @@ def run_hardening(
 
 
 def plan_hardening(
-    model: nn.Module, train_set: ImageSet, test_set: ImageSet, config: HardenConfig, *, quiet: bool = False
+    model: nn.Module, train_set: Any, test_set: Any, config: HardenConfig, *, quiet: bool = False
 ) -> tuple[Plan, FirstLook]:
-    """Return what `run_hardening` would do, without doing it. Arguments and errors as there."""
+    """Return what `run_hardening` would do, without doing it.
+
+    Args:
+        model: as for `run_hardening`.
+        train_set: as for `run_hardening`.
+        test_set: as for `run_hardening`.
+        config: as for `run_hardening`.
+        quiet: print nothing.
+
+    Returns:
+        The plan, and the first look at the network that it rests on.
+
+    Raises:
+        ClatError: as for `run_hardening`.
+    """
+    train_set, test_set = as_train_and_test((train_set, test_set))
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -119,14 +147,25 @@ def plan_hardening(
 
 
 def resume_hardening(
-    out: str | Path, model: nn.Module, train_set: ImageSet, test_set: ImageSet, *, quiet: bool = False
+    out: str | Path, model: nn.Module, train_set: Any, test_set: Any, *, quiet: bool = False
 ) -> Hardened:
-    """Go on with a hardening that was stopped; the network and images as they were given to `run_hardening`.
+    """Go on with a hardening that was stopped.
+
+    Args:
+        out: its folder.
+        model: the network as it was given to `run_hardening`.
+        train_set: the images as they were given there.
+        test_set: the images as they were given there.
+        quiet: print nothing.
+
+    Returns:
+        The same as `run_hardening`.
 
     Raises:
         ClatError: there is none in `out`, or the images are others.
     """
     out = Path(out)
+    train_set, test_set = as_train_and_test((train_set, test_set))
     config, recorded = read_hardening(out)
     inputs = harden_inputs(model, train_set, test_set, config)
     recipe = read_recipe(out / "recipe.toml")
@@ -136,7 +175,17 @@ def resume_hardening(
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
-    """Return the settings of the hardening in `out`, and all that its harden.json says. Raises ClatError."""
+    """Return the settings of the hardening in a folder, and all that its harden.json says.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        The settings, and the file's content.
+
+    Raises:
+        ClatError: there is no usable harden.json.
+    """
     try:
         recorded = json.loads((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
@@ -158,24 +207,28 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     stages = {name: _stage(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
-    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed)
+    if config.keep in TUNING:
+        stages[config.keep] = build_recipe(
+            {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(names[0], 2, keep=config.keep)}
+        ).stages[1]
+    share = MEASURED_SHARE * (config.budget or 0.0)
+    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
-    tested = min(config.num_samples or len(inputs.test), len(inputs.test))
     plan = make_plan(
         config,
         inputs.model,
         costs,
         steps_per_epoch=max(len(inputs.train) // count, 1),
-        check_seconds=len(x) * 12 * seen.seconds_per_pass,
-        measuring_seconds=2 * tested * 21 * seen.seconds_per_pass,
+        check_seconds=len(x) * CHECK_PASSES * seen.seconds_per_pass,
+        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass),
         spent=time.perf_counter() - started,
         settings={
             "data": {
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
-                **fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed),
+                **_augmentation(inputs, config),
             }
         },
     )
@@ -184,9 +237,17 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     return plan, seen
 
 
-def _stage(config: HardenConfig, name: str) -> Any:
-    settings = {"name": name, "epochs": 1, "objective": CANDIDATES[name].objective}
-    return build_recipe({"eps": config.threat.text, "norm": config.norm, "stages": [settings]}).stages[0]
+def _augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
+    """The fields of a recipe's data that say what is done to training images."""
+    if config.augment is not None:
+        return {"augment": config.augment}
+    return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
+
+
+def _stage(config: HardenConfig, name: str) -> StageConfig:
+    """Return the stage that would train with a candidate."""
+    found = {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(name, 1)}
+    return build_recipe(found).stages[0]
 
 
 def _finished(
@@ -199,7 +260,7 @@ def _finished(
     *,
     quiet: bool,
 ) -> Hardened:
-    """What comes after the training; what is in its file already is not done again."""
+    """Return the result after the training; what is in its file already is not done again."""
     log, model = RunLog(None, quiet=quiet), inputs.model
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
@@ -207,9 +268,8 @@ def _finished(
         promise = keep_promise(out, original, inputs, config, plan.recipe, log)
     save_weights(model, out / "model.safetensors")
     test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
-    before = measured(
-        out / "evaluations" / "before.json", inputs.engine.place(copy.deepcopy(original)), test, config
-    )
+    start = inputs.engine.place(copy.deepcopy(original))
+    before = measured(out / "evaluations" / "before.json", start, test, config)
     after = measured(out / "evaluations" / "after.json", model, test, config)
     comparison = compare(before, after)
     look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
@@ -224,5 +284,8 @@ def _finished(
         },
     )
     write_card(out, comparison, plan, config, recorded, test, promise)
+    networks = {"before hardening": start, "after hardening": model}
+    make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
+    write_report(out)
     log.close()
     return Hardened(model.eval(), plan, out, before, after, comparison, promise)

@@ -11,7 +11,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.hardening.candidates import CANDIDATES
-from clat.runtime.engine import precision_named
+from clat.runtime.settings import precision_named
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -21,6 +21,9 @@ def parse_budget(text: str | float) -> float:
 
     Args:
         text: seconds, or words such as "90s", "30m", "1h30m", "2d".
+
+    Returns:
+        Seconds, above 0 and finite.
 
     Raises:
         ClatError: anything else, or no time at all.
@@ -68,6 +71,9 @@ class HardenConfig:
     train_size: int | None = None
     """Train on this many images only; None: all that are not held out."""
     batch_size: int = 128
+    augment: str | None = None
+    """As of a recipe's data: none, imagenet, package.module:name, ...; None: the crop and flip that the network
+    bears (`clat.hardening.augmentation`)."""
     precision: str = "auto"
     """As of a recipe's engine: auto, 32 (or float32), bf16-mixed (or bfloat16)."""
     device: str = "auto"
@@ -92,5 +98,5 @@ class HardenConfig:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat model that `eps` and `norm` name."""
+        """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)

@@ -2,7 +2,7 @@
 
 from clat.models.build import build_model
 from clat.models.files import load_weights, read_state, save_weights
-from clat.models.huggingface import save_pretrained
+from clat.models.huggingface import save_pretrained as save_pretrained
 from clat.models.mixture import Mixture
 from clat.models.normalize import Normalize, Normalized
 from clat.models.registry import load_model, model_names
@@ -16,6 +16,5 @@ __all__ = [
     "load_weights",
     "model_names",
     "read_state",
-    "save_pretrained",
     "save_weights",
 ]

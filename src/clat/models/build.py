@@ -1,4 +1,4 @@
-"""From the settings of `[model]` to the network."""
+"""Build the network that the settings of `[model]` describe."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from clat.models.settings import ModelConfig, NetworkConfig
 
 
 def build_model(config: ModelConfig, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The network that `config` describes, with its weights, for images of so many channels.
+    """Return the network that `config` describes, with its weights.
 
-    What has no weights is drawn from the global generator. A mixture's own `weights` are those of the whole, loaded
-    after its members'. Raises ClatError like `load_model`.
+    Parameters without trained weights are drawn from the global generator.
+
+    Args:
+        config: The network, or the two of a mixture, whose own `weights` are those of the whole, loaded after its
+            members'.
+        num_classes: How many classes the data have.
+        in_channels: Channels of the images.
+
+    Returns:
+        A network in training mode, images (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
+
+    Raises:
+        ClatError: A name, an option or a weight file is refused, as by `load_model`.
     """
     if config.name != "mixture":
         return _network(config, num_classes, in_channels)

@@ -51,7 +51,16 @@ class Transition(nn.Module):
 
 
 def dense_block(inputs: int, growth: int, count: int) -> tuple[nn.Sequential, int]:
-    """`count` dense layers in a row, and the number of channels that come out."""
+    """Return dense layers in a row, each of which reads what all before it put out.
+
+    Args:
+        inputs: Channels that come in.
+        growth: Channels that each layer adds.
+        count: How many layers there are.
+
+    Returns:
+        The layers, and the number of channels that come out.
+    """
     layers = [DenseLayer(inputs + i * growth, growth) for i in range(count)]
     return nn.Sequential(*layers), inputs + count * growth
 
@@ -59,9 +68,14 @@ def dense_block(inputs: int, growth: int, count: int) -> tuple[nn.Sequential, in
 class DenseNet(nn.Module):
     """Four dense blocks with a transition after each of the first three, then a linear head.
 
-    `depths` counts the layers of the four blocks. `width` is the growth rate; the stem has twice as many
-    channels. Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Each transition
-    halves the map.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Each transition halves the
+    map.
+
+    Args:
+        depths: How many layers each of the four blocks has.
+        num_classes: Logits of the head.
+        width: The growth rate; the stem has twice as many channels.
+        in_channels: Channels of the images.
     """
 
     def __init__(
@@ -74,7 +88,7 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize()
-        self.conv1 = conv3x3(in_channels, 2 * width)
+        self.conv1: nn.Module = conv3x3(in_channels, 2 * width)
         self.dense1, channels = dense_block(2 * width, width, depths[0])
         self.trans1 = Transition(channels)
         self.dense2, channels = dense_block(channels // 2, width, depths[1])

@@ -33,8 +33,10 @@ BN_MOMENTUM = 0.01
 
 
 class SameConv(nn.Conv2d):
-    """A 3x3 convolution of stride 2 with JAX's "SAME" padding, which for an even size pads the far border
-    only: the windows sit one pixel further than those of padding 1. Output ceil(H / 2), ceil(W / 2)."""
+    """A 3x3 convolution of stride 2 with JAX's "SAME" padding, which for an even size pads the far border only.
+
+    The windows sit one pixel further than those of padding 1. Output ceil(H / 2), ceil(W / 2).
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, kernel_size=3, stride=2, bias=False)
@@ -92,10 +94,17 @@ class DMGroup(nn.Module):
 class DMWideResNet(nn.Module):
     """Three groups of blocks with width, 2 and 4 times width channels, then a linear head.
 
-    `depths` counts the blocks of each group, (depth - 4) / 6 in WRN-depth; `width` the channels of the first
-    group, 16 times the widening factor. `stem`: channels of the first convolution. `activation`: a name in
-    ACTIVATIONS. `squeeze`: see `DMBlock`. Input (N, in_channels, H, W) in [0, 1], any H and W; output
-    (N, num_classes) logits. Groups 2 and 3 halve the map.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the
+    map.
+
+    Args:
+        depths: Blocks of each group, (depth - 4) / 6 in WRN-depth.
+        num_classes: Logits of the head.
+        width: Channels of the first group, 16 times the widening factor.
+        in_channels: Channels of the images.
+        activation: A name in `clat.models.parts.ACTIVATIONS`.
+        stem: Channels of the first convolution.
+        squeeze: Hidden units of squeeze-and-excitation per channel of a block; 0 leaves it out.
     """
 
     def __init__(
@@ -136,7 +145,18 @@ def ra_wide_resnet(
     in_channels: int = 3,
     activation: str = "silu",
 ) -> DMWideResNet:
-    """RaWRN: squeeze-and-excitation of a quarter of the channels, and a stem of 4/9 of the width (96 of 216)."""
+    """Return a RaWRN: squeeze-and-excitation of a quarter of the channels, a stem of 4/9 of the width (96 of 216).
+
+    Args:
+        depths: Blocks of each of the three groups.
+        num_classes: Logits of the head.
+        width: Channels of the first group.
+        in_channels: Channels of the images.
+        activation: A name in `clat.models.parts.ACTIVATIONS`.
+
+    Returns:
+        The network, images (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
+    """
     return DMWideResNet(
         depths=depths,
         num_classes=num_classes,

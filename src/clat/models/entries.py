@@ -1,4 +1,4 @@
-"""Which of the state dicts in a weight file is meant: scripts nest them, and keep an average beside the weights."""
+"""Choose the state dict that is meant in a weight file: scripts nest them, and keep averages beside them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ _DEPTH = 8
 
 
 def is_averaged(key: str) -> bool:
-    """Return whether a key or prefix is one by which scripts call averaged weights: ema, swa_model, ..."""
+    """Return whether a key or prefix is one by which scripts call averaged weights: ema, swa_model, ...
+
+    Args:
+        key: A key of a file, or a prefix of names in it.
+
+    Returns:
+        True where a part of it is such a word.
+    """
     return _AVERAGED.search(key) is not None
 
 
@@ -66,7 +73,7 @@ def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
 
 
 def _usual_place(content: Any) -> list[str]:
-    """The keys that lead to the innermost state dict by the usual names."""
+    """Return the keys that lead to the innermost state dict by the usual names."""
     place: list[str] = []
     while isinstance(content, Mapping) and len(place) < _DEPTH:
         nested = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping) and _has_state(v)]
@@ -103,7 +110,7 @@ def _under_key(content: Any, place: list[str], path: Path, key: str) -> StateDic
 
 
 def _nothing(content: Any, path: Path) -> ClatError:
-    """The error for a file without a state dict at a usual place."""
+    """Return the error for a file without a state dict at a usual place."""
     keys = list(content) if isinstance(content, Mapping) else []
     held = f"the entries {', '.join(map(str, keys[:5]))}" if keys else f"a {type(content).__name__}"
     unusual = sorted(name for name, _ in _state_dicts(content) if name)
@@ -114,7 +121,7 @@ def _nothing(content: Any, path: Path) -> ClatError:
 
 
 def _mappings(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every dict that holds tensors somewhere below text keys, with its dotted key; the whole file's is ''."""
+    """Yield every dict that holds tensors somewhere below text keys, with its dotted key ('' for the file)."""
     if not isinstance(content, Mapping) or depth > _DEPTH:
         return
     if _has_state(content):
@@ -125,12 +132,12 @@ def _mappings(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[s
 
 
 def _state_dicts(content: Any) -> list[tuple[str, Mapping[Any, Any]]]:
-    """Those of `_mappings` that hold tensors themselves."""
+    """Return those of `_mappings` that hold tensors themselves."""
     return [(name, found) for name, found in _mappings(content) if _tensors(found)]
 
 
 def _has_state(content: Mapping[Any, Any], depth: int = 0) -> bool:
-    """Whether a dict holds a tensor under text keys. Numbered ones are an optimizer's."""
+    """Return whether a dict holds a tensor under text keys. Numbered ones are an optimizer's."""
     named = [value for key, value in content.items() if isinstance(key, str)]
     if any(isinstance(value, Tensor) for value in named):
         return True
@@ -143,11 +150,11 @@ def _tensors(content: Any) -> StateDict:
 
 
 def _alike(state: StateDict, other: StateDict) -> bool:
-    """Whether at least half of the smaller one's names end as names of the other do: weights of one network."""
+    """Return whether both hold weights of one network: half of the smaller one's names end like the other's."""
     ends, others = ({tuple(name.split(".")[-2:]) for name in one} for one in (state, other))
     return 2 * len(ends & others) >= min(len(ends), len(others))
 
 
 def _same(state: StateDict, other: StateDict) -> bool:
-    """Whether both hold the very same tensors."""
+    """Return whether both hold the very same tensors."""
     return state.keys() == other.keys() and all(state[name].data_ptr() == other[name].data_ptr() for name in state)

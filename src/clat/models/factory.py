@@ -1,30 +1,35 @@
-"""The user's own networks: `package.module:factory`, imported from the current directory too."""
+"""Build the user's own networks: `package.module:factory`, imported from the current directory too."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.own_code import current_directory_importable, find_callable
 
 
 def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the network of `package.module:factory` with those of `options` that its signature has, and `args`.
+    """Return the network of a factory of the user's, called with the options that its signature has.
 
-    What goes wrong in the user's code is told in one line, and chained. Raises ClatError for that, for a name that
-    cannot be imported or called, and for an explicit option (anything but num_classes and in_channels, which are
-    always there) or argument that the signature does not have.
+    Args:
+        name: `package.module:factory`, a function or class; dots after the colon reach into classes.
+        options: num_classes and in_channels, which go to a signature that has them, and the options that a user
+            gave, which it must have.
+        args: Further arguments that it must have; a bare **kwargs takes them all, and num_classes.
+
+    Returns:
+        Whatever network the factory made.
+
+    Raises:
+        ClatError: The name cannot be imported or called, the signature lacks an option or argument, or the factory
+            fails or makes no network; the user's own error is chained.
     """
-    with _current_directory_importable():
-        factory = _find(name)
+    with current_directory_importable():
+        factory = find_callable(name, "model")
         accepted = _accepted(name, factory, options, args or {})
         try:
             model = factory(**accepted)
@@ -35,28 +40,13 @@ def from_factory(name: str, options: Mapping[str, Any], args: Mapping[str, Any] 
     return model
 
 
-def _find(name: str) -> Callable[..., Any]:
-    """The object that `package.module:factory` names; dots after the colon reach into classes."""
-    module_name, _, path = name.partition(":")
-    try:
-        factory = reduce(getattr, path.split("."), importlib.import_module(module_name))
-    except AttributeError as error:
-        raise ClatError(f"model '{name}': {error}; check the name after the colon") from error
-    except Exception as error:
-        raise ClatError(
-            f"model '{name}': importing '{module_name}' failed, {type(error).__name__}: {error}; "
-            "write package.module:factory"
-        ) from error
-    if not callable(factory):
-        raise ClatError(f"model '{name}': a {type(factory).__name__} cannot be called; name a function or a class")
-    return factory
-
-
 def _accepted(
     name: str, factory: Callable[..., Any], options: Mapping[str, Any], args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options that the factory's signature has, and the arguments. A bare **kwargs gets num_classes, the usual
-    name, and every argument."""
+    """Return the options that the factory's signature has, and the arguments.
+
+    A bare **kwargs gets num_classes, the usual name, and every argument.
+    """
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):  # built-in callables show no signature
@@ -69,15 +59,3 @@ def _accepted(
     for option in options.keys() - by_name - {"num_classes", "in_channels"}:
         raise ClatError(f"model '{name}': its factory takes no {option}; leave {option} out")
     return {key: value for key, value in options.items() if key in by_name} | dict(args)
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Import from the current directory first, as `python -m` does; the search path is put back after."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

@@ -1,4 +1,4 @@
-"""Weight files: ours (safetensors with metadata) and other people's. Nothing in a file is ever executed."""
+"""Read and write weight files: ours (safetensors with metadata) and other people's. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORMALIZE_KEY = "clat.normalize"
 
 
 def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dict[str, str]]:
-    """Read (state dict, metadata) from a weight file, on the CPU.
+    """Return the state dict and the metadata of a weight file, on the CPU.
 
     Reads safetensors, and PyTorch files (.pt, .pth, .tar, .model, ...) through the restricted unpickler, which runs
     no code. A nested state dict is unwrapped by the usual keys; where the file holds several of one network, such
@@ -33,7 +33,8 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
 
     Args:
         path: The file.
-        key: Which state dict is meant, by its key in the file ("ema", "run.ema"), or by the prefix of its names.
+        key: Which state dict is meant, by its key in the file ("ema", "run.ema"), or by the prefix of its names;
+            None takes the usual one.
 
     Returns:
         The state dict, and the metadata that a safetensors file carries (empty for others).
@@ -47,22 +48,28 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> dict[str, str]:
-    """Load a weight file into `model` (in place) and return the file's metadata.
+    """Load a weight file into `model`, in place, and return the file's metadata.
 
-    Every entry of the model must be there, by name and shape, else ClatError says in one line what is missing and
-    the model stays as it was. The network is found under whatever prefix the file puts before its names, and with
-    what wrappers put between their parts (clat.models.names); what lies beside it, such as the weights of a loss,
-    is left out with a notice. A missing `num_batches_tracked` keeps the model's value, which only BatchNorm without
-    momentum reads; entries that the model lists as `unused_entries` are skipped. In a Normalized model the weights
-    go to the network inside.
+    Every entry of the model must be there, by name and shape. The network is found under whatever prefix the file
+    puts before its names, and with what wrappers put between their parts (clat.models.names); what lies beside it,
+    such as the weights of a loss, is left out with a notice. A missing `num_batches_tracked` keeps the model's
+    value, which only BatchNorm without momentum reads; entries that the model lists as `unused_entries` are
+    skipped.
 
     A file that brings a normalisation, as ours record it or as the statistics of a wrapper, is refused by a model
     that has none: it would evaluate another function. load_model applies it by itself.
 
     Args:
-        model: Any network.
+        model: Any network; in a Normalized one the weights go to the network inside.
         path: A file that read_state reads.
         key: Which of several state dicts in it; see read_state.
+
+    Returns:
+        The metadata that a safetensors file carries, empty for others.
+
+    Raises:
+        ClatError: The file cannot be read or does not fit, or brings a normalisation that the model lacks; the
+            model is then as before.
     """
     state, metadata = read_state(path, key)
     entries = fitting_entries(model, state, path)
@@ -79,8 +86,17 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
 def fit_state(
     model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool = False
 ) -> None:
-    """Copy a state dict into `model` by the rules of load_weights; error messages call it `source`.
-    `new_classifier`: the last linear layer keeps the weights it has, whatever the state dict says of it."""
+    """Copy a state dict into `model`, in place, by the rules of load_weights.
+
+    Args:
+        model: Any network.
+        state: Tensors by name.
+        source: What error messages call them.
+        new_classifier: The last linear layer keeps the weights it has, whatever the state dict says of it.
+
+    Raises:
+        ClatError: The state dict does not fit; the model is then as before.
+    """
     fitting_entries(model, state, source, new_classifier=new_classifier).put_into(model)
 
 
@@ -93,11 +109,20 @@ def save_weights(
 ) -> Path:
     """Write the model's parameters and buffers as safetensors, and return the path.
 
-    `metadata` is text under text keys; `state`: write these entries, named as in model.state_dict(), instead.
-    The model's normalisation, where it has one, is recorded with it; of a Normalized model the network inside is
-    written, under its own names. Atomic: a reader, or a run that is killed, finds the old file or the new one
-    whole. Missing folders are made. Raises ClatError for a name that does not end in .safetensors, metadata that
-    is not text, or a place that cannot be written.
+    The model's normalisation, where it has one, is recorded with it. A reader, or a run that is killed, finds the
+    old file or the new one whole.
+
+    Args:
+        model: Any network; of a Normalized one the network inside is written, under its own names.
+        path: The file, whose name ends in .safetensors; missing folders above it are made.
+        metadata: Text under text keys, for the file's header.
+        state: Entries to write instead of the model's, named as in model.state_dict().
+
+    Returns:
+        The path.
+
+    Raises:
+        ClatError: The name ends otherwise, the metadata are not text, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -124,7 +149,18 @@ def save_weights(
 
 
 def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statistics | None:
-    """The (mean, std) that save_weights recorded in this metadata, or None. Malformed: ClatError."""
+    """Return the normalisation that save_weights recorded in a file's metadata.
+
+    Args:
+        metadata: The metadata that read_state returned.
+        source: The file, for messages.
+
+    Returns:
+        Its (mean, std), None where there is none.
+
+    Raises:
+        ClatError: The record is damaged.
+    """
     if NORMALIZE_KEY not in metadata:
         return None
     try:

@@ -23,8 +23,10 @@ _MOST_CHANNELS = 1024
 class FittingEntries:
     """Entries for every parameter and buffer of a network, by its names.
 
-    `statistics`: the (mean, std) by which a wrapper in the file normalised images for this network, or None.
-    `remark`: what the user is told when the entries are used, if the file holds more than they.
+    Attributes:
+        state: The tensors.
+        statistics: The (mean, std) by which a wrapper in the file normalised images for this network, or None.
+        remark: What the user is told when the entries are used, if the file holds more than they.
     """
 
     state: StateDict
@@ -32,7 +34,11 @@ class FittingEntries:
     remark: str | None
 
     def put_into(self, model: nn.Module) -> None:
-        """Copy the entries into the network, or the one inside a Normalized."""
+        """Copy the entries into a network, in place.
+
+        Args:
+            model: The network that they were fitted to; in a Normalized they go to the network inside.
+        """
         if self.remark is not None:
             notice(self.remark)
         # Every tensor was compared before; strictness would only add a foreign module's extra state, not in files.
@@ -40,7 +46,14 @@ class FittingEntries:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the network whose names a weight file has: the one inside a Normalized, else the model itself."""
+    """Return the network whose names a weight file has: the one inside a Normalized, else the model itself.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        The network, not a copy.
+    """
     return model.net if isinstance(model, Normalized) else model
 
 
@@ -54,6 +67,9 @@ def fitting_entries(
         state: Tensors under the names of a file.
         source: What error messages and notices call it.
         new_classifier: The last linear layer keeps the weights it has.
+
+    Returns:
+        An entry for each parameter and buffer of the network.
 
     Raises:
         ClatError: Something is missing, unexpected, or of another shape or kind; or several networks in it fit.
@@ -83,7 +99,17 @@ def fitting_entries(
 
 
 def last_linear(net: nn.Module) -> str:
-    """Return what the entries of the last linear layer begin with: its name and a dot."""
+    """Return what the entries of the last linear layer begin with: its name and a dot.
+
+    Args:
+        net: The network, which registers its layers in forward order.
+
+    Returns:
+        The prefix, such as "fc.".
+
+    Raises:
+        ClatError: There is no linear layer.
+    """
     linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ClatError(f"{type(net).__name__} has no linear layer that a new classifier could be")
@@ -91,14 +117,23 @@ def last_linear(net: nn.Module) -> str:
 
 
 def listed(kind: str, names: Iterable[str], most: int = 5) -> str:
-    """Return `3 missing (a, b, c)` with at most five names, or nothing for none."""
+    """Return `3 missing (a, b, c)`, with no more names than fit a line.
+
+    Args:
+        kind: What they are, "missing".
+        names: All names, which are shown in alphabetical order.
+        most: How many are shown.
+
+    Returns:
+        The text, nothing for no names.
+    """
     every = sorted(names)
     shown = ", ".join(every[:most]) + (", ..." if len(every) > most else "")
     return f"{len(every)} {kind} ({shown})" if every else ""
 
 
 def _misfit(value: Tensor, own: Tensor) -> str | None:
-    """What keeps a tensor of a file from being copied into the network's, or None."""
+    """Return what keeps a tensor of a file from being copied into the network's, or None."""
     if value.shape != own.shape:
         return f"file {tuple(value.shape)}, model {tuple(own.shape)}"
     kinds = {
@@ -111,7 +146,7 @@ def _misfit(value: Tensor, own: Tensor) -> str | None:
 
 
 def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | None:
-    """The normalisation that stands in the file beside the network: a mean and a std of one module."""
+    """Return the normalisation that stands in the file beside the network: a mean and a std of one module."""
     pairs: dict[str, dict[int, list[float]]] = {}
     for name in fit.beside:
         module, _, last = name.rpartition(".")
@@ -128,7 +163,7 @@ def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | No
 
 
 def _remark(fit: Fit, source: object, statistics: Statistics | None) -> str | None:
-    """What was taken, where the file holds more or leaves a choice."""
+    """Return what was taken, where the file holds more or leaves a choice."""
     more = []
     if fit.rivals:
         names = ", ".join(f"'{name}'" for name in fit.rivals)

@@ -1,4 +1,4 @@
-"""`hf:FOLDER` and `hf:OWNER/NAME`: image classifiers of transformers, with their image processor's normalisation.
+"""Load `hf:FOLDER` and `hf:OWNER/NAME`: image classifiers of transformers with their processor's normalisation.
 
 A folder is one that `save_pretrained` wrote; a name on the Hugging Face hub becomes such a folder in its cache.
 Code that comes with a model is never executed.
@@ -6,10 +6,11 @@ Code that comes with a model is never executed.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from clat.models.libraries import (
 from clat.models.normalize import Statistics, statistics_of
 from clat.models.reading import one_line, refuse_bombs
 
-INSTALL = "pip install 'clat[hf]'"
+INSTALL = "pip install 'torch-clat[hf]'"
 PROCESSOR = "preprocessor_config.json"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DECIDED_HERE = (
@@ -40,6 +41,7 @@ _DECIDED_HERE = (
     "output_loading_info",
     "use_safetensors",
 )
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST)
 _TEXTS = ("config.json", PROCESSOR, "processor_config.json", "*.index.json")
 
 
@@ -50,14 +52,19 @@ def build_huggingface(wanted: NetworkRequest) -> LibraryNetwork:
         wanted: Its arguments go to `from_pretrained`, which takes fields of the model's configuration. The network
             has the classes that it was trained on, unless the classifier is to be new.
 
+    Returns:
+        The network, and the normalisation of its image processor.
+
     Raises:
         ClatError: transformers is missing, there is no such model, an argument is unknown, or the folder does not
             hold all weights of an image classifier.
     """
     transformers = import_library("transformers", wanted, INSTALL)
     wanted.refuse(_DECIDED_HERE, "how files are read is decided here, so that nothing in them is executed")
-    folder = _folder(wanted)
-    if "auto_map" in _json(folder / "config.json", wanted):
+    title = f"model '{wanted.name}'"
+    texts = (*_TEXTS, "*.safetensors")
+    folder = model_folder(wanted.identifier, title, texts, (*_TEXTS, "pytorch_model*.bin"))
+    if "auto_map" in read_table(folder / "config.json", title):
         raise ClatError(f"model '{wanted.name}' brings Python code of its own, which is never executed here")
     for file in folder.glob("*.bin"):
         refuse_bombs(file)
@@ -124,49 +131,75 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def _folder(wanted: NetworkRequest) -> Path:
-    """The folder of the model: the one that is named, or a copy of the hub's in its cache."""
-    name = wanted.identifier
+def model_folder(name: str, title: str, wanted: Sequence[str] = (), fallback: Sequence[str] = ()) -> Path:
+    """Return the folder of a model: the one that is named, or a copy of the hub's in its cache.
+
+    Args:
+        name: a folder, or "owner/name" on the hub.
+        title: how messages call the model.
+        wanted: patterns of the files to fetch from the hub.
+        fallback: patterns of those to fetch where there is no safetensors file.
+
+    Returns:
+        The folder; for a name on the hub, the copy in its cache.
+
+    Raises:
+        ClatError: no such folder, no such name on the hub, the hub cannot be reached, or its cache not written.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ClatError(f"model '{wanted.name}' is a file: name the folder that holds it")
+        raise ClatError(f"{title} is a file: name the folder that holds it")
     if not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise ClatError(
-            f"model '{wanted.name}': no such folder; name one that save_pretrained wrote, or owner/name"
-        )
+        raise ClatError(f"{title}: no such folder; name one that save_pretrained wrote, or owner/name")
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    def fetched(*patterns: str) -> Path:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_TEXTS, *patterns], etag_timeout=10))
+    def fetched(patterns: Sequence[str]) -> Path:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), etag_timeout=10))
 
     try:
-        found = fetched("*.safetensors")
-        if not list(found.glob("*.safetensors")):
-            found = fetched("pytorch_model*.bin")
+        found = fetched(wanted)
+        if fallback and not list(found.glob("*.safetensors")):
+            found = fetched(fallback)
     except RepositoryNotFoundError as error:
-        raise ClatError(f"model '{wanted.name}' is neither a folder here nor on the Hugging Face hub") from error
+        raise ClatError(f"{title} is neither a folder here nor on the Hugging Face hub") from error
     except Exception as error:  # of the hub's client and of the HTTP library under it
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            place = error.filename or huggingface_hub.constants.HF_HUB_CACHE
+            raise ClatError(
+                f"{title}: the hub's cache cannot be written ({place}: {error.strerror}): set HF_HOME to a folder "
+                "of yours"
+            ) from error
         raise ClatError(
-            f"model '{wanted.name}' is no folder here, nor in the cache, and the Hugging Face hub cannot be "
+            f"{title} is no folder here, nor in the cache, and the Hugging Face hub cannot be "
             "reached: check the name and the network, or name a folder"
         ) from error
     return found
 
 
-def _json(file: Path, wanted: NetworkRequest) -> dict[str, Any]:
+def read_table(file: Path, title: str) -> dict[str, Any]:
+    """Return the table that a JSON file of a model holds.
+
+    Args:
+        file: such as config.json.
+        title: how messages call the model.
+
+    Returns:
+        The file's entries by name, unchecked.
+
+    Raises:
+        ClatError: it is missing, damaged, or holds something else.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ClatError(
-            f"model '{wanted.name}': there is no {file.name} in it; save it with save_pretrained"
-        ) from None
+        raise ClatError(f"{title}: there is no {file.name} in it; save it with save_pretrained") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ClatError(f"model '{wanted.name}': {file.name} cannot be read ({one_line(error)})") from None
+        raise ClatError(f"{title}: {file.name} cannot be read ({one_line(error)})") from None
     if not isinstance(found, dict):
-        raise ClatError(f"model '{wanted.name}': {file.name} holds no table; save it with save_pretrained")
+        raise ClatError(f"{title}: {file.name} holds no table; save it with save_pretrained")
     return found
 
 
@@ -186,12 +219,12 @@ def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: Netwo
 
 
 def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Statistics | None:
-    """What the image processor does to images in [0, 1], as one normalisation."""
+    """Return what the image processor does to images in [0, 1], as one normalisation."""
     channels = getattr(getattr(network, "config", None), "num_channels", wanted.in_channels)
     settings: dict[str, Any] = {}
     for file in (folder / "processor_config.json", folder / PROCESSOR):
         if file.is_file() and not settings:
-            found = _json(file, wanted)
+            found = read_table(file, f"model '{wanted.name}'")
             settings = found.get("image_processor", found if file.name == PROCESSOR else {})
     if not settings:
         notice(f"model '{wanted.name}' has no image processor: images go in as they are, in [0, 1]")
@@ -214,7 +247,7 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and log lines inside; the user's own settings are put back."""
+    """Keep progress bars and log lines away inside; the user's own settings are put back."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

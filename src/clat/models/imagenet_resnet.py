@@ -39,9 +39,16 @@ class ImageNetBottleneck(_Downsample, Bottleneck):
 class ImageNetResNet(nn.Module):
     """Four stages with width, 2, 4 and 8 times width channels (times 4 in bottlenecks), then a linear head.
 
-    `depths` counts the blocks of the four stages. Input (N, in_channels, H, W) in [0, 1]; output (N, num_classes)
-    logits. The map is H / 32 at the end. `input_size`: enlarge (or shrink) images of another size to so many pixels
-    a side first, bilinearly, so that a network for 224 pixels takes small images and an attack changes these.
+    Input (N, in_channels, H, W) in [0, 1]; output (N, num_classes) logits. The map is H / 32 at the end.
+
+    Args:
+        block: The kind of block.
+        depths: Blocks of the four stages.
+        num_classes: Logits of the head.
+        width: Channels of the stem.
+        in_channels: Channels of the images.
+        input_size: Enlarge (or shrink) images of another size to so many pixels a side first, bilinearly, so that a
+            network for 224 pixels takes small images and an attack changes these; None takes them as they are.
     """
 
     def __init__(

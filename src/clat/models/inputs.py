@@ -13,7 +13,12 @@ from clat.models.fitting import bare
 
 @dataclass(frozen=True)
 class ExpectedInput:
-    """`channels` of an image, and `size` (height, width) in pixels; None where the network does not say."""
+    """The images that a network takes.
+
+    Attributes:
+        channels: Of an image; None where the network does not say.
+        size: Height and width in pixels; None where the network does not say.
+    """
 
     channels: int | None
     size: tuple[int, int] | None
@@ -25,6 +30,12 @@ def expected_input(model: nn.Module) -> ExpectedInput:
     Hugging Face's networks have them in their `config`, timm's and torchvision's transformers at the patches, and
     the channels of any other are those of its first convolution. A size that a network would take others beside is
     only good for an error message.
+
+    Args:
+        model: Any network, perhaps inside a Normalized.
+
+    Returns:
+        The channels and the size, each None where the network does not say.
     """
     net = bare(model)
     config = getattr(net, "config", None)
@@ -42,7 +53,16 @@ def expected_input(model: nn.Module) -> ExpectedInput:
 
 
 def advice(model: nn.Module, shape: Sequence[int]) -> str:
-    """Return what to do so that images of `shape` (C, H, W) become such as the network says it takes, or ''."""
+    """Return what to do so that images become such as the network says it takes.
+
+    Args:
+        model: Any network, perhaps inside a Normalized.
+        shape: The images' (C, H, W).
+
+    Returns:
+        The end of an error message, which starts with "; "; nothing where the shape is right or the network says
+        nothing.
+    """
     expected = expected_input(model)
     channels, *size = shape
     if expected.channels is not None and expected.channels != channels:

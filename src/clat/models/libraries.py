@@ -1,4 +1,4 @@
-"""What the networks of other libraries have in common: what is asked for, what comes back, errors in one line."""
+"""Share what the networks of other libraries need: what is asked for, what comes back, errors in one line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, first_line
 from clat.core.notices import notice
 from clat.models.normalize import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRequest:
-    """A network of a library: its whole `name` ("timm:resnet18"), the images' channels and classes, and further
-    arguments of its factory. `new_classifier`: its last layer is to be drawn anew for those classes.
-    `weights_follow`: all its weights come from a file, so that the library need not have any."""
+    """A network of another library, as a user asked for it.
+
+    Attributes:
+        name: Its whole name, such as "timm:resnet18".
+        num_classes: Classes of the data.
+        in_channels: Channels of the images.
+        args: Further arguments of its factory.
+        new_classifier: Its last layer is to be drawn anew for those classes.
+        weights_follow: All its weights come from a file, so that the library need not have any.
+    """
 
     name: str
     num_classes: int
@@ -32,22 +39,35 @@ class NetworkRequest:
 
     @property
     def own_classes(self) -> bool:
-        """Whether a network with trained weights keeps the classes that it was trained on."""
+        """Return whether a network with trained weights keeps the classes that it was trained on."""
         return not (self.new_classifier or self.weights_follow)
 
     @property
     def identifier(self) -> str:
-        """The name within the library."""
+        """Return the name within the library."""
         return self.name.partition(":")[2]
 
     def refuse(self, arguments: Collection[str], why: str) -> None:
-        """Raise ClatError if one of these arguments is given."""
+        """Raise an error if one of these arguments is given.
+
+        Args:
+            arguments: Names of arguments.
+            why: The end of the message, which says what to do instead.
+
+        Raises:
+            ClatError: One of them is given.
+        """
         for argument in sorted(set(arguments) & set(self.args)):
             raise ClatError(f"model '{self.name}' takes no argument {argument}: {why}")
 
 
 class LibraryNetwork(NamedTuple):
-    """`network`: as the library gives it; `statistics`: (mean, std) of its own configuration, or None."""
+    """A network of another library.
+
+    Attributes:
+        network: The network as the library gives it.
+        statistics: The (mean, std) of its own configuration, or None.
+    """
 
     network: nn.Module
     statistics: Statistics | None
@@ -57,12 +77,18 @@ Builder = Callable[[NetworkRequest], LibraryNetwork]
 
 
 def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
-    """Return the library's module, or raise ClatError with what to install.
+    """Return the module of another library.
 
     Args:
         module: Its name for import; its first part is what a missing library is called.
         wanted: The network that needs it.
         install: The command that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ClatError: It is missing, or does not import; the message says what to install.
     """
     library = module.partition(".")[0]
     try:
@@ -75,14 +101,21 @@ def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
         raise ClatError(f"model '{wanted.name}' needs {needs}, which is not installed: {install}") from error
     except Exception as error:  # a torchvision of another torch, in most cases
         raise ClatError(
-            f"model '{wanted.name}' needs {library}, which does not import here ({_first_line(error)}): install "
-            f"the torchvision that belongs to torch {torch.__version__}, see pytorch.org"
+            f"model '{wanted.name}' needs {library}, which does not import here ({first_line(error)[:200]}): "
+            f"install the torchvision that belongs to torch {torch.__version__}, see pytorch.org"
         ) from error
 
 
 @contextmanager
 def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
-    """Turn whatever the library raises inside into one line that names the model; its warnings stay its own."""
+    """Turn whatever the library raises inside into one line that names the model; its warnings stay its own.
+
+    Args:
+        wanted: The network that is being built.
+
+    Raises:
+        ClatError: The code inside raised any exception, which is chained.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,10 +124,10 @@ def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
         raise
     except TypeError as error:
         raise ClatError(
-            f"model '{wanted.name}': {_first_line(error)}; check the arguments {_listed(wanted.args)}"
+            f"model '{wanted.name}': {first_line(error)[:200]}; check the arguments {_listed(wanted.args)}"
         ) from error
     except Exception as error:  # of a library, and of the HTTP client under it
-        raise ClatError(f"model '{wanted.name}': {_first_line(error)}") from error
+        raise ClatError(f"model '{wanted.name}': {first_line(error)[:200]}") from error
 
 
 def fitting_statistics(
@@ -102,14 +135,17 @@ def fitting_statistics(
 ) -> Statistics:
     """Return (mean, std) for images with so many channels.
 
-    Statistics of three channels become their average for a network that was made for another number of channels;
-    a notice says so.
+    Statistics of three channels become their average for a network that was made for another number of channels; a
+    notice says so.
 
     Args:
         name: The network, for the notice.
         mean: A value a channel, or one for all.
         std: Likewise.
         channels: Of the images.
+
+    Returns:
+        The statistics, each with one value or one a channel.
     """
     pair = tuple(
         (float(values),) if isinstance(values, int | float) else tuple(map(float, values)) for values in (mean, std)
@@ -124,7 +160,14 @@ def fitting_statistics(
 
 
 def untrained(wanted: NetworkRequest) -> ClatError:
-    """Return the error for a new classifier on a network that has no trained weights."""
+    """Return the error for a new classifier on a network that has no trained weights.
+
+    Args:
+        wanted: The network that was asked for.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     return ClatError(
         f"model '{wanted.name}' has no trained weights that a new classifier goes on top of: give pretrained=true "
         "among its arguments, name a weight file, or leave classifier out"
@@ -133,7 +176,3 @@ def untrained(wanted: NetworkRequest) -> ClatError:
 
 def _listed(args: Mapping[str, Any]) -> str:
     return ", ".join(sorted(args)) or "(none given)"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""Adaptive smoothing (Bai et al. 2024, arXiv 2301.12554): the probabilities of two classifiers, mixed.
+"""Mix the probabilities of two classifiers: adaptive smoothing (Bai et al. 2024, arXiv 2301.12554).
 
     h(x) = log( (1 - alpha) softmax(s_std * h_std(x)) + alpha softmax(s_rob * h_rob(x)) )
 
@@ -22,18 +22,29 @@ from clat.models.parts import conv1x1, global_mean, init_convolutions, stage
 from clat.models.preact_resnet import PreActBlock
 from clat.models.settings import GateConfig
 from clat.network import modes
-from clat.network.layers import first_tensor
+from clat.network.outputs import first_tensor
 
 CLAMP = 0.6
 """In training, the gate's outputs are clamped to this many standard deviations around the batch's mean."""
 
 
 class Mixture(nn.Module):
-    """Two classifiers as one: images (N, C, H, W) in [0, 1] to (N, K) log-probabilities, which serve as logits.
+    """Two classifiers as one, whose log-probabilities serve as logits.
 
-    `alpha`: the weight of the robust member, in [0, 1]; or `gate`: the settings of a mixing network, for images
-    with `in_channels` channels. `scales`: factors of the members' logits (standard, robust). `standard_size`: the
-    standard member gets images resized to this many pixels, bilinearly.
+    Input (N, C, H, W) in [0, 1]; output (N, K).
+
+    Args:
+        standard: The accurate member, images to logits (N, K).
+        robust: The robust member, likewise.
+        alpha: The weight of the robust member, in [0, 1]; or None, with a gate.
+        gate: The settings of a mixing network that sets alpha per image; or None, with an alpha.
+        scales: Factors of the members' logits, standard and robust.
+        standard_size: The standard member gets images resized to so many pixels a side, bilinearly; None leaves
+            them.
+        in_channels: Channels of the images.
+
+    Raises:
+        ClatError: Both alpha and gate are given or neither is, or a module that the gate reads gives no map.
     """
 
     def __init__(
@@ -66,7 +77,14 @@ class Mixture(nn.Module):
         return self.outputs(x)[0]
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The log-probabilities (N, K), and the gate's logits (N,) where alpha is not fixed; float32."""
+        """Return the log-probabilities, and the gate's logits where alpha is not fixed.
+
+        Args:
+            x: Images, (N, C, H, W) in [0, 1].
+
+        Returns:
+            The log-probabilities, (N, K), and the logits of alpha, (N,), or None; float32.
+        """
         members, features = self._members(x)
         logit: Tensor | None = None
         weights: tuple[Tensor | float, Tensor | float]
@@ -83,7 +101,7 @@ class Mixture(nn.Module):
         return torch.logaddexp(weights[0] + standard, weights[1] + robust), logit
 
     def _members(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits of both members, and the features that the gate reads: all early ones, then all late ones."""
+        """Return the logits of both members, and the features that the gate reads: early ones, then late ones."""
         size = self.standard_size
         resized = x if size is None else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
         with captured(self.standard, self.names[0]) as seen_standard:
@@ -95,8 +113,18 @@ class Mixture(nn.Module):
 
 
 def log_weights(logit: Tensor, low: float = 0.0, high: float = 1.0) -> tuple[Tensor, Tensor]:
-    """log(1 - alpha) and log(alpha), alpha = low + (high - low) * sigmoid(logit), exact in float32 where sigmoid
-    itself would round to 0 or 1. Same shape as `logit`."""
+    """Return log(1 - alpha) and log(alpha) for alpha = low + (high - low) * sigmoid(logit).
+
+    They are exact in float32 where sigmoid itself would round to 0 or 1.
+
+    Args:
+        logit: The logits of alpha, of any shape.
+        low: The lower end of alpha's range, in [0, high).
+        high: The upper end, in (low, 1].
+
+    Returns:
+        Both logarithms, shaped like `logit`, in float32.
+    """
     width = math.log(high - low)
 
     def log_of(offset: float, log_sigmoid: Tensor) -> Tensor:
@@ -107,17 +135,28 @@ def log_weights(logit: Tensor, low: float = 0.0, high: float = 1.0) -> tuple[Ten
 
 
 def log_weights_of(alpha: float) -> tuple[float, float]:
-    """log(1 - alpha) and log(alpha) of a number in [0, 1]."""
+    """Return log(1 - alpha) and log(alpha) of a number.
+
+    Args:
+        alpha: In [0, 1].
+
+    Returns:
+        Both logarithms, -inf for that of 0.
+    """
     return (math.log1p(-alpha) if alpha < 1 else -math.inf, math.log(alpha) if alpha > 0 else -math.inf)
 
 
 class Gate(nn.Module):
-    """The mixing network: (N, C, H, W) features of both members to the logit (N,) of alpha.
+    """The mixing network, which reads features of both members and returns the logits (N,) of alpha.
 
     The early features, concatenated, go through stages of two pre-activation blocks each of which halves the map;
     the late ones join after the first stage by a 1x1 convolution. Then mean over positions, a linear layer without
-    bias, BatchNorm without affine parameters, scale and bias. Maps of different sizes are brought to one by
-    average pooling.
+    bias, BatchNorm without affine parameters, scale and bias. Maps of different sizes are brought to one by average
+    pooling.
+
+    Args:
+        channels: Channels of the features, (N, C, H, W) each: two early ones, then two late ones or none.
+        settings: Channels of the stages, scale and bias.
     """
 
     def __init__(self, channels: Sequence[int], settings: GateConfig) -> None:
@@ -134,7 +173,7 @@ class Gate(nn.Module):
 
     @property
     def learning(self) -> bool:
-        """Whether outputs are normalised by the batch: then clamp, bias and range are those of training."""
+        """Return whether outputs are normalised by the batch: then clamp, bias and range are those of training."""
         return self.norm.training
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -153,7 +192,15 @@ class Gate(nn.Module):
 
 
 def joined(features: Sequence[Tensor], like: Tensor | None = None) -> Tensor:
-    """Maps (N, C_i, H_i, W_i) concatenated by channels, pooled to the size of `like` (None: the smallest)."""
+    """Return feature maps concatenated by channels, pooled to one size.
+
+    Args:
+        features: Maps, (N, C_i, H_i, W_i).
+        like: A map of the wanted size; None takes the size of the smallest.
+
+    Returns:
+        One map, (N, sum of C_i, H, W).
+    """
     height, width = min(tuple(f.shape[-2:]) for f in (features if like is None else [like]))
     same = (height, width)
     fitting = [f if tuple(f.shape[-2:]) == same else F.adaptive_avg_pool2d(f, same) for f in features]
@@ -162,8 +209,19 @@ def joined(features: Sequence[Tensor], like: Tensor | None = None) -> Tensor:
 
 @contextmanager
 def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """A dict that holds the outputs (N, C, H, W) of the modules of these names after a forward pass inside. Raises
-    ClatError for a module that does not exist, did not run, or gave something else than a map."""
+    """Capture what modules of a network put out in a forward pass inside.
+
+    Args:
+        model: The network.
+        names: The modules, as in `named_modules`.
+
+    Yields:
+        A dict that fills with their outputs, (N, C, H, W), by name; a module that runs twice counts at its first
+        call.
+
+    Raises:
+        ClatError: A module does not exist, did not run, or gave something else than a map.
+    """
     modules = dict(model.named_modules())
     seen: dict[str, Tensor] = {}
     handles = []

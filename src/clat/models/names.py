@@ -22,12 +22,14 @@ BOOKKEEPING = frozenset({"n_averaged"})
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How names of a file and of a network belong together.
+    """The way in which names of a file and of a network belong together.
 
-    `prefix`: the name below which the file has the network, or ''. `names`: network's name -> file's, of all that
-    both have. `unexpected`: names that the file has at the network's level and the network has not,
-    without the prefix. `beside`: what lies elsewhere in the file, as named there. `rivals`: other prefixes under
-    which the file holds the whole network.
+    Attributes:
+        prefix: The name below which the file has the network, or ''.
+        names: The network's name -> the file's, of all that both have.
+        unexpected: Names that the file has at the network's level and the network has not, without the prefix.
+        beside: What lies elsewhere in the file, as named there.
+        rivals: Other prefixes under which the file holds the whole network.
     """
 
     prefix: str
@@ -38,7 +40,7 @@ class Fit:
 
 
 def fit_names(found: Collection[str], expected: Collection[str], required: Collection[str], source: object) -> Fit:
-    """Find the place in a file at which all names of a network are.
+    """Return the place in a file at which all names of a network are.
 
     Args:
         found: The names in the file.
@@ -77,7 +79,7 @@ def fit_names(found: Collection[str], expected: Collection[str], required: Colle
 
 
 def _prefixes(name: str, wanted: Collection[str]) -> Iterable[str]:
-    """Whatever stands before the ends of `name` that are wanted: 'a.b.weight' -> '', 'a.', 'a.b.'."""
+    """Yield whatever stands before the ends of `name` that are wanted: 'a.b.weight' -> '', 'a.', 'a.b.'."""
     start = 0
     while True:
         if name[start:] in wanted:
@@ -88,6 +90,6 @@ def _prefixes(name: str, wanted: Collection[str]) -> Iterable[str]:
 
 
 def _without_wrappers(names: Collection[str]) -> dict[str, str]:
-    """Name without WRAPPER_PARTS -> name; or every name for itself, where two would become one."""
+    """Return names without WRAPPER_PARTS -> names; or every name for itself, where two would become one."""
     short = {".".join(part for part in name.split(".") if part not in WRAPPER_PARTS): name for name in names}
     return short if len(short) == len(names) else {name: name for name in names}

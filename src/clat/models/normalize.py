@@ -1,4 +1,4 @@
-"""Input normalisation, held inside the model so that attacks and callers only ever see images in [0, 1]."""
+"""Normalise inputs inside the model, so that attacks and callers only ever see images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -34,11 +34,17 @@ STATISTICS: dict[str, Statistics] = {
 
 
 def parse_normalize(spec: NormalizeSpec) -> Statistics | None:
-    """Turn what a user wrote into (mean, std), or None for no normalisation.
+    """Return the (mean, std) that a user wrote.
 
-    `spec` is None, a name in STATISTICS, or a pair (mean, std); each member is a number for all channels or
-    one number a channel. Raises ClatError for an unknown name, a malformed pair, or a std that is not
-    positive.
+    Args:
+        spec: None, a name in STATISTICS, or a pair (mean, std); each member is a number for all channels or one
+            number a channel.
+
+    Returns:
+        Mean and standard deviation, each with one value or one a channel; None for no normalisation.
+
+    Raises:
+        ClatError: The name is unknown, the pair malformed, or a std not positive.
     """
     if spec is None:
         return None
@@ -58,16 +64,22 @@ def parse_normalize(spec: NormalizeSpec) -> Statistics | None:
 
 
 def _numbers(values: float | Sequence[float]) -> tuple[float, ...]:
-    """One number or several, as a tuple of floats."""
+    """Return one number or several as a tuple of floats."""
     return (float(values),) if isinstance(values, int | float) else tuple(float(value) for value in values)
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel on images (N, C, H, W) in [0, 1]; without arguments, exactly the identity.
+    """The normalisation (x - mean) / std per channel of images (N, C, H, W) in [0, 1].
 
-    Mean and std are buffers, so they follow the model's device and precision, but not persistent: state
-    dicts keep the names that public checkpoints have. `statistics` holds the exact numbers (or None) for
-    weight files.
+    Mean and std are buffers, so they follow the model's device and precision, but not persistent: state dicts keep
+    the names that public checkpoints have. `statistics` holds the exact numbers (or None) for weight files.
+
+    Args:
+        mean: One value, or one a channel; None, with no std, makes it exactly the identity.
+        std: Likewise, above 0.
+
+    Raises:
+        ClatError: One of them is missing or malformed.
     """
 
     mean: Tensor | None
@@ -99,8 +111,18 @@ class Normalize(nn.Module):
 
 
 class Normalized(nn.Module):
-    """Any network that expects normalised images, made to take [0, 1] (N, C, H, W) like all models here, and to
-    return its logits alone where it has more outputs. Without mean and std, images go in as they are."""
+    """A network that expects normalised images, made to take images in [0, 1] like all models here.
+
+    Input (N, C, H, W); output the network's logits alone where it has more outputs.
+
+    Args:
+        net: Any network.
+        mean: One value, or one a channel; None, with no std, has images go in as they are.
+        std: Likewise, above 0.
+
+    Raises:
+        ClatError: One of mean and std is missing or malformed.
+    """
 
     def __init__(
         self,
@@ -118,7 +140,15 @@ class Normalized(nn.Module):
 
 
 def with_normalize(model: nn.Module, statistics: Statistics | None) -> nn.Module:
-    """The model with this normalisation: set where it has a Normalize, else wrapped. None: as it is."""
+    """Return the model with this normalisation.
+
+    Args:
+        model: Any network; one that has a Normalize called `normalize` gets it there, in place.
+        statistics: The (mean, std), None for no change.
+
+    Returns:
+        The model, or a Normalized around it.
+    """
     if statistics is None:
         return model
     if isinstance(getattr(model, "normalize", None), Normalize):
@@ -128,6 +158,13 @@ def with_normalize(model: nn.Module, statistics: Statistics | None) -> nn.Module
 
 
 def statistics_of(model: nn.Module) -> Statistics | None:
-    """The (mean, std) that the model applies, or None where it applies none that we know of."""
+    """Return the normalisation that the model applies.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        Its (mean, std), or None where it applies none that we know of.
+    """
     own = getattr(model, "normalize", None)
     return own.statistics if isinstance(own, Normalize) else None

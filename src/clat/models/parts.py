@@ -1,7 +1,7 @@
-"""The small pieces that every network here is built from.
+"""Provide the small pieces that every network here is built from.
 
-Nothing in a network works in place: features are captured by hooks on convolutions and BatchNorms, and an
-in-place ReLU or addition would change what was captured after the fact.
+Nothing in a network works in place: features are captured by hooks on convolutions and BatchNorms, and an in-place
+ReLU or addition would change what was captured after the fact.
 """
 
 from __future__ import annotations
@@ -20,26 +20,66 @@ ACTIVATIONS: dict[str, Activation] = {"relu": F.relu, "silu": F.silu, "swish": F
 
 
 def activation_named(name: str) -> Activation:
-    """The nonlinearity of this name in ACTIVATIONS; an unknown one is a ClatError."""
+    """Return the nonlinearity of a name.
+
+    Args:
+        name: A name in ACTIVATIONS.
+
+    Returns:
+        The function, which works on each value of a tensor and not in place.
+
+    Raises:
+        ClatError: There is none of that name.
+    """
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size of the map (stride 1) or halves it, rounding up (stride 2)."""
+    """Return a 3x3 convolution that keeps the size of the map (stride 1) or halves it, rounding up (stride 2).
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that come out.
+        stride: The step, along height and width.
+        bias: Whether it has a bias; a BatchNorm after it makes that needless.
+
+    Returns:
+        The convolution, (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)).
+    """
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=bias)
 
 
 def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
+    """Return a 1x1 convolution without bias.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that come out.
+        stride: The step, along height and width.
+
+    Returns:
+        The convolution, (N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)).
+    """
     return nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
 
 
 def stage(
     block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, count: int, stride: int
 ) -> nn.Sequential:
-    """`count` residual blocks in a row; the first changes the channels (inputs to outputs) and the stride."""
+    """Return residual blocks in a row, the first of which changes the channels and the stride.
+
+    Args:
+        block: Makes a block of so many input channels, output channels, and a stride.
+        inputs: Channels that come in.
+        outputs: Channels that come out.
+        count: How many blocks there are, at least one.
+        stride: Of the first block; the others have stride 1.
+
+    Returns:
+        The blocks.
+    """
     rest = [block(outputs, outputs, 1) for _ in range(count - 1)]
     return nn.Sequential(block(inputs, outputs, stride), *rest)
 
@@ -56,10 +96,23 @@ def pre_activation(
     gate: nn.Module | None = None,
     raw_projection: bool = False,
 ) -> Tensor:
-    """The pre-activation residual block (He et al. 2016, arXiv 1603.05027) on modules of any names.
+    """Return what a pre-activation residual block gives (He et al. 2016, arXiv 1603.05027).
 
-    Norm, activation and convolution, twice, then `gate` if any, beside a shortcut. `project`, where shapes change,
-    reads the activated input, or with `raw_projection` the raw one; None adds the raw input.
+    Its modules may have any names. Norm, activation and convolution, twice, then `gate` if any, beside a shortcut.
+
+    Args:
+        x: The input, (N, C, H, W).
+        norm1: Normalises the input.
+        conv1: The first convolution.
+        norm2: Normalises its result.
+        conv2: The second convolution.
+        project: The shortcut's convolution where shapes change; None adds the raw input.
+        activation: The nonlinearity.
+        gate: Scales the residual, as squeeze-and-excitation does.
+        raw_projection: Whether `project` reads the raw input and not the activated one.
+
+    Returns:
+        The sum of residual and shortcut, (N, C_out, H', W').
     """
     active = activation(norm1(x))
     shortcut = x if project is None else project(x if raw_projection else active)
@@ -68,9 +121,15 @@ def pre_activation(
 
 
 def global_mean(feature: Tensor) -> Tensor:
-    """Mean over the positions, (N, C, H, W) to (N, C).
+    """Return the mean over the positions.
 
     On 32x32 images it is the fixed-size average pooling of the public code; unlike it, it takes any size.
+
+    Args:
+        feature: A map, (N, C, H, W).
+
+    Returns:
+        The means, (N, C).
     """
     return feature.mean(dim=(2, 3))
 
@@ -78,8 +137,11 @@ def global_mean(feature: Tensor) -> Tensor:
 def init_convolutions(net: nn.Module) -> None:
     """Draw every convolution weight from N(0, 2 / fan_out), Kaiming-normal in fan-out mode; biases become 0.
 
-    fan_out = kernel height * kernel width * output channels (He et al. 2015, arXiv 1502.01852), which is also
-    what the TRADES code does. BatchNorm and linear layers keep PyTorch's defaults. Uses the global generator.
+    fan_out = kernel height * kernel width * output channels (He et al. 2015, arXiv 1502.01852), which is also what
+    the TRADES code does. BatchNorm and linear layers keep PyTorch's defaults. Uses the global generator.
+
+    Args:
+        net: The network, whose convolutions are changed in place.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

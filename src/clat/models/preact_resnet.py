@@ -46,9 +46,16 @@ class PreActBlock(nn.Module):
 class PreActResNet(nn.Module):
     """Four stages with width, 2, 4 and 8 times width channels, then a linear head.
 
-    `depths` counts the blocks of the four stages. `final_norm`: BatchNorm and ReLU before the pooling.
-    `raw_projection`: see `PreActBlock`. Input (N, in_channels, H, W) in [0, 1], any H and W; output
-    (N, num_classes) logits. Stages 2 to 4 halve the map.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Stages 2 to 4 halve the
+    map.
+
+    Args:
+        depths: Blocks of the four stages.
+        num_classes: Logits of the head.
+        width: Channels of the first stage.
+        in_channels: Channels of the images.
+        final_norm: Whether BatchNorm and ReLU stand before the pooling.
+        raw_projection: Whether projecting shortcuts read the raw input, see `PreActBlock`.
     """
 
     def __init__(

@@ -57,10 +57,13 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def refuse_bombs(path: Path) -> None:
-    """Raise ClatError if reading this PyTorch file could take much more memory than the file is large.
+    """Raise an error if reading this PyTorch file could take much more memory than the file is large.
 
     Args:
         path: An existing file. One that is no PyTorch file at all passes, for the reader to refuse.
+
+    Raises:
+        ClatError: It holds compressed records, records that claim the same bytes several times, or a bytearray.
     """
     size = path.stat().st_size
     if size == 0:
@@ -83,18 +86,26 @@ def refuse_bombs(path: Path) -> None:
 
 
 def one_line(error: BaseException, most: int = 120) -> str:
-    """Return an error's type and message as one line of at most `most` characters."""
+    """Return an error's type and message as one line.
+
+    Args:
+        error: Any exception.
+        most: The most characters that the line has.
+
+    Returns:
+        The line, with "..." where it was cut.
+    """
     return textwrap.shorten(f"{type(error).__name__}: {error}", most, placeholder="...")
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By name, or by content (a JSON header after its 8-byte length), which no PyTorch file starts with."""
+    """Tell by name, or by content (a JSON header after its 8-byte length), which no PyTorch file starts with."""
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _unreadable(path: Path, error: Exception) -> ClatError:
-    """The one line for a file that could not be read: refused objects and damage have different cures."""
+    """Return the error for a file that could not be read: refused objects and damage have different cures."""
     if isinstance(error, PermissionError):
         return ClatError(f"weights {path}: permission denied; make the file readable")
     if "unsupported global" in str(error).lower():  # the restricted unpickler's words for code it will not import

@@ -1,4 +1,4 @@
-"""Networks by name: the papers' own, those behind RobustBench's entries, and any factory of the user's."""
+"""Build networks by name: the papers' own, those behind RobustBench's entries, and any factory of the user's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from clat.models.files import read_state, recorded_statistics
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
+from clat.models.imagenet_stems import imagenet_densenet121, imagenet_wrn_34_10, imagenet_wrn_70_16
 from clat.models.libraries import Builder, NetworkRequest
 from clat.models.normalize import Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
@@ -41,6 +42,9 @@ MODELS: dict[str, partial[Any]] = {
     "resnet50": resnet50,
     "imagenet-resnet18": imagenet_resnet18,
     "imagenet-resnet50": imagenet_resnet50,
+    "imagenet-densenet121": imagenet_densenet121,
+    "imagenet-wrn-34-10": imagenet_wrn_34_10,
+    "imagenet-wrn-70-16": imagenet_wrn_70_16,
     "preact-resnet18": preact_resnet18,
     "preact-resnet18-bn": preact_resnet18_bn,
     "preact-resnet18-raw": preact_resnet18_raw,
@@ -59,7 +63,11 @@ depths, activation and input_size, each with a default."""
 
 
 def model_names() -> list[str]:
-    """The names that load_model knows by itself, sorted."""
+    """Return the names of the networks that load_model knows by itself.
+
+    Returns:
+        The names, sorted.
+    """
     return sorted(MODELS)
 
 
@@ -78,38 +86,48 @@ def load_model(
     classifier: str | None = None,
     in_channels: int = 3,
 ) -> nn.Module:
-    """Build a network that takes images (N, in_channels, H, W) in [0, 1] and gives (N, num_classes) logits.
+    """Return a network that takes images in [0, 1] and gives logits.
 
-    `name` is one of model_names(), `robustbench:ID` (see below), a network of another library (`timm:NAME`,
-    `hf:FOLDER` or `hf:OWNER/NAME`, `torchvision:NAME`), or `package.module:factory` for a function or class of your
-    own, found from the current directory too. A factory is given num_classes and in_channels where its signature
-    has them, and the options below that are given; it must return an nn.Module, which with a normalisation is
-    wrapped in Normalized.
+    `name` is one of model_names(), `robustbench:ID`, a network of another library (`timm:NAME`, `hf:FOLDER` or
+    `hf:OWNER/NAME`, `torchvision:NAME`), or `package.module:factory` for a function or class of your own, found
+    from the current directory too. A factory is given num_classes and in_channels where its signature has them, and
+    the options below that are given; it must return an nn.Module, which with a normalisation is wrapped in
+    Normalized.
 
-    `args` are further arguments of a factory, or of the library's: {"pretrained": True, "img_size": 64}. A
-    library's network brings the normalisation of its own configuration, comes in a Normalized, and keeps the
+    A library's network brings the normalisation of its own configuration, comes in a Normalized, and keeps the
     classes that its trained weights have, if it comes with any; no other `normalize` is taken for it.
-
-    `width` scales the network: channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default),
-    or the growth rate of DenseNet (32). `depths` counts the blocks of each stage. `activation`, for the dm-
-    and ra- networks, is relu, silu or swish. `input_size`, for the imagenet- networks: images are first brought to
-    so many pixels a side, inside the network. None keeps the published value.
-
-    `normalize` is None, a data set's name (see clat.models.normalize.STATISTICS), or (mean, std). None
-    means the identity, unless `weights` brings the normalisation it was trained with, as a file of ours that
-    records it or as the statistics of a wrapper: then that one is used, because the identity would silently
-    evaluate another function. Say "identity" to insist on none.
-
-    `weights` is a file that load_weights reads, and `weights_key` says which of several state dicts in it is meant.
-    Without a file, weights are drawn from the global generator. `classifier="new"` takes all weights of the file,
-    or of the library, but those of the last linear layer, which is drawn anew: the start of fine-tuning on other
-    classes. None takes all.
 
     `robustbench:ID` is the network behind an entry of RobustBench, for CIFAR-10 or CIFAR-100 by num_classes, with
     its activation and normalisation (clat.models.robustbench.TABLES); `weights` is its file, which it needs.
 
-    The model is returned in training mode, on torch's default device. Raises ClatError for bad names, sizes
-    and files.
+    Without a file, weights are drawn from the global generator. The model is in training mode, on torch's default
+    device.
+
+    Args:
+        name: The network, see above.
+        num_classes: How many logits it gives.
+        width: Channels of the first stage (ResNets and VGG 64, WRN 160 or 256 by default), or the growth rate of
+            DenseNet (32); None keeps the published value.
+        depths: Blocks of each stage; None keeps the published ones.
+        activation: For the dm- and ra- networks relu, silu or swish; None keeps the published one.
+        args: Further arguments of a factory, or of the library's, such as {"pretrained": True, "img_size": 64}.
+        input_size: For the imagenet- networks, images are first brought to so many pixels a side, inside the
+            network; None takes them as they are.
+        normalize: A data set's name (see clat.models.normalize.STATISTICS), or (mean, std). None means the
+            identity, unless `weights` brings the normalisation it was trained with, as a file of ours that records
+            it or as the statistics of a wrapper; then that one is used, because the identity would silently
+            evaluate another function. Say "identity" to insist on none.
+        weights: A file that load_weights reads; None draws them.
+        weights_key: Which of several state dicts in it is meant; None takes the usual one.
+        classifier: "new" takes all weights of the file, or of the library, but those of the last linear layer,
+            which is drawn anew, the start of fine-tuning on other classes; None takes all.
+        in_channels: Channels of the images.
+
+    Returns:
+        A network, images (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
+
+    Raises:
+        ClatError: A name, a size, an option or a file is refused.
     """
     _check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, input_size=input_size)
     if classifier not in (None, "new"):
@@ -162,7 +180,7 @@ def load_model(
 
 
 def _library(name: str) -> Builder | None:
-    """What builds a network of this name, if it is another library's."""
+    """Return what builds a network of this name, if it is another library's."""
     prefix, colon, _ = name.partition(":")
     return LIBRARIES.get(prefix) if colon else None
 
@@ -179,7 +197,7 @@ def _refuse_for_library(name: str, given: Mapping[str, Any], normalize: Normaliz
 
 
 def _built(name: str, builder: partial[Any], options: dict[str, Any], args: Mapping[str, Any] | None) -> nn.Module:
-    """The network of a builder of ours, after a check that it takes the options."""
+    """Return the network of a builder of ours, after a check that it takes the options."""
     if args:
         names = ", ".join(sorted(args))
         raise ClatError(f"model '{name}' takes no arguments ({names}): it has width, depths and the like")

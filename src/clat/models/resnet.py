@@ -16,7 +16,16 @@ from clat.models.parts import conv1x1, conv3x3, global_mean, init_convolutions, 
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The shortcut: empty (the identity) where shapes agree, else a 1x1 convolution and BatchNorm."""
+    """Return a block's shortcut: empty (the identity) where shapes agree, else a 1x1 convolution and BatchNorm.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that come out.
+        stride: The block's.
+
+    Returns:
+        The modules, (N, inputs, H, W) to the shape of the block's residual.
+    """
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
@@ -28,6 +37,14 @@ class Block(nn.Module):
     shortcut: nn.Module
 
     def residual(self, x: Tensor) -> Tensor:
+        """Return what the block adds to its shortcut.
+
+        Args:
+            x: The input, (N, C_in, H, W).
+
+        Returns:
+            The residual, (N, C_out, H', W').
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,8 +94,15 @@ class Bottleneck(Block):
 class ResNet(nn.Module):
     """Four stages with width, 2, 4 and 8 times width channels (times 4 in bottlenecks), then a linear head.
 
-    `depths` counts the blocks of the four stages. Input (N, in_channels, H, W) in [0, 1], any H and W; output
-    (N, num_classes) logits. Stages 2 to 4 halve the map.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Stages 2 to 4 halve the
+    map.
+
+    Args:
+        block: The kind of block.
+        depths: Blocks of the four stages.
+        num_classes: Logits of the head.
+        width: Channels of the stem.
+        in_channels: Channels of the images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which network, activation and input normalisation belong to a RobustBench entry: `robustbench:ID`.
+"""Find the network, activation and input normalisation of a RobustBench entry: `robustbench:ID`.
 
 RobustBench (Croce et al. 2021, arXiv 2010.09670) lists l-inf networks for CIFAR-10 and CIFAR-100 under one id each;
 an id that both have names two networks, told apart by the number of classes. Facts are those of RobustBench's model
@@ -30,8 +30,14 @@ PREFIX = "robustbench:"
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of RobustBench. `clean`, `robust`: its accuracy and that under AutoAttack, in percent; l-inf 8/255, for
-    Zhang2019Theoretically 0.031."""
+    """A row of RobustBench.
+
+    Attributes:
+        builder: Builds the network.
+        normalize: The (mean, std) inside it, or None.
+        clean: Its accuracy, in percent.
+        robust: Its accuracy under AutoAttack, in percent; l-inf 8/255, for Zhang2019Theoretically 0.031.
+    """
 
     builder: partial[Any]
     normalize: Statistics | None
@@ -100,8 +106,18 @@ _STATISTICS_ENTRIES = {"mu": 0, "mean": 0, "sigma": 1, "std": 1}
 
 
 def entry(name: str, num_classes: int) -> Entry:
-    """The entry of `robustbench:ID` for CIFAR-10 or CIFAR-100, by the number of classes. Raises ClatError for an
-    unknown id, or one that RobustBench has for the other data set only."""
+    """Return the entry of `robustbench:ID`.
+
+    Args:
+        name: The whole name, with the prefix.
+        num_classes: 10 for CIFAR-10, 100 for CIFAR-100.
+
+    Returns:
+        The row of that data set.
+
+    Raises:
+        ClatError: The id is unknown, or RobustBench has it for the other data set only.
+    """
     identifier = name.removeprefix(PREFIX)
     others = [classes for classes, table in TABLES.items() if identifier in table]
     if num_classes in others:
@@ -114,8 +130,20 @@ def entry(name: str, num_classes: int) -> Entry:
 
 
 def split_statistics(state: Mapping[str, Tensor], source: object) -> tuple[StateDict, Statistics | None]:
-    """A state dict without the normalisation constants that some files carry (mu and sigma, or mean and std), and
-    these: what the file was trained with, whatever the table says. Raises ClatError for half a pair."""
+    """Return a state dict without the normalisation constants that some files carry, and these.
+
+    They are what the file was trained with, whatever the table says.
+
+    Args:
+        state: Tensors under the names of a file, perhaps with mu and sigma, or mean and std.
+        source: The file, for messages.
+
+    Returns:
+        The other entries, and (mean, std), or None where the file has none.
+
+    Raises:
+        ClatError: It has half a pair.
+    """
     rest: StateDict = {}
     found: dict[int, list[float]] = {}
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""Which network: the settings of `[model]` in a recipe."""
+"""Say which network: the settings of `[model]` in a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Argument = bool | int | float | str | list[bool | int | float | str]
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """One network."""
+    """The settings of one network."""
 
     name: str = "resnet18"
     """A built-in network, "robustbench:ID", one of another library ("timm:NAME", "hf:FOLDER" or "hf:OWNER/NAME",
@@ -45,7 +45,7 @@ class NetworkConfig:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the network's weights come from a file or a library, and not from the seed."""
+        """Return whether the network's weights come from a file or a library, and not from the seed."""
         args = self.args or {}
         stored = self.name.startswith(("hf:", "timm:local-dir:", "timm:hf-hub:"))
         trained = self.name.startswith(("timm:", "torchvision:")) and (
@@ -90,7 +90,7 @@ class GateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(NetworkConfig):
-    """The network, or with name = "mixture" two of them (adaptive smoothing, see `clat.models.mixture`)."""
+    """The settings of the network, or with name = "mixture" of two (see `clat.models.mixture`)."""
 
     standard: NetworkConfig | None = None
     """Of a mixture: the accurate member."""
@@ -133,5 +133,5 @@ class ModelConfig(NetworkConfig):
 
     @property
     def starts_from_weights(self) -> bool:
-        """Whether any part of the network comes from a weight file."""
+        """Return whether any part of the network comes from a weight file."""
         return any(one is not None and one.is_trained for one in (self, self.standard, self.robust))

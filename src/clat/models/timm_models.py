@@ -17,7 +17,7 @@ from clat.models.libraries import (
 )
 from clat.models.reading import refuse_bombs
 
-INSTALL = "pip install 'clat[timm]'"
+INSTALL = "pip install 'torch-clat[timm]'"
 _STORED = ("local-dir", "hf-hub", "hf_hub")
 """timm's own prefixes of names that stand for weights in a folder or on the hub."""
 
@@ -28,6 +28,9 @@ def build_timm(wanted: NetworkRequest) -> LibraryNetwork:
     Args:
         wanted: Its name is one of timm's, with or without a tag, or "timm:local-dir:FOLDER". With `pretrained` the
             network has the classes that it was trained on, unless the classifier is to be new.
+
+    Returns:
+        The network, and the normalisation of its `pretrained_cfg`.
 
     Raises:
         ClatError: timm is missing, the name or an argument unknown, or weights cannot be had.

@@ -25,6 +25,9 @@ def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
         wanted: Its arguments may be `weights`, the name of trained weights, or `pretrained`, for the usual ones.
             With them the network has the classes that it was trained on, unless the classifier is to be new.
 
+    Returns:
+        The network, and the normalisation that its trained weights belong to.
+
     Raises:
         ClatError: torchvision is missing, the name or an argument unknown, or weights cannot be had.
     """

@@ -20,10 +20,16 @@ VGG19 = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))
 
 
 def convolutions(in_channels: int, width: int) -> nn.Sequential:
-    """Convolution (with bias), BatchNorm and ReLU throughout; a 2x2 max-pooling after each of five stages.
+    """Return the convolutions with bias, BatchNorm and ReLU, and a 2x2 max-pooling after each of five stages.
 
-    Pooling keeps an odd border (ceil mode), so that maps smaller than 32x32 do not vanish; even sizes have
-    none.
+    Pooling keeps an odd border (ceil mode), so that maps smaller than 32x32 do not vanish; even sizes have none.
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of the first stage.
+
+    Returns:
+        The modules, (N, in_channels, H, W) to (N, 8 * width, ceil(H / 32), ceil(W / 32)).
     """
     modules: list[nn.Module] = []
     channels = in_channels
@@ -40,7 +46,16 @@ def convolutions(in_channels: int, width: int) -> nn.Sequential:
 
 
 def mlp_head(inputs: int, hidden: int, num_classes: int) -> nn.Sequential:
-    """Two hidden layers with ReLU and dropout 0.5, then the logits."""
+    """Return two hidden layers with ReLU and dropout 0.5, then the logits.
+
+    Args:
+        inputs: Features of an image.
+        hidden: Units of each hidden layer.
+        num_classes: Logits.
+
+    Returns:
+        The modules, (N, inputs) to (N, num_classes).
+    """
     return nn.Sequential(
         *(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout()),
         *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout()),
@@ -51,9 +66,14 @@ def mlp_head(inputs: int, hidden: int, num_classes: int) -> nn.Sequential:
 class VGG(nn.Module):
     """Sixteen convolutions in five stages, then the head.
 
-    `width` counts the channels of the first stage; the hidden layers of the three-layer head have 64 times
-    as many units. Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Five
-    poolings take 32x32 to 1x1; whatever map a larger image leaves is averaged.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Five poolings take 32x32 to
+    1x1; whatever map a larger image leaves is averaged.
+
+    Args:
+        linear_head: Whether the head is one linear layer, and not three.
+        num_classes: Logits of the head.
+        width: Channels of the first stage; the hidden layers of the three-layer head have 64 times as many units.
+        in_channels: Channels of the images.
     """
 
     def __init__(

@@ -52,13 +52,17 @@ class Group(nn.Module):
 class WideResNet(nn.Module):
     """Three groups of blocks with width, 2 and 4 times width channels, then a linear head.
 
-    `depths` counts the blocks of each group, (depth - 4) / 6 in the published networks. `width` counts the
-    channels of the first group, 16 times the widening factor: 160 in WRN-34-10. Input (N, in_channels, H, W) in
-    [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the map.
+    Input (N, in_channels, H, W) in [0, 1], any H and W; output (N, num_classes) logits. Groups 2 and 3 halve the
+    map.
 
-    Some published checkpoints carry a second copy of the first group, `sub_block1`, which no forward ever
-    used. Entries of that name are dropped when a state dict is loaded (see `unused_entries`) rather than
-    built.
+    Some published checkpoints carry a second copy of the first group, `sub_block1`, which no forward ever used.
+    Entries of that name are dropped when a state dict is loaded (see `unused_entries`) rather than built.
+
+    Args:
+        depths: Blocks of each group, (depth - 4) / 6 in the published networks.
+        num_classes: Logits of the head.
+        width: Channels of the first group, 16 times the widening factor; 160 in WRN-34-10.
+        in_channels: Channels of the images.
     """
 
     unused_entries = ("sub_block1.",)
@@ -69,7 +73,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize()
-        self.conv1 = conv3x3(in_channels, STEM_CHANNELS)
+        self.conv1: nn.Module = conv3x3(in_channels, STEM_CHANNELS)
         self.block1 = Group(STEM_CHANNELS, width, depths[0], stride=1)
         self.block2 = Group(width, 2 * width, depths[1], stride=2)
         self.block3 = Group(2 * width, 4 * width, depths[2], stride=2)
@@ -85,7 +89,7 @@ class WideResNet(nn.Module):
 
 
 def _drop_unused(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Loading hook: forget unused entries. `state` is torch's own shallow copy, never the caller's dict."""
+    """Drop unused entries on loading. `state` is torch's own shallow copy, never the caller's dict."""
     unused = tuple(prefix + name for name in WideResNet.unused_entries)
     for name in [name for name in state if name.startswith(unused)]:
         del state[name]

@@ -1,4 +1,4 @@
-"""Anything done to or asked of an arbitrary `nn.Module`: its layers, features, modes, cost, precision, folding.
+"""Do or ask anything of an arbitrary `nn.Module`: its layers, features, modes, cost, precision, folding.
 
 Importing it guards the gradients of every network in the process (`clat.network.strided_gradient`): whatever runs a
 backward pass imports something from this folder.

@@ -1,4 +1,4 @@
-"""Where a network is no chain of layers, each reading what the one before it gave, as the paper takes it."""
+"""Find where a network is no chain of layers, each reading what the one before it gave, as the paper takes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clat.network import modes
-from clat.network.layers import Layer, first_tensor
+from clat.network.layers import Layer
+from clat.network.outputs import first_tensor
 
 
 def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> list[str]:
@@ -20,16 +21,19 @@ def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> li
     concatenation it is not. Layer 1 always is. Leaves no trace in the model.
 
     Args:
-        model: the network.
-        x: images, (N, C, H, W), of which one is used.
+        model: the network, whose layers were found in it.
+        x: images, (N, C, H, W) in [0, 1], of which one is used.
         layers: in forward order, from `enumerate_layers`.
+
+    Returns:
+        Names of some of `layers`, in their order.
     """
     sources: dict[int, int] = {}
     leaves: list[Tensor] = []
     read: dict[int, set[int]] = {}
 
     def cut(tensor: Tensor, position: int) -> Tensor:
-        """The same values, which a walk along the autograd graph ends at and knows by `position`."""
+        """Return the same values, which a walk along the autograd graph ends at and knows by `position`."""
         leaf = tensor.detach().clone().requires_grad_(True)
         leaves.append(leaf)  # kept, so that no other tensor gets its id
         sources[id(leaf)] = position

@@ -1,4 +1,4 @@
-"""Activation checkpointing by block: a block keeps its input alone for the backward pass, where it runs again.
+"""Checkpoint activations by block: a block keeps its input alone for the backward pass, where it runs again.
 
 A network of n like blocks then remembers n inputs and the inside of one block, for one more forward pass at each
 backward pass. torch's own checkpointing does the work (without re-entering autograd, so that attacks, features read
@@ -25,10 +25,16 @@ from clat.network.frozen_norm import frozen_norms_lean
 
 @contextmanager
 def blocks_checkpointed(model: nn.Module) -> Iterator[int]:
-    """Inside, the blocks of `model` (as in `clat.network.compiled`) keep their inputs only; yields their number.
+    """Let the blocks of `model` (as in `clat.network.compiled`) keep their inputs only, while the code inside runs.
 
     What is computed is the same, bit by bit but for convolutions that are otherwise folded into the BatchNorm after
     them.
+
+    Args:
+        model: the network; its blocks have another class inside, and their own again afterwards.
+
+    Yields:
+        How many blocks there are.
     """
     found = blocks(model)
     classes = {kind: _checkpointed_class(kind) for kind in {type(block) for block in found}}
@@ -43,8 +49,10 @@ def blocks_checkpointed(model: nn.Module) -> Iterator[int]:
 
 
 class _SecondRun:
-    """The context of a block's second run, which may be entered more than once. Made at the first run, it knows the
-    modes of that: by the time of the backward pass they may be others."""
+    """The context of a block's second run, which may be entered more than once.
+
+    Made at the first run, it knows the modes of that: by the time of the backward pass they may be others.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.block, self.stack = block, ExitStack()
@@ -67,7 +75,7 @@ class _SecondRun:
 
 
 def _checkpointed_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind` with a forward that keeps its input alone. A class, so that copies of a block keep it."""
+    """Return `kind` with a forward that keeps its input alone. A class, so that copies of a block keep it."""
     plain = kind.forward
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

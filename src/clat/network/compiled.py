@@ -1,4 +1,4 @@
-"""torch.compile for the blocks of a network, each by itself.
+"""Compile the blocks of a network with torch.compile, each by itself.
 
 A network compiled as a whole could not be left early or show its hidden features, which CLAT's attack does, and
 would be compiled anew after every selection. So what is compiled are the network's repeated blocks: blocks of one
@@ -25,12 +25,19 @@ from clat.network.frozen_norm import SCALED
 
 @contextmanager
 def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
-    """Inside, the blocks of `model` run compiled on batches of `batch_size`; yields how many blocks there are.
+    """Run the blocks of `model` compiled on batches of `batch_size`, while the code inside runs.
 
     Blocks are the members of a Sequential or ModuleList that have parts of their own (the residual blocks of a
     ResNet, the layers of a dense block). Anything else runs as before, and so does a block on batches of another
     size, with hooks inside, or under a torch function mode. Each is compiled when it first runs, once a shape and
     mode (attack, training, without gradients). Needs a C++ compiler on the CPU.
+
+    Args:
+        model: the network, on the device on which it runs; its blocks have their own classes again afterwards.
+        batch_size: images of a batch.
+
+    Yields:
+        How many blocks there are.
     """
     found = blocks(model)
     classes: dict[type[nn.Module], type[nn.Module]]
@@ -50,8 +57,10 @@ def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
 
 @contextmanager
 def _many_variants() -> Iterator[None]:
-    """Inside, torch compiles up to 256 variants of one function: blocks of all shapes share one forward, and after
-    eight variants it would otherwise give up without a word."""
+    """Let torch compile up to 256 variants of one function, while the code inside runs.
+
+    Blocks of all shapes share one forward, and after eight variants torch would otherwise give up without a word.
+    """
     config: Any = torch._dynamo.config
     before = config.recompile_limit, config.accumulated_recompile_limit
     config.recompile_limit = max(before[0], 256)
@@ -63,7 +72,11 @@ def _many_variants() -> Iterator[None]:
 
 
 def compile_seconds() -> float:
-    """What this process has spent in torch.compile so far."""
+    """Return the seconds that this process has spent in torch.compile so far.
+
+    Returns:
+        The seconds, 0 where nothing was compiled.
+    """
     dynamo = sys.modules.get("torch._dynamo.utils")
     if dynamo is None:
         return 0.0
@@ -71,7 +84,14 @@ def compile_seconds() -> float:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost members of Sequentials and ModuleLists that are neither single layers nor such lists."""
+    """Return the outermost members of Sequentials and ModuleLists that are neither single layers nor such lists.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The blocks, in the order in which the network registers them; none lies within another.
+    """
     lists = (nn.Sequential, nn.ModuleList)
     found: list[nn.Module] = []
 
@@ -88,7 +108,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _backend(device: str) -> Any:
-    """torch's own compiler; on the CPU it is told to keep for the backward pass what autograd would.
+    """Return torch's own compiler; on the CPU it is told to keep for the backward pass what autograd would.
 
     Left to itself it keeps a mask of booleans for each nonlinearity, which takes less memory but whose writing and
     reading is so slow on the CPU (twenty times the rest of its loop) that compiled blocks lose to plain ones.
@@ -110,7 +130,7 @@ def _backend(device: str) -> Any:
 
 
 def _compiled_class(kind: type[nn.Module], batch_size: int, backend: Any) -> type[nn.Module]:
-    """`kind` with a forward that is compiled where it can be. A class, so that copies of a block keep it."""
+    """Return `kind` with a forward that is compiled where it can be. A class, so that copies of a block keep it."""
     plain = kind.forward
     compiled = torch.compile(plain, dynamic=False, backend=backend)
 
@@ -123,6 +143,7 @@ def _compiled_class(kind: type[nn.Module], batch_size: int, backend: Any) -> typ
 
 
 def _fits(block: nn.Module, batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether the block is compiled for this call: a batch of the right size that nobody looks into."""
     if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or len(args[0]) != batch_size:
         return False
     if has_torch_function_variadic(args[0]):

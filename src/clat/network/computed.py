@@ -1,4 +1,4 @@
-"""Layers whose weight is no parameter of theirs: a hook or a parametrization computes it from others."""
+"""Refuse layers whose weight is no parameter of theirs: a hook or a parametrization computes it from others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ def plain_weight(model: nn.Module, name: str, purpose: str, key: str = "weight")
     """Return the weight of the layer called `name`, which `purpose` needs as a parameter of the layer's own.
 
     Args:
-        model: the network.
-        name: of the layer, as in `named_modules`.
-        purpose: who needs it, as the error's message says it: "reinitialise", "low-rank factors".
-        key: of the parameter within the layer.
+        model: the network that has the layer.
+        name: the layer's name, as in `named_modules`.
+        purpose: who needs the weight, as the error's message says it: "reinitialise", "low-rank factors".
+        key: the parameter's name within the layer.
+
+    Returns:
+        The parameter itself, not a copy.
 
     Raises:
         ClatError: the weight is computed, as by weight_norm, spectral_norm, prune or any parametrization. What is
@@ -43,12 +46,21 @@ def plain_weight(model: nn.Module, name: str, purpose: str, key: str = "weight")
 
 
 def is_computed(module: nn.Module, key: str) -> bool:
-    """Return whether `module` has a tensor called `key` that is no parameter of its own."""
+    """Return whether `module` has a tensor called `key` that is no parameter of its own.
+
+    Args:
+        module: a layer.
+        key: the tensor's name within it, such as "weight".
+
+    Returns:
+        True where code of the module's computes the tensor; False for a parameter, and where there is no such
+        tensor.
+    """
     return key not in module._parameters and isinstance(getattr(module, key, None), Tensor)
 
 
 def _computed_by(module: nn.Module, key: str) -> tuple[str, str]:
-    """The name of what computes it, and of what takes that off."""
+    """Return the name of what computes it, and of what takes that off."""
     if parametrize.is_parametrized(module, key):
         kind = type(module.parametrizations[key][0]).__name__.lstrip("_")  # type: ignore[index]
         return f"a parametrization already ({kind})", PARAMETRIZED

@@ -1,4 +1,4 @@
-"""What a computation cost: forward and backward passes by sample, seconds, peak memory."""
+"""Count what a computation costs: forward and backward passes by sample, seconds, peak memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat.network.layers import first_tensor
+from clat.network.outputs import first_tensor
 
 
 @dataclass
 class Cost:
-    """`forwards`, `backwards`: samples passed through the network and back (a pass that stops at a hidden
-    layer counts as one); `seconds`: wall time; `peak_memory_bytes`: of the device's allocator on CUDA, of the
-    whole process on CPU, where it also holds what came before."""
+    """The cost of a computation; costs of its parts add up to it.
+
+    Attributes:
+        forwards: samples passed through the network; a pass that stops at a hidden layer counts as one.
+        backwards: samples whose gradient was passed back through it.
+        seconds: wall time.
+        peak_memory_bytes: of the device's allocator on CUDA, of the whole process on CPU, where it also holds what
+            came before; None where it was not measured.
+    """
 
     forwards: int = 0
     backwards: int = 0
@@ -41,8 +47,16 @@ class Cost:
 
 @contextmanager
 def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
-    """Count what happens to `model` inside; the yielded `Cost` is complete on leaving. `memory=False` leaves the
-    peak out, for a part of something metered: CUDA has one peak, and a part that resets it loses the whole's."""
+    """Count the passes through `model`, the time and the memory that the code inside takes.
+
+    Args:
+        model: the network; hooks at its outermost call count.
+        memory: whether the peak is measured. Leave it out for a part of something metered: CUDA has one peak, and a
+            part that resets it loses the whole's.
+
+    Yields:
+        The cost, which is complete on leaving.
+    """
     cost = Cost()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""How deep in a network each parameter lies, in blocks, for learning rates that fall from block to block."""
+"""Measure how deep in a network each parameter lies, for learning rates that fall from block to block."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def depths(model: nn.Module) -> dict[nn.Parameter, int]:
     Each block (a member of a Sequential or ModuleList that has parts of its own) and each layer outside of all
     blocks is one deeper than the one that the network registers before it. Everything else, such as a normalisation
     between two blocks or a position embedding, is as deep as what comes before it.
+
+    Args:
+        model: a network that registers its parts in forward order.
+
+    Returns:
+        The depth of every parameter, at least 1.
     """
     modules = dict(model.named_modules())
     inside = set(blocks(model))

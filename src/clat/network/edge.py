@@ -1,6 +1,8 @@
-"""The edge at which a network and images of somebody else's come in, where both are looked at once."""
+"""Check a network and images of somebody else's at the edge where they come in, once."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,9 @@ from torch import Tensor, nn
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.network.guard import floating_type
+
+Network = nn.Module | Callable[[Tensor], Tensor]
+"""What an attack can be made on: a module, or any function from images (N, C, H, W) in [0, 1] to logits (N, K)."""
 
 
 def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
@@ -18,8 +23,11 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
 
     Args:
         model: any network; see `unwrapped`.
-        x: (N, C, H, W) floating point in [0, 1].
+        x: images, (N, C, H, W), floating point in [0, 1].
         y: labels, (N,) int64, if there are any.
+
+    Returns:
+        The network and the images; both are the given objects where nothing had to be done.
 
     Raises:
         ClatError: no network, images outside [0, 1], wrong labels, or float64 images with values that float32 does
@@ -32,8 +40,43 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
     return model, as_measured(model, x)
 
 
+def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tuple[nn.Module, Tensor]:
+    """Return what `accept` does, for a network that may be a plain function.
+
+    The modes of modules that a function calls are the caller's: nobody sees them from outside.
+
+    Args:
+        network: a module, a method of one, or a function from images (N, C, H, W) to logits (N, K).
+        x: images, as for `accept`.
+        y: labels, as for `accept`.
+
+    Returns:
+        The network as a module, and the images; see `accept`.
+
+    Raises:
+        ClatError: as `accept` does.
+    """
+    owner = getattr(network, "__self__", None)
+    if isinstance(owner, nn.Module) and getattr(network, "__name__", "") in ("forward", "__call__", "_call_impl"):
+        network = owner  # a module's own call
+    if not isinstance(network, nn.Module) and callable(network) and not isinstance(network, type):
+        network = FunctionNetwork(network)
+    return accept(network, x, y)  # type: ignore[arg-type]
+
+
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is where x and `model` are float64. Raises ClatError if digits get lost."""
+    """Return `x` in float32, or as it is where both `x` and `model` are float64.
+
+    Args:
+        model: the network that the images are for.
+        x: images, (N, C, H, W), floating point.
+
+    Returns:
+        The same values, exactly.
+
+    Raises:
+        ClatError: `x` is float64 and holds digits that float32 does not.
+    """
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()
@@ -49,6 +92,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network that torch.compile wrapped, and one of TorchScript's as a module with hooks and flags.
 
     A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The network inside; `model` itself where nothing wraps it.
 
     Raises:
         ClatError: `model` is no `nn.Module`.
@@ -73,3 +122,15 @@ class Scripted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.script(x)
         return logits
+
+
+class FunctionNetwork(nn.Module):
+    """A function as a network without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function's logits."""
+        return self.function(x)

@@ -1,4 +1,4 @@
-"""Putting other values into a network's tensors, and back, bit for bit."""
+"""Put other values into a network's tensors, and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,26 +10,52 @@ from torch import Tensor, nn
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name: the network's own tensors, without their history."""
+    """Return every parameter and buffer by name: the network's own tensors, without their history.
+
+    Args:
+        model: any network.
+
+    Returns:
+        Tensors that share their memory with the network's, by the names of `named_parameters` and `named_buffers`.
+    """
     return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values in tensors of their own."""
+    """Return the same values in tensors of their own.
+
+    Args:
+        tensors: tensors by name.
+
+    Returns:
+        Copies by the same names, which share no memory with `tensors` and have no history.
+    """
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 @torch.no_grad()
 def put(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Each tensor of `own` that `values` names takes that value, in place."""
+    """Write `values` into the tensors of `own` that they name, in place.
+
+    Args:
+        own: the tensors to write to, as from `tensors_of`.
+        values: new values by name, shaped like the tensors; names that it lacks are left alone.
+    """
     for name, value in values.items():
         own[name].copy_(value)
 
 
 @contextmanager
 def exchanged(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the tensors of `own` that `values` names hold those values. Afterwards all of `own` is as before,
-    whatever else was written to it: the copy is put back, nothing is subtracted."""
+    """Have the tensors of `own` hold other values while the code inside runs.
+
+    Afterwards all of `own` is as before, whatever else was written to it: a copy is put back, nothing is
+    subtracted.
+
+    Args:
+        own: the tensors to write to, as from `tensors_of`.
+        values: new values by name, shaped like the tensors; names that it lacks are left alone.
+    """
     before = copied(own)
     try:
         put(own, values)

@@ -1,4 +1,4 @@
-"""Reading the hidden features F_i(x) of chosen layers, running the network no further than they need."""
+"""Read the hidden features F_i(x) of chosen layers, running the network no further than they need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
-from clat.network.layers import CallCounter, Layer, first_argument, first_tensor
+from clat.network.calls import CallCounter
+from clat.network.layers import Layer
+from clat.network.outputs import first_argument, first_tensor
 
 TAPS = ("output", "norm", "activation")
 """Where a layer's feature is read: at its own output (the paper's words), after the normalisation that takes
@@ -19,8 +21,12 @@ without the wanted tap falls back to the one before it."""
 
 
 class Features(NamedTuple):
-    """`values`: one entry a layer, in the order asked for, then, if asked for, one for what enters each;
-    `logits`: None if the forward pass stopped early."""
+    """The features of chosen layers for a batch.
+
+    Attributes:
+        values: one entry a layer, in the order asked for, then, if asked for, one for what enters each.
+        logits: (N, classes), or None if the forward pass stopped early.
+    """
 
     values: list[Tensor]
     logits: Tensor | None
@@ -41,17 +47,30 @@ def read_features(
     inputs: bool = False,
     reduce: Callable[[Tensor, Layer], Tensor] | None = None,
 ) -> Features:
-    """Run `model` on `x` (N, C, H, W) and return the features of `layers`, each flattened to (N, N_i).
+    """Run `model` on `x` and return the features of `layers`.
 
-    `flat=False` leaves them in their own shape, the batch first, and in their own memory layout, which a flattened
-    feature of a channels_last network would have to be copied out of, and its gradient too.
+    Gradients flow as in any forward pass; modes and flags are the caller's.
 
-    `inputs=True` reads the tensors that enter the layers as well, by which no tap is meant; a layer that runs
-    twice counts at its first call.
+    Args:
+        model: the network in which `layers` were found.
+        x: images, (N, C, H, W) in [0, 1].
+        layers: the layers to read, from `enumerate_layers`, in any order.
+        tap: where a layer's feature is read, one of TAPS.
+        stop: whether to leave the forward pass at the deepest wanted layer; the logits are then None and nothing
+            above it is computed.
+        flat: whether features are flattened to (N, N_i). Else they keep their own shape, the batch first, and their
+            own memory layout, which a flattened feature of a channels_last network would have to be copied out of,
+            and its gradient too.
+        inputs: whether to read the tensors that enter the layers as well, by which no tap is meant; a layer that
+            runs twice counts at its first call.
+        reduce: called as `reduce(feature, layer)` on the spot, whose result takes the feature's place, so that a
+            full set of features need not be held at once.
 
-    `stop=True` leaves the forward pass at the deepest wanted layer: the logits are then None and nothing above
-    it is computed. `reduce(feature, layer)` is applied on the spot, so that a full set of features need not be
-    held at once. Gradients flow as in any forward pass; modes and flags are the caller's.
+    Returns:
+        The features in the order of `layers`, then what enters them, and the logits.
+
+    Raises:
+        ClatError: the tap is unknown, a layer is none of the model's or did not run, or an input is no tensor.
     """
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
@@ -119,7 +138,7 @@ def read_features(
 
 
 def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
-    """The functional call that holds the layer's feature, or None for the module's own output."""
+    """Return the functional call that holds the layer's feature, or None for the module's own output."""
     if tap == "activation" and layer.activation_call is not None:
         return "activation", layer.activation_call
     if tap != "output" and layer.norm_call is not None:
@@ -128,11 +147,26 @@ def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
 
 
 def feature_distance(feature: Tensor, other: Tensor) -> Tensor:
-    """||F_i(x') - F_i(x)||_2 for each sample: (N, ...), (N, ...) -> (N,), in float32 at least."""
+    """Return ||F_i(x') - F_i(x)||_2 for each sample.
+
+    Args:
+        feature: features F_i(x'), (N, ...).
+        other: features F_i(x) of the same layer, shaped alike.
+
+    Returns:
+        The distances, (N,), in float32 at least.
+    """
     return feature_norm(feature - other)
 
 
 def feature_norm(feature: Tensor) -> Tensor:
-    """||F_i(x)||_2 for each sample: (N, ...) -> (N,), in float32 at least."""
+    """Return ||F_i(x)||_2 for each sample.
+
+    Args:
+        feature: features F_i(x), (N, ...).
+
+    Returns:
+        The norms, (N,), in float32 at least.
+    """
     wide = torch.promote_types(feature.dtype, torch.float32)
     return torch.linalg.vector_norm(feature, dim=tuple(range(1, feature.dim())), dtype=wide)

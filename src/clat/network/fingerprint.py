@@ -1,4 +1,4 @@
-"""What is evaluated and where: the model's device, and short names of a model and of its samples."""
+"""Tell what is evaluated and where: the model's device, and short names of a model and of its samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from clat.core.errors import ClatError
 
 
 def device_of(model: nn.Module, default: torch.device) -> torch.device:
-    """Where the model is; `default` if it has no tensors. Raises ClatError if it is in several places."""
+    """Return the device that the model is on.
+
+    Args:
+        model: any network.
+        default: the device of a network that has no tensors.
+
+    Returns:
+        The device of all parameters and buffers.
+
+    Raises:
+        ClatError: they are on several devices.
+    """
     devices = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
     if len(devices) > 1:
         places = " and ".join(sorted(map(str, devices)))
@@ -21,7 +32,14 @@ def device_of(model: nn.Module, default: torch.device) -> torch.device:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sixteen hex digits that change with any weight or buffer of the model."""
+    """Return sixteen hex digits that change with any weight or buffer of the model.
+
+    Args:
+        model: any network; its names count, its device does not.
+
+    Returns:
+        The digits, the start of a SHA-256.
+    """
     sha = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         sha.update(name.encode())
@@ -30,8 +48,14 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def structure_hash(model: nn.Module) -> str:
-    """Return sixteen hex digits that change with any module's class or name, and with any weight's shape or type,
-    but not with its values."""
+    """Return sixteen hex digits that change with the model's structure, but not with the values of its weights.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The digits. They change with any module's class or name, and with any weight's shape or type.
+    """
     sha = hashlib.sha256()
     for name, module in model.named_modules():
         sha.update(f"{name} {type(module).__qualname__};".encode())
@@ -41,8 +65,18 @@ def structure_hash(model: nn.Module) -> str:
 
 
 def sample_digests(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-    """One number a sample, (N,) int64, that changes with its pixels, label or number. Those of a set's parts,
-    whichever process had them, make up those of the set."""
+    """Return a number for each sample that changes with its pixels, label or id.
+
+    Those of a set's parts, whichever process had them, make up those of the set.
+
+    Args:
+        x: images, (N, C, H, W).
+        y: labels, (N,) int64.
+        ids: the samples' numbers in their data set, (N,) int64.
+
+    Returns:
+        The numbers, (N,) int64, over the whole range of that type.
+    """
     rows = zip(x.detach().float().cpu(), y.tolist(), ids.tolist(), strict=True)
     found = []
     for image, label, number in rows:
@@ -53,7 +87,14 @@ def sample_digests(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
 
 
 def digest(tensor: Tensor) -> str:
-    """Sixteen hex digits that change with any value of the tensor."""
+    """Return sixteen hex digits that change with any value of the tensor.
+
+    Args:
+        tensor: any tensor; neither its shape nor its device counts.
+
+    Returns:
+        The digits, the start of a SHA-256.
+    """
     return hashlib.sha256(_raw(tensor)).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""A convolution and the frozen BatchNorm after it as one convolution.
+"""Compute a convolution and the frozen BatchNorm after it as one convolution.
 
 BatchNorm with stored statistics multiplies each channel and adds to it, which the convolution before it can do by
 itself with other weights: apart they take a quarter of a ResNet's time on a CPU. Which convolutions a BatchNorm
@@ -33,7 +33,10 @@ _enabled = True
 
 @contextmanager
 def unfolded() -> Iterator[None]:
-    """Inside, every layer computes for itself and in its own rounding, as a network does outside of attacks."""
+    """Have every layer compute for itself and in its own rounding, as a network does outside of attacks.
+
+    It holds for the code inside and for all networks.
+    """
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -51,17 +54,38 @@ class FoldedConvs:
         self._folded: dict[tuple[nn.Module, nn.Module, torch.dtype], _Folded] = {}
 
     def forward(self, convolution: _ConvNd, x: Tensor) -> Tensor:
-        """The convolution's result, or a promise of it."""
+        """Return the convolution's result, or a promise of it.
+
+        Args:
+            convolution: one of `convolutions`.
+            x: its input, (N, C_in, *positions).
+
+        Returns:
+            A promise (`DeferredConv`) where a frozen BatchNorm read the result first when it was last computed,
+            else the result, with a note of how it came to be.
+        """
         possible = _enabled and _plain_call(convolution, x)
         if possible and convolution in _feeding:
             return DeferredConv(self, convolution, x)
         result = _plain(convolution, x)
         if possible:
+            # The versions tell later whether somebody has changed either tensor in place.
             result.convolved = (result._version, self, convolution, x, x._version)  # type: ignore[attr-defined]
         return result
 
     def weights(self, convolution: _ConvNd, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution, in `dtype`."""
+        """Return weight and bias of the one convolution that stands for both.
+
+        They are computed once and again after a source of them has changed.
+
+        Args:
+            convolution: the convolution.
+            norm: the BatchNorm after it, with stored statistics.
+            dtype: the type in which they are wanted, that of an autocast region.
+
+        Returns:
+            The weight, shaped like the convolution's, and the bias, (C_out,), both without history.
+        """
         sources = (
             convolution.weight,
             convolution.bias,
@@ -79,7 +103,10 @@ class FoldedConvs:
 
 
 class _Folded(NamedTuple):
-    """`sources`: the tensors themselves, since another one may come to lie where a freed one was."""
+    """A folded weight and bias, and the `sources` they come from at which `versions`.
+
+    `sources` are the tensors themselves, since another one may come to lie where a freed one was.
+    """
 
     sources: tuple[Tensor | None, ...]
     versions: list[int]
@@ -97,6 +124,9 @@ def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     Args:
         convolution: any of FOLDABLE.
         norm: a BatchNorm with stored statistics, as many channels as the convolution puts out.
+
+    Returns:
+        The weight, shaped like the convolution's, and the bias, (C_out,), in float32 at least and without history.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -115,8 +145,17 @@ def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def deferred_input(x: Tensor) -> Tensor:
-    """What a frozen BatchNorm takes for its input `x`: a promise of it if it is a convolution's result, now that it
-    is known who reads it, so that the first pass computes what later ones will."""
+    """Return what a frozen BatchNorm takes for its input: a promise of it if it is a convolution's result.
+
+    Now that it is known who reads that, the first pass computes what later ones will.
+
+    Args:
+        x: what the BatchNorm was called with.
+
+    Returns:
+        A promise, or `x` where it is nothing else, or where it or the convolution's input was changed in place
+        since.
+    """
     version, *convolved = getattr(x, "convolved", (None,))
     if version is None or x._version != version:
         return x
@@ -128,7 +167,7 @@ def deferred_input(x: Tensor) -> Tensor:
 
 
 class DeferredConv(Tensor):
-    """What a convolution would return."""
+    """The result of a convolution that is computed when somebody reads it."""
 
     folds: FoldedConvs
     convolution: Any
@@ -138,7 +177,7 @@ class DeferredConv(Tensor):
 
     @staticmethod
     def __new__(cls, folds: FoldedConvs, convolution: nn.Module, x: Tensor) -> DeferredConv:
-        promise = Tensor._make_subclass(cls, _NOTHING)
+        promise = Tensor._make_subclass(cls, _NOTHING)  # a tensor, so that every function of torch asks it first
         promise.folds, promise.convolution, promise.computed = folds, convolution, None
         promise.given, promise.version = x, x._version
         return promise
@@ -154,7 +193,11 @@ class DeferredConv(Tensor):
 
     @property
     def x(self) -> Tensor:
-        """The convolution's input. Raises ClatError if it has been overwritten since, which no earlier pass did."""
+        """Return the convolution's input.
+
+        Raises:
+            ClatError: it has been overwritten since, which no earlier pass did.
+        """
         if self.given._version != self.version:
             raise ClatError(
                 f"the input of {self.convolution} was changed in place before its result was read, in this pass "
@@ -163,14 +206,31 @@ class DeferredConv(Tensor):
         return self.given
 
     def plain(self) -> Tensor:
-        """The convolution's own result."""
+        """Return the convolution's own result.
+
+        Returns:
+            The result, (N, C_out, *positions), computed once.
+
+        Raises:
+            ClatError: the convolution's input has been overwritten since.
+        """
         if self.computed is None:
             _feeding.discard(self.convolution)
             self.computed = _plain(self.convolution, self.x)
         return self.computed
 
     def normalised(self, norm: _BatchNorm) -> Tensor:
-        """What `norm`, frozen, makes of the convolution's result."""
+        """Return the convolution's result as `norm`, frozen, normalises it.
+
+        Args:
+            norm: a BatchNorm with stored statistics.
+
+        Returns:
+            The result of both, (N, C_out, *positions), from one convolution.
+
+        Raises:
+            ClatError: the convolution's input has been overwritten since.
+        """
         device, dtype = self.given.device.type, self.convolution.weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -188,7 +248,7 @@ def _plain(convolution: Any, x: Tensor) -> Tensor:
 
 
 def _computed(given: Any) -> Any:
-    """`given` with every promise in it kept."""
+    """Return `given` with every promise in it kept."""
     if isinstance(given, DeferredConv):
         return given.plain()
     if type(given) in (list, tuple):
@@ -199,7 +259,7 @@ def _computed(given: Any) -> Any:
 
 
 def _plain_call(convolution: _ConvNd, x: Tensor) -> bool:
-    """Whether nobody looks at the result who would not say so: no hooks, no gradient of the weights, no mode."""
+    """Return whether nobody looks at the result unseen: no hooks, no gradient of the weights, no mode."""
     if torch.compiler.is_compiling() or has_torch_function_variadic(x):
         return False
     if convolution._forward_hooks or convolution._forward_pre_hooks or convolution._backward_hooks:

@@ -1,4 +1,4 @@
-"""BatchNorm with stored statistics and weights that do not move, at the price of what it is: a scale and a shift.
+"""Run BatchNorm with stored statistics and weights that do not move at the price of a scale and a shift.
 
 torch's own backward pass of such a BatchNorm still keeps its input and sums over it for gradients that nobody asked
 for. The gradient towards the input is the output's, scaled by channel, so nothing need be kept: in an attack this
@@ -26,8 +26,11 @@ NORM_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class ScaledNorm(_BatchNorm):
-    """A BatchNorm in a compiled block. While it is frozen within `frozen_norms_lean`, scale and shift are computed
-    once and not by the compiler, which would take the root of the variance anew at every pixel."""
+    """A BatchNorm in a compiled block.
+
+    While it is frozen within `frozen_norms_lean`, scale and shift are computed once and not by the compiler, which
+    would take the root of the variance anew at every pixel.
+    """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
@@ -41,7 +44,7 @@ class ScaledNorm(_BatchNorm):
         return (x * self.scale.view(channels) + self.shift.view(channels)).to(x.dtype)
 
     def settle(self) -> None:
-        """Scale and shift for as long as statistics and weights stay what they are; none if they may move."""
+        """Compute scale and shift, which hold while statistics and weights do; none if they may move."""
         self.scale = self.shift = None
         if self.running_mean is None or self.running_var is None or self.training or _moves(self):
             return
@@ -62,9 +65,14 @@ SCALED: dict[type[nn.Module], type[nn.Module]] = {
 
 @contextmanager
 def frozen_norms_lean(model: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm modules of `model` that are frozen when they run (evaluation mode, no parameter that
-    requires a gradient) keep nothing for the backward pass, and a frozen convolution before one does its work too;
-    the others run as ever. Statistics and weights of frozen ones must not change inside."""
+    """Have frozen BatchNorm modules of `model` keep nothing for the backward pass, while the code inside runs.
+
+    Frozen is what runs in evaluation mode without a parameter that requires a gradient. A frozen convolution before
+    one does its work too; the others run as ever.
+
+    Args:
+        model: the network. Statistics and weights of its frozen modules must not change inside.
+    """
     # Subclasses and modules with a forward of their own (a callback's) may compute something else.
     norms: list[Any]
     norms = [
@@ -107,7 +115,15 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
-    """`norm(x)`. Seen by torch function modes under this name, like torch's own."""
+    """Return `norm(x)`; torch function modes see it under this name, like torch's own.
+
+    Args:
+        x: the input, (N, C, *positions).
+        norm: a BatchNorm in evaluation mode, with stored statistics and parameters that get no gradient.
+
+    Returns:
+        The output, shaped like `x`; only the gradient towards `x` flows back.
+    """
     if has_torch_function_variadic(x):
         return handle_torch_function(batch_norm, (x,), x, norm)
     assert norm.running_mean is not None
@@ -116,6 +132,8 @@ def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
 
 
 class _ScaleAndShift(torch.autograd.Function):
+    """The normalisation, whose backward pass needs nothing of its input."""
+
     @staticmethod
     def forward(
         ctx: Any,

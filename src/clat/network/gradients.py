@@ -1,4 +1,4 @@
-"""Gradients of values that may not depend on what they are asked by."""
+"""Differentiate values that may not depend on what they are differentiated by."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from torch import Tensor
 
 
 def gradients_by(value: Tensor, tensors: Sequence[Tensor], *, again: bool = False) -> list[Tensor | None]:
-    """Return d value / d tensor for each of `tensors`, None for one that the value does not depend on.
-
-    That is all of them where a network leaves a layer out by chance, and nothing else of it moves.
+    """Return d value / d tensor for each of `tensors`.
 
     Args:
         value: a scalar.
         tensors: what to differentiate by.
         again: whether the graph stays for another backward pass.
+
+    Returns:
+        The gradients, shaped like the tensors; None for one that the value does not depend on, which is all of them
+        where a network leaves a layer out by chance, and nothing else of it moves.
     """
     if not value.requires_grad:
         return [None] * len(tensors)

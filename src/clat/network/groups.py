@@ -1,4 +1,4 @@
-"""Layers of one sort, among which a ranking compares like with like: attention, MLPs, convolutions.
+"""Sort layers into groups in which a ranking compares like with like: attention, MLPs, convolutions.
 
 A projection of attention, the wide layer of an MLP and a strided convolution change a feature's size and scale in
 ways of their own, so that across them a ranking by ratios mostly tells which sort a layer is of.
@@ -24,11 +24,14 @@ LAYER_GROUPS = {
 
 
 def group_of(name: str, kind: str) -> str | None:
-    """Return the group of the layer `name`, None for a block that was made a layer by a pattern.
+    """Return the group of the layer `name`.
 
     Args:
         name: the module's name in the network, such as "blocks.0.attn.qkv".
         kind: "conv", "linear", "attention" or "other", as `Layer.kind`.
+
+    Returns:
+        A name in LAYER_GROUPS; None for a block that was made a layer by a pattern.
     """
     if kind == "attention" or (kind != "other" and _is_called(name, ATTENTION_NAMES)):
         return "attention"
@@ -38,7 +41,14 @@ def group_of(name: str, kind: str) -> str | None:
 
 
 def check_group(group: str | None) -> None:
-    """Raise ClatError, with the nearest valid name, for a group that there is not."""
+    """Raise an error if there is no such group of layers.
+
+    Args:
+        group: a name in LAYER_GROUPS, or None for all layers.
+
+    Raises:
+        ClatError: there is none of that name; the message gives the nearest valid one.
+    """
     if group is not None and group not in LAYER_GROUPS:
         raise unknown("group of layers", group, LAYER_GROUPS)
 

@@ -1,4 +1,4 @@
-"""What stands between a foreign network and the tensors that it is given.
+"""Stand between a foreign network and the tensors that it is given.
 
 A network may write into its input (`x.sub_(mean).div_(std)`): then an attack's example would be another one
 afterwards, and so would the caller's images. And it may take another floating type than the one in which images are
@@ -26,7 +26,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
     """Give `model`, each time it is called, a copy of its input, in its own floating type where it takes no other.
 
-    Gradients flow through the copy. Half-precision outputs come back in float32, outside of autocast.
+    Gradients flow through the copy. Half-precision outputs come back in float32, outside of autocast. Afterwards
+    the model has its own forward again.
 
     Args:
         model: the network; only its outermost call is guarded.
@@ -52,13 +53,20 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
 
 
 def floating_type(model: nn.Module) -> torch.dtype | None:
-    """Return the floating type that all parameters of `model` have, None where there is none or several."""
+    """Return the floating type that all parameters of `model` have.
+
+    Args:
+        model: any network.
+
+    Returns:
+        One of FLOATS; None where no parameter has one, or parameters have several.
+    """
     found = {parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS}
     return found.pop() if len(found) == 1 else None
 
 
 class _Guard:
-    """Stands in for `model.forward`."""
+    """The call that stands in for `model.forward`."""
 
     def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
         self.forward: Any = model.forward

@@ -1,16 +1,16 @@
-"""The layers of any `nn.Module`, in the order in which a forward pass runs them.
+"""List the layers of any `nn.Module`, in the order in which a forward pass runs them.
 
-CLAT speaks of "layer i" of a network F = f_n o ... o f_1 (paper v1 Eq. 1). Here a layer is a parametric
-module (convolution, linear, attention block), numbered from 1 as the paper does, found by running the model
-once. Modules that never run are left out, a module that runs several times counts at its first call, and so
-are, by default, projection shortcuts and the final classifier: with this convention ResNet-18's layer 11 has
-the 589,824 weights, and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints.
+CLAT speaks of "layer i" of a network F = f_n o ... o f_1 (paper v1 Eq. 1). Here a layer is a parametric module
+(convolution, linear, attention block), numbered from 1 as the paper does, found by running the model once. Modules
+that never run are left out, a module that runs several times counts at its first call, and so are, by default,
+projection shortcuts and the final classifier: with this convention ResNet-18's layer 11 has the 589,824 weights,
+and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from clat.core.errors import ClatError, unknown
 from clat.network import modes
+from clat.network.calls import CallCounter
 from clat.network.edge import unwrapped
 from clat.network.groups import LAYER_GROUPS, check_group, group_of
-from clat.network.outputs import logits_of
+from clat.network.outputs import first_argument, first_tensor
 
 LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -34,26 +34,24 @@ LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 }
 _SHORTCUT = re.compile(r"shortcut|downsample|skip", re.IGNORECASE)
 
-# Functions through which nn modules and functional code alike apply a normalisation or a nonlinearity.
-NORMALISATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-# fmt: off
-ACTIVATIONS = frozenset({
-    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu", "gelu", "silu", "mish",
-    "softplus", "hardswish", "hardtanh", "hardsigmoid", "prelu", "rrelu", "sigmoid", "sigmoid_", "tanh", "tanh_",
-    "glu", "logsigmoid", "threshold",
-})
-# fmt: on
-
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. `index` counts from 1 in forward order, `num_params` weight and bias, `feature_shape` is one
-    sample's output without the batch, which is axis `batch_axis` of the output and `input_axis` of the input.
+    """One layer of a network, as a forward pass showed it.
 
-    `norm_call` and `activation_call` say which normalisation or activation call of a forward pass (counted
-    from 0) belongs to this layer: the normalisation that takes this very output, and the first nonlinearity
-    before the next layer runs; None where there is none. `norm_name` is the BatchNorm module behind
-    `norm_call`. `overwritten` names the taps whose tensor later code changes in place.
+    Attributes:
+        index: its number in forward order, from 1.
+        name: the module's name in the network.
+        kind: "conv", "linear", "attention", or "other" for a block that was made a layer by a pattern.
+        num_params: how many numbers its weight and bias hold.
+        feature_shape: the shape of one sample's output, without the batch.
+        batch_axis: the axis of the batch in the output.
+        input_axis: the axis of the batch in the input.
+        norm_call: which normalisation call of a forward pass, from 0, takes this very output; None where none does.
+        activation_call: which activation call, from 0, is the first before the next layer runs; None where there is
+            none.
+        norm_name: the BatchNorm module behind `norm_call`.
+        overwritten: the taps whose tensor later code changes in place.
     """
 
     index: int
@@ -71,8 +69,11 @@ class Layer:
 
 @dataclass
 class _Seen:
-    """What the tracing run notes of one layer's first call: for each tap the tensor, its version counter (to
-    find later in-place changes) and, for the functional ones, the number of the call."""
+    """The first call of a layer, as the tracing run noted it.
+
+    It keeps for each tap the tensor, its version counter (to find later in-place changes) and, for the functional
+    ones, the number of the call.
+    """
 
     name: str
     module: nn.Module
@@ -96,41 +97,15 @@ class _Seen:
         return frozenset(tap for tap, (value, version, _) in self.taps.items() if value._version != version)
 
 
-class CallCounter(TorchFunctionMode):
-    """Counts normalisation and activation calls of a forward pass and shows each to `seen(kind, number,
-    argument, result)`, with its first argument. It sees modules (nn.ReLU) and functional code (F.relu) alike."""
-
-    def __init__(self, seen: Any) -> None:
-        super().__init__()
-        self.counts = {"norm": 0, "activation": 0}
-        self.seen = seen
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        kind = "norm" if name in NORMALISATIONS else "activation" if name in ACTIVATIONS else None
-        if kind is not None:
-            self.seen(kind, self.counts[kind], args[0] if args else (kwargs or {}).get("input"), result)
-            self.counts[kind] += 1
-        return result
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """A module's output as a tensor: attention modules return (output, weights), classifiers may return more than
-    logits."""
-    found = logits_of(output)
-    return found if isinstance(found, Tensor) else None
-
-
-def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
-    """Return the first tensor that a module is called with, None if there is none."""
-    return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
-
-
 def kind_of(module: nn.Module) -> str | None:
-    """The kind of a layer ("conv", "linear", "attention"), or None for any other module."""
+    """Return the kind of a layer.
+
+    Args:
+        module: any module.
+
+    Returns:
+        "conv", "linear" or "attention"; None for any other module.
+    """
     return next((kind for kind, types in LAYER_KINDS.items() if isinstance(module, types)), None)
 
 
@@ -144,17 +119,28 @@ def enumerate_layers(
     shortcuts: bool = False,
     classifier: bool = False,
 ) -> list[Layer]:
-    """The layers of `model` in forward order, numbered from 1, found by one forward pass.
+    """Return the layers of `model` in forward order, numbered from 1, found by one forward pass.
 
-    `x`: (N, C, H, W) in [0, 1]; one sample is used. `include`: name patterns ("layer3.*", "*.qkv"); a
-    layer stays if it matches one of them. A pattern that fits none of the convolution, linear and attention
-    layers may name modules of another kind that have parameters ("layer3.0", a block), which are then counted
-    as layers. `exclude`: name patterns of layers to leave out. `group`: only the layers of one sort, see
-    `clat.network.groups.LAYER_GROUPS`. The numbers count the layers that stay.
-    `shortcuts=True` keeps the projection shortcuts of residual blocks (1x1 convolutions below a module whose
-    name says shortcut, downsample or skip); `classifier=True` keeps the last layer, whose output are the
-    logits. Layers whose output has no batch axis, because no image reaches them, are left out. Raises ClatError
-    for a pattern that matches nothing or a model without layers. Leaves no trace in the model.
+    The numbers count the layers that stay. Layers whose output has no batch axis, because no image reaches them,
+    are left out. Leaves no trace in the model.
+
+    Args:
+        model: any network, in any mode.
+        x: images, (N, C, H, W) in [0, 1], of which one is used.
+        include: name patterns ("layer3.*", "*.qkv"); a layer stays if it matches one of them, and where there are
+            none. A pattern that fits none of the convolution, linear and attention layers may name modules of
+            another kind that have parameters ("layer3.0", a block), which are then counted as layers.
+        exclude: name patterns of layers to leave out.
+        group: a name in `clat.network.groups.LAYER_GROUPS`, to keep the layers of one sort alone; None keeps all.
+        shortcuts: whether to keep the projection shortcuts of residual blocks (1x1 convolutions below a module
+            whose name says shortcut, downsample or skip).
+        classifier: whether to keep the last layer, whose outputs are the logits.
+
+    Returns:
+        The layers, at least one.
+
+    Raises:
+        ClatError: a pattern matches nothing, there is no such group, the batch is empty, or no layer is left.
     """
     model = unwrapped(model)
     check_group(group)
@@ -162,6 +148,7 @@ def enumerate_layers(
         raise ClatError("the batch holds no image: finding the layers takes one")
     seen, logits = _trace(model, x[:1], include)
     doubled = {entry.name: entry for entry in _trace(model, x[:1].repeat_interleave(2, 0), include)[0]}
+    # What no image reaches has one shape for one image and for two.
     seen = [entry for entry in seen if entry.output.shape != doubled[entry.name].output.shape]
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
     if not classifier and chosen and _is_classifier(chosen[-1], logits):
@@ -184,8 +171,10 @@ def enumerate_layers(
 
 
 def _layer(index: int, entry: _Seen, model: nn.Module, doubled: _Seen) -> Layer:
-    """`doubled`: the same of two samples, whose shapes show the axis of the batch (sequence-first transformers have
-    it second)."""
+    """Return what `entry` tells of a layer; `doubled` is the same of two samples.
+
+    Their shapes show the axis of the batch (sequence-first transformers have it second).
+    """
     shape = list(entry.output.shape)
     axis = _batch_axis(entry.output.shape, doubled.output.shape)
     if shape[axis] == 1:
@@ -211,12 +200,31 @@ def _batch_axis(one: torch.Size, two: torch.Size) -> int:
 
 
 def layer_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
-    """The weight and bias (and, for attention, the output projection) of the layer called `name`."""
+    """Return the weight and bias (and, for attention, the output projection) of a layer.
+
+    Args:
+        model: the network that has the layer.
+        name: the layer's name, as `Layer.name`.
+
+    Returns:
+        The parameters themselves, those of modules inside it included.
+    """
     return list(model.get_submodule(name).parameters())
 
 
 def find_layers(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
-    """The layers with these names or numbers, in forward order; an unknown one gives the nearest."""
+    """Return the layers with these names or numbers.
+
+    Args:
+        layers: the layers of a network, from `enumerate_layers`.
+        names: names of layers, or their numbers as text ("11").
+
+    Returns:
+        The layers, each once, in forward order.
+
+    Raises:
+        ClatError: there is no such layer; the message gives the nearest.
+    """
     by_name = {layer.name: layer for layer in layers} | {str(layer.index): layer for layer in layers}
     missing = [name for name in names if str(name) not in by_name]
     if missing:
@@ -276,8 +284,11 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
 
 
 def _is_shortcut(entry: _Seen) -> bool:
-    """A projection shortcut: a 1x1 convolution under a name that says so. The kernel size keeps the
-    downsampling convolutions of the main path, which some networks call `downsample` as well."""
+    """Return whether a layer is a projection shortcut: a 1x1 convolution under a name that says so.
+
+    The kernel size keeps the downsampling convolutions of the main path, which some networks call `downsample` as
+    well.
+    """
     if entry.kind != "conv" or not _SHORTCUT.search(entry.name):
         return False
     kernel: tuple[int, ...] = entry.module.kernel_size  # type: ignore[assignment]
@@ -285,5 +296,5 @@ def _is_shortcut(entry: _Seen) -> bool:
 
 
 def _is_classifier(entry: _Seen, logits: Tensor | None) -> bool:
-    """The last layer to run, if it has as many outputs as the model has classes."""
+    """Return whether the last layer to run has as many outputs as the model has classes."""
     return logits is not None and logits.dim() == 2 and entry.output.shape[1] == logits.shape[1]

@@ -1,4 +1,4 @@
-"""What a network has to return: a logit for each class."""
+"""Check that a network returns what it has to: a logit for each class."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ SINGLE = "of a single logit z return torch.stack([-z / 2, z / 2], 1), z of shape
 
 
 def check_logits(logits: object, y: Tensor) -> None:
-    """Raise ClatError unless a model's output is logits (N, classes) with a class for every label in `y`, (N,)."""
+    """Raise an error unless a model's output is logits with a class for every label.
+
+    Args:
+        logits: what the model returned for a batch, to be (N, classes).
+        y: the labels of the batch, (N,) int64.
+
+    Raises:
+        ClatError: it is anything else; the message says how to mend it.
+    """
     check_output(logits, len(y), y)
 
 
 def check_output(logits: object, count: int, labels: Tensor | None = None) -> None:
-    """Raise ClatError unless what a model returns for images is logits of at least two classes.
+    """Raise an error unless what a model returns for images is logits of at least two classes.
 
     Args:
         logits: what it returned, to be (count, classes).
         count: how many images it was given.
         labels: int64 of any shape; the model must have a class for each.
+
+    Raises:
+        ClatError: it is anything else; the message says how to mend it.
     """
     unfit = "the model does not return logits of shape (N, classes)"
     if not isinstance(logits, Tensor):

@@ -1,4 +1,4 @@
-"""Low-rank factors beside the weights of chosen layers, which can be switched on and off, merged and dropped.
+"""Put low-rank factors beside the weights of chosen layers, which can be switched on and off, merged and dropped.
 
 A weight W of shape (out, in, *kernel), `in` the channels of one group, becomes
 
@@ -77,13 +77,25 @@ class LowRank(nn.Module):
         return self._computed[2]
 
     def added(self, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """W + scale * reshape(B A), in the weights' own precision."""
+        """Return W + scale * reshape(B A), in the weights' own precision.
+
+        Args:
+            weight: W, (out, in, *kernel).
+            down: A, (r k, in k').
+            up: B, (out k, r k).
+
+        Returns:
+            The sum, shaped like W.
+        """
         with torch.autocast(weight.device.type, enabled=False):
             return weight + self.scale * (up @ down).view(weight.shape)
 
 
 class _Held(NamedTuple):
-    """A parameter of `module` under `key` that has factors; all `names` of the module, the `order` of its own."""
+    """The place of a weight that has factors.
+
+    It is the parameter of `module` under `key`; `names` are all of the module's, `order` is that of its parameters.
+    """
 
     module: nn.Module
     key: str
@@ -93,9 +105,21 @@ class _Held(NamedTuple):
 
 
 class Branch:
-    """The factors of several layers, named as in `model.named_modules()`. Building it puts them into the network,
-    switched on; the same seed, the same factors. Layers that share a weight share its factors. Raises ClatError for
-    a layer whose weight is computed already.
+    """The low-rank factors of several layers, named as in `model.named_modules()`.
+
+    Building it puts them into the network, switched on; the same seed, the same factors. Layers that share a weight
+    share its factors.
+
+    Args:
+        model: the network; the factors become parameters of it.
+        names: the layers, each with a weight that is a parameter of its own.
+        rank: r, at least 1.
+        scale: factor of the product B A.
+        start: how A is drawn, see FactorStart.
+        seed: of the draw, from which each layer derives its own by its name.
+
+    Raises:
+        ClatError: a layer's weight is computed already.
     """
 
     def __init__(
@@ -116,14 +140,25 @@ class Branch:
 
     @property
     def factors(self) -> list[nn.Parameter]:
+        """Return A and B of each layer, in the order of the layers."""
         return [factor for layer in self.layers.values() for factor in (layer.down, layer.up)]
 
     def switch(self, on: bool) -> None:
+        """Let all layers compute with their factors, or without.
+
+        Args:
+            on: whether the factors take part.
+        """
         for layer in self.layers.values():
             layer.active = on
 
     @contextmanager
     def switched(self, on: bool) -> Iterator[None]:
+        """Let all layers compute with their factors, or without, while the code inside runs.
+
+        Args:
+            on: whether the factors take part inside; afterwards each layer does as before.
+        """
         before = [(layer, layer.active) for layer in self.layers.values()]
         self.switch(on)
         try:
@@ -133,12 +168,27 @@ class Branch:
                 layer.active = active
 
     def plain_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """The same parameters, the weights by the names that they have without the branch."""
+        """Return the same parameters, the weights by the names that they have without the branch.
+
+        Args:
+            parameters: some of the network's parameters, as `named_parameters` calls them with the branch.
+
+        Returns:
+            The parameters, in their order; a factor keeps its name.
+        """
         plain = {f"{name}.original": own for held in self._held for name, own in _names(held)}
         return {plain.get(name, name): parameter for name, parameter in parameters.items()}
 
     def export_state(self, state: dict[str, Tensor], *, merge: bool) -> dict[str, Tensor]:
-        """The state dict of the network without the branch, from one of the network with it."""
+        """Return the state dict of the network without the branch.
+
+        Args:
+            state: a state dict of the network with it, which stays as it is.
+            merge: whether the factors are added to the weights, or dropped.
+
+        Returns:
+            The entries that the plain network has, by its names.
+        """
         state = dict(state)
         for held in self._held:
             for name, own in _names(held):
@@ -147,8 +197,11 @@ class Branch:
         return state
 
     def remove(self, *, merge: bool) -> None:
-        """Take the factors out of the network, added to the weights or dropped. Parameters keep their identity and
-        their order."""
+        """Take the factors out of the network. Parameters keep their identity and their order.
+
+        Args:
+            merge: whether the factors are added to the weights, or dropped.
+        """
         originals = {held.layer: held.module.parametrizations[held.key].original for held in self._held}  # type: ignore[index,union-attr]
         if merge:
             with torch.no_grad():
@@ -162,14 +215,22 @@ class Branch:
 
 
 def _names(held: _Held) -> Iterator[tuple[str, str]]:
-    """The parametrization's names in a state dict, each with that of the plain parameter."""
+    """Yield the parametrization's names in a state dict, each with that of the plain parameter."""
     for name in held.names:
         prefix = f"{name}." if name else ""
         yield f"{prefix}parametrizations.{held.key}", f"{prefix}{held.key}"
 
 
 def classifier_of(model: nn.Module, x: Tensor) -> str | None:
-    """The name of the last layer, if its outputs are the logits."""
+    """Return the name of the last layer, if its outputs are the logits.
+
+    Args:
+        model: any network.
+        x: images, (N, C, H, W) in [0, 1], of which one is used.
+
+    Returns:
+        The name, None where the last layer is no classifier.
+    """
     inner = {layer.name for layer in enumerate_layers(model, x, shortcuts=True)}
     every = enumerate_layers(model, x, shortcuts=True, classifier=True)
     return next((layer.name for layer in every if layer.name not in inner), None)
@@ -184,9 +245,22 @@ def adaptable_layers(
     stem: bool = False,
     classifier: bool = False,
 ) -> list[str]:
-    """Names of the convolutions and linear layers that `include` and `exclude` keep, projection shortcuts among
-    them, in forward order; the first layer and the classifier only where asked for. `x`: (N, C, H, W), of which one
-    image is used. Raises ClatError if none is left, and for one whose weight is computed."""
+    """Return the names of layers for low-rank factors: convolutions and linear layers, shortcuts among them.
+
+    Args:
+        model: any network.
+        x: images, (N, C, H, W) in [0, 1], of which one is used.
+        include: name patterns of layers to keep; none keeps all.
+        exclude: name patterns of layers to leave out.
+        stem: whether to keep the first layer.
+        classifier: whether to keep the last layer, whose outputs are the logits.
+
+    Returns:
+        The names, in forward order, at least one.
+
+    Raises:
+        ClatError: none is left, or the weight of one is computed by other code.
+    """
     first = enumerate_layers(model, x, shortcuts=True, classifier=True)[0].name
     last = classifier_of(model, x)
     left_out = {name for name, wanted in ((first, stem), (last, classifier)) if not wanted}

@@ -1,7 +1,7 @@
-"""The one place that changes train/eval and requires_grad flags, and puts each back as it was.
+"""Change train/eval and requires_grad flags, here alone, and put each back as it was.
 
-A blanket `.train()` afterwards would thaw frozen BatchNorm layers, and a blanket `requires_grad_(True)` would
-thaw frozen weights; so every flag is restore_flags and restored by itself.
+A blanket `.train()` afterwards would thaw frozen BatchNorm layers, and a blanket `requires_grad_(True)` would thaw
+frozen weights; so every flag is kept and restored by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ the BatchNorm layers that directly follow a selected layer, or are part of one t
 
 @contextmanager
 def restore_flags(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, every module's flags and every parameter's requires_grad are as before."""
+    """Keep every module's flags and every parameter's requires_grad as they are, whatever happens inside.
+
+    Args:
+        model: the network whose flags are put back.
+    """
     training = [(module, module.training) for module in model.modules()]
     tracking = [(bn, bn.track_running_stats) for bn in model.modules() if isinstance(bn, _BatchNorm)]
     grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -47,13 +51,20 @@ def restore_flags(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | None = None) -> Iterator[None]:
-    """The model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
+    """Show the model as an attack sees it: evaluation mode, no parameter gradients, no trace left behind.
 
-    `batch_norm="eval"` uses the stored statistics; "train" normalises by the batch, as some published
-    recipes do (Fast-AT, AWP), and still leaves the stored statistics untouched. Buffers that a forward pass
-    changes in any mode (counters, say) and the global random states are restored too, for models that draw
-    random numbers in their forward pass. A model that returns more than logits returns those alone. What it is
-    given is copied (`clat.network.guard`); with `labels`, (N,), its first output is looked at.
+    Buffers that a forward pass changes in any mode (counters, say) and the global random states are restored too,
+    for models that draw random numbers in their forward pass. A model that returns more than logits returns those
+    alone. The input that it is given is copied (`clat.network.guard`).
+
+    Args:
+        model: the network, in any mode.
+        batch_norm: "eval" uses the stored statistics; "train" normalises by the batch, as some published recipes do
+            (Fast-AT, AWP), and still leaves the stored statistics untouched.
+        labels: (N,) int64; the model's first output is then refused unless it is logits for all of them.
+
+    Raises:
+        ClatError: there is no such `batch_norm`, `torch.inference_mode` is on, or the first output is refused.
     """
     if batch_norm not in ("eval", "train"):
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
@@ -72,14 +83,18 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
         if batch_norm == "train":
             for bn in batch_norms(model):
                 bn.training = True
-                bn.track_running_stats = False
+                bn.track_running_stats = False  # so torch normalises by the batch and writes nothing down
         with frozen_norms_lean(model):
             yield
 
 
 @contextmanager
 def preserve_buffers(model: nn.Module) -> Iterator[None]:
-    """Every buffer is the same tensor with the same content afterwards, changed in place or replaced inside."""
+    """Keep every buffer the same tensor with the same content, whether it is changed in place or replaced inside.
+
+    Args:
+        model: the network whose buffers are put back.
+    """
     kept = [
         (module, name, buffer, None if buffer is None else (buffer._version, buffer.detach().clone()))
         for module in model.modules()
@@ -103,8 +118,13 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def computed_kept(model: nn.Module) -> Iterator[None]:
-    """Weights that a hook computes before each forward pass (the older weight_norm and spectral_norm, prune) are
-    afterwards the tensors that they were, history and all."""
+    """Keep the weights that a hook computes before each forward pass the tensors that they were, history and all.
+
+    That is what the older weight_norm and spectral_norm, and prune, do.
+
+    Args:
+        model: the network whose computed weights are put back.
+    """
     kept = [
         (module, {key: value for key, value in vars(module).items() if isinstance(value, Tensor)})
         for module in model.modules()
@@ -119,8 +139,14 @@ def computed_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
-    """Inside, parameters and buffers lie in memory in this format; afterwards they are the tensors they were. What
-    changes them inside is lost."""
+    """Hold parameters and buffers in another memory layout while the code inside runs.
+
+    Afterwards they are the tensors they were: what changes them inside is lost.
+
+    Args:
+        model: the network.
+        memory_format: the layout, such as `torch.channels_last`.
+    """
     parameters = [(parameter, parameter.data) for parameter in model.parameters()]
     with preserve_buffers(model):
         try:
@@ -133,7 +159,11 @@ def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[
 
 @contextmanager
 def preserve_random_states(model: nn.Module) -> Iterator[None]:
-    """The global random states of Python, NumPy and torch (on the CPU and the model's devices) stay as they are."""
+    """Keep the global random states of Python, NumPy and torch as they are, whatever is drawn inside.
+
+    Args:
+        model: the network, on whose devices, beside the CPU, torch's states are kept.
+    """
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
@@ -145,16 +175,29 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Every BatchNorm module of the model."""
+    """Return every BatchNorm module of the model.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The modules, each once, in the order in which the network registers them.
+    """
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def set_training(
     model: nn.Module, updating: set[_BatchNorm] | None, moving: Collection[nn.Module] | None = None
 ) -> None:
-    """Training mode for a stage. `updating`: the BatchNorm modules that use and update batch statistics
-    (None: all of them); the others keep using their stored statistics. `moving`: the layers that move (None: all);
-    elsewhere a spectral norm does not iterate, by which each forward pass would change a weight that is to stay."""
+    """Set the training mode of every module for a stage.
+
+    Args:
+        model: the network.
+        updating: the BatchNorm modules that use and update batch statistics (None: all of them); the others keep
+            using their stored statistics.
+        moving: the layers that move (None: all). Elsewhere a spectral norm does not iterate, by which each forward
+            pass would change a weight that is to stay.
+    """
     model.train()
     if updating is not None:
         for bn in batch_norms(model):
@@ -167,14 +210,18 @@ def set_training(
 
 
 def _iterates(module: nn.Module) -> bool:
-    """Whether it is a spectral norm by power iteration: the parametrization, or a layer with the older hook."""
+    """Return whether a module is a spectral norm by power iteration: a parametrization, or the older hook."""
     hooks = module._forward_pre_hooks.values()
     return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
 @contextmanager
 def preserve_statistics(model: nn.Module) -> Iterator[None]:
-    """A forward pass inside does not update BatchNorm statistics, whatever mode each layer is in."""
+    """Keep forward passes inside from updating BatchNorm statistics, whatever mode each layer is in.
+
+    Args:
+        model: the network whose statistics stay.
+    """
     tracking = [(bn, bn.track_running_stats) for bn in batch_norms(model) if bn.training]
     try:
         for bn, _ in tracking:

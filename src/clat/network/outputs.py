@@ -1,4 +1,4 @@
-"""What a classifier's forward pass returns: logits, or something that holds them.
+"""Take the logits out of what a classifier's forward pass returns.
 
 Networks of other libraries return objects with `.logits`, dicts with "logits", or tuples whose first part are the
 logits and whose others come from auxiliary heads, some only in training mode. Attacks, losses and measurements take
@@ -18,7 +18,7 @@ def logits_of(output: Any) -> Any:
     """Return the logits that a forward pass gave.
 
     Args:
-        output: A tensor; an object with `.logits`; a dict with "logits"; or a tuple or list of these, of which the
+        output: a tensor; an object with `.logits`; a dict with "logits"; or a tuple or list of these, of which the
             first counts.
 
     Returns:
@@ -35,9 +35,43 @@ def logits_of(output: Any) -> Any:
     return output
 
 
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output as a tensor.
+
+    Attention modules return (output, weights), classifiers may return more than logits.
+
+    Args:
+        output: whatever a module returned.
+
+    Returns:
+        The output or the logits in it, None where there is no tensor.
+    """
+    found = logits_of(output)
+    return found if isinstance(found, Tensor) else None
+
+
+def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """Return the first tensor that a module is called with.
+
+    Args:
+        args: the positional arguments of the call.
+        named: the keyword arguments of the call, looked at after the others.
+
+    Returns:
+        The tensor, None if there is none.
+    """
+    return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
+
+
 def other_parts(output: Any) -> list[str]:
-    """Return the names of what a forward pass gave beside its logits, such as auxiliary heads; numbers in a
-    tuple."""
+    """Return the names of what a forward pass gave beside its logits, such as auxiliary heads.
+
+    Args:
+        output: whatever the model returned.
+
+    Returns:
+        The names, which are numbers in a tuple or list ("1"); none where the output is the logits alone.
+    """
     logits = logits_of(output)
     if not isinstance(logits, Tensor) or output is logits:
         return []
@@ -58,7 +92,11 @@ def other_parts(output: Any) -> list[str]:
 
 @contextmanager
 def logits_only(model: nn.Module) -> Iterator[None]:
-    """Let `model` return its logits alone inside; afterwards it returns again what it did, and holds no trace."""
+    """Let `model` return its logits alone inside; afterwards it returns again what it did, and holds no trace.
+
+    Args:
+        model: any network; only its outermost call is changed.
+    """
     if _take_logits in model._forward_hooks.values():
         yield
         return
@@ -75,5 +113,5 @@ def _take_logits(module: nn.Module, args: Any, output: Any) -> Any:
 
 
 def _has(part: Any, logits: Tensor) -> bool:
-    """Whether a part of an output is the logits, or holds them first."""
+    """Return whether a part of an output is the logits, or holds them first."""
     return logits_of(part) is logits

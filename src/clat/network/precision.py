@@ -1,4 +1,4 @@
-"""The one place that knows how exactly a device computes, and that changes it and puts it back as it was.
+"""Know, here alone, how exactly a device computes, and change it and put it back as it was.
 
 By default CUDA convolutions run in TensorFloat32, with ten bits of mantissa instead of 23, and
 `torch.set_float32_matmul_precision` allows matrix products to, on a CPU even in bfloat16. Training is none the
@@ -26,11 +26,16 @@ NO_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE"
 
 
 def computes_bfloat16(device: torch.device | str) -> bool:
-    """Whether a kind of device multiplies in bfloat16 itself. Others emulate it, at many times float32's cost.
+    """Return whether a kind of device multiplies in bfloat16 itself.
+
+    Others emulate it, at many times float32's cost.
 
     Args:
-        device: "cpu": x86 processors with AVX512_BF16 or AMX, which is what torch's library for them uses; "cuda":
-            compute capability 8.0 and above.
+        device: "cpu", which is x86 processors with AVX512_BF16 or AMX, as torch's library for them uses; or "cuda",
+            which is compute capability 8.0 and above.
+
+    Returns:
+        True where it does and neither a missing library nor oneDNN's environment variable keeps torch from it.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -44,7 +49,7 @@ def computes_bfloat16(device: torch.device | str) -> bool:
 
 
 def _processor() -> str:
-    """What Linux says of the processor; nothing elsewhere."""
+    """Return what Linux says of the processor; nothing elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -53,7 +58,10 @@ def _processor() -> str:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Inside, float32 is float32: convolutions and matrix products use neither TensorFloat32 nor bfloat16."""
+    """Have float32 be float32 inside: convolutions and matrix products use neither TensorFloat32 nor bfloat16.
+
+    Afterwards every setting of torch's is as it was.
+    """
     matmul, cudnn = _older_flag(torch.get_float32_matmul_precision), _older_flag(_cudnn_allows)
     before = [(unit, unit.fp32_precision) for device in ("cpu", "cuda") for unit in _units(device)]
     try:
@@ -74,7 +82,14 @@ def exact_float32() -> Iterator[None]:
 
 
 def is_exact(device: torch.device) -> bool:
-    """Whether float32 is float32 on `device` as the flags are now."""
+    """Return whether float32 is float32 on `device` as the flags are now.
+
+    Args:
+        device: a CPU or CUDA device.
+
+    Returns:
+        True where neither convolutions nor matrix products use TensorFloat32 or bfloat16.
+    """
     kind = "cpu" if device.type == "cpu" else "cuda"
     units = _units(kind)
     if units:
@@ -88,7 +103,7 @@ def _cudnn_allows() -> bool:
 
 
 def _older_flag(read: Callable[[], T]) -> T | None:
-    """None where a user has set one of the newer flags, so that torch does not let the older be read."""
+    """Return a flag, or None where a user has set a newer one, so that torch does not let the older be read."""
     try:
         return read()
     except RuntimeError:
@@ -96,7 +111,7 @@ def _older_flag(read: Callable[[], T]) -> T | None:
 
 
 def _units(device: str) -> list[Any]:
-    """What of a kind of device has a precision of its own, in torch 2.9 and later."""
+    """Return what of a kind of device has a precision of its own, in torch 2.9 and later."""
     backends: Any = torch.backends
     if not hasattr(backends.cudnn, "conv"):
         return []

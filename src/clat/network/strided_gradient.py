@@ -1,4 +1,4 @@
-"""The weight gradient of strided 1x1 convolutions on the CPU, computed without writing outside of memory.
+"""Compute the weight gradient of strided 1x1 convolutions on the CPU without writing outside of memory.
 
 oneDNN (3.12 in torch 2.13, and by its source earlier ones too) copies the pixels that the stride keeps before it
 computes this gradient. Where channels-last images have fewer channels than a vector register holds numbers (8 under

@@ -1,4 +1,4 @@
-"""Other tensors in the place of a network's parameters and buffers, under whichever names these are known.
+"""Have other tensors stand in for a network's parameters and buffers, under whichever names these are known.
 
 `torch.func.functional_call` does not serve: where a module has two names it takes the first stand-in for the
 original of the second, and leaves that in the network.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Place(NamedTuple):
-    """Where a parameter or buffer lies: `module` and the `key` in its own dictionary, `held`."""
+    """A place of a parameter or buffer: `module` and the `key` in its own dictionary, `held`."""
 
     module: nn.Module
     key: str
@@ -22,9 +22,15 @@ class Place(NamedTuple):
 
 
 def places(model: nn.Module) -> dict[int, list[Place]]:
-    """Return where each parameter and buffer of `model` lies: id of the tensor -> its places, each once, in order.
+    """Return where each parameter and buffer of `model` lies.
 
-    A tensor has several where modules share it. A module under several names is one place.
+    A tensor has several places where modules share it. A module under several names is one place.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The places of each tensor by its id, each once, in the network's order.
     """
     found: dict[int, list[Place]] = {}
     for module in model.modules():
@@ -36,7 +42,15 @@ def places(model: nn.Module) -> dict[int, list[Place]]:
 
 
 def names_of(model: nn.Module, module: nn.Module) -> list[str]:
-    """Return every name that `module` has within `model`."""
+    """Return every name that `module` has within `model`.
+
+    Args:
+        model: a network.
+        module: a part of it.
+
+    Returns:
+        The names as in `named_modules`, several where the network holds it several times.
+    """
     return [name for name, other in model.named_modules(remove_duplicate=False) if other is module]
 
 
@@ -68,8 +82,16 @@ def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def holders(model: nn.Module, tensors: Iterable[Tensor], *, without: Collection[nn.Module]) -> list[str]:
-    """Return the names of modules that hold one of `tensors` as a parameter or buffer of their own, those in
-    `without` aside, in the model's order."""
+    """Return the names of modules that hold one of `tensors` as a parameter or buffer of their own.
+
+    Args:
+        model: the network whose modules are looked at.
+        tensors: some of its tensors, compared by identity.
+        without: modules to leave out.
+
+    Returns:
+        The names, in the network's order.
+    """
     where = places(model)
     found = {place.module for tensor in tensors for place in where.get(id(tensor), ())} - set(without)
     return [name for name, module in model.named_modules() if module in found]

@@ -1,11 +1,13 @@
-"""Training objectives, one file each. To add one: a dataclass with a `name`, a `loss`, and a line here."""
+"""Training objectives, one file each. To add one: a dataclass with a `name`, a `cost`, and a line here; or outside
+of the package, see docs/extending.md."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
-from pydantic import Field
+from pydantic import Field, WrapSerializer, WrapValidator
 
+from clat.core.plugins import PluginKind
 from clat.objectives.autolora.objective import AutoLoRa
 from clat.objectives.base import Examples, Loss, Objective, Step
 from clat.objectives.clat import Clat
@@ -25,7 +27,7 @@ from clat.objectives.standard import Standard
 from clat.objectives.trades import Trades
 from clat.objectives.twins import Twins
 
-AnyObjective = Annotated[
+BuiltInObjective = (
     Standard
     | PgdAT
     | FastAT
@@ -44,10 +46,19 @@ AnyObjective = Annotated[
     | Clat
     | ClatFast
     | ClatPlus
-    | Mixing,
+    | Mixing
+)
+
+OBJECTIVES = PluginKind("objective", "clat.objectives", Objective, get_args(BuiltInObjective))
+
+AnyObjective = Annotated[
+    BuiltInObjective,
     Field(discriminator="name"),
+    WrapValidator(OBJECTIVES.read),
+    WrapSerializer(OBJECTIVES.write),
 ]
-"""What a recipe's `objective` may be, told apart by its `name`."""
+"""What a recipe's `objective` may be, told apart by its `name`; an `Objective` of the user's own is named by its
+path or entry point."""
 
 __all__ = [
     "FAT",

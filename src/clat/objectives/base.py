@@ -1,4 +1,4 @@
-"""What every training objective shares: the step it is given, the examples it trains on, the loss it returns."""
+"""Parts that all training objectives share: the step they are given, the examples they train on, their loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clat.runtime.callback import StageCallback, StageContext
 
 
 class Loss(NamedTuple):
-    """`total`: the scalar to minimise; `parts`: its named terms, detached, for the log."""
+    """Loss of a batch. `total`: the scalar to minimise; `parts`: its named terms, detached, for the log."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -31,14 +31,16 @@ Examples = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective may know beside the batch. `layers`: the selected ones (empty: the whole network moves);
-    `seed`: for this step's attacks; `threat`: the run's threat model; `callback`: the objective's own, if it brings
-    one."""
+    """Facts beside the batch that an objective may use."""
 
     layers: tuple[Layer, ...] = ()
+    """The selected ones; empty: the whole network moves."""
     seed: int = 0
+    """Seed of this step's attacks."""
     threat: ThreatModel = field(default_factory=ThreatModel.parse)
+    """The run's threat model."""
     callback: StageCallback | None = None
+    """The objective's own, if it brings one."""
     once: bool = False
     """The loss is evaluated once on the examples, at the weights that the attack saw, so that a pass which both
     need can be shared. Not so under a treatment, which may look at the loss elsewhere too."""
@@ -52,12 +54,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Base of the objectives, which are plain settings plus two functions. The training loop sets the model's modes
-    and calls both with x (N, C, H, W) in [0, 1] and y, labels (N,) or class probabilities
-    (N, K) float where labels are mixed:
+    """Base of the objectives, which are plain settings plus two functions.
 
-    - `examples(model, x, y, step)`: the inner attack, which leaves no trace in the model;
-    - `cost(model, x, y, examples, step)`: the loss of the weights on them.
+    The training loop sets the model's modes and calls `examples`, the inner attack, and then `cost`, the loss of
+    the weights on what it found.
     """
 
     needs_selection = False
@@ -79,6 +79,8 @@ class Objective:
     splits = True
     """Whether the loss of a batch is the mean of those of its parts, so that it can be taken part by part."""
 
+    name: str = ""
+    """How a recipe names it; of one of the user's own, its path "package.module:Class", or an entry point."""
     label_smoothing: float = 0.0
     """The part of each label, in [0, 1), that the loss's cross-entropy spreads evenly over the classes (Szegedy et
     al. 2016). The inner attack keeps the label as it is."""
@@ -92,34 +94,88 @@ class Objective:
 
     @property
     def replays(self) -> int:
-        """Optimizer steps on each batch."""
+        """Return the number of optimizer steps on each batch."""
         return 1
 
     def check(self, threat: ThreatModel) -> None:
-        """Raise ClatError if the settings make no sense under the run's threat model."""
+        """Raise an error if the settings make no sense under the run's threat model.
+
+        Args:
+            threat: radius and norm of the run.
+
+        Raises:
+            ClatError: with what does not fit.
+        """
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
-        """Raise ClatError if this is no network that the objective can train. `x`: an image, (1, C, H, W). Called
-        before training starts."""
+        """Raise an error, before training starts, if this is no network that the objective can train.
+
+        Args:
+            model: the network as it enters the stage.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Raises:
+            ClatError: with what the network lacks.
+        """
 
     def on_stage_start(self, context: StageContext) -> StageCallback | None:
-        """The state that the objective carries through a stage, if any; it is given back as `step.callback`."""
+        """Return the state that the objective carries through a stage, if any.
+
+        Args:
+            context: the stage that begins.
+
+        Returns:
+            A callback, which each step gets back as `step.callback`; None: there is no state.
+        """
         return None
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
+        """Return what the inner attack finds, which leaves no trace in the model.
+
+        Args:
+            model: the network in the modes of training.
+            x: images, (N, C, H, W) in [0, 1].
+            y: labels, (N,) int64, or class probabilities, (N, K) float, where labels are mixed.
+            step: what else is known.
+
+        Returns:
+            A tuple for `cost`, usually of the adversarial examples (N, C, H, W) alone; empty: no attack.
+        """
         return ()
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
+        """Return the loss of the weights on the examples.
+
+        Args:
+            model: the network in the modes of training.
+            x: images, (N, C, H, W) in [0, 1].
+            y: labels, (N,) int64, or class probabilities, (N, K) float, where labels are mixed.
+            examples: what `examples` returned for this batch.
+            step: the step that `examples` was given.
+
+        Returns:
+            The mean loss over the batch, with its graph, and its terms.
+        """
         raise NotImplementedError
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Loss:
-        """Attack, then loss."""
+        """Attack, and return the loss on what was found.
+
+        Args:
+            model: the network in the modes of training.
+            x: images, (N, C, H, W) in [0, 1].
+            y: labels, (N,) int64, or class probabilities, (N, K) float, where labels are mixed.
+            step: what else is known.
+
+        Returns:
+            The mean loss over the batch, with its graph, and its terms.
+        """
         return self.cost(model, x, y, self.examples(model, x, y, step), step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InnerAttack(Objective):
-    """The settings of an objective with an iterative inner attack."""
+    """Settings of an objective with an iterative inner attack."""
 
     eps: Size | None = None
     """Largest perturbation of the training examples; None: the run's eps."""
@@ -136,7 +192,15 @@ class InnerAttack(Objective):
             raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
-        """The attack's numbers for this step."""
+        """Return the attack's settings for this step.
+
+        Args:
+            step: gives the threat model and the share of eps that is due.
+            random_start: begin at a uniform point of the ball, where the objective leaves that open.
+
+        Returns:
+            The settings, their eps and alpha scaled by the step's `eps_share`.
+        """
         threat, alpha = threat_of(step, self.eps), self.alpha
         if alpha is not None:  # an attack that starts at eps 0 has no step size either
             scaled = parse_size(alpha, what="alpha", norm=threat.norm) * step.eps_share
@@ -145,23 +209,45 @@ class InnerAttack(Objective):
 
 
 def threat_of(step: Step, eps: Size | None) -> ThreatModel:
-    """Return the threat model of a step's attack: the run's, with an objective's own `eps` in its place where there
-    is one, and of that eps the share that the step's eps schedule grants."""
+    """Return the threat model of a step's attack.
+
+    Args:
+        step: gives the run's threat model and the share of eps that its eps schedule grants.
+        eps: an objective's own radius, in place of the run's; None: the run's.
+
+    Returns:
+        Norm and radius, the share taken.
+    """
     threat = step.threat if eps is None else ThreatModel.parse(eps, step.threat.norm)
     return threat if step.eps_share == 1 else replace(threat, eps=threat.eps * step.eps_share)
 
 
 def check_weight(who: str, what: str, value: float) -> None:
-    """Raise ClatError unless the weight `what` of a loss is finite and not negative."""
+    """Raise an error unless the weight of a loss is finite and not negative.
+
+    Args:
+        who: the objective's name in the message.
+        what: the setting's name in the message.
+        value: the weight.
+
+    Raises:
+        ClatError: for any other number.
+    """
     if not 0 <= value < math.inf:
         raise ClatError(f"{what} is {value}: {who} expects a weight of at least 0")
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in float32, whatever precision the network ran in.
+    """Return the mean cross-entropy in float32, whatever precision the network ran in.
 
-    `logits`: (N, K); `y`: class numbers, int64, (N,), or probabilities, (N, K); `label_smoothing`: in [0, 1), the
-    part of each label that is spread evenly over the K classes (Szegedy et al. 2016).
+    Args:
+        logits: (N, K).
+        y: class numbers, (N,) int64, or probabilities, (N, K).
+        label_smoothing: the part of each label, in [0, 1), that is spread evenly over the K classes (Szegedy et al.
+            2016).
+
+    Returns:
+        The mean over the batch, a scalar.
     """
     return F.cross_entropy(
         logits.float(), y.float() if y.is_floating_point() else y, label_smoothing=label_smoothing
@@ -169,7 +255,15 @@ def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Te
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(softmax(reference) || softmax(logits)), summed over the batch, in float32."""
+    """Return KL(softmax(reference) || softmax(logits)) in float32.
+
+    Args:
+        logits: (N, K).
+        reference: logits, (N, K).
+
+    Returns:
+        The sum over the batch, a scalar.
+    """
     return F.kl_div(
         F.log_softmax(logits.float(), dim=1),
         F.log_softmax(reference.float(), dim=1),

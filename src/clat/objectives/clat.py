@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -28,25 +28,13 @@ from clat.network.features import TAPS, read_features
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
+from clat.objectives.clat_examples import ClatExamples
 from clat.runtime.callback import StageCallback, StageContext
-
-
-class ClatExamples(NamedTuple):
-    """What the attacks of a step found, each (N, C, H, W)."""
-
-    feature: Tensor
-    """The feature attack's example; x itself where no term reads it."""
-    output: Tensor
-    """The example of PGD on the output; x itself where no term reads it."""
-    clean_logits: Tensor | None = None
-    """The logits of x with their graph, where the clean pass is shared with the loss."""
-    clean_features: tuple[Tensor, ...] = ()
-    """The selected layers' features of x, with their graph, where the clean pass is shared."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What CLAT finds out about a stage before its first step."""
+    """Facts that CLAT finds out about a stage before its first step."""
 
     weight: float
     """Lambda."""
@@ -55,7 +43,7 @@ class Calibration:
 
 
 class ClatCallback(StageCallback):
-    """Keeps CLAT's calibration through a stage."""
+    """Keeper of CLAT's calibration through a stage."""
 
     def __init__(self, objective: Clat, context: StageContext | None = None) -> None:
         super().__init__()
@@ -63,14 +51,22 @@ class ClatCallback(StageCallback):
 
     @classmethod
     def calibrated(cls, objective: Clat, calibration: Calibration) -> ClatCallback:
-        """Return a callback that holds `calibration`, for steps outside of a run."""
+        """Return a callback that holds a calibration, for steps outside of a run.
+
+        Args:
+            objective: the settings that the calibration belongs to.
+            calibration: what the steps shall use.
+
+        Returns:
+            The callback, for `Step(callback=...)`.
+        """
         callback = cls(objective)
         callback.calibration = calibration
         return callback
 
     @property
     def calibration(self) -> Calibration | None:
-        """The stage's, once there is one."""
+        """Return the calibration of the stage, once there is one."""
         if "lambda" not in self.scalars:
             return None
         return Calibration(self.scalars["lambda"], bool(self.scalars.get("shares_clean_pass", 0.0)))
@@ -145,8 +141,7 @@ class Clat(InnerAttack):
     def calibration(
         self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, micro_batch: int | None = None
     ) -> Calibration:
-        """Return lambda, as given or from `ratio` and the two terms on this batch; and whether the clean pass can
-        be shared.
+        """Return lambda and whether the clean pass can be shared.
 
         Args:
             model: the network in the modes of training.
@@ -154,6 +149,9 @@ class Clat(InnerAttack):
             y: their labels, (N,) int64.
             step: its layers are the selected ones.
             micro_batch: images that may be in the network at a time; None: all.
+
+        Returns:
+            The calibration, its lambda as given or from `ratio` and the two terms on this batch.
 
         Raises:
             ClatError: the feature attack moves nothing, so that no ratio gives a lambda.
@@ -164,8 +162,10 @@ class Clat(InnerAttack):
         return Calibration(self._calibrated_weight(model, x, y, step, parts), shares)
 
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
-        """Whether the clean features are the same bits in training as under attack: no dropout, no BatchNorm that
-        uses the batch."""
+        """Return whether the clean features are the same bits in training as under attack.
+
+        They are without dropout and without BatchNorm that uses the batch.
+        """
         with modes.preserve_statistics(model), modes.preserve_random_states(model), torch.no_grad():
             trained = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         with modes.attack_mode(model, self.attack_bn), torch.no_grad():
@@ -193,8 +193,10 @@ class Clat(InnerAttack):
         return ratio * entropy / change
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> ClatExamples:
-        """The two attacked inputs; and the clean logits and features, with their graph, where the loss can go on
-        from the very pass that the attack measures its distances from."""
+        """Return the two attacked inputs and, where they can be shared, the clean logits and features.
+
+        These have their graph: the loss goes on from the very pass that the attack measures its distances from.
+        """
         weight, found = self._weight(step), _calibration(step)
         shares = found is not None and found.shares_clean_pass and step.once and weight > 0
         if not shares or _batch_statistics(model):
@@ -252,9 +254,12 @@ class Clat(InnerAttack):
     def _terms(
         self, model: nn.Module, x: Tensor, y: Tensor, examples: ClatExamples, step: Step, *, weight: float
     ) -> dict[str, Tensor]:
-        """CE and, unless its weight is zero, L_C. Of the passes that L_C needs, those whose input the cross-entropy
-        reads also give the logits; the others stop at the deepest selected layer. The BatchNorm statistics follow
-        the cross-entropy's input only, the first of two."""
+        """Return CE and, unless its weight is zero, L_C.
+
+        Of the passes that L_C needs, those whose input the cross-entropy reads also give the logits; the others
+        stop at the deepest selected layer. The BatchNorm statistics follow the cross-entropy's input only, the
+        first of two.
+        """
         inputs = {"clean": x, "feature": examples.feature, "pgd": examples.output}
         read = ("clean", "pgd") if self.ce_input == "both" else (self.ce_input,)
         logits: dict[str, Tensor] = {}
@@ -290,5 +295,5 @@ class Clat(InnerAttack):
 
 
 def _calibration(step: Step) -> Calibration | None:
-    """The calibration of the step's stage; None outside of one."""
+    """Return the calibration of the step's stage; None outside of one."""
     return step.callback.calibration if isinstance(step.callback, ClatCallback) else None

@@ -26,9 +26,12 @@ class ClatFast(Clat):
 
 @dataclass(frozen=True, kw_only=True)
 class ClatPlus(Clat):
-    """What CLAT became where the printed form lost to its baseline (docs/results/claim): both terms at one example
-    of PGD on the output, and L_C relative, behind the normalisation, where shrinking a layer does not lower it. Not
-    the paper's; select by `normaliser = "relative"`, `tap = "norm"`, which are as free of scale."""
+    """CLAT as our measurements shaped it, where the printed form lost to its baseline (docs/results/claim).
+
+    Both terms at one example of PGD on the output, and L_C relative, behind the normalisation, where shrinking a
+    layer does not lower it. Not the paper's; select by `normaliser = "relative"`, `tap = "norm"`, which are as free
+    of scale.
+    """
 
     name: Literal["clat-plus"] = "clat-plus"  # type: ignore[assignment]
     ce_input: Literal["clean", "feature", "pgd", "both"] = "pgd"

@@ -1,4 +1,4 @@
-"""The inner attack that TRADES and CURE share: away from the network's own clean output."""
+"""Inner attack that TRADES and CURE share: away from the network's own clean output."""
 
 from __future__ import annotations
 

@@ -13,8 +13,10 @@ from clat.objectives.pgd_at import PgdAT
 
 @dataclass(frozen=True, kw_only=True)
 class FastAT(PgdAT):
-    """PGD-AT with one step of 1.25 * eps, by default on batch statistics as in the published code. Long runs
-    or larger steps can end in catastrophic overfitting, which the training loop watches for."""
+    """PGD-AT with one step of 1.25 * eps, by default on batch statistics as in the published code.
+
+    Long runs or larger steps can end in catastrophic overfitting, which the training loop watches for.
+    """
 
     one_step = True
 

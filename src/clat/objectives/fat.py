@@ -54,7 +54,14 @@ class FAT(PgdAT):
             return (run_friendly_pgd(model, x, y, attack, tau=self.tau_at(step), omega=self.omega, seed=step.seed),)
 
     def tau_at(self, step: Step) -> int:
-        """Return tau as it is at this step of the stage."""
+        """Return tau as it is at this step of the stage.
+
+        Args:
+            step: says how much of the stage is done.
+
+        Returns:
+            Misclassified iterates that an image goes on from.
+        """
         return self.tau + sum(step.progress >= rise for rise in self.tau_rises)
 
 

@@ -17,8 +17,10 @@ from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 @dataclass(frozen=True, kw_only=True)
 class FreeAT(Objective):
-    """min CE(F(x + delta), y), each batch replayed several times in a row. Every replay is one forward and one
-    backward pass, from whose gradients the weights take a step down and delta one step of eps up, projected.
+    """min CE(F(x + delta), y), each batch replayed several times in a row.
+
+    Every replay is one forward and one backward pass, from whose gradients the weights take a step down and delta
+    one step of eps up, projected.
 
     Delta persists: the next batch starts from where the last one left it, image by image in the batch's order.
     Epochs count passes over the data, so the paper's N epochs with m replays are N / m of a stage's epochs. A delta
@@ -60,7 +62,7 @@ class FreeAT(Objective):
 
 
 class FreePerturbation(StageCallback):
-    """The perturbation that Free-AT carries from step to step. `delta`: this process's share, (N, C, H, W)."""
+    """Perturbation that Free-AT carries from step to step. `delta`: this process's share, (N, C, H, W)."""
 
     def __init__(self, delta: Tensor) -> None:
         super().__init__()
@@ -70,7 +72,18 @@ class FreePerturbation(StageCallback):
         self._ball: Ball
 
     def on(self, x: Tensor, attack: Attack) -> Tensor:
-        """x + delta, inside the ball around x."""
+        """Return x + delta, inside the ball around x.
+
+        Args:
+            x: images, (N, C, H, W) in [0, 1], at most as many as delta has.
+            attack: gives the radius and norm of the ball.
+
+        Returns:
+            The perturbed images, of the shape of `x`.
+
+        Raises:
+            ClatError: for a batch that delta does not fit.
+        """
         if len(x) > len(self.delta) or x.shape[1:] != self.delta.shape[1:]:
             raise ClatError(
                 f"Free-AT carries a perturbation of shape {tuple(self.delta.shape)}; a batch of {tuple(x.shape)} "
@@ -80,7 +93,11 @@ class FreePerturbation(StageCallback):
         return self._ball.project(x + self.delta[: len(x)])
 
     def after_backward(self) -> None:
-        """One step of eps up the gradient that the loss's backward pass left at the point."""
+        """Move delta by one step of eps up the gradient that the loss's backward pass left at the point.
+
+        Raises:
+            ClatError: if there is none.
+        """
         point = self.point
         assert point is not None
         if point.grad is None:

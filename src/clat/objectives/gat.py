@@ -29,8 +29,10 @@ from clat.objectives.score import lse, probabilities
 
 @dataclass(frozen=True, kw_only=True)
 class GAT(InnerAttack):
-    """The defaults are those of the released code for CIFAR-10. In the attack p(x) is a constant, of the network as
-    it is attacked (in the released code: on batch statistics)."""
+    """Training with GAT; the defaults are those of the released code for CIFAR-10.
+
+    In the attack p(x) is a constant, of the network as it is attacked (in the released code: on batch statistics).
+    """
 
     one_step = True
 
@@ -53,7 +55,14 @@ class GAT(InnerAttack):
         return one_step_alpha(super().attack(step, random_start=random_start), given=self.alpha is not None)
 
     def weight(self, step: Step) -> float:
-        """Return lambda as it is at this step of the stage."""
+        """Return lambda as it is at this step of the stage.
+
+        Args:
+            step: says how much of the stage is done.
+
+        Returns:
+            `lambda_`, or `late_lambda` late in the stage.
+        """
         return self.late_lambda if step.progress >= self.late else self.lambda_
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:

@@ -74,7 +74,7 @@ class GradAlign(InnerAttack):
         return callback
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
-        """(x', the attack's gradient)."""
+        """Return (x', the attack's gradient)."""
         attack = self.attack(step)
         ball = Ball.around(x, attack.threat)
         start = ball.random_point(generator_for(x.device, step.seed)) if self.random_start else x
@@ -110,12 +110,29 @@ class GradAlign(InnerAttack):
 
 
 def lambda_rule(eps: Size) -> float:
-    """lambda(eps) = 0.02 * 10^(eps / 8), with eps in pixel values: 0.2 at 8/255. Published for eps up to 16/255."""
+    """Return lambda(eps) = 0.02 * 10^(eps / 8), with eps in pixel values: 0.2 at 8/255.
+
+    Published for eps up to 16/255 (Andriushchenko and Flammarion 2020).
+
+    Args:
+        eps: the radius in image units, a number or a fraction such as "8/255".
+
+    Returns:
+        The weight of the alignment term.
+    """
     return 0.02 * 10 ** (float(parse_size(eps)) * 255 / 8)
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
-    """The mean over samples of cos(one, other), of the samples where neither is zero; 1 if there is none."""
+    """Return the mean over samples of cos(one, other), of the samples where neither is zero.
+
+    Args:
+        one: (N, ...), such as a gradient towards the images.
+        other: of the same shape.
+
+    Returns:
+        A scalar from -1 to 1; 1 if every sample has a zero.
+    """
     one, other = one.flatten(1), other.flatten(1)
     peaks = [side.detach().abs().amax(dim=1, keepdim=True) for side in (one, other)]
     there = ((peaks[0] > 0) & (peaks[1] > 0)).squeeze(1)
@@ -127,7 +144,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False) -> Tensor:
-    """d CE / d x of each sample, (N, C, H, W); `differentiable`: as a function of the weights."""
+    """Return d CE / d x of each sample, (N, C, H, W); `differentiable`: as a function of the weights."""
     point = x.detach().requires_grad_(True)
     with torch.enable_grad():
         return input_gradient(summed_cross_entropy(model(point), y), point, differentiable=differentiable)

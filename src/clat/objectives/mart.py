@@ -19,12 +19,12 @@ from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight
 
 @dataclass(frozen=True, kw_only=True)
 class Mart(InnerAttack):
-    """min BCE(p(x'), y) + beta * mean KL(p(x) || p(x')) * (1 - p_y(x)), with
-    BCE = -log p_y(x') - log(1 - max_{k != y} p_k(x')).
+    """min BCE(p(x'), y) + beta * mean KL(p(x) || p(x')) * (1 - p_y(x)).
 
-    x' by PGD on the cross-entropy from x + 0.001 * N(0, 1). Nothing in the loss is a constant: the gradient flows
-    into both outputs, and into the weight 1 - p_y(x), which may so be lowered by being right. The small numbers
-    that keep the logarithms finite (1.0001, 1.0000001, 1e-12) are the published code's.
+    BCE = -log p_y(x') - log(1 - max_{k != y} p_k(x')); x' by PGD on the cross-entropy from x + 0.001 * N(0, 1).
+    Nothing in the loss is a constant: the gradient flows into both outputs, and into the weight 1 - p_y(x), which
+    may so be lowered by being right. The small numbers that keep the logarithms finite (1.0001, 1.0000001, 1e-12)
+    are the published code's.
     """
 
     mixed_labels = False
@@ -60,10 +60,10 @@ class Mart(InnerAttack):
 
 
 def _own(probabilities: Tensor, y: Tensor) -> Tensor:
-    """p_y, (N,)."""
+    """Return p_y, (N,)."""
     return probabilities.gather(1, y[:, None]).squeeze(1)
 
 
 def _largest_other(probabilities: Tensor, y: Tensor) -> Tensor:
-    """The largest probability of a wrong class, (N,)."""
+    """Return the largest probability of a wrong class, (N,)."""
     return probabilities.masked_fill(F.one_hot(y, probabilities.shape[1]).bool(), -1).amax(dim=1)

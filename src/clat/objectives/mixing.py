@@ -35,7 +35,7 @@ ATTACKS = ("apgd", "pgd")
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing(Objective):
-    """Trains the gate of a mixture and nothing else; both members stay as they are, in evaluation mode."""
+    """Training of a mixture's gate and nothing else; both members stay as they are, in evaluation mode."""
 
     splits = False  # one half of the whole batch is attacked
 
@@ -77,7 +77,7 @@ class Mixing(Objective):
         return GateOnly(context.model)
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
-        """(x',): the first half of the batch as it is, the second half attacked."""
+        """Return (x',): the first half of the batch as it is, the second half attacked."""
         half = len(x) // 2
         clean, attacked, labels = x[:half], x[half:], y[half:] if y.dim() == 1 else y[half:].argmax(dim=1)
         seed, size = derive_seed(step.seed, "attack"), self.size(step)
@@ -105,7 +105,14 @@ class Mixing(Objective):
         )
 
     def size(self, step: Step) -> float:
-        """The eps of this batch's attack."""
+        """Return the eps of this batch's attack, drawn by the step's seed.
+
+        Args:
+            step: gives the threat model, the share of eps that is due, and the seed.
+
+        Returns:
+            The radius in image units, `strength` times eps; in l-inf at most 1.
+        """
         eps = threat_of(step, self.eps).radius
         low, high = self.strength
         drawn = low + (high - low) * torch.rand((), generator=generator(step.seed, "strength")).item()
@@ -113,7 +120,10 @@ class Mixing(Objective):
 
 
 class GateOnly(StageCallback):
-    """Of a mixture, only the gate's parameters move, and the members neither train nor update statistics."""
+    """Restriction of a mixture's training: only the gate's parameters move.
+
+    The members neither train nor update statistics.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -137,11 +147,22 @@ def mixing_loss(
     product: float = 0.3,
     label_smoothing: float = 0.0,
 ) -> Loss:
-    """The loss above, in float32.
+    """Return a * BCE(gate, s) + b * CE + c * BCE(gate, s) * CE, the mean over the batch in float32.
 
-    `gate_logit`: (N,), before the sigmoid; `logits`: (N, K) of the mixture; `y`: labels (N,) or probabilities
-    (N, K); `attacked`: (N,), true where the image is an adversary; `label_smoothing`: of y. Gradients flow through
-    both factors of the product.
+    Gradients flow through both factors of the product.
+
+    Args:
+        gate_logit: (N,), before the sigmoid.
+        logits: of the mixture, (N, K).
+        y: labels, (N,) int64, or probabilities, (N, K).
+        attacked: s, (N,), true where the image is an adversarial example.
+        gate: a, the weight of the gate's cross-entropy.
+        output: b, the weight of the mixture's cross-entropy.
+        product: c, the weight of their product.
+        label_smoothing: the part of each label that is spread evenly over the classes, in [0, 1).
+
+    Returns:
+        The loss with its graph, and its two cross-entropies.
     """
     bce = F.binary_cross_entropy_with_logits(gate_logit.float(), attacked.float(), reduction="none")
     ce = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)

@@ -26,8 +26,11 @@ from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entrop
 
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(InnerAttack):
-    """FGSM training from noise that is larger than eps. By default on batch statistics, as in the published code,
-    whose stored ones follow the attack's pass too; here they follow the loss's alone."""
+    """FGSM training from noise that is larger than eps.
+
+    By default on batch statistics, as in the published code, whose stored ones follow the attack's pass too; here
+    they follow the loss's alone.
+    """
 
     one_step = True
 

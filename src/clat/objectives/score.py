@@ -60,7 +60,7 @@ class ScoreAT(InnerAttack):
             return (ascend(distance, start, ball, alpha=attack.step_size, steps=attack.steps),)
 
     def _reference(self, model: nn.Module, x: Tensor) -> Tensor | None:
-        """What the attack moves away from, (N, K); None: the label."""
+        """Return what the attack moves away from, (N, K); None: the label."""
         return None
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
@@ -74,11 +74,12 @@ class ScoreAT(InnerAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTrades(ScoreAT):
-    """TRADES with LSE: min mean max(0, LSE(p(x), y) + beta * LSE(p(x'), p(x)) - c), x' maximising LSE(p(x'), p(x)).
+    """TRADES with LSE: min mean max(0, LSE(p(x), y) + beta * LSE(p(x'), p(x)) - c).
 
-    The clean output of the inner attack is a constant and computed once; in the loss the gradient flows into
-    both. By default the attack starts at x + 0.001 * N(0, 1) on stored statistics. The code published for training
-    with generated data has `beta = 4`, `start = "uniform"`, `attack_bn = "train"`, `clips = "divergence"`.
+    x' maximises LSE(p(x'), p(x)). The clean output of the inner attack is a constant and computed once; in the loss
+    the gradient flows into both. By default the attack starts at x + 0.001 * N(0, 1) on stored statistics. The code
+    published for training with generated data has `beta = 4`, `start = "uniform"`, `attack_bn = "train"`, `clips =
+    "divergence"`.
     """
 
     name: Literal["score-trades"] = "score-trades"  # type: ignore[assignment]
@@ -119,23 +120,56 @@ def _check_probability(what: str, value: float) -> None:
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """softmax in float32, (N, K)."""
+    """Return the softmax in float32.
+
+    Args:
+        logits: (N, K).
+
+    Returns:
+        Class probabilities, (N, K) float32.
+    """
     return F.softmax(logits.float(), dim=1)
 
 
 def lse(p: Tensor, q: Tensor) -> Tensor:
-    """sum_k (p_k - q_k)^2 of each row: (N, K), (N, K) -> (N,)."""
+    """Return LSE = sum_k (p_k - q_k)^2 for each sample.
+
+    Args:
+        p: class probabilities, (N, K).
+        q: class probabilities, (N, K).
+
+    Returns:
+        The squared distance, (N,), from 0 to 2.
+    """
     return (p - q).square().sum(dim=1)
 
 
 def clip_distance(clip: float, classes: int) -> float:
-    """LSE between a one-hot vector and one with 1 - clip on its class, the rest shared evenly by the others."""
+    """Return c, the LSE up to which a sample's loss does not count.
+
+    It is that between a one-hot vector and one with 1 - clip on its class, the rest shared evenly by the others.
+
+    Args:
+        clip: the probability that may stay off the true class, from 0 to 1.
+        classes: K, at least 2.
+
+    Returns:
+        clip^2 + clip^2 / (K - 1).
+    """
     return clip**2 + clip**2 / (classes - 1)
 
 
 def as_target(y: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-    """Labels (N,) or probabilities (N, K) as probabilities (N, K) float32, of which `smoothing` is taken away from
-    each class and shared evenly by the others."""
+    """Return labels as class probabilities.
+
+    Args:
+        y: labels, (N,) int64, or probabilities, (N, K).
+        classes: K.
+        smoothing: the part that is taken away from each class and shared evenly by the others.
+
+    Returns:
+        Probabilities, (N, K) float32.
+    """
     sure = F.one_hot(y, classes).float() if y.dim() == 1 else y.float()
     if smoothing == 0:
         return sure

@@ -32,7 +32,10 @@ from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 @dataclass(frozen=True, kw_only=True)
 class Twins(PgdAT):
-    """TWINS in its two forms. Start it from a robust network, whose statistics are those that it keeps."""
+    """Training with TWINS in its two forms.
+
+    Start it from a robust network, whose statistics are those that it keeps.
+    """
 
     reparametrises = True
     splits = False  # which network an image goes through is decided in the whole batch
@@ -92,7 +95,10 @@ class Twins(PgdAT):
 
 
 class FrozenTwin(nn.Module):
-    """The statistics that a BatchNorm had, for good, with a scale and shift of their own, which begin as copies."""
+    """Copy of the statistics that a BatchNorm had, for good, with a scale and shift of its own.
+
+    Scale and shift begin as those of the BatchNorm.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -111,11 +117,19 @@ class FrozenTwin(nn.Module):
         self.register_buffer("variance", bn.running_var.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` normalised by the frozen statistics, scaled and shifted.
+
+        Args:
+            x: features, (N, C, ...).
+
+        Returns:
+            Features of the same shape.
+        """
         return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
 
 
 def _with_twin(kind: Any) -> Any:
-    """A kind of BatchNorm that gives its input to its child `frozen` instead, while that is in use."""
+    """Return a kind of BatchNorm that gives its input to its child `frozen` instead, while that is in use."""
 
     class WithTwin(kind):
         def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +140,7 @@ def _with_twin(kind: Any) -> Any:
 
 
 class TwinsCallback(StageCallback):
-    """Puts a frozen twin into each BatchNorm, which stays what and where it was for everybody else."""
+    """Keeper of a frozen twin in each BatchNorm, which stays what and where it was for everybody else."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -139,7 +153,7 @@ class TwinsCallback(StageCallback):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """A forward pass inside is the frozen network's."""
+        """Make the forward passes inside those of the frozen network."""
         try:
             for twin in self._twins.values():
                 twin.in_use = True
@@ -155,5 +169,5 @@ class TwinsCallback(StageCallback):
     def on_stage_end(self) -> dict[str, Any]:
         for bn in self._norms.values():
             del bn.frozen
-            bn.__class__ = type(bn).__mro__[1]
+            bn.__class__ = type(bn).__mro__[1]  # the kind that `_with_twin` derived from
         return {}

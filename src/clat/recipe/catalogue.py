@@ -16,7 +16,11 @@ GROUPS = (SMALL, CLAT_ALONE, THEN_CLAT, WITHOUT)
 
 
 def grouped_recipes() -> dict[str, dict[str, str]]:
-    """Return group -> name -> the line that says what the recipe is."""
+    """Return the built-in recipes in the groups of `GROUPS`.
+
+    Returns:
+        Group -> name -> the line that says what the recipe is.
+    """
     found: dict[str, dict[str, str]] = {group: {} for group in GROUPS}
     for name, path in sorted(built_in_recipes().items()):
         found[_group(read_source(name))][name] = description(path)
@@ -24,7 +28,14 @@ def grouped_recipes() -> dict[str, dict[str, str]]:
 
 
 def description(path: Path) -> str:
-    """Return the first line of a recipe file, which is a comment on all of it."""
+    """Return the first line of a recipe file, which is a comment on all of it.
+
+    Args:
+        path: a built-in recipe's file.
+
+    Returns:
+        The line without its ``#``.
+    """
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 

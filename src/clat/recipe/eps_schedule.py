@@ -46,5 +46,8 @@ class EpsSchedule:
 
         Args:
             progress: how much of the stage is done, in [0, 1].
+
+        Returns:
+            share(t) of the file's equation, the factor of eps and of a step size that is given.
         """
         return self._start + (1 - self._start) * min(progress / self._end, Fraction(1))

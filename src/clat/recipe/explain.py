@@ -15,19 +15,26 @@ from typing import Any, Literal
 import tomli_w
 
 from clat.core.units import Size
+from clat.recipe.own_pieces import own_class
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_data
 
 WIDTH = 100
-"""Of the comments, in characters."""
+"""The width of the comments, in characters."""
 
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "none"}
 
 
 def explained_recipe(recipe: Recipe) -> str:
-    """Return a recipe as TOML that says all there is to say. Reading it gives an equal recipe.
+    """Return a recipe as TOML that says all there is to say.
 
     Fields that are not set stand there as comments, and so do tables that are not there.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        TOML with a comment on each field; reading it gives an equal recipe.
     """
     return "\n".join(_table(Recipe, recipe_data(recipe), ())).strip() + "\n"
 
@@ -60,7 +67,8 @@ def _table(cls: Any, data: dict[str, Any], path: tuple[str, ...]) -> Iterator[st
             yield ""
             yield from _comment(f"{heading} is not there. {doc}")
         for table in tables:
-            named = [one for one in known if _called(one) == table.get("name")]
+            own = own_class(known, table)
+            named = [one for one in known if _called(one) == table.get("name")] if own is None else [own]
             # Of a union with a member for all other names, as that of the optimizers, it is the one without a name.
             (member,) = known if len(known) == 1 else named or [one for one in known if not hasattr(one, "name")]
             yield ""

@@ -27,17 +27,17 @@ LEFT_OUT = ("optimizer", "sgd", "lbfgs", "sparseadam")
 """Classes of `torch.optim` that are no choice here: the base, the one with settings of its own, one that asks for
 the loss several times a step, one for sparse gradients."""
 NO_ARGUMENTS = ("self", "params", "lr", "maximize", "differentiable", "capturable", "fused")
-"""What the training loop decides, or has no use for."""
+"""Arguments that the training loop decides, or has no use for."""
 OWN, OTHER = "[sgd]", "[torch]"
 """Tags of the two kinds of settings; not words of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What goes with every optimizer."""
+    """Settings that every optimizer has."""
 
     decay_norms_and_biases: bool = True
-    """Whether weight decay also pulls at tensors of fewer than two dimensions: biases, scale and shift of
+    """Let weight decay also pull at tensors of fewer than two dimensions: biases, scale and shift of
     normalisations."""
     layer_decay: float = 1.0
     """The learning rate of each block is this times that of the block above it; 1: one rate for all. See
@@ -52,11 +52,24 @@ class OptimizerSettings:
             raise ClatError(f"optimizer.clip_norm is {self.clip_norm}: expected a length above 0")
 
     def succeeded_by(self, other: OptimizerSettings) -> bool:
-        """Whether an optimizer with the settings `other` can go on with what one with these remembers."""
+        """Return whether the next stage's optimizer can go on with what this one remembers.
+
+        Args:
+            other: the settings of the next stage.
+
+        Returns:
+            True if both keep the same kind of state; otherwise the next one starts afresh.
+        """
         return type(self) is type(other)
 
     def build(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
         """Return the optimizer over parameters or groups of them, at a learning rate of 0.
+
+        Args:
+            parameters: as `torch.optim` takes them; a group may have a weight decay of its own.
+
+        Returns:
+            A fresh optimizer; the training loop sets its rate before each step.
 
         Raises:
             ClatError: it does not take parameters of these shapes.
@@ -69,7 +82,7 @@ class OptimizerConfig(OptimizerSettings):
     """SGD."""
 
     needs_no_name = True
-    """Whether a table without a name is this one."""
+    """A table without a name is this one."""
 
     name: Literal["sgd"] = "sgd"
     momentum: float = 0.9
@@ -139,7 +152,7 @@ class TorchOptimizer(OptimizerSettings):
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether `value` is of the kind of an argument whose default is `default`."""
+    """Return whether `value` is of the kind of an argument whose default is `default`."""
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int | float):
@@ -151,13 +164,17 @@ def _alike(value: Any, default: Any) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """TOML's lists as tuples, which is what torch has."""
+    """Return TOML's lists as tuples, which is what torch has."""
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @cache
 def optimizer_classes() -> dict[str, Any]:
-    """Name in small letters -> class, of those that a recipe can name."""
+    """Return the optimizers of `torch.optim` that a recipe can name.
+
+    Returns:
+        Name in small letters -> class; without those of `LEFT_OUT`.
+    """
     found = {name.lower(): one for name, one in vars(torch.optim).items() if inspect.isclass(one)}
     return {
         name: one for name, one in found.items() if issubclass(one, torch.optim.Optimizer) and name not in LEFT_OUT
@@ -165,7 +182,7 @@ def optimizer_classes() -> dict[str, Any]:
 
 
 def _gathered(data: Any) -> Any:
-    """The table of a recipe, with everything that is not ours put among the arguments."""
+    """Return a recipe's table with everything that is not ours put among the arguments."""
     if not isinstance(data, dict) or "arguments" in data:
         return data
     ours = {one.name for one in fields(TorchOptimizer)}
@@ -174,7 +191,7 @@ def _gathered(data: Any) -> Any:
 
 
 def _table(config: TorchOptimizer) -> dict[str, Any]:
-    """The table that `_gathered` reads."""
+    """Return the table that `_gathered` reads."""
     shown = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "arguments"}
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in config.arguments.items()}
     return {key: value for key, value in (shown | given).items() if value is not None}
@@ -186,7 +203,7 @@ def _kind(value: Any) -> str:
 
 
 def _small(data: Any) -> Any:
-    """ "SGD" as "sgd"."""
+    """Return the table with "SGD" as "sgd"."""
     return data | {"name": "sgd"} if isinstance(data, dict) and "name" in data and _kind(data) == OWN else data
 
 

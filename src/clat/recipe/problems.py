@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from clat.core.errors import unknown
 from clat.recipe.optimizer import OTHER, OWN
+from clat.recipe.own_pieces import own_class
 from clat.recipe.schema import Recipe
 
 SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
@@ -26,8 +27,11 @@ def first_problem(error: ValidationError, data: dict[str, Any]) -> str:
     """Return the first problem of a validation error: where, what, and the nearest valid name.
 
     Args:
-        error: Of pydantic.
-        data: What was validated.
+        error: pydantic's.
+        data: the plain data that was validated.
+
+    Returns:
+        One line that begins with "recipe:".
     """
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"] if part not in (OWN, OTHER))
@@ -66,6 +70,8 @@ def _place(location: Location, data: Any) -> tuple[list[Any], Any]:
             data = _item(data, part)
         if not isinstance(part, int):
             here = _direct(hints[0]) if hints else tagged or here
+        own = own_class(here, data)
+        here = here if own is None else [own]
     return here, data
 
 
@@ -95,7 +101,7 @@ def _below(classes: Sequence[Any], data: Any, key: str, passed: tuple[Any, ...] 
 
 
 def _is_called(cls: Any, name: Any) -> bool:
-    """Whether a table of this name, or of none, is this member of a union."""
+    """Return whether a table of this name, or of none, is this member of a union."""
     return getattr(cls, "needs_no_name", False) if name is None else getattr(cls, "name", None) == name
 
 

@@ -54,7 +54,14 @@ class Schedule:
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
 
     def check(self, span: int) -> None:
-        """Raise ClatError unless the warm-up ends before the `span` of epochs does."""
+        """Raise an error unless the warm-up ends before the schedule does.
+
+        Args:
+            span: epochs that are trained under the schedule; `epochs`, where it is set, takes its place.
+
+        Raises:
+            ClatError: the warm-up is as long as the schedule or longer.
+        """
         if self.warmup >= (self.epochs or span):
             raise ClatError(
                 f"schedule.warmup is {self.warmup}: the schedule has {self.epochs or span} epochs in all"
@@ -62,7 +69,16 @@ class Schedule:
 
 
 def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
-    """The learning rate after `epochs_done` epochs (a step counts as its fraction of an epoch) of `span`."""
+    """Return the learning rate at a place of a schedule.
+
+    Args:
+        schedule: what the rate follows.
+        epochs_done: epochs since the schedule began, 0 or more; a step counts as its fraction of an epoch.
+        span: epochs that are trained under it; `schedule.epochs`, where it is set, takes its place.
+
+    Returns:
+        The rate, 0 or more; beyond the schedule's end it stays as it is there.
+    """
     span = schedule.epochs or span
     if epochs_done < schedule.warmup:
         return _rate(schedule, 0.0) * epochs_done / schedule.warmup
@@ -70,7 +86,7 @@ def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
 
 
 def _rate(schedule: Schedule, progress: float) -> float:
-    """The rate of the schedule without its warm-up; `progress`: in [0, 1]."""
+    """Return the rate of the schedule without its warm-up; `progress`: in [0, 1]."""
     if schedule.kind == "cosine":
         return schedule.lr * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.kind == "piecewise":
@@ -85,5 +101,5 @@ def _rate(schedule: Schedule, progress: float) -> float:
 
 
 def _height(progress: float, peak: float) -> float:
-    """0 at both ends and 1 at `peak`, linear between."""
+    """Return 0 at both ends and 1 at `peak`, linear between."""
     return progress / peak if progress < peak else (1 - progress) / (1 - peak)

@@ -13,70 +13,15 @@ from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import Selection
-from clat.data.generated import check_fraction
 from clat.models.settings import ModelConfig
 from clat.objectives import AnyObjective
+from clat.recipe.data_settings import DataConfig
 from clat.recipe.eps_schedule import EpsSchedule
+from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtraConfig:
-    """Images from a generative model, beside those of the data set."""
-
-    file: str
-    """An .npz of `image` (N, H, W, C), uint8, and `label` (N,): a path, or a name under CLAT_DATA_DIR."""
-    fraction: float = 0.7
-    """Their part of each batch. An epoch stays as many batches as the data set alone fills."""
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The images. The held-out part of train decides everything that is decided; test is for the end (but for
-    `decide_on`)."""
-
-    name: str = "digits"
-    """"digits", a folder under CLAT_DATA_DIR ("cifar10"), a folder's path, or a hub name ("owner/name")."""
-    train_size: int | None = None
-    """Train on this many images only; None: all that are not held out."""
-    heldout: int = 1000
-    """Images cut from train, by seed, for selection, calibration and the choice of the best checkpoint."""
-    decide_on: Literal["test-split"] | None = None
-    """`test-split`: the test images decide, and nothing is held out, as in the released code of RiFT and others: to
-    repeat published runs. The accuracies on them are then no estimate for new images, and the run says so. None:
-    the held-out part of train."""
-    split_seed: int = 0
-    """The seed of that cut, so that runs of several seeds share it."""
-    image_size: int | None = None
-    """Resize and centre-crop to this many pixels."""
-    label_column: str | None = None
-    """The column to predict, of a data set that is a table or a list of files; None: see `clat.load_split`."""
-    image_column: str | None = None
-    """The column of its images; None: see `clat.load_split`."""
-    classes: tuple[str, ...] | str | None = None
-    """The classes in the order of the network's outputs: names, or a text: names with commas, a file, a folder;
-    None: those of the train split, see `clat.load_split`."""
-    channels: Literal[1, 3] | None = None
-    """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
-    is 3."""
-    augment: Literal["standard", "idbh-weak", "idbh-strong", "idbh-svhn", "none"] = "standard"
-    """standard: `pad` and `flip`; idbh-...: see `clat.data.idbh`, with `flip`; none: nothing, whatever they say."""
-    pad: int = 4
-    """Random crop after padding by this many pixels; 0: none."""
-    padding_mode: Literal["zeros", "reflect"] = "zeros"
-    """What the padding shows."""
-    flip: bool = True
-    """Random horizontal flip."""
-    cutmix: bool = False
-    """Mix windows and labels within each batch, after the augmentation: see `clat.data.cutmix`."""
-    extra: ExtraConfig | None = None
-    """Generated images in every batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +32,7 @@ class StageConfig:
     """Shown in the log and the report."""
     epochs: int
     objective: AnyObjective
-    """What one batch costs: {name = "pgd-at", ...}."""
+    """The loss of a batch: {name = "pgd-at", ...}."""
     selection: Selection | None = None
     """Which layers move; None: the whole network."""
     treatments: tuple[AnyTreatment, ...] = ()
@@ -118,7 +63,7 @@ class StageConfig:
         self._check_ranking()
 
     def _check_ranking(self) -> None:
-        """Rankings that move or rewind a layer's weights need them to be the layer's own."""
+        """Raise an error for a ranking that moves or rewinds weights which are not a layer's own."""
         guests = [one.name for one in (self.objective, *self.treatments) if one.reparametrises]
         if guests and self.selection is not None and self.selection.ranking.reads_weights:
             raise ClatError(
@@ -128,6 +73,7 @@ class StageConfig:
 
     @property
     def bn_policy(self) -> str:
+        """Return the policy for BatchNorm statistics, the default filled in."""
         return self.batch_norm or ("update" if self.selection is None else "frozen")
 
 
@@ -143,8 +89,12 @@ class MonitorConfig:
     stop_on_collapse: bool = False
     """End a stage of one-step training at the check that shows catastrophic overfitting, and go back to the best
     weights so far, from which the next stage starts."""
+    loggers: tuple[str, ...] | None = None
+    """Where the numbers of each epoch go beside metrics.jsonl: tensorboard, csv, wandb, mlflow, trackio, or a
+    function of your own, "package.module:name". None: TensorBoard where it is installed; an empty list: nowhere."""
 
     def __post_init__(self) -> None:
+        check_loggers(self.loggers or ())
         for what in ("steps", "num_samples", "every"):
             at_least(f"monitor.{what}", getattr(self, what), 1)
 
@@ -198,10 +148,10 @@ class Recipe:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
         for stage in self.stages:
-            if self.data.cutmix and not stage.objective.mixed_labels:
+            if self.data.mixes and not stage.objective.mixed_labels:
                 name = stage.objective.name
                 raise ClatError(
-                    f"stage '{stage.name}': '{name}' needs one label an image, and data.cutmix mixes them"
+                    f"stage '{stage.name}': '{name}' needs one label an image, and {self.data.mixes} mixes them"
                 )
         at_least("batch_size", self.batch_size, 1)
         if self.micro_batch is not None:
@@ -231,33 +181,90 @@ class Recipe:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat model that `eps` and `norm` name."""
+        """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
 
     def resolved(self) -> Recipe:
-        """Return the recipe as it runs on this machine: its precision is what "auto" means here, and float32 where
-        a stage differentiates a gradient, which bfloat16 has too few digits for."""
+        """Return the recipe as it runs on this machine.
+
+        Returns:
+            The same recipe, whose precision is what "auto" means here, and float32 where a stage differentiates a
+            gradient, which bfloat16 has too few digits for.
+        """
         twice = self.engine.precision == "auto" and any(stage.objective.second_order for stage in self.stages)
-        return replace(self, engine=replace(self.engine, precision="32") if twice else self.engine.resolved())
+        engine = replace(self.engine, precision="32") if twice else self.engine.resolved()
+        return replace(self, data=self.data.resolved(), engine=engine)
 
     @property
     def total_epochs(self) -> int:
+        """Return the epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     def optimizer_of(self, stage: int) -> OptimizerConfig | TorchOptimizer:
-        """The optimizer of a stage: its own, or else the run's."""
+        """Return the optimizer of a stage: its own, or else the run's.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The settings that the stage trains with.
+        """
         return self.stages[stage].optimizer or self.optimizer
 
     def keeps_optimizer(self, stage: int) -> bool:
-        """Whether a stage's optimizer can go on with what that of the stage before remembers."""
+        """Return whether a stage's optimizer can go on with what that of the stage before remembers.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            False for the first stage, and where the two optimizers keep different states.
+        """
         return stage > 0 and self.optimizer_of(stage - 1).succeeded_by(self.optimizer_of(stage))
 
+    def method_since(self, stage: int) -> int:
+        """Return the first of the stages that a stage goes on with: those before it that move the same.
+
+        The best weights of a run are taken over these stages alone: those of X are no result of "X + CLAT".
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            A number from 0 to `stage`; `stage` itself where the one before differs in its selection, its
+            treatments, or in that its objective puts other parameters in the weights' place.
+        """
+
+        def method(number: int) -> tuple[object, ...]:
+            one = self.stages[number]
+            return one.selection, [each.name for each in one.treatments], one.objective.reparametrises
+
+        while stage > 0 and method(stage - 1) == method(stage):
+            stage -= 1
+        return stage
+
     def first_epoch(self, stage: int) -> int:
-        """The number, from 0, of a stage's first epoch within the run."""
+        """Return the number of a stage's first epoch within the run.
+
+        Args:
+            stage: its number, from 0.
+
+        Returns:
+            The epochs of all earlier stages together, so the first stage has 0.
+        """
         return sum(earlier.epochs for earlier in self.stages[:stage])
 
     def learning_rate(self, stage: int, done: float) -> float:
-        """The schedule's learning rate within a stage, `done` epochs into the run."""
+        """Return the schedule's learning rate at a place of a stage.
+
+        Args:
+            stage: its number, from 0.
+            done: epochs since the run began, those of earlier stages included; a step counts as its fraction of an
+                epoch.
+
+        Returns:
+            The rate of the stage's own schedule, or else of the run's.
+        """
         own = self.stages[stage].schedule
         if own is not None:
             return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)

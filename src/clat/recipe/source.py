@@ -16,7 +16,11 @@ from clat.recipe.inherited import replace_network
 
 
 def built_in_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that come with clat."""
+    """Return the recipes that come with clat.
+
+    Returns:
+        Name -> file, sorted by name.
+    """
     folder = Path(str(files("clat") / "recipe" / "built_in"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
@@ -25,11 +29,14 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     """Return the plain data of the recipe in a TOML file, or of the built-in one of that name, with overrides.
 
     Args:
-        source: A path, or a built-in recipe's name.
-        overrides: Command-line pairs, see `clat.recipe.toml.read_recipe`.
+        source: a path, or a built-in recipe's name.
+        overrides: command-line pairs, see `clat.recipe.toml.read_recipe`.
+
+    Returns:
+        Nested tables, in which no field has been checked yet.
 
     Raises:
-        ClatError: A missing file, broken TOML, or an override that cannot be placed.
+        ClatError: a missing file, broken TOML, or an override that cannot be placed.
     """
     data = _read_toml(source)
     pairs = override_pairs(overrides)
@@ -40,8 +47,11 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
 
 
 def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The plain data of a recipe file or a built-in recipe. A recipe that `extends` another (a built-in name, or
-    a file beside it) states only what differs; its `stages`, if any, replace the other's as a whole."""
+    """Return the plain data of a recipe file or a built-in recipe.
+
+    A recipe that `extends` another (a built-in name, or a file beside it) states only what differs; its `stages`,
+    if any, replace the other's as a whole.
+    """
     path = Path(source) if beside is None else beside / source
     if not path.is_file():
         recipes = built_in_recipes()
@@ -68,13 +78,13 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
 
 
 def _replace_network(data: dict[str, Any], new: dict[str, Any]) -> None:
-    """What `data` says of its network, ready for what `new` says of one."""
+    """Take out of `data` what does not hold for the network that `new` names."""
     if isinstance(data.get("model"), dict) and isinstance(new.get("model"), dict):
         replace_network(data["model"], new["model"])
 
 
 def _nested(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The overrides of [model] as tables; which are sound is told where they are set."""
+    """Return the overrides of [model] as tables; which are sound is told where they are set."""
     tables: dict[str, Any] = {}
     for key, value in pairs:
         *parents, last = key.split(".")
@@ -88,14 +98,33 @@ def _nested(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the entries of `own`; tables are merged, everything else is replaced."""
+    """Return one table laid over another; tables in both are merged, everything else is replaced.
+
+    Args:
+        base: the table below.
+        own: the entries that win.
+
+    Returns:
+        A new table; neither argument is changed.
+    """
     both = {key: (base[key], own[key]) for key in base.keys() & own.keys()}
     tables = {key: merged(*pair) for key, pair in both.items() if all(isinstance(side, dict) for side in pair)}
     return base | own | tables
 
 
 def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """["--a.b", "1", "--c=x"] -> [("a.b", 1), ("c", "x")]; values are read as TOML, else taken as text."""
+    """Return the overrides on a command line as pairs.
+
+    Args:
+        arguments: words such as ["--a.b", "1", "--c=x"].
+
+    Returns:
+        (field, value) each, here ("a.b", 1) and ("c", "x"), with "_" for "-" in fields; values are read as TOML,
+        else taken as text.
+
+    Raises:
+        ClatError: a word that is no override, or one without a value.
+    """
     pairs = []
     rest = list(arguments)
     while rest:
@@ -112,7 +141,14 @@ def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def read_value(text: str) -> Any:
-    """Return what a value on the command line means: TOML where it is some, else the text itself."""
+    """Return what a value on the command line means.
+
+    Args:
+        text: the word as it was typed.
+
+    Returns:
+        TOML's value where the text is TOML, else the text itself.
+    """
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -45,17 +45,35 @@ LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay":
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a TOML file, or the built-in one of that name, with overrides applied.
+    """Return the recipe in a TOML file, or the built-in one of that name, with overrides applied.
 
-    `overrides`: command-line pairs such as ["--stages.clat.epochs", "5", "--data.name=cifar10"]; stages are
-    addressed by name or by number from 0. Raises ClatError for a missing file, broken TOML, unknown fields
-    (with the nearest valid name) and values that do not fit.
+    Args:
+        source: a path, or a built-in recipe's name.
+        overrides: command-line words such as ["--stages.clat.epochs", "5", "--data.name=cifar10"]; stages are
+            addressed by name or by number from 0.
+
+    Returns:
+        The recipe, every field checked; its precision may still be "auto".
+
+    Raises:
+        ClatError: a missing file, broken TOML, an unknown field (with the nearest valid name), or a value that does
+            not fit.
     """
     return build_recipe(read_source(source, overrides))
 
 
 def build_recipe(data: dict[str, Any]) -> Recipe:
-    """A `Recipe` from plain nested data, every field checked."""
+    """Return the recipe that plain nested data describe, every field checked.
+
+    Args:
+        data: tables as a recipe file has them, with `stages` as a list.
+
+    Returns:
+        The recipe, with defaults where a field is not given.
+
+    Raises:
+        ClatError: an unknown field (with the nearest valid name), or a value that does not fit.
+    """
     try:
         recipe = _adapter().validate_python(data)
     except ValidationError as error:
@@ -65,7 +83,7 @@ def build_recipe(data: dict[str, Any]) -> Recipe:
 
 
 def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ()) -> None:
-    """pydantic takes true for 1, which in a recipe is a slip of the pen."""
+    """Raise an error for true where a number is due: pydantic takes it for 1, which in a recipe is a slip."""
     if isinstance(given, bool) and not isinstance(built, bool):
         raise ClatError(f"recipe: {'.'.join(where)}: expected no truth value (got {given})")
     if isinstance(given, dict):
@@ -79,26 +97,48 @@ def _refuse_truth_as_number(given: Any, built: Any, where: tuple[str, ...] = ())
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
-    """Plain nested data, fully resolved; unset optional fields are left out, as TOML has no null."""
+    """Return a recipe as plain nested data, with every default written out.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        What TOML and JSON can hold; optional fields that are not set are left out, as TOML has no null.
+    """
     dumped = _adapter().dump_python(recipe, mode="json", by_alias=True, exclude_none=True)
     return typing.cast(dict[str, Any], dumped)
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The resolved recipe as TOML; reading it gives an equal recipe."""
+    """Return a recipe as TOML, with every default written out.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        The text of a recipe file; reading it gives an equal recipe.
+    """
     return tomli_w.dumps(recipe_data(recipe))
 
 
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
-    """A short hash of everything that decides the weights after the first `stages` stages (None: all).
+    """Return a short hash of everything that decides the weights after the first stages.
 
     The name, the later stages, the evaluation and the checkpoint interval do not enter. The precision does, as it
     is on this machine: a run records that one, so a recipe with "auto" hashes like the run that it becomes here.
+
+    Args:
+        recipe: any recipe.
+        stages: how many stages count, from the first; None: all.
+
+    Returns:
+        16 hexadecimal digits.
     """
     data = recipe_data(recipe.resolved())
     for outside in ("name", "evaluation"):
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
+    data["monitor"].pop("loggers", None)
     _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
@@ -118,10 +158,14 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
 
 
 def _as_before_tables(selection: dict[str, Any]) -> dict[str, Any]:
-    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs; settings
-    that there were not, or could not be told, enter where they are not at their defaults."""
+    """Return a selection as it entered the hash before rankings had tables, so that such runs keep theirs.
+
+    Settings that there were not, or could not be told, enter where they are not at their defaults.
+    """
     ranking = dict(selection["ranking"])
     name = ranking.pop("name")
+    if name not in RANKINGS:
+        return selection
     default = RANKINGS[name]().settings()
     flat = {key: value for key, value in ranking.items() if key in (*FLAT, "alpha")}
     added = {key: value for key, value in ranking.items() if key not in flat and value != default[key]}
@@ -137,15 +181,17 @@ def _drop(table: dict[str, Any], before: dict[str, Any]) -> None:
 
 @cache
 def _adapter() -> TypeAdapter[Recipe]:
-    """The checker of recipes. Every dataclass below `Recipe` is marked as refusing unknown fields and numbers that
-    are not finite."""
+    """Return the checker of recipes.
+
+    Every dataclass below `Recipe` is marked as refusing unknown fields and numbers that are not finite.
+    """
     for config in _dataclasses(Recipe):
         config.__pydantic_config__ = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
     return TypeAdapter(Recipe)
 
 
 def _dataclasses(annotation: Any, seen: dict[str, type] | None = None) -> list[Any]:
-    """Every dataclass that a type annotation reaches."""
+    """Return every dataclass that a type annotation reaches."""
     seen = {} if seen is None else seen
     name = getattr(annotation, "__qualname__", "")
     if dataclasses.is_dataclass(annotation) and name not in seen:

@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from clat.core.formatting import number, percent, shorten
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, WIDTH, styled
-from clat.report.reading import Json, Run, moment, series
+from clat.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, styled
+from clat.report.records import ENDS, Json, Run, moment, series
+from clat.report.widths import figure_width, is_narrow, text_size
 
 DASHES = [(0, (4, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5))]
 BANDS = ("#f5f7f9", "#ebeff3")
@@ -20,16 +21,29 @@ BANDS = ("#f5f7f9", "#ebeff3")
 
 @styled()
 def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Figure:
-    """Dots with 95 % intervals, clean and robust side by side. A row is (label, of this run?, evaluation)."""
-    figure = Figure(figsize=(WIDTH, 0.27 * len(rows) + 0.75), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    """Draw clean and robust accuracy side by side, a dot with its 95 % interval for each evaluation.
+
+    The interval of the run's own last weights is shaded through the whole panel, to read the others against.
+
+    Args:
+        rows: (label, whether it belongs to the page's own run, evaluation), from top to bottom; own ones are filled
+            dots, those of runs to compare with hollow.
+
+    Returns:
+        The figure, accuracies in percent.
+    """
+    below = is_narrow()  # on a phone one panel stands below the other
+    labels = [_row_label(label) for label, _, _ in rows]
+    height = (0.4 if any("\n" in label for label in labels) else 0.27) * len(rows) + 0.75
+    figure = Figure(figsize=(figure_width(), (1 + below) * height), layout="constrained")
+    panels = figure.subplots(*((2, 1) if below else (1, 2)), sharey=True)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     for axes, name, hue in zip(panels, ("clean", "robust"), (BLUE, ORANGE), strict=True):
         for height, (_, own, evaluation) in enumerate(rows):
             accuracy = evaluation.clean_accuracy if name == "clean" else evaluation.robust_accuracy
             if accuracy is not None:
                 _dot(axes, accuracy, height, hue, own)
-        reference = next((e for _, own, e in rows if own and e.label == "last"), None)
+        reference = next((e for _, own, e in rows if own and e.label in ENDS), None)
         target = reference and (reference.clean_accuracy if name == "clean" else reference.robust_accuracy)
         if target and target.low is not None and target.high is not None:
             axes.axvspan(100 * target.low, 100 * target.high, color=hue, alpha=0.09, linewidth=0)
@@ -39,13 +53,18 @@ def accuracy_intervals(rows: Sequence[tuple[str, bool, EvaluationRecord]]) -> Fi
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    panels[0].set_yticks(range(len(rows)), [shorten(label, 44) for label, _, _ in rows])
+    panels[0].set_yticks(range(len(rows)), labels)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
 
 
+def _row_label(label: str) -> str:
+    """Return "run, moment" as it fits beside a plot: in two lines on a phone."""
+    return "\n".join(shorten(part, 22) for part in label.split(", ")) if is_narrow() else shorten(label, 44)
+
+
 def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: bool) -> None:
-    """Filled for this run, hollow for the runs it is compared with."""
+    """Draw one accuracy with its interval: filled for this run, hollow for the runs it is compared with."""
     if accuracy.low is not None and accuracy.high is not None:
         axes.plot([100 * accuracy.low, 100 * accuracy.high], [height, height], color=hue, linewidth=1.8)
     fill = hue if own else "white"
@@ -54,8 +73,16 @@ def _dot(axes: Axes, accuracy: RecordedAccuracy, height: int, hue: str, own: boo
 
 @styled()
 def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
-    """Held-out accuracy per epoch: stages shaded, best and last marked, their gap written beside them."""
-    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
+    """Draw held-out accuracy against the epoch, stages shaded, best and last epoch marked and their gap written.
+
+    Args:
+        run: the run, drawn in full lines; epochs that were not measured leave no point.
+        others: runs to compare with, in dashed lines.
+
+    Returns:
+        The figure, accuracies in percent.
+    """
+    figure = Figure(figsize=(figure_width(), 3.7), layout="constrained")
     axes = figure.subplots()
     handles = []
     for key, hue in (("heldout_clean", BLUE), ("heldout_robust", ORANGE)):
@@ -103,7 +130,7 @@ def _mark_best_and_last(axes: Axes, run: Run) -> list[Line2D]:
 
 
 def _draw_gap(axes: Axes, best_epoch: int, last_epoch: int, top: float, end: float) -> None:
-    """A bracket right of the last epoch, as high as the robust accuracy that training lost again."""
+    """Draw a bracket right of the last epoch, as high as the robust accuracy that training lost again."""
     right = last_epoch + 0.02 * max(last_epoch, 10)
     axes.plot([best_epoch, right], [top, top], color=ORANGE, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.plot([last_epoch, right], [end, end], color=ORANGE, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -114,15 +141,22 @@ def _draw_gap(axes: Axes, best_epoch: int, last_epoch: int, top: float, end: flo
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
+        fontsize=text_size(8),
         annotation_clip=False,
     )
 
 
 @styled()
 def loss_curves(run: Run) -> Figure:
-    """The training loss and the parts of it that the objectives record, under their names."""
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    """Draw the training loss and the parts of it that the objectives record, under their names.
+
+    Args:
+        run: a run with at least one epoch whose loss is recorded.
+
+    Returns:
+        The figure; a part's line breaks over stages without that part.
+    """
+    figure = Figure(figsize=(figure_width(), 2.9), layout="constrained")
     axes = figure.subplots()
     epochs, values = series(run.epochs, "loss")
     handles = axes.plot(epochs, values, color=INK, label="loss", marker="o" if len(epochs) == 1 else "", zorder=3)
@@ -140,12 +174,19 @@ def loss_curves(run: Run) -> Figure:
 
 
 def part_names(epochs: Sequence[Json]) -> list[str]:
-    """The loss parts in the order in which training first recorded them."""
+    """Return the names of the loss parts in the order in which training first recorded them.
+
+    Args:
+        epochs: records of epochs; `parts` in each, if it is there, maps name to value.
+
+    Returns:
+        Each name once.
+    """
     return list(dict.fromkeys(part for one in epochs for part in one.get("parts") or {}))
 
 
 def _with_gaps(records: Sequence[Json]) -> tuple[list[int], list[float]]:
-    """A line that breaks where a part was not recorded: a stage without that term."""
+    """Return epochs and values of a line, NaN where a part was not recorded: in a stage without that term."""
     values = [number(record["part"]) for record in records]
     return [record["epoch"] for record in records], [float("nan") if v is None else v for v in values]
 
@@ -155,7 +196,7 @@ def _shade_stages(axes: Axes, run: Run) -> None:
     for i, stage in enumerate(run.stages):
         axes.axvspan(stage.first - 0.5, stage.last + 0.5, color=BANDS[i % 2], linewidth=0, zorder=0)
         length = stage.last - stage.first + 1
-        room = int(70 * length / total)  # letters that fit above this stretch
+        room = int((36 if is_narrow() else 70) * length / total)  # letters that fit above this stretch
         full = f"{stage.number} · {stage.name}"
         label = shorten(full, room) if room >= 8 else str(stage.number)
         middle = (stage.first + stage.last) / 2
@@ -166,13 +207,13 @@ def _shade_stages(axes: Axes, run: Run) -> None:
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=text_size(8),
             color=MUTED,
         )
 
 
 def _mark_selections(axes: Axes, run: Run) -> None:
-    """A small tick at the foot of each epoch that began with a selection of layers."""
+    """Draw a small tick at the foot of each epoch that began with a selection of layers."""
     moments = [epoch - 0.5 for epoch in run.selections]
     axes.plot(
         moments,
@@ -189,10 +230,13 @@ def _finish(figure: Figure, axes: Axes, handles: list[Line2D]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
+    columns = 2 if len(handles) == 4 else 3
+    if is_narrow():
+        columns = 2 if max(len(str(one.get_label())) for one in handles) <= 18 else 1
     figure.legend(
         handles=handles,
         loc="outside lower left",
-        ncols=2 if len(handles) == 4 else 3,
-        fontsize=8,
+        ncols=columns,
+        fontsize=text_size(8),
         columnspacing=1.6,
     )

@@ -1,4 +1,4 @@
-"""How the criticality of every layer changed from one selection to the next."""
+"""The criticality of every layer from one selection to the next, as a heat map."""
 
 from __future__ import annotations
 
@@ -16,25 +16,34 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from clat.core.formatting import number
-from clat.report.plots import ORANGE, WIDTH, label_layers, plain_log_ticks, row_height, styled
+from clat.report.plots import ORANGE, label_layers, plain_log_ticks, row_height, styled
+from clat.report.widths import figure_width, is_narrow
 
 
 @styled()
 def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[int, Sequence[str]]) -> Figure:
-    """Layers down, selections (by their epoch) across, log colour; what was selected is outlined."""
+    """Draw layers down, selections across, criticality as colour on a logarithmic scale, selected layers outlined.
+
+    Args:
+        reports: epoch -> the criticality report measured there, as in `criticality/epoch-*.json`; at least one.
+        selected: epoch -> names of the layers that were selected then.
+
+    Returns:
+        The figure; cells without a positive number are hatched.
+    """
     epochs = sorted(reports)
     rows = reports[epochs[0]]["rows"]
     place = {row.get("name"): i for i, row in enumerate(rows)}
     chosen = {(place[name], j) for j, e in enumerate(epochs) for name in selected.get(e, ()) if name in place}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.9), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.patch.set(facecolor="white", edgecolor="#c9d1d9", hatch="/////")  # shows where there is no number
     mesh = _draw_cells(axes, _grid(reports, epochs, place))
     outline_cells(axes, chosen)
     label_layers(axes, rows, {row for row, _ in chosen}, height)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    step = math.ceil(len(epochs) / 14)
+    step = math.ceil(len(epochs) / (7 if is_narrow() else 14))
     axes.set_xticks(range(0, len(epochs), step), [str(epoch) for epoch in epochs[::step]])
     axes.set_xlabel("epoch of the selection")
     axes.spines[:].set_visible(False)
@@ -73,8 +82,14 @@ def _draw_cells(axes: Axes, grid: np.ndarray) -> ScalarMappable:
 
 
 def outline_cells(axes: Axes, chosen: Iterable[tuple[int, int]]) -> None:
-    """One frame around the neighbouring selections that kept a layer, so that frames do not hide colours."""
+    """Draw one frame around neighbouring selections that kept a layer, so that frames do not hide colours.
+
+    Args:
+        axes: axes whose cell (row, column) is centred at x = column, y = row.
+        chosen: (row, column) of the cells to outline.
+    """
     ordered = enumerate(sorted(chosen))
+    # Along neighbours in a row, column less place in the sorted list stays the same.
     for _, group in groupby(ordered, key=lambda item: (item[1][0], item[1][1] - item[0])):
         run = [cell for _, cell in group]
         row, column = run[0]

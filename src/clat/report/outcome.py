@@ -6,15 +6,27 @@ import re
 from collections.abc import Sequence
 
 from clat.core.formatting import SPACE, count, interval, number, percent, points
-from clat.evaluation.compare import differences_where_paired, p_text
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
-from clat.evaluation.statistics import PairedDifference
-from clat.report.reading import Run, moment, part, text
+from clat.report.paired import difference_in_words
+from clat.report.records import Run, moment, part, text
 
 
 def outcome(run: Run, others: Sequence[Run] = ()) -> str:
-    """What the run brought: against other runs if there are any, else against the start of its last stage."""
-    last = run.evaluation("last")
+    """Return what the run brought, in one sentence: against other runs, or else against what it started from.
+
+    What it started from is the test result from before its last stage. A difference is
+    judged by the paired test of both verdicts on each image, or, where these are not on record, by whether the 95 %
+    intervals of both accuracies overlap.
+
+    Args:
+        run: the run that the page is about.
+        others: runs to compare with, each named with its own budget.
+
+    Returns:
+        The sentence; without a result on the test split it speaks of the held-out images.
+    """
+    last = run.end
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
     measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
@@ -39,16 +51,24 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
         )
     return (
         f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
-        f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(last, before)})"
+        f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(before, last)})"
         f"{_clean_change(before, last)}."
     )
 
 
 def evaluation_before(run: Run) -> EvaluationRecord | None:
-    """The test result from where the last stage began.
+    """Return the result on the test split from before a hardening, or from where the last stage began.
 
     'stage-k' is the model after k stages, so that 'stage-0' is the one a fine-tuning run was given.
+
+    Args:
+        run: the run, finished or not.
+
+    Returns:
+        The result, or None if there is none from before the last stage.
     """
+    if (start := run.evaluation("before")) is not None:
+        return start
     numbers = [int(one.label[6:]) for one in run.evaluations if re.fullmatch(r"stage-\d+", one.label)]
     planned = run.recipe.get("stages")
     total = max(len(run.stages), len(planned) if isinstance(planned, list) else 0)
@@ -61,23 +81,24 @@ def _trained(run: Run) -> str:
         return "With this run"
     stage = run.stages[-1]
     epochs = stage.last - stage.first + 1
-    return f"With {epochs} epoch{'s' if epochs != 1 else ''} of {stage.name},"
+    words = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    return f"Hardened for {words}," if run.evaluation("before") else f"With {words} of {stage.name},"
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
-    """One clause on another run's end: at what budget, its numbers, and what the difference allows to say."""
-    theirs = other.evaluation("last")
+    """Return one clause on another run's end: its budget, its numbers, and what the difference allows to say."""
+    theirs = other.end
     if last.robust_accuracy is None or theirs is None or theirs.robust_accuracy is None:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
     if _other_images(theirs, last):
         return f"{other.name} was measured on other images, so it is not comparable"
-    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(last, theirs)})"
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
 
 
 def _budget(run: Run, other: Run) -> str:
-    """Equal numbers of epochs are called the same budget, and unequal gradient work is said beside it."""
+    """Return the other run's budget beside ours: epochs, and the backward passes where they differ by over 5 %."""
     ours, theirs = (one.epochs[-1]["epoch"] if one.epochs else None for one in (run, other))
     if ours is None or theirs is None:
         return "at a budget that is not known,"
@@ -95,30 +116,23 @@ def _other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
     return None not in (one.images, other.images) and one.images != other.images
 
 
-def _verdict(after: EvaluationRecord, before: EvaluationRecord) -> str:
-    """The difference, and whether it is told from chance: image by image where that is known, else by intervals."""
-    paired = differences_where_paired(before, after)
-    if paired is not None:
-        return f"{_paired(paired['robust'])} on the same {count(paired['robust'].n)} images"
-    now, then = after.robust_accuracy, before.robust_accuracy
-    assert now is not None
-    assert then is not None
-    change = points(now.value - then.value)
-    sample = f" with n{SPACE}={SPACE}{count(now.n)}" if now.n else ""
-    match now.overlaps(then):
+def _verdict(first: EvaluationRecord, second: EvaluationRecord) -> str:
+    """Return the second's robust accuracy less the first's, by the paired test where their verdicts are on record,
+    else whether intervals of this width can tell it from chance."""
+    before, after = first.robust_accuracy, second.robust_accuracy
+    assert before is not None
+    assert after is not None
+    if (paired := differences_where_paired(first, second)) is not None:
+        return difference_in_words(paired["robust"])
+    change = points(after.value - before.value)
+    sample = f" with n{SPACE}={SPACE}{count(after.n)}" if after.n else ""
+    match after.overlaps(before):
         case None:
             return f"{change}{sample}, no intervals recorded"
         case True:
             return f"{change}{sample}, but the 95{SPACE}% intervals overlap: not settled"
         case _:
             return f"{change}{sample}, and the 95{SPACE}% intervals do not overlap"
-
-
-def _paired(difference: PairedDifference) -> str:
-    """A paired difference with its interval and p value: '+0.9 points [−1.2, +3.0], p = 0.3'."""
-    bounds = ", ".join(points(end).removesuffix(f"{SPACE}points") for end in difference.interval)
-    p = p_text(difference.p_value)
-    return f"{points(difference.value)} [{bounds}], p{SPACE}{p if p.startswith('<') else f'={SPACE}{p}'}"
 
 
 def _with_interval(accuracy: RecordedAccuracy) -> str:
@@ -147,26 +161,36 @@ def _clean_change(before: EvaluationRecord, last: EvaluationRecord) -> str:
     if first is None or second is None:
         return ""
     paired = differences_where_paired(before, last)
-    change = f" ({_paired(paired['clean'])})" if paired is not None else ""
-    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{change}"
+    by = "" if paired is None else f" ({difference_in_words(paired['clean'])})"
+    return f", and clean accuracy from {percent(first.value)} to {percent(second.value)}{by}"
 
 
 def overfitting(run: Run) -> str | None:
-    """Best and last held-out robust accuracy and the gap between them, in words."""
+    """Return best and last held-out robust accuracy and the gap between them, in a sentence.
+
+    Args:
+        run: the run; its summary is asked first, its epochs where there is none.
+
+    Returns:
+        The sentence, the gap in percentage points; None if no held-out robust accuracy was recorded.
+    """
     best, last = moment(run, "best"), moment(run, "last")
     top, end = number(best.get("heldout_robust")), number(last.get("heldout_robust"))
     if top is None or end is None:
         return None
     gap = number(run.summary.get("robust_overfitting"))
     lost = 100 * (top - end if gap is None else gap)
+    over = run.summary.get("best_over")
+    within = f", of the stages {', '.join(map(str, over))}," if isinstance(over, list) and len(over) > 1 else ""
+    within = f", of the stage {over[0]}," if isinstance(over, list) and len(over) == 1 else within
     return (
-        f"Held-out robust accuracy was best after epoch {text(best, 'epoch')} with {percent(top)} and ended "
-        f"at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
+        f"Held-out robust accuracy{within} was best after epoch {text(best, 'epoch')} with {percent(top)} and "
+        f"ended at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
     )
 
 
 def _heldout(run: Run) -> str:
-    """Without a test result only the held-out part of the training set can speak."""
+    """Return the sentence for a run without a test result, of which only held-out images can speak."""
     last, best = moment(run, "last"), moment(run, "best")
     if number(last.get("heldout_robust")) is None:
         return "This run has recorded no accuracy yet."

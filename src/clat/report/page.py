@@ -1,4 +1,4 @@
-"""One run as one HTML file that opens anywhere: no script, no request, every plot inside it."""
+"""One run as one HTML file that opens anywhere: no script, no request, every plot and picture inside it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,38 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from clat.core import formatting
 from clat.core.errors import ClatError
-from clat.evaluation.result import EvaluationRecord
-from clat.report import curves, heatmap, plots, rankings
-from clat.report.outcome import outcome, overfitting
-from clat.report.reading import Json, Run, listed, part, read_run, series, text
+from clat.evaluation.gallery import kinds_of
+from clat.report.classes import ClassSection, class_section
+from clat.report.outcome import evaluation_before, outcome, overfitting
+from clat.report.reading import read_run
+from clat.report.records import Json, Run, listed, part, text
+from clat.report.run_plots import moment_name, run_plots
 
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
 
 
 def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | None = None) -> Path:
-    """Writes the page of a run, beside it or to `out`, and returns its path.
+    """Write the page of a run, beside it or to `out`.
 
-    `against` are run folders to compare with. The page depends on the folders' contents alone: written twice,
-    it is the same to the bit. It replaces an older page only once it is complete.
+    The page depends on the folders' contents alone: written twice, it is the same to the bit. It replaces an older
+    page only once it is complete.
+
+    Args:
+        run_dir: a folder that `clat train` wrote; the run may be unfinished.
+        against: folders of runs to compare with.
+        out: the file to write; None: `report.html` in `run_dir`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ClatError: If a folder holds no run, or the page cannot be written.
     """
     target = Path(out) if out is not None else Path(run_dir) / "report.html"
     page = render(read_run(Path(run_dir)), [read_run(Path(other)) for other in against])
@@ -41,7 +53,15 @@ def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | Non
 
 
 def render(run: Run, others: Sequence[Run] = ()) -> str:
-    """The page as text."""
+    """Return the page of a run as HTML text.
+
+    Args:
+        run: the run; it is renamed if another run has the same name, and so are the others.
+        others: runs to compare with.
+
+    Returns:
+        The page, with its style and plots inside.
+    """
     runs = [run, *others]
     _tell_apart(runs)
     return (
@@ -50,18 +70,21 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
         .render(
             run=run,
             others=others,
-            style=style_sheet(),
+            style=style_sheet("style", "pictures"),
             outcome=outcome(run, others),
             facts=_facts(run),
             gaps=[(one, overfitting(one)) for one in runs],
             evaluations=[
-                (one, evaluation, _moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
+                (one, evaluation, moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
             ],
             costs=[(one, _cost_rows(one)) for one in runs],
             protocols=_protocols(runs),
             notices=[(one, notice) for one in runs for notice in one.notices],
             selections=_selection_rows(run),
-            plots=_plots(run, others),
+            plots=run_plots(run, others),
+            by_class=_by_class(run),
+            kinds=None if run.gallery is None else kinds_of(run.gallery),
+            cost_cells=_cost_cells,
             text=text,
             dump=lambda value: json.dumps(value, ensure_ascii=False),
         )
@@ -69,7 +92,14 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def environment(folder: str = "report") -> jinja2.Environment:
-    """Return the templates in a folder of the package, with what they write numbers with."""
+    """Return the Jinja2 environment of a folder's templates, with the filters that write numbers.
+
+    Args:
+        folder: a subfolder of the package `clat` that holds templates.
+
+    Returns:
+        The environment; it escapes HTML, and an undefined name in a template is an error.
+    """
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("clat", folder),
         autoescape=True,
@@ -81,13 +111,21 @@ def environment(folder: str = "report") -> jinja2.Environment:
     return found
 
 
-def style_sheet() -> Markup:
-    """The style of every page, to stand inside it."""
-    return Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+def style_sheet(*names: str) -> Markup:
+    """Return style sheets, to stand inside a page.
+
+    Args:
+        names: of the files in this folder, without .css; none: the style of every page.
+
+    Returns:
+        The CSS, marked as safe.
+    """
+    files = [Path(__file__).parent / f"{name}.css" for name in names or ("style",)]
+    return Markup("".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
-    """Runs of one recipe share its name; then each is called by its folder as well, and numbered at worst."""
+    """Rename runs that share a name: the folder is added to it, and a number where that is not enough."""
     names = [run.name for run in runs]
     full = [f"{run.name} ({run.path.resolve().name})" for run in runs]
     for i, run in enumerate(runs):
@@ -97,7 +135,7 @@ def _tell_apart(runs: Sequence[Run]) -> None:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What was trained on what, in a line under the title."""
+    """Return what was trained on what, for the line under the title."""
     parameters = part(run.info, "model").get("parameters")
     total = parameters or (run.stages[-1].raw.get("total_parameters") if run.stages else None)
     trained = run.stages[-1].raw.get("trainable_parameters") if run.stages else None
@@ -115,19 +153,15 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(name, value) for name, value in known.items() if value]
 
 
-def _moment_name(run: Run, evaluation: EvaluationRecord) -> str:
-    """'stage-1' -> 'after stage 1 (pgd-at)'; 'best' and 'last' with their epoch; other labels as they are."""
-    label = evaluation.label
-    kind, _, index = label.partition("-")
-    if kind == "stage" and index.isdigit():
-        stage = next((stage for stage in run.stages if stage.number == int(index)), None)
-        return f"after stage {index}{f' ({stage.name})' if stage else ''}" if int(index) else "at the start"
-    epoch = text(run.summary, label, "epoch") if label in ("best", "last") else None
-    return f"{label} (epoch {epoch})" if epoch else label
+def _by_class(run: Run) -> ClassSection | None:
+    """Return the end class by class, beside where it came from."""
+    ends = [one for one in (evaluation_before(run), run.end) if one is not None]
+    comparable = ends if len({str(one.setting) for one in ends}) == 1 else ends[-1:]
+    return class_section([(moment_name(run, one), one) for one in comparable])
 
 
 def _cost_rows(run: Run) -> list[tuple[str, Json]]:
-    """Stages, their total, and what the tests cost; columns that nobody recorded stay empty."""
+    """Return stages, their total, and what the tests cost; columns that nobody recorded stay empty."""
     rows: list[tuple[str, Json]] = [(f"{stage.number} · {stage.name}", stage.raw) for stage in run.stages]
     whole = part(run.summary, "cost")
     if rows:
@@ -139,8 +173,22 @@ def _cost_rows(run: Run) -> list[tuple[str, Json]]:
     ]
 
 
+def _cost_cells(raw: Json) -> list[tuple[str, str]]:
+    """Return what the table of costs says of a stage: column and text."""
+    kinds = {
+        "Epochs": ("epochs", formatting.count),
+        "Time": ("seconds", formatting.duration),
+        "Images/s": ("images_per_second", formatting.count),
+        "Trained parameters": ("trainable_parameters", formatting.count),
+        "Forwards": ("forwards", formatting.count),
+        "Backwards": ("backwards", formatting.count),
+        "Peak memory": ("peak_memory_bytes", formatting.memory),
+    }
+    return [(column, write(raw.get(key))) for column, (key, write) in kinds.items()]
+
+
 def _protocols(runs: Sequence[Run]) -> list[Json]:
-    """Each measurement protocol once, with the hash that says two results were measured alike."""
+    """Return each protocol once, with the hash that says two results were measured alike."""
     found: dict[tuple[str | None, ...], Json] = {}
     for one in (evaluation for run in runs for evaluation in run.evaluations):
         found.setdefault(
@@ -152,46 +200,3 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
 
 def _selection_rows(run: Run) -> list[tuple[int, Json, list[str]]]:
     return [(epoch, one, [str(name) for name in listed(one, "layers")]) for epoch, one in run.selections.items()]
-
-
-def _plots(run: Run, others: Sequence[Run]) -> dict[str, Any]:
-    """The plots that the run's records allow, each as (SVG, caption data)."""
-    found: dict[str, Any] = {}
-    tested = [(one, evaluation) for one in [run, *others] for evaluation in one.evaluations]
-    if tested:
-        rows = [
-            (
-                f"{formatting.shorten(one.name, 18)}, {_moment_name(one, e)}" if others else _moment_name(one, e),
-                one is run,
-                e,
-            )
-            for one, e in tested
-        ]
-        found["accuracy"] = plots.inline_svg(
-            curves.accuracy_intervals(rows), "accuracy", "Clean and robust accuracy with their intervals"
-        )
-    if run.criticality:
-        first = min(run.criticality)
-        chosen = {epoch: _layers_at(run, epoch) for epoch in run.criticality}
-        figure = plots.criticality_bars(run.criticality[first], chosen[first])
-        found["bars"] = plots.inline_svg(figure, "bars", f"Criticality of each layer at epoch {first}")
-        found["first_report"] = (first, run.criticality[first], len(chosen[first]))
-        if len(run.criticality) > 1:
-            figure = heatmap.criticality_map(run.criticality, chosen)
-            found["map"] = plots.inline_svg(figure, "map", "Criticality of each layer at each selection")
-    if run.rankings:
-        first = min(run.rankings)
-        chosen_first = _layers_at(run, first)
-        figure = rankings.ranking_bars(run.rankings[first], chosen_first)
-        found["ranking"] = plots.inline_svg(figure, "ranking", f"Ranking of the layers at epoch {first}")
-        found["first_ranking"] = (first, run.rankings[first], len(chosen_first))
-    if series(run.epochs, "heldout_robust")[0] or series(run.epochs, "heldout_clean")[0]:
-        figure = curves.training_curves(run, others)
-        found["curves"] = plots.inline_svg(figure, "curves", "Held-out clean and robust accuracy per epoch")
-    if series(run.epochs, "loss")[0]:
-        found["loss"] = plots.inline_svg(curves.loss_curves(run), "loss", "Training loss and its parts per epoch")
-    return found
-
-
-def _layers_at(run: Run, epoch: int) -> list[str]:
-    return [str(name) for name in listed(run.selections.get(epoch, {}), "layers")]

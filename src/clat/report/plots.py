@@ -5,11 +5,9 @@ Figures are built directly, without pyplot: no global state, no display, nothing
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -25,8 +22,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clat.core.errors import ClatError
 from clat.core.formatting import number, power_of_ten, shorten, significant
+from clat.report.widths import figure_width, is_narrow, text_size
 
-WIDTH = 5.6  # inches; small enough that a phone shows a whole plot with its text still readable
 # Okabe and Ito's palette, which the common forms of colour blindness can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 INK, MUTED, FAINT, PLAIN = "#1f2933", "#66717d", "#e4e8ec", "#b7c4d1"
@@ -60,11 +57,23 @@ STYLE: Any = {
 
 
 def styled() -> Any:
-    """The style as a decorator; matplotlib's settings are as before when the function returns."""
+    """Return a decorator that draws in the plots' style and puts matplotlib's settings back afterwards.
+
+    Returns:
+        A context manager that is a decorator as well.
+    """
     return matplotlib.rc_context(STYLE)
 
 
-def _render(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
+def render_figure(figure: Figure, target: Any, file_format: str, fonttype: str = "path") -> None:
+    """Write a figure to a file or buffer, the same bytes each time.
+
+    Args:
+        figure: the figure.
+        target: a path or a buffer.
+        file_format: "svg" or "png".
+        fonttype: of an SVG's text: "path", or "none" for letters of the reader's own font.
+    """
     dateless = {"Date": None, "Creator": None, "Format": None, "Type": None}
     metadata = dateless if file_format == "svg" else {"Software": None}
     with matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype}), warnings.catch_warnings():
@@ -74,7 +83,17 @@ def _render(figure: Figure, target: Any, file_format: str, fonttype: str = "path
 
 
 def plot_format(path: Path | str) -> str:
-    """ "svg" or "png", by the file's name. Raises ClatError for any other: ask before the measurement."""
+    """Return the format that a file's name asks for; to be called before the measurement.
+
+    Args:
+        path: the file of the plot; its ending counts, in either case.
+
+    Returns:
+        "svg" or "png".
+
+    Raises:
+        ClatError: If the name ends in neither.
+    """
     file_format = Path(path).suffix.lower().lstrip(".")
     if file_format not in ("svg", "png"):
         raise ClatError(f"cannot write a plot to '{path}': its name must end in .svg or .png")
@@ -82,12 +101,23 @@ def plot_format(path: Path | str) -> str:
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Writes a figure as .svg or .png, whole or not at all; the same figure gives the same bytes."""
+    """Write a figure as SVG or PNG, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: the figure.
+        path: a file in an existing folder, its name ending in .svg or .png; an older one is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ClatError: If the name has another ending, or the file cannot be written.
+    """
     path = Path(path)
     file_format = plot_format(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _render(figure, partial, file_format)
+        render_figure(figure, partial, file_format)
         os.replace(partial, path)
     except OSError as error:
         raise ClatError(f"cannot write the plot '{path}' ({error.strerror}); choose another place") from error
@@ -96,27 +126,19 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     return path
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> Markup:
-    """A figure as an <svg> element for a page.
-
-    Text stays text (selectable, in the page's own font) and every id gets `name` in front, since the clip
-    paths of several plots in one document would otherwise be mistaken for one another.
-    """
-    buffer = io.StringIO()
-    _render(figure, buffer, "svg", fonttype="none")
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)  # would reach the whole page
-    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    label = Markup.escape(description)
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
 def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
-    """Which of `total` rows to label when labels need `gap` rows each: the important first, then every nth.
+    """Return which rows to label when a label needs several: the important ones first, then every `gap`-th.
 
     >>> label_rows(9, [4], gap=3)
     [0, 4, 7]
+
+    Args:
+        total: number of rows.
+        important: rows that are labelled before others.
+        gap: rows from one label to the next, at least 1.
+
+    Returns:
+        Rows in ascending order.
     """
     chosen: list[int] = []
     for row in [*sorted(important), *range(0, total, gap), *range(total)]:
@@ -126,23 +148,44 @@ def label_rows(total: int, important: Iterable[int], gap: int) -> list[int]:
 
 
 def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names that fit beside a plot: where they are long, without the modules that all layers share."""
+    """Return names that fit beside a plot: long ones without the modules that all layers share.
+
+    Args:
+        rows: the rows of a report, at least one, each with its layer's `name`.
+
+    Returns:
+        A name a row, of at most 32 characters.
+    """
     names = [str(row.get("name", "?")) for row in rows]
     if max(map(len, names)) > 30:
         paths = [name.split(".") for name in names]
         shared = len([*itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))])
         names = [".".join(path[shared:]) or path[-1] for path in paths]
-    return [shorten(name, 32) for name in names]
+    return [shorten(name, 18 if is_narrow() else 32) for name in names]
 
 
 def row_height(layers: int) -> float:
-    """Inches a layer: roomy for twenty layers, and a hundred and twenty still fit a page."""
+    """Return the height of a layer's row: roomy for twenty layers, and a hundred and twenty still fit a page.
+
+    Args:
+        layers: number of layers, at least 1.
+
+    Returns:
+        Inches, from 0.085 to 0.21.
+    """
     return min(0.21, max(0.085, 9.0 / layers))
 
 
 def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int], height: float) -> None:
-    """Layer names down the left side, first layer on top, the selected ones in bold and in colour."""
-    size = 8.5 if height > 0.15 else 7.0
+    """Write layer names down the left side, first layer on top, selected ones bold and in colour.
+
+    Args:
+        axes: axes with layer i centred at y = i.
+        rows: the rows of a report, with `name` and, if they are numbered, `index`.
+        chosen: positions of the selected layers.
+        height: inches a row; where rows are narrow, only some are labelled.
+    """
+    size = 8.5 if height > 0.15 else text_size(7.0)
     shown = label_rows(len(rows), chosen, gap=math.ceil(size * 1.15 / 72 / height))
     names = layer_names(rows)
     labels = [f"{rows[i].get('index', i + 1)} · {names[i]}" for i in shown]
@@ -156,10 +199,17 @@ def label_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], chosen: set[int]
 
 @styled()
 def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
-    """A bar a layer, selected layers in colour.
+    """Draw a bar a layer, selected layers in colour.
 
     In forward order the first layer has no predecessor to be divided by: its criticality is its weakness, on
     another scale, so it is hatched, carries its number, and does not stretch the axis.
+
+    Args:
+        report: a criticality report as plain data: `rows` with `name` and `criticality`, and `predecessor`.
+        selected: names of the selected layers.
+
+    Returns:
+        The figure; its axis is logarithmic where one layer is far above the rest.
     """
     rows = report["rows"]
     values = [number(row.get("criticality")) for row in rows]
@@ -172,7 +222,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     base = 1.0 if logarithmic else 0.0
     chosen = {i for i, row in enumerate(rows) if row.get("name") in set(selected)}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.75), layout="constrained")
     axes = figure.subplots()
     for i, value in enumerate(values[first:], start=first):
         if value is not None:
@@ -190,16 +240,17 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     label_layers(axes, rows, chosen, height)
     axes.grid(axis="x")
     one = "what enters the layer" if by_input else "the layer before"
-    axes.set_xlabel(f"criticality{', logarithmic' if logarithmic else ''}  (dashed: 1, as weak as {one})")
+    dashed = "dashed: 1" if is_narrow() else f"dashed: 1, as weak as {one}"
+    axes.set_xlabel(f"criticality{', logarithmic' if logarithmic else ''}  ({dashed})")
     return figure
 
 
 def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
-    """A hatched stub of fixed length with the first layer's value beside it."""
+    """Draw a hatched stub of fixed length with the first layer's value beside it."""
     share = axes.get_yaxis_transform()  # x in shares of the width, y in rows
     axes.barh(0, 0.025, height=0.72, transform=share, color="white", edgecolor=hue, hatch="//////", linewidth=0.6)
-    written = f"W = {significant(value)}: its own scale, no layer before it"
-    axes.text(0.035, 0, written, transform=share, va="center", fontsize=size - 1, color=hue)
+    written = f"W = {significant(value)}{'' if is_narrow() else ': its own scale, no layer before it'}"
+    axes.text(0.035, 0, written, transform=share, va="center", fontsize=text_size(size - 1), color=hue)
 
 
 def _write_values(axes: Axes, values: Sequence[float | None], base: float, first: int) -> None:
@@ -211,14 +262,19 @@ def _write_values(axes: Axes, values: Sequence[float | None], base: float, first
             xytext=(3, 0),
             textcoords="offset points",
             va="center",
-            fontsize=7,
+            fontsize=text_size(7),
             color=MUTED,
             bbox=ON_WHITE,
         )
 
 
 def plain_log_ticks(axis: Axis, subs: tuple[float, ...]) -> None:
-    """Ticks at these multiples of the powers of ten, in plain characters instead of typeset mathematics."""
+    """Set ticks at multiples of the powers of ten, in plain characters instead of typeset mathematics.
+
+    Args:
+        axis: a logarithmic axis.
+        subs: multiples, in [1, 10), of each power of ten.
+    """
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())

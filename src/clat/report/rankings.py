@@ -13,15 +13,23 @@ from matplotlib.figure import Figure
 
 from clat.core.formatting import DASH, MINUS, number, significant
 from clat.report.heatmap import outline_cells
-from clat.report.plots import INK, MUTED, ORANGE, PLAIN, WIDTH, label_layers, plain_log_ticks, row_height, styled
+from clat.report.plots import INK, MUTED, ORANGE, PLAIN, label_layers, plain_log_ticks, row_height, styled
+from clat.report.widths import figure_width, text_size
 
 
 @styled()
 def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
-    """A bar a layer for a ranking other than CLAT's criticality, selected layers in colour.
+    """Draw a bar a layer for a ranking other than CLAT's criticality, selected layers in colour.
 
     The axis is logarithmic where positive values span more than two powers of ten (rewinding); a value that such
     an axis cannot show, or that is infinite, is written instead.
+
+    Args:
+        report: a ranking as plain data: `rows` with `name` and `value`, and `measure`, the axis' label.
+        selected: names of the selected layers.
+
+    Returns:
+        The figure.
     """
     rows = report["rows"]
     values = [number(row.get("value")) for row in rows]
@@ -30,7 +38,7 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
     logarithmic = bool(positive) and min(known) >= 0 and max(positive) > 100 * min(positive)
     chosen = {i for i, row in enumerate(rows) if row.get("name") in set(selected)}
     height = row_height(len(rows))
-    figure = Figure(figsize=(WIDTH, height * len(rows) + 0.75), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height * len(rows) + 0.75), layout="constrained")
     axes = figure.subplots()
     base = min(positive) / 2 if logarithmic else 0.0
     if logarithmic:
@@ -43,9 +51,8 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
         if height > 0.15:
             text = "∞" if value is None else significant(value)
             place = base + max(width, 0.0)
-            axes.annotate(
-                text, (place, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7, color=MUTED
-            )
+            beside = axes.annotate(text, (place, i), xytext=(3, 0), textcoords="offset points", color=MUTED)
+            beside.set(va="center", fontsize=text_size(7))
     if not logarithmic:
         axes.margins(x=0.12)
     label_layers(axes, rows, chosen, height)
@@ -56,8 +63,19 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
 
 @styled()
 def ranking_comparison(comparison: Mapping[str, Any], top: int) -> Figure:
-    """Left: layers down, rankings across, dark where a layer ranks high, the `top` of each outlined. Right: the
-    rank correlations, Spearman's below the diagonal and Kendall's above."""
+    """Draw several rankings side by side, and how they correlate.
+
+    Left: layers down, rankings across, dark where a layer ranks high, the `top` of each outlined. Right: the rank
+    correlations, Spearman's below the diagonal and Kendall's above.
+
+    Args:
+        comparison: `clat.criticality.comparison`'s result as plain data: `rankings`, `layers`, `ranks`, `spearman`,
+            `kendall`; NaN or None where there is no number.
+        top: layers to outline in each ranking, 0 or more.
+
+    Returns:
+        The figure.
+    """
     names, layers = comparison["rankings"], comparison["layers"]
     ranks = np.array([comparison["ranks"][name] for name in names], dtype=float).T
     height = row_height(len(layers))
@@ -80,7 +98,7 @@ def ranking_comparison(comparison: Mapping[str, Any], top: int) -> Figure:
 
 
 def _best(ranks: np.ndarray, top: int) -> list[int]:
-    """The places of the `top` smallest ranks, NaN aside; of equal ones the earlier."""
+    """Return the places of the `top` smallest ranks, NaN aside; of equal ones the earlier."""
     order = np.argsort(ranks, kind="stable")
     return [int(place) for place in order[:top] if not np.isnan(ranks[place])]
 

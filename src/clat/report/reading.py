@@ -5,99 +5,27 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clat.core.errors import ClatError
-from clat.core.formatting import number
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
+from clat.report.records import Json, Run, Stage, listed, part, series, text
 from clat.training.status import run_status
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of epochs with one objective and one selection."""
-
-    number: int  # from 1, as people count
-    name: str
-    first: int
-    last: int
-    raw: Json
-
-
-@dataclass
-class Run:
-    """All that a run folder says. `notices` holds one sentence for each thing that is missing or damaged."""
-
-    path: Path
-    recipe_text: str | None = None
-    recipe: Json = field(default_factory=dict)
-    info: Json = field(default_factory=dict)
-    summary: Json = field(default_factory=dict)
-    epochs: list[Json] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
-    selections: dict[int, Json] = field(default_factory=dict)
-    criticality: dict[int, Json] = field(default_factory=dict)
-    rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
-    evaluations: list[EvaluationRecord] = field(default_factory=list)
-    warnings: list[Json] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return text(self.recipe, "name") or self.path.resolve().name
-
-    @property
-    def status(self) -> str:
-        return text(self.info, "status") or "unknown"
-
-    def evaluation(self, label: str) -> EvaluationRecord | None:
-        return next((one for one in self.evaluations if one.label == label), None)
-
-
-def text(record: Any, *keys: str) -> str | None:
-    """The value at a path of keys as text, or None where the path ends early or at a container."""
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    return None if record is None or isinstance(record, dict | list) else str(record)
-
-
-def part(record: Json, key: str) -> Json:
-    """The object under a key, or an empty one where there is none."""
-    inner = record.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def listed(record: Json, key: str) -> list[Any]:
-    """The list under a key, or an empty one where there is none."""
-    inner = record.get(key)
-    return inner if isinstance(inner, list) else []
-
-
-def series(epochs: Iterable[Json], key: str) -> tuple[list[int], list[float]]:
-    """Epoch numbers and a recorded quantity, with the epochs left out at which it was not measured."""
-    pairs = [(record["epoch"], number(record.get(key))) for record in epochs]
-    known = [(epoch, value) for epoch, value in pairs if value is not None]
-    return [epoch for epoch, _ in known], [value for _, value in known]
-
-
-def moment(run: Run, which: str) -> Json:
-    """The summary's `best` or `last` epoch; an interrupted run has no summary, so its epochs are asked."""
-    written = part(run.summary, which)
-    if isinstance(written.get("epoch"), int):
-        return written
-    measured = [one for one in run.epochs if number(one.get("heldout_robust")) is not None]
-    if not measured:
-        return {}
-    return measured[-1] if which == "last" else max(measured, key=lambda one: one["heldout_robust"])
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run folder. A ClatError only where the folder is no run at all."""
+    """Read a run folder, tolerantly: a missing or damaged file becomes a notice.
+
+    Args:
+        path: a folder that `clat train` wrote.
+
+    Returns:
+        The run.
+
+    Raises:
+        ClatError: If the folder is not there, or is no run at all.
+    """
     if not path.is_dir():
         raise ClatError(f"no run folder at '{path}'; give the folder that `clat train` wrote")
     if not any((path / name).is_file() for name in ("run.json", "metrics.jsonl")):
@@ -114,6 +42,7 @@ def read_run(path: Path) -> Run:
     _sort_events(run, _read_lines(run))
     _read_criticality(run)
     _read_evaluations(run)
+    _read_gallery(run)
     return run
 
 
@@ -143,7 +72,7 @@ def _read_json(run: Run, name: str, consequence: str = "so it is left out") -> J
 
 
 def _read_lines(run: Run) -> list[Json]:
-    """The records of metrics.jsonl. A run killed while writing leaves a torn line: skipped, and said."""
+    """Read the records of metrics.jsonl. A run killed while writing leaves a torn line: skipped, and said."""
     try:
         lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -164,7 +93,7 @@ def _read_lines(run: Run) -> list[Json]:
 
 
 def _sort_events(run: Run, records: list[Json]) -> None:
-    """Sorts events by kind. A resumed run repeats the epochs it redid: the later record counts."""
+    """Sort events by kind. A resumed run repeats the epochs it redid: the later record counts."""
     epochs: dict[int, Json] = {}
     stages: dict[int, Json] = {}
     for record in records:
@@ -190,7 +119,7 @@ def _sort_events(run: Run, records: list[Json]) -> None:
 
 
 def _stages(epochs: list[Json], events: dict[int, Json], summaries: list[Json]) -> list[Stage]:
-    """The stages that trained at least one epoch, each with all that events and summary say of it."""
+    """Return the stages that trained at least one epoch, each with all that events and summary say of it."""
     spans: dict[int, list[Json]] = {}
     for record in epochs:
         spans.setdefault(record["stage"] if isinstance(record.get("stage"), int) else 0, []).append(record)
@@ -234,9 +163,20 @@ def _read_evaluations(run: Run) -> None:
     run.evaluations = sorted(found, key=lambda one: _evaluation_order(one.label))
 
 
+def _read_gallery(run: Run) -> None:
+    """Pictures, which a hardening keeps, are missed nowhere else."""
+    if not (run.path / "gallery.json").exists():
+        return
+    raw = _read_json(run, "gallery.json")
+    try:
+        run.gallery = Gallery.from_dict(raw) if raw else None
+    except ClatError as error:
+        run.notices.append(f"gallery.json holds {error}, so there are no pictures.")
+
+
 def _evaluation_order(label: str) -> tuple[int, int, str]:
-    """In the order of training: after each stage, then best, last, and what else was measured."""
+    """Return the key that sorts results: before training, after each stage, best, last, and the rest."""
     stage = re.fullmatch(r"stage-(\d+)", label)
     if stage:
         return (0, int(stage[1]), label)
-    return ({"best": 1, "last": 2}.get(label, 3), 0, label)
+    return ({"before": -1, "best": 1, "last": 2, "after": 3}.get(label, 4), 0, label)

@@ -1,5 +1,7 @@
-"""Plots of evaluations by themselves: transfer between networks, accuracy against eps. They take what a result's
-`to_dict` or its file holds."""
+"""Plots of evaluations by themselves: transfer between networks, accuracy against eps.
+
+They take what a result's `to_dict` or its file holds.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,22 @@ from matplotlib.patches import Rectangle
 
 from clat.core.formatting import shorten
 from clat.evaluation.protocols import protocol_title
-from clat.report.plots import BLUE, INK, MUTED, ORANGE, WIDTH, styled
+from clat.report.plots import BLUE, INK, MUTED, ORANGE, styled
+from clat.report.widths import WIDTH
 
 
 @styled()
 def transfer_map(result: Mapping[str, Any]) -> Figure:
-    """Attackers down, victims across, accuracy as number and shade; the clean accuracy stands apart on top, and
-    what is white box is outlined."""
+    """Draw attackers down, victims across, accuracy as number and shade.
+
+    The clean accuracy stands apart on top; what is white box (attacker and victim are one network) is outlined.
+
+    Args:
+        result: a transfer matrix as plain data: `networks`, `clean`, `attackers`, `protocol`, `eps`, `n`.
+
+    Returns:
+        The figure, accuracies in percent.
+    """
     names = list(result["networks"])
     rows = [result["clean"], *(result["attackers"][name] for name in names)]
     grid = np.array([[100 * row[name]["value"] for name in names] for row in rows])
@@ -60,7 +71,7 @@ def transfer_map(result: Mapping[str, Any]) -> Figure:
 
 
 def _write_cell(axes: Axes, x: float, y: float, accuracy: Mapping[str, Any], crowded: bool) -> None:
-    """The accuracy and, where there is room, its interval below in small."""
+    """Write the accuracy and, where there is room, its interval below in small."""
     value = f"{100 * accuracy['value']:.1f}"
     if crowded:
         axes.text(x, y, value, ha="center", va="center", color=INK, fontsize=8)
@@ -72,7 +83,14 @@ def _write_cell(axes: Axes, x: float, y: float, accuracy: Mapping[str, Any], cro
 
 @styled()
 def eps_plot(result: Mapping[str, Any]) -> Figure:
-    """Accuracy against eps with 95 % intervals; the clean accuracy, if it is there, is a hollow dot."""
+    """Draw accuracy against eps with 95 % intervals; the clean accuracy, if it is there, is a hollow dot.
+
+    Args:
+        result: an eps curve as plain data: `points` (`eps` and `accuracy` of each) and `protocol`.
+
+    Returns:
+        The figure; eps is shown times 255 where every one is a whole number of pixel values.
+    """
     points = result["points"]
     sizes = [Fraction(point["eps"]["text"]) for point in points]
     pixels = all((255 * size).denominator == 1 for size in sizes)
@@ -104,7 +122,7 @@ def eps_plot(result: Mapping[str, Any]) -> Figure:
 
 
 def _label_sizes(axes: Axes, places: Sequence[float]) -> None:
-    """A tick at each eps, the labels left out that would stand on their left neighbour's."""
+    """Set a tick at each eps, without the labels that would stand on their left neighbour's."""
     gap = 0.035 * (max(places) - min(places))
     shown: list[float] = []
     for place in places:

@@ -1,1 +1,1 @@
-"""What runs a stage: the engine (device, precision, processes) and the callbacks that a stage calls."""
+"""Run a stage: the engine (device, precision, processes) and the callbacks that a stage calls."""

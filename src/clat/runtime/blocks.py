@@ -1,4 +1,4 @@
-"""How a network's blocks run during training: as they are, compiled, or keeping their inputs alone."""
+"""Run a network's blocks in training as the settings ask: as they are, compiled, or keeping their inputs alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def blocks_as(config: EngineConfig, model: nn.Module, batch_size: int) -> Abstra
     """Return a context in which the blocks of `model` run as the engine's settings ask for.
 
     Args:
-        config: its `compile` and `checkpoint_blocks`.
-        model: the network.
+        config: the settings, of which `compile` and `checkpoint_blocks` count.
+        model: the network, on the device on which it runs.
         batch_size: images of a pass, at which blocks are compiled.
+
+    Returns:
+        The context, to be entered around training.
     """
     if config.compile:
         return blocks_compiled(model, batch_size)

@@ -25,11 +25,23 @@ class _Studies(UserDict[str, Any]):
         return getattr(import_module(f"clat.studies.tables.{name}"), name.upper()) if found is None else found
 
 
-STUDIES = _Studies(dict.fromkeys(("baselines", "competitors", "claim", "cosine", "alone", "precision")))
+STUDIES = _Studies(
+    dict.fromkeys(("baselines", "competitors", "claim", "cosine", "alone", "precision", "hardening"))
+)
 
 
 def find_study(name: str) -> Study:
-    """Return the study called `name`. Raises ClatError with the nearest name."""
+    """Return the study of a name.
+
+    Args:
+        name: one of `STUDIES`.
+
+    Returns:
+        The study; its module, which needs torch, is loaded here.
+
+    Raises:
+        ClatError: If there is no such study; the message has the nearest name.
+    """
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]

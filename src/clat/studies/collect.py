@@ -10,7 +10,7 @@ from typing import Any
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
-from clat.evaluation.compare import differences_where_paired
+from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
@@ -28,7 +28,19 @@ WIDE = COLUMNS.index("paper")
 def collect(
     study: Study, scale: Scale, rows: Sequence[Row], out: Path, failures: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The table as plain data. Rows that did not finish are there without numbers."""
+    """Return a study's table as plain data; rows that did not finish are in it without numbers.
+
+    Args:
+        study: the study.
+        scale: the scale at which it was run.
+        rows: the rows to show, in this order.
+        out: the study's folder, with `runs/ROW`.
+        failures: row -> why it failed in this call; None: none did.
+
+    Returns:
+        What table.json holds: the study's settings, an entry for each row and, where there are several seeds, a
+        summary for each group. Accuracies are in [0, 1], times in seconds, memory in bytes.
+    """
     entries = [_entry(row, out, (failures or {}).get(row.name)) for row in rows]
     _pair_with_control(entries, out)
     done = [entry for entry in entries if entry["status"] == "finished"]
@@ -108,8 +120,10 @@ def _json(file: Path) -> Any:
 
 
 def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """The accuracies of the best or the last weights: on the test split or, where a row leaves it unread, on the
-    held-out images."""
+    """Return the accuracies of the best or the last weights.
+
+    They are measured on the test split or, where a row leaves that unread, on the held-out images.
+    """
     if row.recipe.evaluation.weights == "none":
         monitor, check = row.recipe.monitor, summary[label]
         n = check["heldout_n"]
@@ -130,7 +144,14 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
 
 
 def cells(entry: Mapping[str, Any]) -> list[str]:
-    """One row as text, a cell a column."""
+    """Return one row as text, a cell for each of COLUMNS.
+
+    Args:
+        entry: an entry of a table's `rows`.
+
+    Returns:
+        The cells, accuracies in percent; of a row that did not finish, its status and dashes.
+    """
     if entry["status"] != "finished":
         why = f"failed: {entry['failure']}" if entry["failure"] else entry["status"]
         return [entry["name"], why, DASH, _printed(entry["paper"]), *[DASH] * (len(COLUMNS) - 4)]
@@ -171,7 +192,14 @@ def _printed(paper: Mapping[str, Any] | Paper | None) -> str:
 
 
 def caption(table: Mapping[str, Any]) -> str:
-    """What the columns mean, under every form of the table."""
+    """Return the meaning of the columns, to stand under every form of the table.
+
+    Args:
+        table: what `collect` returned.
+
+    Returns:
+        Sentences, beginning with the scale's remark.
+    """
     protocol = table["protocol"] or {"name": "robust", "eps": "", "hash": ""}
     ns = sorted({row["last"]["clean"]["n"] for row in table["rows"] if row["status"] == "finished"})
     images = "held-out training" if protocol["name"].endswith("held-out images") else "test"
@@ -190,7 +218,14 @@ def caption(table: Mapping[str, Any]) -> str:
 
 
 def rich_table(table: Mapping[str, Any]) -> RichTable:
-    """The table for a terminal: the columns that fit one."""
+    """Return the table for a terminal: the columns that fit one.
+
+    Args:
+        table: what `collect` returned.
+
+    Returns:
+        A table to print.
+    """
     shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=table["remark"])
     narrow = [COLUMNS.index(name) for name in ("row", "clean", "robust", "best robust", "moving", "time")]
     for position in narrow:
@@ -204,7 +239,14 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The table as Markdown, with its caption."""
+    """Return the table as Markdown, with its caption, its notes and what training warned of.
+
+    Args:
+        table: what `collect` returned.
+
+    Returns:
+        The text of table.md.
+    """
     body = markdown_table(COLUMNS, [cells(entry) for entry in table["rows"]])
     notes = [f"- {entry['name']}: {entry['note']}" for entry in table["rows"] if entry["note"]]
     warned = [f"- {entry['name']}: {text}" for entry in table["rows"] for text in entry.get("warnings", ())]
@@ -218,12 +260,26 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return cells as a Markdown table.
+
+    Args:
+        columns: the header.
+        rows: cells, as many in each row as there are columns; a bar inside is escaped.
+
+    Returns:
+        The table, without a line's end after it.
+    """
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def write_table(table: Mapping[str, Any], out: Path) -> None:
-    """table.json and table.md in `out`."""
+    """Write table.json and table.md.
+
+    Args:
+        table: what `collect` returned.
+        out: the study's folder.
+    """
     write_json(out / "table.json", dict(table))
     write_text(out / "table.md", markdown(table))

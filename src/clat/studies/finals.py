@@ -34,7 +34,7 @@ COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "
 
 
 FOLDERS = {"test": "finals", "heldout": "judged"}
-"""What was measured on which images lies where."""
+"""Images -> the folder, in the study's, of what was measured on them."""
 SPLITS = {"test": "test", "heldout": "held-out"}
 
 
@@ -49,14 +49,28 @@ def run_finals(
     precision: str,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Evaluate the last weights of those of the study's `rows` in `out` that are called `names` (all, if none is)
-    under `protocol`, and of the study's first group, the control, the same seeds, the best weights too (early
-    stopping); goes on where it was stopped. The table also shows the rows that were so measured before.
+    """Evaluate a study's finished rows under any protocol, going on where an earlier call was stopped.
 
-    `num_samples`: images, from the first (None: all); `precision`: of the searches; `split`: test, or heldout for
-    those of the training images that no row has seen. Writes PROTOCOL/ROW-WEIGHTS.json, PROTOCOL.json and .md in
-    the folder `finals` or `judged`, and returns the table. Raises ClatError for a row that has not finished, or a
-    result that is there but was measured otherwise.
+    Evaluated are the last weights and, of the study's first group, the control, the best weights too (early
+    stopping). The control is measured with the seeds of the rows asked for. The table also shows the rows that were
+    so measured before. Writes PROTOCOL/ROW-WEIGHTS.json, PROTOCOL.json and PROTOCOL.md in the folder `finals`
+    (test) or `judged` (heldout).
+
+    Args:
+        rows: all rows of the study, with every seed, the control first.
+        out: the study's folder.
+        console: where each result is printed.
+        names: rows or groups to evaluate; none: all.
+        protocol: name of a protocol.
+        num_samples: images, from the first; None: all.
+        precision: of the searches: float32 or bfloat16.
+        split: "test", or "heldout" for those of the training images that no row has seen.
+
+    Returns:
+        The table: accuracies of each group in [0, 1], with deviations and differences to the control.
+
+    Raises:
+        ClatError: If a row has not finished, or a result is there that was measured otherwise.
     """
     asked = find_protocol(protocol)
     folder = out / FOLDERS[split] / asked.name
@@ -85,7 +99,7 @@ def run_finals(
 
 
 def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Row]:
-    """The rows called `names`, and their seeds of the control as far as it has finished."""
+    """Return the rows called `names`, and their seeds of the control as far as it has finished."""
     asked = named(rows, names)
     for row in asked:
         if not finished(out / "runs" / row.name):
@@ -127,7 +141,7 @@ def _share(record: EvaluationRecord, kind: str) -> float:
 
 
 def _otherwise(found: EvaluationRecord, **settings: Any) -> str:
-    """What differs between a result that is there and what was asked for; empty if nothing does."""
+    """Return what differs between a result that is there and what was asked for; empty if nothing does."""
     held = {
         "protocol": found.protocol_hash,
         "num_samples": found.data.get("num_samples"),
@@ -164,8 +178,12 @@ def _write(
 def _summary(
     name: str, weights: str, results: Mapping[int, EvaluationRecord], base: Mapping[int, EvaluationRecord]
 ) -> dict[str, Any]:
-    """`base`: the control's results by seed, none for itself. Beside the t test on seeds, which asks whether the
-    method differs, stands each pair of networks on the same images (McNemar), which asks whether these two do."""
+    """Return one group's accuracies beside the control's.
+
+    `base`: the control's results by seed, none for the control itself. Beside the t test on seeds, which asks
+    whether the method differs, stands each pair of networks on the same images (McNemar), which asks whether these
+    two do.
+    """
     found: dict[str, Any] = {"name": name, "weights": weights, "seeds": list(results)}
     pairs = {seed: compare(base[seed], results[seed]).differences for seed in results if seed in base}
     for kind in ACCURACIES:
@@ -179,7 +197,14 @@ def _summary(
 
 
 def cells(group: Mapping[str, Any]) -> list[str]:
-    """One group as text, a cell a column."""
+    """Return one group as text, a cell for each of COLUMNS.
+
+    Args:
+        group: an entry of the `groups` that `run_finals` returned.
+
+    Returns:
+        The cells, accuracies in percent, differences in points.
+    """
     return [
         group["name"],
         group["weights"],
@@ -190,7 +215,14 @@ def cells(group: Mapping[str, Any]) -> list[str]:
 
 
 def finals_table(table: Mapping[str, Any]) -> RichTable:
-    """The groups for a terminal."""
+    """Return the groups as a table for a terminal.
+
+    Args:
+        table: what `run_finals` returned.
+
+    Returns:
+        A table to print.
+    """
     count = "all" if table["num_samples"] is None else table["num_samples"]
     shown = RichTable(
         title=f"{find_protocol(table['protocol']).title} on {count} {SPLITS[table['split']]} images",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from clat.core.files import write_text
 from clat.report import plots
+from clat.report.inline import inline_plot
 from clat.report.page import environment, style_sheet
 from clat.studies.collect import COLUMNS, WIDE, caption, cells
 from clat.studies.plots import clean_against_robust, differences, table_points
@@ -17,8 +21,15 @@ from clat.studies.tables.groups import GROUP_CAPTION, group_cells
 
 
 def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
-    """study.html and, where there is something to show, clean-robust.svg and differences.svg in the study's folder
-    `out`; returns the page's path."""
+    """Write study.html and, where there is something to show, clean-robust.svg and differences.svg.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+        out: the study's folder.
+
+    Returns:
+        The page's path.
+    """
     figures = {
         "clean-robust": clean_against_robust(table_points(table)),
         "differences": differences(table["groups"]),
@@ -31,8 +42,15 @@ def write_study_page(table: Mapping[str, Any], out: Path) -> Path:
 
 
 def render_study(table: Mapping[str, Any]) -> str:
-    """The page as text."""
-    figure, against = clean_against_robust(table_points(table)), differences(table["groups"])
+    """Return the page as HTML text, its plots inside.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+
+    Returns:
+        The page.
+    """
+    points, groups = table_points(table), table["groups"]
     settings = table["settings"]
     protocol = table["protocol"] or {}
     facts = [
@@ -54,8 +72,8 @@ def render_study(table: Mapping[str, Any]) -> str:
             table=table,
             style=style_sheet(),
             facts=facts,
-            plot=figure and plots.inline_svg(figure, "study", "Clean against robust accuracy of every row"),
-            differences=against and plots.inline_svg(against, "less", "Every row's accuracies less the control's"),
+            plot=_plot(lambda: clean_against_robust(points), "study", "Clean against robust accuracy of every row"),
+            differences=_plot(lambda: differences(groups), "less", "Every row's accuracies less the control's"),
             columns=COLUMNS,
             wide=WIDE,
             rows=[cells(row) for row in table["rows"]],
@@ -69,7 +87,14 @@ def render_study(table: Mapping[str, Any]) -> str:
     )
 
 
+def _plot(draw: Callable[[], Figure | None], name: str, description: str) -> Markup | None:
+    """Return a plot for the page, None where there is nothing to draw."""
+    if draw() is None:
+        return None
+    return inline_plot(cast(Callable[[], Figure], draw), name, description)
+
+
 def _listed(settings: Mapping[str, Any]) -> str:
-    """A network or data set in words: its name, then what is set beside it."""
+    """Return a network or data set in words: its name, then what is set beside it."""
     rest = (f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key != "name")
     return ", ".join([settings["name"], *rest])

@@ -12,12 +12,13 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from clat.core.formatting import MINUS
-from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, WIDTH, styled
+from clat.report.plots import BLUE, MUTED, ON_WHITE, ORANGE, PLAIN, styled
+from clat.report.widths import figure_width, text_size
 from clat.studies.tables.groups import ACCURACIES
 
 
 class PlotPoint(NamedTuple):
-    """A row of the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
+    """A row in the plot: its name and, for clean and robust accuracy, (value, from, to) in [0, 1]."""
 
     name: str
     clean: tuple[float, float, float]
@@ -25,7 +26,14 @@ class PlotPoint(NamedTuple):
 
 
 def table_points(table: Mapping[str, Any]) -> list[PlotPoint]:
-    """Means and deviations over the seeds where there are several, else each row and its intervals."""
+    """Return means and deviations over the seeds where there are several, else each row and its 95 % intervals.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+
+    Returns:
+        A point for each group, or for each finished row.
+    """
     if table["groups"]:
         found = []
         for group in table["groups"]:
@@ -44,12 +52,20 @@ def table_points(table: Mapping[str, Any]) -> list[PlotPoint]:
 
 @styled()
 def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
-    """A dot a point with its two spans, named beside it; X and X+clat are joined. What lies far from the rest is an
-    open dot at the border, with its accuracies. None without points."""
+    """Draw a named dot with its two spans for each point; X and X+clat are joined.
+
+    What lies far from the rest is an open dot at the border, with its accuracies beside it.
+
+    Args:
+        points: the rows, of which X stands before X+clat.
+
+    Returns:
+        The figure, accuracies in percent; None without points.
+    """
     if not points:
         return None
     height = 4.2 + 0.12 * max(0, len(points) - 15)  # room for the names
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(figure_width(), height), layout="constrained")
     axes = figure.subplots()
     labels = []
     both = ([point.clean for point in points], [point.robust for point in points])
@@ -67,7 +83,7 @@ def clean_against_robust(points: Sequence[PlotPoint]) -> Figure | None:
             x, y, "o", color=colour, markersize=4.5, zorder=3, fillstyle="none" if far else "full", clip_on=False
         )
         labels.append(axes.annotate(label, (x, y), xytext=PLACES[0], textcoords="offset points", zorder=4))
-        labels[-1].set(fontsize=6.5, color=colour)
+        labels[-1].set(fontsize=text_size(6.5), color=colour)
         base = name.removesuffix("+clat")
         if base != name and base in places:
             axes.plot(*zip(places[base], (x, y), strict=True), color=MUTED, linewidth=0.7, zorder=2)
@@ -84,7 +100,7 @@ PLACES = [(4, 3), (4, -8), (-4, 3), (-4, -8), (4, 10), (4, -15), (-4, 10), (-4, 
 
 
 def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None:
-    """Each label at the first of PLACES at which it covers neither a point nor a label before it."""
+    """Put each label at the first of PLACES at which it covers neither a point nor a label before it."""
     figure.draw_without_rendering()  # gives everything its place on the page
     points = axes.transData.transform([label.xy for label in labels])
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in points]
@@ -100,14 +116,22 @@ def _set_apart(figure: Figure, axes: Axes, labels: Sequence[Annotation]) -> None
 
 @styled()
 def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A line a group: what it has more than the control in clean and in robust accuracy, in points, with the 95 % t
-    interval over the seeds and each seed as a faint dot. What lies far from the rest, such as a row that collapsed,
-    would press all others together: it is written at the border instead, and wide intervals end there. None if no
-    group has a control."""
+    """Draw each group's clean and robust accuracy less the control's.
+
+    The lines are 95 % t intervals over the seeds. Each seed is a faint dot. What lies far from the rest, such as a
+    row that collapsed, would press all others together: it is written at the border instead, and wide intervals end
+    there.
+
+    Args:
+        groups: a table's `groups`; those without a difference, such as the control, are left out.
+
+    Returns:
+        The figure, in percentage points; None if no group has a control.
+    """
     shown = [group for group in groups if f"{ACCURACIES[0]}_less_control" in group]
     if not shown:
         return None
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.17 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(figure_width(), 0.9 + 0.17 * len(shown)), layout="constrained")
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ACCURACIES, strict=True):
         found = [group[f"{kind}_less_control"] for group in shown]
         low, high = _reach([0.0, *(100 * value for one in found for value in one["values"])])
@@ -125,15 +149,18 @@ def differences(groups: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.set_xlim(low, high)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_yticks(range(len(shown)), [group["name"] for group in shown])
-        axes.tick_params(axis="y", length=0, labelsize=7)
+        axes.tick_params(axis="y", length=0, labelsize=text_size(7))
         axes.set_xlabel(f"{kind} less control, points")
         axes.grid(True, axis="x")
     return figure
 
 
 def _reach(values: Sequence[float]) -> tuple[float, float]:
-    """From where to where an axis shows `values`: all within three interquartile ranges of the quartiles (Tukey's
-    "far out"; of fewer than ten, all), and a tenth more on both sides."""
+    """Return from where to where an axis shows `values`.
+
+    Shown are all within three interquartile ranges of the quartiles (Tukey's "far out"; of fewer than ten values,
+    all), and a tenth more on both sides.
+    """
     first, third = np.percentile(values, [25, 75])
     bound = 3 * (third - first) if len(values) >= 10 else np.inf
     near = [value for value in values if first - bound <= value <= third + bound]
@@ -148,5 +175,5 @@ def _at_border(axes: Axes, value: float, place: float, *, on_left: bool) -> None
     text = f"{value:+.1f}".replace("-", MINUS)
     right = 6 if on_left else -6
     beside = axes.annotate(text, (edge, place), xycoords=where, xytext=(right, 0), textcoords="offset points")
-    beside.set(va="center", ha="left" if on_left else "right", fontsize=6.5, color=BLUE)
+    beside.set(va="center", ha="left" if on_left else "right", fontsize=text_size(6.5), color=BLUE)
     beside.set_bbox(ON_WHITE)  # its own interval runs underneath

@@ -35,17 +35,30 @@ FOLDERS = ("recipes", "runs", "logs")
 
 
 def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console) -> dict[str, Any]:
-    """Train and measure `rows` in the folder `out`, going on where an earlier call was stopped.
+    """Train and measure rows, each in a process of its own, going on where an earlier call was stopped.
 
-    It holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row table.json and
-    table.md are written anew, with the rows that other calls have finished here, so that several may share the
-    folder. A row that fails is named in the table with its message, and the others go on. Returns the table.
-    Raises ClatError if `out` holds another study, or a row of the same name with other settings.
+    The folder holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row
+    table.json and table.md are written anew, with the rows that other calls have finished here, so that several may
+    share the folder. A row that fails is named in the table with its message, and the others go on.
+
+    Args:
+        study: the study.
+        scale: one of its scales.
+        rows: the rows to run, what they build on first.
+        out: the study's folder: new, empty, or the one of an earlier call.
+        console: where progress is printed.
+
+    Returns:
+        The table, see `clat.studies.collect.collect`.
+
+    Raises:
+        ClatError: If `out` holds another study, or a row of the same name with other settings.
+        KeyboardInterrupt: If a row was asked to stop.
     """
     _claim(study, scale, out)
     if study.prepare is not None:
         study.prepare(scale, out)
-    files = {row.name: _write_recipe(row, out) for row in rows}
+    files = {row.name: write_recipe(row, out) for row in rows}
     failures: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         label = f"[{number}/{len(rows)}] {row.name}"
@@ -56,7 +69,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         died = run_status(out / "runs" / row.name) == DIED
         console.print(f"{label} ...{' going on with a run that died' if died else ''}", soft_wrap=True)
         start = time.perf_counter()
-        failure = _run_row(row, files[row.name], out)
+        failure = run_row(row, files[row.name], out)
         if failure is None:
             console.print(f"{label}: {time.perf_counter() - start:.0f} s", soft_wrap=True)
         else:
@@ -69,7 +82,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
 
 
 def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[Row]:
-    """`rows` and, in the study's order, all others that have finished in `out` with the settings they have now."""
+    """Return `rows` and all that have finished in `out` with the settings they have now, in the study's order."""
     names = {row.name for row in rows}
     every = seeded(study.rows(scale, out), scale.seeds)
 
@@ -81,7 +94,14 @@ def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[R
 
 
 def finished(run: Path) -> bool:
-    """Whether a run's folder says that it came to its end."""
+    """Return whether a run's folder says that it came to its end.
+
+    Args:
+        run: the folder; it need not be there.
+
+    Returns:
+        True once `clat train` has written all results.
+    """
     return read_about(run).get("status") == "finished"
 
 
@@ -123,7 +143,19 @@ def _read_claim(file: Path) -> dict[str, Any]:
     return held
 
 
-def _write_recipe(row: Row, out: Path) -> Path:
+def write_recipe(row: Row, out: Path) -> Path:
+    """Write a row's recipe to recipes/ROW.toml, or see that the file there says the same.
+
+    Args:
+        row: the row.
+        out: the folder of recipes, runs and logs.
+
+    Returns:
+        The file.
+
+    Raises:
+        ClatError: If the file that is there says something else.
+    """
     file = out / "recipes" / f"{row.name}.toml"
     if not file.exists():
         write_text(file, recipe_toml(row.recipe))
@@ -133,13 +165,28 @@ def _write_recipe(row: Row, out: Path) -> Path:
 
 
 def _says(file: Path, row: Row) -> bool:
-    """Whether the file has the row's recipe: the recipe as it runs here and not its text, so that a new setting at
-    its default changes nothing."""
+    """Return whether the file has the row's recipe.
+
+    What counts is the recipe as it runs here and not its text, so that a new setting at its default changes
+    nothing.
+    """
     return read_recipe(file).resolved() == row.recipe.resolved()
 
 
-def _run_row(row: Row, recipe: Path, out: Path) -> str | None:
-    """Run or resume one row; None if it finished, else why not."""
+def run_row(row: Row, recipe: Path, out: Path) -> str | None:
+    """Run or resume one row in a process of its own.
+
+    Args:
+        row: the row; of `reuse` the first stages are taken over if that run has finished.
+        recipe: its recipe's file.
+        out: the folder of recipes, runs and logs.
+
+    Returns:
+        None if it finished, else why not, in a line.
+
+    Raises:
+        KeyboardInterrupt: If it was asked to stop.
+    """
     run, log = out / "runs" / row.name, out / "logs" / f"{row.name}.log"
     if (run / "recipe.toml").exists():
         words = ["--resume", str(run)]

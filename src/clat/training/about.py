@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from clat.core.environment import describe_environment, invocation
+from clat.core.version import __version__
 from clat.network.fingerprint import structure_hash
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
@@ -21,11 +21,19 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
 
     A network or images of the user's own are named as what they are, not as the recipe's. `run_hash` tells apart
     runs of one recipe on other networks or images.
+
+    Args:
+        recipe: resolved for this machine, whose precision is recorded.
+        inputs: the network and the images.
+        engine: the device and the number of processes.
+
+    Returns:
+        Plain data for run.json; "finished" is None.
     """
     structure = structure_hash(inputs.model)
     whole = json.dumps([recipe_hash(recipe), structure, inputs.fingerprint])
     return {
-        "clat": version("clat"),
+        "clat": __version__,
         "command": invocation(),
         "started": now(),
         "finished": None,
@@ -58,5 +66,9 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
 
 
 def now() -> str:
-    """Return the time in UTC, to the second."""
+    """Return the time in UTC, to the second.
+
+    Returns:
+        ISO 8601 with the offset.
+    """
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -21,10 +21,23 @@ from clat.training.log import RunLog
 def final_evaluations(
     recipe: Recipe, out: Path, model: nn.Module, test: ImageSet, engine: Engine, log: RunLog, name: str
 ) -> dict[str, dict[str, Any]]:
-    """Each stage's end, the best and the last weights, under the protocol.
+    """Measure each stage's end, the best and the last weights on test images, under the recipe's protocol.
 
     Results already on disk are kept, and so is how far the one was that was interrupted. The model ends with the
     last weights.
+
+    Args:
+        recipe: its `evaluation` says what is measured; with "none" nothing is.
+        out: the run's folder, with its weights.
+        model: the run's network, into which the weights are loaded.
+        test: the test images, of which the first `num_samples` count.
+        engine: only its first process writes.
+        log: told each accuracy and each new note.
+        name: what the network is called in the results.
+
+    Returns:
+        Label -> the result as in its file; labels are "stage-0" for a given start, "stage-1", ..., "best" and
+        "last".
     """
     config = recipe.evaluation
     if config.weights == "none":
@@ -65,7 +78,15 @@ def final_evaluations(
 
 
 def evaluated_weights(recipe: Recipe, out: Path) -> list[str]:
-    """Return the names of the weights that the run in `out` evaluates at its end, in that order."""
+    """Return the names of the weights that a run evaluates at its end.
+
+    Args:
+        recipe: the run's.
+        out: its folder.
+
+    Returns:
+        The names, in the order of the evaluations.
+    """
     if recipe.evaluation.weights == "none":
         return []
     given = ["stage-0"] if (out / "weights" / "stage-0.safetensors").exists() else []
@@ -82,9 +103,20 @@ def evaluate_weights(
     about: dict[str, Any],
     **options: Any,
 ) -> Evaluation:
-    """The model, as it is, under the threat model of its recipe, with the seed that all its final numbers share.
-    `file`: where the result will lie, and until then beside it how far it is; `about`: what the JSON says beside
-    the network's name; `options`: of `evaluate_set`."""
+    """Measure the model, as it is, under the threat model of its recipe, with the seed of all its final numbers.
+
+    Args:
+        recipe: the threat model, the batch size and the seed.
+        model: a classifier in [0, 1] on its device.
+        test: the images, all of them.
+        protocol: a protocol's name, see `clat.evaluation.find_protocol`.
+        file: where the result will lie, and until then beside it how far it is.
+        about: what the JSON says beside the network's name.
+        options: further arguments of `evaluate_set`.
+
+    Returns:
+        The result, which is not written.
+    """
     return evaluate_set(
         model,
         test,
@@ -101,7 +133,11 @@ def evaluate_weights(
 
 
 def discard_state(file: Path) -> None:
-    """The result is in `file`: how far it was is of no use any more."""
+    """Remove how far an evaluation was, which is of no use once its result is in `file`.
+
+    Args:
+        file: the result's.
+    """
     for state in file.parent.glob(f"{file.stem}.state.*"):
         state.unlink()
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from clat.core.stopping import answered
+
+if TYPE_CHECKING:
+    from clat.runtime.engine import Engine
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop and has saved its state; no error, like KeyboardInterrupt. `exit_code`: 128 plus
-    the signal's number; `forced`: it was asked twice, and left where it was."""
+    """Raised where a run that was asked to stop has saved its state; no error, like KeyboardInterrupt.
+
+    Attributes:
+        exit_code: 128 plus the signal's number.
+        forced: it was asked twice, and left where it was.
+    """
 
     def __init__(self, number: int, *, forced: bool = False) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -20,20 +30,35 @@ class Interrupted(BaseException):
 
 
 class StopFlag:
-    """`number`: the first signal received, 0 while there is none. A second one stops at once."""
+    """A flag that the first signal raises. A second signal stops at once.
+
+    Attributes:
+        number: the first signal received, 0 while there is none.
+        raising: a signal raises Interrupted wherever it comes, see `at_once`.
+    """
 
     number = 0
     raising = False
 
     def heed(self) -> None:
-        """Raise Interrupted if there was a signal."""
+        """Raise an error if there was a signal.
+
+        Raises:
+            Interrupted: there was one.
+        """
         if self.number:
             raise Interrupted(self.number)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises Interrupted wherever it comes, also one from before: for what may be left at any
-        point."""
+        """Let a signal stop the body wherever it comes, also one from before: for what may be left at any point.
+
+        Yields:
+            Nothing; the body runs.
+
+        Raises:
+            Interrupted: there was a signal.
+        """
         self.raising = True
         try:
             self.heed()
@@ -45,10 +70,33 @@ class StopFlag:
             self.raising = False
 
 
+def stop_if_asked(stop: StopFlag, engine: Engine, before: Callable[[], None] = lambda: None) -> None:
+    """Stop if any process was asked to. All processes must call it.
+
+    Args:
+        stop: this process's flag.
+        engine: the processes that stop together.
+        before: what is to be done first, such as saving the state.
+
+    Raises:
+        Interrupted: a process was asked to.
+    """
+    if engine.any_of(bool(stop.number)):
+        answered()
+        before()
+        engine.wait()  # for the first, which saves: its launcher kills it once another has failed
+        raise Interrupted(stop.number or signal.SIGINT)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Inside, SIGINT and SIGTERM only raise a flag. Signals belong to the main thread: elsewhere nothing is
-    caught."""
+    """Let SIGINT and SIGTERM only raise a flag while the body runs.
+
+    Signals belong to the main thread: elsewhere nothing is caught. Afterwards their handlers are as before.
+
+    Yields:
+        The flag.
+    """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag

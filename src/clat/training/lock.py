@@ -16,7 +16,17 @@ LOCK = ".lock"
 
 @contextmanager
 def only_one_in(out: Path) -> Iterator[None]:
-    """Inside, no other process, nor another run of this one, gets in. Raises ClatError if one is there already."""
+    """Keep other processes, and other runs of this one, out of a folder while the body runs.
+
+    Args:
+        out: an existing folder.
+
+    Yields:
+        Nothing; the body runs.
+
+    Raises:
+        ClatError: one is there already, or the folder cannot be written to.
+    """
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -31,8 +41,14 @@ def only_one_in(out: Path) -> Iterator[None]:
 
 
 def is_held(out: Path) -> bool:
-    """Return whether a process is training in `out`; True where that cannot be known, as in a folder that may only
-    be read. Nothing is written."""
+    """Return whether a process is training in a folder. Nothing is written.
+
+    Args:
+        out: the folder, which need not exist.
+
+    Returns:
+        True also where that cannot be known, as in a folder that may only be read.
+    """
     if not (out / LOCK).exists():
         return False
     lock = FileLock(out / LOCK)

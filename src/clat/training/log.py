@@ -1,9 +1,9 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard if installed, a progress bar, a line an epoch."""
+"""What a run says while it goes: metrics.jsonl and the loggers beside it, a progress bar, a line an epoch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,22 @@ from rich.progress import Progress
 
 from clat.core.console import plain_console, progress_columns
 from clat.core.errors import ClatError
-from clat.training.board import Board
+from clat.training.trackers import TrackedRun, TrackerList
 
 
 class RunLog:
-    """Appends records to metrics.jsonl and tells the user. `quiet` silences the screen, for other ranks too;
-    `path=None` writes nothing."""
+    """Appends records to metrics.jsonl and tells the user.
 
-    def __init__(self, path: Path | None, *, keep_bytes: int = 0, epoch: int = 0, quiet: bool = False) -> None:
+    Args:
+        path: the file; None writes nothing.
+        keep_bytes: what lies beyond so many bytes of the file is cut off, as a resumed run writes it again.
+        quiet: print nothing, as ranks other than the first.
+    """
+
+    def __init__(self, path: Path | None, *, keep_bytes: int = 0, quiet: bool = False) -> None:
         self.path = path
         self.console = plain_console(quiet=quiet)
-        self._board: Board | None = None
+        self.trackers = TrackerList(lambda text: self.say(f"  warning: {text}", style="yellow"))
         if path is None:
             return
         try:
@@ -31,10 +36,33 @@ class RunLog:
                 file.truncate(min(keep_bytes, path.stat().st_size))
         except OSError as error:
             raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
-        self._board = Board(path.parent, epoch)
+
+    def track(self, names: Sequence[str], given: Sequence[Any], run: TrackedRun) -> None:
+        """Open the loggers of a run. One that keeps a file of its own gets the epochs that are over already.
+
+        Args:
+            names: as `wanted_loggers` returns them.
+            given: loggers of the caller's own.
+            run: what they are told of it.
+        """
+        if self.path is None:
+            return
+        self.trackers.open(names, given, run)
+        for line in self.path.read_text().splitlines() if "csv" in names else ():
+            record = json.loads(line)
+            if record["event"] == "epoch":
+                self.trackers.log(epoch_numbers(record), record["epoch"], only="csv")
 
     def record(self, event: str, **values: Any) -> None:
-        """Append one line; epoch records go to TensorBoard too."""
+        """Append one line; the numbers of an epoch go to the loggers too.
+
+        Args:
+            event: its kind, such as "epoch".
+            values: what JSON can hold, without nan and infinity; an epoch has "epoch" and "parts".
+
+        Raises:
+            ClatError: the file cannot be written.
+        """
         if self.path is None:
             return
         try:
@@ -42,26 +70,57 @@ class RunLog:
                 file.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
         except OSError as error:
             raise ClatError(f"cannot write {self.path}: {error.strerror or error}") from None
-        if self._board is not None and event == "epoch":
-            numbers = {name: value for name, value in values.items() if isinstance(value, float)}
-            self._board.add(values["epoch"], numbers | values["parts"])
+        if event == "epoch":
+            self.trackers.log(epoch_numbers(values), values["epoch"])
 
     @property
     def size(self) -> int:
+        """Return the bytes of the file so far; 0 where there is none."""
         return self.path.stat().st_size if self.path is not None else 0
 
     def say(self, text: str, style: str | None = None) -> None:
+        """Print a line.
+
+        Args:
+            text: the line, printed as it is: nothing in it is markup.
+            style: rich's name of a style, such as "yellow".
+        """
         self.console.print(text, style=style, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int, done: int) -> Iterator[Any]:
-        """A progress bar with time to go for one epoch; yields `advance(text)`. Only on a terminal."""
+        """Show a progress bar with time to go for one epoch. Only on a terminal.
+
+        Args:
+            label: what stands before it.
+            total: steps of the epoch.
+            done: steps that an earlier process took.
+
+        Yields:
+            `advance(text)`, to be called after each step with what stands behind the bar.
+        """
         columns = progress_columns("{task.description}", "{task.fields[note]}")
         shown = self.console.is_terminal and not self.console.quiet
         with Progress(*columns, console=self.console, transient=True, disable=not shown) as progress:
             task = progress.add_task(label, total=total, completed=done, note="")
             yield lambda note: progress.update(task, advance=1, note=note)
 
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+    def close(self, status: str = "success") -> None:
+        """Let the loggers finish.
+
+        Args:
+            status: "success" or "failed".
+        """
+        self.trackers.close(status)
+
+
+def epoch_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an epoch by name: loss and its parts, accuracies, rate, speed.
+
+    Args:
+        record: what metrics.jsonl holds of the epoch, with "parts".
+
+    Returns:
+        Name -> value: the record's floats, and the parts of the loss.
+    """
+    return {name: value for name, value in record.items() if isinstance(value, float)} | record["parts"]

@@ -17,7 +17,17 @@ from clat.training.state import Progress
 def check_heldout(
     model: nn.Module, engine: Engine, heldout: tuple[Tensor, Tensor], recipe: Recipe
 ) -> dict[str, Any]:
-    """What a recipe's monitor measures: both accuracies, and on how many images."""
+    """Measure what a recipe's monitor asks for: clean and PGD accuracy on held-out images.
+
+    Args:
+        model: as it stands; its modes are put back.
+        engine: precision, and the processes that share the work.
+        heldout: (x, y) on the device, of which the first `monitor.num_samples` count.
+        recipe: the threat model, the steps and the seed, which gives every check the same random starts.
+
+    Returns:
+        "heldout_clean" and "heldout_robust" in [0, 1], and "heldout_n", the number of images.
+    """
     x, y = (part[: recipe.monitor.num_samples] for part in heldout)
     attack = Attack(recipe.threat, steps=recipe.monitor.steps)
     seed = derive_seed(recipe.seed, "heldout")
@@ -28,14 +38,34 @@ def check_heldout(
 
 
 def overfitted_catastrophically(clean: float, robust: float, best_robust: float) -> bool:
-    """Catastrophic overfitting of one-step training (Wong et al. 2020): accuracy under multi-step PGD
-    collapses, here below half of its best, while the clean accuracy does not."""
+    """Return whether one-step training has overfitted catastrophically (Wong et al. 2020, arXiv 2001.03994).
+
+    Accuracy under multi-step PGD then collapses, here below half of its best, while the clean accuracy does not.
+
+    Args:
+        clean: accuracy on clean images, in [0, 1].
+        robust: accuracy under multi-step PGD.
+        best_robust: the best of the latter so far in the stage.
+
+    Returns:
+        False also while the best is below 0.1, from which no collapse can be told.
+    """
     return best_robust >= 0.1 and robust < 0.5 * best_robust and clean > best_robust
 
 
 def watch(check: dict[str, Any], progress: Progress, *, stops: bool) -> str | None:
-    """What to say if training has just overfitted catastrophically, told once an event: from then on the stage's
-    best is the low accuracy. `check`: the epoch's, which enters `progress`; `stops`: it ends the stage."""
+    """Return a warning if training has just overfitted catastrophically.
+
+    It comes once an event: from then on the stage's best is the low accuracy.
+
+    Args:
+        check: the epoch's, as `check_heldout` gives it.
+        progress: its best accuracy of the stage is brought up to date.
+        stops: the stage ends with it, which changes the advice.
+
+    Returns:
+        One line, or None.
+    """
     clean, robust, best = check["heldout_clean"], check["heldout_robust"], progress.best_robust_in_stage
     if not overfitted_catastrophically(clean, robust, best):
         progress.best_robust_in_stage = max(best, robust)

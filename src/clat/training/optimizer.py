@@ -21,13 +21,16 @@ def build_optimizer(
     state: OptimizerState,
     rates: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return an optimizer over `parameters` (name -> parameter), which goes on where it has a state.
+    """Return an optimizer over `parameters`, which goes on where it has a state.
 
     Args:
-        parameters: what moves.
+        parameters: name -> what moves.
         config: which optimizer.
-        state: of parameters that have moved before; a newly selected one starts fresh.
+        state: the state of parameters that have moved before; a newly selected one starts fresh.
         rates: by what the learning rate of a parameter is multiplied; 1 where it is not named.
+
+    Returns:
+        The optimizer at a learning rate of 0; `set_rate` sets it before each step.
 
     Raises:
         ClatError: the optimizer does not take such parameters.
@@ -40,13 +43,26 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Have the next step taken at the learning rate `rate`, times each group's own factor."""
+    """Have the next step taken at a learning rate, times each group's own factor.
+
+    Args:
+        optimizer: as `build_optimizer` gives it.
+        rate: the schedule's learning rate, 0 or more.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
 
 
 def state_of(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> OptimizerState:
-    """Return what the optimizer remembers, for parameters that have taken a step."""
+    """Return what the optimizer remembers, for parameters that have taken a step.
+
+    Args:
+        optimizer: as `build_optimizer` gives it.
+        parameters: name -> parameter, which it moves.
+
+    Returns:
+        Name -> key -> tensor, not copied.
+    """
     found = {
         name: {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
         for name, parameter in parameters.items()
@@ -56,7 +72,15 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Paramete
 
 
 def rates_by_depth(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
-    """Return the factor decay^(blocks above) of each parameter's learning rate; nothing where `decay` is 1."""
+    """Return the factor decay^(blocks above) of each parameter's learning rate.
+
+    Args:
+        model: its blocks are counted, see `clat.network.depth`.
+        decay: the factor from block to block, in (0, 1].
+
+    Returns:
+        Parameter -> factor; nothing where `decay` is 1.
+    """
     if decay == 1:
         return {}
     found = depths(model)
@@ -67,7 +91,7 @@ def rates_by_depth(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
 def _groups(
     parameters: dict[str, nn.Parameter], config: OptimizerSettings, rates: Mapping[nn.Parameter, float]
 ) -> list[dict[str, Any]]:
-    """The parameters in their order, apart by learning rate and by whether they decay."""
+    """Return the parameters in their order, apart by learning rate and by whether they decay."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in parameters.values():
         decays = config.decay_norms_and_biases or parameter.dim() > 1
@@ -79,8 +103,10 @@ def _groups(
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A copy of a saved tensor where the optimizer expects it: beside its parameter and in its memory layout, but
-    for the count of steps, which torch keeps on the CPU."""
+    """Return a copy of a saved tensor where the optimizer expects it.
+
+    It lies beside its parameter and in its memory layout, but for the count of steps, which torch keeps on the CPU.
+    """
     if key == "step":
         return value.clone()
     if value.shape == parameter.shape:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,62 +14,63 @@ from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator
-from clat.data import (
-    IDBH_VARIANTS,
-    Augment,
-    BatchAugment,
-    Extra,
-    ImageSet,
-    Loader,
-    hold_out,
-    load_split,
-    open_generated,
-)
+from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
+from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.network import modes
 from clat.network.compiled import blocks
-from clat.network.edge import Scripted, unwrapped
 from clat.network.exchange import copied, tensors_of
-from clat.network.guard import floating_type
 from clat.network.layers import find_layers
-from clat.network.logits import check_output
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
-from clat.training.trial import check_training_mode, tried
+from clat.training.augmentation import augmentation
+from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
-Data = tuple[ImageSet, ImageSet]
-"""(train, test). The held-out part is cut from train."""
+Data = Any
+"""Train and test images: see `clat.data.as_train_and_test`. The held-out part is cut from train."""
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The network and the images of a run. `given`: the network does not start from random weights of the
-    recipe's seed, but from the user's; `extra`: generated images to train on; `notes`: what was decided for the
-    user while the network was built."""
+    """The network and the images of a run."""
 
     model: nn.Module
     given: bool
+    """The network starts from the user's weights, not from random ones of the recipe's seed."""
     train: ImageSet
     heldout: ImageSet
     test: ImageSet
     extra: ImageSet | None = None
+    """Generated images to train on."""
+    augment: BatchAugment | None = None
+    """What is done to the training images, a batch at a time."""
     notes: tuple[str, ...] = ()
+    """What was decided for the user while the network was built."""
     own_model: bool = False
     """The network is the user's, and not the recipe's."""
     own_data: bool = False
     """The images are the user's, and not the recipe's."""
 
     def model_name(self, recipe: Recipe) -> str:
-        """Return what the network is called: by the recipe, or by its class where it is the user's own."""
+        """Return what the network is called: by the recipe, or by its class where it is the user's own.
+
+        Args:
+            recipe: the run's.
+
+        Returns:
+            A name for records and file headers.
+        """
         return type(self.model).__qualname__ if self.own_model else recipe.model.name
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is trained and decided on: labels, and pixels where they are in memory; of the extra
-        images, which can be many gigabytes, labels and the pixels of about a thousand."""
+        """Return a hash of what is trained and decided on.
+
+        It covers labels, and pixels where they are in memory; of the extra images, which can be many gigabytes,
+        labels and the pixels of about a thousand.
+        """
         digest = hashlib.sha256()
         sets = [self.train, self.heldout]
         if self.extra is not None:
@@ -75,13 +78,31 @@ class RunInputs:
             sets.append(self.extra.subset(range(0, len(self.extra), max(len(self.extra) // 1000, 1))))
         for images in sets:
             digest.update(images.labels.numpy().tobytes())
-            if isinstance(images.images, Tensor):
-                digest.update(images.images.cpu().contiguous().numpy().data)
+            if images.resident:
+                digest.update(images.pixels().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunInputs:
-    """The inputs of a run. Raises ClatError for whatever does not fit together."""
+def prepare(
+    recipe: Recipe,
+    model: nn.Module | None,
+    data: Data | None,
+    augment: Callable[[Tensor], Any] | None = None,
+) -> RunInputs:
+    """Return the inputs of a run, with everything refused that would fail later.
+
+    Args:
+        recipe: resolved for this machine.
+        model: the user's network instead of the recipe's; images (N, C, H, W) in [0, 1] -> logits (N, K).
+        data: (train, test) of the user's instead of the recipe's.
+        augment: the user's own change of a training image (C, H, W) instead of the recipe's.
+
+    Returns:
+        The network with its first weights, and the images with the held-out part cut off.
+
+    Raises:
+        ClatError: anything that does not fit together; nothing has been written.
+    """
     find_protocol(recipe.evaluation.protocol)
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
@@ -95,7 +116,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
-        check_model(model, sample, train_set.num_classes, exactly=recipe.data.cutmix)
+        check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
@@ -106,10 +127,10 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
     if recipe.engine.checkpoint_blocks and not blocks(model):
         raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
-    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra)
-    pixels = train_set.take(1).load().images
-    if loader.augment is not None and isinstance(pixels, Tensor):  # does it suit the image size?
-        loader.augment(pixels, loader.augment.draw(1, generator(recipe.seed)))
+    batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra, batch_augment)
+    if batch_augment is not None:  # does it suit the image size?
+        batch_augment(train_set.take(1).pixels(), batch_augment.draw(1, generator(recipe.seed)))
     parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
@@ -118,7 +139,7 @@ def prepare(recipe: Recipe, model: nn.Module | None, data: Data | None) -> RunIn
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
-    return RunInputs(model, given, train_set, heldout, test, extra, tuple(notes), **own)
+    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), **own)
 
 
 def train_loader(
@@ -128,8 +149,22 @@ def train_loader(
     rank: int,
     world: int,
     extra: ImageSet | None = None,
+    augment: BatchAugment | None = None,
 ) -> Loader:
-    """The training batches of one process."""
+    """Return the loader of one process's training batches.
+
+    Args:
+        recipe: batch size, augmentation and seed.
+        train_set: images to train on.
+        device: where batches are wanted.
+        rank: the number of this process, from 0.
+        world: how many processes there are.
+        extra: generated images, where the recipe has some.
+        augment: what is done to a batch of them.
+
+    Returns:
+        A loader that shuffles and leaves out the last batch where it is not full.
+    """
     config = recipe.data
     return Loader(
         train_set,
@@ -137,67 +172,14 @@ def train_loader(
         device=device,
         seed=recipe.seed,
         shuffle=True,
-        augment=augmentation(config),
+        augment=augment,
         cutmix=config.cutmix,
+        mixup=config.mixup,
         extra=None if extra is None or config.extra is None else Extra(extra, config.extra.fraction),
         drop_last=True,
         rank=rank,
         world_size=world,
     )
-
-
-def augmentation(config: DataConfig) -> BatchAugment | None:
-    """What `data.augment` and the fields beside it ask for."""
-    if config.augment == "standard" and (config.pad or config.flip):
-        return Augment(pad=config.pad, flip=config.flip, padding_mode=config.padding_mode)
-    if config.augment in IDBH_VARIANTS:
-        return replace(IDBH_VARIANTS[config.augment], flip=config.flip)
-    return None
-
-
-def trainable(model: nn.Module) -> nn.Module:
-    """Return a user's network without the wrapper of torch.compile. Raises ClatError for one that is TorchScript,
-    and for weights that are not float32, in which recipes train."""
-    model = unwrapped(model)
-    if isinstance(model, Scripted):
-        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
-    own = floating_type(model)
-    if own not in (None, torch.float32):
-        name = str(own).removeprefix("torch.")
-        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
-    return model
-
-
-def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: bool = False) -> None:
-    """Raise ClatError unless `model` turns `x` (1, C, H, W) into at least `num_classes` logits; `exactly`: into
-    no more either, as labels that are probabilities need."""
-    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
-        logits = model(x)
-    check_output(logits, 1)
-    if logits.shape[1] < num_classes:
-        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
-    if exactly and logits.shape[1] != num_classes:
-        raise ClatError(
-            f"data.cutmix needs a model with the data's {num_classes} classes: it has {logits.shape[1]}"
-        )
-
-
-def check_single(model: nn.Module, x: Tensor) -> None:
-    """Raise ClatError if `model` cannot train on `x` (1, C, H, W), a single image: BatchNorm cannot normalise by
-    a batch that leaves it one value a channel."""
-    with (
-        modes.restore_flags(model),
-        modes.preserve_buffers(model),
-        modes.preserve_random_states(model),
-        torch.no_grad(),
-    ):
-        model.train()
-        try:
-            model(x)
-        except ValueError:
-            raise ClatError(
-                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
-            ) from None
 
 
 def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
@@ -226,7 +208,17 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
     config = recipe.data
-    train_set, test = (read_split(config, "train"), read_split(config, "test")) if data is None else data
+    if data is None:
+        train_set, test = read_split(config, "train"), read_split(config, "test")
+    else:
+        train_set, test = as_train_and_test(
+            data,
+            image_size=config.image_size,
+            label_column=config.label_column,
+            image_column=config.image_column,
+            classes=config.classes,
+            channels=config.channels,
+        )
     if (train_set.shape, train_set.num_classes) != (test.shape, test.num_classes):
         raise ClatError(
             f"train and test of '{train_set.name}' differ: images {train_set.shape} and {test.shape}, "
@@ -251,7 +243,10 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
 
 
 def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSet, ImageSet]:
-    """What is trained on and what is held out; an error names the field that asks for too much."""
+    """Return the part that is trained on and the one that is held out.
+
+    An error names the field that asks for too much.
+    """
     try:
         return hold_out(train_set, heldout, config.split_seed, config.train_size)
     except ClatError as error:
@@ -261,6 +256,13 @@ def _cut(config: DataConfig, train_set: ImageSet, heldout: int) -> tuple[ImageSe
 
 def read_split(config: DataConfig, split: str) -> ImageSet:
     """Read a split of a recipe's data set.
+
+    Args:
+        config: a recipe's `data`.
+        split: "train" or "test".
+
+    Returns:
+        The images, with the channels that the recipe asks for.
 
     Raises:
         ClatError: as `load_split`.
@@ -277,8 +279,19 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
 
 
 def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The recipe's network, for images of so many channels, with its first weights: a file's, or random ones that
-    the seed decides."""
+    """Return the recipe's network with its first weights: a file's, or random ones that the seed decides.
+
+    Args:
+        recipe: its `model` and `seed`.
+        num_classes: logits that the network has to give.
+        in_channels: channels of the images.
+
+    Returns:
+        The network on the CPU. The global random state is as before.
+
+    Raises:
+        ClatError: there is no such network, or its weights do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "init"))
         return build_model(recipe.model, num_classes, in_channels)

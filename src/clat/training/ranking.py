@@ -32,8 +32,20 @@ def choose_layers(
     epoch: int,
     out: Path,
 ) -> tuple[list[str], str | None]:
-    """The names of the layers that move from `epoch` on, counted from 1, and the file of their ranking within the
-    run's folder `out`, if the rule ranks."""
+    """Choose the layers that move from an epoch on, by a ranking where the rule asks for one.
+
+    Args:
+        rule: the stage's selection.
+        candidates: the layers that it may select.
+        model: the network as it stands.
+        heldout: (x, y) on the device, the only images that decide.
+        recipe: the threat model and the seed.
+        epoch: the epoch, counted from 1, which with the seed decides everything random.
+        out: the run's folder, in which the ranking is written.
+
+    Returns:
+        The names of the layers, and the file of their ranking within `out`; None if the rule ranks nothing.
+    """
     report = file = None
     if rule.ranks:
         x, y = heldout
@@ -66,8 +78,22 @@ def rank_layers(
     layers: Sequence[Layer],
     initial: Callable[[], StateDict],
 ) -> Ranked[Any]:
-    """The report that `select` asks for under a rule that ranks, on the first `rule.num_samples` of (x, y).
-    `initial()`: the weights of the start, called only where the ranking rewinds."""
+    """Return the report that `select` asks for under a rule that ranks.
+
+    Args:
+        rule: its ranking, and how many of the images count, from the first.
+        model: the network as it stands.
+        x: images (N, C, H, W) in [0, 1].
+        y: their labels, int64 (N,).
+        eps: the perturbations' size.
+        norm: their norm, "linf" or "l2".
+        seed: decides the attack's starts.
+        layers: the layers to rank.
+        initial: returns the weights of the start; called only where the ranking rewinds.
+
+    Returns:
+        The layers with their values.
+    """
     return rule.ranking.measure(
         model,
         x[: rule.num_samples],
@@ -81,9 +107,24 @@ def rank_layers(
 
 
 def initial_weights(rule: Selection, recipe: Recipe, out: Path, model: nn.Module, x: Tensor) -> StateDict:
-    """What a rewinding ranking rewinds to: the file that the rule names, else the weights that the run in `out`
-    began with, which are given ones that it kept or the random ones of its seed, drawn again. `model`, `x`: the
-    network that is trained and an image, which tell the number of classes."""
+    """Return the weights that a rewinding ranking rewinds to.
+
+    They are those of the file that the rule names, else those that the run began with: given ones that it kept, or
+    the random ones of its seed, drawn again.
+
+    Args:
+        rule: may name a file.
+        recipe: builds the random weights.
+        out: the run's folder.
+        model: the network that is trained, which tells the number of classes.
+        x: images (N, C, H, W), of which the first is looked at.
+
+    Returns:
+        Name -> tensor.
+
+    Raises:
+        ClatError: the file cannot be read.
+    """
     given = out / "weights" / "stage-0.safetensors"
     if rule.initial is not None or given.exists():
         return read_state(rule.initial or given, rule.initial_key)[0]

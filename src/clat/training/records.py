@@ -19,7 +19,14 @@ TEST_DECIDES = (
 
 
 def nothing_moves(stage: str) -> str:
-    """Return the warning of an epoch of which no step depended on what moves."""
+    """Return the warning of an epoch of which no step depended on what moves.
+
+    Args:
+        stage: the stage's name.
+
+    Returns:
+        One line.
+    """
     return (
         f"stage '{stage}': in an epoch, no step reached what the stage moves: does the network leave these layers "
         "out in training mode?"
@@ -27,7 +34,15 @@ def nothing_moves(stage: str) -> str:
 
 
 def stage_record(progress: Progress, runner: StageRunner) -> dict[str, Any]:
-    """A stage begins with the next epoch."""
+    """Return the record of a stage that begins with the next epoch.
+
+    Args:
+        progress: where the run stands.
+        runner: the stage, its first layers selected.
+
+    Returns:
+        Plain data for metrics.jsonl.
+    """
     return {
         "stage": progress.stage,
         "name": runner.config.name,
@@ -43,7 +58,18 @@ def stage_record(progress: Progress, runner: StageRunner) -> dict[str, Any]:
 def selection_record(
     progress: Progress, rule: str, trainable: TrainableSet, report: str | None, seconds: float
 ) -> dict[str, Any]:
-    """Layers are selected for the next epoch; `report`: the file of their ranking."""
+    """Return the record of layers that are selected for the next epoch.
+
+    Args:
+        progress: where the run stands.
+        rule: the name of the rule that selected.
+        trainable: what moves from now on.
+        report: the file of the ranking within the run's folder; None where nothing was ranked.
+        seconds: what it took.
+
+    Returns:
+        Plain data for metrics.jsonl.
+    """
     return {
         "stage": progress.stage,
         "epoch": progress.epoch + 1,
@@ -57,6 +83,14 @@ def selection_record(
 
 
 def selection_line(record: dict[str, Any]) -> str:
+    """Return the line that tells the user which layers are selected.
+
+    Args:
+        record: as `selection_record` gives it.
+
+    Returns:
+        The layers by number and name, and how many parameters move.
+    """
     listed = ", ".join(f"{index} {name}" for index, name in zip(record["indices"], record["layers"], strict=True))
     return f"  selected ({record['rule']}): {listed}; {record['trainable_parameters']:,} parameters move"
 
@@ -64,8 +98,19 @@ def selection_line(record: dict[str, Any]) -> str:
 def epoch_record(
     progress: Progress, recipe: Recipe, runner: StageRunner, *, steps: int, images: int, rate: float
 ) -> dict[str, Any]:
-    """The epoch that ends, whose number from 1 `progress` holds; `images`: that it trained on, in `steps` batches;
-    `rate`: the learning rate at its end."""
+    """Return the record of the epoch that ends, whose number from 1 `progress` holds.
+
+    Args:
+        progress: sums and seconds of the epoch.
+        recipe: the run's.
+        runner: the epoch's stage.
+        steps: batches of the epoch.
+        images: images that it trained on, over all processes.
+        rate: the learning rate at its end.
+
+    Returns:
+        Plain data for metrics.jsonl: means of the loss and its parts, and the speed.
+    """
     means = {name: total / steps for name, total in progress.sums.items()}
     values = {
         "stage": progress.stage,
@@ -89,7 +134,15 @@ def epoch_record(
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
-    """`epochs`: of the run."""
+    """Return the line that tells the user of an epoch.
+
+    Args:
+        record: as `epoch_record` gives it, with the check's numbers where there was one.
+        epochs: epochs of the run.
+
+    Returns:
+        The line; a star marks the best weights so far.
+    """
     line = f"  epoch {record['epoch']}/{epochs}  lr {record['lr']:.4f}  loss {record['loss']:.3f}"
     if "eps_share" in record:
         line += f"  eps x {record['eps_share']:.2f}"
@@ -100,7 +153,14 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 
 def finish_line(facts: dict[str, Any]) -> str:
-    """The callbacks' closing facts, those that are numbers, by callback."""
+    """Return the line of the callbacks' closing facts, those that are numbers, by callback.
+
+    Args:
+        facts: callback -> fact -> value, as `StageRunner.finish` gives them.
+
+    Returns:
+        One line.
+    """
     return "  finished: " + "; ".join(
         f"{name}: "
         + ", ".join(
@@ -113,8 +173,19 @@ def finish_line(facts: dict[str, Any]) -> str:
 def stage_summary(
     progress: Progress, name: str, epochs: int, images: int, moved: int, spent: Cost
 ) -> dict[str, Any]:
-    """What a stage took. `images`: that it trained on; `spent`: the run's cost so far, of which the stages before
-    had their share."""
+    """Return what a stage took.
+
+    Args:
+        progress: the run at the stage's end, with the summaries of the stages before.
+        name: the stage's.
+        epochs: epochs that were trained, fewer than planned where it was ended early.
+        images: images that it trained on, over all processes.
+        moved: parameters that moved at its end.
+        spent: the run's cost so far, of which the stages before had their share.
+
+    Returns:
+        Plain data for summary.json.
+    """
     return {
         "name": name,
         "epochs": epochs,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet
@@ -21,31 +20,65 @@ from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
 
 Given = dict[str, str | None]
-"""What a run was given from Python instead of what its recipe names: "model" (its class), "data" (its name)."""
+"""What a run was given from Python instead of what its recipe names: "model" (its class), "data" (its name),
+"augment" (its class)."""
+_KINDS = ("model", "data", "augment")
 
 
-def describe_given(model: nn.Module | None, data: tuple[ImageSet, ImageSet] | None) -> Given:
-    """Return what run.json says of a network and of image sets that came from Python."""
+def describe_given(model: object, data: object, augment: object, train_set: ImageSet | None = None) -> Given:
+    """Return what run.json says of a network, of images and of an augmentation that came from Python.
+
+    Args:
+        model: the network, or None.
+        data: the images, in whatever form, or None.
+        augment: the callable, or None.
+        train_set: what `data` was read to, where it was read already.
+
+    Returns:
+        For each, its class or name; None where it did not come from Python.
+    """
     return {
-        "model": None if model is None else f"{type(model).__module__}.{type(model).__qualname__}",
-        "data": None if data is None else data[0].name,
+        "model": None if model is None else _class_of(model),
+        "data": None if data is None else _class_of(data) if train_set is None else train_set.name,
+        "augment": None if augment is None else _class_of(augment),
     }
 
 
+def _class_of(value: object) -> str:
+    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)  # a function's own name
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def how_to_resume(out: Path, given: Given) -> str:
-    """Return the command, or the Python call, that goes on with the run in `out`."""
-    again = [f"{name}=..." for name in ("model", "data") if given.get(name) is not None]
+    """Return the command, or the Python call, that goes on with the run in a folder.
+
+    Args:
+        out: the run's folder.
+        given: what the run was given from Python.
+
+    Returns:
+        A line to type.
+    """
+    again = [f"{name}=..." for name in _KINDS if given.get(name) is not None]
     if not again:
         return f"clat train --resume {shlex.quote(str(out))}"
     return f"clat.resume({str(out)!r}, {', '.join(again)})"
 
 
 def check_given(out: Path, given: Given) -> None:
-    """Raise ClatError if the run in `out` began with a network or images from Python that are not given again."""
+    """Raise an error if a run began with a network or images from Python that are not given again.
+
+    Args:
+        out: the run's folder.
+        given: what is given now.
+
+    Raises:
+        ClatError: something is missing; it says how to go on.
+    """
     recorded = read_about(out).get("given")
     if not isinstance(recorded, dict):  # a run from before this was recorded
         return
-    missing = [name for name in ("model", "data") if recorded.get(name) is not None and given[name] is None]
+    missing = [name for name in _KINDS if recorded.get(name) is not None and given[name] is None]
     if missing:
         held = " and ".join(f"{name} ({recorded[name]})" for name in missing)
         raise ClatError(
@@ -54,8 +87,17 @@ def check_given(out: Path, given: Given) -> None:
 
 
 def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
-    """Return what to say where the run in `out` began under another torch, on another kind of device, or with
-    another number of threads than it goes on with: the bits depend on these."""
+    """Return what to say of a run that goes on elsewhere than it began.
+
+    Bits depend on torch, on the kind of device and on the number of threads.
+
+    Args:
+        out: the run's folder.
+        environment: of this process, as `describe_environment` gives it.
+
+    Returns:
+        A sentence; None where nothing differs that bits depend on.
+    """
     recorded = read_about(out).get("environment")
     before = recorded if isinstance(recorded, dict) else {}
     names = [
@@ -68,8 +110,17 @@ def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
 
 
 def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
-    """Raise ClatError if the saved state of the run in `out`, where there is one, is damaged, belongs to another
-    recipe, or holds the weights of another network; or if what the run has written besides is damaged."""
+    """Raise an error unless the saved state of a run, where there is one, can be gone on with.
+
+    Args:
+        out: the run's folder.
+        recipe: the run's.
+        inputs: the network that the state has to fit.
+        given: what was given from Python, for the message.
+
+    Raises:
+        ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network.
+    """
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))

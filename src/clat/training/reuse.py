@@ -20,7 +20,19 @@ from clat.training.state import load_state, save_state, state_hash
 
 
 def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
-    """How many finished stages of the run in `reuse` this recipe begins with."""
+    """Return how many finished stages of another run this recipe begins with.
+
+    Args:
+        recipe: of the run that begins.
+        reuse: the other run's folder.
+        inputs: the network and the images of the run that begins.
+
+    Returns:
+        At least 1, and fewer than the recipe's stages.
+
+    Raises:
+        ClatError: there is no run, or it shares no stage: images, first weights, data, seed or settings differ.
+    """
     if not (reuse / "recipe.toml").is_file():
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
     if other_data(reuse, inputs):
@@ -36,7 +48,15 @@ def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
 
 
 def other_data(run: Path, inputs: RunInputs) -> bool:
-    """Whether the run in the folder `run` says that its images were others."""
+    """Return whether a run says that its images were others.
+
+    Args:
+        run: its folder.
+        inputs: the images to compare with.
+
+    Returns:
+        False also where the run says nothing.
+    """
     try:
         return bool(json.loads((run / "run.json").read_text())["data"]["fingerprint"] != inputs.fingerprint)
     except (OSError, ValueError, KeyError, TypeError):
@@ -44,14 +64,24 @@ def other_data(run: Path, inputs: RunInputs) -> bool:
 
 
 def _holds(model: nn.Module, file: Path) -> bool:
-    """Whether a weight file holds just what the model does."""
+    """Return whether a weight file holds just what the model does."""
     saved, _ = read_state(file)
     mine = getattr(model, "net", model).state_dict() if isinstance(model, Normalized) else model.state_dict()
     return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 
 def copy_beginning(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path) -> None:
-    """Take over what the run in `reuse` did, up to the end of the last stage that both have."""
+    """Take over what another run did, up to the end of the last stage that both have.
+
+    Args:
+        recipe: of the run that begins.
+        out: its folder, which is filled with the weights, rankings, metrics and state of these stages.
+        inputs: its network and images.
+        reuse: the other run's folder.
+
+    Raises:
+        ClatError: as `shared_stages`.
+    """
     number = shared_stages(recipe, reuse, inputs)
     file = reuse / "states" / f"stage-{number}.safetensors"
     saved = load_state(file, recipe_hash(recipe, number))

@@ -13,8 +13,8 @@ summary.json     best against last, cost
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import clear_temporaries, is_temporary, write_json, write_text
+from clat.core.files import clear_temporaries, write_json
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
@@ -30,13 +30,13 @@ from clat.models import load_weights, save_weights
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
+from clat.recipe.toml import read_recipe, recipe_hash
 from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
-from clat.training.about import about_run, now
+from clat.training.about import about_run
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
-from clat.training.lock import LOCK, only_one_in
+from clat.training.lock import only_one_in
 from clat.training.log import RunLog
 from clat.training.prepare import Data, RunInputs, prepare, train_loader
 from clat.training.resuming import (
@@ -48,21 +48,26 @@ from clat.training.resuming import (
     other_configuration,
 )
 from clat.training.reuse import copy_beginning, other_data, shared_stages
+from clat.training.run_folder import FOLDERS, claimed, recorder, refuse_taken
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
+from clat.training.trackers import TrackedRun, check_trackers, wanted_loggers
 from clat.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Result:
-    """`model`: the network at the end, in evaluation mode; `summary`: best, last, cost; `evaluations`: by
-    label, as in the files; `out`: the run's folder."""
+    """The outcome of a run."""
 
     model: nn.Module
+    """The network at the end, in evaluation mode."""
     summary: dict[str, Any]
+    """Best, last and cost, as in summary.json."""
     evaluations: dict[str, dict[str, Any]]
+    """Results on test images by label, as in the files."""
     out: Path
+    """The run's folder."""
 
 
 def train(
@@ -71,55 +76,99 @@ def train(
     *,
     model: nn.Module | None = None,
     data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
     reuse: str | Path | None = None,
     quiet: bool = False,
     beside: Mapping[str, Any] | None = None,
+    loggers: Sequence[Any] = (),
 ) -> Result:
-    """Run a recipe into the new folder `out`.
+    """Run a recipe into a new folder.
 
-    `recipe`: a `Recipe`, a TOML file, or the name of a built-in one; `model`: a network of your own instead of the
-    recipe's, taking images in [0, 1] (it is trained in place); `data`: image sets of your own; `reuse`: the folder
-    of another run: if it began with the same stages, data and seed, they are not run again; `beside`: JSON files to
-    write into the folder when it is made, by name. Raises ClatError for anything wrong in the input, and if `out`
-    holds something already.
+    Args:
+        recipe: a `Recipe`, a TOML file, or the name of a built-in one.
+        out: the folder, which must be new or empty.
+        model: a network of your own instead of the recipe's, images (N, C, H, W) in [0, 1] -> logits; it is trained
+            in place.
+        data: images of your own, (train, test) or one source of both: see `clat.data.as_train_and_test`. The
+            held-out part is cut from train.
+        augment: a callable of your own in place of the recipe's `data.augment`; it takes an image (C, H, W) and
+            returns one, see `clat.data.PerImage`.
+        reuse: the folder of another run: if it began with the same stages, data and seed, they are not run again.
+        quiet: print nothing.
+        beside: JSON files to write into the folder when it is made, by name.
+        loggers: objects in the manner of Lightning Fabric, which get the numbers of each epoch beside those that
+            `monitor.loggers` names.
+
+    Returns:
+        The network and its results.
+
+    Raises:
+        ClatError: anything wrong in the input, or `out` holds something already; then nothing has been written.
+            Also a loss or weight that is no longer finite; the last good state stays.
     """
     recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
+    wanted_loggers(recipe.monitor.loggers)
+    check_trackers(loggers)
     if is_first_process():
         refuse_taken(out, beside or {})
-    inputs = prepare(recipe, model, data)
+    inputs = prepare(recipe, model, data, augment)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
-    with _claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
+    with claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
         engine.launch()
-        given = describe_given(model, data)
-        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet)
+        given = describe_given(model, data, augment, inputs.train)
+        return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet, loggers=loggers)
 
 
 def resume(
-    out: str | Path, *, model: nn.Module | None = None, data: Data | None = None, quiet: bool = False
+    out: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    augment: Callable[[Tensor], Any] | None = None,
+    quiet: bool = False,
+    loggers: Sequence[Any] = (),
 ) -> Result:
-    """Go on with a run that was stopped, from its last saved state; `model` and `data` as for `train`.
+    """Go on with a run that was stopped, from its last saved state.
 
     On one CPU configuration the weights end up bit-identical to those of a run that was never stopped.
+
+    Args:
+        out: the run's folder.
+        model: as it was given to `train`; the saved weights replace its own.
+        data: as it was given to `train`.
+        augment: as it was given to `train`.
+        quiet: print nothing.
+        loggers: as for `train`; they get the epochs to come.
+
+    Returns:
+        The network and its results.
+
+    Raises:
+        ClatError: there is no run, another process is training there, or the network, the images or the state do
+            not fit.
     """
     out = Path(out)
     if not (out / "recipe.toml").is_file():
         raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
-    given = describe_given(model, data)
+    given = describe_given(model, data, augment)
     with only_one_in(out) if is_first_process() else nullcontext():
         died = read_about(out).get("status") == "running"  # as nobody is training here
         check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
+        wanted_loggers(recipe.monitor.loggers)
+        check_trackers(loggers)
         engine = Engine(recipe.engine)
-        inputs = prepare(recipe, model, data)
+        inputs = prepare(recipe, model, data, augment)
+        given = describe_given(model, data, augment, inputs.train)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
         check_state(out, recipe, inputs, given)
         engine.launch()
-        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died)
+        return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died, loggers=loggers)
 
 
 def _run(
@@ -132,14 +181,15 @@ def _run(
     reuse: Path | None,
     quiet: bool,
     died: bool = False,
+    loggers: Sequence[Any] = (),
 ) -> Result:
     model = engine.place(inputs.model)
-    loader = train_loader(recipe, inputs.train, engine.device, engine.rank, engine.world, inputs.extra)
+    device, rank, world = engine.device, engine.rank, engine.world
+    loader = train_loader(recipe, inputs.train, device, rank, world, inputs.extra, inputs.augment)
     saved = _start(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
-        epoch=saved.progress.epoch if saved else 0,
         quiet=quiet or engine.rank > 0,
     )
     if died:
@@ -147,12 +197,14 @@ def _run(
     about = {**about_run(recipe, inputs, engine), "given": given}
     if (changed := other_configuration(out, about["environment"])) is not None:
         log.say(changed, style="yellow")
-    finish = _recorder(out, about) if engine.rank == 0 else lambda status: None
+    finish = recorder(out, about) if engine.rank == 0 else lambda status: None
+    epoch = saved.progress.epoch if saved else 0
+    log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
 
     def leave() -> str:
-        """What is left to do where the process has to be ended from outside."""
+        """Return what is left to do where the process has to be ended from outside."""
         finish("interrupted")
         engine.dismiss(0.0)
         return f"go on with: {how_to_resume(out, given)}"
@@ -168,7 +220,7 @@ def _run(
                     recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
                 )
                 trainer.run()
-            summary = _summary(trainer.progress)
+            summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
@@ -188,57 +240,18 @@ def _run(
         finish("failed")
         raise
     finally:
-        log.close()
+        log.close("success" if trained else "failed")
     finish("finished")
     return Result(model.eval(), summary, evaluations, out)
 
 
-FOLDERS = ("weights", "criticality", "evaluations", "states")
-
-
-def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
-    """Raise ClatError if the folder `out` holds anything that a run would overwrite. What a run leaves that was
-    killed before it had written its recipe, the files `beside` it and empty folders, is nothing."""
-
-    def is_nothing(held: Path) -> bool:
-        if held.name in FOLDERS:
-            return held.is_dir() and not any(held.iterdir())
-        return held.name == LOCK or is_temporary(held) or held.name in beside
-
-    begun = (out / "recipe.toml").exists()
-    if out.exists() and (not out.is_dir() or begun or not all(map(is_nothing, out.iterdir()))):
-        what = "another run" if begun else "something"
-        raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
-
-
-@contextmanager
-def _claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the run's folder is there, with its recipe, and nobody else's; one that holds anything is refused."""
-    _make(out)
-    with only_one_in(out):
-        refuse_taken(out, beside)
-        for folder in FOLDERS:
-            _make(out / folder)
-        for name, record in beside.items():
-            write_json(out / name, record)
-        write_text(out / "recipe.toml", recipe_toml(recipe))
-        yield
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClatError(f"cannot write to {folder}: {error.strerror or error}") from None
-
-
 def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """The whole set as one batch on the device."""
+    """Return the whole set as one batch on the device."""
     return next(iter(Loader(images, len(images), device=engine.device).epoch()))
 
 
 def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, engine: Engine) -> Checkpoint | None:
-    """Fresh (None), from the run's own state, or from the longest common beginning with the run in `reuse`."""
+    """Return the state to go on from: the run's own, or that of the common beginning with `reuse`; None: fresh."""
     model = inputs.model
     state, first = out / STATE, out / "weights" / "stage-0.safetensors"
     if engine.rank == 0:
@@ -256,24 +269,13 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
     return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
 
 
-def _recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
-    """Writes run.json with the given status; a resumed run keeps when it first started."""
-    file = out / "run.json"
-    if file.exists():
-        about["started"] = read_about(out).get("started", about["started"])
-
-    def record(status: str) -> None:
-        finished = None if status == "running" else now()
-        write_json(file, {**about, "status": status, "finished": finished})
-
-    return record
-
-
-def _summary(progress: Progress) -> dict[str, Any]:
+def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:
     assert progress.best is not None
     assert progress.last is not None
+    since = recipe.method_since(len(recipe.stages) - 1)
     return {
         "best": progress.best,
+        "best_over": [stage.name for stage in recipe.stages[since:]],
         "last": progress.last,
         "robust_overfitting": progress.best["heldout_robust"] - progress.last["heldout_robust"],
         "cost": asdict(progress.cost),

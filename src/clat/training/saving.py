@@ -12,7 +12,7 @@ from clat.core.errors import ClatError
 from clat.models.files import save_weights
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
-from clat.runtime.callback import CallbackList
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress, save_state
@@ -27,14 +27,33 @@ class Diverged(ClatError):
 
 
 def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path) -> Diverged:
-    """The error for `what`, found at the `step`-th step of the epoch."""
+    """Return the error for something that is no longer finite.
+
+    Args:
+        what: its name, such as "the loss".
+        recipe: the run's.
+        progress: where the run stands.
+        step: the step of the epoch at which it was found, counted from 1.
+        out: the run's folder, where the last good state is.
+
+    Returns:
+        The error, to be raised.
+    """
     place = f"stage '{recipe.stages[progress.stage].name}', epoch {progress.epoch + 1}, step {step}"
     kept = f"; the last good state and the best checkpoint are in {out}" if (out / STATE).exists() else ""
     return Diverged(f"{what} is not finite ({place}): lower the learning rate{kept}")
 
 
 class RunFiles:
-    """The files of a run in its folder `out`. Every process calls these; only the first one writes."""
+    """The files of a run in its folder. Every process calls these methods; only the first one writes.
+
+    Args:
+        out: the folder.
+        recipe: the run's.
+        model: the network whose weights are kept.
+        engine: tells the processes apart.
+        name: what the network is called in the files, if not by the recipe.
+    """
 
     def __init__(
         self, out: Path, recipe: Recipe, model: nn.Module, engine: Engine, name: str | None = None
@@ -44,13 +63,27 @@ class RunFiles:
         self.hash = recipe_hash(recipe)
 
     def require_finite(self, progress: Progress, trainable: TrainableSet) -> None:
-        """Raise Diverged before a weight or a statistic that has become useless is saved anywhere."""
+        """Raise an error before a weight or a statistic that has become useless is saved anywhere.
+
+        Args:
+            progress: where the run stands, for the message.
+            trainable: what moves.
+
+        Raises:
+            Diverged: a value is infinite or not a number, in any process.
+        """
         values = (*trainable.parameters.values(), *self.model.buffers())
         if self.engine.any_of(not all(bool(torch.isfinite(value).all()) for value in values)):
             raise diverged("a weight", self.recipe, progress, progress.step, self.out)
 
     def keep_weights(self, name: str, progress: Progress, callbacks: CallbackList) -> None:
-        """Write the plain network, as it stands after the last check, as weights/NAME.safetensors."""
+        """Write the plain network, as it stands after the last check, as weights/NAME.safetensors.
+
+        Args:
+            name: the file's name.
+            progress: where the run stands; its last check gives the epoch.
+            callbacks: turn the network's state into that of a plain one.
+        """
         if self.engine.rank > 0:
             return
         assert progress.last is not None  # weights are saved after a check
@@ -59,10 +92,21 @@ class RunFiles:
         save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
 
     def snapshot(self, progress: Progress, runner: StageRunner) -> Checkpoint:
-        """Return where the run stands. Raises Diverged.
+        """Return where the run stands.
 
         Processes have buffers of their own between the ends of epochs, when BatchNorm statistics are averaged, and
-        callbacks may have more."""
+        callbacks may have more.
+
+        Args:
+            progress: the run's; the callbacks' scalars enter it.
+            runner: the stage in progress.
+
+        Returns:
+            Everything that resuming needs; tensors are not copied.
+
+        Raises:
+            Diverged: a weight is not finite.
+        """
         self.require_finite(progress, runner.trainable)
         callbacks = runner.callbacks
         progress.callbacks = callbacks.all_scalars()
@@ -76,13 +120,22 @@ class RunFiles:
         return Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, self.engine.gather(theirs))
 
     def save(self, saved: Checkpoint) -> None:
-        """Write the state to resume from."""
+        """Write the state to resume from.
+
+        Args:
+            saved: as `snapshot` gives it.
+        """
         if self.engine.rank == 0:
             save_state(self.out / STATE, saved, self.hash)
 
     def keep_for_reuse(self, saved: Checkpoint) -> None:
-        """Write the state after a stage, and the best weights so far, under the hash of what led to them: a recipe
-        with the same beginning can start from here (`clat.training.reuse`)."""
+        """Write the state after a stage, and the best weights so far, under the hash of what led to them.
+
+        A recipe with the same beginning can start from here (`clat.training.reuse`).
+
+        Args:
+            saved: as `snapshot` gives it, after the stage.
+        """
         if self.engine.rank > 0:
             return
         number = saved.progress.stage

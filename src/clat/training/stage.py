@@ -10,25 +10,31 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
-from clat.criticality.selection import trainable_parameters, updating_batch_norms
 from clat.data.loader import Loader
-from clat.network import modes
 from clat.network.layers import Layer, find_layers
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
-from clat.runtime.callback import CallbackList, StageContext
+from clat.runtime.callback import StageContext
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
-from clat.training.trainable import TrainableSet
+from clat.training.trainable import TrainableSet, freeze_and_choose
 
 
 class StageRunner:
-    """Stage `number` of a recipe on a network: enter it, select, step, leave it.
+    """One stage of a recipe on a network: enter it, select, step, leave it.
 
     The training loop decides when; the numbers of a run (which epoch, which step) come in as arguments, so that a
-    loop of a user's own can call `train_step` just as well. `heldout`: (x, y) on the device, the only images that
-    may decide anything.
+    loop of a user's own can call `train_step` just as well.
+
+    Args:
+        recipe: the run's.
+        number: the stage's, from 0.
+        model: the network on its device; the stage's callbacks may change its structure until `finish`.
+        engine: device, precision and processes.
+        loader: the training batches.
+        heldout: (x, y) on the device, the only images that may decide anything.
     """
 
     def __init__(
@@ -49,8 +55,12 @@ class StageRunner:
         self.trainable: TrainableSet
 
     def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
-        """Have the layers named in `selected` move, or the whole network where the stage selects none: flags,
-        BatchNorm modes, an optimizer that goes on with `state` where there is some."""
+        """Have the selected layers move: flags, BatchNorm modes, and an optimizer.
+
+        Args:
+            selected: names of the layers; None where the stage has no selection, and the whole network moves.
+            state: what an earlier optimizer remembers of parameters that go on moving; empty: nothing.
+        """
         layers = tuple(find_layers(self.candidates, list(selected or ())))
         step = Step(
             layers,
@@ -58,12 +68,9 @@ class StageRunner:
             callback=self.callbacks.members.get("objective"),
             once=not self.config.treatments,
         )
-        self.model.requires_grad_(False)
-        updating = updating_batch_norms(self.model, layers, self.config.bn_policy)
         whole = self.config.selection is None
-        moving = None if whole else [self.model.get_submodule(layer.name) for layer in layers]
-        modes.set_training(self.model, updating, moving)
-        parameters = self.callbacks.choose_parameters(trainable_parameters(self.model, None if whole else layers))
+        found = freeze_and_choose(self.model, layers, self.config.bn_policy, whole=whole)
+        parameters = self.callbacks.choose_parameters(found)
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         config = self.recipe.optimizer_of(self.number)
@@ -71,7 +78,12 @@ class StageRunner:
         self.trainable = TrainableSet(step, parameters, optimizer, config.clip_norm)
 
     def after_selection(self, epoch: int, *, first: bool) -> None:
-        """Tell the callbacks which layers are selected. `epoch`: of the run, from 0; `first`: the stage begins."""
+        """Tell the callbacks which layers are selected.
+
+        Args:
+            epoch: of the run, from 0.
+            first: whether the stage begins.
+        """
         seed = derive_seed(self.recipe.seed, "begin", epoch)
         self.callbacks.on_selection(self.trainable.step.layers, seed=seed, first=first)
 
@@ -81,8 +93,8 @@ class StageRunner:
         Args:
             x: images, (N, C, H, W) in [0, 1], this process's share of the batch.
             y: labels (N,) int64, or class probabilities (N, K).
-            epoch: of the run, from 0.
-            number: of the batch within the epoch, from 0; together they decide the seed, and how much of eps a
+            epoch: the run's epoch, from 0.
+            number: the batch within the epoch, from 0; together they decide the seed, and how much of eps a
                 schedule grants.
             rate: the learning rate.
 
@@ -111,7 +123,7 @@ class StageRunner:
         return loss
 
     def _place(self, epoch: int, number: int) -> Step:
-        """The step of batch `number` of `epoch`, but for its seed."""
+        """Return the step of batch `number` of `epoch`, but for its seed."""
         batches = self.loader.num_batches
         done = (epoch - self.recipe.first_epoch(self.number)) * batches + number
         progress, schedule = Fraction(done, self.config.epochs * batches), self.config.eps_schedule
@@ -119,7 +131,11 @@ class StageRunner:
         return replace(self.trainable.step, progress=progress, number=number, eps_share=share)
 
     def finish(self) -> dict[str, Any]:
-        """Leave the stage, with a plain network; returns what the callbacks have to record, JSON-able."""
+        """Leave the stage, with a plain network.
+
+        Returns:
+            What the callbacks have to record, by callback; JSON can hold it.
+        """
         facts = self.callbacks.on_stage_end()
         self.callbacks = CallbackList()
         self.trainable.drop_removed(self.model)
@@ -129,7 +145,7 @@ class StageRunner:
 def _started_callbacks(
     recipe: Recipe, number: int, model: nn.Module, engine: Engine, loader: Loader, heldout: tuple[Tensor, Tensor]
 ) -> CallbackList:
-    """The callbacks of stage `number` enter the network: the objective's own, then the treatments'."""
+    """Return the callbacks of a stage, which enter the network: the objective's own, then the treatments'."""
     stage = recipe.stages[number]
     context = StageContext(
         model=model,

@@ -34,7 +34,7 @@ class Progress:
     selected: list[str] | None = None
     """Names of the layers that move; None: the whole network, or not yet decided."""
     joined: bool = False
-    """Whether the stage's callbacks are in the network, whose structure they may have changed."""
+    """The stage's callbacks are in the network, whose structure they may have changed."""
     callbacks: dict[str, dict[str, float]] = field(default_factory=dict)
     """The callbacks' scalars."""
     sums: dict[str, float] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Progress:
     epoch_seconds: float = 0.0
     stage_seconds: float = 0.0
     compile_seconds: float = 0.0
-    """Of the epoch so far, and not in its `epoch_seconds`."""
+    """Seconds of compiling in the epoch so far, which are not in its `epoch_seconds`."""
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
     best_robust_in_stage: float = 0.0
@@ -55,18 +55,27 @@ class Progress:
 
 
 class Checkpoint(NamedTuple):
-    """A state read back. `optimizer`: what the optimizer remembers of each moving parameter, by parameter name."""
+    """A state read back."""
 
     progress: Progress
     weights: dict[str, Tensor]
     optimizer: OptimizerState
+    """What the optimizer remembers of each moving parameter, by parameter name."""
     callbacks: dict[str, Tensor]
     own: dict[str, Tensor]
     """What each of several processes had of its own of these, in order of rank, (world, ...), by their names in the
     file: "model.NAME", "companion.NAME"."""
 
     def put_into(self, model: nn.Module, source: object = "the saved state") -> None:
-        """Load the weights and buffers. Raises ClatError if they do not fit."""
+        """Load the weights and buffers into a network.
+
+        Args:
+            model: a network whose callbacks have entered it where they had when the state was saved.
+            source: where the state comes from, for the message.
+
+        Raises:
+            ClatError: they do not fit.
+        """
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -74,7 +83,16 @@ class Checkpoint(NamedTuple):
 
 
 def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
-    """Write the state."""
+    """Write a state, in one step.
+
+    Args:
+        path: the file, which is replaced.
+        saved: the state; its tensors are copied to the CPU.
+        recipe_hash: the hash of what led to it, which `load_state` asks for.
+
+    Raises:
+        ClatError: the file cannot be written.
+    """
     tensors = {
         f"{kind}.{name}": value
         for kind, group in (
@@ -95,7 +113,14 @@ def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
 
 
 def state_hash(path: Path) -> str | None:
-    """The recipe hash that a state was saved under; None if the file cannot be read."""
+    """Return the recipe hash that a state was saved under.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The hash; None if the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("recipe_hash")
@@ -104,8 +129,10 @@ def state_hash(path: Path) -> str | None:
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """The record of a run's progress in today's fields: clat 0.1 kept CLAT's lambda beside the callbacks'
-    scalars."""
+    """Return the record of a run's progress in today's fields.
+
+    clat 0.1 kept CLAT's lambda beside the callbacks' scalars.
+    """
     data = dict(data)
     data.pop("stage_begun", None)
     own = data.pop("objective_state", {})
@@ -114,8 +141,19 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
-    """Read a state back as the process of this rank left it. Raises ClatError if the file is damaged or belongs to
-    a run of another recipe."""
+    """Read a state back as the process of this rank left it.
+
+    Args:
+        path: the file.
+        recipe_hash: the hash that it must have been saved under.
+        rank: the number of this process, from 0.
+
+    Returns:
+        The state, on the CPU.
+
+    Raises:
+        ClatError: the file is damaged, or belongs to a run of another recipe.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             record = file.metadata() or {}
@@ -136,7 +174,10 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
 
 
 def _by_parameter(group: Callable[[str], dict[str, Tensor]]) -> OptimizerState:
-    """The optimizer's state, NAME.KEY in the file. clat 0.1 knew SGD alone and kept its buffer as momentum.NAME."""
+    """Return the optimizer's state by parameter, which in the file is NAME.KEY.
+
+    clat 0.1 knew SGD alone and kept its buffer as momentum.NAME.
+    """
     state = {name: {"momentum_buffer": buffer} for name, buffer in group("momentum.").items()}
     for place, value in group("optimizer.").items():
         name, _, key = place.rpartition(".")

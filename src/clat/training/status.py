@@ -13,7 +13,14 @@ DIED = "died"
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """Return what run.json in the folder `run` holds, nothing where it cannot be read."""
+    """Return what run.json in a run's folder holds.
+
+    Args:
+        run: the folder.
+
+    Returns:
+        Nothing where the file is not there or cannot be read.
+    """
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -25,8 +32,8 @@ def run_status(run: Path, about: dict[str, Any] | None = None) -> str | None:
     """Return how the run in a folder stands.
 
     Args:
-        run: Its folder.
-        about: Its run.json, if it has been read already.
+        run: its folder.
+        about: its run.json, if it has been read already.
 
     Returns:
         "running", "interrupted", "failed", "finished", as the run wrote it, or "died" where it says that it is

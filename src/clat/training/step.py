@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.draws import batch_parts, part_of_batch
+from clat.core.errors import ClatError
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.objectives import Loss, Objective, Step
-from clat.runtime.callback import CallbackList, StepCost
+from clat.runtime.callback import StepCost
+from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.optimizer import set_rate
 from clat.training.trainable import TrainableSet
@@ -36,14 +38,30 @@ def take_step(
     rate: float,
     micro_batch: int | None = None,
 ) -> Loss:
-    """theta <- theta - rate * the optimizer's direction for grad cost(theta, examples(theta)), theta what moves.
+    """Take one optimizer step on the loss of a batch.
 
-    `x`: (N, C, H, W) in [0, 1], `y`: labels or probabilities, this process's share of the batch; the gradient is
-    the mean over the processes. `step`: for this step, with its seed. `micro_batch`: at most so many images are in
-    the network at a time, and their gradients are added up: what it computes is the same, but for BatchNorm that
-    normalises by the batch. The callbacks are called where their hooks say. Returns the loss before the step,
-    detached; where it does not depend on theta, as in a step that a network runs without the layers that move, it
-    says so in its part "without_gradient". Raises NotFinite.
+    theta <- theta - rate * the optimizer's direction for grad cost(theta, examples(theta)), theta what moves. The
+    gradient is the mean over the processes. The callbacks are called where their hooks say.
+
+    Args:
+        objective: gives the examples and the loss on them.
+        model: the network; its parameters in `trainable` move.
+        x: images (N, C, H, W) in [0, 1], this process's share of the batch.
+        y: labels (N,) int64, or class probabilities (N, K).
+        step: the place in the stage, with the seed of this step.
+        trainable: what moves, its optimizer, and the norm that the gradient is clipped to.
+        callbacks: the stage's.
+        engine: precision and processes.
+        rate: the learning rate.
+        micro_batch: at most so many images are in the network at a time, and their gradients are added up: what it
+            computes is the same, but for BatchNorm that normalises by the batch. None: the whole batch.
+
+    Returns:
+        The loss before the step, detached; where it does not depend on theta, as in a step that a network runs
+        without the layers that move, it says so in its part "without_gradient".
+
+    Raises:
+        NotFinite: the loss is infinite or not a number in some process; nothing has moved.
     """
     parts = batch_parts(len(x), micro_batch)
     step = step if len(parts) == 1 else replace(step, once=False)  # or the shared passes of all parts would pile up
@@ -62,7 +80,13 @@ def take_step(
     def cost(number: int) -> Loss:
         rows = parts[number]
         with computing(rows):
-            return _share(objective.cost(model, x[rows], y[rows], examples[number], step), len(x[rows]), len(x))
+            found = objective.cost(model, x[rows], y[rows], examples[number], step)
+            if not isinstance(found, Loss):
+                raise ClatError(
+                    f"objective '{objective.name}' costs a {type(found).__name__}, expected "
+                    "clat.objectives.Loss(total, parts)"
+                )
+            return _share(found, len(x[rows]), len(x))
 
     def total(number: int) -> Tensor:
         return cost(number).total
@@ -93,7 +117,7 @@ def take_step(
 
 
 def _share(loss: Loss, count: int, whole: int) -> Loss:
-    """What the mean over `count` images adds to that over the `whole` batch."""
+    """Return what the mean over `count` images adds to that over the `whole` batch."""
     if count == whole:
         return loss
     share = count / whole

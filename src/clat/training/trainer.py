@@ -6,7 +6,6 @@ recipe is the whole truth about where a run stands: a killed and resumed run doe
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
-from clat.core.stopping import answered
 from clat.data.loader import Loader
 from clat.models.files import load_weights
 from clat.network import modes
@@ -26,21 +24,11 @@ from clat.network.cost import Cost, metered
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
-from clat.training.interrupt import Interrupted, StopFlag
+from clat.training import records
+from clat.training.interrupt import StopFlag, stop_if_asked
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
 from clat.training.ranking import choose_layers
-from clat.training.records import (
-    TEST_DECIDES,
-    epoch_line,
-    epoch_record,
-    finish_line,
-    nothing_moves,
-    selection_line,
-    selection_record,
-    stage_record,
-    stage_summary,
-)
 from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress
@@ -49,9 +37,20 @@ from clat.training.warnings import warn, warnings_before_epoch
 
 
 class Trainer:
-    """Runs a recipe's stages on a model. `heldout`: (x, y) on the device, the part of train that decides;
-    `out`: the run's folder; `saved`: the state to go on from, if any; `name`: what the network is called,
-    if not by the recipe."""
+    """Runs a recipe's stages on a model.
+
+    Args:
+        recipe: resolved for this machine.
+        model: the network on its device.
+        loader: the training batches.
+        heldout: (x, y) on the device, the part of train that decides.
+        engine: device, precision and processes.
+        log: told what happens.
+        out: the run's folder.
+        stop: asked after each step.
+        saved: the state to go on from, if any.
+        name: what the network is called, if not by the recipe.
+    """
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class Trainer:
             self._restore(saved)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Callbacks that were in the network enter it first: the weights are named by its structure."""
+        """Go on from a state, with callbacks in the network first: they decide what its weights are called."""
         source = self.out / STATE
         if saved.progress.joined:
             self._enter_stage()
@@ -88,17 +87,22 @@ class Trainer:
             self.runner.callbacks.restore(saved.callbacks)
 
     def run(self) -> None:
-        """Train from where `progress` stands to the end of the last stage."""
+        """Train from where `progress` stands to the end of the last stage.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state is saved.
+            Diverged: the loss or a weight is not finite.
+        """
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
-            warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
+            warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
         with torch.random.fork_rng(devices=self.engine.cuda_devices), metered(self.model) as live:
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
                 with modes.restore_flags(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
-                self._stop_if_asked()
+                stop_if_asked(self.stop, self.engine)
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
@@ -108,6 +112,8 @@ class Trainer:
         if progress.epoch == first and progress.step == 0:
             self.log.say(f"stage {progress.stage + 1}/{len(self.recipe.stages)}: {stage.name}", style="bold")
             progress.best_robust_in_stage = progress.stage_seconds = 0.0
+            if self.recipe.method_since(progress.stage) == progress.stage:
+                progress.best = None  # the best weights of an earlier method are no result of this one
             if stage.selection is not None or not self.recipe.keeps_optimizer(progress.stage):
                 self.optimizer_state = {}  # newly selected layers start without momentum
         if stage.selection is None or progress.selected is not None:
@@ -135,7 +141,7 @@ class Trainer:
                 warn(self.log, self.progress, kind, message, once=True)
             self.runner.after_selection(self.progress.epoch, first=done == 0)
         if done == 0:
-            self.log.record("stage", **stage_record(self.progress, self.runner))
+            self.log.record("stage", **records.stage_record(self.progress, self.runner))
 
     def _select(self, stage: StageConfig) -> None:
         """Decide which layers move from here on, on held-out images, and say so."""
@@ -155,9 +161,9 @@ class Trainer:
         self.progress.selected = self.engine.from_first(names)
         self.runner.make_trainable(self.progress.selected, self.optimizer_state)
         rule, seconds = stage.selection.rule, time.perf_counter() - start
-        record = selection_record(self.progress, rule, self.runner.trainable, file, seconds)
+        record = records.selection_record(self.progress, rule, self.runner.trainable, file, seconds)
         self.log.record("selection", **record)
-        self.log.say(selection_line(record), style="cyan")
+        self.log.say(records.selection_line(record), style="cyan")
 
     def _epoch(self) -> None:
         progress, seed, batches = self.progress, self.recipe.seed, self.loader.num_batches
@@ -180,20 +186,12 @@ class Trainer:
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
-                self._stop_if_asked(self.save)
+                stop_if_asked(self.stop, self.engine, self.save)
                 start = time.perf_counter()
                 overdue = start - saved > self.recipe.engine.checkpoint_seconds
                 if self.engine.any_of(overdue) and progress.step < batches:
                     self.save()
                     saved = start = time.perf_counter()
-
-    def _stop_if_asked(self, before: Callable[[], None] = lambda: None) -> None:
-        """Stop if any process was asked to."""
-        if self.engine.any_of(bool(self.stop.number)):
-            answered()
-            before()
-            self.engine.wait()  # for the first, which saves: its launcher kills it once another has failed
-            raise Interrupted(self.stop.number or signal.SIGINT)
 
     def _train_step(self, x: Tensor, y: Tensor, rate: float) -> Loss:
         progress = self.progress
@@ -211,7 +209,7 @@ class Trainer:
         self.optimizer_state = self.runner.trainable.optimizer_state
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
-        record = epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
+        record = records.epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:
             check, record["best"] = self._check_and_keep_best()
@@ -221,15 +219,15 @@ class Trainer:
         self.runner.callbacks.after_epoch(check)
         record["companions"] = self.runner.callbacks.all_scalars()
         self.log.record("epoch", **record)
-        self.log.say(epoch_line(record, self.recipe.total_epochs))
+        self.log.say(records.epoch_line(record, self.recipe.total_epochs))
         if not self.engine.any_of(record["parts"].get("without_gradient", 0.0) < 1):
-            warn(self.log, self.progress, "nothing-moves", nothing_moves(record["stage_name"]), once=True)
+            warn(self.log, self.progress, "nothing-moves", records.nothing_moves(record["stage_name"]), once=True)
         progress.step, progress.sums, progress.epoch_seconds, progress.compile_seconds = 0, {}, 0.0, 0.0
         if not last and not self.collapsed:
             self.save()
 
     def _check_and_keep_best(self) -> tuple[dict[str, Any], bool]:
-        """Check the network as it stands; whether it is the best so far, in which case it is kept."""
+        """Return the check of the network as it stands, and whether it is the best so far, which is kept."""
         progress = self.progress
         with self.runner.callbacks.evaluation_weights():
             check = check_heldout(self.model, self.engine, self.heldout, self.recipe)
@@ -248,7 +246,7 @@ class Trainer:
             warn(self.log, self.progress, "catastrophic-overfitting", warning)
 
     def _learning_rate(self) -> float:
-        """The schedule's, callbacks aside."""
+        """Return the schedule's learning rate, callbacks aside."""
         done = self.progress.epoch + self.progress.step / self.loader.num_batches
         return self.recipe.learning_rate(self.progress.stage, done)
 
@@ -261,14 +259,14 @@ class Trainer:
         if facts:
             check, better = self._check_and_keep_best()
             self.log.record("finish", stage=progress.stage, epoch=progress.epoch, **facts, **check, best=better)
-            self.log.say(finish_line(facts), style="cyan")
+            self.log.say(records.finish_line(facts), style="cyan")
         if self.collapsed:
             self._return_to_best()
         self.files.require_finite(self.progress, self.runner.trainable)
         first = self.recipe.first_epoch(progress.stage)
         epochs, progress.epoch = progress.epoch - first, first + stage.epochs
         images = epochs * self.loader.num_batches * self.loader.batch_size
-        progress.stages.append(stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
+        progress.stages.append(records.stage_summary(progress, stage.name, epochs, images, moved, self._spent()))
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
@@ -279,7 +277,7 @@ class Trainer:
         self.save()  # last, so that a run killed before it writes the other files again
 
     def _return_to_best(self) -> None:
-        """The network with the best weights so far, and an optimizer without a memory of what came after."""
+        """Put the best weights so far into the network, with an optimizer that knows nothing of what came after."""
         self.collapsed = False
         if self.engine.rank == 0:
             load_weights(self.model, self.out / "weights" / "best.safetensors")
@@ -289,7 +287,11 @@ class Trainer:
         self.progress.last = self.progress.best
 
     def save(self) -> None:
-        """Save the state, unless a weight has become useless. All processes must call it."""
+        """Save the state. All processes must call it.
+
+        Raises:
+            Diverged: a weight is not finite; nothing is saved.
+        """
         self.files.save(self._snapshot())
 
     def _snapshot(self) -> Checkpoint:

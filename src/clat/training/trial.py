@@ -1,4 +1,4 @@
-"""Try a network on an image before a run starts, in the modes that the run will use it in."""
+"""Checks of a network before a run starts: tried on an image, in the modes that the run will use it in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,32 @@ from clat.core.notices import notice
 from clat.models.fitting import bare
 from clat.models.inputs import advice
 from clat.network import modes
+from clat.network.edge import Scripted, unwrapped
+from clat.network.guard import floating_type, guarded
+from clat.network.logits import check_output
 from clat.network.outputs import logits_of, other_parts
+
+
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a user's network without the wrapper of torch.compile.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The network itself, not a copy.
+
+    Raises:
+        ClatError: it is TorchScript, or its weights are not float32, in which recipes train.
+    """
+    model = unwrapped(model)
+    if isinstance(model, Scripted):
+        raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
+    own = floating_type(model)
+    if own not in (None, torch.float32):
+        name = str(own).removeprefix("torch.")
+        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    return model
 
 
 @contextmanager
@@ -22,12 +47,15 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
     """Turn whatever a forward pass inside raises into one line, and tell which outputs are left out.
 
     Args:
-        model: The network that runs inside; it may be within a Normalized.
-        x: The images (N, C, H, W) that it runs on.
-        mode: What the message calls the mode: "" or "in training mode ".
+        model: the network that runs inside; it may be within a Normalized.
+        x: the images (N, C, H, W) that it runs on.
+        mode: what the message calls the mode: "" or "in training mode ".
+
+    Yields:
+        Nothing; the body runs.
 
     Raises:
-        ClatError: The pass failed; with the images' shape, and what the network says that it takes.
+        ClatError: the pass failed; with the images' shape, and what the network says that it takes.
     """
     seen: list[Any] = []
     # First of the hooks, which sees the output as the network gives it.
@@ -49,14 +77,66 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
         notice(f"{type(bare(model)).__name__} {mode}returns more than logits: its {noun} {names} are left out")
 
 
-def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
-    """Raise ClatError unless `model` can be trained: it has parameters, and gives logits in training mode too,
-    where some networks return other things.
+def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:
+    """Raise an error unless a network turns an image into enough logits.
 
     Args:
-        model: The network; it is left as it was.
-        x: One image (1, C, H, W). Two copies are run, since BatchNorm may not take one.
-        num_classes: How many logits there must be at least.
+        model: the network; it runs once in evaluation mode and is left as it was.
+        x: one image (1, C, H, W) in [0, 1].
+        num_classes: how many logits there must be at least.
+        exactly: what asks for no more than these either, as labels that are probabilities do; None: nothing.
+
+    Raises:
+        ClatError: the network does not run on such images, or gives something else.
+    """
+    with tried(model, x, ""), modes.attack_mode(model), torch.no_grad():
+        logits = model(x)
+    check_output(logits, 1)
+    if logits.shape[1] < num_classes:
+        raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
+    if exactly and logits.shape[1] != num_classes:
+        raise ClatError(f"{exactly} needs a model with the data's {num_classes} classes: it has {logits.shape[1]}")
+
+
+def check_single(model: nn.Module, x: Tensor) -> None:
+    """Raise an error if a network cannot train on a single image.
+
+    BatchNorm cannot normalise by a batch that leaves it one value a channel.
+
+    Args:
+        model: the network; it runs once in training mode and is left as it was.
+        x: one image (1, C, H, W) in [0, 1].
+
+    Raises:
+        ClatError: it cannot.
+    """
+    with (
+        modes.restore_flags(model),
+        modes.preserve_buffers(model),
+        modes.preserve_random_states(model),
+        torch.no_grad(),
+    ):
+        model.train()
+        try:
+            model(x)
+        except ValueError:
+            raise ClatError(
+                "one image a batch and process is too few for the model's BatchNorm: raise batch_size"
+            ) from None
+
+
+def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Raise an error unless a network can be trained.
+
+    It must have parameters, and give logits in training mode too, where some networks return other things.
+
+    Args:
+        model: the network; it is left as it was.
+        x: one image (1, C, H, W). Two copies are run, since BatchNorm may not take one.
+        num_classes: how many logits there must be at least.
+
+    Raises:
+        ClatError: it cannot.
     """
     if next(model.parameters(), None) is None:
         raise ClatError(f"the model, a {type(model).__name__}, has no parameters: there is nothing to train")
@@ -66,6 +146,7 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         modes.preserve_buffers(model),
         modes.preserve_random_states(model),
         torch.enable_grad(),
+        guarded(model),  # as in a run: it may write into its input
     ):
         model.train()
         pair = pair.detach().requires_grad_()

@@ -14,7 +14,15 @@ from clat.training.state import Progress
 
 
 def warn(log: RunLog, progress: Progress, kind: str, message: str, *, once: bool = False) -> None:
-    """Say a warning, and keep it with the results; `once`: not if the same was said before."""
+    """Say a warning, and keep it with the results.
+
+    Args:
+        log: prints and records it.
+        progress: keeps it for the summary.
+        kind: a word that tells its kind apart in metrics.jsonl, such as "nothing-moves".
+        message: the line.
+        once: say nothing if the same was said before.
+    """
     if once and message in progress.warnings:
         return
     progress.warnings.append(message)
@@ -23,22 +31,32 @@ def warn(log: RunLog, progress: Progress, kind: str, message: str, *, once: bool
 
 
 def lacks_robustness(clean: float, robust: float, classes: int) -> bool:
-    """Return whether next to nothing of a network's accuracy withstands an attack: a quarter or less of that on
-    clean images, or no more than guessing among `classes` gives. Accuracies in [0, 1]."""
+    """Return whether next to nothing of a network's accuracy withstands an attack.
+
+    Args:
+        clean: accuracy on clean images, in [0, 1].
+        robust: accuracy under attack, in [0, 1].
+        classes: how many there are, which tells what guessing gives.
+
+    Returns:
+        True for a quarter or less of the clean accuracy, and for no more than guessing gives.
+    """
     return robust <= max(clean / 4, 1 / classes)
 
 
 def warnings_before_epoch(
     progress: Progress, runner: StageRunner, heldout: tuple[Tensor, Tensor], *, first: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each warning, after a selection and when a stage begins. All processes must
-    call it.
+    """Yield the warnings after a selection and when a stage begins. All processes must call it.
 
     Args:
         progress: where the run stands, with the last held-out accuracies, if there are any.
-        runner: of the stage.
-        heldout: images and labels that may be looked at.
+        runner: the stage.
+        heldout: (x, y) on the device, which may be looked at.
         first: whether the stage begins.
+
+    Yields:
+        The kind and the text of each.
     """
     if first and runner.config.objective.keeps_robustness:
         yield from _weak_start(progress, runner, heldout)
@@ -62,7 +80,7 @@ def _weak_start(
 
 
 def _shared_weights(runner: StageRunner) -> Iterator[tuple[str, str]]:
-    """Of layers that are not selected, but hold a weight of one that is."""
+    """Yield a warning for layers that are not selected, but hold a weight of one that is."""
     model, layers = runner.model, runner.trainable.step.layers
     if not layers:
         return

@@ -62,7 +62,7 @@ class AWP(Treatment):
 
 
 class WeightPerturbation(StageCallback):
-    """Moves the weights for the loss and its backward pass."""
+    """Perturbation of the weights during the loss and its backward pass."""
 
     def __init__(self, settings: AWP, context: StageContext) -> None:
         super().__init__()
@@ -85,8 +85,11 @@ class WeightPerturbation(StageCallback):
             yield
 
     def _gradients(self, cost: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Of the cost by the weights that it depends on, over all processes. BatchNorm is as in any training pass,
-        but for its stored statistics, which only the pass at the perturbed weights updates."""
+        """Return the gradients of the cost by the weights that it depends on, over all processes.
+
+        BatchNorm is as in any training pass, but for its stored statistics, which only the pass at the perturbed
+        weights updates.
+        """
         gradients: dict[str, Tensor] = {}
         with modes.preserve_statistics(self.model):
             weights = list(self.weights.values())
@@ -104,7 +107,16 @@ class WeightPerturbation(StageCallback):
 
 @torch.no_grad()
 def perturbed(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], gamma: float) -> dict[str, Tensor]:
-    """w + gamma ||w|| g / ||g|| for each tensor that has a gradient; w itself where that is zero."""
+    """Return w + gamma ||w|| g / ||g|| for each tensor that has a gradient (Wu, Xia and Wang 2020).
+
+    Args:
+        weights: w, by name.
+        gradients: g, by name, of some of the weights.
+        gamma: size of the perturbation relative to each tensor's norm.
+
+    Returns:
+        New tensors by the names of `gradients`; w itself where the gradient is zero.
+    """
     moved = {}
     for name, gradient in gradients.items():
         weight, length = weights[name], gradient.norm()

@@ -1,4 +1,4 @@
-"""What every treatment of the weights shares."""
+"""Base that all treatments of the weights share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ class Treatment:
     """Whether weights of layers are computed from other parameters during the stage."""
 
     def check_beside(self, names: Sequence[str]) -> None:
-        """Raise ClatError if it cannot be among the stage's treatments `names`, in this order."""
+        """Raise an error if it cannot be among the stage's treatments.
+
+        Args:
+            names: all treatments of the stage, this one among them, in their order.
+
+        Raises:
+            ClatError: for a treatment that is there twice, cannot share a stage with another, or has to stand
+                before one.
+        """
         if names.count(self.name) > 1:
             raise ClatError(f"has the treatment '{self.name}' twice")
         for other in names:
@@ -37,16 +45,46 @@ class Treatment:
                 raise ClatError(f"names the treatment '{self.name}' after '{earlier}': it has to stand before it")
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
-        """Raise ClatError if this is no network that it can treat. `x`: an image, (1, C, H, W). Called before
-        training starts."""
+        """Raise an error, before training starts, if this is no network that it can treat.
+
+        Args:
+            model: the network as it enters the stage.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Raises:
+            ClatError: with what the network lacks.
+        """
 
     def check(self, epochs: int) -> None:
-        """Raise ClatError if the settings make no sense for a stage of `epochs`."""
+        """Raise an error if the settings make no sense for a stage of this length.
+
+        Args:
+            epochs: epochs of the stage.
+
+        Raises:
+            ClatError: with the setting that does not fit.
+        """
 
     def check_steps(self, steps: int) -> None:
-        """The same, once the data is read, for a stage of so many optimizer steps."""
+        """Raise an error, once the data is read, if the settings make no sense for so many steps.
+
+        Args:
+            steps: optimizer steps of the stage.
+
+        Raises:
+            ClatError: with the setting that does not fit.
+        """
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
-        """Enter a stage. May change the network's structure, always in the same way: a resumed run joins the
-        plain network anew and then puts the saved tensors back."""
+        """Enter a stage, and return the callback that does the work.
+
+        May change the network's structure, always in the same way: a resumed run joins the plain network anew and
+        then puts the saved tensors back.
+
+        Args:
+            context: the stage that begins.
+
+        Returns:
+            The callback, which leaves the network plain at the end of the stage.
+        """
         raise NotImplementedError

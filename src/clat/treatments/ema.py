@@ -32,7 +32,7 @@ from clat.treatments.statistics import reestimate_on_training_batches
 
 @dataclass(frozen=True, kw_only=True)
 class EMA(Treatment):
-    """Train one network, evaluate and keep its moving average. The average is also what the next stage gets.
+    """Average of the network's weights that moves with them, evaluated and kept. The next stage gets it, too.
 
     To be named after the treatments that change the network's structure or its first weights.
     """
@@ -56,7 +56,15 @@ class EMA(Treatment):
             raise ClatError(f"ema.start is {self.start}: expected a part of the stage, from 0 to below 1")
 
     def decay_after(self, steps: int, of: int) -> float:
-        """The share of the old average after so many steps of the stage's; 0: the average is a copy."""
+        """Return the share of the old average after a step.
+
+        Args:
+            steps: steps of the stage that are done.
+            of: steps of the whole stage.
+
+        Returns:
+            d_t, from 0 to below 1; 0: the average is a copy.
+        """
         since = steps - self.start * of
         if since < 0:
             return 0.0
@@ -67,7 +75,7 @@ class EMA(Treatment):
 
 
 class MovingAverage(StageCallback):
-    """The average of every parameter; what does not move, does not move in the average either."""
+    """Average of every parameter; what does not move, does not move in the average either."""
 
     def __init__(self, settings: EMA, context: StageContext) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ ALPHAS = tuple(number / 10 for number in range(11))
 
 
 class LinePoint(NamedTuple):
-    """A point of the line and its held-out accuracies, in [0, 1]."""
+    """One point of the line and its held-out accuracies, in [0, 1]."""
 
     alpha: float
     clean: float
@@ -38,10 +38,10 @@ class LinePoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolation(Treatment):
-    """The stage ends between the weights that it started from and those that it reached.
+    """End of a stage between the weights that it started from and those that it reached.
 
-    To be named before the treatments that change the network's structure or average its weights, and with
-    `end = "last"` beside them: the line is that of the networks they leave.
+    To be named before the treatments that change the network's structure or average its weights, and with `end =
+    "last"` beside them: the line is that of the networks they leave.
     """
 
     name: Literal["interpolation"] = "interpolation"
@@ -80,8 +80,19 @@ class Interpolation(Treatment):
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) start + alpha end, entry by entry; 0 and 1 give the two networks bit for bit. Between them,
-    integers (BatchNorm's counters) are those of the end. Raises ClatError if the entries differ in name."""
+    """Return (1 - alpha) start + alpha end, entry by entry.
+
+    Args:
+        start: the state of one network, by name.
+        end: the state of the other, with the same names.
+        alpha: from 0 to 1, which give the two networks bit for bit.
+
+    Returns:
+        New tensors by name. Between the two, integers (BatchNorm's counters) are those of the end.
+
+    Raises:
+        ClatError: if the entries differ in name.
+    """
     if start.keys() != end.keys():
         odd = sorted(start.keys() ^ end.keys())[0]
         raise ClatError(f"cannot interpolate between two networks of which only one has '{odd}'")
@@ -94,8 +105,15 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
 
 
 def choose_alpha(points: Iterable[LinePoint], margin: float) -> LinePoint:
-    """The point with the largest clean accuracy among those that lose at most `margin` of the robust accuracy at
-    alpha = 0, which must be there; of equals the more robust one, then the one nearest to the start."""
+    """Return the point with the largest clean accuracy that keeps the robust one.
+
+    Args:
+        points: the line's, that at alpha = 0 among them.
+        margin: robust accuracy that may be lost against alpha = 0, as a fraction.
+
+    Returns:
+        The point; of equals the more robust one, then the one nearest to the start.
+    """
     points = sorted(points)
     floor = points[0].robust - margin - 1e-9  # accuracies are ratios of counts: 0.537 - 0.001 is to be 0.536
     allowed = [point for point in points if point.robust >= floor]
@@ -103,7 +121,7 @@ def choose_alpha(points: Iterable[LinePoint], margin: float) -> LinePoint:
 
 
 class Line(StageCallback):
-    """Remembers where the stage started and, for `end = "best-clean"`, the best epoch since."""
+    """Keeper of where the stage started and, for `end = "best-clean"`, of the best epoch since."""
 
     def __init__(self, settings: Interpolation, context: StageContext) -> None:
         super().__init__()
@@ -151,8 +169,10 @@ class Line(StageCallback):
         }
 
     def _measured(self, end: Mapping[str, Tensor], alpha: float) -> LinePoint:
-        """The network at `alpha`, judged on all held-out images. All processes learn the same accuracies, so all
-        choose alike."""
+        """Return the accuracies of the network at `alpha` on all held-out images.
+
+        All processes learn the same accuracies, so all choose alike.
+        """
         here = self.context
         put(tensors_of(self.model), interpolate(self.start, end, alpha))
         attack = Attack(here.threat, steps=self.settings.steps)

@@ -17,10 +17,11 @@ from clat.treatments.base import Treatment
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Treatment):
-    """ConvLoRA (Aleem et al. 2024, arXiv 2402.04964) under whatever objective the stage has: W + alpha/r * B A, see
-    `clat.network.low_rank`. Only the factors, the biases of their layers and what is named below move; at the end
-    of the stage the factors are added to the weights. The defaults are the published code's; CLAT's paper cites it
-    for its "PGD-AT + LoRA" rows and states none of these.
+    """ConvLoRA (Aleem et al. 2024, arXiv 2402.04964) under whatever objective the stage has: W + alpha/r * B A.
+
+    See `clat.network.low_rank`. Only the factors, the biases of their layers and what is named below move; at the
+    end of the stage the factors are added to the weights. The defaults are the published code's; CLAT's paper cites
+    it for its "PGD-AT + LoRA" rows and states none of these.
 
     BatchNorm statistics follow the stage's `batch_norm` ("update" is the published AdaBN).
     """
@@ -50,7 +51,19 @@ class LoRA(Treatment):
             raise ClatError(f"lora: alpha is {self.alpha}, expected a number above 0")
 
     def layers(self, model: nn.Module, x: Tensor) -> list[str]:
-        """The names of the layers that get factors."""
+        """Return the names of the layers that get factors.
+
+        Args:
+            model: the network without factors.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Returns:
+            Names, in forward order.
+
+        Raises:
+            ClatError: if `classifier` is "full" and the last layer does not give the logits, if no layer is left,
+                or if the weight of one is computed.
+        """
         if self.classifier == "full" and classifier_of(model, x) is None:
             raise ClatError("lora: classifier is 'full', but the last layer does not give the logits")
         low_rank = self.classifier == "low-rank"
@@ -66,7 +79,7 @@ class LoRA(Treatment):
 
 
 class LoRACallback(StageCallback):
-    """The factors are parameters of the network, so they are saved and resumed with it."""
+    """Keeper of the low-rank factors, which are parameters of the network and so are saved and resumed with it."""
 
     def __init__(self, settings: LoRA, context: StageContext) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Chosen parts of the network start a stage from fresh random weights, as in CURE's study of blocks."""
+"""Fresh random weights for chosen parts of the network at the start of a stage, as in CURE's study of blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from clat.treatments.base import Treatment
 @dataclass(frozen=True, kw_only=True)
 class Reinitialise(Treatment):
     """Kaiming-normal convolutions and linear layers (fan-out; zero biases), BatchNorm as new, in the named modules.
-    Together with a selection of the same modules, the rest stays as it was trained."""
+
+    Together with a selection of the same modules, the rest stays as it was trained.
+    """
 
     name: Literal["reinitialise"] = "reinitialise"
     before: ClassVar[tuple[str, ...]] = ("lora", "ema", "swa")
@@ -45,8 +47,17 @@ class Reinitialise(Treatment):
 
 
 def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
-    """Draw every layer in the modules that match one of `patterns` anew, in place; the same seed, the same weights.
-    `batch_norm`: BatchNorm too. Raises ClatError as `chosen_layers` does, and nothing has changed then."""
+    """Draw every layer in the chosen modules anew, in place.
+
+    Args:
+        model: the network that changes.
+        patterns: patterns of module names ("layer2", "layer3.*").
+        seed: the same seed gives the same weights.
+        batch_norm: start BatchNorm in them anew, too.
+
+    Raises:
+        ClatError: as `chosen_layers` does; nothing has changed then.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in chosen_layers(model, patterns, batch_norm=batch_norm):
         if isinstance(module, _BatchNorm):
@@ -63,9 +74,20 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
 
 
 def chosen_layers(model: nn.Module, patterns: tuple[str, ...], *, batch_norm: bool) -> list[nn.Module]:
-    """Return the convolutions, linear layers and, with `batch_norm`, BatchNorms in the modules that match one of
-    `patterns`, in the model's order. Raises ClatError for a pattern that matches no module, and for a layer whose
-    weight or bias is computed, so that it could not be drawn."""
+    """Return the layers that can be drawn anew in the chosen modules.
+
+    Args:
+        model: the network.
+        patterns: patterns of module names ("layer2", "layer3.*").
+        batch_norm: BatchNorms are among them.
+
+    Returns:
+        Convolutions, linear layers and BatchNorms, in the model's order.
+
+    Raises:
+        ClatError: for a pattern that matches no module, and for a layer whose weight or bias is computed, so that
+            it could not be drawn.
+    """
     check_patterns(model, patterns)
     within = {
         module
@@ -91,7 +113,15 @@ def _has_factors(module: nn.Module, key: str) -> bool:
 
 
 def check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    """Raise ClatError for a pattern that matches no module."""
+    """Raise an error unless every pattern matches a module.
+
+    Args:
+        model: the network.
+        patterns: patterns of module names.
+
+    Raises:
+        ClatError: with the first that matches none.
+    """
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

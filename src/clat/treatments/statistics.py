@@ -18,13 +18,20 @@ from clat.runtime.callback import StageContext
 def reestimate_batch_norm(
     model: nn.Module, batches: Iterable[Tensor], layers: Sequence[_BatchNorm] | None = None
 ) -> None:
-    """Replace the stored statistics by those of one pass over `batches`, each (N, C, H, W) in [0, 1].
+    """Replace the stored BatchNorm statistics by those of one pass over images.
 
     Mean and variance become the averages of the batches' own (the unbiased variance, as in training), weighted by
-    their sizes; every batch is normalised by itself, as in training, and the old statistics play no part. What
-    is not such a BatchNorm is in evaluation mode, so nothing is drawn at random and nothing else changes; modes and
-    momenta are left as found. `layers`: only these BatchNorm modules, the others use their stored statistics.
-    Raises ClatError if there is no batch.
+    their sizes; every batch is normalised by itself, as in training, and the old statistics play no part. What is
+    not such a BatchNorm is in evaluation mode, so nothing is drawn at random and nothing else changes; modes and
+    momenta are left as found.
+
+    Args:
+        model: the network, in any mode.
+        batches: images, each (N, C, H, W) in [0, 1].
+        layers: only these BatchNorm modules, the others use their stored statistics; None: all.
+
+    Raises:
+        ClatError: if there is no batch.
     """
     chosen = [bn for bn in modes.batch_norms(model) if bn.running_mean is not None]
     if layers is not None:
@@ -55,10 +62,18 @@ def reestimate_batch_norm(
 def reestimate_on_training_batches(
     context: StageContext, layers: Sequence[_BatchNorm], most: int | None = None
 ) -> None:
-    """The same over the first epoch's training batches, always the same ones; `most`: over so many of them.
+    """Replace BatchNorm statistics by those of the first epoch's training batches, always the same ones.
 
     Clean images as they are augmented for training, as in the released code of the methods that do this (Izmailov
     et al. 2018; Li & Spratling 2023). Each process passes over its shares and all take the mean, as after an epoch.
+
+    Args:
+        context: the stage, with its network, loader and processes.
+        layers: the BatchNorm modules to count anew; none: nothing happens.
+        most: batches to pass over; None: the whole epoch.
+
+    Raises:
+        ClatError: if there is no batch.
     """
     if not layers:
         return

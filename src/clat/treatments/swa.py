@@ -61,8 +61,15 @@ class SWA(Treatment):
                 raise ClatError(f"swa.{what} is {number}: expected at least 1")
 
     def first(self, units: int) -> int:
-        """How many of the stage's units go by before the first window."""
-        return math.ceil(self.start * units - 1e-9)
+        """Return how many of the stage's units go by before the first window.
+
+        Args:
+            units: epochs or batches of the stage, as `unit` counts.
+
+        Returns:
+            start * units, rounded up.
+        """
+        return math.ceil(self.start * units - 1e-9)  # 0.07 * 100 is 7.000000000000001, and is to be 7
 
     def check(self, epochs: int) -> None:
         if self.unit == "epochs":
@@ -85,7 +92,7 @@ class SWA(Treatment):
 
 
 class WindowAverage(StageCallback):
-    """`average`: the mean of `numbers["averaged"]` states of the parameters, empty with none."""
+    """Average of the weights over a window: the mean of `scalars["averaged"]` states, empty with none."""
 
     def __init__(self, settings: SWA, context: StageContext) -> None:
         super().__init__()
@@ -123,7 +130,7 @@ class WindowAverage(StageCallback):
 
     @torch.no_grad()
     def _take(self) -> None:
-        """The weights as they stand enter the average."""
+        """Take the weights as they stand into the average."""
         self.scalars["averaged"] += 1
         if not self.average:
             self.average = copied(dict(self.model.named_parameters()))
@@ -132,7 +139,7 @@ class WindowAverage(StageCallback):
             self.average[name].lerp_(parameter, 1 / self.scalars["averaged"])
 
     def _replace(self) -> None:
-        """The average becomes the network."""
+        """Put the average in the network's place."""
         put(tensors_of(self.model), self.average)
         self.average, self.scalars["averaged"] = {}, 0
         self._statistics()

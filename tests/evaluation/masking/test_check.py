@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from benchmarks.foreign_networks import FILES, foreign_network, weights_folder
 from torch import Tensor, nn
 
 import clat
 from clat import cli
-from clat.attacks import pgd
 from clat.core.errors import ClatError
 from clat.data import load_split
 from clat.evaluation.masking.attacked_network import AttackedNetwork
+from clat.evaluation.masking.excess import must_not_beat
+from clat.evaluation.masking.network_signs import _rare
 from clat.evaluation.masking.report import NOT_RUN, OK, SUSPICIOUS, CheckReport
-from clat.evaluation.masking.signs import SIGNS, _must_not_beat, _rare
-from clat.models import Normalized
+from clat.evaluation.masking.signs import SIGNS
+from helpers.masked_networks import Around, Reversed, digits, train
 
 EPS = 0.1
-
-
-class Around(nn.Module):
-    """A network with something before or behind it."""
-
-    def __init__(
-        self,
-        net: nn.Module,
-        before: Callable[[Tensor], Tensor] = lambda x: x,
-        after: Callable[[Tensor], Tensor] = lambda z: z,
-    ) -> None:
-        super().__init__()
-        self.net, self.before, self.after = net, before, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.net(self.before(x)))
-
-
-def digits(split: str) -> tuple[Tensor, Tensor]:
-    part = load_split("digits", split)
-    assert isinstance(part.images, Tensor)
-    return part.images.float() / 255, part.labels
-
-
-def train(adversarial: bool) -> nn.Module:
-    """A small convolutional network after a few hundred steps on digits."""
-    x, y = digits("train")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(256, 10),
-        )  # fmt: skip
-        optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
-        for step in range(150):
-            rows = torch.randint(len(x), (128,))
-            batch = pgd(net, x[rows], y[rows], eps=EPS, steps=3, seed=step) if adversarial else x[rows]
-            optimizer.zero_grad()
-            F.cross_entropy(net(batch), y[rows]).backward()
-            optimizer.step()
-    return net.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +108,6 @@ def test_a_layer_of_random_noise(robust_net: nn.Module, test_digits: tuple[Tenso
 def test_a_gradient_of_the_wrong_sign(robust_net: nn.Module, test_digits: tuple[Tensor, Tensor]) -> None:
     """Attacks walk the wrong way, so noise and queries find more than they."""
 
-    class Reversed(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-            return -gradient
-
     report = clat.check(Around(robust_net, before=Reversed.apply), *test_digits, eps=2 * EPS)
     assert {"unbounded eps", "black box"} <= found(report)
     assert not {"zero gradients", "random forward", "saturated softmax"} & found(report)
@@ -194,7 +143,7 @@ def test_a_difference_counts_only_beyond_chance() -> None:
 
     def verdict(weaker: range, stronger: range, usual: float = 0.0) -> tuple[float, str]:
         one = subject(100)
-        return _must_not_beat(one, withstand(100, weaker), withstand(100, stronger), ("a", "b"), usual)[:2]
+        return must_not_beat(one, withstand(100, weaker), withstand(100, stronger), ("a", "b"), usual)[:2]
 
     assert verdict(range(50), range(50, 90)) == (pytest.approx(0.1), OK)
     assert verdict(range(20), range(20)) == (0, OK)
@@ -296,25 +245,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert error.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def real_weights() -> Path:
-    path = Path(os.environ.get("CLAT_DATA_DIR", "/nonexistent")) / ".." / "weights" / "sdp_cifar_cnn_a_adv.model"
-    if not path.exists():
-        pytest.skip("needs CLAT_DATA_DIR with cifar10, and the weights folder beside it")
-    return path
-
-
 @pytest.mark.slow
-def test_a_real_robust_network_passes(real_weights: Path) -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10),
-    )  # fmt: skip
-    state = torch.load(real_weights, weights_only=True)
-    net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
-    model = Normalized(net, (0.485, 0.456, 0.406), 0.225).eval()
+@pytest.mark.parametrize(("name", "clean"), [("cnn_a", 0.67), ("resnet4b", 0.81)])
+def test_a_real_robust_network_passes(name: str, clean: float) -> None:
+    if not (weights_folder() / FILES[name]).exists():
+        pytest.skip("needs CLAT_DATA_DIR with cifar10, and the weights folder beside it")
     part = load_split("cifar10", "test", resident_limit=0, cache=False).take(100).load()
     assert isinstance(part.images, Tensor)
-    report = clat.check(model, part.images.float() / 255, part.labels, eps="2/255")
+    report = clat.check(foreign_network(name), part.images.float() / 255, part.labels, eps="2/255")
     assert {row.name: row.verdict for row in report.rows} == dict.fromkeys(SIGNS, OK)
-    assert report.clean.value == 0.67
+    assert report.clean.value == clean

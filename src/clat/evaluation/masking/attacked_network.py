@@ -1,4 +1,4 @@
-"""The network under check, and how it fares under attacks, each of which is run once."""
+"""The network under check, and its verdicts under attacks, each of which is run once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clat.network.layers import Layer
 
 
 def _one(name: str, attack: str, **settings: Any) -> Protocol:
+    """Return a protocol of one attack."""
     return Protocol(name=f"check-{name}", attacks=(AttackSpec(attack=attack, **settings),))
 
 
@@ -31,11 +32,25 @@ LONG = _one("long", "pgd", steps=100)
 OTHER_LOSS = _one("other-loss", "apgd", loss="dlr-targeted", targets=1, steps=50)
 UNBOUNDED = _one("unbounded", "apgd", loss="ce", steps=100)
 BLACK_BOX = _one("black-box", "square", steps=500, schedule=500)
+STRONG = _one("strong", "apgd", loss="ce", steps=50)
+RELAXED = _one("relaxed", "cr")
 
 
 @dataclass
 class AttackedNetwork:
-    """`eps` in image units; `layers`: of the feature attack, None for all."""
+    """The network under check, with its images and what is known of it so far.
+
+    Attributes:
+        model: an image classifier that returns logits, without wrappers.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        eps: the radius under check, in image units.
+        norm: "linf" or "l2".
+        seed: of the attacks.
+        batch_size: images in a forward pass.
+        layers: those of the feature attack; None: all.
+        known: the verdicts of attacks that were run, by protocol and radius.
+    """
 
     model: nn.Module
     x: Tensor
@@ -49,25 +64,37 @@ class AttackedNetwork:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the model."""
         return device_of(self.model, self.x.device)
 
     @property
     def largest(self) -> Fraction:
-        """An eps at which the ball around any image holds every image."""
+        """Return an eps at which the ball around any image holds every image."""
         return Fraction(1 if self.norm == "linf" else math.ceil(math.sqrt(self.x[0].numel())))
 
     @cached_property
     def logits(self) -> Tensor:
-        """Of the images as they are, (N, classes), on the CPU."""
+        """Return the logits of the images as they are, (N, classes), on the CPU."""
         return predict(self.model, self.x, self.y, batch_size=self.batch_size)
 
     @cached_property
     def clean(self) -> Tensor:
-        """Which images are classified right, (N,) bool."""
+        """Return which images are classified right, (N,) bool."""
         return self.logits.argmax(1) == self.y.cpu()
 
     def robust(self, protocol: Protocol, eps: Fraction | None = None) -> Tensor:
-        """Which images withstand an attack, (N,) bool; `eps` None: the one under check."""
+        """Return which images withstand an attack; the same attack is run once only.
+
+        Args:
+            protocol: the attack.
+            eps: the radius, in image units; None: the one under check.
+
+        Returns:
+            One flag an image, (N,) bool.
+
+        Raises:
+            ClatError: the network makes the attack impossible.
+        """
         size = self.eps if eps is None else eps
         key = (protocol.hash, size)
         if key not in self.known:
@@ -76,13 +103,28 @@ class AttackedNetwork:
             self.known[key] = result.robust
         return self.known[key]
 
+    def robust_to_all(self, *protocols: Protocol) -> Tensor:
+        """Return which images withstand every one of these attacks, (N,) bool."""
+        return torch.stack([self.robust(protocol) for protocol in protocols]).all(0)
+
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, where the model is."""
+        """Yield the images and labels, where the model is.
+
+        Yields:
+            Images (at most batch_size, C, H, W) and their labels.
+        """
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
     def right(self, make: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Which images are right both as they are and as `make(number of the batch, x)` changes them, (N,) bool."""
+        """Return which images are right both as they are and as they are changed.
+
+        Args:
+            make: takes the number of a batch and its images, and returns them changed.
+
+        Returns:
+            One flag an image, (N,) bool.
+        """
         parts = [
             is_right(self.model, make(number, x), y, batch_size=self.batch_size)
             for number, (x, y) in enumerate(self.batches())

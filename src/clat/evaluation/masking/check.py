@@ -1,4 +1,4 @@
-"""Does a network only look robust because its gradients mislead attacks ("gradient masking")?"""
+"""The check for gradient masking: networks that only look robust because their gradients mislead attacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
+from clat.evaluation.masking.network_signs import DoesNotApply
 from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, CheckRow
-from clat.evaluation.masking.signs import SIGNS, DoesNotApply
+from clat.evaluation.masking.signs import SIGNS
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import metered
 from clat.network.edge import accept
@@ -32,12 +33,27 @@ def check(
     layers: Sequence[Layer] | None = None,
     about: dict[str, Any] | None = None,
 ) -> CheckReport:
-    """Look for signs of gradient masking in `model` on `x` (N, C, H, W) in [0, 1], `y` (N,).
+    """Look for signs of gradient masking.
 
-    A hundred images show what is broken, a thousand a difference of a few points. `layers`: those of the feature
-    attack, such as the ones that CLAT trained (None: all). Costs at most about 480 forward and backward passes an
-    image, and 550 forward passes alone. Leaves no trace in the model. Raises ClatError for bad input, as
-    `clat.evaluate` does, and where the network is right on no image.
+    A hundred images show what is broken, a thousand a difference of a few points. Costs at most about 700 forward
+    and backward passes an image, and 700 forward passes alone.
+
+    Args:
+        model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
+        x: images in [0, 1], (N, C, H, W).
+        y: their labels, (N,) int64.
+        eps: the radius, a number or a fraction such as "8/255".
+        norm: "linf" or "l2".
+        seed: of the attacks.
+        batch_size: images in a forward pass.
+        layers: those of the feature attack, such as the ones that CLAT trained; None: all.
+        about: what is added to the report's JSON, such as model and data.
+
+    Returns:
+        A row for each sign, with its value, verdict and reason.
+
+    Raises:
+        ClatError: for bad input, as `clat.evaluate` does, and where the network is right on no image.
     """
     model, x = accept(model, x, y)
     radius = parse_size(eps, norm=norm)
@@ -63,7 +79,10 @@ def check(
 
 
 def _rows(network: AttackedNetwork) -> Iterator[CheckRow]:
-    """Every sign. Where the network makes an attack impossible, that is a sign too, once."""
+    """Yield the row of every sign.
+
+    Where the network makes an attack impossible, that is a sign too, once.
+    """
     refusals: set[str] = set()
     for name, look in SIGNS.items():
         try:

@@ -1,4 +1,4 @@
-"""What `clat.check` found: a row a sign, as a table and as JSON."""
+"""The report of `clat.check`: a row a sign, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ OK, SUSPICIOUS, NOT_RUN = "ok", "suspicious", "not run"
 
 @dataclass(frozen=True)
 class CheckRow:
-    """`value`: a share of the samples, in [-1, 1]; None where nothing could be measured. `verdict`: "ok",
-    "suspicious" or "not run". `why`: the numbers in words."""
+    """The finding on one sign of gradient masking.
+
+    Attributes:
+        name: of the sign.
+        value: a share of the samples, in [-1, 1]; None where nothing could be measured.
+        verdict: "ok", "suspicious" or "not run".
+        why: the numbers in words.
+    """
 
     name: str
     value: float | None
@@ -29,6 +35,19 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckReport:
+    """The signs of gradient masking that were looked for on one network.
+
+    Attributes:
+        rows: one a sign.
+        clean: the accuracy on clean images.
+        eps: the radius as exact text.
+        norm: "linf" or "l2".
+        seed: of the attacks.
+        cost: forward and backward passes, and seconds.
+        environment: versions and machine.
+        about: what the caller adds to the JSON (model, data).
+    """
+
     rows: Sequence[CheckRow]
     clean: Accuracy
     eps: str
@@ -40,13 +59,21 @@ class CheckReport:
 
     @property
     def suspicious(self) -> bool:
-        """Whether any sign is. No sign is no proof of robustness: it is what the known failures leave behind."""
+        """Return whether any sign is.
+
+        No sign is no proof of robustness: signs are what the known failures leave behind.
+        """
         return any(row.verdict == SUSPICIOUS for row in self.rows)
 
     def __getitem__(self, name: str) -> CheckRow:
         return next(row for row in self.rows if row.name == name)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        Returns:
+            Settings, a row for each sign, cost and environment.
+        """
         return {
             "what": "check",
             **self.about,
@@ -61,9 +88,19 @@ class CheckReport:
         }
 
     def to_json(self, path: str | Path) -> None:
+        """Write the report as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+        """
         write_json(path, self.to_dict())
 
     def table(self) -> Table:
+        """Return a rich table with a row a sign.
+
+        Returns:
+            Name, value, verdict and reason; suspicious rows stand out.
+        """
         table = Table(
             title=f"Signs of gradient masking, {self.norm} eps {self.eps}, n = {self.clean.n}",
             caption=f"clean accuracy {self.clean}",

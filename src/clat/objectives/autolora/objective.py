@@ -39,9 +39,11 @@ from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 @dataclass(frozen=True, kw_only=True)
 class AutoLoRa(InnerAttack):
-    """AutoLoRa, with a branch beside every convolution and linear layer but the first and the classifier. The
-    defaults are those of the released code for CIFAR-sized images. Give the stage a constant schedule, which sets
-    the first learning rate, and a held-out check after every epoch: the rate knows of no others."""
+    """Training with AutoLoRa: a branch beside every convolution and linear layer but the first and the classifier.
+
+    The defaults are those of the released code for CIFAR-sized images. Give the stage a constant schedule, which
+    sets the first learning rate, and a held-out check after every epoch: the rate knows of no others.
+    """
 
     reparametrises = True
     name: Literal["autolora"] = "autolora"
@@ -109,7 +111,10 @@ class AutoLoRa(InnerAttack):
 
 
 class AutoLoRaCallback(StageCallback):
-    """The branch, switched off but for `clean_path`; the lambdas and the rate in `numbers`; the best weights."""
+    """Keeper of the branch, which is switched off but for `clean_path`, and of the best weights.
+
+    The lambdas and the rate are in `scalars`.
+    """
 
     def __init__(self, settings: AutoLoRa, context: StageContext) -> None:
         super().__init__()
@@ -133,7 +138,7 @@ class AutoLoRaCallback(StageCallback):
 
     @contextmanager
     def clean_path(self) -> Iterator[None]:
-        """A forward pass inside goes through the branch, and teaches only the branch and the classifier."""
+        """Send the forward passes inside through the branch, and teach only the branch and the classifier."""
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         held = [parameter for parameter in learning if id(parameter) not in self._taught]
         try:
@@ -189,7 +194,7 @@ class AutoLoRaCallback(StageCallback):
             self.model.load_state_dict(self._best)
 
     def _weigh(self) -> None:
-        """lambda1 and lambda2 from the clean accuracy through the branch."""
+        """Set lambda1 and lambda2 from the clean accuracy through the branch."""
         around = self.around
         counts = torch.zeros(2, dtype=torch.int64, device=around.engine.device)
         batches = around.loader.epoch(int(self.scalars["epoch"]))

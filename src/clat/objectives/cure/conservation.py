@@ -14,11 +14,7 @@ from clat.runtime.callback import StageContext, StateDict
 
 
 class Conservation:
-    """The masks of one step after another.
-
-    `percent`: p of the paper; `alpha`: of Eq. 6, or None for |gradient of the whole loss|, which costs no pass;
-    `choice`: which tensors are masked; `hold`: put conserved weights and what the optimizer remembers of them back
-    after the step.
+    """Masks of the conserved weights, of one step after another.
 
     A step sets `losses`, its two cross-entropies, calls `weigh` before its backward pass and `mask` once the
     gradients are complete, and enters `around_optimizer_step` around the optimizer's step.
@@ -33,6 +29,15 @@ class Conservation:
         choice: MaskedGroup | tuple[str, ...],
         hold: bool,
     ) -> None:
+        """Remember the settings of a stage.
+
+        Args:
+            context: the stage, whose network and processes are used.
+            percent: p of the paper: how much of each masked tensor is conserved, from 0 to 100.
+            alpha: alpha of Eq. 6; None: prominence is |gradient of the whole loss|, which costs no pass.
+            choice: which tensors are masked, see `clat.objectives.cure.prominence.maskable`.
+            hold: put conserved weights, and what the optimizer remembers of them, back after the step.
+        """
         self.context, self.percent, self.alpha = context, percent, alpha
         self.choice, self.hold = choice, hold
         self.masked: dict[str, nn.Parameter] = {}
@@ -43,11 +48,21 @@ class Conservation:
         self._gradients: tuple[list[Tensor], list[Tensor]] | None = None
 
     def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Find the tensors that are masked from now on.
+
+        Args:
+            parameters: those that move, by name.
+
+        Raises:
+            ClatError: if none of them is among the chosen.
+        """
         self.masked = maskable(self.context.model, parameters, self.choice)
 
     def weigh(self) -> None:
-        """The gradients of CE(x) and CE(x') in the masked weights. Their graphs stay: the loss shares them, so that
-        this costs one backward pass of each and no forward pass."""
+        """Take the gradients of CE(x) and CE(x') in the masked weights.
+
+        Their graphs stay: the loss shares them, so that this costs one backward pass of each and no forward pass.
+        """
         losses, self.losses = self.losses, None
         if self.alpha is None:
             return
@@ -80,9 +95,14 @@ class Conservation:
 
     @contextmanager
     def around_optimizer_step(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Around the optimizer's step. With `hold`, for a conserved weight the step has not been: it and what the
-        optimizer remembers of it are what they were, bit by bit. Without, momentum and weight decay move it all the
-        same."""
+        """Undo, with `hold`, what the optimizer's step inside does to conserved weights.
+
+        For them the step has not been: they and what the optimizer remembers of them are what they were, bit by
+        bit. Without `hold`, momentum and weight decay move them all the same.
+
+        Args:
+            optimizer: the one that steps inside.
+        """
         held = {self.masked[name]: stays for name, stays in self.conserved.items() if self.hold}
         weights = {parameter: parameter.detach().clone() for parameter in held}
         memories = {
@@ -99,6 +119,6 @@ class Conservation:
 
 
 def _memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> StateDict:
-    """What the optimizer remembers of each single weight, by key: SGD's momentum, Adam's two averages."""
+    """Return what the optimizer remembers of each single weight, by key: SGD's momentum, Adam's two averages."""
     found = optimizer.state[parameter].items()
     return {key: value for key, value in found if isinstance(value, Tensor) and value.shape == parameter.shape}

@@ -38,8 +38,11 @@ from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 @dataclass(frozen=True, kw_only=True)
 class Cure(DivergenceAttack):
-    """The defaults are the paper's for ResNet-18 on CIFAR-10 (Table 9). The gradient of KL(p(x) || p(x')) flows
-    into both outputs, as in TRADES, which that term is from; none flows into the revision network."""
+    """Training with CURE; the defaults are the paper's for ResNet-18 on CIFAR-10 (Table 9).
+
+    The gradient of KL(p(x) || p(x')) flows into both outputs, as in TRADES, which that term is from; none flows
+    into the revision network.
+    """
 
     splits = False  # what is conserved follows from gradients of the whole batch
 
@@ -135,7 +138,7 @@ class Cure(DivergenceAttack):
 
 
 class CureState(StageCallback):
-    """What CURE carries through a stage. `conservation`, `revision`: None where percent or gamma is 0."""
+    """State that CURE carries through a stage. `conservation`, `revision`: None where percent or gamma is 0."""
 
     def __init__(self, conservation: Conservation | None, revision: Revision | None) -> None:
         super().__init__()

@@ -19,15 +19,31 @@ BatchNorm's scale and shift too (the released code's "rgp"); every parameter."""
 
 
 def prominence(natural: Tensor, adversarial: Tensor, alpha: float) -> Tensor:
-    """RGP = alpha * |dCE(x)/dw| + (1 - alpha) * |dCE(x')/dw|, a number >= 0 a weight (Eq. 6)."""
+    """Return RGP = alpha * |dCE(x)/dw| + (1 - alpha) * |dCE(x')/dw| of each weight (Eq. 6).
+
+    Args:
+        natural: the gradient of CE(x) in a tensor of weights.
+        adversarial: the gradient of CE(x') in it, of the same shape.
+        alpha: the share of the natural gradient, from 0 to 1.
+
+    Returns:
+        The prominence, of the same shape, at least 0.
+    """
     return alpha * natural.abs() + (1 - alpha) * adversarial.abs()
 
 
 def least_prominent(values: Tensor, percent: float) -> Tensor:
-    """True at the `percent` % of a tensor's elements with the smallest `values`, False elsewhere; same shape.
+    """Return which elements of a tensor have the smallest values.
 
-    Exactly round(percent / 100 * n) of n are true: of equal values, those that come first in the tensor. Nothing
-    leaves the device, and the device does not decide which.
+    Nothing leaves the device, and the device does not decide which.
+
+    Args:
+        values: of any shape.
+        percent: how many of its n elements, from 0 to 100.
+
+    Returns:
+        Flags of the same shape: exactly round(percent / 100 * n) are true; of equal values, those that come first
+        in the tensor.
     """
     flat = values.detach().reshape(-1)
     count = round(percent / 100 * len(flat))
@@ -43,9 +59,19 @@ def least_prominent(values: Tensor, percent: float) -> Tensor:
 def maskable(
     model: nn.Module, moving: dict[str, nn.Parameter], choice: str | Sequence[str]
 ) -> dict[str, nn.Parameter]:
-    """Those of the `moving` parameters that CURE masks, by name. `choice`: one of MASKED_GROUPS, or patterns of
-    parameter names ("*conv1.weight"). Raises ClatError for an unknown choice, and if nothing that moves is among
-    them."""
+    """Return the moving parameters that CURE masks.
+
+    Args:
+        model: the network that they belong to.
+        moving: the parameters that move in the stage, by name.
+        choice: one of MASKED_GROUPS, or patterns of parameter names ("*conv1.weight").
+
+    Returns:
+        Those of `moving` that are chosen, by name.
+
+    Raises:
+        ClatError: for an unknown choice, and if nothing that moves is among them.
+    """
     if isinstance(choice, str):
         if choice not in MASKED_GROUPS:
             raise unknown("group of masked weights", choice, MASKED_GROUPS)

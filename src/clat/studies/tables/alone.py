@@ -1,4 +1,4 @@
-"""What helps when each layer of a ResNet-18 is tuned by itself: what an index of layers should foretell."""
+"""Each layer of a ResNet-18 tuned by itself: the gain that an index of layers should foretell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clat.studies.row import Row, Scale, Study, make_recipe, stage
 from clat.studies.tables.claim import END, NARROW, START
 
 LAYERS = 17
-"""Of a ResNet-18, shortcuts and classifier left out, as criticality numbers them."""
+"""Layers of a ResNet-18 as criticality numbers them: without shortcuts and classifier."""
 
 SHORT = replace(
     NARROW,
@@ -20,7 +20,15 @@ SHORT = replace(
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """PGD-AT on all layers first, then on each."""
+    """Return PGD-AT on all layers first, then PGD-AT on each layer alone.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     begin = stage("pgd-at", scale.start, "pgd-at", schedule=START)
 
     def row(name: str, *layers: str) -> Row:

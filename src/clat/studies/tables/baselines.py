@@ -7,6 +7,7 @@ epochs, batch size and learning rate are the study's. What the papers print stan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,24 @@ def pair(
     more: Sequence[Table] | None = None,
     **settings: Any,
 ) -> list[Row]:
-    """X and X + CLAT, of which the second takes over X's first stage from the first, unless X keeps state that a
-    cut into two stages would reset (`stateful`). `settings`: of X's stage; `fast`: CLAT's one-step form;
-    `exclude`: layers that CLAT leaves alone; `more`: the treatments of X's second part, where they differ."""
+    """Return the rows X and X + CLAT; the second takes over X's first stage from the first.
+
+    Args:
+        scale: epochs and shared settings.
+        name: X's name.
+        objective: X's objective, by its name or as a table.
+        changes: recipe fields of both rows that differ from the scale's.
+        stateful: X keeps state that a cut into two stages would reset: X is one stage, and nothing is taken over.
+        papers: what a paper prints for X and for X + CLAT.
+        note: what a reader should know of X.
+        fast: take CLAT's one-step form.
+        exclude: patterns of layers that CLAT leaves alone.
+        more: treatments of X's second part, where they differ from the first's.
+        **settings: more fields of X's stage.
+
+    Returns:
+        The two rows.
+    """
     first = stage(name, scale.start, objective, **settings)
     second = stage(f"{name}-on", scale.rest, objective, **settings)
     if more is not None:
@@ -52,7 +68,15 @@ def pair(
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The table, in its order."""
+    """Return every baseline alone and under CLAT, in the table's order.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder, in which some rows find weights or images.
+
+    Returns:
+        The rows.
+    """
     found = [_alone(scale, "standard", "standard", note="Not adversarial: the mixture's standard member.")]
     found += pair(scale, "pgd-at", "pgd-at", papers=_table1(81.46, 53.63, 83.89, 55.37))
     found += pair(scale, "trades", "trades", papers=_table1(81.54, 53.31, 81.89, 54.57))
@@ -78,7 +102,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     found += pair(scale, "trades-awp", "trades", treatments=[awp | {"gamma": 0.005}], note=_NO_WARMUP)
     found += pair(scale, "score-at", "score-at", papers=_table1(84.20, 54.59, 86.11, 55.78))
     found += pair(scale, "score-trades", "score-trades")
-    found += pair(scale, "fast-at", "fast-at", papers=_table1(81.46, 45.55, 82.72, 49.62), fast=True)
+    found += _fast_at(scale)
     found += pair(scale, "free-at", "free-at", stateful=True, note="Eight steps on each batch in a row.")
     found += pair(scale, "grad-align", "grad-align", fast=True)
     window = max(1, scale.epochs // 20)
@@ -91,6 +115,18 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     return [*found, *_mixture(scale, out)]
 
 
+def _fast_at(scale: Scale) -> list[Row]:
+    """Return Fast-AT on its PreAct ResNet-18, under CLAT's one-step form and under the one of ten steps."""
+    changes: Table = {"model": {"name": "preact-resnet18-raw"}}
+    papers = _table1(81.46, 45.55, 82.72, 49.62)
+    one_step = pair(scale, "fast-at", "fast-at", changes=changes, papers=papers, fast=True, note=_PREACT)
+    paper = _table1(81.46, 45.55, 84.46, 52.13)[1]
+    ten_steps = pair(scale, "fast-at", "fast-at", changes=changes)[1]
+    name = "fast-at+clat-ten-steps"
+    return [*one_step, replace(ten_steps, name=name, recipe=replace(ten_steps.recipe, name=name), paper=paper)]
+
+
+_PREACT = "A PreAct ResNet-18, as in the paper's table."
 _NO_WARMUP = "Without the ten epochs of warm-up of the released code, which this budget does not hold."
 _EMA = {"name": "ema", "decay": 0.995}
 
@@ -106,7 +142,7 @@ def _alone(scale: Scale, name: str, objective: str, note: str = "") -> Row:
 
 
 def _generated(scale: Scale, out: Path) -> list[Row]:
-    """The recipe of Wang et al. 2023, on their network and on that of Peng et al. 2023."""
+    """Return the recipe of Wang et al. 2023 on their network and on Peng et al.'s of 2023, alone and under CLAT."""
     objective = {"name": "trades", "beta": 5.0, "label_smoothing": 0.1, "start": "uniform", "attack_bn": "train"}
     found = []
     for name, network, paper in (
@@ -141,9 +177,15 @@ _STAND_IN = (
 )
 
 
-def write_stand_in(scale: Scale, out: Path) -> None:
-    """Training images that are neither trained on nor held out, in the form of a file of generated ones."""
-    file = out / STAND_IN
+def write_stand_in(scale: Scale, out: Path, file: Path | None = None) -> None:
+    """Write training images that are neither trained on nor held out, in the form of a file of generated ones.
+
+    Args:
+        scale: says which data set, how many images rows train on, and how many they hold out.
+        out: the study's folder; a file that is there already is kept.
+        file: where they go; None: to STAND_IN in that folder.
+    """
+    file = out / STAND_IN if file is None else file
     if file.exists():
         return
     data = scale.settings["data"]
@@ -157,7 +199,7 @@ def write_stand_in(scale: Scale, out: Path) -> None:
 
 
 def _mixture(scale: Scale, out: Path) -> list[Row]:
-    """Adaptive smoothing of the standard and the robust network as they are after the first part of the budget."""
+    """Return adaptive smoothing of a standard and a robust network, as the first part of the budget leaves them."""
 
     def member(row: str) -> Table:
         weights = out / "runs" / row / "weights" / "stage-1.safetensors"

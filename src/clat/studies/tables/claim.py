@@ -1,8 +1,9 @@
-"""Is CLAT's gain real, and under which settings? The grid that asks it, the most decisive cells first. What it
-takes over from overfits at a high learning rate; whether that is fair to PGD-AT, `clat.studies.tables.cosine` asks.
+"""Is CLAT's gain real, and under which settings? The grid that asks it, the most decisive cells first.
 
-All cells begin with the same PGD-AT stage, long enough for the network to overfit robustly, and differ in what they
-do with the rest. Held-out training images judge them; the test split stays unread until a setting has been chosen.
+What it takes over from overfits at a high learning rate; whether that is fair to PGD-AT,
+`clat.studies.tables.cosine` asks. All cells begin with the same PGD-AT stage, long enough for the network to
+overfit robustly, and differ in what they do with the rest. Held-out images judge; the test split stays unread until
+a setting has been chosen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clat.studies.row import Row, Scale, Study, Table, make_recipe, stage
+from clat.studies.row import Row, Scale, Study, Table, make_recipe, reselected, stage
 
 NARROW = Scale(
     name="narrow",
@@ -58,14 +59,25 @@ WIDE = Scale(
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The cells."""
+    """Return the cells, the most decisive first.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     return [*_claim(scale), *_plus(scale), *_layers(scale), *_strong(scale), *_ambiguities(scale), *_starts(scale)]
 
 
 def _row(scale: Scale, name: str, *rest: Table, start: int | None = None, begun: str = "", note: str = "") -> Row:
-    """The common start, then `rest`. `begun`: what the start leaves, where that is not its last weights of a high
-    learning rate: `averaged` ones, which cost nothing, or those of a network that was `finished`, its learning rate
-    at zero, as the ones are that users bring along."""
+    """Return a row of the common start, then `rest`.
+
+    `begun`: what the start leaves, where that is not its last weights of a high learning rate: `averaged` ones,
+    which cost nothing, or those of a network that was `finished`, its learning rate at zero, as the ones that users
+    bring along.
+    """
     epochs = scale.start if start is None else start
     owner = f"{begun}-pgd-at" if begun else "pgd-at"
     begin = stage("pgd-at", epochs, "pgd-at", schedule=FINISHED if begun == "finished" else START)
@@ -87,9 +99,19 @@ OUTPUT: Table = {**ROBUST, "feature_input": "pgd"}
 def clat_with(
     scale: Scale, epochs: int | None = None, lr: float | None = 0.03, bn: str | None = None, **settings: Any
 ) -> Table:
-    """A CLAT stage in the paper's form but for `settings`, of the objective or, where they name one of its fields,
-    of the selection. `lr`: where its own cosine begins; None: the recipe's schedule goes on."""
-    selection = {"rule": "critical", "k": 1, "every": 5}
+    """Return a CLAT stage in the paper's form but for `settings`.
+
+    Args:
+        scale: its `rest` is the stage's length by default.
+        epochs: another length.
+        lr: where the stage's own cosine begins; None: the recipe's schedule goes on.
+        bn: BatchNorm policy; None: the default.
+        **settings: fields of the objective or, where they name one of its fields, of the selection; `treatments`.
+
+    Returns:
+        The stage's table.
+    """
+    selection: Table = {"rule": "critical", "k": 1, "every": 5}
     objective: Table = {"name": "clat", "ratio": 0.1}
     for key, value in settings.items():
         if key in ("rule", "k", "every", "normaliser", "metric", "ranking", "layers"):
@@ -100,14 +122,16 @@ def clat_with(
             continue
         else:
             objective[key] = value
-    made = stage("clat", scale.rest if epochs is None else epochs, objective, selection=selection)
+    length = scale.rest if epochs is None else epochs
+    selection["every"] = reselected(selection["every"], length)
+    made = stage("clat", length, objective, selection=selection)
     made |= {"schedule": {"kind": "cosine", "lr": lr}} if lr is not None else {}
     made |= {"batch_norm": bn} if bn else {}
     return made | ({"treatments": settings["treatments"]} if "treatments" in settings else {})
 
 
 def _claim(scale: Scale) -> list[Row]:
-    """The claim itself; early-stopped PGD-AT is the best epoch of the first row."""
+    """Return the rows of the claim itself; early-stopped PGD-AT is the best epoch of the first row."""
 
     def tuned(rule: str) -> Table:
         selection = {"rule": rule, "k": 1, "every": 5}
@@ -124,7 +148,7 @@ def _claim(scale: Scale) -> list[Row]:
 
 
 def _plus(scale: Scale) -> list[Row]:
-    """Beyond the paper: what the prototype's traps suggest."""
+    """Return rows beyond the paper: cross-entropy on adversarial examples, relative distances, averaged weights."""
     line = [{"name": "interpolation", "margin": 0.0, "end": "last"}]
     variants: dict[str, Table] = {
         "k4": {"k": 4},
@@ -203,7 +227,10 @@ def _plus(scale: Scale) -> list[Row]:
 
 
 def _layers(scale: Scale) -> list[Row]:
-    """Which layers, fixed or re-selected, and how many (paper: Tables 5, 7, 14, 20, Figs. 3 and 7)."""
+    """Return rows by which layers move, how many, and how often they are selected.
+
+    In the paper: Tables 5, 7, 14, 20, Figs. 3 and 7.
+    """
     found = [
         _row(scale, "clat-random", clat_with(scale, rule="random")),
         _row(scale, "clat-least", clat_with(scale, rule="least-critical")),
@@ -214,7 +241,7 @@ def _layers(scale: Scale) -> list[Row]:
 
 
 def _strong(scale: Scale) -> list[Row]:
-    """An L_C that weighs as much as the cross-entropy or more, on one layer, some or all."""
+    """Return rows whose L_C weighs as much as the cross-entropy or more, on one layer, some or all."""
     found = [
         _row(scale, "clat-ratio-1.0-random", clat_with(scale, ratio=1.0, rule="random")),
         _row(scale, "clat-ratio-3.0-k4", clat_with(scale, ratio=3.0, k=4)),
@@ -232,7 +259,7 @@ def _strong(scale: Scale) -> list[Row]:
 
 
 def _ambiguities(scale: Scale) -> list[Row]:
-    """What the paper leaves open, one setting at a time."""
+    """Return rows for what the paper leaves open, one setting at a time."""
     found = [
         _row(scale, f"clat-ratio-{ratio}", clat_with(scale, ratio=ratio))
         for ratio in (0.01, 0.03, 0.3, 1.0, 3.0, 10.0)
@@ -242,7 +269,15 @@ def _ambiguities(scale: Scale) -> list[Row]:
         _row(scale, "clat-tap-activation", clat_with(scale, tap="activation")),
         _row(scale, "clat-rank-sqrt", clat_with(scale, normaliser="sqrt")),
         _row(scale, "clat-rank-relative", clat_with(scale, normaliser="relative")),
-        _row(scale, "clat-rank-curvature", clat_with(scale, metric="curvature", normaliser="numel")),
+        _row(
+            scale, "clat-rank-curvature", clat_with(scale, metric="curvature"), note="nu of the paper's appendix E."
+        ),
+        _row(
+            scale,
+            "clat-rank-curvature-numel",
+            clat_with(scale, metric="curvature", normaliser="numel"),
+            note="nu over the size of the feature, which the appendix does not have.",
+        ),
         _row(scale, "clat-relative-term", clat_with(scale, relative=True)),
         _row(scale, "clat-detached", clat_with(scale, detach_clean=True)),
         _row(scale, "clat-ce-feature", clat_with(scale, ce_input="feature")),
@@ -256,7 +291,7 @@ def _ambiguities(scale: Scale) -> list[Row]:
 
 
 def _starts(scale: Scale) -> list[Row]:
-    """An earlier beginning, the budget as a whole being the same; more of them in `clat.studies.tables.cosine`."""
+    """Return rows that begin earlier, at the same whole budget; `clat.studies.tables.cosine` has more of them."""
     start = round(0.4 * scale.epochs)
     plus = clat_with(scale, epochs=scale.epochs - start, **OUTPUT)
     return [_row(scale, "plus-output-from-40%", plus, start=start)]

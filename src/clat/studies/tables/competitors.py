@@ -13,8 +13,17 @@ from clat.studies.tables.scales import SHORT, SMOKE
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The table, in its order."""
+    """Return the competitors, then their combinations with CLAT, all from one PGD-AT stage.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     rest, half = scale.rest, scale.rest // 2
+    once = "CLAT's part of an epoch selects once: non-dynamic." if rest - half < 2 else ""
     lora = {"name": "lora", "rank": 8}
 
     def row(name: str, *stages: Table, paper: Paper | None = None, note: str = "") -> Row:
@@ -42,16 +51,22 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
         row("twins-at", stage("twins", rest, "twins"), paper=_twins(47.89), note=_IMAGENET),
         row("twins-trades", stage("twins", rest, {"name": "twins", "form": "trades"}), note=_IMAGENET),
         row("cure", stage("cure", rest, "cure"), paper=Paper(86.76, 54.92, "PGD-20", "CURE, T1"), note=_CURE),
-        row("clat+rift", clat_stage(rest - half), _rift(scale, half)),
-        row("autolora+clat", _autolora(half), clat_stage(rest - half), paper=_table1(86.45, 58.53), note=_IMAGENET),
+        row("clat+rift", clat_stage(rest - half), _rift(scale, half), note=once),
+        row(
+            "autolora+clat",
+            _autolora(half),
+            clat_stage(rest - half),
+            paper=_table1(86.45, 58.53),
+            note=f"{_IMAGENET} {once}".strip(),
+        ),
         row(
             "twins+clat",
             stage("twins", half, "twins"),
             clat_stage(rest - half),
             paper=_twins(51.39),
-            note=_IMAGENET,
+            note=f"{_IMAGENET} {once}".strip(),
         ),
-        row("cure+clat", stage("cure", half, "cure"), clat_stage(rest - half)),
+        row("cure+clat", stage("cure", half, "cure"), clat_stage(rest - half), note=once),
     ]
 
 
@@ -60,7 +75,7 @@ _CURE = "The paper starts from a naturally trained network; here, as every row, 
 
 
 def _rift(scale: Scale, epochs: int) -> Table:
-    """RiFT as published, but for its length: the least robust-critical layer, clean images, interpolation."""
+    """Return RiFT as published but for its length: the least robust-critical layer, clean images, interpolation."""
     heldout = scale.settings["data"]["heldout"]
     return stage(
         "rift",
@@ -74,7 +89,7 @@ def _rift(scale: Scale, epochs: int) -> Table:
 
 
 def _autolora(epochs: int) -> Table:
-    """Its own automatic learning rate, from the study's rate."""
+    """Return AutoLoRa's stage with its own automatic learning rate, which begins at the study's rate."""
     return stage("autolora", epochs, "autolora", schedule={"kind": "constant", "lr": 0.05})
 
 

@@ -45,12 +45,20 @@ FORMS: dict[str, Table] = {
     "clat-plus-all-bn-both-ratio-0.6": {**PLUS, **WHOLE, "ce_input": "both", "ratio": 0.6},
     "clat-plus-all-bn-both-ratio-1.0": {**PLUS, **WHOLE, "ce_input": "both", "ratio": 1.0},
 }
-"""What takes over. `all`: all layers move; `bn`: BatchNorm goes on as in PGD-AT; `both`: the cross-entropy is taken
-half on clean images."""
+"""Name -> settings of the stage that takes over. `all`: all layers move; `bn`: BatchNorm goes on as in PGD-AT;
+`both`: half of the cross-entropy is taken on clean images."""
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """The control first, then shorter ones, then what takes over."""
+    """Return the control first, then PGD-AT along shorter cosines, then what takes over from it.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
 
     def row(name: str, *stages: Table, reuse: str | None = None) -> Row:
         return Row(name, make_recipe(scale, name, stages, {"schedule": FINISHED}), reuse=reuse)

@@ -25,8 +25,16 @@ ACCURACIES = ("clean", "robust")
 
 
 def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """A summary a group, in the entries' order; the first group is the control. A difference pairs the seeds that
-    both have: they share their first stage, so that its luck cancels."""
+    """Return a summary for each group, in the entries' order; the first group is the control.
+
+    A difference pairs the seeds that both have: they share their first stage, so that its luck cancels.
+
+    Args:
+        entries: a table's rows, of which those that did not finish are left out.
+
+    Returns:
+        Means, deviations and differences in [0, 1], mean seconds, and the number of parameters that move.
+    """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["status"] == "finished":
@@ -60,7 +68,14 @@ def _share(entry: Entry, label: str, kind: str) -> float:
 
 
 def group_cells(group: Mapping[str, Any]) -> list[str]:
-    """One group as text, a cell a column."""
+    """Return one group as text, a cell for each of COLUMNS.
+
+    Args:
+        group: what `summarise` returned for it.
+
+    Returns:
+        The cells, accuracies in percent, differences in points.
+    """
     return [
         group["name"],
         str(len(group["seeds"])),
@@ -73,11 +88,28 @@ def group_cells(group: Mapping[str, Any]) -> list[str]:
 
 
 def spread_text(summary: Mapping[str, Any]) -> str:
+    """Return mean and deviation as text.
+
+    Args:
+        summary: `mean` and `deviation` in [0, 1]; a single seed has no deviation (None).
+
+    Returns:
+        Percent, such as "51.2 % ± 0.4".
+    """
     deviation = summary["deviation"]
     return percent(summary["mean"]) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def difference_text(difference: Mapping[str, Any] | None) -> str:
+    """Return a difference and its interval as text.
+
+    Args:
+        difference: `value`, `low` and `high` in [0, 1], the bounds None for a single seed; None: there is no
+            control.
+
+    Returns:
+        Percentage points with their sign, such as "+1.2 [+0.3, +2.1]", or a dash.
+    """
     if difference is None:
         return DASH
     low, high = difference["low"], difference["high"]
@@ -86,7 +118,14 @@ def difference_text(difference: Mapping[str, Any] | None) -> str:
 
 
 def group_table(table: Mapping[str, Any]) -> RichTable:
-    """The groups for a terminal: the columns that fit one, a difference above its interval."""
+    """Return the groups as a table for a terminal: the columns that fit one, a difference above its interval.
+
+    Args:
+        table: what `clat.studies.collect.collect` returned.
+
+    Returns:
+        A table to print.
+    """
     shown = RichTable(title=f"{table['title']} ({table['scale']})", caption=GROUP_CAPTION)
     narrow = [
         COLUMNS.index(name) for name in ("row", "clean", "robust", "clean less control", "robust less control")

@@ -18,7 +18,15 @@ _REMARK = "Three seeds in either precision, all else equal; {budget}."
 
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
-    """A row a precision, float32 first: it is the control."""
+    """Return a row for each precision, float32 first: it is the control.
+
+    Args:
+        scale: epochs and shared settings.
+        out: the study's folder; not read.
+
+    Returns:
+        The rows.
+    """
     stages = [stage("pgd-at", scale.start, "pgd-at"), clat_stage(scale.rest)]
     return [
         Row(label, make_recipe(scale, label, stages, {"engine": {"precision": precision}}))

@@ -6,20 +6,22 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import clat
-from clat.core.errors import ClatError
+from helpers import runs as kit
 
 pytest.importorskip("tensorboard")
 
 
-def full(*args):
+def full(*args: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_the_epochs_numbers_are_there(finished):
+def test_the_epochs_numbers_are_there(finished: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(finished / "tensorboard"))
@@ -29,21 +31,13 @@ def test_the_epochs_numbers_are_there(finished):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
 
 
-def test_a_disk_that_is_full_is_told_in_one_line(kit, tmp_path, monkeypatch, capfd):
-    """TensorBoard meets it in a thread of its own, whose traceback Python prints."""
+def test_a_disk_that_is_full_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard meets it in a thread of its own, whose traceback Python prints; the run goes on without it."""
     hook = threading.excepthook
     with monkeypatch.context() as patch:
         patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-        with pytest.raises(ClatError, match=r"cannot write .*tensorboard: No space left"):
-            clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
     assert capfd.readouterr().err == ""
     assert threading.excepthook is hook
-    clat.resume(tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
-
-
-def test_a_folder_that_cannot_be_made(kit, tmp_path):
-    from clat.training.log import RunLog
-
-    (tmp_path / "tensorboard").write_text("")
-    with pytest.raises(ClatError, match=r"cannot write .*tensorboard"):
-        RunLog(tmp_path / "metrics.jsonl")

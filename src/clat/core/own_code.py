@@ -1,0 +1,68 @@
+"""Code of the user's own, named `package.module:object` and imported from the current directory too."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+from clat.core.errors import ClatError
+
+
+def find_object(name: str, shown: str) -> Any:
+    """Import the object that `package.module:object` names; dots after the colon reach into classes.
+
+    Args:
+        name: such as ``mypackage.nets:build``.
+        shown: what messages call it: ``model 'mypackage.nets:build'``.
+
+    Returns:
+        The object.
+
+    Raises:
+        ClatError: the import fails, or there is no such object.
+    """
+    module, _, inside = name.partition(":")
+    try:
+        return reduce(getattr, inside.split("."), importlib.import_module(module))
+    except AttributeError as error:
+        raise ClatError(f"{shown}: {error}; check the name after the colon") from error
+    except Exception as error:
+        raise ClatError(
+            f"{shown}: importing '{module}' failed, {type(error).__name__}: {error}; write package.module:name"
+        ) from error
+
+
+def find_callable(name: str, what: str) -> Callable[..., Any]:
+    """Import a function or class that `package.module:object` names.
+
+    Args:
+        name: such as ``mypackage.nets:build``.
+        what: what it is taken for, for messages: ``model``.
+
+    Returns:
+        The object, which can be called.
+
+    Raises:
+        ClatError: as `find_object`, or it cannot be called.
+    """
+    found = find_object(name, f"{what} '{name}'")
+    if not callable(found):
+        raise ClatError(f"{what} '{name}': a {type(found).__name__} cannot be called; name a function or a class")
+    return found
+
+
+@contextmanager
+def current_directory_importable() -> Iterator[None]:
+    """Import from the current directory first, as `python -m` does; the search path is put back after."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,264 @@
+"""The items of a torch `Dataset` as images that are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+
+from clat.core.checks import check_images, kind_of
+from clat.core.errors import ClatError, first_line
+from clat.core.seeds import derive_seed
+from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
+from clat.data.draws import seeded_draws
+from clat.data.lazy import LazyImages, default_workers
+from clat.data.pixels import to_pixels
+
+_FEW = 4096  # items that one process reads sooner than worker processes start
+_LOOKED_AT = 8  # items whose labels are compared with those that the data set says it has
+
+
+@dataclass(frozen=True)
+class Items:
+    """A map-style data set, and where the image and the label of an item are."""
+
+    dataset: Any
+    where: str
+    """What it is called in messages."""
+    keys: tuple[Any, Any] = (0, 1)
+    """Of the image and of the label: places in a pair, or the keys of a mapping."""
+
+    def read(self, row: int) -> tuple[Any, int]:
+        """Return image and label of an item.
+
+        Raises:
+            ClatError: the data set fails, or its item is no image with a whole number for a label.
+        """
+        item = raw_item(self.dataset, row, self.where)
+        try:
+            image, label = (item[key] for key in self.keys)
+        except (KeyError, IndexError, TypeError):
+            raise _no_pair(item, row, self.where) from None
+        return image, _class_number(label, row, self.where)
+
+
+def open_items(dataset: Any, wanted: WantedColumns, where: str) -> Items:
+    """Look at the first item of a data set to see where image and label are.
+
+    Args:
+        dataset: anything with a length and items (image, label), or mappings that hold both.
+        wanted: the keys, where the user names them.
+        where: what it is called in messages.
+
+    Returns:
+        The data set, and where an item has its image and its label.
+
+    Raises:
+        ClatError: items of another kind.
+    """
+    item = raw_item(dataset, 0, where)
+    if isinstance(item, Mapping):
+        images = [key for key, value in item.items() if _looks_like_image(value)]
+        names = [str(key) for key in item]
+        image = choose_image_column(names, images, wanted.image_column, where)
+        label = choose_label_column(names, image, [], wanted.label_column, where)
+        found = Items(dataset, where, (image, label))
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        found = Items(dataset, where)
+    else:
+        raise _no_pair(item, 0, where)
+    found.read(0)
+    return found
+
+
+class DatasetImages(LazyImages):
+    """The images of a data set's items.
+
+    What an item draws from torch on the CPU, `random` or NumPy follows from the place that asks and from its row.
+
+    Args:
+        items: the data set.
+        labels: what each item was found to be, int64, (N,): an item that changes its label is refused.
+        size: pixels; see `to_pixels`.
+        rows: the rows that belong to this set, in order; all by default.
+    """
+
+    def __init__(
+        self, items: Items, labels: np.ndarray, *, size: int | None = None, rows: Tensor | None = None
+    ) -> None:
+        self.items, self.labels, self.size = items, labels, size
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        first = self.fetch_rows([0], (), None)
+        self.shape, self.dtype = tuple(first.shape[1:]), first.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, indices: Tensor) -> DatasetImages:
+        found = object.__new__(DatasetImages)
+        found.__dict__.update(self.__dict__, rows=self.rows[indices])
+        return found
+
+    def fetch(self, indices: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+        rows = self.rows[indices].tolist()
+        if not rows:
+            return torch.empty((0, *self.shape), dtype=self.dtype)
+        return self.fetch_rows(rows, place, (self.shape, self.dtype))
+
+    def fetch_rows(
+        self, rows: list[int], place: tuple[int, ...], expected: tuple[tuple[int, ...], torch.dtype] | None
+    ) -> Tensor:
+        """Read these rows of the data set; `expected`: the shape and type of all images, if they are known."""
+        made = []
+        with seeded_draws() as seed:
+            for row in rows:
+                seed(derive_seed("item", *place, row))
+                image, label = self.items.read(row)
+                here = f"item {row} of {self.items.where}"
+                if label != self.labels[row]:
+                    raise ClatError(
+                        f"{here} has label {label}, and had {self.labels[row]} before: expected the same"
+                    )
+                pixels = to_pixels(image, self.size, here)
+                if expected is not None and (tuple(pixels.shape), pixels.dtype) != expected:
+                    raise ClatError(
+                        f"{here} is {pixels.dtype} of shape {tuple(pixels.shape)}, the first {expected[1]} of shape"
+                        f" {expected[0]}: give all images one type and size"
+                    )
+                made.append(pixels)
+        batch = torch.stack(made)
+        if batch.dtype != torch.uint8:
+            try:
+                check_images(batch)
+            except ClatError as error:
+                raise ClatError(f"{self.items.where}: {error}") from None
+        return batch
+
+    def draws_at_random(self) -> bool:
+        """Return True if the first image is another one at another place: a random transform is in the data set."""
+        draws = [self.fetch_rows([int(self.rows[0])], (place,), None) for place in range(8)]
+        return any(draw.shape != draws[0].shape or not torch.equal(draw, draws[0]) for draw in draws)
+
+
+def read_item_labels(items: Items) -> np.ndarray:
+    """Return the class number of every item.
+
+    They are taken from `targets` or `labels` of the data set where those agree with some of its items; else all
+    items are read once.
+
+    Args:
+        items: as `open_items` found them.
+
+    Returns:
+        int64, shape (N,).
+
+    Raises:
+        ClatError: as `Items.read`.
+    """
+    n = len(items.dataset)
+    said = _declared(items.dataset)
+    if said is not None and len(said) == n:
+        looked_at = {round(k * (n - 1) / (_LOOKED_AT - 1)) for k in range(_LOOKED_AT)}
+        with seeded_draws():
+            if all(items.read(row)[1] == said[row] for row in looked_at):
+                return said
+    parts = DataLoader(
+        _Labels(items),
+        batch_size=None,
+        sampler=[list(range(start, min(start + 256, n))) for start in range(0, n, 256)],
+        num_workers=default_workers() if n > _FEW else 0,
+        generator=torch.Generator(),
+    )
+    found: list[int] = []
+    with seeded_draws():
+        for part in parts:
+            if isinstance(part, ClatError):
+                raise part
+            found += part
+    return np.array(found, dtype=np.int64)
+
+
+class _Labels(Dataset):
+    """The labels of lists of rows; errors travel back as values."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, rows: list[int]) -> list[int] | ClatError:
+        try:
+            return [self.items.read(row)[1] for row in rows]
+        except ClatError as error:
+            return ClatError(str(error))
+
+
+def raw_item(dataset: Any, row: int, where: str) -> Any:
+    """Return an item as the data set gives it.
+
+    Args:
+        dataset: anything with items by number.
+        row: which one.
+        where: what the data set is called in messages.
+
+    Returns:
+        Whatever the item is.
+
+    Raises:
+        ClatError: whatever the data set raised, in one line.
+    """
+    try:
+        return dataset[row]
+    except ClatError:
+        raise
+    except Exception as error:
+        raise ClatError(f"item {row} of {where} failed, {type(error).__name__}: {first_line(error)}") from error
+
+
+def _declared(dataset: Any) -> np.ndarray | None:
+    """The class numbers that a data set says it has, int64; None where it says nothing."""
+    if isinstance(dataset, Subset):
+        inside = _declared(dataset.dataset)
+        return None if inside is None else inside[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_declared(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
+    found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else None
+    for name in ("targets", "labels"):
+        found = getattr(dataset, name, None) if found is None else found
+    try:
+        values = np.asarray(found)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    return values.astype(np.int64) if values.ndim == 1 and values.dtype.kind in "iu" else None
+
+
+def _class_number(label: Any, row: int, where: str) -> int:
+    if isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0:
+        label = label.item()
+    if isinstance(label, bool) or not isinstance(label, int):
+        shape = f" of shape {tuple(label.shape)}" if isinstance(label, Tensor | np.ndarray) else ""
+        raise ClatError(
+            f"item {row} of {where} has a {kind_of(label)}{shape} for a label: expected (image, label), the label a"
+            " whole number"
+        )
+    return label
+
+
+def _looks_like_image(value: Any) -> bool:
+    return isinstance(value, Image.Image) or (isinstance(value, Tensor | np.ndarray) and value.ndim in (2, 3))
+
+
+def _no_pair(item: Any, row: int, where: str) -> ClatError:
+    if isinstance(item, Mapping):
+        what = f"a mapping with {', '.join(map(str, item)) or 'nothing'}"
+    elif isinstance(item, tuple | list):
+        what = f"a {kind_of(item)} of {len(item)}"
+    else:
+        what = f"a {kind_of(item)}"
+    return ClatError(f"item {row} of {where} is {what}: expected (image, label)")

@@ -1,0 +1,67 @@
+"""One image of the user's own, in whatever form, as pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clat.core.checks import kind_of
+from clat.core.errors import ClatError
+from clat.data.decode import UNREADABLE, to_array, why_unreadable
+
+
+def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
+    """Return an image as it is stored: uint8, or float32 where its values are floating-point, shape (C, H, W).
+
+    Args:
+        image: a PIL image; a tensor (C, H, W) or (H, W); a NumPy array (H, W, C), (C, H, W) or (H, W). Values are
+            uint8, or floating-point in [0, 1], which is looked at for a whole batch.
+        size: pixels, of PIL images alone; see `to_array`.
+        where: what the image is called in messages.
+
+    Returns:
+        The pixels, a tensor on the CPU.
+
+    Raises:
+        ClatError: anything else.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            return torch.from_numpy(
+                np.array(to_array(image, size))
+            )  # a copy: PIL's own memory is not to be written
+        except UNREADABLE as error:
+            raise ClatError(f"cannot read {where}: {why_unreadable(error)}") from error
+    if isinstance(image, np.ndarray):
+        image = by_channel(image)
+        image = torch.from_numpy(np.ascontiguousarray(image).copy())
+    if not isinstance(image, Tensor):
+        raise ClatError(f"{where} is a {kind_of(image)}: expected a PIL image, a tensor or a NumPy array")
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3:
+        raise ClatError(f"{where} has shape {tuple(image.shape)}: expected (C, H, W)")
+    if image.shape[-1] in (1, 3) and image.shape[0] not in (1, 3):
+        raise ClatError(f"{where} has shape {tuple(image.shape)}: expected (C, H, W), image.permute(2, 0, 1)")
+    if image.dtype == torch.uint8:
+        return image.as_subclass(Tensor).detach().cpu()
+    if not image.is_floating_point():
+        raise ClatError(f"{where} is of type {image.dtype}: expected uint8, or floating point in [0, 1]")
+    return image.as_subclass(Tensor).detach().cpu().float()
+
+
+def by_channel(array: np.ndarray) -> np.ndarray:
+    """Return an array of images with the channels before the height.
+
+    Args:
+        array: (..., H, W, C), as NumPy images mostly are, or (..., C, H, W), which is left alone.
+
+    Returns:
+        (..., C, H, W), of the same memory.
+    """
+    last, third = array.shape[-1], array.shape[-3] if array.ndim >= 3 else 0
+    return np.moveaxis(array, -1, -3) if last in (1, 3) and third not in (1, 3) else array

@@ -1,0 +1,176 @@
+"""A network as a folder in the manner of the Hugging Face hub: weights, configuration, model card.
+
+    model.safetensors   the weights, with the normalisation in their header
+    config.json         which network it is, for `clat.from_pretrained`
+    README.md           the model card
+
+A network of transformers is written as transformers writes it. Code that a folder names is never executed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.files import claim_output
+from clat.core.version import __version__
+from clat.evaluation.result import EvaluationRecord
+from clat.models import huggingface
+from clat.models.files import load_weights, save_weights
+from clat.models.fitting import bare
+from clat.models.registry import load_model
+from clat.models.settings import NetworkConfig
+from clat.publishing.card import model_card, write_card_file
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SETTINGS = ("args", "width", "depths", "activation", "input_size")
+"""What a configuration says beside the network's name; all else goes with the weights."""
+_BUILT_BY_NAME = ("timm:", "torchvision:", "robustbench:")
+"""Networks of libraries that a configuration may name; a factory of somebody's own it may not."""
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    network: NetworkConfig | str | None = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    class_names: Sequence[str] = (),
+    results: Iterable[EvaluationRecord | str | Path] = (),
+    title: str | None = None,
+) -> Path:
+    """Write a network as a folder that `clat.from_pretrained` reads, with a model card.
+
+    Args:
+        model: any network; one of transformers becomes a folder that transformers reads too.
+        folder: a new folder.
+        network: what `clat.load_model` calls it: a name, or a recipe's `[model]`. None: whoever reads the folder
+            has to bring the network.
+        num_classes: the network's outputs; None: as many as there are class names.
+        in_channels: of its images.
+        class_names: in the order of its outputs.
+        results: of `clat.evaluate` for this network, or their files; they become the card's table.
+        title: of the card; None: the folder's name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ClatError: the folder is taken or cannot be written, or a file holds no result.
+    """
+    folder = Path(folder)
+    records = [one if isinstance(one, EvaluationRecord) else EvaluationRecord.from_json(one) for one in results]
+    config = NetworkConfig(name=network) if isinstance(network, str) else network
+    described = {} if config is None else _described(config)
+    text = model_card(
+        title or folder.name,
+        network=described,
+        class_names=class_names,
+        results=records,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+    if _of_transformers(model):
+        huggingface.save_pretrained(model, folder)
+        write_card_file(folder, text)
+        return folder
+    claim_output(folder)
+    data = {
+        "architectures": [type(bare(model)).__name__],
+        "library_name": "clat",
+        "clat": {
+            "version": __version__,
+            "network": described or None,
+            "num_classes": num_classes or len(class_names) or None,
+            "in_channels": in_channels,
+        },
+        "id2label": {str(number): name for number, name in enumerate(class_names)},
+    }
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+            whole = Path(place) / "whole"  # a reader finds the folder complete, or none
+            whole.mkdir()
+            save_weights(model, whole / WEIGHTS)
+            (whole / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_card_file(whole, text)
+            whole.rename(folder)
+    except OSError as error:
+        raise ClatError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """Return the network of a folder that `save_pretrained` wrote, here or on the Hugging Face hub.
+
+    Args:
+        source: the folder, or "owner/name" on the hub.
+        model: the network to put the weights into, for one that was built by code of somebody's own.
+
+    Returns:
+        The network in evaluation mode: images in [0, 1] to logits.
+
+    Raises:
+        ClatError: there is no such folder, the hub cannot be reached, or the weights do not fit.
+    """
+    folder = huggingface.model_folder(str(source), f"model '{source}'", (CONFIG, WEIGHTS))
+    data = huggingface.read_table(folder / CONFIG, f"model '{source}'")
+    ours = data.get("clat")
+    if model is not None:
+        load_weights(model, folder / WEIGHTS)
+        return model.eval()
+    if not isinstance(ours, dict):
+        classes = len(data.get("id2label") or {}) or 10
+        return load_model(f"hf:{source}", num_classes=classes).eval()
+    network = ours.get("network")
+    name = network.get("name") if isinstance(network, dict) else None
+    if not isinstance(name, str) or (":" in name and not name.startswith(_BUILT_BY_NAME)) or name == "mixture":
+        built = f"'{name}', which" if name else f"a {_first(data.get('architectures'))}, which"
+        raise ClatError(
+            f"model '{source}' is {built} code of its own builds: give the network to put the weights into, "
+            "from_pretrained(..., model=...)"
+        )
+    try:
+        config = NetworkConfig(**dict(network or {}))
+        num_classes, in_channels = int(ours["num_classes"] or 10), int(ours.get("in_channels") or 3)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ClatError(f"model '{source}': {CONFIG} is damaged ({error}); save the network again") from None
+    settings = {key: getattr(config, key) for key in SETTINGS}
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    return load_model(name, **settings, **sizes, weights=folder / WEIGHTS).eval()
+
+
+def _described(config: NetworkConfig) -> dict[str, Any]:
+    """Return what names the network again; where its weights came from, and its normalisation, which goes with the
+    weights, are left out."""
+    found = {key: getattr(config, key) for key in ("name", *SETTINGS)}
+    args = {key: value for key, value in (config.args or {}).items() if key not in ("pretrained", "weights")}
+    return {key: value for key, value in (found | {"args": args or None}).items() if value is not None}
+
+
+def _of_transformers(model: nn.Module) -> bool:
+    return type(bare(model)).__module__.partition(".")[0] == "transformers" and hasattr(bare(model), "config")
+
+
+def _first(names: Any) -> str:
+    return str(names[0]) if isinstance(names, list) and names else "network"
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return what a folder's config.json says.
+
+    Args:
+        folder: one that `save_pretrained` or transformers wrote.
+
+    Returns:
+        The file's entries by name, unchecked.
+
+    Raises:
+        ClatError: there is none, or it is damaged.
+    """
+    return huggingface.read_table(folder / CONFIG, f"model '{folder}'")

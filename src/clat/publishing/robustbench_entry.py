@@ -1,0 +1,79 @@
+"""The entry of a network in RobustBench's `model_info`, from a result of the full AutoAttack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clat.core.errors import ClatError
+from clat.evaluation.protocols import PROTOCOLS
+from clat.evaluation.result import EvaluationRecord
+
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
+"""What RobustBench evaluates on, by its name of the data set."""
+
+
+def robustbench_entry(
+    result: EvaluationRecord,
+    *,
+    name: str,
+    authors: str,
+    architecture: str,
+    venue: str = "N/A",
+    link: str = "",
+    additional_data: bool = False,
+    reported: float | None = None,
+    footnote: str | None = None,
+) -> dict[str, Any]:
+    """Return the JSON that RobustBench keeps of a network, `model_info/DATASET/NORM/ID.json`.
+
+    Args:
+        result: of `clat evaluate --protocol autoattack`.
+        name: the paper's title.
+        authors: as it prints them.
+        architecture: such as "WideResNet-34-10".
+        venue: where it appeared.
+        link: to the paper.
+        additional_data: whether images beside the data set's were trained on.
+        reported: AutoAttack's accuracy by the paper, in percent; None: the measured one.
+        footnote: what else a reader has to know.
+
+    Returns:
+        The entry by RobustBench's keys; accuracies are texts in percent, with two decimals.
+
+    Raises:
+        ClatError: the result is none of AutoAttack, or of a data set that RobustBench has not.
+    """
+    full = PROTOCOLS["autoattack"]
+    clean, robust = result.clean_accuracy, result.robust_accuracy
+    if result.protocol_hash != full.hash or clean is None or robust is None:
+        raise ClatError(
+            f"{result.name} is a result of {result.protocol}: RobustBench lists the full AutoAttack alone, "
+            "clat evaluate --protocol autoattack"
+        )
+    dataset = result.text("data", "name") or "unknown"
+    if dataset not in TEST_IMAGES:
+        raise ClatError(f"{result.name} is of '{dataset}': RobustBench has {', '.join(TEST_IMAGES)}")
+    notes = [] if footnote is None else [footnote]
+    if clean.n != TEST_IMAGES[dataset]:
+        notes.append(f"Evaluated on {clean.n} of RobustBench's {TEST_IMAGES[dataset]} images.")
+    measured = _percent(robust.value)
+    return {
+        "link": link,
+        "name": name,
+        "authors": authors,
+        "additional_data": additional_data,
+        "number_forward_passes": 1,
+        "dataset": dataset,
+        "venue": venue,
+        "architecture": architecture,
+        "eps": result.eps,
+        "clean_acc": _percent(clean.value),
+        "reported": measured if reported is None else f"{reported:.2f}",
+        "autoattack_acc": measured,
+        **({"footnote": " ".join(notes)} if notes else {}),
+        "unreliable": False,
+    }
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"

@@ -1,0 +1,74 @@
+"""CLAT's lambda, which no paper prints: chosen on held-out images, among a few ratios, by one rule.
+
+The rule: PGD-AT + CLAT is trained with each ratio from the first seed; taken is the ratio whose last weights have
+the highest robust accuracy on the held-out training images (PGD-10), the smaller one of a tie. One ratio is chosen
+for a network and a data set, and every X takes it. The test split is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from clat.core.errors import ClatError
+from clat.studies.paper.runs import RunSpec
+from clat.studies.paper.store import Store
+
+RULE = (
+    "the ratio whose PGD-AT + CLAT network has the highest robust accuracy on held-out training images (PGD-10, "
+    "last weights, first seed), the smaller one of a tie"
+)
+
+
+@dataclass(frozen=True)
+class ChosenRatio:
+    """The ratio for one network and data set, and how it came about."""
+
+    ratio: float
+    how: str
+    robust: Mapping[str, float]
+    """Ratio, as text -> held-out robust accuracy in [0, 1]; empty where nothing was chosen."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data.
+
+        Returns:
+            The fields.
+        """
+        return asdict(self)
+
+
+def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, seed: int = 0) -> ChosenRatio:
+    """Return the ratio for a network and a data set, training what it is chosen from unless that is there.
+
+    Args:
+        store: where the networks are; its scale has the ratios.
+        network: the paper's network.
+        dataset: the data set.
+        console: where what happens is said.
+        seed: the first seed.
+
+    Returns:
+        The ratio; of a scale with a single one, that one, and it says that it was not chosen.
+
+    Raises:
+        ClatError: If a network could not be trained.
+        KeyboardInterrupt: If one was asked to stop.
+    """
+    ratios = store.scale.ratios
+    if len(ratios) == 1:
+        return ChosenRatio(ratios[0], f"{ratios[0]:g}, not chosen at this scale", {})
+    found: dict[float, float] = {}
+    for ratio in ratios:
+        spec = RunSpec(follower="clat", network=network, dataset=dataset, seed=seed, ratio=ratio)
+        run = store.run_of(spec)
+        failure = store.train(run, console)
+        if failure:
+            raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")
+        found[ratio] = store.summary(run)["last"]["heldout_robust"]
+    best = max(found, key=lambda ratio: (found[ratio], -ratio))
+    listed = ", ".join(f"{ratio:g}: {value:.1%}" for ratio, value in found.items())
+    how = f"{best:g}, chosen on {store.scale.monitored} held-out images ({listed})"
+    return ChosenRatio(best, how, {f"{ratio:g}": value for ratio, value in found.items()})

@@ -1,0 +1,51 @@
+"""The list of tables and figures: what each shows, and how much it takes."""
+
+from __future__ import annotations
+
+from clat.studies.paper.figures import figure_curves
+from clat.studies.paper.lines import table_lines
+from clat.studies.paper.methods import taken_apart
+from clat.studies.paper.paper_table import PaperTable
+
+RECORDED = {"T8": "smoke, two networks", "T9": "all networks, full width"}
+"""Table -> the scales at which a result is recorded in docs/results/paper."""
+
+
+def described(table: PaperTable) -> tuple[str, str, str]:
+    """Return a table's lines of the list.
+
+    Args:
+        table: the table.
+
+    Returns:
+        Its name, what it shows; and networks, data sets, how many networks a seed are trained, what is recorded.
+    """
+    count = run_count(table)
+    parts = [
+        ", ".join(table.all_networks()),
+        ", ".join(table.all_datasets()),
+        f"{count} runs a seed" if count else "nothing is trained",
+    ]
+    if table.id in RECORDED:
+        parts.append(f"recorded: {RECORDED[table.id]}")
+    return table.id, f"{table.title}. {table.shows}", "; ".join(parts)
+
+
+def run_count(table: PaperTable) -> int:
+    """Return how many networks a table trains for each seed, the choice of lambda aside.
+
+    Args:
+        table: the table.
+
+    Returns:
+        Networks; tables share many of them.
+    """
+    if not table.trains:
+        return 1 if table.id == "T10" else 0
+    if table.kind in ("sweep", "strength", "curves"):
+        places = [(network, dataset) for network in table.all_networks() for dataset in table.all_datasets()]
+        return sum(len(figure_curves(table, *place, 0, 0.1)) for place in places)
+    if table.id == "T8":
+        return len(table_lines(table))
+    lines = table_lines(table)
+    return len({(taken_apart(line.method), line.network, line.dataset, line.layers) for line in lines})

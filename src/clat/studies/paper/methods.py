@@ -1,0 +1,191 @@
+"""The methods that stand in the papers' tables: what X trains by, and what it keeps of its own settings.
+
+Each trains anew under the table's one budget and eps. Where the paper printed another work's number, the note says
+what ours is instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clat.core.errors import unknown
+from clat.studies.paper.scales import Table
+
+EPS, ALPHA, ONE_STEP = "0.03", "0.007", "0.0375"
+"""CLAT's radius, step size, and step of a one-step attack (1.25 eps, as Fast-AT's 10/255 at 8/255)."""
+CURE_EPS, CURE_ALPHA = "8/255", "2/255"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One X of "X" and "X + CLAT"."""
+
+    objective: Table
+    """Its table in a recipe; `attack` fills in steps and alpha."""
+    treatments: tuple[Table, ...] = ()
+    changes: Table = field(default_factory=dict)
+    """Recipe fields that are its own."""
+    stateful: bool = False
+    """It keeps state that a cut into two stages would reset."""
+    before: str = ""
+    """The method that the first half of its share begins with; empty: it begins from random weights."""
+    built_in: Mapping[str, str] = field(default_factory=dict)
+    """The paper's network -> the built-in form of it that the method has."""
+    generated: bool = False
+    """It trains on generated images as well."""
+    exclude: tuple[str, ...] = ()
+    """Layers that CLAT leaves alone."""
+    note: str = ""
+    """What a reader should know of our row beside the printed one."""
+
+    def with_attack(self, alpha: str) -> Table:
+        """Return the objective with ten steps of `alpha`, where it takes steps.
+
+        Args:
+            alpha: the step size, in image units.
+
+        Returns:
+            The objective's table.
+        """
+        name = self.objective["name"]
+        if name == "standard":
+            return dict(self.objective)
+        if name == "fast-at":
+            return {"alpha": ONE_STEP, **self.objective}
+        return {"steps": 10, "alpha": alpha, **self.objective}
+
+
+_PGD: Table = {"name": "pgd-at"}
+_BATCH: Table = {"name": "pgd-at", "attack_bn": "train"}
+_WANG: Table = {
+    "name": "trades",
+    "beta": 5.0,
+    "label_smoothing": 0.1,
+    "start": "uniform",
+    "attack_bn": "train",
+}
+_EMA: Table = {"name": "ema", "decay": 0.995}
+_FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
+_GENERATED = (
+    "No generated images come with clat: unless edm_1m.npz lies in CLAT_DATA_DIR, real training images that other "
+    "rows do not use stand in for them."
+)
+_CHECKPOINT = "The paper's row is a published checkpoint of RobustBench under a wrong name; "
+
+METHODS: dict[str, Method] = {
+    "pgd-at": Method(objective=_PGD),
+    "ema": Method(
+        objective=_PGD,
+        treatments=(_EMA,),
+        stateful=True,
+        note="PGD-AT with averaged weights: the control of a gain that averaging alone would give. Not printed.",
+    ),
+    "trades": Method(objective={"name": "trades", "beta": 6.0}),
+    "mart": Method(
+        objective={"name": "mart", "beta": 5.0},
+        changes={"schedule": {"lr": 0.01}, "optimizer": {"weight_decay": 3.5e-3}},
+        note="Its authors' learning rate and weight decay: at the other rows' it stays at chance.",
+    ),
+    "awp": Method(
+        objective=_BATCH,
+        treatments=({"name": "awp", "gamma": 0.01},),
+        built_in={"preact-resnet18": "preact-resnet18-bn"},
+    ),
+    "score": Method(objective={"name": "score-at", "clip": 0.4}),
+    "fast-at": Method(objective={"name": "fast-at"}, built_in={"preact-resnet18": "preact-resnet18-raw"}),
+    "swaat": Method(
+        objective=_PGD,
+        treatments=({"name": "swa", "start": 0.5, "window": 1, "replace_running": True},),
+        stateful=True,
+    ),
+    "idbh-weak": Method(
+        objective=_BATCH,
+        changes={"data": {"augment": "idbh-weak"}},
+        built_in={"preact-resnet18": "preact-resnet18-raw-bn"},
+    ),
+    "idbh-strong": Method(
+        objective=_BATCH,
+        changes={"data": {"augment": "idbh-strong"}},
+        built_in={"preact-resnet18": "preact-resnet18-raw-bn"},
+    ),
+    "wang2023": Method(
+        objective=_WANG,
+        treatments=(_EMA,),
+        changes={"schedule": {"kind": "one-cycle", "lr": 0.1}, "optimizer": {"nesterov": True}},
+        stateful=True,
+        built_in={"wrn-70-16": "dm-wrn-70-16"},
+        generated=True,
+        note=_GENERATED,
+    ),
+    "peng2023": Method(
+        objective=_WANG,
+        treatments=(_EMA,),
+        changes={"schedule": {"kind": "one-cycle", "lr": 0.1}, "optimizer": {"nesterov": True}},
+        stateful=True,
+        built_in={"wrn-70-16": "ra-wrn-70-16"},
+        generated=True,
+        exclude=("*.se.*",),
+        note=_GENERATED,
+    ),
+    "bai2024": Method(
+        objective=_PGD,
+        note="Adaptive smoothing with a fixed alpha of a standard and a PGD-AT network, attacked end to end; the "
+        "paper's row is probably its robust member alone.",
+    ),
+    "lora": Method(objective=_PGD, treatments=({"name": "lora", "rank": 2},), before="pgd-at"),
+    "autolora": Method(objective={"name": "autolora", "rank": 8}, before="pgd-at", note=_FROM_PGD),
+    "twins": Method(objective={"name": "twins"}, before="pgd-at", note=_FROM_PGD),
+    "clean": Method(objective={"name": "standard"}),
+    "carlini-wagner2017": Method(
+        objective=_WANG,
+        treatments=(_EMA,),
+        stateful=True,
+        built_in={"wrn-70-16": "dm-wrn-70-16"},
+        generated=True,
+        note=_CHECKPOINT + "here TRADES with generated images, as that one (Gowal et al. 2021). " + _GENERATED,
+    ),
+    "madry2019": Method(objective=_PGD, note=_CHECKPOINT + "here PGD-AT, as that one (Engstrom et al. 2019)."),
+    "croce-hein2020": Method(
+        objective=_PGD,
+        generated=True,
+        note=_CHECKPOINT + "here PGD-AT with generated images beside the data set's. " + _GENERATED,
+    ),
+    "fat": Method(objective={"name": "fat", "tau_rises": [0.41666, 0.75]}),
+    "idbh": Method(
+        objective=_BATCH,
+        changes={"data": {"augment": "idbh-strong"}},
+        built_in={"preact-resnet18": "preact-resnet18-raw-bn"},
+    ),
+    "cure": Method(objective={"name": "cure"}, before="clean"),
+    "cure-eff": Method(objective={"name": "cure"}, before="clean"),
+    "cure-none": Method(objective={"name": "cure", "percent": 0.0, "gamma": 0.0}, before="clean"),
+    "cure-rgp-only": Method(objective={"name": "cure", "gamma": 0.0}, before="clean"),
+    "cure-rev-only": Method(objective={"name": "cure", "percent": 0.0}, before="clean"),
+}
+"""X, as printed.csv calls it, -> how it trains."""
+
+FOLLOWERS = ("", "clat", "clat-fast", "rift", "lora")
+"""What may follow X: nothing (X goes on), CLAT, its one-step form, RiFT, low-rank factors."""
+
+
+def taken_apart(method: str) -> tuple[str, str]:
+    """Return X and what follows it, of a row's name.
+
+    Args:
+        method: such as "pgd-at", "trades+clat", "clat-from-clean".
+
+    Returns:
+        (X, follower): keys of METHODS and FOLLOWERS.
+
+    Raises:
+        ClatError: If there is no such method.
+    """
+    if method == "clat-from-clean":
+        return "clean", "clat"
+    base, _, follower = method.partition("+")
+    if base not in METHODS:
+        raise unknown("method", base, METHODS)
+    if follower not in FOLLOWERS:
+        raise unknown("follower", follower, FOLLOWERS)
+    return base, follower

@@ -1,0 +1,171 @@
+"""What a table would take: its runs, the hours, the memory, from a few training steps measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clat.bench.memory import peak_memory
+from clat.bench.repeated_step import repeated_step
+from clat.bench.timing import interleaved
+from clat.core.console import Table as RichTable
+from clat.core.errors import ClatError
+from clat.core.formatting import duration, memory
+from clat.data import ImageSet
+from clat.models import build_model
+from clat.recipe.schema import StageConfig
+from clat.runtime.engine import Engine
+from clat.studies.paper.accuracy import Request, specs_of
+from clat.studies.paper.figures import figure_specs
+from clat.studies.paper.lines import TableLine
+from clat.studies.paper.paper_table import PaperTable
+from clat.studies.paper.runs import RunSpec
+from clat.studies.paper.store import Store, StoredRun
+from clat.training.prepare import read_split
+
+STEPS = 2
+"""Steps that are timed of each kind of stage, after one that is not."""
+SHARE = 1.15
+"""What checks on held-out images, selections and starting add to the steps."""
+
+
+@dataclass(frozen=True)
+class PaperPlan:
+    """What is still to be trained, and what it takes here."""
+
+    runs: int
+    finished: int
+    seconds: float
+    memory: int
+    """Bytes that the tensors of the largest step take."""
+    slowest: tuple[tuple[str, float], ...]
+    """Networks -> seconds, the longest first."""
+
+    def table(self, title: str) -> RichTable:
+        """Return the plan as a table for a terminal.
+
+        Args:
+            title: what it is for.
+
+        Returns:
+            A table to print.
+        """
+        shown = RichTable(title=title, caption="From steps measured here; the attacks on test images come on top.")
+        for column in ("runs", "done before", "training", "largest step"):
+            shown.add_column(column, justify="right")
+        shown.add_row(str(self.runs), str(self.finished), duration(self.seconds), memory(self.memory))
+        return shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data.
+
+        Returns:
+            The fields.
+        """
+        return {**vars(self), "slowest": [list(one) for one in self.slowest]}
+
+
+def needed_specs(request: Request, networks: Sequence[str], datasets: Sequence[str]) -> list[RunSpec]:
+    """Return every network that a table trains.
+
+    Args:
+        request: what would be run.
+        networks: of a figure.
+        datasets: of a figure.
+
+    Returns:
+        Specs, each once.
+    """
+    table: PaperTable = request.table
+    if table.kind in ("sweep", "strength", "curves"):
+        wanted = [name for name in datasets if name not in request.missing]
+        return figure_specs(table, networks, wanted, request)
+    if not table.trains and table.id != "T10":
+        return []
+    if (table.kind == "layers" and table.id == "T8") or table.id == "T10":
+        lines = dict.fromkeys(_pgd_at(line) for line in request.lines if line.dataset not in request.missing)
+        return [line.spec(replace(table, share=0.5), request.seeds[0], 0.1) for line in lines]
+    if table.kind == "transfer":
+        every = [
+            replace(line, network=net, source="") for line in request.lines for net in (line.network, line.source)
+        ]
+        return specs_of(replace(request, lines={line: [] for line in every}))
+    return specs_of(request)
+
+
+def _pgd_at(line: TableLine) -> TableLine:
+    return TableLine(dataset=line.dataset, network=line.network, method="pgd-at")
+
+
+def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
+    """Return what training takes, after a few steps of each kind of stage on each network.
+
+    Args:
+        specs: the networks; those that are in the store already are counted apart.
+        store: where they would be.
+
+    Returns:
+        The plan. Stages that another run shares are counted once.
+
+    Raises:
+        ClatError: If a recipe or a network cannot be built.
+    """
+    runs = list({run.key: run for run in map(store.run_of, dict.fromkeys(specs))}.values())
+    todo = [run for run in runs if not store.is_finished(run)]
+    times: dict[str, tuple[float, int]] = {}
+    begun: set[str] = set()
+    spent: dict[str, float] = {}
+    largest = 0
+    for run in todo:
+        for number, stage in enumerate(run.recipe.stages):
+            first = f"{run.spec.seed} {run.recipe.model} {run.recipe.data} {stage}"
+            if number == 0 and first in begun:
+                continue
+            begun.add(first)
+            seconds, peak = _step(run, stage, store, times)
+            steps = _batches(run, store) * stage.epochs
+            name = f"{run.spec.network}, {run.spec.dataset}"
+            spent[name] = spent.get(name, 0.0) + SHARE * seconds * steps
+            largest = max(largest, peak)
+    slowest = tuple(sorted(spent.items(), key=lambda one: -one[1]))
+    return PaperPlan(len(runs), len(runs) - len(todo), sum(spent.values()), largest, slowest)
+
+
+def _batches(run: StoredRun, store: Store) -> int:
+    size = run.recipe.data.train_size
+    if size is None:
+        size = len(read_split(run.recipe.data, "train")) - run.recipe.data.heldout
+    return max(size // run.recipe.batch_size, 1)
+
+
+def _step(
+    run: StoredRun, stage: StageConfig, store: Store, times: dict[str, tuple[float, int]]
+) -> tuple[float, int]:
+    """Return the seconds and the memory of a step; measured once for a kind of stage on a network."""
+    kind = f"{run.recipe.model} {run.recipe.data.image_size} {stage.objective} {stage.treatments}"
+    if stage.selection is not None:
+        kind += f" {stage.selection.rule} {stage.selection.k}"
+    if kind not in times:
+        images = store.test_images(run)
+        batch: ImageSet = images.take(min(run.recipe.batch_size, len(images)))
+        config = run.recipe.model
+        try:
+            model = build_model(_without_weights(config), images.num_classes, images.shape[0])
+            with repeated_step(model, batch, stage, Engine(run.recipe.engine), run.recipe.engine) as step:
+                timed = interleaved({"step": step.run_step}, STEPS)["step"].seconds
+                peak = peak_memory(step.run_step, list(step.tensors()), step.x.device)
+        except ClatError as error:
+            raise ClatError(f"{run.spec.label}: a step cannot be measured: {error}") from None
+        times[kind] = (timed, peak)
+    return times[kind]
+
+
+def _without_weights(config: Any) -> Any:
+    """Return a network's settings without weight files, which need not be there yet."""
+    changes: dict[str, Any] = {"weights": None, "weights_key": None}
+    for member in ("standard", "robust"):
+        one = getattr(config, member)
+        if one is not None:
+            changes[member] = replace(one, weights=None, weights_key=None)
+    return replace(config, **changes)

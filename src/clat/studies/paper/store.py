@@ -1,0 +1,285 @@
+"""The networks and results that tables share: each is trained once, and measured once by a protocol.
+
+OUT/store holds recipes/, runs/ and logs/ by a run's key (see `clat.studies.run`), evaluations/KEY/MEASURE.json and
+transfers/. A key ends in the hash of all that decides the weights: the recipe, which names the data and the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from clat.core.seeds import derive_seed
+from clat.data import ImageSet
+from clat.data.cache import data_root
+from clat.evaluation import evaluate_set
+from clat.evaluation.result import EvaluationRecord
+from clat.models import load_weights
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import recipe_hash
+from clat.studies.paper.lines import Measure
+from clat.studies.paper.methods import METHODS
+from clat.studies.paper.runs import Inputs, RunSpec, recipe
+from clat.studies.paper.scales import PaperScale
+from clat.studies.row import Row, Scale
+from clat.studies.run import finished, run_row, write_recipe
+from clat.studies.tables.baselines import write_stand_in
+from clat.training.final import discard_state
+from clat.training.prepare import build_network, read_split
+from clat.training.state import state_hash
+from clat.training.status import DIED, run_status
+
+GENERATED = "edm_1m.npz"
+"""The file of generated images that Wang et al. published, if it lies in CLAT_DATA_DIR."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A network of the store: its key, what it is, and how it is trained."""
+
+    key: str
+    spec: RunSpec
+    recipe: Recipe
+
+
+class Store:
+    """All runs and results of one folder.
+
+    Attributes:
+        folder: OUT/store.
+        scale: of all its runs.
+        failures: key -> why a run failed in this call.
+    """
+
+    def __init__(self, out: Path, scale: PaperScale, data: Mapping[str, str] | None = None) -> None:
+        """Make the folders.
+
+        Args:
+            out: the folder above.
+            scale: of all runs.
+            data: data set -> a folder of it, where its name alone does not find it.
+        """
+        self.folder, self.scale, self.data = out / "store", scale, dict(data or {})
+        self.failures: dict[str, str] = {}
+        self._images: dict[str, ImageSet] = {}
+        for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def run_of(self, spec: RunSpec) -> StoredRun:
+        """Return the run of a network, trained or not.
+
+        Args:
+            spec: the network.
+
+        Returns:
+            The run, whose key is the same in every call.
+
+        Raises:
+            ClatError: If the recipe cannot be made.
+        """
+        members: list[Path] = []
+        if spec.base == "bai2024":
+            members = [self._stage_1(self.run_of(one)) for one in spec.start_alike()]
+        made = recipe(spec, self.scale, Inputs(data=self.data, generated=self._generated(), members=members))
+        return StoredRun(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
+
+    def needs(self, run: StoredRun) -> list[StoredRun]:
+        """Return the runs whose weights another starts from, to be trained before it.
+
+        Args:
+            run: the run.
+
+        Returns:
+            The runs; none for most.
+        """
+        return [self.run_of(one) for one in run.spec.start_alike()] if run.spec.base == "bai2024" else []
+
+    def is_finished(self, run: StoredRun) -> bool:
+        """Return whether a run has been trained.
+
+        Args:
+            run: the run.
+
+        Returns:
+            True once it has ended.
+        """
+        return finished(self.folder / "runs" / run.key)
+
+    def train(self, run: StoredRun, console: Console) -> str | None:
+        """Train a network, or go on with it, unless it is there.
+
+        Args:
+            run: the network.
+            console: where what happens is said.
+
+        Returns:
+            None, or why it failed, in a line; also what it starts from may have failed.
+
+        Raises:
+            KeyboardInterrupt: If it was asked to stop.
+        """
+        if self.is_finished(run):
+            return None
+        if run.key in self.failures:
+            return self.failures[run.key]
+        for one in self.needs(run):
+            failure = self.train(one, console)
+            if failure:
+                return failure
+        if METHODS[run.spec.base].generated:
+            self._stand_in(run)
+        died = run_status(self.folder / "runs" / run.key) == DIED
+        console.print(f"training {run.key}{', going on with a run that died' if died else ''} ...")
+        row = Row(run.key, run.recipe, reuse=self._donor(run))
+        failure = run_row(row, write_recipe(row, self.folder), self.folder)
+        if failure:
+            console.print(f"{run.key}: failed: {failure}", style="red")
+            self.failures[run.key] = failure
+        return failure
+
+    def _donor(self, run: StoredRun) -> str | None:
+        """Return the key of a finished run that begins with the same stage, if there is one."""
+        if len(run.recipe.stages) < 2:
+            return None
+        wanted = recipe_hash(run.recipe, 1)
+        for file in sorted((self.folder / "runs").glob("*/states/stage-1.safetensors")):
+            if state_hash(file) == wanted and finished(file.parent.parent):
+                return file.parent.parent.name
+        return None
+
+    def network(self, run: StoredRun, weights: str = "last") -> nn.Module:
+        """Return a trained network.
+
+        Args:
+            run: a finished run.
+            weights: last, best, or stage-1.
+
+        Returns:
+            The network in evaluation mode.
+        """
+        images = self.test_images(run)
+        model = build_network(run.recipe, images.num_classes, images.shape[0])
+        load_weights(model, self.folder / "runs" / run.key / "weights" / f"{weights}.safetensors")
+        return model.eval().to(computing_device())
+
+    def evaluate(self, run: StoredRun, measure: Measure) -> EvaluationRecord:
+        """Return a result of a trained network, measured now unless it is there.
+
+        Args:
+            run: a finished run.
+            measure: protocol, eps, weights and number of images.
+
+        Returns:
+            The record, with verdicts on every image.
+
+        Raises:
+            ClatError: If it cannot be measured.
+        """
+        folder = self.folder / "evaluations" / run.key
+        file = folder / f"{measure.file}.json"
+        if file.exists():
+            return EvaluationRecord.from_json(file)
+        folder.mkdir(exist_ok=True)
+        images = self.test_images(run)
+        result = evaluate_set(
+            self.network(run, measure.weights),
+            images if measure.samples is None else images.take(min(measure.samples, len(images))),
+            protocol=measure.protocol,
+            eps=measure.eps,
+            norm=measure.norm,
+            batch_size=run.recipe.evaluation.batch_size,
+            seed=derive_seed(run.recipe.seed, "evaluation"),
+            state=file.with_suffix(".state"),
+            about={"model": run.recipe.model.name, "label": run.key, "weights": measure.weights},
+        )
+        result.to_json(file)
+        discard_state(file)
+        return EvaluationRecord.from_json(file)
+
+    def cached(self, kind: str, about: Mapping[str, Any]) -> tuple[Path, Any]:
+        """Return where a result of several networks lies, and the result if it is there.
+
+        Args:
+            kind: the folder, such as "transfers".
+            about: all that decides the result.
+
+        Returns:
+            (file, its JSON or None).
+        """
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        (self.folder / kind).mkdir(exist_ok=True)
+        file = self.folder / kind / f"{digest}.json"
+        return file, json.loads(file.read_text()) if file.exists() else None
+
+    def summary(self, run: StoredRun) -> dict[str, Any]:
+        """Return what a finished run says of itself: summary.json and run.json together.
+
+        Args:
+            run: a finished run.
+
+        Returns:
+            Plain data.
+        """
+        folder = self.folder / "runs" / run.key
+        summary, about = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
+        return {**about, **summary}
+
+    def records(self, run: StoredRun) -> list[dict[str, Any]]:
+        """Return the events of a run's training, a record each, as metrics.jsonl has them.
+
+        Args:
+            run: a run that has begun.
+
+        Returns:
+            The records, in the order of the events.
+        """
+        text = (self.folder / "runs" / run.key / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+    def test_images(self, run: StoredRun) -> ImageSet:
+        """Return the test split of a run's data set; read once.
+
+        Args:
+            run: the run.
+
+        Returns:
+            The images.
+        """
+        config = run.recipe.data
+        key = f"{config.name} {config.image_size}"
+        if key not in self._images:
+            self._images[key] = read_split(config, "test")
+        return self._images[key]
+
+    def _stage_1(self, run: StoredRun) -> Path:
+        return self.folder.resolve() / "runs" / run.key / "weights" / "stage-1.safetensors"
+
+    def _generated(self) -> str:
+        return GENERATED if (data_root() / GENERATED).exists() else str(self.folder.resolve() / "inputs" / "{}.npz")
+
+    def _stand_in(self, run: StoredRun) -> None:
+        """Write training images that no run uses, where no generated ones are."""
+        extra = run.recipe.data.extra
+        if extra is None or extra.file == GENERATED or Path(extra.file).exists():
+            return
+        data = {"name": run.recipe.data.name, "heldout": run.recipe.data.heldout}
+        if run.recipe.data.train_size is not None:
+            data["train_size"] = run.recipe.data.train_size
+        write_stand_in(Scale("", 1, 1, {"data": data}, ""), self.folder, Path(extra.file))
+
+
+def computing_device() -> torch.device:
+    """Return where networks are measured: CUDA where there is one.
+
+    Returns:
+        The device.
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

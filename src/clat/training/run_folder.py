@@ -1,0 +1,97 @@
+"""A run's folder: taken by one run alone, with its recipe, and run.json, which says how the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clat.core.errors import ClatError
+from clat.core.files import is_temporary, write_json, write_text
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import recipe_toml
+from clat.training.about import now
+from clat.training.lock import LOCK, only_one_in
+from clat.training.status import read_about
+
+FOLDERS = ("weights", "criticality", "evaluations", "states")
+
+
+def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
+    """Raise an error if a folder holds anything, so that a run would overwrite it.
+
+    What a run leaves that died before its recipe was written is nothing.
+
+    Args:
+        out: the folder, which need not exist.
+        beside: names of files that are written before the recipe.
+
+    Raises:
+        ClatError: it does, or is a file.
+    """
+
+    def is_nothing(held: Path) -> bool:
+        if held.name in FOLDERS:
+            return held.is_dir() and not any(held.iterdir())
+        return held.name == LOCK or is_temporary(held) or held.name in beside
+
+    begun = (out / "recipe.toml").exists()
+    if out.exists() and (not out.is_dir() or begun or not all(map(is_nothing, out.iterdir()))):
+        what = "another run" if begun else "something"
+        raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
+
+
+@contextmanager
+def claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
+    """Make a run's folder, with its recipe, and keep it for this run alone while the body runs.
+
+    Args:
+        out: the folder, new or empty.
+        recipe: the resolved recipe, which becomes recipe.toml.
+        beside: JSON files to write beside it, by name.
+
+    Yields:
+        Nothing; the body runs.
+
+    Raises:
+        ClatError: the folder holds something, another process is training there, or it cannot be written.
+    """
+    _make(out)
+    with only_one_in(out):
+        refuse_taken(out, beside)  # again, now that nobody else can write there
+        for folder in FOLDERS:
+            _make(out / folder)
+        for name, record in beside.items():
+            write_json(out / name, record)
+        write_text(out / "recipe.toml", recipe_toml(recipe))
+        yield
+
+
+def recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:
+    """Return a function that writes run.json with a status.
+
+    Args:
+        out: the run's folder.
+        about: what run.json says beside the status; a resumed run gets here the time when it first started.
+
+    Returns:
+        A function of the status, such as "running" or "finished"; any but "running" is written with the time.
+    """
+    file = out / "run.json"
+    if file.exists():
+        about["started"] = read_about(out).get("started", about["started"])
+
+    def record(status: str) -> None:
+        finished = None if status == "running" else now()
+        write_json(file, {**about, "status": status, "finished": finished})
+
+    return record
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClatError(f"cannot write to {folder}: {error.strerror or error}") from None

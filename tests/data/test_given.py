@@ -1,0 +1,308 @@
+"""Images from Python, in every form: read to the same bits, refused in one line."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from clat.core.errors import ClatError
+from clat.data import ImageSet, Loader, as_image_set, as_train_and_test, load_split
+
+from .conftest import encoded, picture
+
+N = 12
+PIXELS = np.stack([picture(k, 6, 5) for k in range(N)])
+"""(N, H, W, C), uint8."""
+IMAGES = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
+LABELS = torch.arange(N) % 3
+
+
+class Pairs(Dataset):
+    """What people write themselves."""
+
+    def __init__(self, make: Any = lambda k: (Image.fromarray(PIXELS[k]), k % 3), n: int = N, **about: Any) -> None:
+        self.make, self.n = make, n
+        self.__dict__.update(about)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, k: int) -> Any:
+        return self.make(k)
+
+
+def hub(**columns: Any) -> datasets.Dataset:
+    files = [encoded(pixels) for pixels in PIXELS]
+    return datasets.Dataset.from_dict(
+        {"image": [{"bytes": one, "path": None} for one in files], **columns}
+    ).cast_column("image", datasets.Image())
+
+
+def floats(k: int) -> torch.Tensor:
+    return IMAGES[k].float() / 255
+
+
+def numbered(k: int) -> int:
+    return k % 3
+
+
+FORMS = {
+    "tensors": (IMAGES, LABELS),
+    "float tensors": (IMAGES.float() / 255, LABELS.int()),
+    "float64": (IMAGES.double() / 255, LABELS.tolist()),
+    "arrays, channels last": (PIXELS, LABELS.numpy()),
+    "arrays, channels first": [np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2)), LABELS.numpy().astype(np.uint8)],
+    "TensorDataset": TensorDataset(IMAGES, LABELS),
+    "DataLoader": DataLoader(TensorDataset(IMAGES, LABELS), batch_size=5, shuffle=True),
+    "PIL": Pairs(),
+    "ToTensor": Pairs(lambda k: (floats(k), torch.tensor(k % 3))),
+    "uint8 items": Pairs(lambda k: [IMAGES[k], np.int64(k % 3)]),
+    "array items": Pairs(lambda k: (PIXELS[k], k % 3), targets=[k % 3 for k in range(N)]),
+    "mappings": Pairs(lambda k: {"label": k % 3, "pixel_values": floats(k), "id": "x"}),
+    "Subset": Subset(Pairs(targets=LABELS), range(N)),
+    "ConcatDataset": ConcatDataset([Pairs(n=4, targets=LABELS[:4]), Subset(Pairs(), range(4, N))]),
+    "datasets": hub(label=LABELS.tolist()),
+    "datasets in a format": hub(label=LABELS.tolist()).with_format("torch"),
+    "datasets with a transform": hub(label=LABELS.tolist()).with_transform(
+        lambda rows: {"pixel_values": [np.asarray(one) for one in rows["image"]], "label": rows["label"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_the_same_images(form: str) -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    found = as_image_set(FORMS[form])
+    assert (found.split, found.num_classes, found.class_names, found.shape) == (
+        "train",
+        3,
+        ("0", "1", "2"),
+        (3, 5, 6),
+    )
+    assert torch.equal(found.labels, LABELS)
+    x, y = next(iter(Loader(found, N, workers=0).epoch()))
+    assert torch.equal(x, IMAGES.float() / 255), "the bits that a file would give"
+    assert torch.equal(y, LABELS)
+    part = found.subset([7, 2]).subset([1, 0])
+    x, y = next(iter(Loader(part, 2, workers=0).epoch()))
+    assert torch.equal(x, IMAGES[[2, 7]].float() / 255)
+    assert y.tolist() == [2, 1]
+    assert not found.notes
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+    assert (before[2] == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_floating_point_that_no_byte_holds_stays_what_it_is() -> None:
+    images = IMAGES.float() / 255 * 0.9
+    for source in ((images, LABELS), Pairs(lambda k: (images[k], k % 3))):
+        found = as_image_set(source)
+        assert (found.dtype, found.nbytes) == (torch.float32, images.nbytes)
+        for again in (found, found.load()):
+            assert torch.equal(next(iter(Loader(again, N, workers=0).epoch()))[0], images)
+        assert torch.equal(found.pixels(), images)
+    assert as_image_set((IMAGES.float() / 255, LABELS)).dtype == torch.uint8
+
+
+def test_grey_images() -> None:
+    for source in ((IMAGES[:, 0], LABELS), (PIXELS[..., :1], LABELS), Pairs(lambda k: (IMAGES[k, 0], k % 3))):
+        assert torch.equal(as_image_set(source).pixels(), IMAGES[:, :1])
+        assert torch.equal(as_image_set(source, channels=3).pixels(), IMAGES[:, :1].repeat(1, 3, 1, 1))
+    grey = as_image_set(Pairs(), channels=1)
+    assert torch.equal(grey.pixels(), as_image_set((IMAGES, LABELS), channels=1).pixels())
+    assert grey.subset([3]).shape == (1, 5, 6)
+
+
+def test_columns_that_are_bytes_paths_or_text(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    for k in range(N):
+        (tmp_path / f"{k}.png").write_bytes(encoded(PIXELS[k]))
+        files.append(f"{k}.png")
+    monkeypatch.chdir(tmp_path)
+    kinds = [("cat", "dog", "eel")[k % 3] for k in range(N)]
+    raw = datasets.Dataset.from_dict({"photo": [encoded(one) for one in PIXELS], "kind": kinds, "file_name": files})
+    for column in ("photo", "file_name"):
+        found = as_image_set(raw, image_column=column, label_column="kind")
+        assert (found.class_names, found.labels.tolist()) == (("cat", "dog", "eel"), LABELS.tolist())
+        assert torch.equal(found.pixels(), IMAGES)
+    with pytest.raises(ClatError, match="holds neither encoded images nor paths"):
+        as_image_set(datasets.Dataset.from_dict({"photo": [1.5], "label": [0]}), image_column="photo")
+
+
+def test_chosen_and_shuffled_rows_keep_their_labels() -> None:
+    rows = hub(label=LABELS.tolist()).shuffle(seed=1).select(range(7))
+    order = [PIXELS.tolist().index(np.asarray(row["image"]).tolist()) for row in rows]
+    found = as_image_set(rows)
+    assert torch.equal(found.pixels(), IMAGES[order])
+    assert torch.equal(found.labels, LABELS[order])
+
+
+def test_splits_of_a_mapping_and_the_stand_in() -> None:
+    two = datasets.ClassLabel(names=["a", "b", "c"])
+    whole = hub(label=LABELS.tolist()).cast_column("label", two)
+    both = datasets.DatasetDict({"train": whole, "validation": whole.select([1, 4])})
+    train, test = as_train_and_test(both)
+    assert (train.class_names, test.class_names) == (("a", "b", "c"),) * 2
+    assert "split 'validation' stands in for 'test'" in test.notes
+    assert test.labels.tolist() == [1, 1]
+    with pytest.raises(ClatError, match="no split 'test'"):
+        as_train_and_test({"train": whole})
+    train, test = as_train_and_test({"train": (IMAGES, LABELS), "test": (IMAGES[:2], LABELS[:2])})
+    assert (test.class_names, test.split, test.notes) == (
+        train.class_names,
+        "test",
+        ("no image of 1 of the 3 classes: 2",),
+    )
+
+
+def test_names_of_classes() -> None:
+    names = ["ant", "bee", "cow"]
+    assert as_image_set(Pairs(classes=names)).class_names == tuple(names)
+    assert as_image_set(Subset(Pairs(classes=names), [0, 3])).class_names == tuple(names)
+    assert as_image_set(Pairs(), classes="x,y,z").class_names == ("x", "y", "z")
+    turned = as_image_set(Pairs(classes=names), classes=["cow", "bee", "ant"])
+    assert turned.labels.tolist() == (2 - LABELS).tolist()
+    train, test = as_train_and_test((Pairs(classes=names), (IMAGES, LABELS)))
+    assert test.class_names == train.class_names
+
+
+def test_a_folder_s_path(tmp_path) -> None:
+    for k in range(N):
+        file = tmp_path / "pets" / ("train", "val")[k % 2] / ("cat", "dog")[k % 3 > 0] / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(PIXELS[k]))
+    train, test = as_train_and_test(tmp_path / "pets", image_size=4)
+    assert torch.equal(train.pixels(), load_split(tmp_path / "pets", "train", image_size=4).pixels())
+    assert test.notes == ("split 'val' stands in for 'test'",)
+    assert as_image_set(tmp_path / "pets", "train", channels=1, image_size=4).shape == (1, 4, 4)
+
+
+def test_resizing_is_for_what_is_decoded() -> None:
+    assert as_image_set(Pairs(), image_size=4).shape == (3, 4, 4)
+    with pytest.raises(ClatError, match="are 6x5 pixels and image_size is 4"):
+        as_image_set((IMAGES, LABELS), image_size=4)
+
+
+def test_an_array_in_a_file_stays_there(tmp_path) -> None:
+    np.save(tmp_path / "images.npy", PIXELS)
+    found = as_image_set((np.load(tmp_path / "images.npy", mmap_mode="r"), LABELS))
+    assert not found.resident
+    assert torch.equal(found.pixels(), IMAGES)
+
+
+def test_random_items_follow_from_seed_epoch_and_row() -> None:
+    """A transform within the data set draws the same for the same place, in whatever order and process."""
+
+    def noisy(k: int) -> tuple[torch.Tensor, int]:
+        level = torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+        return torch.full((3, 4, 4), float(level) / 3), k % 3
+
+    found = as_image_set(Pairs(noisy))
+    assert "drawn at random" in found.notes[0]
+
+    def batches(epoch: int, seed: int = 0, **options: Any) -> torch.Tensor:
+        return torch.cat([x for x, _ in Loader(found, 4, seed=seed, workers=0, **options).epoch(epoch)])
+
+    first = batches(1)
+    assert torch.equal(first, batches(1))
+    assert torch.equal(first[4:], torch.cat([x for x, _ in Loader(found, 4, workers=2).epoch(1, 1)]))
+    assert not torch.equal(first, batches(2))
+    assert not torch.equal(first, batches(1, seed=1))
+    assert len(first[:, 0, 0, 0].unique()) == N
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Any:
+        yield from ((IMAGES[k], k % 3) for k in range(N))
+
+
+def broken(k: int) -> Any:
+    raise KeyError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (Pairs(lambda k: IMAGES[k]), "item 0 of the train data (Pairs) is a torch.Tensor: expected (image, label)"),
+        (Pairs(lambda k: (IMAGES[k], k, k)), "is a tuple of 3: expected (image, label)"),
+        (Pairs(lambda k: {"picture": "x", "label": 0}), "no image column"),
+        (Pairs(lambda k: {"image": IMAGES[k], "id": 0}), "no label column"),
+        (Pairs(lambda k: (IMAGES[k], "cat")), "has a str for a label"),
+        (Pairs(lambda k: (IMAGES[k], 0.5)), "has a float for a label"),
+        (Pairs(lambda k: (IMAGES[k], torch.eye(3)[k % 3])), "of shape (3,) for a label"),
+        (Pairs(lambda k: ("0.png", 1)), "is a str: expected a PIL image, a tensor or a NumPy array"),
+        (Pairs(lambda k: (IMAGES[k].float(), 1)), "divide by 255"),
+        (Pairs(lambda k: (floats(k) * 2 - 1, 1)), "pass them unnormalised"),
+        (Pairs(lambda k: (IMAGES[k].permute(1, 2, 0), 1)), "image.permute(2, 0, 1)"),
+        (Pairs(lambda k: (IMAGES[k].long(), 1)), "is of type torch.int64"),
+        (Pairs(lambda k: (IMAGES[k][None], 1)), "has shape (1, 3, 5, 6): expected (C, H, W)"),
+        (Pairs(lambda k: (IMAGES[k], k - 1)), "row 0 has label -1"),
+        (Pairs(broken), "item 0 of the train data (Pairs) failed, KeyError: 'no such file'"),
+        (Pairs(n=0), "are empty"),
+        (Stream(), "are a stream"),
+        (hub(label=LABELS.tolist()).to_iterable_dataset(), "are a stream"),
+        (hub(), "no label column"),
+        (3, "the train data are a int: expected an ImageSet"),
+        ((IMAGES, LABELS, LABELS), "are a tuple: expected an ImageSet"),
+        ((IMAGES, LABELS[:3]), "3 labels for 12 images"),
+        ((IMAGES, torch.eye(3)[LABELS]), "for one-hot labels.argmax(1)"),
+        ((IMAGES, LABELS.float()), "labels are float32"),
+        ((IMAGES[0, 0], LABELS), "images have shape (5, 6)"),
+        ((IMAGES.float(), LABELS), "divide by 255"),
+        ((PIXELS.astype(np.int64), LABELS), "images are int64"),
+        ((IMAGES.long(), LABELS), "images are torch.int64"),
+    ],
+)
+def test_what_is_refused(source: Any, says: str) -> None:
+    with pytest.raises(ClatError) as caught:
+        as_image_set(source)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_refused_later() -> None:
+    """An image of another size, a label that changes: found when they are read, with their row."""
+    sizes = as_image_set(Pairs(lambda k: (IMAGES[k, :, : 5 - k // 6], k % 3), targets=LABELS))
+    with pytest.raises(ClatError, match=r"item 6 of .* is torch.uint8 of shape \(3, 4, 6\), the first"):
+        sizes.load()
+    moods = [0]
+
+    def moody(k: int) -> tuple[torch.Tensor, int]:
+        moods[0] += 1
+        return IMAGES[k], moods[0] > 40
+
+    with pytest.raises(ClatError, match="has a bool for a label"):
+        as_image_set(Pairs(moody))
+    changing = as_image_set(Pairs(lambda k: (IMAGES[k], int(moods[0] > 1000))))
+    moods[0] = 2000
+    with pytest.raises(ClatError, match="and had 0 before"):
+        changing.load()
+
+
+@pytest.mark.parametrize("declared", [[0] * N, [0] * 3, None, ["a"] * N])
+def test_targets_that_are_not_the_items_labels_are_not_believed(declared: Any) -> None:
+    assert torch.equal(as_image_set(Pairs(targets=declared)).labels, LABELS)
+
+
+@pytest.mark.parametrize("data", [(IMAGES, LABELS), Pairs(), IMAGES, [Pairs()]])
+def test_training_needs_train_and_test(data: Any) -> None:
+    with pytest.raises(ClatError, match=r"expected \(train, test\)"):
+        as_train_and_test(data)
+
+
+def test_labels_of_test_beyond_those_of_train() -> None:
+    with pytest.raises(ClatError, match="label 2, expected 0 to 1"):
+        as_train_and_test(((IMAGES[:2], LABELS[:2]), (IMAGES, LABELS)))
+
+
+def test_an_image_set_is_itself() -> None:
+    own = ImageSet("mine", "train", ("a", "b", "c"), IMAGES, LABELS)
+    assert as_image_set(own) is own
+    assert as_train_and_test((own, own))[1] is own

@@ -1,0 +1,338 @@
+"""Objectives, treatments and rankings of the user's own: by path, by entry point, checked like built-in ones."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import clat
+from clat.core import plugins
+from clat.core.errors import ClatError
+from clat.data import load_split
+from clat.objectives import PgdAT
+from clat.recipe.explain import explained_recipe
+from clat.recipe.toml import build_recipe, read_recipe, recipe_data, recipe_hash, recipe_toml
+
+MODULE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.criticality import Ranking, RankingReport, RankingRow
+from clat.data import ImageSet
+from clat.evaluation import AttackSpec, Protocol
+from clat.network.cost import Cost
+from clat.objectives import Loss, Objective
+from clat.runtime.callback import StageCallback
+from clat.treatments import Treatment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noisy(Objective):
+    """Cross-entropy under Gaussian noise."""
+
+    std: float = 0.1
+    """Of the noise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.std <= 0:
+            raise ClatError(f"std is {self.std}: expected more than 0")
+
+    def examples(self, model, x, y, step):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(step.seed))
+        return ((x + self.std * noise).clamp(0, 1),)
+
+    def cost(self, model, x, y, examples, step):
+        total = nn.functional.cross_entropy(model(examples[0]), y, label_smoothing=self.label_smoothing)
+        return Loss(total, {"cross_entropy": total.detach()})
+
+
+class Undecorated(Noisy):
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare(Objective):
+    def cost(self, model, x, y, examples, step):
+        return model(x).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved(Treatment):
+    """Halves the learning rate."""
+
+    factor: float = 0.5
+
+    def on_stage_start(self, context):
+        callback = StageCallback()
+        callback.learning_rate = lambda rate: rate * self.factor
+        return callback
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(Ranking):
+    """Ranks layers by their number of weights."""
+
+    about = "number of weights"
+    sign: int = 1
+
+    def measure(self, model, x, y, *, layers, eps, norm="linf", seed=0, initial=None):
+        rows = [
+            RankingRow(one.index, one.name, one.kind, one.num_params, self.sign * one.num_params)
+            for one in layers
+        ]
+        return RankingReport(self.name, self.about, rows, len(x), seed, {}, {}, Cost())
+
+
+def corner(model, x, y, *, eps, share: float = 1.0):
+    """Push every pixel up."""
+    return (x + share * eps).clamp(0, 1)
+
+
+def noise(model, x, y, *, eps, seed):
+    step = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return (x + eps * step.sign()).clamp(0, 1)
+
+
+def far(model, x, y, *, eps):
+    return x + 2 * eps
+
+
+def flat(model, x, y, *, eps):
+    return x.flatten(1)
+
+
+UP = Protocol(name="up", attacks=(AttackSpec(attack="own_pieces:corner"),))
+
+
+def blobs(split, classes=("a", "b")):
+    images = torch.full((20, 3, 8, 8), 60, dtype=torch.uint8)
+    images[10:] = 180
+    return ImageSet("blobs", split, tuple(classes), images, torch.arange(20) // 10)
+
+
+def broken(split):
+    return split.missing
+
+
+def nothing(split):
+    return 3
+'''
+
+STAGE: dict[str, Any] = {"name": "own", "epochs": 1, "objective": {"name": "own_pieces:Noisy", "std": 0.2}}
+
+
+@pytest.fixture(autouse=True)
+def own_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with a module of one's own, as a user has it where `clat` is started."""
+    (tmp_path / "own_pieces.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("own_pieces", None)
+
+
+def recipe(**changes: Any) -> Any:
+    return build_recipe({"stages": [STAGE | changes]})
+
+
+def test_a_recipe_with_one_s_own_pieces_is_read_written_and_explained() -> None:
+    selection = {"rule": "critical", "k": 1, "ranking": {"name": "own_pieces:Size", "sign": -1}}
+    made = recipe(treatments=[{"name": "own_pieces:Halved", "factor": 0.25}], selection=selection)
+    (stage,) = made.stages
+    assert (type(stage.objective).__name__, stage.objective.name, stage.objective.std) == (
+        "Noisy", "own_pieces:Noisy", 0.2,
+    )  # fmt: skip
+    assert stage.treatments[0].factor == 0.25
+    assert stage.selection.ranking.sign == -1
+    assert build_recipe(tomllib.loads(recipe_toml(made))) == made
+    assert build_recipe(tomllib.loads(explained_recipe(made))) == made
+    assert "# Of the noise." in explained_recipe(made)
+    assert recipe_data(made)["stages"][0]["objective"] == {
+        "name": "own_pieces:Noisy", "label_smoothing": 0.0, "std": 0.2,
+    }  # fmt: skip
+    assert recipe_hash(made) != recipe_hash(recipe())
+    assert recipe_hash(made) == recipe_hash(build_recipe(tomllib.loads(recipe_toml(made))))
+
+
+def test_a_name_alone_and_overrides_on_the_command_line() -> None:
+    named = {"rule": "critical", "ranking": "own_pieces:Size"}
+    assert recipe(selection=named).stages[0].selection.ranking.sign == 1
+    made = read_recipe("demo", ["--stages.0.objective", '{ name = "own_pieces:Noisy", std = 0.3 }'])
+    assert made.stages[0].objective.std == 0.3
+
+
+def test_a_run_of_one_s_own_pieces(kit_run: Any) -> None:
+    result, built_in = kit_run
+    assert result.summary["stages"][0]["name"] == "own"
+    assert not torch.equal(result.model.conv2.weight, built_in.conv2.weight)
+    assert '"layers": ["conv2"]' in (result.out / "metrics.jsonl").read_text()
+
+
+@pytest.fixture
+def kit_run(tmp_path: Path) -> Any:
+    from helpers import runs
+
+    selection = {"rule": "critical", "k": 1, "every": 0, "ranking": {"name": "own_pieces:Size"}, "num_samples": 8}
+    stage = STAGE | {"selection": selection, "treatments": [{"name": "own_pieces:Halved", "factor": 0.5}]}
+    made = build_recipe(
+        {
+            "stages": [stage], "eps": "0.05", "batch_size": 16, "data": {"heldout": 16, "pad": 1},
+            "monitor": {"steps": 1, "num_samples": 8},
+            "evaluation": {"protocol": "own_pieces:UP", "num_samples": 8},
+            "engine": {"device": "cpu", "precision": "32"},
+        }
+    )  # fmt: skip
+    result = clat.train(made, tmp_path / "run", model=runs.tiny(), data=runs.data(), quiet=True)
+    assert clat.resume(tmp_path / "run", model=runs.tiny(), data=runs.data(), quiet=True).out == result.out
+    assert result.evaluations["last"]["protocol"]["name"] == "up"
+    return result, runs.tiny()
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        ({"name": "own_pieces:Noisy", "sdt": 1}, r"unknown field 'stages.0.objective.sdt'; did you mean 'std'"),
+        ({"name": "own_pieces:Noisy", "std": "wide"}, r"stages.0.objective.std: input should be a valid number"),
+        ({"name": "own_pieces:Noisy", "std": float("nan")}, r"stages.0.objective.std: input should be a finite"),
+        ({"name": "own_pieces:Noisy", "std": True}, r"stages.0.objective.std: expected no truth value"),
+        ({"name": "own_pieces:Noisy", "std": -1}, r"stages.0.objective: std is -1.0: expected more than 0"),
+        ({"name": "own_pieces:Noisi"}, r"no attribute 'Noisi'; check the name after the colon"),
+        ({"name": "absent_module:Noisy"}, r"importing 'absent_module' failed, ModuleNotFoundError"),
+        (
+            {"name": "own_pieces:Halved"},
+            r"'own_pieces:Halved' is the class Halved, expected .* clat.objectives.Objective",
+        ),
+        ({"name": "own_pieces:corner"}, r"'own_pieces:corner' is a function, expected a class that inherits"),
+        ({"name": "own_pieces:Undecorated"}, r"no dataclass: write @dataclass\(frozen=True, kw_only=True\)"),
+        ({"name": "noisy"}, r"unknown name 'noisy'"),
+    ],
+)
+def test_a_plugin_that_is_not_there_or_not_of_its_kind(objective: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClatError, match=says) as caught:
+        recipe(objective=objective)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_none_is_told(tmp_path: Path) -> None:
+    from helpers import runs
+
+    made = runs.recipe(
+        stages=(build_recipe({"stages": [STAGE | {"objective": {"name": "own_pieces:Bare"}}]}).stages[0],)
+    )
+    with pytest.raises(
+        ClatError, match=r"objective 'own_pieces:Bare' costs a Tensor, expected clat.objectives.Loss"
+    ):
+        clat.train(made, tmp_path / "run", model=runs.tiny(), data=runs.data(), quiet=True)
+
+
+def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("noisy", "own_pieces:Noisy", "clat.objectives"),
+        EntryPoint("pgd-at", "own_pieces:Noisy", "clat.objectives"),
+        EntryPoint("up", "own_pieces:UP", "clat.protocols"),
+        EntryPoint("blobs", "own_pieces:blobs", "clat.data_readers"),
+        EntryPoint("corner", "own_pieces:corner", "clat.attacks"),
+        EntryPoint("gone", "own_pieces:Gone", "clat.objectives"),
+    ]
+    monkeypatch.setattr(
+        plugins,
+        "entry_points",
+        lambda group, name: [one for one in points if (one.group, one.name) == (group, name)],
+    )
+    made = recipe(objective={"name": "noisy", "std": 0.3})
+    assert (made.stages[0].objective.name, made.stages[0].objective.std) == ("noisy", 0.3)
+    assert build_recipe(tomllib.loads(recipe_toml(made))) == made
+    assert isinstance(recipe(objective={"name": "pgd-at"}).stages[0].objective, PgdAT), (
+        "what is built in goes first"
+    )
+    assert clat.evaluation.find_protocol("up").attacks[0].label == "corner"
+    assert clat.evaluation.AttackSpec(attack="corner").label == "corner"
+    assert len(load_split("blobs", "test")) == 20
+    with pytest.raises(
+        ClatError, match=r"'gone' \(entry point own_pieces:Gone\): module 'own_pieces' has no attribute"
+    ):
+        recipe(objective={"name": "gone"})
+
+
+def test_readers_of_one_s_own(tmp_path: Path) -> None:
+    assert load_split("own_pieces:blobs", "test").class_names == ("a", "b")
+    assert load_split("own_pieces:blobs", "test", classes=("x", "y")).class_names == ("x", "y")
+    for name, options, says in (
+        ("own_pieces:blobs", {"image_size": 4}, "unknown argument 'image_size' of the data reader"),
+        ("own_pieces:broken", {}, "data reader 'own_pieces:broken' failed on 'train', AttributeError"),
+        ("own_pieces:nothing", {}, "gives a int, expected a clat.ImageSet"),
+        ("own_pieces:UP", {}, "is a Protocol, expected a function"),
+        ("own_pieces:absent", {}, "no attribute 'absent'"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            load_split(name, "train", **options)
+
+
+def test_attacks_of_one_s_own(images: torch.Tensor, labels: torch.Tensor, tiny_resnet: Any) -> None:
+    def evaluated(x: torch.Tensor, y: torch.Tensor, attack: str, **more: Any) -> Any:
+        spec = clat.evaluation.AttackSpec(attack=attack, **more.pop("spec", {}))
+        protocol = clat.evaluation.Protocol(name="own", attacks=(spec,))
+        return clat.evaluate(model, x, y, protocol=protocol, eps="0.1", keep_examples=True, **more)
+
+    model = tiny_resnet()
+    labels = model(images).argmax(1)
+    found = evaluated(images, labels, "own_pieces:corner", spec={"settings": {"share": 0.5}})
+    assert torch.equal(found.x_adv, (images + 0.05).clamp(0, 1))
+    assert torch.equal(found.robust, model(found.x_adv).argmax(1) == labels)
+    assert list(found.per_attack) == ["corner"]
+    assert found.protocol.hash != clat.evaluation.find_protocol("own_pieces:UP").hash
+    whole = evaluated(images, labels, "own_pieces:noise")
+    part = evaluated(images[2:], labels[2:], "own_pieces:noise", ids=torch.arange(2, 6), batch_size=3)
+    assert torch.equal(whole.x_adv[2:], part.x_adv), "what is drawn belongs to the image"
+    for attack, says in (
+        ("own_pieces:far", "returns images outside of the ball of linf radius 0.1"),
+        ("own_pieces:flat", r"returns shape \(6, 192\), expected images of shape \(6, 3, 8, 8\)"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            evaluated(images, labels, attack)
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "says"),
+    [
+        (
+            "own_pieces:corner",
+            {"shear": 1},
+            "unknown setting 'shear' of the attack 'own_pieces:corner'; did you mean 'share'",
+        ),
+        (
+            "own_pieces:corner",
+            {"share": "all"},
+            "share of the attack 'own_pieces:corner': input should be a valid number",
+        ),
+        ("own_pieces:UP", None, "attack 'own_pieces:UP' is a Protocol, expected a function"),
+        ("own_pieces:broken", None, "takes 1 arguments by place"),
+        ("own_pieces:absent", None, "no attribute 'absent'"),
+        ("pgd", {"share": 1}, "attack 'pgd' has no setting 'settings'"),
+        ("pdg", None, "unknown attack 'pdg'; did you mean 'pgd'"),
+    ],
+)
+def test_attacks_that_are_none(attack: str, settings: Any, says: str) -> None:
+    with pytest.raises(ClatError, match=says):
+        clat.evaluation.AttackSpec(attack=attack, settings=settings)
+
+
+def test_protocols_that_are_none() -> None:
+    with pytest.raises(
+        ClatError, match=r"protocol 'own_pieces:corner' is a function, expected a clat.evaluation.Protocol"
+    ):
+        clat.evaluation.find_protocol("own_pieces:corner")
+    with pytest.raises(ClatError, match="unknown protocol 'pgd20'; did you mean 'pgd-20'"):
+        clat.evaluation.find_protocol("pgd20")

@@ -1,0 +1,201 @@
+"""The papers' tables: every printed number has a place, and every place a recipe at every scale."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from benchmarks.paper_printed import flag, line
+
+from clat import cli
+from clat.core.errors import ClatError
+from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, specs_of
+from clat.studies.paper.catalogue import TABLES, find_table
+from clat.studies.paper.figures import SWEEP, figure_curves
+from clat.studies.paper.lines import CLAT_PROTOCOLS, CURE_PROTOCOLS, measure, reference, table_lines
+from clat.studies.paper.listing import run_count
+from clat.studies.paper.methods import METHODS, taken_apart
+from clat.studies.paper.printed import FLAGS, printed_in, printed_numbers
+from clat.studies.paper.runs import Inputs, RunSpec, recipe
+from clat.studies.paper.scales import NARROW, SCALES, SMOKE, K, find_scale
+
+INPUTS = Inputs(generated="stand-in-{}.npz", members=(Path("a"), Path("b")))
+TRAINED = [table for table in TABLES if table.kind in ("accuracy", "transfer")]
+
+
+def lines_of(name, *methods):
+    return table_lines(find_table(name), rows=methods)
+
+
+def test_every_printed_table_has_an_entry_and_every_number_a_place():
+    places = Counter((table.paper, table.number) for table in TABLES)
+    assert max(places.values()) == 1
+    printed = {(one.paper, one.table) for one in printed_numbers()}
+    assert printed == {(table.paper, table.number) for table in TABLES if table.kind not in FIGURES}
+    for table in TABLES:
+        placed = [one for numbers in table_lines(table).values() for one in numbers]
+        assert Counter(placed) == Counter(printed_in(table.paper, table.number)), table.id
+    wanted = {f"T{n}" for n in range(1, 21)} | {f"F{n}" for n in range(2, 8)} | {"D9", "v1-T6", "v1-T8", "v1-T10"}
+    assert {table.id for table in TABLES} == wanted | {f"cure-T{n}" for n in (1, 2, 3, 4, 6, 7)}
+
+
+FIGURES = ("sweep", "strength", "curves")
+
+
+def test_printed_numbers_say_what_is_known_of_them():
+    assert {one.flag for one in printed_numbers()} == {"", *FLAGS}
+    vgg = next(one for one in printed_in("clat-v2", "T9") if one.value == "236000")
+    assert vgg.flag == "misprint"
+    assert flag("an AutoAttack value, not PGD-10") == "borrowed"
+    assert flag("T1 prints 33.23 for this model") == "contradiction"
+    made = line(
+        dict.fromkeys(("paper", "dataset", "method", "layers", "attack", "metric", "value"), "x")
+        | {"table": "D.9", "model": "m", "source_model": "", "note": "epoch=70; not printed"}
+    )
+    assert (made["table"], made["variant"], made["note"]) == ("D9", "epoch=70", "not printed")
+
+
+def test_the_data_file_is_what_the_script_writes():
+    """Of every line, the flag follows from its note."""
+    file = Path(cli.__file__).parent.parent / "studies" / "paper" / "printed.csv"
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == len(printed_numbers()) == 693
+    assert all(row["flag"] == flag(row["note"]) for row in rows)
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda one: one.name)
+def test_the_recipes_of_every_table_are_valid_and_select_at_least_twice(scale):
+    seen = {}
+    for table in TABLES:
+        for one in table_lines(table) if table in TRAINED or table.id == "T13" else ():
+            spec = one.spec(table, 0, 0.1)
+            seen[spec] = table
+    for table in TABLES:
+        for network in table.all_networks() if table.kind in FIGURES else ():
+            seen |= {curve.spec: table for curve in figure_curves(table, network, "cifar10", 0, 0.1)}
+    for spec in seen:
+        made = recipe(spec, scale, INPUTS)
+        assert made.threat.text == ("8/255" if spec.cure else "3/100" if "/" in made.threat.text else "0.03")
+        for stage in made.stages:
+            if stage.objective.name.startswith("clat") and spec.layers != "fixed":
+                assert 0 < stage.selection.every <= stage.epochs / 2, spec.label
+                assert stage.selection.k == (spec.k or K[spec.network])
+        if not spec.cure and spec.base != "bai2024":
+            assert made.total_epochs == scale.epochs, spec.label
+
+
+def test_the_full_scale_is_the_papers():
+    full = SCALES["full"]
+    made = recipe(RunSpec(follower="clat", network="densenet121", dataset="cifar10"), full, INPUTS)
+    first, last = made.stages
+    assert (first.epochs, last.epochs, last.selection.every, last.selection.k) == (50, 50, 10, 5)
+    assert (made.schedule.kind, made.schedule.lr, made.schedule.epochs) == ("cosine", 0.1, 150)
+    assert (first.objective.steps, str(first.objective.alpha)) == (10, "0.007")
+    late = recipe(RunSpec(follower="clat", network="resnet18", dataset="cifar10", share=0.7), full, INPUTS)
+    assert [stage.epochs for stage in late.stages] == [70, 30]
+    dropped = recipe(RunSpec(network="wrn-34-10", dataset="cifar10", share=0.7, drop=True), full, INPUTS)
+    before, after = (dropped.learning_rate(stage, 70.0) for stage in (0, 1))
+    assert after == pytest.approx(before / 10)
+
+
+def test_rows_on_top_of_a_method_begin_like_it():
+    """So that X's part is trained once."""
+    place = {"network": "resnet18", "dataset": "cifar10"}
+    firsts = {
+        recipe(RunSpec(follower=follower, **place), NARROW, INPUTS).stages[0]
+        for follower in ("", "clat", "rift", "lora")
+    }
+    assert len(firsts) == 1
+    fast = recipe(RunSpec(base="fast-at", network="preact-resnet18", dataset="cifar10"), NARROW, INPUTS)
+    assert fast.model.name == "preact-resnet18-raw"
+
+
+def test_effects_are_taken_against_what_the_paper_compares_with():
+    def against(name, method, layers=""):
+        table = find_table(name)
+        lines = table_lines(table)
+        one = next(line for line in lines if (line.method, line.layers) == (method, layers))
+        found = reference(one, lines, table)
+        return None if found is None else found.name
+
+    assert against("T1", "trades+clat") == "trades"
+    assert against("T7", "pgd-at+clat", "critical") == "pgd-at+clat, random"
+    assert against("T7", "pgd-at+clat", "random") == "pgd-at"
+    assert against("T20", "pgd-at+clat", "smallest") == "pgd-at"
+    assert against("T5", "pgd-at+clat", "fixed") == "pgd-at"
+    assert against("T5", "ema") == "pgd-at"
+    assert against("T14", "pgd-at+clat", "dynamic") == "pgd-at+clat, fixed"
+    assert against("cure-T1", "cure") == "pgd-at"
+    assert against("cure-T7", "cure-rgp-only") == "cure-none"
+    assert against("T1", "pgd-at") is None
+
+
+def test_printed_effects_are_differences_or_printed_as_such():
+    table = find_table("T17")
+    (x, base), (clat, above) = list(table_lines(table, networks=["densenet121"]).items())
+    assert (x.method, clat.method) == ("pgd-at", "pgd-at+clat")
+    assert printed_effect(above[0], base[0]) == 3.70
+    one, other = (printed_in("clat-v2", "T7")[number] for number in (0, 3))
+    assert printed_effect(one, other) == round(float(one.value) - float(other.value), 2)
+    assert printed_effect(None, one) is None
+
+
+def test_each_attack_is_measured_as_its_table_has_it():
+    def how(name, attack, **only):
+        table = find_table(name)
+        return measure(table, next(iter(table_lines(table, **only))), attack, SMOKE)
+
+    assert how("T7", "pgd-10").protocol == how("T7", "none").protocol == "clat-pgd-10"
+    assert (how("T2", "autoattack").protocol, how("v1-T8", "apgd-ce").protocol) == ("clat-v2", "clat-v1")
+    assert (how("T17", "pgd-l2").norm, how("T17", "pgd-l2").eps) == ("l2", "128/255")
+    assert (how("cure-T1", "cw").protocol, how("cure-T1", "cw").eps) == ("cw-pgd-20", "8/255")
+    for table in TRAINED:
+        known = CURE_PROTOCOLS if table.paper == "cure" else CLAT_PROTOCOLS
+        assert {one.attack for one in printed_in(table.paper, table.number)} <= {"none", *known}, table.id
+    best = table_lines(find_table("cure-T3"), rows=["cure, checkpoint=best"])
+    assert measure(find_table("cure-T3"), next(iter(best)), "autoattack", SMOKE).weights == "best"
+
+
+def test_rows_beside_the_printed_ones_are_measured_like_them():
+    lines = lines_of("T20")
+    ema = next(line for line in lines if line.method == "ema")
+    cells = asked_cells(find_table("T20"), ema, lines)
+    assert [(attack, kind) for attack, kind, _ in cells] == [
+        ("none", "clean"), ("pgd-10", "robust"), ("autoattack", "robust")
+    ]  # fmt: skip
+
+
+def test_a_choice_of_lambda_is_among_the_runs():
+    class Held:
+        scale = NARROW
+
+    lines = lines_of("T7", "pgd-at+clat, critical")
+    request = Request(table=find_table("T7"), lines=lines, store=Held(), seeds=(0,), console=None, missing={})
+    ratios = [spec.ratio for spec in specs_of(request) if spec.network == "resnet18"]
+    assert sorted(set(ratios)) == [0.03, 0.1, 0.3]
+
+
+def test_names_that_are_not_there_are_answered_with_the_nearest():
+    assert find_table("d.9").id == "D9"
+    assert find_table("t7").id == "T7"
+    with pytest.raises(ClatError, match="did you mean 't2"):
+        find_table("T21")
+    with pytest.raises(
+        ClatError, match=r"unknown scale 'narow'; did you mean 'narrow'\? Valid: full, narrow, smoke"
+    ):
+        find_scale("narow")
+    with pytest.raises(ClatError, match="unknown network 'resnet81' of T7; did you mean 'resnet18'"):
+        table_lines(find_table("T7"), networks=["resnet81"])
+    with pytest.raises(ClatError, match="unknown row 'pgd-at\\+clot' of T7"):
+        lines_of("T7", "pgd-at+clot")
+    with pytest.raises(ClatError, match="unknown method 'trods'; did you mean 'trades'"):
+        taken_apart("trods+clat")
+
+
+def test_the_list_counts_networks():
+    assert run_count(find_table("T5")) == 16
+    assert run_count(find_table("T9")) == 0
+    assert run_count(find_table("F3")) == sum(map(len, SWEEP.values())) + 3
+    assert {taken_apart(one.method)[0] for one in printed_numbers() if one.method != "full-model"} <= set(METHODS)

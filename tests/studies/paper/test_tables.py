@@ -1,0 +1,266 @@
+"""Whole tables in miniature: networks are trained once, measured once, and stand beside the printed numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from clat import cli
+from clat.core.errors import ClatError
+from clat.studies.paper import plan, scales, store
+from clat.studies.paper.catalogue import find_table
+from clat.studies.paper.cells import Cell, effect_of
+from clat.studies.paper.choose_lambda import choose_ratio
+from clat.studies.paper.figures import Curve
+from clat.studies.paper.folder import claim
+from clat.studies.paper.page import markdown, render
+from clat.studies.paper.runs import RunSpec
+from clat.studies.paper.scales import SMOKE
+from clat.studies.paper.store import Store
+from clat.studies.paper.table import Asked, request_for, run_table
+
+TINY = replace(
+    SMOKE,
+    name="tiny",
+    batch_size=32,
+    train_size=64,
+    heldout=32,
+    monitored=16,
+    test_size=20,
+    strong_size=4,
+    narrow={"resnet18": (4, (1, 1, 1, 1)), "vgg19": (2, None), "densenet121": (4, (1, 1, 1, 1))},
+)
+DIGITS = Asked(networks=("resnet18",), datasets=("cifar10",), folders={"cifar10": "digits"})
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Train in this process: what a process of its own is for is tested with the studies."""
+    trained = []
+
+    def run_row(row, recipe, out):
+        trained.append(row)
+        words = ["--reuse", str(out / "runs" / row.reuse)] if row.reuse else []
+        code = cli.main(["--quiet", "train", str(recipe), "--out", str(out / "runs" / row.name), *words])
+        return None if code == 0 else "no such luck"
+
+    monkeypatch.setattr(store, "run_row", run_row)
+    monkeypatch.setitem(scales.SCALES, "tiny", TINY)
+    return trained
+
+
+def run(name, out, asked=DIGITS, scale=TINY, console=QUIET):
+    out.mkdir(exist_ok=True)
+    return run_table(find_table(name), asked, Store(out, scale, asked.folders), out, console)
+
+
+def test_tables_share_their_networks_and_results(tmp_path, one_process):
+    asked = replace(DIGITS, rows=("pgd-at", "pgd-at+clat, critical"))
+    found = run("T20", tmp_path, replace(asked, seeds=1))
+    assert [row.reuse is not None for row in one_process] == [False, True], "X's part is trained once"
+    assert found["failed"] == 0
+    assert found["rows"][0][:4] == ["cifar10", "resnet18", "pgd-at", "clean"]
+    clat = [entry for entry in found["entries"] if entry["row"] == "pgd-at+clat, critical"]
+    assert {entry["against"] for entry in clat} == {"pgd-at"}
+    assert [entry["paper_effect_points"] for entry in clat][:2] == [2.43, 1.74]
+    assert all(entry["ours"]["images"] == (4 if "clat-v2" in entry["attack"] else 20) for entry in clat)
+    assert all(entry["settled"] in ("same sign", "opposite", "not settled") for entry in clat)
+    ratio = found["ratios"]["resnet18, cifar10"]
+    assert ratio["how"] == "0.1, not chosen at this scale"
+
+    files = sorted((tmp_path / "store" / "evaluations").glob("*/*.json"))
+    stamps = [file.stat().st_mtime_ns for file in files]
+    again = run("T7", tmp_path, replace(asked, rows=("pgd-at", "pgd-at+clat, critical")))
+    assert len(one_process) == 2, "nothing is trained again"
+    assert [file.stat().st_mtime_ns for file in files] == stamps, "nor measured"
+    assert len(list((tmp_path / "store" / "evaluations").glob("*/*.json"))) == len(files)
+    assert again["id"] == "T7"
+
+    folder = tmp_path / "T20"
+    assert {file.name for file in folder.iterdir()} == {"table.json", "table.md", "page.html", "effects.svg"}
+    assert json.loads((folder / "table.json").read_text())["id"] == "T20"
+    page = (folder / "page.html").read_text()
+    for text in ("83.89", "Most against least critical layers", "not chosen at this scale", "<svg", "lowest"):
+        assert text in page
+    assert "| 83.89 |" in (folder / "table.md").read_text()
+
+
+def test_a_run_that_fails_leaves_its_cells_named_and_the_others_go_on(tmp_path, monkeypatch):
+    held = store.run_row
+    monkeypatch.setattr(
+        store, "run_row", lambda row, *rest: "diverged at epoch 3" if "clat" in row.name else held(row, *rest)
+    )
+    found = run("T7", tmp_path, replace(DIGITS, rows=("pgd-at", "pgd-at+clat, critical")))
+    texts = {(row[2], row[3].partition(",")[0]): row[4] for row in found["rows"]}
+    assert texts["pgd-at+clat, critical", "clean"] == "failed: diverged at epoch 3"
+    assert texts["pgd-at", "clean"][0].isdigit()
+    assert found["failed"] == 3
+    assert "failed: diverged at epoch 3" in (tmp_path / "T7" / "page.html").read_text()
+
+
+def test_missing_data_is_named_in_its_cells_and_refused_where_there_is_no_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path / "nothing"))
+    table, there = find_table("T1"), {"cifar10": "digits"}
+    held = Store(tmp_path, TINY, there)
+    request = request_for(table, Asked(folders=there), held, QUIET)
+    assert list(request.missing) == ["cifar100"]
+    assert "put the Hugging Face parquet files" in request.missing["cifar100"]
+    with pytest.raises(ClatError, match=r"^T7 has no data to run on: data set 'cifar10' not found"):
+        request_for(find_table("T7"), Asked(), held, QUIET)
+
+
+def test_lambda_is_chosen_by_its_rule(tmp_path, monkeypatch):
+    held = Store(tmp_path, replace(TINY, ratios=(0.03, 0.1, 0.3)), {"cifar10": "digits"})
+    monkeypatch.setattr(held, "train", lambda run, console: None)
+    scores = {0.03: 0.2, 0.1: 0.25, 0.3: 0.25}
+    monkeypatch.setattr(held, "summary", lambda run: {"last": {"heldout_robust": scores[run.spec.ratio]}})
+    found = choose_ratio(held, "resnet18", "cifar10", QUIET)
+    assert found.ratio == 0.1, "the smaller one of a tie"
+    assert found.how == "0.1, chosen on 16 held-out images (0.03: 20.0%, 0.1: 25.0%, 0.3: 25.0%)"
+    monkeypatch.setattr(held, "train", lambda run, console: "out of memory")
+    with pytest.raises(ClatError, match=r"lambda could not be chosen: ratio 0\.03: out of memory"):
+        choose_ratio(held, "resnet18", "cifar10", QUIET)
+
+
+def test_examples_made_on_one_network_are_shown_to_the_others(tmp_path):
+    asked = replace(DIGITS, networks=("resnet18", "vgg19"), rows=("pgd-at",))
+    found = run("T4", tmp_path, asked)
+    assert [row[1:3] for row in found["rows"]] == [
+        ["resnet18", "pgd-at, from vgg19"], ["vgg19", "pgd-at, from resnet18"]
+    ]  # fmt: skip
+    assert found["failed"] == 0
+    assert len(list((tmp_path / "store" / "transfers").iterdir())) == 1
+
+
+def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr("clat.studies.paper.layer_tables.FULL", TINY)
+    found = run("T8", tmp_path)
+    assert [row[2] for row in found["rows"]] == ["random, full width", "PGD-AT, tiny"]
+    assert all(len(row[3].split()) == 5 for row in found["rows"])
+    assert found["rows"][0][4] == "11 10 4 2 12"
+    selected = run("T13", tmp_path)
+    assert [row[4] for row in selected["rows"]] == ["11", "11", "4"]
+    assert selected["rows"][2][3] == "failed: the stage selects 2 times at this scale"
+    assert selected["failed"] == 1
+    timed = run("T10", tmp_path, replace(DIGITS, networks=()))
+    assert [row[3] for row in timed["rows"][:4]] == ["10", "30", "50", "100"]
+    assert float(timed["rows"][0][5]) == 1.0
+
+
+def test_the_epochs_of_methods_are_timed_against_pgd_at(tmp_path, one_process):
+    found = run("D9", tmp_path, replace(DIGITS, networks=(), datasets=()))
+    rows = {(row[0], row[1].partition(",")[0]): float(row[3]) for row in found["rows"]}
+    assert rows["pgd-at", "an epoch"] == 1.0
+    assert 0 < rows["pgd-at+rift", "an epoch"] < 1
+    assert rows["pgd-at+rift", "the whole training"] == pytest.approx(
+        110 + 10 * rows["pgd-at+rift", "an epoch"], abs=0.1
+    )
+    assert not one_process, "nothing is trained"
+
+
+def test_one_seed_settles_nothing():
+    import numpy as np
+
+    from clat.evaluation.bootstrap import crossed_interval
+
+    clear = np.ones((2, 50)) * 0.5 + np.random.default_rng(0).normal(0, 0.1, (2, 50))
+    cell = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", printed_effect=1.0)
+    assert replace(cell, effect=crossed_interval(clear)).settled == "same sign"
+    assert replace(cell, effect=crossed_interval(-clear)).settled == "opposite"
+    assert replace(cell, effect=crossed_interval(clear[:1])).settled == "not settled"
+
+
+def test_parameters_are_counted_without_training(tmp_path, one_process):
+    found = run("T9", tmp_path, replace(DIGITS, networks=("resnet18",)))
+    assert [row[3] for row in found["rows"]] == ["11,173,962", "589,824", "5.28 %"]
+    assert not one_process
+
+
+def test_a_figure_draws_what_it_measures(tmp_path, monkeypatch):
+    spec = {"network": "resnet18", "dataset": "cifar10", "seed": 0}
+    pair = [Curve(name="PGD-AT", spec=RunSpec(**spec)), Curve(name="k = 1", spec=RunSpec(follower="clat", **spec))]
+    monkeypatch.setattr("clat.studies.paper.figures.figure_curves", lambda *_: pair)
+    found = run("F3", tmp_path)
+    assert [row[2] for row in found["rows"]] == ["PGD-AT", "PGD-AT", "k = 1", "k = 1"]
+    assert found["entries"][3]["effect"]["images"] == 20
+    assert (tmp_path / "F3" / "f3.svg").is_file()
+    curves = run("F5", tmp_path, Asked(folders={"cifar10": "digits"}))
+    assert [len(seeds) for seeds in curves["curves"].values()] == [1, 1]
+    assert (tmp_path / "F5" / "f5.svg").is_file()
+
+
+def test_the_plan_counts_runs_and_measures_steps(tmp_path):
+    held = Store(tmp_path, TINY, DIGITS.folders)
+    request = request_for(find_table("T20"), DIGITS, held, QUIET)
+    specs = plan.needed_specs(request, (), ())
+    found = plan.make_plan(specs, held)
+    assert (found.runs, found.finished) == (4, 0)
+    assert found.seconds > 0
+    assert found.memory > 0
+    shown = Console(record=True, width=100, file=io.StringIO())
+    shown.print(found.table("T20"))
+    assert "largest step" in shown.export_text()
+
+
+def test_pairs_of_other_images_have_no_effect():
+    import numpy as np
+
+    one = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", verdicts=np.ones((1, 4)), seeds=(0,))
+    assert replace(one, failure="killed").texts()[4] == "100.0 [100.0, 100.0]; another seed failed: killed"
+    other = replace(one, images=("x",))
+    assert effect_of(replace(one, images=("x",)), other).value == 0
+    assert effect_of(replace(one, images=("y",)), other) is None
+    assert effect_of(replace(other, seeds=(1,)), other) is None
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    claim(tmp_path / "a", TINY, [])
+    claim(tmp_path / "a", TINY, [])
+    with pytest.raises(ClatError, match="holds tables at scale tiny: name another folder for smoke"):
+        claim(tmp_path / "a", SMOKE, [])
+    (tmp_path / "a" / "T7").mkdir()
+    (tmp_path / "a" / "T7" / "table.json").write_text("{}")
+    with pytest.raises(ClatError, match="is the folder of one table: name the one above it"):
+        claim(tmp_path / "a" / "T7", TINY, [])
+    with pytest.raises(ClatError, match="holds something already"):
+        claim(tmp_path, TINY, [])
+
+
+def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
+    assert cli.main(["paper"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("T1", "T20", "F7", "D9", "v1-T10", "cure-T7"))
+    out = tmp_path / "out"
+    refused = {
+        ("T21",): "unknown table 't21' of the papers; did you mean 't2",
+        ("T7", "--scale", "big"): "unknown scale 'big' of T7",
+        ("T7",): "clat paper needs --out",
+        ("T7", "--out", str(out), "--networks", "resnet19"): "unknown network 'resnet19' of T7",
+        ("T7", "--out", str(out), "--rows", "pgd"): "unknown row 'pgd' of T7",
+        ("T7", "--out", str(out), "--data", "cifar1"): "unknown data set 'cifar1' of T7",
+        ("T7", "--out", str(out), "--seeds", "0"): "--seeds is 0: expected at least 1",
+        ("T7", "--out", str(out), "--data", f"cifar10={tmp_path / 'nowhere'}"): "T7 has no data to run on: ",
+        ("all", "--out", str(out), "--rows", "x"): "takes no --networks and --rows",
+    }
+    for words, message in refused.items():
+        assert cli.main(["paper", *words]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+    assert cli.main(["paper", "T9", "--networks", "resnet18", "--out", str(out)]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert cli.main(["paper", "T9", "--out", str(out / "T9")]) == 2
+    assert "is the folder of one table" in capsys.readouterr().err
+
+
+def test_a_table_without_notes_or_plots_is_whole():
+    table = {
+        "id": "T0", "source": "s", "title": "t", "shows": "w", "scale": "x", "remark": "r", "outcome": "",
+        "columns": ["a"], "rows": [["<b>"]], "caption": "c", "notes": [], "facts": [], "made": [],
+    }  # fmt: skip
+    assert "&lt;b&gt;" in render(table, {"none": None})
+    assert markdown(table).startswith("# T0: t (x)\n\nw\n\nr\n\n| a |")
