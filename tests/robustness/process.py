@@ -87,8 +87,11 @@ def fork(
     session: bool = False,
 ) -> int:
     """Run `clat WORDS` in a fork of this process, with these file descriptors; return its number."""
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # until the fork has handlers of its own
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
         return pid
     code = 70
     try:
@@ -99,6 +102,7 @@ def fork(
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
         if cwd is not None:
             os.chdir(cwd)
         sys.argv = ["clat", *words]

@@ -107,6 +107,15 @@ def test_going_on_runs_only_what_is_missing(done, monkeypatch):
     assert called == ["broken"]
 
 
+def test_a_row_that_was_killed_before_its_page_gets_it(done):
+    out, _ = done
+    page = out / "runs" / "pgd-at" / "report.html"
+    text = page.read_text()
+    page.unlink()
+    run_study(STUDY, TINY, tiny_rows(TINY)[:1], out, QUIET)
+    assert page.read_text() == text
+
+
 def test_rows_that_died_are_told_from_rows_that_run(done, monkeypatch):
     """In the table, and when the study goes on with them."""
     out, _table = done

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 AGAIN = 1.3
 """Seconds after which the signal is sent again: what a training step has to come to its end, and save."""
@@ -64,18 +65,31 @@ def ends_in_time() -> Iterator[None]:
     _answered.clear()
     watch = threading.Thread(target=_watch, args=(reading,), name="clat-stopping", daemon=True)
     before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    shown, sys.unraisablehook = sys.unraisablehook, _quiet_about_signals(sys.unraisablehook)
     os.register_at_fork(after_in_child=_deaf)  # a child's signals are its own
     watch.start()
     try:
         yield
     finally:
         answered()
+        sys.unraisablehook = shown
         signal.set_wakeup_fd(before)
         with suppress(OSError):
             writing.send(b"\0")
         watch.join()
         reading.close()
         writing.close()
+
+
+def _quiet_about_signals(show: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return the hook `show` without what a signal raises in a destructor or in a callback of the collector, where
+    Python drops it and prints a traceback: the signal is sent again."""
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.exc_value is None or isinstance(unraisable.exc_value, Exception):
+            show(unraisable)
+
+    return hook
 
 
 def _deaf() -> None:

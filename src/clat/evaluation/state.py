@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.core.files import replace_file
+from clat.core.tensors import write_tensors
 
 UNTRIED = -1
 
@@ -170,5 +169,5 @@ class StateFile:
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
         tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}
-        replace_file(self.path, lambda temporary: save_file(tensors, temporary, {"key": json.dumps(self.key)}))
+        write_tensors(self.path, tensors, {"key": json.dumps(self.key)})
         self._saved = time.monotonic()

@@ -21,6 +21,7 @@ from clat.core.errors import ClatError
 from clat.core.files import is_temporary, write_json, write_text
 from clat.core.stopping import answered
 from clat.recipe.toml import read_recipe, recipe_toml
+from clat.report.page import write_report
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
 from clat.training.interrupt import Interrupted
@@ -62,6 +63,7 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
     for number, row in enumerate(rows, start=1):
         label = f"[{number}/{len(rows)}] {row.name}"
         if finished(out / "runs" / row.name):
+            _draw_missing_page(out / "runs" / row.name)
             console.print(f"{label}: done before", soft_wrap=True)
             continue
         died = run_status(out / "runs" / row.name) == DIED
@@ -101,6 +103,12 @@ def finished(run: Path) -> bool:
         True once `clat train` has written all results.
     """
     return read_about(run).get("status") == "finished"
+
+
+def _draw_missing_page(run: Path) -> None:
+    """Draw the page of a run that was killed between its end and its page."""
+    if not (run / "report.html").exists() and any((run / "evaluations").glob("*.json")):
+        write_report(run)
 
 
 def _claim(study: Study, scale: Scale, out: Path) -> None:

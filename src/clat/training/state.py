@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import replace_file
+from clat.core.tensors import write_tensors
 from clat.network.cost import Cost
 from clat.training.optimizer import OptimizerState
 
@@ -110,14 +109,7 @@ def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
         for name, value in tensors.items()
     }
     record = {"progress": json.dumps(asdict(saved.progress)), "recipe_hash": recipe_hash}
-    replace_file(path, lambda temporary: _write(copies, temporary, record))
-
-
-def _write(tensors: dict[str, Tensor], path: Path, record: dict[str, str]) -> None:
-    try:
-        save_file(tensors, path, record)
-    except SafetensorError as error:  # its only causes here are of the file system: no space, no permission
-        raise OSError(str(error)) from None
+    write_tensors(path, copies, record)
 
 
 def state_hash(path: Path) -> str | None:

@@ -26,7 +26,12 @@ COMMANDS = (
     ("study", "--list"),
     ("harden", *_NET, "--eps", "0.1", "--epochs", "1", "--plan"),
     ("train", "demo", "--out", "run", "--data.train_size", "40", "--data.heldout", "20"),
-    ("bench", "--model", MODEL, "--data", "digits", "--steps", "1"),
+    ("bench", "--model", MODEL, "--image-size", "8", "--steps", "1", "--rounds", "1", "--batch-size", "4"),
+    ("corruptions", *_NET, "--names", "gaussian_noise", "--severities", "1"),
+    ("export", "--model", MODEL, "--out", "net"),
+    ("export", "--model", MODEL, "--base", "file.txt", "--out", "delta.safetensors"),
+    ("apply", "file.txt", "--model", MODEL, "--out", "tuned.safetensors"),
+    ("paper", "--plan"),
     ("doctor",),
     ("completion", "bash"),
 )  # fmt: skip
