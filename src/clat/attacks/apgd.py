@@ -208,7 +208,7 @@ class ApgdSearch:
     def _logits(self, x: Tensor, y: Tensor) -> Tensor:
         logits = self.model(x)
         check_logits(logits, y)
-        return logits.float()
+        return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -35,13 +35,13 @@ def climb(model: nn.Module, point: Tensor, y: Tensor, target: Tensor, loss: str)
         loss: a key of APGD_LOSSES.
 
     Returns:
-        (N,) float32, the gradient of `point`'s shape, (N,) bool.
+        (N,) float32 (float64 where the model is), the gradient of `point`'s shape, (N,) bool.
     """
     variable = point.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(variable)
         check_logits(logits, y)
-        logits = logits.float()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
         value = APGD_LOSSES[loss](logits, y, target)
         gradient = input_gradient(value.sum(), variable)
     value = value.detach()
