@@ -1,18 +1,19 @@
 """Compute weight gradients of strided convolutions on the CPU where oneDNN's own are wrong: two faults.
 
 **1x1 kernels in float32 write outside of memory.** oneDNN (3.12 in torch 2.13, and by its source earlier ones too)
-copies the pixels that the stride keeps before it computes this gradient. Where channels-last images have fewer channels
-than a vector register holds numbers (8 under AVX2, 16 under AVX-512) it steps through that copy by whole registers,
-though the copy was booked for the channels there are (https://github.com/uxlfoundation/oneDNN/issues/6035). What lies
-behind it is overwritten: the process crashes, hangs or goes on with other numbers. A transposed convolution has the
-fault in its output channels. Larger kernels, stride 1, sizes that the stride does not divide, groups, other layouts,
-half precision, 1-D and 3-D convolutions, forward passes and input gradients were tried and are sound.
+copies the pixels that the stride keeps before it computes this gradient. Where channels-last images have fewer
+channels than a vector register holds numbers (8 under AVX2, 16 under AVX-512) it steps through that copy by whole
+registers, though the copy was booked for the channels there are
+(https://github.com/uxlfoundation/oneDNN/issues/6035). What lies behind it is overwritten: the process crashes,
+hangs or goes on with other numbers. A transposed convolution has the fault in its output channels. Larger kernels,
+stride 1, sizes that the stride does not divide, groups, other layouts, half precision, 1-D and 3-D convolutions,
+forward passes and input gradients were tried and are sound.
 
 **Wider kernels in bfloat16 leave numbers unwritten** where an image is narrower than the stride, as one of a single
-pixel is at the end of a network that is deep for its images: parts of the gradient are whatever stood in that memory,
-at times NaN. With oneDNN 3.12 under AVX512_BF16 and AMX this was seen with kernels 3 and 5 wide, images of any height,
-one group and two; float32, float16, images as wide as the stride, depthwise and dilated convolutions were sound. Such a
-gradient is computed in float32, which costs nothing at that size.
+pixel is at the end of a network that is deep for its images: parts of the gradient are whatever stood in that
+memory, at times NaN. With oneDNN 3.12 under AVX512_BF16 and AMX this was seen with kernels 3 and 5 wide, images of
+any height, one group and two; float32, float16, images as wide as the stride, depthwise and dilated convolutions
+were sound. Such a gradient is computed in float32, which costs nothing at that size.
 """
 
 from __future__ import annotations
