@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from clat.attacks.search import worthwhile
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.threat_model import EVALUATION_NORMS
-from clat.core.units import Size, parse_size, size_text
+from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
+from clat.core.units import Size
 from clat.data import as_image_set
 from clat.evaluation.batch_dependence import batch_notes, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
@@ -92,12 +92,10 @@ def evaluate(
             extent=extent,
         )  # fmt: skip
     model, x = accept(model, x, y)
-    if norm not in EVALUATION_NORMS:
-        raise unknown("norm", norm, EVALUATION_NORMS)
-    radius = parse_size(eps, norm=norm)
+    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     if len(x) == 0:
         raise ClatError("the data set is empty: there is nothing to evaluate")
-    if radius == 0:
+    if threat.eps == 0:
         raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
     if batch_size < 1:
         raise ClatError(f"batch_size is {batch_size}: expected at least 1")
@@ -118,15 +116,15 @@ def evaluate(
         first = job.first_logits()
         room = worthwhile(batch_size, device)
         todo, notes = plan_searches(
-            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room,
+            protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
         keeper = StateFile(None, {})
         if state is not None:
             key = {
                 "protocol": protocol.hash,
-                "eps": size_text(radius),
-                "norm": norm,
+                "eps": threat.text,
+                "norm": threat.norm,
                 "seed": str(seed),
                 "precision": precision,
                 "model": fingerprint(model),
@@ -149,8 +147,7 @@ def evaluate(
             keeper.save(standing, now=True)
     return Evaluation(
         protocol=protocol,
-        eps=size_text(radius),
-        norm=norm,
+        threat=threat,
         seed=seed,
         precision=precision,
         correct=standing.correct,

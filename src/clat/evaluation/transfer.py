@@ -20,7 +20,8 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import interval, percent
-from clat.core.units import Size, parse_size, size_text
+from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
+from clat.core.units import Size
 from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.planned_search import plan_searches
@@ -42,8 +43,7 @@ class TransferMatrix:
     Attributes:
         names: of the networks.
         protocol: how the examples were made.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks.
         clean: which victim is right on which image, (V, N) bool.
         right: the same on the examples made on each attacker, (A, V, N) bool.
@@ -54,8 +54,7 @@ class TransferMatrix:
 
     names: tuple[str, ...]
     protocol: Protocol
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     clean: Tensor
     right: Tensor
@@ -92,8 +91,8 @@ class TransferMatrix:
         return {
             "what": "transfer",
             **self.about,
-            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.norm},
-            "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
+            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.threat.norm},
+            "eps": self.threat.eps_data(),
             "seed": self.seed,
             "n": self.clean.shape[1],
             "networks": list(self.names),
@@ -118,7 +117,7 @@ class TransferMatrix:
         Returns:
             Accuracies with their 95 % Wilson intervals, those on clean images above.
         """
-        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.norm} eps {self.eps}"
+        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.threat}"
         table = Table(
             title=f"{title}, n = {self.clean.shape[1]}",
             caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",
@@ -175,6 +174,7 @@ def transfer(
     protocol = find_protocol(protocol)
     if len(networks) < 2:
         raise ClatError("transfer needs at least two networks: an attacker and a victim")
+    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     networks = {name: unwrapped(model) for name, model in networks.items()}
     for model in networks.values():
         x = as_measured(model, x)  # what all of them can be given
@@ -183,17 +183,14 @@ def transfer(
         if report is not None:
             report(attacker)
         with metered(model) as one:
-            x_adv = make_examples(
-                model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed
-            )
+            x_adv = make_examples(model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed)
         cost += one
         notes += [f"{attacker}: {note}" for note in batch_notes(model, x, y, batch_size)]
         rows.append([is_right(victim, x_adv, y, batch_size=batch_size) for victim in networks.values()])
     return TransferMatrix(
         names=tuple(networks),
         protocol=protocol,
-        eps=size_text(parse_size(eps, norm=norm)),
-        norm=norm,
+        threat=threat,
         seed=seed,
         clean=torch.stack([is_right(model, x, y, batch_size=batch_size) for model in networks.values()]),
         right=torch.stack([torch.stack(row) for row in rows]),
@@ -210,8 +207,7 @@ def make_examples(
     y: Tensor,
     *,
     protocol: Protocol,
-    eps: Size,
-    norm: str,
+    threat: ThreatModel,
     batch_size: int,
     seed: int,
 ) -> Tensor:
@@ -226,8 +222,7 @@ def make_examples(
         x: images in [0, 1], (N, C, H, W).
         y: their labels, (N,) int64.
         protocol: the attacks.
-        eps: the radius, a number or a fraction such as "8/255".
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         batch_size: samples attacked at a time.
         seed: of the attacks.
 
@@ -238,19 +233,24 @@ def make_examples(
         ClatError: as `clat.evaluate` does.
     """
     result = evaluate(
-        model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed, keep_examples=True
+        model,
+        x,
+        y,
+        protocol=protocol,
+        eps=threat.eps,
+        norm=threat.norm,
+        batch_size=batch_size,
+        seed=seed,
+        keep_examples=True,
     )
     assert result.x_adv is not None
     rows = (~result.correct).nonzero().squeeze(1)
     if protocol.attacks[0].attack != "pgd" or not len(rows):
         return result.x_adv
     device = device_of(model, x.device)
-    radius = float(parse_size(eps, norm=norm))
-    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed, leave=False)[
-        0
-    ][0]
+    todo, _ = plan_searches(protocol, threat, classes=_classes(model, x, y), seed=seed, leave=False)
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
-        found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
+        found = run_search(todo[0].build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]
     result.x_adv[kept] = found[still_wrong.to(found.device)]

@@ -10,6 +10,7 @@ from typing import Any
 from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.threat_model import ThreatModel
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import Cost
 
@@ -40,8 +41,7 @@ class CheckReport:
     Attributes:
         rows: one a sign.
         clean: the accuracy on clean images.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks.
         cost: forward and backward passes, and seconds.
         environment: versions and machine.
@@ -50,8 +50,7 @@ class CheckReport:
 
     rows: Sequence[CheckRow]
     clean: Accuracy
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     cost: Cost
     environment: dict[str, Any]
@@ -77,8 +76,8 @@ class CheckReport:
         return {
             "what": "check",
             **self.about,
-            "eps": self.eps,
-            "norm": self.norm,
+            "eps": self.threat.text,
+            "norm": self.threat.norm,
             "seed": self.seed,
             "clean_accuracy": self.clean.to_dict(),
             "suspicious": self.suspicious,
@@ -102,7 +101,7 @@ class CheckReport:
             Name, value, verdict and reason; suspicious rows stand out.
         """
         table = Table(
-            title=f"Signs of gradient masking, {self.norm} eps {self.eps}, n = {self.clean.n}",
+            title=f"Signs of gradient masking, {self.threat}, n = {self.clean.n}",
             caption=f"clean accuracy {self.clean}",
         )
         table.add_column("check", no_wrap=True)
