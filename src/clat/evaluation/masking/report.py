@@ -10,6 +10,7 @@ from typing import Any
 from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.notebook import ShownAsTable
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import Cost
 
@@ -34,7 +35,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(ShownAsTable):
     """The signs of gradient masking that were looked for on one network.
 
     Attributes:
