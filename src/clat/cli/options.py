@@ -127,7 +127,21 @@ def add_result_option(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser, changed in place.
     """
-    parser.add_argument("--out", metavar="FILE", help=RESULT)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--out", metavar="FILE", help=RESULT)
+    group.add_argument("--json", dest="out", action="store_const", const="-", help="short for --out -")
+
+
+def add_json_option(parser: argparse.ArgumentParser, result: str) -> None:
+    """Add the option of a command whose result lies in a folder, or is a list.
+
+    Args:
+        parser: the command's parser, changed in place.
+        result: what is printed.
+    """
+    parser.add_argument(
+        "--json", action="store_true", help=f"print {result} as JSON, and all else on standard error"
+    )
 
 
 def add_logger_option(parser: argparse.ArgumentParser) -> None:

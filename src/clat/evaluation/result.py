@@ -12,6 +12,7 @@ from clat.core.files import write_json
 from clat.core.threat_model import ThreatModel
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
+from clat.evaluation.shown import evaluation_html
 from clat.evaluation.state import UNTRIED, robust_after
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network.cost import Cost
@@ -97,6 +98,13 @@ class Evaluation:
                 int(robust_after(self.correct, self.fooled_by, position).sum()), len(self.correct)
             )
         return found
+
+    def _repr_html_(self) -> str:
+        radius = f", {self.norm} eps {self.eps}" if self.protocol.bounded_by_eps else ""
+        caption = "\n".join([f"{len(self.correct):,} images", *self.notes])
+        return evaluation_html(
+            self.protocol.title + radius, self.clean_accuracy, self.per_attack, self.robust_accuracy, caption
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.

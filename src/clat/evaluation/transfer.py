@@ -20,6 +20,7 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import interval, percent
+from clat.core.notebook import ShownAsTable
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
 from clat.evaluation.batch_dependence import batch_notes
@@ -35,7 +36,7 @@ from clat.network.fingerprint import device_of
 
 
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(ShownAsTable):
     """The accuracy of each network on examples made on each network.
 
     Attackers and victims are the same networks, so the diagonal is white box.

@@ -23,10 +23,11 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.data import ImageSet, as_train_and_test
-from clat.evaluation import Evaluation
+from clat.evaluation import Evaluation, EvaluationRecord
 from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
+from clat.evaluation.shown import results_html
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
@@ -64,6 +65,11 @@ class Hardened:
     """The paired difference between the two."""
     promise: dict[str, Any] | None
     """What was chosen between start and end, where clean accuracy was promised."""
+
+    def _repr_html_(self) -> str:
+        found = {"before": self.before, "after": self.after}
+        records = [EvaluationRecord.from_dict(one.to_dict(), name) for name, one in found.items()]
+        return results_html(records, f"the hardening in {self.out}")
 
 
 def run_hardening(

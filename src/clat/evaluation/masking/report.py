@@ -10,6 +10,7 @@ from typing import Any
 from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.notebook import ShownAsTable
 from clat.core.threat_model import ThreatModel
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import Cost
@@ -35,7 +36,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(ShownAsTable):
     """The signs of gradient masking that were looked for on one network.
 
     Attributes:
