@@ -25,6 +25,7 @@ from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
 from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
+from clat.evaluation.job import Report
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -149,6 +150,7 @@ def transfer(
     batch_size: int = 250,
     seed: int = 0,
     report: Callable[[str], None] | None = None,
+    progress: Report | None = None,
     about: dict[str, Any] | None = None,
 ) -> TransferMatrix:
     """Attack every network and show the examples to all of them.
@@ -164,6 +166,7 @@ def transfer(
         batch_size: samples attacked at a time.
         seed: of the attacks.
         report: told the name of the attacker at work.
+        progress: told how far each attack is, the attacker's name before the attack's.
         about: what is added to the JSON.
 
     Returns:
@@ -184,7 +187,10 @@ def transfer(
         if report is not None:
             report(attacker)
         with metered(model) as one:
-            x_adv = make_examples(model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed)
+            watch = None if progress is None else _of(attacker, progress)
+            x_adv = make_examples(
+                model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed, progress=watch
+            )
         cost += one
         notes += [f"{attacker}: {note}" for note in batch_notes(model, x, y, batch_size)]
         rows.append([is_right(victim, x_adv, y, batch_size=batch_size) for victim in networks.values()])
@@ -202,6 +208,11 @@ def transfer(
     )
 
 
+def _of(attacker: str, progress: Report) -> Report:
+    """Return what tells `progress` how far the attacks on one network are."""
+    return lambda attack, through, total, bound: progress(f"{attacker} {attack}", through, total, bound)
+
+
 def make_examples(
     model: nn.Module,
     x: Tensor,
@@ -211,6 +222,7 @@ def make_examples(
     threat: ThreatModel,
     batch_size: int,
     seed: int,
+    progress: Report | None = None,
 ) -> Tensor:
     """Return the adversarial examples of an evaluation.
 
@@ -226,6 +238,7 @@ def make_examples(
         threat: the ball that the attacks search.
         batch_size: samples attacked at a time.
         seed: of the attacks.
+        progress: told how far each attack is.
 
     Returns:
         The examples, (N, C, H, W) in [0, 1], where `x` is.
@@ -243,6 +256,7 @@ def make_examples(
         batch_size=batch_size,
         seed=seed,
         keep_examples=True,
+        report=progress,
     )
     assert result.x_adv is not None
     rows = (~result.correct).nonzero().squeeze(1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
+from clat.core.progress import counted
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
 from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
@@ -84,7 +85,7 @@ def _rows(network: AttackedNetwork) -> Iterator[CheckRow]:
     Where the network makes an attack impossible, that is a sign too, once.
     """
     refusals: set[str] = set()
-    for name, look in SIGNS.items():
+    for name, look in counted("looking for signs", SIGNS.items()):
         try:
             yield CheckRow(name, *look(network))
         except DoesNotApply as reason:
