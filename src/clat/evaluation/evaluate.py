@@ -119,7 +119,7 @@ def evaluate(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
-        keeper = StateFile(None, {})
+        state_file = StateFile(None, {})
         if state is not None:
             key = {
                 "protocol": protocol.hash,
@@ -130,30 +130,30 @@ def evaluate(
                 "model": fingerprint(model),
                 "images": digest(samples),
             }
-            keeper = StateFile(Path(state), key)
-        standing = keeper.load()
-        if standing is not None:
+            state_file = StateFile(Path(state), key)
+        reached = state_file.load()
+        if reached is not None:
             notes.append("went on from a state file: the cost is of the last session alone")
         elif extent is not None:
-            standing = extent.standing(sum(one.attack < extent.known for one in todo))
-        if standing is None:
+            reached = extent.fresh_state(sum(one.attack < extent.known for one in todo))
+        if reached is None:
             predicted = job.predicted(first)
-            standing = EvaluationState.fresh(predicted == y.cpu(), predicted)
-            keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
+            reached = EvaluationState.fresh(predicted == y.cpu(), predicted)
+            state_file.save(reached, now=True)  # a file that cannot be written is better known now than in an hour
         try:
             for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
-                job.run(list(group), standing, keeper)
+                job.run(list(group), reached, state_file)
         finally:
-            keeper.save(standing, now=True)
+            state_file.save(reached, now=True)
     return Evaluation(
         protocol=protocol,
         threat=threat,
         seed=seed,
         precision=precision,
-        correct=standing.correct,
-        fooled_by=standing.fooled_by,
+        correct=reached.correct,
+        fooled_by=reached.fooled_by,
         labels=y.detach().cpu(),
-        predicted=standing.predicted,
+        predicted=reached.predicted,
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
