@@ -102,8 +102,8 @@ class Extent:
         known = (self.correct, self.fooled_by, self.predicted)
         return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
-    def fresh_state(self, passes: int) -> EvaluationState | None:
-        """Return where the samples stand after what is known.
+    def known_state(self, passes: int) -> EvaluationState | None:
+        """Return the state of samples after the attacks that are known.
 
         Args:
             passes: how many passes the first `known` attacks have.
