@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from clat.cli.options import (
     add_column_options,
     add_device_option,
     add_json_option,
+    add_logger_option,
     add_model_options,
     folder,
+    logger_field,
 )
 from clat.core.errors import ClatError
 
@@ -43,6 +46,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
         "       clat harden --resume DIR"
     )
+    parser.description = (
+        "Fields of the recipe can be given as for clat train: --stages.harden.objective.label_smoothing 0 "
+        "--schedule.lr 0.01"
+    )
     add_model_options(parser, required=False)
     parser.add_argument("--data", default="digits", help="a data set with a train and a test split")
     add_column_options(parser)
@@ -62,10 +69,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
+    add_logger_option(parser)
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--out", type=folder, metavar="DIR", help="a new folder")
     parser.add_argument("--resume", metavar="DIR", help="go on with a hardening that was stopped")
     add_json_option(parser, "the result, before and after")
+
+
+def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """Set `fields` from the words that the parser left over: fields of the recipe, --FIELD VALUE or --FIELD=VALUE.
+
+    Args:
+        options: what the parser read; `fields` is set here.
+        words: what it left over.
+
+    Raises:
+        ClatError: If a word is no field or its value, or a field that a hardening does not take.
+    """
+    from clat.recipe.source import override_pairs
+
+    options.fields = dict(override_pairs([*words, *logger_field(options)]))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,7 +132,7 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
-    if options.out is not None or options.model is not None:
+    if options.out is not None or options.model is not None or options.fields:
         raise ClatError("--resume goes on with what harden.json in the folder says: give nothing beside it")
     from clat.hardening import resume_hardening
     from clat.hardening.run import read_hardening
@@ -133,7 +156,7 @@ def _config(options: argparse.Namespace) -> HardenConfig:
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["budget"] = None if options.budget is None else parse_budget(options.budget)
-    return HardenConfig(**settings, precision=options.precision)
+    return HardenConfig(**settings, precision=options.precision, fields=options.fields)
 
 
 def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:

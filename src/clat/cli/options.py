@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 EPS = "perturbation size, a float or a fraction (default: 8/255)"
 RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
@@ -141,3 +142,27 @@ def add_json_option(parser: argparse.ArgumentParser, result: str) -> None:
     parser.add_argument(
         "--json", action="store_true", help=f"print {result} as JSON, and all else on standard error"
     )
+
+
+def add_logger_option(parser: argparse.ArgumentParser) -> None:
+    """Add --logger, which sends a run's numbers to trackers.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
+    parser.add_argument(
+        "--logger", action="append", metavar="NAME",
+        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
+    )  # fmt: skip
+
+
+def logger_field(options: argparse.Namespace) -> list[str]:
+    """Return the override of a recipe that --logger is short for.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        Words as on a command line; none if there is no logger.
+    """
+    return ["--monitor.loggers", json.dumps(options.logger)] if options.logger else []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clat.cli.console import only_json, print_json, say
-from clat.cli.options import add_json_option, folder
+from clat.cli.options import add_json_option, add_logger_option, folder, logger_field
 from clat.cli.recipes import list_recipes
 from clat.core.errors import ClatError
 
@@ -38,10 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
     parser.add_argument("--precision", help="auto, float32 (or 32), bfloat16: short for --engine.precision")
     parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
-    parser.add_argument(
-        "--logger", action="append", metavar="NAME",
-        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
-    )  # fmt: skip
+    add_logger_option(parser)
     parser.add_argument("--list", action="store_true", help="list the built-in recipes")
     add_json_option(parser, "summary and test results")
 
@@ -121,8 +117,7 @@ def _short(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             words += [f"--engine.{name}", f'"{value}"' if name == "precision" else value]
-    if options.logger:
-        words += ["--monitor.loggers", json.dumps(options.logger)]
+    words += logger_field(options)
     return words + (["--engine.compile", "true"] if options.compile else [])
 
 

@@ -36,11 +36,10 @@ from clat.hardening.finish import PICTURES, keep_promise, look_for_masking, meas
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
-from clat.hardening.recipe import MONITORED, TUNING, harden_stages
+from clat.hardening.recipe import MONITORED, TUNING, harden_recipe, stage_alone
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
-from clat.recipe.schema import StageConfig
-from clat.recipe.toml import build_recipe, read_recipe
+from clat.recipe.toml import read_recipe
 from clat.report.page import write_report
 from clat.training.log import RunLog
 from clat.training.run import resume, train
@@ -200,6 +199,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
 
 
 def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
+    harden_recipe(config, next(iter(CANDIDATES)), 2, convolutional=True)  # a slip in its fields is told at once
     log.say("looking at the network", style="bold")
     x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
@@ -210,13 +210,11 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         else [name for name, one in CANDIDATES.items() if config.norm in one.norms and one.worth_from < 1000]
     )
     count = min(config.batch_size, len(inputs.train))
-    stages = {name: _stage(config, name) for name in names}
+    stages = {name: stage_alone(config, name) for name in names}
     log.say("measuring what a step costs here")
     images = inputs.train.take(count).load()
     if config.keep in TUNING:
-        stages[config.keep] = build_recipe(
-            {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(names[0], 2, keep=config.keep)}
-        ).stages[1]
+        stages[config.keep] = stage_alone(config, names[0], number=1)
     share = MEASURED_SHARE * (config.budget or 0.0)
     costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
     for name, seconds in costs.items():
@@ -248,12 +246,6 @@ def _augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
     if config.augment is not None:
         return {"augment": config.augment}
     return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
-
-
-def _stage(config: HardenConfig, name: str) -> StageConfig:
-    """Return the stage that would train with a candidate."""
-    found = {"eps": config.threat.text, "norm": config.norm, "stages": harden_stages(name, 1)}
-    return build_recipe(found).stages[0]
 
 
 def _finished(

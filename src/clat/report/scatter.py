@@ -81,9 +81,9 @@ def scatter_plot(points: Sequence[ScatterPoint]) -> Markup | None:
     svg = str(inline_plot(lambda: draw_scatter(points), "scatter", described)).replace('role="img"', 'role="group"')
     for point in points:
         accuracies = f"{point.number} {point.name}: clean {point.clean}, robust {point.robust}"
-        title = f"<title>{Markup.escape(accuracies)}</title>"
+        title = f"<title>{Markup.escape(accuracies)}</title>".replace("\\", r"\\")
         inside = re.compile(rf'(<g id="scatter(?:-phone)?-run-{point.number}">.*?<a [^>]*>)', re.DOTALL)
-        svg = inside.sub(lambda found, title=title: found[1] + title, svg)
+        svg = inside.sub(rf"\1{title}", svg)
     return Markup(svg)
 
 

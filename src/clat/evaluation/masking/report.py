@@ -11,6 +11,7 @@ from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
 from clat.core.notebook import ShownAsTable
+from clat.core.threat_model import ThreatModel
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import Cost
 
@@ -41,8 +42,7 @@ class CheckReport(ShownAsTable):
     Attributes:
         rows: one a sign.
         clean: the accuracy on clean images.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks.
         cost: forward and backward passes, and seconds.
         environment: versions and machine.
@@ -51,8 +51,7 @@ class CheckReport(ShownAsTable):
 
     rows: Sequence[CheckRow]
     clean: Accuracy
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     cost: Cost
     environment: dict[str, Any]
@@ -78,8 +77,8 @@ class CheckReport(ShownAsTable):
         return {
             "what": "check",
             **self.about,
-            "eps": self.eps,
-            "norm": self.norm,
+            "eps": self.threat.text,
+            "norm": self.threat.norm,
             "seed": self.seed,
             "clean_accuracy": self.clean.to_dict(),
             "suspicious": self.suspicious,
@@ -103,7 +102,7 @@ class CheckReport(ShownAsTable):
             Name, value, verdict and reason; suspicious rows stand out.
         """
         table = Table(
-            title=f"Signs of gradient masking, {self.norm} eps {self.eps}, n = {self.clean.n}",
+            title=f"Signs of gradient masking, {self.threat}, n = {self.clean.n}",
             caption=f"clean accuracy {self.clean}",
         )
         table.add_column("check", no_wrap=True)
