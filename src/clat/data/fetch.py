@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clat.core.errors import ClatError, first_line, unknown
 from clat.core.files import write_json
@@ -122,7 +123,7 @@ def _fetch_file(
     failed = []
     for address in addresses:
         try:
-            place = {"repo_type": "dataset", "revision": known.commit, "endpoint": address}
+            place: dict[str, Any] = {"repo_type": "dataset", "revision": known.commit, "endpoint": address}
             url = huggingface_hub.hf_hub_url(known.repository, path, **place)
             about = huggingface_hub.get_hf_file_metadata(url, timeout=10)
             wanted = digest or (about.etag or "").strip('"')
