@@ -11,7 +11,7 @@ import clat
 from clat.core import progress
 from clat.objectives import FastAT, FreeAT, PgdAT, Standard
 from clat.recipe.schema import Recipe, StageConfig
-from clat.training import pace
+from clat.training import log, pace
 from clat.training.pace import RunPace, passes
 from helpers import runs as kit
 
@@ -41,6 +41,7 @@ def test_the_pace_of_one_stage_tells_of_the_next():
 
 def test_a_run_says_how_long_it_will_take(tmp_path: Path, monkeypatch, capsys, caplog):
     monkeypatch.setattr(pace, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(log, "WORTH_SAYING", 0.0)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "clat"):
         clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)

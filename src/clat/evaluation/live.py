@@ -9,33 +9,34 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from clat.core.console import progress_columns
+from clat.core.console import plain_console, progress_columns
 from clat.core.logger import logger
 from clat.core.progress import SparseLines, draws_bars, to_go
 from clat.evaluation.job import Report
 
 
 @contextmanager
-def evaluation_progress(console: Console) -> Iterator[Report]:
+def evaluation_progress(console: Console | None = None) -> Iterator[Report]:
     """Show a bar a pass, with time to go and the live upper bound of the robust accuracy.
 
     Where no bar can be drawn there is a line every half minute instead, which the logger `clat` gets too.
 
     Args:
-        console: where it is shown.
+        console: where it is shown; None: on the screen, or in the notebook.
 
     Yields:
         What an evaluation takes as `report`.
     """
     columns = progress_columns("{task.description:10}", "robust at most {task.fields[bound]:.1%}")
-    drawn = draws_bars(console)
+    screen = plain_console() if console is None else console
+    drawn = draws_bars(screen)
 
     def say(line: str) -> None:
         logger.info("%s", line)
-        console.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
     sparse = SparseLines(say)
-    with Progress(*columns, console=console, transient=True, disable=not drawn) as progress:
+    with Progress(*columns, console=screen, transient=True, disable=not drawn) as progress:
         tasks: dict[str, tuple[TaskID, float]] = {}
 
         def report(attack: str, through: int, total: int, bound: float) -> None:

@@ -65,8 +65,11 @@ def write_index(run_dirs: Sequence[Path], out: Path | None = None) -> tuple[Path
     if target.exists() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
         raise ClatError(f"{target} is no index of clat's and is not overwritten: name another file with --out")
     for run in runs:
-        if not _is_current(run.path):
-            write_report(run.path)
+        try:
+            if not _is_current(run.path):
+                write_report(run.path)
+        except ClatError as error:  # of a folder that may only be read; its row and point stand without a link
+            left_out.append(str(error))
     write_text(target, render_index(runs, target.resolve().parent, left_out))
     return target, left_out
 
@@ -151,7 +154,9 @@ def _measured(end: EvaluationRecord) -> str:
 
 
 def _page(run: Run, folder: Path) -> str:
-    """Return the address of a run's page from a folder, as a link."""
+    """Return the address of a run's page from a folder, as a link; "" where there is none."""
+    if not (run.path / "report.html").is_file():
+        return ""
     return quote(Path(os.path.relpath(run.path / "report.html", folder)).as_posix())
 
 

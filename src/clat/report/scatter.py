@@ -49,7 +49,16 @@ def draw_scatter(points: Sequence[ScatterPoint]) -> Figure:
         axes.errorbar(
             x, y, xerr=_reach(point.clean), yerr=_reach(point.robust), color=colour, alpha=0.3, linewidth=0.8
         )
-        axes.plot([x], [y], marker, color=colour, markersize=7, gid=f"run-{point.number}", url=point.page, zorder=3)
+        axes.plot(
+            [x],
+            [y],
+            marker,
+            color=colour,
+            markersize=7,
+            gid=f"run-{point.number}",
+            url=point.page or None,
+            zorder=3,
+        )
         axes.annotate(
             str(point.number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=text_size(7.5), color=INK
         )
@@ -79,7 +88,7 @@ def scatter_plot(points: Sequence[ScatterPoint]) -> Markup | None:
         return None
     described = "Clean against robust accuracy of the runs; the table below has the same numbers and links"
     svg = str(inline_plot(lambda: draw_scatter(points), "scatter", described)).replace('role="img"', 'role="group"')
-    for point in points:
+    for point in (one for one in points if one.page):
         accuracies = f"{point.number} {point.name}: clean {point.clean}, robust {point.robust}"
         title = f"<title>{Markup.escape(accuracies)}</title>".replace("\\", r"\\")
         inside = re.compile(rf'(<g id="scatter(?:-phone)?-run-{point.number}">.*?<a [^>]*>)', re.DOTALL)

@@ -17,6 +17,9 @@ from clat.core.logger import logger
 from clat.core.progress import SparseLines, draws_bars, to_go
 from clat.training.trackers import TrackedRun, TrackerList
 
+WORTH_SAYING = 10.0
+"""Seconds that a run still takes, from which on it says so."""
+
 
 class RunLog:
     """Appends records to metrics.jsonl and tells the user.
@@ -126,7 +129,8 @@ class RunLog:
                 seconds = left(step)
                 if seconds is not None and not self.estimated:
                     self.estimated = True
-                    self.say(f"{to_go(seconds)} in training")
+                    if seconds >= WORTH_SAYING:
+                        self.say(f"{to_go(seconds)} in training")
                 note += to_go(seconds)
                 progress.update(task, advance=1, note=note)
                 if not drawn:
