@@ -5,8 +5,8 @@
 The study: eight methods alone and with CLAT, four networks, three seeds, 192 rows of 100 epochs of CIFAR-10; a row
 with CLAT takes over the first 50 epochs of the one without. Seconds of a step are those that `benchmarks.scaling`
 counts for an H100, of other methods than PGD-AT and CLAT by the passes that `benchmarks.objective_cost` counts. The
-evaluation: AutoAttack with WRN-34-10 on 10,000 images, half of them robust, cut into shares by the code that cuts them. Starting a
-process is measured here, in CPU seconds.
+evaluation: AutoAttack with WRN-34-10 on 10,000 images, half of them robust, cut into shares by the code that cuts
+them. Starting a process is measured here, in CPU seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PASSES = 23
 """Forward passes that a step of PGD-AT costs, a backward pass counted as two."""
 IMAGES, FOOLED = 10_000, 60
 """Images of an evaluation; passes of one that is fooled by the first attack."""
-WORLDS: dict[str, dict[str, float]] = {
+WORLDS: dict[str, dict[str, Any]] = {
     "ideal": {},
     "5 % slow": {"slow": 0.05, "speed": 0.7},
     "a failure in 50,000 h": {"mean_life": 50_000.0},

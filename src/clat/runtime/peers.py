@@ -58,7 +58,7 @@ class PeerWatch:
                 listener.listen(self.world)
                 listener.settimeout(MEET)
                 store.set(KEY, str(listener.getsockname()[1]))
-                found = {}
+                found: dict[int, socket.socket] = {}
                 while len(found) < self.world - 1:
                     line, _ = listener.accept()
                     (rank,) = HEADER.unpack(line.recv(HEADER.size, socket.MSG_WAITALL))
@@ -77,18 +77,24 @@ class PeerWatch:
                 word = b""
                 with suppress(OSError):
                     word = line.recv(HEADER.size, socket.MSG_WAITALL)
-                gone = HEADER.unpack(word)[0] if len(word) == HEADER.size else by_socket.pop(line)
-                if gone >= 0:
+                if len(word) < HEADER.size:
+                    self._wait_for_own_end()
+                    self._end(by_socket.pop(line))
+                elif (gone := HEADER.unpack(word)[0]) >= 0:
                     self._end(gone)
-                by_socket.pop(line, None)  # that one has left in peace
+                else:
+                    del by_socket[line]  # that one has left in peace
+
+    def _wait_for_own_end(self) -> None:
+        """Wait a while whether this process is about to leave by itself."""
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until and not self.leaving:
+            time.sleep(0.05)
 
     def _end(self, gone: int) -> None:
-        """End this process, unless it is about to leave by itself."""
-        until = time.monotonic() + GRACE
-        while time.monotonic() < until:
-            if self.leaving:
-                return
-            time.sleep(0.05)
+        """End this process, unless it leaves by itself; the first one tells the others before."""
+        if self.leaving:
+            return
         for line in self._sockets.values() if self.rank == 0 else ():
             with suppress(OSError):
                 line.sendall(HEADER.pack(gone))
