@@ -50,6 +50,7 @@ def evaluate_set(
     report: Report | None = None,
     about: dict[str, Any] | None = None,
     extent: Extent | None = None,
+    foreign: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Evaluate a network on an image set, which may be larger than memory.
@@ -72,6 +73,8 @@ def evaluate_set(
         report: told of the progress, see `clat.evaluation.job.Report`.
         about: what is added to the result's JSON, beside the data set.
         extent: go through a part of the protocol only, which is for `clat.evaluation.sampled`.
+        foreign: nobody has said that the network's outputs are these classes: more outputs than classes with names
+            are refused, instead of noted.
         options: further ones of `clat.evaluate`: norm, seed, batch_size, precision, keep_examples.
 
     Returns:
@@ -96,7 +99,7 @@ def evaluate_set(
     logits = _tried(model, images, device, layout)
     if logits is None:
         layout = torch.contiguous_format
-    notes = [*images.notes, *_outputs_note(logits, images)]
+    notes = [*images.notes, *_outputs_note(logits, images, foreign)]
     data = {"name": images.name, "split": images.split, "n": len(ids)}
     about = {**(about or {}), "data": data, "classes": list(images.class_names)}
 
@@ -174,12 +177,19 @@ def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: tor
     return logits
 
 
-def _outputs_note(logits: object, images: ImageSet) -> list[str]:
+def _outputs_note(logits: object, images: ImageSet, foreign: bool) -> list[str]:
     """Return a note on a network with more outputs than there are classes: nobody says which is which."""
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else images.num_classes
     if outputs <= images.num_classes:
         return []
-    return [f"the model has {outputs} outputs, the data {images.num_classes} classes: they count as the first ones"]
+    said = f"the model has {outputs} outputs, the data {images.num_classes} classes"
+    if foreign and images.class_names != tuple(map(str, range(images.num_classes))):
+        listed = ", ".join(images.class_names[:5]) + (", ..." if images.num_classes > 5 else "")
+        raise ClatError(
+            f"{said} ({listed}): give the classes of all outputs, in their order, to clat.load_split or"
+            " clat.as_image_set as classes=[...], or labels that are numbers of outputs as (x, y)"
+        )
+    return [f"{said}: they count as the first ones"]
 
 
 def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[str] = ()) -> Evaluation:
