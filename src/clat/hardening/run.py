@@ -12,7 +12,6 @@ README.md          the model card
 from __future__ import annotations
 
 import copy
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.parsing import parse_json
 from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation
 from clat.evaluation.compare import Comparison, compare
@@ -187,7 +187,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         ClatError: there is no usable harden.json.
     """
     try:
-        recorded = json.loads((out / ABOUT).read_text())
+        recorded = parse_json((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
     except (OSError, ValueError, KeyError, TypeError):
         raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size, size_text
@@ -57,6 +58,7 @@ def check(
     """
     model, x = accept(model, x, y)
     radius = parse_size(eps, norm=norm)
+    at_least("batch_size", batch_size, 1)
     network = AttackedNetwork(model, x, y, radius, norm, seed, batch_size, layers)
     with metered(model) as cost:
         # It asks nothing of the gradient, so what it refuses is bad input and no sign.
