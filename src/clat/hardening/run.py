@@ -12,7 +12,6 @@ README.md          the model card
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.parsing import parse_json
 from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation, EvaluationRecord
 from clat.evaluation.compare import Comparison, compare
@@ -204,7 +204,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         ClatError: there is no usable harden.json.
     """
     try:
-        recorded = json.loads((out / ABOUT).read_text())
+        recorded = parse_json((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
     except (OSError, ValueError, KeyError, TypeError):
         raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None
