@@ -37,7 +37,7 @@ TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=1
 
 
 LOOK = 2
-"""Images that an evaluation passes through the network before it begins: the first and the last of a batch, alone, which no cost holds."""
+"""Images that an evaluation looks at, alone, before it begins: the first and last of a batch; no cost holds them."""
 
 
 class Brightness(nn.Module):
@@ -174,7 +174,7 @@ def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
     if precision == "float32":
         assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     else:  # does the search take one of the rest for an example?
-        assert half.dtypes[13:] == [torch.bfloat16]
+        assert half.dtypes[14:] == [torch.bfloat16]
         assert torch.equal(half.seen[14], result.x_adv[result.robust])
     with torch.no_grad():
         assert torch.equal(result.robust, plain(result.x_adv).argmax(1) == y)
