@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.notebook import ShownAsTable
+from clat.core.parsing import parse_json
 from clat.network.cost import Cost
 
 
@@ -151,7 +151,7 @@ class Ranked(ShownAsTable, Generic[Row]):
             ClatError: if the file holds something else.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
+            return cls.from_dict(parse_json(Path(path).read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClatError(f"{path} is not a {cls._what()}: {error}") from None
 

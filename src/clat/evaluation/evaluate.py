@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.search import worthwhile
+from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
 from clat.data import as_image_set
-from clat.evaluation.batch_dependence import batch_notes, logits_alone
+from clat.evaluation.batch_dependence import batch_notes, first_and_last, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -79,7 +80,7 @@ def evaluate(
 
     Raises:
         ClatError: an unknown protocol, inputs outside [0, 1], wrong labels, a model whose output is not finite
-            logits, or a state of something else.
+            logits, or has more of them than a set has classes with names, or a state of something else.
     """
     protocol = find_protocol(protocol)
     if y is None:
@@ -89,7 +90,7 @@ def evaluate(
         return evaluate_set(
             model, images, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed,
             precision=precision, ids=ids, state=state, keep_examples=keep_examples, report=report, about=about,
-            extent=extent,
+            extent=extent, foreign=True,
         )  # fmt: skip
     model, x = accept(model, x, y)
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
@@ -98,7 +99,8 @@ def evaluate(
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
-    alone = logits_alone(model, x[:1], y[:1])
+    ends = first_and_last(len(x), batch_size)
+    alone = logits_alone(model, x[ends], y[ends])
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         upto = None if extent is None else extent.attacks
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
@@ -142,7 +144,7 @@ def evaluate(
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
-        notes=[*batch_notes(model, x, y, batch_size, alone, first[:1]), *notes],
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},
     )
@@ -162,8 +164,7 @@ def _check_settings(
         raise ClatError("the data set is empty: there is nothing to evaluate")
     if threat.eps == 0:
         raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
-    if batch_size < 1:
-        raise ClatError(f"batch_size is {batch_size}: expected at least 1")
+    at_least("batch_size", batch_size, 1)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     if keep_examples and state is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import number
+from clat.core.parsing import parse_json
 from clat.evaluation.protocols import protocol_title
 from clat.evaluation.shown import evaluation_html
 
@@ -112,7 +112,7 @@ class EvaluationRecord:
             ClatError: a file that cannot be read, or holds something else.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ClatError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:

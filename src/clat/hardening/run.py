@@ -12,23 +12,24 @@ README.md          the model card
 from __future__ import annotations
 
 import copy
-import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.parsing import parse_json
 from clat.data import ImageSet, as_train_and_test
 from clat.evaluation import Evaluation, EvaluationRecord
 from clat.evaluation.compare import Comparison, compare
 from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
 from clat.evaluation.shown import results_html
-from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.augmentation import chosen_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
 from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
@@ -79,6 +80,7 @@ def run_hardening(
     out: str | Path,
     config: HardenConfig,
     *,
+    augment: Callable[[Tensor], Any] | None = None,
     about: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Hardened:
@@ -90,6 +92,7 @@ def run_hardening(
         test_set: images that are read once, at the end.
         out: a new folder.
         config: eps, budget and the rest.
+        augment: a callable of your own in place of `config.augment`: image (C, H, W) to an image of the same shape.
         about: what harden.json says of where the network comes from.
         quiet: print nothing.
 
@@ -101,6 +104,7 @@ def run_hardening(
             else in the input is wrong; then nothing has been written.
     """
     started, out = time.perf_counter(), Path(out)
+    config = config if augment is None else replace(config, augment="none")
     refuse_taken(out, (ABOUT,))
     find_protocol(config.protocol)
     inputs = harden_inputs(model, train_set, test_set, config)
@@ -119,6 +123,7 @@ def run_hardening(
         out,
         model=inputs.model,
         data=(train_set, test_set),
+        augment=augment,
         quiet=quiet,
         beside={ABOUT: recorded},
     )
@@ -152,7 +157,13 @@ def plan_hardening(
 
 
 def resume_hardening(
-    out: str | Path, model: nn.Module, train_set: Any, test_set: Any, *, quiet: bool = False
+    out: str | Path,
+    model: nn.Module,
+    train_set: Any,
+    test_set: Any,
+    *,
+    augment: Callable[[Tensor], Any] | None = None,
+    quiet: bool = False,
 ) -> Hardened:
     """Go on with a hardening that was stopped.
 
@@ -161,6 +172,7 @@ def resume_hardening(
         model: the network as it was given to `run_hardening`.
         train_set: the images as they were given there.
         test_set: the images as they were given there.
+        augment: the callable that was given there, if one was.
         quiet: print nothing.
 
     Returns:
@@ -175,7 +187,7 @@ def resume_hardening(
     inputs = harden_inputs(model, train_set, test_set, config)
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
-    resume(out, model=inputs.model, data=(train_set, test_set), quiet=quiet)
+    resume(out, model=inputs.model, data=(train_set, test_set), augment=augment, quiet=quiet)
     return _finished(out, model, inputs, config, plan, recorded, quiet=quiet)
 
 
@@ -192,7 +204,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         ClatError: there is no usable harden.json.
     """
     try:
-        recorded = json.loads((out / ABOUT).read_text())
+        recorded = parse_json((out / ABOUT).read_text())
         return HardenConfig(**recorded["config"]), recorded
     except (OSError, ValueError, KeyError, TypeError):
         raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None
@@ -232,20 +244,13 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
                 "name": inputs.train.name,
                 "heldout": len(inputs.heldout),
                 "train_size": config.train_size,
-                **_augmentation(inputs, config),
+                **chosen_augmentation(inputs, config),
             }
         },
     )
     for reason in plan.reasons:
         log.say(f"  {reason}")
     return plan, seen
-
-
-def _augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
-    """The fields of a recipe's data that say what is done to training images."""
-    if config.augment is not None:
-        return {"augment": config.augment}
-    return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
 
 
 def _finished(

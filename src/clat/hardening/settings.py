@@ -12,6 +12,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.hardening.candidates import CANDIDATES
+from clat.recipe.data_settings import DataConfig
 from clat.runtime.settings import precision_named
 
 FIELDS = ("stages", "optimizer", "schedule", "monitor")
@@ -100,6 +101,8 @@ class HardenConfig:
         if self.objective is not None and self.objective not in CANDIDATES:
             raise unknown("objective", self.objective, CANDIDATES)
         at_least("batch_size", self.batch_size, 1)
+        if self.augment is not None:
+            DataConfig(augment=self.augment)  # is there such a one?
         for what in ("num_samples", "heldout", "train_size"):
             if getattr(self, what) is not None:
                 at_least(what, getattr(self, what), 1)

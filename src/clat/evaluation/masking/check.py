@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.progress import counted
@@ -59,6 +60,7 @@ def check(
     """
     model, x = accept(model, x, y)
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
+    at_least("batch_size", batch_size, 1)
     network = AttackedNetwork(model, x, y, threat, seed, batch_size, layers)
     with metered(model) as cost:
         # It asks nothing of the gradient, so what it refuses is bad input and no sign.
