@@ -27,6 +27,7 @@ def test_good_images_pass(dtype: torch.dtype) -> None:
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"x\.float\(\)"),
         (torch.full((1, 3, 1, 1), 200.0), "divide by 255"),
         (torch.tensor([-2.1, 0, 2.6]).reshape(1, 3, 1, 1), r"\[-2.1, 2.6\].*normalisation inside the model"),
+        (torch.full((1, 3, 1, 1), 1.0002), r"\[1.0002, 1.0002\], expected"),
         (torch.tensor([0, 0, 1.001]).reshape(1, 3, 1, 1), "unnormalised"),
         (torch.tensor([0, float("nan"), 1]).reshape(1, 3, 1, 1), "nan or infinite"),
         (torch.tensor([0, float("inf"), 1]).reshape(1, 3, 1, 1), "nan or infinite"),

@@ -53,7 +53,7 @@ def check_images(x: torch.Tensor) -> None:
             " x.clamp(0, 1)"
         )
     raise ClatError(
-        f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: pass them unnormalised; clat puts"
+        f"images lie in [{_digits(low)}, {_digits(high)}], expected [0, 1]: pass them unnormalised; clat puts"
         " normalisation inside the model, see load_model(normalize=...)"
     )
 
