@@ -16,7 +16,7 @@ from tests.robustness.subjects import STUDY, TRAIN, Subject, evaluation
 
 LIMIT = 2.0
 SLACK = 1.5
-"""Seconds in which a signal must end a command, without those in which others had all cores, and what a busy machine
+"""Seconds in which a signal must end a command, less those in which others had all cores, and what a busy machine
 may add besides."""
 LONG = 600.0
 """Seconds that no command here takes."""
