@@ -55,10 +55,10 @@ def exchange_seconds(nbytes: int, messages: int, world: int, gpu: Gpu, given: As
     """What `clat.runtime.engine` adds to a step, all of it while the GPU waits.
 
     `nbytes`: of the gradients, which are copied into one message and back again (two reads and two writes) around
-    the ring. `messages`: all-reductions of a step; Fabric puts a barrier before each, so each costs two latencies.
+    the ring. `messages`: all-reductions of a step, none of them behind a barrier.
     """
     copies = 4 * nbytes / (given.attained * gpu.bandwidth)
-    return copies + ring_seconds(nbytes, world, gpu.link) + 2 * messages * given.latency
+    return copies + ring_seconds(nbytes, world, gpu.link) + messages * given.latency
 
 
 def overlapped_seconds(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clat.attacks import pgd
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
 from clat.evaluation.planned_search import plan_searches
 from clat.network.cost import Cost, metered
@@ -225,7 +226,7 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
 @pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
 def test_attacks_that_live_on_small_differences_search_in_float32_only(attack: str) -> None:
     one = Protocol(name="one", attacks=(AttackSpec(attack=attack),))
-    found, _ = plan_searches(one, eps=0.1, norm="linf", classes=2, seed=0)
+    found, _ = plan_searches(one, ThreatModel.parse(0.1), classes=2, seed=0)
     assert all(single.exact for single in found)
 
 

@@ -22,38 +22,13 @@ from clat.studies import STUDIES, find_study
 from clat.studies.collect import collect, markdown, rich_table
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
-from clat.studies.row import Paper, Scale, Study, chosen
+from clat.studies.row import Scale, chosen
 from clat.studies.run import run_row, run_study
-from clat.studies.tables.baselines import pair
 from clat.studies.tables.groups import group_table, summarise
 from clat.studies.tables.hardening import CLAT_COST, COST
 from clat.training.interrupt import Interrupted
 from clat.training.lock import only_one_in
-
-TINY = Scale(
-    name="tiny",
-    start=1,
-    rest=1,
-    settings={
-        "eps": "0.1",
-        "batch_size": 32,
-        "model": {"name": "resnet18", "width": 4},
-        "data": {"name": "digits", "train_size": 64, "heldout": 32},
-        "monitor": {"num_samples": 16, "steps": 1},
-        "evaluation": {"protocol": "fgsm", "num_samples": 32},
-    },
-    remark="A test.",
-)
-PAPERS = (Paper(81.46, 53.63, "PGD-10", "T1"), None)
-
-
-def tiny_rows(scale, out=None):
-    broken = pair(scale, "broken", {"name": "pgd-at", "steps": 1}, changes={"model": {"weights": "nowhere.pt"}})
-    return [*pair(scale, "pgd-at", {"name": "pgd-at", "steps": 1}, papers=PAPERS), broken[0]]
-
-
-STUDY = Study("tiny-study", "Two rows and one that cannot run", tiny_rows, (TINY,))
-QUIET = Console(quiet=True)
+from helpers.studies import QUIET, STUDY, TINY, tiny_rows
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from clat.cli.options import EPS, add_measuring_options, add_model_options
+from clat.cli.places import add_place_options
 
 HELP = "clean and robust accuracy under a protocol"
 
@@ -30,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)"
     )
-    parser.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
+    parser.add_argument("--state", metavar="FILE", help="keep here how far it is, to go on after an interruption")
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument(
         "--ids", metavar="FILE", help="only these images of the split: a JSON list of numbers, or one a line"
@@ -42,6 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="draw a page with N pictures, and results class by class: --out with .html, or gallery.html",
     )
     parser.add_argument("--devices", type=int, default=1, help="processes, one a device (default: 1)")
+    add_place_options(parser, "shares")
+    parser.add_argument(
+        "--share", metavar="K/N", help="only the K-th share, from 0, of those that N workers divide; needs --state"
+    )
     add_measuring_options(parser)
 
 
@@ -58,5 +63,9 @@ def run(options: argparse.Namespace) -> int:
         ClatError: If options do not go together, or the network and the images do not.
     """
     from clat.cli import evaluation_plans
+    from clat.runtime.jobs.schedule import JobsStopped
 
-    return evaluation_plans.evaluate(options)
+    try:
+        return evaluation_plans.evaluate(options)
+    except JobsStopped as stopped:
+        return 128 + stopped.number

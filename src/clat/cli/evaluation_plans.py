@@ -7,6 +7,7 @@ from typing import Any
 
 from clat.cli.console import say, show
 from clat.cli.evaluation_setup import Prepared, cost_text, prepare_evaluation, say_clean, say_result
+from clat.cli.evaluation_shares import check_shares, in_shares, one_share, parse_share, shares_asked
 from clat.core.errors import ClatError
 from clat.evaluation import Protocol, evaluate_set, find_protocol
 from clat.evaluation.budget import EvaluationPlan, choose, parse_duration, random_order, run_pilot
@@ -45,6 +46,7 @@ def evaluate(options: Namespace) -> int:
     Raises:
         ClatError: If options do not go together, or the network and the images do not.
     """
+    check_shares(options, planned=planned(options))
     if not planned(options):
         return _one_protocol(options)
     _check(options)
@@ -59,11 +61,23 @@ def evaluate(options: Namespace) -> int:
 
 def _one_protocol(options: Namespace) -> int:
     protocol = _protocol(options)
+    share = None if options.share is None else parse_share(options.share)
+    if share is not None and options.state is None:
+        raise ClatError("--share needs --state, whose files make one result of all shares")
     prepared = prepare_evaluation(options, protocol)
     model, images, ids = prepared.model, prepared.images, prepared.ids
-    result = prepared.run(
-        lambda settings: evaluate_set(model, images, ids=ids, protocol=protocol, state=options.state, **settings)
-    )
+    if share is not None:
+        return one_share(options, protocol, prepared, *share)
+    if shares_asked(options):
+        from clat.cli.evaluate import add_options
+
+        result = in_shares(options, protocol, prepared, add_options)
+    else:
+        result = prepared.run(
+            lambda settings: evaluate_set(
+                model, images, ids=ids, protocol=protocol, state=options.state, **settings
+            )
+        )
     if result is not None:
         say_result(result, options, images)
         prepared.write(result)
@@ -150,7 +164,7 @@ def _say_sampled(found: SampledEvaluation, options: Namespace, prepared: Prepare
     low, high = found.interval
     say(
         f"robust accuracy  at least {low:.2%} ({found.confidence:.1%} confidence), at most {high:.2%}, estimate "
-        f"{found.estimate:.2%}   {SAMPLED}, {options.norm} eps {found.eps}"
+        f"{found.estimate:.2%}   {SAMPLED}, {found.threat}"
     )
     say(f"cost  {cost_text(found.cost)}")
     full = found.full_cost

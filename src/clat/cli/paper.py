@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from clat.cli.console import console, say, show
 from clat.cli.options import folder
+from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
+    from clat.runtime.jobs.job import Place
     from clat.studies.paper.paper_table import PaperTable
     from clat.studies.paper.store import Store
     from clat.studies.paper.table import Asked
@@ -38,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these methods or rows")
     parser.add_argument("--seeds", type=int, help="networks of each row (default: as many as the scale has)")
+    add_place_options(parser, "networks")
     parser.add_argument("--plan", action="store_true", help="say how many runs, hours and bytes, and train nothing")
     parser.add_argument(
         "--out", type=folder, metavar="DIR", help="the folder of all tables at one scale; the same one goes on"
@@ -87,9 +90,14 @@ def run(options: argparse.Namespace) -> int:
                 claim(out, scale, [])
             return _plan(tables, asked, Store(out if known else Path(empty), scale, asked.folders))
     from clat.core.environment import invocation
+    from clat.training.interrupt import Interrupted
 
-    claim(out, scale, invocation() or [])
-    return _run(tables, asked, Store(out, scale, asked.folders), out, one=not every)
+    try:
+        with place_for(options, out) as place:
+            claim(out, scale, invocation() or [])
+            return _run(tables, asked, Store(out, scale, asked.folders), out, place, one=not every)
+    except Interrupted as stopped:
+        return stopped.exit_code
 
 
 def _asked(options: argparse.Namespace) -> Asked:
@@ -116,7 +124,7 @@ def _check(table: PaperTable, asked: Asked) -> None:
     missing_data(table, asked)
 
 
-def _run(tables: list[PaperTable], asked: Asked, store: Store, out: Path, *, one: bool) -> int:
+def _run(tables: list[PaperTable], asked: Asked, store: Store, out: Path, place: Place | None, *, one: bool) -> int:
     """Run tables one after the other; of several, one whose data is not there is named and left out."""
     from clat.studies.paper.page import rich_table
     from clat.studies.paper.table import run_table
@@ -124,7 +132,7 @@ def _run(tables: list[PaperTable], asked: Asked, store: Store, out: Path, *, one
     failed = 0
     for table in tables:
         try:
-            found = run_table(table, asked, store, out, console())
+            found = run_table(table, asked, store, out, console(), place)
         except ClatError as error:
             if one:
                 raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clat.cli.console import console, say, show
 from clat.cli.options import folder
+from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
 
 HELP = "run a table of recipes under one budget, row by row"
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
     parser.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
     parser.add_argument("--num-samples", type=int, help="of these two: images, from the first (default: all)")
+    add_place_options(parser, "rows")
     parser.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
 
 
@@ -79,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         show(finals_table(finals))
         return 0
     try:
-        table = run_study(study, scale, chosen(every, options.rows), out, console())
+        with place_for(options, out) as place:
+            table = run_study(study, scale, chosen(every, options.rows), out, console(), place)
     except Interrupted as stopped:
         return stopped.exit_code
     show(group_table(table) if table["groups"] else rich_table(table))

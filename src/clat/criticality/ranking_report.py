@@ -14,6 +14,7 @@ from clat.core.checks import at_least
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.notebook import ShownAsTable
 from clat.core.parsing import parse_json
 from clat.network.cost import Cost
 
@@ -31,7 +32,7 @@ class LayerRow:
 Row = TypeVar("Row", bound=LayerRow)
 
 
-class Ranked(Generic[Row]):
+class Ranked(ShownAsTable, Generic[Row]):
     """Base of the reports.
 
     Attributes:

@@ -25,6 +25,7 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.notebook import ShownAsTable
 from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
@@ -38,7 +39,7 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorruptionResult:
+class CorruptionResult(ShownAsTable):
     """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are."""
 
     clean: Accuracy

@@ -50,6 +50,8 @@ def evaluate_set(
     report: Report | None = None,
     about: dict[str, Any] | None = None,
     extent: Extent | None = None,
+    workers: int | None = None,
+    share: int | None = None,
     foreign: bool = False,
     **options: Any,
 ) -> Evaluation:
@@ -73,6 +75,9 @@ def evaluate_set(
         report: told of the progress, see `clat.evaluation.job.Report`.
         about: what is added to the result's JSON, beside the data set.
         extent: go through a part of the protocol only, which is for `clat.evaluation.sampled`.
+        workers: cut the set as for so many processes, though this one goes through all of it: what others have
+            done of it is found by `state`. None: as for those that there are.
+        share: with `workers`, this share alone, from 0; the result is of its images.
         foreign: nobody has said that the network's outputs are these classes: more outputs than classes with names
             are refused, instead of noted.
         options: further ones of `clat.evaluate`: norm, seed, batch_size, precision, keep_examples.
@@ -81,8 +86,8 @@ def evaluate_set(
         The result, its samples in the order of `ids`.
 
     Raises:
-        ClatError: as `clat.evaluate` does, for an empty set, and for ids that are no numbers of images, or there
-            twice.
+        ClatError: as `clat.evaluate` does, for an empty set, for ids that are no numbers of images, or there
+            twice, and for a share that there is not.
     """
     model = unwrapped(model)
     where = f"'{images.name}/{images.split}'"
@@ -114,9 +119,13 @@ def evaluate_set(
             some = None if extent is None else extent[parts[number]]
             return evaluate(model, x, y, protocol=protocol, eps=eps, extent=some, **options_)
 
-    prefix = "0" if world == 1 else f"{world}p"
-    passes = survivor_passes(find_protocol(protocol), images.num_classes)
-    parts = cut_shares(len(ids), world, size, uneven=passes > LONG)
+    divided = workers or world
+    prefix = "0" if divided == 1 else f"{divided}p"
+    parts = cut_shares(len(ids), divided, size, uneven=_is_long(protocol, images))
+    if share is not None:
+        if not 0 <= share < len(parts):
+            raise ClatError(f"there is no share {share}: {where} is cut into {len(parts)} for {divided} workers")
+        return evaluated(share)
     shares = Shares(len(parts), rank, world)
     own: dict[int, Evaluation] = {}
     failure: ClatError | None = None
@@ -141,6 +150,30 @@ def evaluate_set(
     longest = max(sum(result.cost.seconds for result in theirs.values()) for theirs in gathered)
     environment = {**whole.environment, "processes": world}
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
+
+
+def count_shares(
+    images: ImageSet, count: int, protocol: str | Path | Protocol, batch_size: int, workers: int
+) -> int:
+    """Return into how many shares `evaluate_set` cuts a set.
+
+    Args:
+        images: the set.
+        count: how many of its images are evaluated.
+        protocol: as for `evaluate_set`.
+        batch_size: as for `evaluate_set`.
+        workers: as for `evaluate_set`.
+
+    Returns:
+        The number of shares, at least one.
+    """
+    size = _images_at_a_time(images, None, batch_size)
+    return len(cut_shares(count, workers, size, uneven=_is_long(protocol, images)))
+
+
+def _is_long(protocol: str | Path | Protocol, images: ImageSet) -> bool:
+    """Return whether a robust image takes so much longer than another that shares end at very different times."""
+    return survivor_passes(find_protocol(protocol), images.num_classes) > LONG
 
 
 def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:

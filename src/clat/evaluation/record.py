@@ -15,6 +15,7 @@ from clat.core.files import write_json
 from clat.core.formatting import number
 from clat.core.parsing import parse_json
 from clat.evaluation.protocols import protocol_title
+from clat.evaluation.shown import evaluation_html
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class EvaluationRecord:
         except ValueError as error:
             raise ClatError(f"{path} is no result of `clat evaluate`: {error}") from None
         return cls.from_dict(data, str(path))
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {self.protocol}" + (f" at {self.eps}" if self.eps else "")
+        clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
+        return evaluation_html(title, clean, self.per_attack, robust, f"{self.setting['n']} images")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as it was read.

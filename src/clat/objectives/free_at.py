@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from clat.attacks.ball import Ball
@@ -111,7 +112,10 @@ class FreePerturbation(StageCallback):
         return {"delta": self.delta}
 
     def restore(self, tensors: StateDict) -> None:
-        self.delta.copy_(tensors["delta"])
+        delta = tensors["delta"]
+        if len(delta) > len(self.delta):  # of a single process, of whose batch this one now has a part
+            delta = delta.split(len(self.delta))[dist.get_rank()]
+        self.delta.copy_(delta)
 
 
 def _carried(step: Step) -> FreePerturbation:

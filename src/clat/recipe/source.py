@@ -42,7 +42,7 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     pairs = override_pairs(overrides)
     _replace_network(data, _nested(pairs))
     for key, value in pairs:
-        _set(data, key.split("."), value, key)
+        set_field(data, key, value)
     return data
 
 
@@ -155,9 +155,18 @@ def read_value(text: str) -> Any:
         return text
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
-    """Set data[keys[0]][keys[1]]... = value, making tables as needed; lists go by number or `name`."""
-    *parents, last = keys
+def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
+    """Set a field of a recipe's plain data, making tables as needed.
+
+    Args:
+        data: nested tables, changed in place.
+        whole: the field's place in them, such as "stages.clat.epochs"; lists go by number or `name`.
+        value: what it is set to.
+
+    Raises:
+        ClatError: there is no such stage, or a value stands where the field's table would be.
+    """
+    *parents, last = whole.split(".")
     place: Any = data
     for key in parents:
         place = _item(place, key, whole) if isinstance(place, list) else place.setdefault(key, {})

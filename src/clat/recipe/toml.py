@@ -41,6 +41,8 @@ for _name in (
 ):
     LATER[_name] = {**LATER.get(_name, {}), "label_smoothing": 0.0}
 
+LATER_ENGINE: dict[str, Any] = {"compile": False, "checkpoint_blocks": False, "nodes": 1}
+"""What engines did before there was a choice."""
 LATER_OPTIMIZER = {"name": "sgd", "decay_norms_and_biases": True, "layer_decay": 1.0}
 """The same of an optimizer's table."""
 
@@ -144,7 +146,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
         data.pop(outside)
     data["engine"].pop("checkpoint_seconds")
     data["monitor"].pop("loggers", None)
-    _drop(data["engine"], {"compile": False, "checkpoint_blocks": False})  # as before there was a choice
+    _drop(data["engine"], LATER_ENGINE)
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
     for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):

@@ -9,6 +9,7 @@ buckets allow without wrapping anew.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.network.modes import batch_norms
+from clat.runtime.layout import find_layout
 from clat.runtime.settings import EngineConfig
 
 
@@ -31,7 +33,9 @@ def is_first_process() -> bool:
     """
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    return getattr(rank_zero_only, "rank", 0) == 0
+    if "RANK" not in os.environ and not torch.distributed.is_initialized() and int(os.environ.get("NODE_RANK", 0)):
+        return False  # the process that starts the others of another machine
+    return (getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 @contextmanager
@@ -53,16 +57,18 @@ class Engine:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise ClatError("engine.device is cuda, but torch sees no CUDA device: use cpu or auto")
         cuda = config.uses_cuda
-        if cuda and config.devices > torch.cuda.device_count():
-            raise ClatError(f"engine.devices is {config.devices}, but there are {torch.cuda.device_count()} GPUs")
+        self.layout = layout = find_layout(config)
+        if cuda and layout.devices > torch.cuda.device_count():
+            raise ClatError(f"engine.devices is {layout.devices}, but there are {torch.cuda.device_count()} GPUs")
         from lightning_fabric import Fabric  # seconds, which whoever only reads a recipe need not wait for
 
         self.precision = config.resolved().precision
         with _quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
             self.fabric = Fabric(
                 accelerator="cuda" if cuda else "cpu",
-                devices=config.devices,
-                strategy="ddp" if config.devices > 1 else "auto",
+                devices=layout.devices,
+                num_nodes=layout.nodes,
+                strategy="ddp" if layout.world > 1 else "auto",
                 precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
             )
         self.channels_last = config.channels_last
@@ -122,17 +128,32 @@ class Engine:
         """
         return self.fabric.autocast()
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
         """Replace each gradient by its mean over the processes, in one message. All must call it.
+
+        A first, short message says which gradients there are, and carries the flags.
 
         Args:
             parameters: the same in every process, in the same order.
+            flags: this process's, as many in every process. Where the first one is set in any process, nothing is
+                averaged.
+
+        Returns:
+            Which flags are set in any process.
         """
+        if self.world == 1:
+            return list(flags)
         parameters = list(parameters)
-        gradients = self.completed([parameter.grad for parameter in parameters], parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.average(gradient for gradient in gradients if gradient is not None)
+        there = [*flags, *(parameter.grad is not None for parameter in parameters)]
+        counts = self.total(torch.tensor(there, dtype=torch.int64, device=self.device)).tolist()
+        agreed = [count > 0 for count in counts[: len(flags)]]
+        if agreed and agreed[0]:
+            return agreed
+        for parameter, count in zip(parameters, counts[len(flags) :], strict=True):
+            if parameter.grad is None and count:
+                parameter.grad = torch.zeros_like(parameter)
+        self.average(parameter.grad for parameter in parameters if parameter.grad is not None)
+        return agreed
 
     def completed(self, gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
         """Return the gradients, with zeros for those that other processes alone have.
@@ -204,9 +225,10 @@ class Engine:
         return self._reduce(counts, "sum") if self.world > 1 else counts
 
     def _reduce(self, tensor: Tensor, how: str) -> Tensor:
-        reduced = self.fabric.all_reduce(tensor, reduce_op=how)
-        assert isinstance(reduced, Tensor)
-        return reduced
+        """Return the sum or the mean over the processes. Fabric would have all wait for one another before."""
+        reduced = tensor.clone()
+        torch.distributed.all_reduce(reduced)
+        return reduced.div_(self.world) if how == "mean" else reduced
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each tensor as every process has it. All must call it.

@@ -40,7 +40,9 @@ class EngineConfig:
     device: str = "auto"
     """"cpu", "cuda", or "auto": CUDA where there is one."""
     devices: int = 1
-    """Processes, one a device; each takes its part of every batch."""
+    """Processes, one a device; each takes its part of every batch. Of each machine, where there are several."""
+    nodes: int = 1
+    """Machines that train together. torchrun and SLURM say it themselves, and how many processes each has."""
     precision: Annotated[Literal["auto", "32", "bf16-mixed"], BeforeValidator(precision_named)] = "auto"
     """bf16-mixed (or bfloat16): the network runs in bfloat16; perturbations, losses and weights stay float32.
     32 (or float32): so does the network. auto: bfloat16 where the device computes it in hardware, unless a stage
@@ -59,6 +61,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", precision_named(self.precision))
         at_least("engine.devices", self.devices, 1)
+        at_least("engine.nodes", self.nodes, 1)
         at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
         if self.compile and self.checkpoint_blocks:
             raise ClatError("engine.compile and engine.checkpoint_blocks both change the blocks: take one of them")

@@ -24,7 +24,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe
 from clat.studies.collect import markdown_table
 from clat.studies.row import Row, named
-from clat.studies.run import finished
+from clat.studies.row_words import finished
 from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
 from clat.training.final import discard_state, evaluate_weights
 from clat.training.prepare import build_network, read_split

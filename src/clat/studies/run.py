@@ -6,12 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from rich.console import Console
@@ -19,22 +16,24 @@ from rich.console import Console
 from clat.core.errors import ClatError
 from clat.core.files import is_temporary, write_json, write_text
 from clat.core.parsing import parse_json
-from clat.core.stopping import answered
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.report.page import write_report
+from clat.runtime.jobs.job import JobStatus, Place, why_failed
+from clat.runtime.jobs.schedule import PATIENCE, STOPPED
+from clat.runtime.jobs.signals import signals_noted
+from clat.studies.beside import run_rows_beside
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
+from clat.studies.row_words import finished, row_words
 from clat.training.interrupt import Interrupted
-from clat.training.status import DIED, read_about, run_status
+from clat.training.status import DIED, run_status
 
-STOPPED = (130, 143)
-"""Exit codes of a run that was asked to stop."""
-PATIENCE = 0.5
-"""Seconds that a run has to hear of a signal by itself: Ctrl-C in a terminal reaches it as well."""
 FOLDERS = ("recipes", "runs", "logs")
 
 
-def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console) -> dict[str, Any]:
+def run_study(
+    study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console, place: Place | None = None
+) -> dict[str, Any]:
     """Train and measure rows, each in a process of its own, going on where an earlier call was stopped.
 
     The folder holds recipes/ROW.toml, runs/ROW (see `clat.training.run`) and logs/ROW.log; after each row
@@ -47,12 +46,14 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         rows: the rows to run, what they build on first.
         out: the study's folder: new, empty, or the one of an earlier call.
         console: where progress is printed.
+        place: where rows run beside one another, see `clat.studies.beside`; None: here, one after the other.
 
     Returns:
         The table, see `clat.studies.collect.collect`.
 
     Raises:
-        ClatError: If `out` holds another study, or a row of the same name with other settings.
+        ClatError: If `out` holds another study, or a row of the same name with other settings, or the place
+            cannot run a row.
         KeyboardInterrupt: If a row was asked to stop.
     """
     _claim(study, scale, out)
@@ -60,11 +61,18 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         study.prepare(scale, out)
     files = {row.name: write_recipe(row, out) for row in rows}
     failures: dict[str, str] = {}
+
+    def write() -> dict[str, Any]:
+        table = collect(study, scale, _shown(study, scale, rows, out), out, failures)
+        write_table(table, out)
+        return table
+
+    if place is not None:
+        _run_beside(rows, files, out, console, place, failures, write)
+        return write()
     for number, row in enumerate(rows, start=1):
         label = f"[{number}/{len(rows)}] {row.name}"
-        if finished(out / "runs" / row.name):
-            _draw_missing_page(out / "runs" / row.name)
-            console.print(f"{label}: done before", soft_wrap=True)
+        if _done_before(row, label, out, console):
             continue
         died = run_status(out / "runs" / row.name) == DIED
         console.print(f"{label} ...{' going on with a run that died' if died else ''}", soft_wrap=True)
@@ -75,10 +83,38 @@ def run_study(study: Study, scale: Scale, rows: Sequence[Row], out: Path, consol
         else:
             failures[row.name] = failure
             console.print(f"{label}: failed: {failure}", style="red", soft_wrap=True)
-        write_table(collect(study, scale, _shown(study, scale, rows, out), out, failures), out)
-    table = collect(study, scale, _shown(study, scale, rows, out), out, failures)
-    write_table(table, out)
-    return table
+        write()
+    return write()
+
+
+def _done_before(row: Row, label: str, out: Path, console: Console) -> bool:
+    """Return whether a row has finished in an earlier call, and say so."""
+    if not finished(out / "runs" / row.name):
+        return False
+    _draw_missing_page(out / "runs" / row.name)
+    console.print(f"{label}: done before", soft_wrap=True)
+    return True
+
+
+def _run_beside(
+    rows: Sequence[Row],
+    files: Mapping[str, Path],
+    out: Path,
+    console: Console,
+    place: Place,
+    failures: dict[str, str],
+    write: Callable[[], object],
+) -> None:
+    """Run those rows that have not finished beside one another, and note why some failed."""
+
+    def changed(status: JobStatus) -> None:
+        if status.ended:
+            if status.failure is not None:
+                failures[status.job.name] = status.failure
+            write()
+
+    todo = [row for row in rows if not _done_before(row, row.name, out, console)]
+    run_rows_beside(todo, files, out, place, console, changed)
 
 
 def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[Row]:
@@ -91,18 +127,6 @@ def _shown(study: Study, scale: Scale, rows: Sequence[Row], out: Path) -> list[R
         return finished(out / "runs" / row.name) and file.exists() and _says(file, row)
 
     return [row for row in every if row.name in names or held(row)]
-
-
-def finished(run: Path) -> bool:
-    """Return whether a run's folder says that it came to its end.
-
-    Args:
-        run: the folder; it need not be there.
-
-    Returns:
-        True once `clat train` has written all results.
-    """
-    return read_about(run).get("status") == "finished"
 
 
 def _draw_missing_page(run: Path) -> None:
@@ -187,48 +211,19 @@ def run_row(row: Row, recipe: Path, out: Path) -> str | None:
     Raises:
         KeyboardInterrupt: If it was asked to stop.
     """
-    run, log = out / "runs" / row.name, out / "logs" / f"{row.name}.log"
-    if (run / "recipe.toml").exists():
-        words = ["--resume", str(run)]
-    else:
-        words = [str(recipe), "--out", str(run)]
-        if row.reuse is not None and finished(out / "runs" / row.reuse):
-            words += ["--reuse", str(out / "runs" / row.reuse)]
+    log = out / "logs" / f"{row.name}.log"
     with log.open("a") as output:
-        code = _exit_code([sys.executable, "-m", "clat", "train", *words], output)
+        code = _exit_code([sys.executable, "-m", "clat", *row_words(row, recipe, out)], output)
     if code in STOPPED:
         raise KeyboardInterrupt
-    if code < 0:  # it was not asked to stop, so it could not say anything
-        return f"died of {signal.Signals(-code).name}: run the study again to go on with it"
-    return None if code == 0 else _last_line(log)
-
-
-@contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM are put into the list and do not end this process, which has a run to end first.
-    Signals belong to the main thread: elsewhere nothing is caught."""
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        answered()
-        noted.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return None if code == 0 else why_failed(code, log)
 
 
 def _exit_code(command: Sequence[str], output: IO[str]) -> int:
     """Run a command and return its exit code. Where this process is asked to stop, the command is too, and saves
     its state before it leaves; then Interrupted, or KeyboardInterrupt for Ctrl-C, is raised."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with _signals_noted() as noted:
+    with signals_noted() as noted:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         code = None
         while code is None and not noted:
@@ -248,8 +243,3 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("clat: error: ") if lines else "no message"

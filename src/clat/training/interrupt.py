@@ -70,18 +70,21 @@ class StopFlag:
             self.raising = False
 
 
-def stop_if_asked(stop: StopFlag, engine: Engine, before: Callable[[], None] = lambda: None) -> None:
+def stop_if_asked(
+    stop: StopFlag, engine: Engine, before: Callable[[], None] = lambda: None, *, agreed: bool | None = None
+) -> None:
     """Stop if any process was asked to. All processes must call it.
 
     Args:
         stop: this process's flag.
         engine: the processes that stop together.
         before: what is to be done first, such as saving the state.
+        agreed: whether a process was asked to, where all know it already; None: they ask one another.
 
     Raises:
         Interrupted: a process was asked to.
     """
-    if engine.any_of(bool(stop.number)):
+    if engine.any_of(bool(stop.number)) if agreed is None else agreed:
         answered()
         before()
         engine.wait()  # for the first, which saves: its launcher kills it once another has failed

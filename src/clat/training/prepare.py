@@ -88,6 +88,7 @@ def prepare(
     model: nn.Module | None,
     data: Data | None,
     augment: Callable[[Tensor], Any] | None = None,
+    processes: int | None = None,
 ) -> RunInputs:
     """Return the inputs of a run, with everything refused that would fail later.
 
@@ -96,6 +97,7 @@ def prepare(
         model: the user's network instead of the recipe's; images (N, C, H, W) in [0, 1] -> logits (N, K).
         data: (train, test) of the user's instead of the recipe's.
         augment: the user's own change of a training image (C, H, W) instead of the recipe's.
+        processes: how many share each batch; None: as the recipe says.
 
     Returns:
         The network with its first weights, and the images with the held-out part cut off.
@@ -104,6 +106,7 @@ def prepare(
         ClatError: anything that does not fit together; nothing has been written.
     """
     find_protocol(recipe.evaluation.protocol)
+    processes = recipe.engine.devices * recipe.engine.nodes if processes is None else processes
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
@@ -128,10 +131,10 @@ def prepare(
         raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
-    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, recipe.engine.devices, extra, batch_augment)
+    loader = train_loader(recipe, train_set, torch.device("cpu"), 0, processes, extra, batch_augment)
     if batch_augment is not None:  # does it suit the image size?
         batch_augment(train_set.take(1).pixels(), batch_augment.draw(1, generator(recipe.seed)))
-    parts = batch_parts(loader.batch_size // recipe.engine.devices, recipe.micro_batch)
+    parts = batch_parts(loader.batch_size // processes, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
         check_single(model, sample)

@@ -89,11 +89,11 @@ def check_given(out: Path, given: Given) -> None:
 def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
     """Return what to say of a run that goes on elsewhere than it began.
 
-    Bits depend on torch, on the kind of device and on the number of threads.
+    Bits depend on torch, on the kind of device and on the numbers of threads and processes.
 
     Args:
         out: the run's folder.
-        environment: of this process, as `describe_environment` gives it.
+        environment: of this process, as `describe_environment` gives it, with the number of processes.
 
     Returns:
         A sentence; None where nothing differs that bits depend on.
@@ -101,7 +101,9 @@ def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
     recorded = read_about(out).get("environment")
     before = recorded if isinstance(recorded, dict) else {}
     names = [
-        name for name in ("torch", "device", "threads") if before.get(name, environment[name]) != environment[name]
+        name
+        for name in ("torch", "device", "threads", "processes")
+        if before.get(name, environment[name]) != environment[name]
     ]
     if not names:
         return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from clat.core.files import clear_temporaries, write_json
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
+from clat.evaluation import EvaluationRecord
+from clat.evaluation.shown import results_html
 from clat.models import load_weights, save_weights
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
@@ -33,6 +35,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe, recipe_hash
 from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
+from clat.runtime.peers import ending_together
 from clat.training.about import about_run
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
@@ -68,6 +71,10 @@ class Result:
     """Results on test images by label, as in the files."""
     out: Path
     """The run's folder."""
+
+    def _repr_html_(self) -> str:
+        records = [EvaluationRecord.from_dict(data, label) for label, data in self.evaluations.items()]
+        return results_html(records, f"the run in {self.out}")
 
 
 def train(
@@ -114,7 +121,7 @@ def train(
     check_trackers(loggers)
     if is_first_process():
         refuse_taken(out, beside or {})
-    inputs = prepare(recipe, model, data, augment)
+    inputs = prepare(recipe, model, data, augment, engine.layout.world)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
     with claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
@@ -131,6 +138,7 @@ def resume(
     augment: Callable[[Tensor], Any] | None = None,
     quiet: bool = False,
     loggers: Sequence[Any] = (),
+    devices: int | None = None,
 ) -> Result:
     """Go on with a run that was stopped, from its last saved state.
 
@@ -143,6 +151,8 @@ def resume(
         augment: as it was given to `train`.
         quiet: print nothing.
         loggers: as for `train`; they get the epochs to come.
+        devices: processes on this machine, where these are now others than the recipe says; it goes on, but not to
+            the bits of the same number of processes.
 
     Returns:
         The network and its results.
@@ -161,8 +171,8 @@ def resume(
         recipe = read_recipe(out / "recipe.toml")
         wanted_loggers(recipe.monitor.loggers)
         check_trackers(loggers)
-        engine = Engine(recipe.engine)
-        inputs = prepare(recipe, model, data, augment)
+        engine = Engine(recipe.engine if devices is None else replace(recipe.engine, devices=devices))
+        inputs = prepare(recipe, model, data, augment, engine.layout.world)
         given = describe_given(model, data, augment, inputs.train)
         if other_data(out, inputs):
             raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
@@ -190,7 +200,8 @@ def _run(
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
-        quiet=quiet or engine.rank > 0,
+        quiet=quiet,
+        silent=engine.rank > 0,
     )
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
@@ -211,7 +222,8 @@ def _run(
 
     trained = False
     try:
-        with stop_on_signals() as stop, last_words(leave):
+        together = ending_together(rank, world, how_to_resume(out, given))
+        with stop_on_signals() as stop, last_words(leave), together:
             finish("running")
             blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
             with logits_only(model), guarded(model), blocks:
@@ -266,7 +278,10 @@ def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, eng
             save_weights(model, first)
     engine.share(model)
     engine.wait()
-    return load_state(state, recipe_hash(recipe), engine.rank) if state.exists() else None
+    there = engine.from_first(state.exists())
+    if there and not state.exists():
+        raise ClatError(f"this machine does not see {state}: give a folder on storage that all machines share")
+    return load_state(state, recipe_hash(recipe), engine.rank, engine.world) if there else None
 
 
 def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:

@@ -3,13 +3,16 @@ runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.models.files import save_weights
+from clat.models.files import load_weights, save_weights
+from clat.network.exchange import copied
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.callback_list import CallbackList
@@ -17,6 +20,7 @@ from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
 from clat.training.state import Checkpoint, Progress, save_state
 from clat.training.trainable import TrainableSet
+from clat.training.writer import BackgroundWriter
 
 STATE = "state.safetensors"
 """Where a run stands, in its folder."""
@@ -47,6 +51,8 @@ def diverged(what: str, recipe: Recipe, progress: Progress, step: int, out: Path
 class RunFiles:
     """The files of a run in its folder. Every process calls these methods; only the first one writes.
 
+    What is to be written is copied, and written in a thread while training goes on (`clat.training.writer`).
+
     Args:
         out: the folder.
         recipe: the run's.
@@ -61,6 +67,23 @@ class RunFiles:
         self.out, self.recipe, self.model, self.engine = out, recipe, model, engine
         self.name = recipe.model.name if name is None else name
         self.hash = recipe_hash(recipe)
+        self.writer = BackgroundWriter(engine.device)
+
+    @contextmanager
+    def all_written(self) -> Iterator[None]:
+        """Have everything on disk when the code inside has ended, however it ends.
+
+        Yields:
+            Nothing; the body trains.
+
+        Raises:
+            ClatError: a file could not be written.
+        """
+        try:
+            yield
+            self.writer.wait()
+        finally:
+            self.writer.close()
 
     def require_finite(self, progress: Progress, trainable: TrainableSet) -> None:
         """Raise an error before a weight or a statistic that has become useless is saved anywhere.
@@ -74,6 +97,7 @@ class RunFiles:
         """
         values = (*trainable.parameters.values(), *self.model.buffers())
         if self.engine.any_of(not all(bool(torch.isfinite(value).all()) for value in values)):
+            self.writer.wait()
             raise diverged("a weight", self.recipe, progress, progress.step, self.out)
 
     def keep_weights(self, name: str, progress: Progress, callbacks: CallbackList) -> None:
@@ -88,8 +112,10 @@ class RunFiles:
             return
         assert progress.last is not None  # weights are saved after a check
         about = {"clat.model": self.name, "clat.epoch": str(progress.last["epoch"])}
-        plain = callbacks.export_state(dict(self.model.state_dict()))
-        save_weights(self.model, self.out / "weights" / f"{name}.safetensors", about, state=plain)
+        exported = callbacks.export_state(dict(self.model.state_dict()))
+        plain = copied({name: value for name, value in exported.items() if isinstance(value, Tensor)})
+        file = self.out / "weights" / f"{name}.safetensors"
+        self.writer.submit(lambda: save_weights(self.model, file, about, state=plain))
 
     def snapshot(self, progress: Progress, runner: StageRunner) -> Checkpoint:
         """Return where the run stands.
@@ -102,7 +128,7 @@ class RunFiles:
             runner: the stage in progress.
 
         Returns:
-            Everything that resuming needs; tensors are not copied.
+            Everything that resuming needs, in copies of its own in the first process, which writes it.
 
         Raises:
             Diverged: a weight is not finite.
@@ -117,16 +143,31 @@ class RunFiles:
         theirs = {f"model.{name}": value for name, value in buffers.items()}
         theirs |= {f"companion.{name}": value for name, value in own.items()}
         tensors = callbacks.tensors() | own
-        return Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, self.engine.gather(theirs))
+        gathered = self.engine.gather(theirs)
+        saved = Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, gathered)
+        return saved.copied() if self.engine.rank == 0 else saved
 
-    def save(self, saved: Checkpoint) -> None:
-        """Write the state to resume from.
+    def load(self, name: str) -> None:
+        """Put weights that were kept back into the network of the first process.
+
+        Args:
+            name: the file's name.
+        """
+        self.writer.wait()
+        if self.engine.rank == 0:
+            load_weights(self.model, self.out / "weights" / f"{name}.safetensors")
+
+    def save(self, saved: Checkpoint, *, now: bool = False) -> None:
+        """Have the state to resume from written.
 
         Args:
             saved: as `snapshot` gives it.
+            now: wait until it is on disk.
         """
         if self.engine.rank == 0:
-            save_state(self.out / STATE, saved, self.hash)
+            self.writer.submit(lambda: save_state(self.out / STATE, saved, self.hash))
+        if now:
+            self.writer.wait()
 
     def keep_for_reuse(self, saved: Checkpoint) -> None:
         """Write the state after a stage, and the best weights so far, under the hash of what led to them.
@@ -139,6 +180,10 @@ class RunFiles:
         if self.engine.rank > 0:
             return
         number = saved.progress.stage
-        best = self.out / "weights" / "best.safetensors"
-        (self.out / "states" / f"stage-{number}.best.safetensors").write_bytes(best.read_bytes())
-        save_state(self.out / "states" / f"stage-{number}.safetensors", saved, recipe_hash(self.recipe, number))
+        best, states = self.out / "weights" / "best.safetensors", self.out / "states"
+
+        def write() -> None:
+            (states / f"stage-{number}.best.safetensors").write_bytes(best.read_bytes())
+            save_state(states / f"stage-{number}.safetensors", saved, recipe_hash(self.recipe, number))
+
+        self.writer.submit(write)

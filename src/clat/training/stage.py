@@ -17,6 +17,7 @@ from clat.recipe.schema import Recipe
 from clat.runtime.callback import StageContext
 from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
+from clat.training.flags import StepFlags
 from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
 from clat.training.trainable import TrainableSet, freeze_and_choose
@@ -87,7 +88,9 @@ class StageRunner:
         seed = derive_seed(self.recipe.seed, "begin", epoch)
         self.callbacks.on_selection(self.trainable.step.layers, seed=seed, first=first)
 
-    def train_step(self, x: Tensor, y: Tensor, *, epoch: int, number: int, rate: float) -> Loss:
+    def train_step(
+        self, x: Tensor, y: Tensor, *, epoch: int, number: int, rate: float, flags: StepFlags | None = None
+    ) -> Loss:
         """Train on a batch: as many optimizer steps on it as the objective asks for, each with a seed of its own.
 
         Args:
@@ -97,6 +100,7 @@ class StageRunner:
             number: the batch within the epoch, from 0; together they decide the seed, and how much of eps a
                 schedule grants.
             rate: the learning rate.
+            flags: sent with the steps; None: none are.
 
         Returns:
             The loss before the last of these steps, detached.
@@ -119,6 +123,7 @@ class StageRunner:
                 engine=self.engine,
                 rate=rate,
                 micro_batch=self.recipe.micro_batch,
+                flags=flags,
             )
         return loss
 

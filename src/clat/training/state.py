@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.tensors import write_tensors
 from clat.network.cost import Cost
+from clat.network.exchange import copied
 from clat.training.optimizer import OptimizerState
 
 
@@ -81,6 +83,16 @@ class Checkpoint(NamedTuple):
         except RuntimeError as error:
             raise ClatError(f"{source} does not fit the model: {' '.join(str(error).split())[:200]}") from None
 
+    def copied(self) -> Checkpoint:
+        """Return a copy on the same device that training on does not change.
+
+        Returns:
+            The same state in tensors of its own.
+        """
+        optimizer = {name: copied(one) for name, one in self.optimizer.items()}
+        tensors = (copied(self.weights), optimizer, copied(self.callbacks), copied(self.own))
+        return Checkpoint(deepcopy(self.progress), *tensors)
+
 
 def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
     """Write a state, in one step.
@@ -103,7 +115,7 @@ def save_state(path: Path, saved: Checkpoint, recipe_hash: str) -> None:
         )
         for name, value in group.items()
     }
-    # One copy each: safetensors refuses views and shared storage, and the caller goes on training.
+    # One copy each: safetensors refuses views and shared storage.
     copies = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -140,13 +152,17 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"callbacks": callbacks | ({"objective": own} if own else {})}
 
 
-def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
+def load_state(path: Path, recipe_hash: str, rank: int = 0, world: int | None = None) -> Checkpoint:
     """Read a state back as the process of this rank left it.
+
+    Of another number of processes, this one takes the mean of what they had of their own, or its part of what each
+    had of images.
 
     Args:
         path: the file.
         recipe_hash: the hash that it must have been saved under.
         rank: the number of this process, from 0.
+        world: how many processes go on; None: as many as there were.
 
     Returns:
         The state, on the CPU.
@@ -169,8 +185,17 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0) -> Checkpoint:
         return {name.removeprefix(kind): v for name, v in tensors.items() if name.startswith(kind)}
 
     own = group("own.")
-    tensors |= {name: values[rank] for name, values in own.items()}
+    tensors |= {name: _share_of(values, rank, world or len(values)) for name, values in own.items()}
     return Checkpoint(progress, group("model."), _by_parameter(group), group("companion."), own)
+
+
+def _share_of(values: Tensor, rank: int, world: int) -> Tensor:
+    """Return what process `rank` of `world` takes of what each of the earlier processes had, (before, ...)."""
+    if len(values) == world:
+        return values[rank]
+    if values.ndim > 4:  # of images, each process's share of a batch
+        return values.flatten(0, 1).tensor_split(world)[rank]
+    return values.mean(0) if values.is_floating_point() else values[0]
 
 
 def _by_parameter(group: Callable[[str], dict[str, Tensor]]) -> OptimizerState:

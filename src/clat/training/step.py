@@ -17,6 +17,7 @@ from clat.objectives import Loss, Objective, Step
 from clat.runtime.callback import StepCost
 from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
+from clat.training.flags import StepFlags
 from clat.training.optimizer import set_rate
 from clat.training.trainable import TrainableSet
 
@@ -37,6 +38,7 @@ def take_step(
     engine: Engine,
     rate: float,
     micro_batch: int | None = None,
+    flags: StepFlags | None = None,
 ) -> Loss:
     """Take one optimizer step on the loss of a batch.
 
@@ -55,6 +57,7 @@ def take_step(
         rate: the learning rate.
         micro_batch: at most so many images are in the network at a time, and their gradients are added up: what it
             computes is the same, but for BatchNorm that normalises by the batch. None: the whole batch.
+        flags: sent with the step; None: none are.
 
     Returns:
         The loss before the step, detached; where it does not depend on theta, as in a step that a network runs
@@ -91,12 +94,13 @@ def take_step(
     def total(number: int) -> Tensor:
         return cost(number).total
 
-    losses, reached = [], False
+    losses, reached, finite = [], False, True
     with callbacks.around_loss(StepCost([partial(total, k) for k in range(len(parts))])):
         for number in range(len(parts)):
             loss = cost(number)
-            if engine.any_of(not torch.isfinite(loss.total)):
-                raise NotFinite
+            finite = bool(torch.isfinite(loss.total))
+            if not finite:
+                break
             if number == 0:
                 optimizer.zero_grad(set_to_none=True)
             callbacks.before_backward()
@@ -104,7 +108,12 @@ def take_step(
             if loss.total.requires_grad:
                 loss.total.backward()
             losses.append(Loss(loss.total.detach(), loss.parts))
-    engine.average_gradients(trainable.parameters.values())
+    own = (False, False) if flags is None else flags.own()
+    failed, *agreed = engine.average_gradients(trainable.parameters.values(), [not finite, *own])
+    if flags is not None:
+        flags.agree(*agreed)
+    if failed:
+        raise NotFinite
     callbacks.after_backward()
     if trainable.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainable.parameters.values(), trainable.clip_norm)

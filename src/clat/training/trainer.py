@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
 from clat.data.loader import Loader
-from clat.models.files import load_weights
 from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
@@ -25,9 +24,11 @@ from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
 from clat.training import records
+from clat.training.flags import StepFlags
 from clat.training.interrupt import StopFlag, stop_if_asked
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
+from clat.training.pace import RunPace
 from clat.training.ranking import choose_layers
 from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
@@ -69,7 +70,7 @@ class Trainer:
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
         self.optimizer_state = {} if saved is None else saved.optimizer
-        self.collapsed = False
+        self.collapsed, self.pace = False, RunPace(recipe, loader.num_batches)
         self.files = RunFiles(out, recipe, model, engine, name)
         self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
@@ -96,13 +97,14 @@ class Trainer:
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
             warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
-        with torch.random.fork_rng(devices=self.engine.cuda_devices), metered(self.model) as live:
+        forked = torch.random.fork_rng(devices=self.engine.cuda_devices)
+        with forked, metered(self.model) as live, self.files.all_written():
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
                 with modes.restore_flags(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
-                stop_if_asked(self.stop, self.engine)
+                stop_if_asked(self.stop, self.engine, self.files.writer.wait)
         self.progress.cost = earlier + live
 
     def _stage(self, stage: StageConfig) -> None:
@@ -168,14 +170,14 @@ class Trainer:
     def _epoch(self) -> None:
         progress, seed, batches = self.progress, self.recipe.seed, self.loader.num_batches
         label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
-        saved = start = time.perf_counter()
-        compiling = compile_seconds()
-        with self.log.bar(label, batches, progress.step) as advance:
+        flags = StepFlags(self.stop, self.engine, self.recipe.engine.checkpoint_seconds)
+        start, compiling = time.perf_counter(), compile_seconds()
+        with self.log.bar(label, batches, progress.step, self.pace.within(progress.epoch)) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
                 torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
-                loss = self._train_step(self.engine.images(x), y, rate)
+                loss = self._train_step(self.engine.images(x), y, rate, flags)
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)
                 progress.step += 1
@@ -186,18 +188,18 @@ class Trainer:
                 progress.epoch_seconds += spent
                 progress.stage_seconds += spent
                 advance(f"loss {float(loss.total):.3f}  {len(x) * self.engine.world / spent:.0f} images/s")
-                stop_if_asked(self.stop, self.engine, self.save)
-                start = time.perf_counter()
-                overdue = start - saved > self.recipe.engine.checkpoint_seconds
-                if self.engine.any_of(overdue) and progress.step < batches:
+                flags.stop_if_asked(lambda: self.files.save(self._snapshot(), now=True))
+                if flags.save_due() and progress.step < batches:
                     self.save()
-                    saved = start = time.perf_counter()
+                    flags.saved()
+                start = time.perf_counter()
 
-    def _train_step(self, x: Tensor, y: Tensor, rate: float) -> Loss:
-        progress = self.progress
+    def _train_step(self, x: Tensor, y: Tensor, rate: float, flags: StepFlags) -> Loss:
+        progress, step = self.progress, self.runner.train_step
         try:
-            return self.runner.train_step(x, y, epoch=progress.epoch, number=progress.step, rate=rate)
+            return step(x, y, epoch=progress.epoch, number=progress.step, rate=rate, flags=flags)
         except NotFinite:
+            self.files.writer.wait()
             raise diverged("the loss", self.recipe, progress, progress.step + 1, self.out) from None
 
     def _close_epoch(self, stage: StageConfig, *, last: bool) -> None:
@@ -270,8 +272,7 @@ class Trainer:
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
-        name = "last" if final else f"stage-{progress.stage}"
-        self.files.keep_weights(name, progress, self.runner.callbacks)
+        self.files.keep_weights("last" if final else f"stage-{progress.stage}", progress, self.runner.callbacks)
         if not final:
             self.files.keep_for_reuse(self._snapshot())
         self.save()  # last, so that a run killed before it writes the other files again
@@ -279,15 +280,14 @@ class Trainer:
     def _return_to_best(self) -> None:
         """Put the best weights so far into the network, with an optimizer that knows nothing of what came after."""
         self.collapsed = False
-        if self.engine.rank == 0:
-            load_weights(self.model, self.out / "weights" / "best.safetensors")
+        self.files.load("best")
         self.engine.share(self.model)
         self.runner.trainable.optimizer.state.clear()
         self.optimizer_state = {}
         self.progress.last = self.progress.best
 
     def save(self) -> None:
-        """Save the state. All processes must call it.
+        """Have the state saved while training goes on. All processes must call it.
 
         Raises:
             Diverged: a weight is not finite; nothing is saved.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from clat.core.errors import ClatError
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.store import Store
+from clat.studies.paper.store import Store, StoredRun
 
 RULE = (
     "the ratio whose PGD-AT + CLAT network has the highest robust accuracy on held-out training images (PGD-10, "
@@ -60,14 +60,18 @@ def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, 
     ratios = store.scale.ratios
     if len(ratios) == 1:
         return ChosenRatio(ratios[0], f"{ratios[0]:g}, not chosen at this scale", {})
-    found: dict[float, float] = {}
+    runs: dict[float, StoredRun] = {}
+    failures: dict[float, str] = {}
     for ratio in ratios:
         spec = RunSpec(follower="clat", network=network, dataset=dataset, seed=seed, ratio=ratio)
-        run = store.run_of(spec)
-        failure = store.train(run, console)
+        runs[ratio] = store.run_of(spec)
+        failure = None if store.is_finished(runs[ratio]) else store.train(runs[ratio], console)
         if failure:
-            raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")
-        found[ratio] = store.summary(run)["last"]["heldout_robust"]
+            failures[ratio] = failure
+    if failures:
+        ratio, failure = next(iter(failures.items()))
+        raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")
+    found = {ratio: store.summary(run)["last"]["heldout_robust"] for ratio, run in runs.items()}
     best = max(found, key=lambda ratio: (found[ratio], -ratio))
     listed = ", ".join(f"{ratio:g}: {value:.1%}" for ratio, value in found.items())
     how = f"{best:g}, chosen on {store.scale.monitored} held-out images ({listed})"

@@ -30,7 +30,8 @@ from clat.studies.paper.methods import METHODS
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import PaperScale
 from clat.studies.row import Row, Scale
-from clat.studies.run import finished, run_row, write_recipe
+from clat.studies.row_words import finished
+from clat.studies.run import run_row, write_recipe
 from clat.studies.tables.baselines import write_stand_in
 from clat.training.final import discard_state
 from clat.training.prepare import build_network, read_split
@@ -57,6 +58,7 @@ class Store:
         folder: OUT/store.
         scale: of all its runs.
         failures: key -> why a run failed in this call.
+        gathered: None; else, key -> every run that `train` is asked for, which it then only notes here.
     """
 
     def __init__(self, out: Path, scale: PaperScale, data: Mapping[str, str] | None = None) -> None:
@@ -69,6 +71,7 @@ class Store:
         """
         self.folder, self.scale, self.data = out / "store", scale, dict(data or {})
         self.failures: dict[str, str] = {}
+        self.gathered: dict[str, StoredRun] | None = None
         self._images: dict[str, ImageSet] = {}
         for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -92,13 +95,10 @@ class Store:
         return StoredRun(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
 
     def needs(self, run: StoredRun) -> list[StoredRun]:
-        """Return the runs whose weights another starts from, to be trained before it.
+        """Return the runs whose weights another starts from, to be trained before it; none for most.
 
         Args:
             run: the run.
-
-        Returns:
-            The runs; none for most.
         """
         return [self.run_of(one) for one in run.spec.start_alike()] if run.spec.base == "bai2024" else []
 
@@ -126,6 +126,9 @@ class Store:
         Raises:
             KeyboardInterrupt: If it was asked to stop.
         """
+        if self.gathered is not None:
+            self.gathered |= {one.key: one for one in (*self.needs(run), run)}
+            return "to be trained"
         if self.is_finished(run):
             return None
         if run.key in self.failures:
@@ -135,18 +138,25 @@ class Store:
             if failure:
                 return failure
         if METHODS[run.spec.base].generated:
-            self._stand_in(run)
+            self.stand_in(run)
         died = run_status(self.folder / "runs" / run.key) == DIED
         console.print(f"training {run.key}{', going on with a run that died' if died else ''} ...")
-        row = Row(run.key, run.recipe, reuse=self._donor(run))
+        row = Row(run.key, run.recipe, reuse=self.donor(run))
         failure = run_row(row, write_recipe(row, self.folder), self.folder)
         if failure:
             console.print(f"{run.key}: failed: {failure}", style="red")
             self.failures[run.key] = failure
         return failure
 
-    def _donor(self, run: StoredRun) -> str | None:
-        """Return the key of a finished run that begins with the same stage, if there is one."""
+    def donor(self, run: StoredRun) -> str | None:
+        """Return the key of a finished run that begins with the same stage.
+
+        Args:
+            run: a run to be trained.
+
+        Returns:
+            The key; None if there is no such run.
+        """
         if len(run.recipe.stages) < 2:
             return None
         wanted = recipe_hash(run.recipe, 1)
@@ -265,8 +275,12 @@ class Store:
     def _generated(self) -> str:
         return GENERATED if (data_root() / GENERATED).exists() else str(self.folder.resolve() / "inputs" / "{}.npz")
 
-    def _stand_in(self, run: StoredRun) -> None:
-        """Write training images that no run uses, where no generated ones are."""
+    def stand_in(self, run: StoredRun) -> None:
+        """Write training images that no run uses, where none are generated.
+
+        Args:
+            run: a network whose recipe asks for generated ones.
+        """
         extra = run.recipe.data.extra
         if extra is None or extra.file == GENERATED or Path(extra.file).exists():
             return

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from clat.core.console import plain_console
 from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
+from clat.runtime.jobs.job import Place
 from clat.studies.paper.accuracy import Request, accuracy_cells
+from clat.studies.paper.beside import gather, train_beside
 from clat.studies.paper.catalogue import restricted
 from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell
 from clat.studies.paper.choose_lambda import RULE
@@ -93,7 +96,9 @@ def missing_data(table: PaperTable, asked: Asked) -> dict[str, str]:
     return missing
 
 
-def run_table(table: PaperTable, asked: Asked, store: Store, out: Path, console: Console) -> dict[str, Any]:
+def run_table(
+    table: PaperTable, asked: Asked, store: Store, out: Path, console: Console, place: Place | None = None
+) -> dict[str, Any]:
     """Train and measure what a table needs, going on where an earlier call was stopped, and write its files.
 
     What fails is named in its cell with its message; the rest goes on.
@@ -104,12 +109,14 @@ def run_table(table: PaperTable, asked: Asked, store: Store, out: Path, console:
         store: the networks and results that tables share.
         out: the folder above the table's own, which is called after it.
         console: where what happens is said.
+        place: where networks are trained beside one another; None: here, one after the other.
 
     Returns:
         What table.json holds.
 
     Raises:
-        ClatError: If the table lacks what was asked for, or none of its data can be read.
+        ClatError: If the table lacks what was asked for, none of its data can be read, or the place cannot train
+            one of its networks.
         KeyboardInterrupt: If a run was asked to stop.
     """
     request = request_for(table, asked, store, console)
@@ -129,7 +136,24 @@ def run_table(table: PaperTable, asked: Asked, store: Store, out: Path, console:
             write(_accuracies(request, cells, {}))
             written = time.monotonic()
 
+    if place is not None:
+        _train_ahead(request, asked, place)
     return write(_content(request, asked, sofar))
+
+
+def _train_ahead(request: Request, asked: Asked, place: Place) -> None:
+    """Train all networks of a table beside one another; CLAT's ratio is chosen before those that it is for."""
+    store, table = request.store, request.table
+    quiet = replace(request, console=plain_console(quiet=True))
+    if table.kind in ("parameters", "cost") or (table.kind == "layers" and table.id != "T13"):
+        from clat.studies.paper.plan import needed_specs
+
+        specs = [] if table.kind == "parameters" else needed_specs(request, (), ())
+        runs = [run for run in map(store.run_of, specs) if not store.is_finished(run)]
+        train_beside(store, runs, place, request.console)
+        return
+    while runs := gather(store, lambda: _content(quiet, asked, lambda cells: None)):
+        train_beside(store, runs, place, request.console)
 
 
 def _content(request: Request, asked: Asked, sofar: Callable[[Sequence[Cell]], None]) -> Content:

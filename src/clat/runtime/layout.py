@@ -1,0 +1,64 @@
+"""How many machines and processes compute together: as the recipe says, or as torchrun or SLURM started them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from clat.core.errors import ClatError
+from clat.runtime.settings import EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessLayout:
+    """The processes of a run.
+
+    Attributes:
+        nodes: machines.
+        devices: processes on each of them.
+    """
+
+    nodes: int
+    devices: int
+
+    @property
+    def world(self) -> int:
+        """Return how many processes there are."""
+        return self.nodes * self.devices
+
+
+def find_layout(config: EngineConfig) -> ProcessLayout:
+    """Return the processes of a run. A launcher that has started them knows better than the recipe.
+
+    Args:
+        config: the recipe's settings.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ClatError: The launcher started differently many on each machine, or nobody says where the machines meet.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        world = int(os.environ["WORLD_SIZE"])
+        return _even(world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), "torchrun")
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    if tasks > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise ClatError(f"SLURM started {tasks} tasks: say --ntasks-per-node, one a GPU, instead of --ntasks")
+        return _even(tasks, int(os.environ["SLURM_NTASKS_PER_NODE"]), "SLURM")
+    if config.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+        raise ClatError(
+            f"engine.nodes is {config.nodes}: start clat on every machine with torchrun or srun, or set "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK there"
+        )
+    return ProcessLayout(nodes=config.nodes, devices=config.devices)
+
+
+def _even(world: int, devices: int, launcher: str) -> ProcessLayout:
+    """Return the layout of `world` processes, `devices` on each machine."""
+    if devices < 1 or world % devices:
+        raise ClatError(f"{launcher} started {world} processes, {devices} on this machine: start as many on each")
+    return ProcessLayout(nodes=world // devices, devices=devices)

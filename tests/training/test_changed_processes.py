@@ -1,0 +1,57 @@
+"""A state of several processes, gone on with by another number of them."""
+
+from __future__ import annotations
+
+import torch
+
+from clat.objectives.free_at import FreePerturbation
+from clat.training.resuming import other_configuration
+from clat.training.state import Checkpoint, Progress, load_state, save_state
+
+MEANS = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+COUNTS = torch.tensor([4, 7])
+IMAGES = torch.arange(2 * 4 * 3 * 2 * 2, dtype=torch.float32).view(2, 4, 3, 2, 2)
+
+
+def saved(tmp_path):
+    own = {"model.mean": MEANS, "model.count": COUNTS, "companion.objective.delta": IMAGES}
+    weights = {"mean": MEANS[0], "count": COUNTS[0]}
+    save_state(tmp_path / "state", Checkpoint(Progress(), weights, {}, {"objective.delta": IMAGES[0]}, own), "hash")
+    return lambda rank, world: load_state(tmp_path / "state", "hash", rank, world)
+
+
+def test_as_many_processes_have_what_each_had(tmp_path):
+    for world in (2, None):
+        found = saved(tmp_path)(1, world)
+        assert torch.equal(found.weights["mean"], MEANS[1])
+        assert torch.equal(found.weights["count"], COUNTS[1])
+        assert torch.equal(found.callbacks["objective.delta"], IMAGES[1])
+
+
+def test_another_number_takes_means_and_its_part_of_the_images(tmp_path):
+    load = saved(tmp_path)
+    alone = load(0, 1)
+    assert alone.weights["mean"].tolist() == [2.0, 4.0]
+    assert int(alone.weights["count"]) == 4
+    assert torch.equal(alone.callbacks["objective.delta"], IMAGES.flatten(0, 1))
+    parts = [load(rank, 4).callbacks["objective.delta"] for rank in range(4)]
+    assert torch.equal(torch.cat(parts), IMAGES.flatten(0, 1))
+    assert {tuple(part.shape) for part in parts} == {(2, 3, 2, 2)}
+
+
+def test_a_perturbation_of_one_process_is_divided(monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    own = FreePerturbation(torch.zeros(4, 3, 2, 2))
+    own.restore({"delta": IMAGES.flatten(0, 1)})
+    assert torch.equal(own.delta, IMAGES[1])
+
+
+def test_a_changed_number_is_said(tmp_path):
+    before = '{"environment": {"torch": "2", "device": "cpu", "threads": 1, "processes": 4}}'
+    (tmp_path / "run.json").write_text(before)
+    now = {"torch": "2", "device": "cpu", "threads": 1, "processes": 1}
+    said = other_configuration(tmp_path, now)
+    assert (
+        said
+        == "the run began with processes 4 (now 1): it goes on, but not to the bits of one that was not stopped"
+    )
