@@ -4,10 +4,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 BIN := $(VENV)/bin
+LOWEST_TESTS := tests/attacks/test_pgd.py tests/core tests/data/test_load_split.py tests/models/test_files.py \
+    tests/network/test_modes.py tests/recipe/test_recipe.py tests/report/test_page.py tests/system/test_commands.py \
+    tests/training/test_run.py tests/training/test_step.py
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow test-lowest lint docs bench clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -19,6 +22,15 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# The lowest versions of all that pyproject.toml asks for, in an environment of its own. Their warnings are not ours.
+LOWEST := .venv-lowest/bin
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv pip install --python $(LOWEST)/python --resolution lowest-direct --editable .
+	$(LOWEST)/uv pip install --python $(LOWEST)/python pytest hypothesis
+	OMP_NUM_THREADS=1 $(LOWEST)/pytest -o filterwarnings=default $(LOWEST_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.data import check_images, check_labels
 
@@ -26,6 +27,7 @@ def test_good_images_pass(dtype: torch.dtype) -> None:
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"x\.float\(\)"),
         (torch.full((1, 3, 1, 1), 200.0), "divide by 255"),
         (torch.tensor([-2.1, 0, 2.6]).reshape(1, 3, 1, 1), r"\[-2.1, 2.6\].*normalisation inside the model"),
+        (torch.full((1, 3, 1, 1), 1.0002), r"\[1.0002, 1.0002\], expected"),
         (torch.tensor([0, 0, 1.001]).reshape(1, 3, 1, 1), "unnormalised"),
         (torch.tensor([0, float("nan"), 1]).reshape(1, 3, 1, 1), "nan or infinite"),
         (torch.tensor([0, float("inf"), 1]).reshape(1, 3, 1, 1), "nan or infinite"),
@@ -89,3 +91,15 @@ def test_good_labels_pass() -> None:
 def test_bad_labels_are_refused_with_the_remedy(y: torch.Tensor, message: str) -> None:
     with pytest.raises(ClatError, match=message):
         check_labels(y, 10, 2)
+
+
+@pytest.mark.parametrize("value", [2**63, 10**30, 10**5000], ids=["64 bits", "100 bits", "more than Python shows"])
+def test_numbers_that_torch_does_not_take_are_refused_in_a_short_line(value: int) -> None:
+    with pytest.raises(ClatError, match=r"batch_size is .{19,31}: expected at most 9223372036854775807") as caught:
+        at_least("batch_size", value, 1)
+    assert len(str(caught.value)) < 100
+
+
+def test_the_largest_number_passes() -> None:
+    at_least("batch_size", 2**63 - 1, 1)
+    at_least("a number with a point", float("inf"), 1)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.data import cache as copies
 from clat.data import cache_root, data_root, load_split, sources
 
@@ -240,7 +241,8 @@ class TestCopy:
         load_split(folder, resident_limit=0)
         assert not self.files(tmp_path)
         monkeypatch.setenv("CLAT_CACHE_DIR", str(Path(os.devnull) / "x"))
-        assert load_split(folder).resident
+        with pytest.warns(Notice, match="are not kept for the next time: /dev/null/x"):
+            assert load_split(folder).resident
 
     def test_a_failed_write_leaves_nothing(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +251,8 @@ class TestCopy:
             raise OSError("disk full")
 
         monkeypatch.setattr(copies.os, "replace", fail)
-        assert len(load_split(folder)) == 4
+        with pytest.warns(Notice, match="cannot be written to or is full; set CLAT_CACHE_DIR"):
+            assert len(load_split(folder)) == 4
         assert not self.files(tmp_path)
 
     def test_a_smaller_limit_is_not_outwitted_by_it(self, folder: Path) -> None:

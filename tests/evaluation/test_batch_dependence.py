@@ -31,6 +31,22 @@ class Centred(nn.Module):
         return z - z.mean(0)
 
 
+class Scaled(Centred):
+    """Logits over the largest one of the batch: the image that has it gets the same alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        return z / z.abs().max()
+
+
+class Placed(Centred):
+    """Logits less the image's place in the batch: the first one loses nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        return z - z * torch.arange(len(z))[:, None] / 4
+
+
 class Noisy(Centred):
     """What it draws for an image depends on how many others there are."""
 
@@ -51,6 +67,11 @@ DEPENDENT: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm without statistics": lambda: small(UNSTORED),
     "centred logits": lambda: Centred(small()),
 }
+HIDING: dict[str, Callable[[], nn.Module]] = {
+    "scaled logits": lambda: Scaled(small()),
+    "logits by place": lambda: Placed(small()),
+}
+"""Networks that give one image of a batch what it gets alone."""
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "plain": small,
     "BatchNorm": lambda: small(nn.BatchNorm2d(8)),
@@ -70,10 +91,16 @@ def y() -> Tensor:
     return torch.arange(10) % 3
 
 
+@pytest.mark.parametrize("first", range(10))
+def test_an_image_that_the_others_are_measured_by_hides_nothing(first: int, x: Tensor, y: Tensor) -> None:
+    result = clat.evaluate(Scaled(small()), x.roll(-first, 0), y, protocol="fgsm", eps=0.1)
+    assert ["batches of 250" in note for note in result.notes] == [True]
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 200])
-@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize("name", [*DEPENDENT, *HIDING])
 def test_an_evaluation_says_it_at_every_batch_size(name: str, batch_size: int, x: Tensor, y: Tensor) -> None:
-    result = clat.evaluate(DEPENDENT[name](), x, y, protocol="fgsm", eps=0.1, batch_size=batch_size)
+    result = clat.evaluate((DEPENDENT | HIDING)[name](), x, y, protocol="fgsm", eps=0.1, batch_size=batch_size)
     (note,) = result.notes
     assert f"these numbers are of batches of {batch_size} alone" in note
     assert ("BatchNorm without stored statistics" in note) == ("BatchNorm" in name)

@@ -20,6 +20,7 @@ from clat import cli
 from clat.attacks import pgd
 from clat.attacks.constraint_relaxation import ConstraintRelaxationSearch
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.data import load_split
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate, find_protocol
@@ -32,7 +33,7 @@ from clat.models.resnet import resnet18
 
 
 def built(classes: int, norm: str = "linf") -> tuple[ConstraintRelaxationSearch, list[str]]:
-    todo, notes = plan_searches(PROTOCOLS["cr"], eps=0.1, norm=norm, classes=classes, seed=3)
+    todo, notes = plan_searches(PROTOCOLS["cr"], ThreatModel.parse(0.1, norm), classes=classes, seed=3)
     (one,) = todo
     search = one.build(nn.Identity())
     assert isinstance(search, ConstraintRelaxationSearch)

@@ -275,3 +275,20 @@ def test_more_outputs_than_classes_are_said(linear: Any, images: ImageSet, chann
     result = evaluate_set(linear(classes=7), images, **options)
     assert result.notes == ["the model has 7 outputs, the data 5 classes: they count as the first ones"]
     assert evaluate_set(linear(classes=5), images, **options).notes == []
+
+
+@pytest.mark.parametrize("names", ["acd", "abcde", ("0", "1", "3")])
+def test_more_outputs_than_named_classes_are_refused(names: Any, linear: Any, images: ImageSet) -> None:
+    """A class is missing: each later output would be taken for another class, without an error of any kind."""
+    named = ImageSet("pets", "test", tuple(names), images.images, images.labels % len(names))
+    with pytest.raises(ClatError, match=rf"6 outputs, the data {len(names)} classes \({', '.join(names)}\): give"):
+        evaluate(linear(classes=6), named, protocol="fgsm", eps=0.1)
+
+
+def test_more_outputs_than_numbered_classes_are_said(linear: Any, images: ImageSet) -> None:
+    numbered = ImageSet("pets", "test", tuple("01234"), images.images, images.labels)
+    said = "the model has 6 outputs, the data {} classes: they count as the first ones"
+    assert evaluate(linear(classes=6), numbered, protocol="fgsm", eps=0.1).notes == [said.format(5)]
+    pair = images.images.float() / 255, images.labels
+    notes = evaluate(linear(classes=6), pair, protocol="fgsm", eps=0.1).notes
+    assert notes[-1] == said.format(int(images.labels.max()) + 1)

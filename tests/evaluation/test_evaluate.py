@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clat.attacks import pgd
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
 from clat.evaluation.planned_search import plan_searches
 from clat.network.cost import Cost, metered
@@ -35,8 +36,8 @@ TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=1
 """Too short for a corner of the ball, where a step changes nothing and the rest would not be made."""
 
 
-LOOK = 1
-"""Images that an evaluation passes through the network before it begins: one alone, which no cost holds."""
+LOOK = 2
+"""Images that an evaluation looks at, alone, before it begins: the first and last of a batch; no cost holds them."""
 
 
 class Brightness(nn.Module):
@@ -166,15 +167,15 @@ def test_the_verdict_is_a_fresh_float32_forward_pass(precision: str) -> None:
     assert result.precision == precision
     search = torch.float32 if precision == "float32" else torch.bfloat16
     # one image alone, the clean images, ten steps, the verdict
-    assert half.dtypes[:13] == [torch.float32] * 2 + [search] * 10 + [torch.float32]
-    assert [len(seen) for seen in half.seen[:13]] == [1] + [3] * 12
+    assert half.dtypes[:14] == [torch.float32] * 3 + [search] * 10 + [torch.float32]
+    assert [len(seen) for seen in half.seen[:14]] == [1, 1] + [3] * 12
     assert torch.equal(result.robust, expected.robust)
-    assert torch.equal(half.seen[12], result.x_adv)
+    assert torch.equal(half.seen[13], result.x_adv)
     if precision == "float32":
         assert all(torch.equal(a, b) for a, b in zip(plain.seen, half.seen, strict=True))
     else:  # does the search take one of the rest for an example?
-        assert half.dtypes[13:] == [torch.bfloat16]
-        assert torch.equal(half.seen[13], result.x_adv[result.robust])
+        assert half.dtypes[14:] == [torch.bfloat16]
+        assert torch.equal(half.seen[14], result.x_adv[result.robust])
     with torch.no_grad():
         assert torch.equal(result.robust, plain(result.x_adv).argmax(1) == y)
 
@@ -219,13 +220,13 @@ def test_fab_searches_in_float32_whatever_the_precision() -> None:
     evaluate(model, x, y, eps=0.1, protocol=both, precision="bfloat16")
     # one image alone, the clean images; a start, two steps of two, the verdict; two of PGD
     assert model.dtypes[:8] == [torch.float32] * 8
-    assert model.dtypes[8:10] == [torch.bfloat16] * 2
+    assert model.dtypes[9:11] == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("attack", ["fab", "square", "pixle"])
 def test_attacks_that_live_on_small_differences_search_in_float32_only(attack: str) -> None:
     one = Protocol(name="one", attacks=(AttackSpec(attack=attack),))
-    found, _ = plan_searches(one, eps=0.1, norm="linf", classes=2, seed=0)
+    found, _ = plan_searches(one, ThreatModel.parse(0.1), classes=2, seed=0)
     assert all(single.exact for single in found)
 
 
@@ -264,7 +265,7 @@ def test_a_samples_attack_does_not_depend_on_which_others_are_fooled() -> None:
         model = Brightness()
         evaluate(model, x, labels, eps=0.1, protocol="pgd-10", seed=9)
         rows = [i for i in range(4) if i != wrong]
-        points[wrong] = {row: model.seen[2][place] for place, row in enumerate(rows)}
+        points[wrong] = {row: model.seen[3][place] for place, row in enumerate(rows)}
     for wrong in (0, 2):
         for row, point in points[wrong].items():
             assert torch.equal(point, points[None][row]), (wrong, row)
@@ -276,7 +277,7 @@ def test_seeds_and_numbers() -> None:
     def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
         evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
-        return model.seen[2] - x
+        return model.seen[3] - x
 
     assert torch.equal(noise(0), noise(0))
     assert not torch.isclose(noise(0), noise(1), atol=1e-3).all(1).any()
@@ -295,7 +296,7 @@ def test_attacks_follow_one_another_on_what_is_left() -> None:
         "pgd-1": 2, "pgd-10": 1, "pgd-10 (3)": 1,
     }  # fmt: skip
     assert result.fooled_by.tolist() == [-1, 1, 0]
-    assert [len(seen) for seen in model.seen] == [1, 3, *[3] * 2, *[2] * 10, *[1] * 10]
+    assert [len(seen) for seen in model.seen] == [1, 1, 3, *[3] * 2, *[2] * 10, *[1] * 10]
     assert told == [("pgd-1", 3, 3, 2 / 3), ("pgd-10", 2, 2, 1 / 3), ("pgd-10", 1, 1, 1 / 3)]
 
 
@@ -306,7 +307,7 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
     evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
-    first, second = seen[3], seen[7]  # after one alone and the clean images: start, step, look, verdict
+    first, second = seen[4], seen[8]  # after two alone and the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
 
@@ -346,7 +347,7 @@ def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
     eps = model.distances(x, y).clamp_min(0).median().item()
     model.forwards = model.backwards = 0
     result = evaluate(model, x, y, eps=eps, protocol=SHORT, batch_size=1)
-    look = LOOK + 2  # one image a batch: it is looked at beside another too
+    look = 3  # one image a batch: it is looked at alone, and beside another
     assert (result.cost.forwards, result.cost.backwards) == (model.forwards - look, model.backwards)
     assert 0 < result.robust.sum() < result.correct.sum()
     survivors = int(result.robust.sum())
@@ -527,4 +528,4 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ClatError, match=message) as raised:
         evaluate(model, given.pop("x"), given.pop("y"), **given)
     assert "\n" not in str(raised.value)
-    assert len(passes) <= 2, "nothing may be attacked before the input is known to be good"
+    assert len(passes) <= LOOK + 1, "nothing may be attacked before the input is known to be good"

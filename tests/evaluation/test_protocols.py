@@ -15,6 +15,7 @@ from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
 from clat.evaluation.planned_search import plan_searches
@@ -243,7 +244,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def built(
     protocol: str | Protocol, *, eps: float = 0.1, norm: str = "linf", classes: int = 10, seed: int = 0
 ) -> list:
-    todo, _ = plan_searches(find_protocol(protocol), eps=eps, norm=norm, classes=classes, seed=seed)
+    todo, _ = plan_searches(find_protocol(protocol), ThreatModel.parse(eps, norm), classes=classes, seed=seed)
     return [(one.attack, one.label, one.build(nn.Identity())) for one in todo]
 
 
@@ -266,7 +267,7 @@ def test_the_passes_of_autoattack(classes: int, targets: int) -> None:
 
 def test_what_too_few_classes_force_is_said() -> None:
     def notes(classes: int) -> list[str]:
-        return plan_searches(PROTOCOLS["standard"], eps=0.1, norm="linf", classes=classes, seed=0)[1]
+        return plan_searches(PROTOCOLS["standard"], ThreatModel.parse(0.1), classes=classes, seed=0)[1]
 
     assert notes(10) == notes(11) == []
     assert notes(4) == ["apgd-t: 3 targets instead of 9, as there are 4 classes"]

@@ -123,7 +123,7 @@ def test_a_finished_one_is_only_read(case: Case, state: Path) -> None:
     assert case.model.backwards > 0
     again = case.run(state)
     assert same(again, whole)
-    assert (case.model.forwards, case.model.backwards) == (1 + 4, 0), "one image, one batch: a look at the model"
+    assert (case.model.forwards, case.model.backwards) == (2 + 4, 0), "two images, one batch: a look at the model"
     with safe_open(state, "pt") as file:
         passed = file.get_tensor("passed")
     assert (passed[whole.robust] == PASSES).all()

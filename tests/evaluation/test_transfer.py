@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.evaluation import Accuracy, evaluate, find_protocol
 from clat.evaluation.transfer import make_examples, transfer
 from clat.report.robustness import transfer_map
@@ -62,7 +63,7 @@ def test_pgd_attacks_images_that_are_wrong_already(linear: Any, samples: Any) ->
     with torch.no_grad():
         wrong = model(x).argmax(1) != y
     assert wrong.any()
-    options = {"eps": 0.078, "norm": "linf", "seed": 0}
+    options = {"threat": ThreatModel.parse(0.078), "seed": 0}
     pgd = make_examples(model, x, y, protocol=find_protocol("pgd-10"), batch_size=7, **options)
     apgd = make_examples(model, x, y, protocol=find_protocol("apgd-ce"), batch_size=7, **options)
     moved = (pgd - x).abs().flatten(1).amax(1)

@@ -17,6 +17,7 @@ from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
 from clat.hardening.promise import most_robust_within, set_point
+from clat.hardening.recipe import stage_alone
 from clat.network.exchange import copied, tensors_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.treatments.interpolation import LinePoint
@@ -105,6 +106,18 @@ def test_a_network_without_batch_norm_is_trained_with_adamw():
 def test_an_objective_asked_for_is_taken_and_tuning_takes_its_share():
     found = plan(objective="pgd-2", keep="clat", budget=None, epochs=10)
     assert [(stage.name, stage.epochs) for stage in found.recipe.stages] == [("harden", 8), ("clat", 2)]
+
+
+def test_fields_of_the_recipe_are_as_the_user_says():
+    fields = {"stages.harden.eps_schedule.until": 0.25, "schedule.lr": 0.01, "monitor.loggers": ["csv"]}
+    recipe = plan(fields=fields).recipe
+    assert (recipe.stages[0].eps_schedule.until, recipe.schedule.lr, recipe.monitor.loggers) == (
+        0.25,
+        0.01,
+        ("csv",),
+    )
+    alone = stage_alone(HardenConfig(epochs=5, fields={"stages.0.objective.steps": 3}), "pgd-10")
+    assert alone.objective.steps == 3, "what is measured is what is trained"
 
 
 def test_the_most_robust_point_that_keeps_the_promise():

@@ -106,15 +106,28 @@ def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
     return bool(one == other)
 
 
+def _write_before(module: nn.Module, args: Any) -> None:
+    args[0].sub_(0.1).div_(0.9)
+
+
+def _write_after(module: nn.Module, args: Any, output: Tensor) -> None:
+    with torch.no_grad():
+        args[0].zero_()
+
+
 class Normalizing(nn.Module):
     """Subtracts and divides before `net`: out of place, or in one of the ways that change the caller's images."""
 
     def __init__(self, net: nn.Module, how: str) -> None:
         super().__init__()
         self.net, self.how = net, how
+        if how == "in a hook before it":
+            self.register_forward_pre_hook(_write_before)
+        elif how == "in a hook after it":
+            self.register_forward_hook(_write_after)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "out of place":
+        if self.how in ("out of place", "in a hook after it"):
             x = (x - 0.1) / 0.9
         elif self.how == "in place":
             x.sub_(0.1).div_(0.9)
@@ -136,8 +149,11 @@ WRITERS = [(name, "in place") for name in (*EVERYTHING, *SLOW)]
 WRITERS += [
     (name, how)
     for name in ("pgd", "evaluate, square", "mrc")
-    for how in ("through a view", "through data", "by channels", "without gradients")
-]
+    for how in (
+        "through a view", "through data", "by channels", "without gradients",
+        "in a hook before it", "in a hook after it",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "how"), WRITERS)

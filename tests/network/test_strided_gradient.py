@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clat.network import strided_gradient
-from clat.network.strided_gradient import guard_strided_gradients, overruns
+from clat.network.strided_gradient import guard_strided_gradients, leaves_unwritten, overruns
 
 SWEEP = Path(__file__).with_name("gradient_sweep.py")
 EXACT = 3e-5
@@ -180,6 +180,62 @@ def test_per_sample_gradients_pass_through() -> None:
     whole = torch.autograd.grad(model(x).sum(), list(parameters.values()))
     for name, right in zip(parameters, whole, strict=True):
         torch.testing.assert_close(each[name].sum(0), right, rtol=1e-4, atol=1e-4)
+
+
+def filled_with_nan() -> None:
+    """Leave NaN in the memory that the next tensors get, so that what is not written shows."""
+    held = [torch.full((size,), float("nan")) for size in (64, 1024, 4096, 16384, 65536) for _ in range(4)]
+    del held
+
+
+NARROW = {
+    "one pixel": {"size": (1, 1)},
+    "one pixel a row": {"size": (3, 1)},
+    "narrower than the stride": {"size": (2, 2), "stride": 3},
+    "steps along the rows alone": {"size": (1, 1), "stride": (1, 2)},
+    "a wide kernel": {"size": (1, 1), "kernel": 5},
+    "two groups": {"size": (1, 1), "groups": 2},
+    "not channels-last": {"size": (1, 1), "layout": torch.contiguous_format},
+    "one dimension": {"size": (1,)},
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_bfloat16_gradients_of_images_narrower_than_the_stride_are_those_of_float64(name: str) -> None:
+    """oneDNN leaves parts of them unwritten."""
+    case = {"stride": 2, "kernel": 3, "groups": 1, "layout": torch.channels_last, **NARROW[name]}
+    size, kernel = case["size"], case["kernel"]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 16, *size, generator=generator).bfloat16()
+    weight = torch.randn(16, 16 // case["groups"], *[kernel] * len(size), generator=generator).bfloat16()
+    if len(size) == 2:
+        x, weight = (tensor.to(memory_format=case["layout"]) for tensor in (x, weight))
+    convolve = F.conv2d if len(size) == 2 else F.conv1d
+
+    def found(*tensors: Tensor) -> tuple[Tensor, ...]:
+        x, weight, bias = inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+        y = convolve(x, weight, bias, stride=case["stride"], padding=kernel // 2, groups=case["groups"])
+        filled_with_nan()
+        return torch.autograd.grad(y.square().sum() / 2, inputs)
+
+    tensors = (x, weight, torch.zeros(16, dtype=torch.bfloat16))
+    for own, right in zip(found(*tensors), found(*[tensor.double() for tensor in tensors]), strict=True):
+        torch.testing.assert_close(own.double(), right, rtol=0.02, atol=0.02 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"x": torch.zeros(2, 4, 8, 1)}, {"weight": torch.zeros(6, 4, 3, 1)}, {"stride": (2, 1)}]
+)
+def test_what_is_written_whole_is_left_to_torch(changes: dict[str, Any]) -> None:
+    narrow = {
+        "gradient": torch.zeros(2, 6, 4, 1),
+        "x": torch.zeros(2, 4, 8, 1, dtype=torch.bfloat16),
+        "weight": torch.zeros(6, 4, 3, 3),
+        "stride": (2, 2),
+        "transposed": False,
+    }
+    assert leaves_unwritten(**narrow)
+    assert not leaves_unwritten(**{**narrow, **changes})
 
 
 def test_guarding_again_changes_nothing() -> None:

@@ -1,19 +1,12 @@
-"""Fake run folders for the report's tests."""
+"""A fake run folder for the report's tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from helpers import run_folders
-
-
-@pytest.fixture(scope="session")
-def fake() -> ModuleType:
-    """Builders of run folders without a run."""
-    return run_folders
 
 
 @pytest.fixture

@@ -67,6 +67,11 @@ def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
         (("--weights", "TRAINED", "--epochs", "1", "--budget", "1m"), "not both"),
         (("--weights", "TRAINED", "--budget", "soon"), "expected a time such as 30m"),
         (("--weights", "TRAINED", "--epochs", "1", "--objective", "pgd-3"), "did you mean"),
+        (("--weights", "TRAINED", "--epochs", "1", "--seeed", "3"), "--seeed: a hardening takes fields of"),
+        (("--weights", "TRAINED", "--epochs", "1", "--stages.harden.epochs", "3"), "give --epochs"),
+        (("--weights", "TRAINED", "--epochs", "1", "--stages.clat.lr", "3"), "unknown stage 'clat'"),
+        (("--weights", "TRAINED", "--epochs", "1", "--schedule.lr", "-1"), "schedule"),
+        (("--weights", "TRAINED", "--epochs", "1", "--logger", "tensorbord"), "did you mean"),
     ],
 )
 def test_what_it_refuses_before_anything_is_written(clat, classifier, tmp_path, words, says):

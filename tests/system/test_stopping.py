@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from own_network import Net
 
 
 def sleep():
-    time.sleep(60)
+    time.sleep(300)
 
 
 def compute():
@@ -26,7 +28,7 @@ def compute():
 
 
 def swallow():
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         try:
             time.sleep(0.01)
@@ -35,7 +37,7 @@ def swallow():
 
 
 class Busy(Net):
-    '''Once the file `busy` is there, it works for a minute and says so.'''
+    '''Once the file `busy` is there, it works for minutes and says so.'''
 
     def forward(self, x):
         if os.path.exists("busy") and len(x) > 1:
@@ -45,8 +47,14 @@ class Busy(Net):
 """
 
 LIMIT = 2.0
-SLACK = 1.0
-"""Seconds that a busy machine may take to end a process."""
+
+
+def slack() -> float:
+    """Return the seconds that a process which loads torch takes from its start to its end, on the machine as it is:
+    a busy one ends any process later."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.monotonic() - start
 
 
 @pytest.fixture
@@ -64,11 +72,11 @@ def interrupt_at_work(process: Any, place: Path, number: int = signal.SIGINT) ->
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    time.sleep(0.2)
+    limit = LIMIT + slack()
     start = time.monotonic()
     process.send_signal(number)
-    said: tuple[str, str] = process.communicate(timeout=60)
-    assert time.monotonic() - start < LIMIT + SLACK
+    said: tuple[str, str] = process.communicate(timeout=240)
+    assert time.monotonic() - start < limit
     assert "Traceback" not in said[1]
     return said
 
@@ -99,7 +107,7 @@ def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
 def test_in_a_training_step_and_the_run_goes_on(work: str, number: int, code: int, start: Any, place: Path) -> None:
     """The step is given up, and the run goes on from its last saved state."""
     run = place / "run"
-    words = ("train", "tiny.toml", "--out", run, "--model.name", "busy_network:Busy", "--stages.pgd-at.epochs", 20)
+    words = ("train", "tiny.toml", "--out", run, "--model.name", "busy_network:Busy", "--stages.pgd-at.epochs", 8)
     process = start(words, cwd=place)
     while not (run / "state.safetensors").exists():
         assert process.poll() is None, process.communicate()
@@ -114,7 +122,7 @@ def test_in_a_training_step_and_the_run_goes_on(work: str, number: int, code: in
     _, errors = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, errors
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in records if record["event"] == "epoch"] == list(range(1, 23))
+    assert [record["epoch"] for record in records if record["event"] == "epoch"] == list(range(1, 11))
 
 
 def test_a_quick_step_is_finished_and_saved(start: Any, place: Path) -> None:
@@ -126,7 +134,7 @@ def test_a_quick_step_is_finished_and_saved(start: Any, place: Path) -> None:
         time.sleep(0.005)
     before = (run / "state.safetensors").stat().st_mtime_ns
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert "clat train --resume" in output
     assert (run / "state.safetensors").stat().st_mtime_ns > before

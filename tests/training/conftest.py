@@ -1,20 +1,13 @@
-"""The kit of tiny runs, and one finished run that several tests look at."""
+"""One finished run that several tests look at."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import clat
 from helpers import runs
-
-
-@pytest.fixture(scope="session")
-def kit() -> ModuleType:
-    """Tiny runs and what is compared of them."""
-    return runs
 
 
 @pytest.fixture(scope="session")

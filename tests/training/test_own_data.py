@@ -222,18 +222,58 @@ def nearest_colour() -> nn.Module:
     return net
 
 
+HARDENING = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 32, "quiet": True,
+             "device": "cpu", "protocol": "fgsm"}  # fmt: skip
+
+
 def test_a_hardening_takes_data_sets_and_an_augmentation(tmp_path):
     sets = tuple(Items(one) for one in kit.data(train=96, test=32))
-    settings = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 32}
-    done = clat.harden(
-        nearest_colour(),
-        *sets,
-        tmp_path / "hard",
-        quiet=True,
-        device="cpu",
-        protocol="fgsm",
-        augment="none",
-        **settings,
-    )
+    done = clat.harden(nearest_colour(), *sets, tmp_path / "hard", augment="none", **HARDENING)
     assert done.plan.recipe.data.augment == "none"
     assert len(done.after.robust) == 32
+
+
+def test_a_hardening_takes_an_augmentation_of_one_s_own(tmp_path):
+    sets, left = kit.data(train=96, test=32), [200]
+
+    def darker(image: Tensor) -> Tensor:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return image // 2
+
+    clat.harden(nearest_colour(), *sets, tmp_path / "plain", augment="none", **HARDENING)
+    whole = clat.harden(nearest_colour(), *sets, tmp_path / "whole", augment=darker, **HARDENING)
+    assert left[0] <= 200 - 64, "every training image goes through it"
+    assert whole.plan.recipe.data.augment == "none", "the page must not name one that was not used"
+    left[0] = 20
+    with pytest.raises(KeyboardInterrupt):
+        clat.harden(nearest_colour(), *sets, tmp_path / "part", augment=darker, **HARDENING)
+    with pytest.raises(ClatError, match=r"was given its model .* and augment"):
+        clat.resume(tmp_path / "part")
+    clat.hardening.resume_hardening(tmp_path / "part", nearest_colour(), *sets, augment=darker, quiet=True)
+    plain, full, part = (kit.weights(tmp_path / run, "last") for run in ("plain", "whole", "part"))
+    assert kit.same(full, part)
+    assert not kit.same(full, plain)
+
+
+@pytest.mark.parametrize(
+    ("augment", "says"),
+    [
+        ("imagnet", "did you mean 'imagenet'"),
+        ("no_such_module:shift", "importing 'no_such_module' failed"),
+        (3, "data.augment is 3"),
+        (lambda image: image[:, :4], "makes images of shape (3, 4, 8)"),
+    ],
+)
+def test_a_hardening_refuses_an_augmentation_before_it_writes(tmp_path, augment, says):
+    with pytest.raises(ClatError) as caught:
+        clat.harden(nearest_colour(), *kit.data(train=96, test=32), tmp_path / "hard", augment=augment, **HARDENING)
+    assert says in str(caught.value)
+    assert not (tmp_path / "hard").exists()
+
+
+def test_the_name_of_an_augmentation_belongs_to_the_recipe(tmp_path):
+    with pytest.raises(ClatError, match="the augmentation is 'imagenet': expected a callable"):
+        train(tmp_path / "run", one_stage(), kit.data(train=48), augment="imagenet")
+    assert not (tmp_path / "run").exists()

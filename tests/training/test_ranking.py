@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(
     chosen = Selection(rule="least-critical", ranking="mrc", num_samples=8, steps=1)
     run(tmp_path / "run", recipe(chosen))
     ((name, x, eps, steps, seed, initial),) = seen
-    assert (name, len(x), eps, steps, initial) == ("mrc", 8, "0.05", 1, None)
+    assert (name, len(x), eps, steps, initial) == ("mrc", 8, Fraction("0.05"), 1, None)
     assert seed == derive_seed(0, "selection", 2)
 
 

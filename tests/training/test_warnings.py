@@ -86,6 +86,16 @@ def test_a_layer_that_shares_a_selected_weight_is_named(tmp_path: Path) -> None:
     assert record["kind"] == "shared-weights"
 
 
+def test_the_network_itself_that_shares_a_weight_is_named(tmp_path: Path) -> None:
+    model = three()
+    model.again = model.c2.weight
+    result = clat.train(
+        kit.recipe(stages=(stage("c2"),)), tmp_path / "run", model=model, data=kit.data(), quiet=True
+    )
+    said = "the network itself shares weights with the selected layers, and moves with them"
+    assert result.summary["warnings"] == [said]
+
+
 CLAT = Clat(steps=1)
 
 

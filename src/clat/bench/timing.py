@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from clat.core.progress import tell
+
 
 @dataclass
 class Timing:
@@ -48,8 +50,10 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, war
         Name -> its times, an entry for each round.
     """
     found = {name: Timing() for name in candidates}
+    total = (warmup + rounds) * len(candidates)
     for number in range(warmup + rounds):
-        for name, run in candidates.items():
+        for place, (name, run) in enumerate(candidates.items()):
+            tell("timing steps", number * len(candidates) + place, total)
             synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
             run()
@@ -57,6 +61,7 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, war
             if number >= warmup:
                 found[name].wall.append(time.perf_counter() - wall)
                 found[name].cpu.append(time.process_time() - cpu)
+    tell("timing steps", total, total)
     return found
 
 

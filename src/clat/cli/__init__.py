@@ -91,7 +91,7 @@ def _run(words: list[str]) -> int:
         module.take_rest(options, rest)
     elif rest:
         raise ClatError(f"unexpected argument '{rest[0]}' (see clat {options.command} --help)")
-    set_up(quiet=options.quiet, stderr=getattr(options, "out", None) == "-")
+    set_up(quiet=options.quiet, stderr=getattr(options, "out", None) == "-" or getattr(options, "json", False))
     try:
         return module.run(options)
     except ClatError:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from clat.cli.console import say, show
+from clat.cli.console import console, say, show
 from clat.cli.options import add_device_option, add_model_arguments, add_result_option
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.bench import Bench, measure
     from clat.bench.table import profile_table, steps_table, surroundings_lines
     from clat.cli.inputs import model_arguments
+    from clat.core.progress import watching
     from clat.models import load_model
     from clat.network.outputs import logits_only
     from clat.runtime.engine import EngineConfig
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         model = load_model(options.model, args=args, **size)
     check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
     check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
-    with logits_only(model):
+    with logits_only(model), watching(console()):
         measured = measure(model, settings)
     result = {"model": options.model, "width": options.width, "depths": depths, **measured}
     show(steps_table(result))

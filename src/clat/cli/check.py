@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from clat.cli.console import show
+from clat.cli.console import console, show
 from clat.cli.options import EPS, add_measuring_options, add_model_options
 from clat.cli.outputs import Outputs
 from clat.core.units import parse_size
@@ -37,21 +37,24 @@ def run(options: argparse.Namespace) -> int:
         ClatError: If the network and the images do not go together.
     """
     from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device, tensors
+    from clat.core.progress import watching
     from clat.evaluation.masking.check import check
 
     outputs = Outputs(options.out)
     parse_size(options.eps, norm=options.norm)
     device = pick_device(options.device)
     images = first_images(options)
-    report = check(
-        build_model(options, images, device),
-        *tensors(images),
-        eps=options.eps,
-        norm=options.norm,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        about={**about_model(options), **about_data(images)},
-    )
+    model = build_model(options, images, device)
+    with watching(console()):
+        report = check(
+            model,
+            *tensors(images),
+            eps=options.eps,
+            norm=options.norm,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            about={**about_model(options), **about_data(images)},
+        )
     show(report.table())
     outputs.write(report)
     return int(options.strict and report.suspicious)

@@ -5,8 +5,12 @@ Results that programs read go to a file or, with `--out -`, alone to standard ou
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -54,3 +58,29 @@ def show(renderable: RenderableType) -> None:
         renderable: what rich can print.
     """
     console().print(renderable)
+
+
+def print_json(data: Any) -> None:
+    """Print a result for programs, on standard output and in spite of --quiet.
+
+    Args:
+        data: what JSON can hold, without nan and infinity.
+    """
+    print(json.dumps(data, indent=1, allow_nan=False))
+
+
+@contextmanager
+def only_json(wanted: bool) -> Iterator[None]:
+    """Send all that is printed inside to standard error, so that the result stands alone on standard output.
+
+    Args:
+        wanted: False leaves everything as it is.
+
+    Yields:
+        Nothing.
+    """
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield

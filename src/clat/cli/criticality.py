@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clat.cli.console import say, show
+from clat.cli.console import console, say, show
 from clat.cli.options import add_column_options, add_device_option, add_model_options, add_result_option
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
@@ -90,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from clat.cli.inputs import build_model, pick_device, read_images
     from clat.core.notices import notice
+    from clat.core.progress import watching
     from clat.core.seeds import permutation
     from clat.data import Loader
     from clat.models.files import read_state
@@ -127,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
 
     def measure(ranking: AnyRanking) -> Ranked[Any]:
         threat = {"eps": options.eps, "norm": options.norm}
-        return ranking.measure(model, x, y, layers=layers, seed=options.seed, initial=initial, **threat)
+        with watching(console()):
+            return ranking.measure(model, x, y, layers=layers, seed=options.seed, initial=initial, **threat)
 
     _caution(rankings, model, x, layers)
     if options.compare:

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", help="of the search: float32, bfloat16 (default: float32)"
     )
-    parser.add_argument("--state", metavar="FILE", help="keep the standing here, to go on after an interruption")
+    parser.add_argument("--state", metavar="FILE", help="keep here how far it is, to go on after an interruption")
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument(
         "--ids", metavar="FILE", help="only these images of the split: a JSON list of numbers, or one a line"

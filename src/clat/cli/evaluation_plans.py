@@ -164,7 +164,7 @@ def _say_sampled(found: SampledEvaluation, options: Namespace, prepared: Prepare
     low, high = found.interval
     say(
         f"robust accuracy  at least {low:.2%} ({found.confidence:.1%} confidence), at most {high:.2%}, estimate "
-        f"{found.estimate:.2%}   {SAMPLED}, {options.norm} eps {found.eps}"
+        f"{found.estimate:.2%}   {SAMPLED}, {found.threat}"
     )
     say(f"cost  {cost_text(found.cost)}")
     full = found.full_cost

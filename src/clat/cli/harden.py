@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clat.cli.console import say
-from clat.cli.options import EPS, add_column_options, add_device_option, add_model_options, folder
+from clat.cli.console import only_json, print_json, say
+from clat.cli.options import (
+    EPS,
+    add_column_options,
+    add_device_option,
+    add_json_option,
+    add_logger_option,
+    add_model_options,
+    folder,
+    logger_field,
+)
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
@@ -35,6 +46,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "clat harden --model M --weights W --data D --eps 8/255 --budget 30m --out DIR\n"
         "       clat harden --resume DIR"
     )
+    parser.description = (
+        "Fields of the recipe can be given as for clat train: --stages.harden.objective.label_smoothing 0 "
+        "--schedule.lr 0.01"
+    )
     add_model_options(parser, required=False)
     parser.add_argument("--data", default="digits", help="a data set with a train and a test split")
     add_column_options(parser)
@@ -54,9 +69,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
+    add_logger_option(parser)
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--out", type=folder, metavar="DIR", help="a new folder")
     parser.add_argument("--resume", metavar="DIR", help="go on with a hardening that was stopped")
+    add_json_option(parser, "the result, before and after")
+
+
+def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """Set `fields` from the words that the parser left over: fields of the recipe, --FIELD VALUE or --FIELD=VALUE.
+
+    Args:
+        options: what the parser read; `fields` is set here.
+        words: what it left over.
+
+    Raises:
+        ClatError: If a word is no field or its value, or a field that a hardening does not take.
+    """
+    from clat.recipe.source import override_pairs
+
+    options.fields = dict(override_pairs([*words, *logger_field(options)]))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,12 +106,16 @@ def run(options: argparse.Namespace) -> int:
     from clat.training.interrupt import Interrupted
 
     try:
-        return _resume(options) if options.resume is not None else _start(options)
+        with only_json(options.json):
+            done = _resume(options) if options.resume is not None else _start(options)
     except Interrupted as stopped:
         return stopped.exit_code
+    if options.json:
+        print_json(done)
+    return 0
 
 
-def _start(options: argparse.Namespace) -> int:
+def _start(options: argparse.Namespace) -> dict[str, Any]:
     if options.model is None or (options.out is None and not options.plan):
         raise ClatError("name a network and a new folder: clat harden --model M --weights W --budget 30m --out DIR")
     from clat.hardening import plan_hardening
@@ -91,13 +127,12 @@ def _start(options: argparse.Namespace) -> int:
     if options.plan:
         plan, _ = plan_hardening(model, train_set, test_set, config, quiet=options.quiet)
         say(f"would take about {plan.seconds / 60:.1f} minutes from here")
-        return 0
-    _show(run_hardening(model, train_set, test_set, options.out, config, about=about, quiet=options.quiet))
-    return 0
+        return {"what": "hardening plan", **plan.to_dict()}
+    return _show(run_hardening(model, train_set, test_set, options.out, config, about=about, quiet=options.quiet))
 
 
-def _resume(options: argparse.Namespace) -> int:
-    if options.out is not None or options.model is not None:
+def _resume(options: argparse.Namespace) -> dict[str, Any]:
+    if options.out is not None or options.model is not None or options.fields:
         raise ClatError("--resume goes on with what harden.json in the folder says: give nothing beside it")
     from clat.hardening import resume_hardening
     from clat.hardening.run import read_hardening
@@ -109,8 +144,7 @@ def _resume(options: argparse.Namespace) -> int:
             f"the hardening in {out} was started from Python: go on with clat.hardening.resume_hardening()"
         )
     model, train_set, test_set = _inputs(argparse.Namespace(**about, device=options.device))
-    _show(resume_hardening(out, model, train_set, test_set, quiet=options.quiet))
-    return 0
+    return _show(resume_hardening(out, model, train_set, test_set, quiet=options.quiet))
 
 
 def _config(options: argparse.Namespace) -> HardenConfig:
@@ -122,7 +156,7 @@ def _config(options: argparse.Namespace) -> HardenConfig:
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["budget"] = None if options.budget is None else parse_budget(options.budget)
-    return HardenConfig(**settings, precision=options.precision)
+    return HardenConfig(**settings, precision=options.precision, fields=options.fields)
 
 
 def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:
@@ -136,6 +170,8 @@ def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]
     return build_model(options, train_set, device), train_set, test_set
 
 
-def _show(done: Any) -> None:
+def _show(done: Any) -> dict[str, Any]:
+    """Say what came out, and return it for --json."""
     say((done.out / "README.md").read_text().split("\n\n")[2], style="bold")
     say(f"the network: {done.out / 'model.safetensors'}\nopen {done.out / 'report.html'} in a browser")
+    return {"what": "hardening", "out": str(done.out), **json.loads((done.out / "result.json").read_text())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 EPS = "perturbation size, a float or a fraction (default: 8/255)"
 RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
@@ -126,4 +127,42 @@ def add_result_option(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser, changed in place.
     """
-    parser.add_argument("--out", metavar="FILE", help=RESULT)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--out", metavar="FILE", help=RESULT)
+    group.add_argument("--json", dest="out", action="store_const", const="-", help="short for --out -")
+
+
+def add_json_option(parser: argparse.ArgumentParser, result: str) -> None:
+    """Add the option of a command whose result lies in a folder, or is a list.
+
+    Args:
+        parser: the command's parser, changed in place.
+        result: what is printed.
+    """
+    parser.add_argument(
+        "--json", action="store_true", help=f"print {result} as JSON, and all else on standard error"
+    )
+
+
+def add_logger_option(parser: argparse.ArgumentParser) -> None:
+    """Add --logger, which sends a run's numbers to trackers.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
+    parser.add_argument(
+        "--logger", action="append", metavar="NAME",
+        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
+    )  # fmt: skip
+
+
+def logger_field(options: argparse.Namespace) -> list[str]:
+    """Return the override of a recipe that --logger is short for.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        Words as on a command line; none if there is no logger.
+    """
+    return ["--monitor.loggers", json.dumps(options.logger)] if options.logger else []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from clat.cli.console import say
+from clat.cli.console import print_json, say
 from clat.core.errors import ClatError
 from clat.core.files import claim_output, write_json
 
@@ -55,7 +54,7 @@ class Outputs:
         """
         data = result if isinstance(result, dict) else result.to_dict()
         if self.out == "-":
-            print(json.dumps(data, indent=1, allow_nan=False))
+            print_json(data)
         elif self.out is not None:
             write_json(self.out, data)
         if self.plot is not None and draw is not None:

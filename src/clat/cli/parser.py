@@ -91,6 +91,15 @@ def build_parser(names: Iterable[str]) -> Parser:
         module = command(name)
         one = commands.add_parser(name, help=module.HELP)
         module.add_options(one)
-        # Without a default of its own, which would undo a --quiet before the command.
-        one.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="say nothing but errors")
+        _add_quiet(one)
     return parser
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Let `--quiet` stand behind a command and its actions, too."""
+    # Without a default of its own, which would undo a --quiet before the command.
+    parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="say nothing but errors")
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _add_quiet(below)

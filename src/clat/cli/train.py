@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clat.cli.console import say
-from clat.cli.options import folder
+from clat.cli.console import only_json, print_json, say
+from clat.cli.options import add_json_option, add_logger_option, folder, logger_field
 from clat.cli.recipes import list_recipes
 from clat.core.errors import ClatError
 
@@ -38,11 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", help="processes, one a device: short for --engine.devices")
     parser.add_argument("--precision", help="auto, float32 (or 32), bfloat16: short for --engine.precision")
     parser.add_argument("--compile", action="store_true", help="short for --engine.compile true")
-    parser.add_argument(
-        "--logger", action="append", metavar="NAME",
-        help="tensorboard, csv, wandb, mlflow, trackio, module:function; repeatable: short for --monitor.loggers",
-    )  # fmt: skip
+    add_logger_option(parser)
     parser.add_argument("--list", action="store_true", help="list the built-in recipes")
+    add_json_option(parser, "summary and test results")
 
 
 def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -92,14 +89,14 @@ def run(options: argparse.Namespace) -> int:
         ClatError: If recipe or folder is missing, or the recipe cannot be trained.
     """
     if options.list:
-        return list_recipes()
+        return list_recipes(as_json=options.json)
     if options.resume is not None:
         beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile", "logger")
         if any(getattr(options, name) for name in beside):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         from clat.training.run import resume
 
-        return _finish(lambda: resume(options.resume, quiet=options.quiet))
+        return _finish(lambda: resume(options.resume, quiet=options.quiet), options.json)
     if options.recipe is None or options.out is None:
         raise ClatError("name a recipe and a new folder: clat train RECIPE.toml --out DIR (or --resume DIR)")
     from clat.recipe.source import read_source
@@ -110,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     recipe = build_recipe(data)
     from clat.training.run import train
 
-    return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet))
+    return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet), options.json)
 
 
 def _short(options: argparse.Namespace) -> list[str]:
@@ -120,24 +117,28 @@ def _short(options: argparse.Namespace) -> list[str]:
         value = getattr(options, name)
         if value is not None:
             words += [f"--engine.{name}", f'"{value}"' if name == "precision" else value]
-    if options.logger:
-        words += ["--monitor.loggers", json.dumps(options.logger)]
+    words += logger_field(options)
     return words + (["--engine.compile", "true"] if options.compile else [])
 
 
-def _finish(train: Callable[[], Result]) -> int:
+def _finish(train: Callable[[], Result], as_json: bool) -> int:
     """Run to the end and draw the page; a stopped run returns its exit code."""
     from clat.runtime.engine import is_first_process
     from clat.training.interrupt import Interrupted
 
     try:
-        result = train()
+        with only_json(as_json):
+            result = train()
     except Interrupted as stopped:
         # The first process speaks for all; where another fails, the launcher kills it.
         return stopped.exit_code if is_first_process() else 0
-    if not result.evaluations or not is_first_process():
+    if not is_first_process():
         return 0
-    from clat.report.page import write_report
+    if result.evaluations:
+        from clat.report.page import write_report
 
-    say(f"wrote {write_report(result.out)}")
+        say(f"wrote {write_report(result.out)}")
+    if as_json:
+        about = {"what": "run", "out": str(result.out)}
+        print_json({**about, "summary": result.summary, "evaluations": result.evaluations})
     return 0

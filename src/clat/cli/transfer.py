@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from clat.cli.console import say, show
+from clat.cli.console import console, say, show
 from clat.cli.options import EPS, add_image_options, add_measuring_options
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from clat.cli.inputs import about_data, build_model, first_images, pick_device, tensors
     from clat.evaluation import find_protocol
+    from clat.evaluation.live import evaluation_progress
     from clat.evaluation.transfer import transfer
 
     outputs = Outputs(options.out, options.plot)
@@ -68,17 +69,19 @@ def run(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     images = first_images(options)
     networks = {name: build_model(one, images, device) for name, one in described.items()}
-    matrix = transfer(
-        networks,
-        *tensors(images),
-        eps=options.eps,
-        protocol=protocol,
-        norm=options.norm,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        report=lambda name: say(f"attacking {name}"),
-        about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
-    )
+    with evaluation_progress(console()) as progress:
+        matrix = transfer(
+            networks,
+            *tensors(images),
+            eps=options.eps,
+            protocol=protocol,
+            norm=options.norm,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            report=lambda name: say(f"attacking {name}"),
+            progress=progress,
+            about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
+        )
     for note in matrix.notes:
         say(f"note: {note}")
     show(matrix.table())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from clat.core.errors import ClatError
 
+LARGEST = 2**63 - 1
+"""The largest whole number that torch takes for a size or a count, and that TOML has to hold."""
 _ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
 
 
@@ -49,7 +53,7 @@ def check_images(x: torch.Tensor) -> None:
             " x.clamp(0, 1)"
         )
     raise ClatError(
-        f"images lie in [{low:.3g}, {high:.3g}], expected [0, 1]: pass them unnormalised; clat puts"
+        f"images lie in [{_digits(low)}, {_digits(high)}], expected [0, 1]: pass them unnormalised; clat puts"
         " normalisation inside the model, see load_model(normalize=...)"
     )
 
@@ -116,7 +120,7 @@ def _digits(value: float) -> str:
 
 
 def at_least(what: str, value: float, least: float) -> None:
-    """Raise an error unless a number is at least as large as asked for.
+    """Raise an error unless a number is at least as large as asked for, and not too large for torch to take.
 
     Args:
         what: the name of the number in the message, such as "engine.devices".
@@ -124,10 +128,25 @@ def at_least(what: str, value: float, least: float) -> None:
         least: the smallest that is allowed.
 
     Raises:
-        ClatError: `value` is smaller, or nan.
+        ClatError: `value` is smaller, or nan, or a whole number that 64 bits do not hold.
     """
     if not value >= least:
         raise ClatError(f"{what} is {value}: expected at least {least}")
+    if isinstance(value, int) and value > LARGEST:
+        raise ClatError(f"{what} is {shown_number(value)}: expected at most {LARGEST}")
+
+
+def shown_number(value: int) -> str:
+    """Return a whole number as messages show it.
+
+    Args:
+        value: a number of any length.
+
+    Returns:
+        Its digits, or how many there are, where they would fill the line.
+    """
+    digits = math.ceil(value.bit_length() * math.log10(2))
+    return str(value) if digits < 40 else f"a number of some {digits} digits"
 
 
 def within(what: str, value: float, low: float, high: float) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from clat.core.logger import logger
+
 
 class Notice(UserWarning):
     """A choice that the input left open, or a part of the input that was not used."""
@@ -18,9 +20,12 @@ _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", def
 def notice(text: str) -> None:
     """Tell the innermost listener of `listening` this line; where there is none, warn with a `Notice`.
 
+    The logger `clat` gets it in any case.
+
     Args:
         text: one line that says what was decided, and how to decide otherwise.
     """
+    logger.info("%s", text)
     listener = _listener.get()
     if listener is None:
         warnings.warn(text, Notice, stacklevel=3)

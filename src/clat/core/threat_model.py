@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from clat.core.errors import unknown
 from clat.core.units import Size, parse_size, size_text
@@ -58,3 +59,10 @@ class ThreatModel:
     def text(self) -> str:
         """Return the eps as a user writes it, exact: "8/255"."""
         return size_text(self.eps)
+
+    def eps_data(self) -> dict[str, Any]:
+        """Return the eps for JSON, exact and as a number."""
+        return {"text": self.text, "value": self.radius}
+
+    def __str__(self) -> str:
+        return f"{self.norm} eps {self.text}"

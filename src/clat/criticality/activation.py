@@ -17,6 +17,7 @@ from clat.attacks.activation import activation_settings, check_decay, run_activa
 from clat.attacks.ascent import check_found
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError, unknown
+from clat.core.progress import counted
 from clat.core.seeds import generator
 from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
@@ -93,7 +94,7 @@ def measure_activation_ranking(
             chosen = draw_targets(y, before == y, seed)
             targets = x[chosen], y[chosen]
         rows = []
-        for layer in layers:
+        for layer in counted("activation: layers", layers):
             parts, shares = [], []
             for images, wanted in batches(x, targets[0], batch_size):
                 found = run_activation_attack(model, images, wanted, layer, attack, decay=decay, tap=tap)

@@ -15,11 +15,12 @@ from scipy.stats import kendalltau, rankdata, spearmanr
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.notebook import ShownAsTable
 from clat.criticality.ranking_report import LayerRow, Ranked
 
 
 @dataclass(frozen=True)
-class RankingComparison:
+class RankingComparison(ShownAsTable):
     """Comparison of two or more rankings.
 
     Attributes:

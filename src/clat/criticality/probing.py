@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.cost import Cost, metered
@@ -37,8 +38,7 @@ def check_ranking(x: Tensor, layers: Sequence[Layer], batch_size: int) -> None:
         raise ClatError("the batch holds no image: a ranking needs some to measure on")
     if not layers:
         raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
-    if batch_size < 1:
-        raise ClatError(f"batch_size is {batch_size}: expected at least 1")
+    at_least("batch_size", batch_size, 1)
 
 
 @contextmanager

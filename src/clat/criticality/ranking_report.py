@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from clat.core.checks import at_least
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.notebook import ShownAsTable
+from clat.core.parsing import parse_json
 from clat.network.cost import Cost
 
 
@@ -31,7 +32,7 @@ class LayerRow:
 Row = TypeVar("Row", bound=LayerRow)
 
 
-class Ranked(Generic[Row]):
+class Ranked(ShownAsTable, Generic[Row]):
     """Base of the reports.
 
     Attributes:
@@ -150,7 +151,7 @@ class Ranked(Generic[Row]):
             ClatError: if the file holds something else.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
+            return cls.from_dict(parse_json(Path(path).read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClatError(f"{path} is not a {cls._what()}: {error}") from None
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.progress import counted
 from clat.core.seeds import generator
 from clat.criticality.probing import (
     Weights,
@@ -88,7 +89,7 @@ def measure_rewinding_drop(
     with measuring(model, x.device) as cost:
         loss, accuracy = loss_and_accuracy(model, {}, x, y, batch_size)
         rows = []
-        for layer in layers:
+        for layer in counted("rewinding-drop: layers", layers):
             remaining = loss_and_accuracy(model, first[layer.name], x, y, batch_size)[1]
             moved = joint_norm(combined(torch.sub, layer_parameters(model, layer), first[layer.name]))
             details = {"distance": moved, "accuracy": remaining}
@@ -159,7 +160,7 @@ def measure_rewinding_criticality(
         final = judge({})
         allowed = final + slack if threshold is None else threshold
         rows = []
-        for layer in layers:
+        for layer in counted("rewinding: layers", layers):
             valley = _Valley(model, layer, first[layer.name], seed)
             found = valley.narrowest(judge, allowed, alphas, sigmas, draws)
             details = {"distance": valley.distance}

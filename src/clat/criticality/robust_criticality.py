@@ -28,6 +28,7 @@ from clat.attacks.pgd import checked_cross_entropy, run_pgd
 from clat.attacks.settings import Attack
 from clat.core.checks import check_images
 from clat.core.errors import ClatError
+from clat.core.progress import counted
 from clat.core.seeds import derive_seed
 from clat.core.units import Size
 from clat.criticality.probing import (
@@ -115,7 +116,7 @@ def measure_robust_criticality(
         if not math.isfinite(loss):
             raise ClatError("the model returns NaN or infinite logits")
         rows = []
-        for layer in layers:
+        for layer in counted("mrc: layers", layers):
             worst, remaining = _worst(
                 model,
                 layer_weights(model, layer),

@@ -6,6 +6,7 @@ from clat.core.checks import check_images, check_labels
 from clat.data.augment import Augment, BatchAugment
 from clat.data.cache import cache_root, data_root
 from clat.data.datasets import load_split
+from clat.data.fetch import fetch_data
 from clat.data.generated import Extra, open_generated
 from clat.data.given import as_image_set, as_train_and_test
 from clat.data.idbh import IDBH, IDBH_VARIANTS
@@ -34,6 +35,7 @@ __all__ = [
     "check_images",
     "check_labels",
     "data_root",
+    "fetch_data",
     "hold_out",
     "inspect_data",
     "load_split",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clat.core.errors import ClatError, unknown
+from clat.core.parsing import parse_json
 from clat.data.tree import read_tree, shown
 
 _MOST = 1_000_000  # classes that are counted, though there are images of a few only
@@ -102,7 +102,7 @@ def _from_text(given: str | os.PathLike[str], where: str) -> list[str]:
     if not content.lstrip().startswith(("[", "{")):
         return [line.strip() for line in content.splitlines() if line.strip()]
     try:
-        names = json.loads(content)
+        names = parse_json(content)
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

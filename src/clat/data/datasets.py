@@ -10,6 +10,7 @@ from PIL import Image
 
 from clat.core.errors import ClatError, unknown
 from clat.core.memory import available_memory
+from clat.core.notices import notice
 from clat.core.seeds import permutation
 from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
@@ -127,8 +128,11 @@ def load_split(
     if workers is None:
         workers = default_workers() if len(image_set) > _FEW else 0
     image_set = image_set.load(workers)
-    if path is not None:
-        copies.write_copy(path, image_set)
+    if path is not None and not copies.write_copy(path, image_set):
+        notice(
+            f"the decoded images of '{title}' are not kept for the next time: {path.parent} cannot be written to "
+            "or is full; set CLAT_CACHE_DIR"
+        )
     return image_set
 
 

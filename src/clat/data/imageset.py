@@ -11,6 +11,7 @@ import torch
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
 from clat.data.lazy import FloatImages, LazyImages, decoded_batches
+from clat.data.shown import image_set_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,9 @@ class ImageSet:
                 f"{here}: row {row} has label {int(labels[row])}, expected 0 to {self.num_classes - 1}"
                 " (-1 often marks a split published without labels: use another split)"
             )
+
+    def _repr_html_(self) -> str:
+        return image_set_html(self)
 
     def __len__(self) -> int:
         return len(self.labels)

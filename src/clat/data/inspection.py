@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clat.core.errors import ClatError
+from clat.core.notebook import html_of, html_table
 from clat.data.classes import Classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.image_files import UNREADABLE, open_image, to_rgb, why_unreadable
@@ -95,6 +96,10 @@ class DataReport:
         if len({size for split in self.splits for size in split.sizes}) > 1:
             said.append("the images differ in size: give image_size (--image-size) to train and evaluate on them")
         return said
+
+    def _repr_html_(self) -> str:
+        said = html_table([""], [[line] for line in self.lines()]) if self.lines() else ""
+        return html_of(self.split_table()) + html_of(self.class_table()) + said
 
     def split_table(self) -> ConsoleTable:
         """Return a table with a row a split: images, classes, sizes and broken files.

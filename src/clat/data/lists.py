@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError
+from clat.core.parsing import parse_json
 from clat.data.split_names import split_meant
 from clat.data.tree import Tree, ending
 
@@ -64,7 +64,7 @@ def read_list(root: Path, path: str) -> dict[str, list[Any]]:
     try:
         with open(root / path, encoding="utf-8-sig", newline="") as file:
             if ending(path) == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
+                rows = [parse_json(line) for line in file if line.strip()]
             else:
                 rows = list(csv.DictReader(file, strict=True))
     except UnicodeDecodeError:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.seeds import generator, permutation
 from clat.data.augment import BatchAugment
@@ -73,8 +74,7 @@ class Loader:
         here = f"'{image_set.name}/{image_set.split}'"
         if len(image_set) == 0:
             raise ClatError(f"no images in {here} to make batches of")
-        if batch_size < 1:
-            raise ClatError(f"batch_size is {batch_size}, expected at least 1")
+        at_least("batch_size", batch_size, 1)
         if not 0 <= rank < world_size:
             raise ClatError(f"rank is {rank}, expected 0 to world_size - 1 = {world_size - 1}")
         if batch_size % world_size:

@@ -26,6 +26,13 @@ class PerImage:
     """Takes one image as it is stored, uint8 or float32 in [0, 1], shape (C, H, W), and returns one of that shape,
     of either type. A transform of torchvision v2 does."""
 
+    def __post_init__(self) -> None:
+        if not callable(self.transform):
+            raise ClatError(
+                f"the augmentation is {self.transform!r}: expected a callable, image (C, H, W) to image; a name "
+                "belongs to the recipe, data.augment"
+            )
+
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Return a seed for each of n images: int64, shape (n, 1), on the generator's device."""
         return torch.randint(2**63 - 1, (n, 1), generator=generator, device=generator.device)

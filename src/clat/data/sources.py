@@ -21,6 +21,7 @@ from clat.core.errors import ClatError, first_line
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
+from clat.data.fetch import KNOWN
 from clat.data.local import Part, Source, open_folder
 from clat.data.split_names import find_split, split_meant
 from clat.data.tables import Columns, arrow_labels, missing_shards
@@ -71,8 +72,9 @@ def locate(name: str) -> Path | None:
         if os.path.isdir(known):
             return known
         if re.fullmatch(r"\w[\w.-]*", name) and not os.path.exists(path):
+            fetched = f"fetch it with `clat data fetch {name}`, or " if name in KNOWN else ""
             raise ClatError(
-                f"data set '{name}' not found in {data_root()}: put the Hugging Face parquet files"
+                f"data set '{name}' not found in {data_root()}: {fetched}put the Hugging Face parquet files"
                 f" (train-*.parquet, test-*.parquet) into {known}, or set CLAT_DATA_DIR to the folder that"
                 f" holds {name}/"
             )

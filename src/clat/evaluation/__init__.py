@@ -17,6 +17,7 @@ statistics, finite         intervals and tests; bounds of a count in a finite se
 
 from clat.evaluation.dataset import evaluate_set
 from clat.evaluation.evaluate import evaluate
+from clat.evaluation.live import evaluation_progress
 from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol, find_protocol
 from clat.evaluation.record import EvaluationRecord
 from clat.evaluation.result import Evaluation
@@ -31,5 +32,6 @@ __all__ = [
     "Protocol",
     "evaluate",
     "evaluate_set",
+    "evaluation_progress",
     "find_protocol",
 ]

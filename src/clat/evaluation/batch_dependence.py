@@ -53,7 +53,7 @@ def _needs_company(model: nn.Module, x: Tensor, y: Tensor) -> bool:
 
 
 def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Return the logits of images in batches; where these are of one image, beside its negative 1 - x.
+    """Return the logits of images in batches; where these are of one image, after its negative 1 - x.
 
     Args:
         model: the network under evaluation; it is left as it is.
@@ -66,8 +66,8 @@ def logits_among(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Ten
     """
     if min(len(x), batch_size) > 1:
         return predict(model, x, y, batch_size=batch_size)
-    pairs = torch.stack([x, 1 - x], 1).flatten(0, 1)
-    return predict(model, pairs, y.repeat_interleave(2), batch_size=2)[::2]
+    pairs = torch.stack([1 - x, x], 1).flatten(0, 1)
+    return predict(model, pairs, y.repeat_interleave(2), batch_size=2)[1::2]
 
 
 def differing(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
@@ -103,6 +103,21 @@ def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
     return bool(differing(model, first, second))
 
 
+def first_and_last(count: int, batch_size: int) -> list[int]:
+    """Return the numbers of the first batch's first and last image, which are looked at for a dependence on others.
+
+    One of them alone may be what the others are measured by, the largest say, or stand where nothing is added.
+
+    Args:
+        count: images of the whole evaluation, at least one.
+        batch_size: images in a forward pass.
+
+    Returns:
+        Two numbers, or 0 alone where the batch is one image.
+    """
+    return sorted({0, min(count, batch_size) - 1})
+
+
 def batch_notes(
     model: nn.Module,
     x: Tensor,
@@ -115,11 +130,11 @@ def batch_notes(
 
     Args:
         model: the network under evaluation; it is left as it is.
-        x: images in [0, 1], (N, C, H, W), of which the first is looked at.
+        x: images in [0, 1], (N, C, H, W), of which `first_and_last` names those that are looked at.
         y: their labels, (N,).
         batch_size: images that the evaluation attacks at a time.
-        alone: the first image's logits by itself, (1, classes), if they are known; None: measured here.
-        among: the same image's within the first batch, if they are.
+        alone: the logits of these by themselves, (1 or 2, classes), if they are known; None: measured here.
+        among: theirs within the first batch, if they are.
 
     Returns:
         One line, or none.
@@ -127,11 +142,11 @@ def batch_notes(
     Raises:
         ClatError: the network does not run on a single image.
     """
+    ends, first = first_and_last(len(x), batch_size), slice(batch_size)
     if alone is None:
-        alone = logits_alone(model, x[:1], y[:1])
-    if among is None or min(len(x), batch_size) == 1:
-        count = min(2, batch_size)
-        among = logits_among(model, x[:count], y[:count], batch_size)[:1]
+        alone = logits_alone(model, x[ends], y[ends])
+    if among is None or len(ends) == 1:
+        among = logits_among(model, x[first], y[first], batch_size)[ends]
     if not differing(model, alone, among).any():
         return []
     if is_random(model, x, y):

@@ -13,6 +13,7 @@ from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import p_text, percent, points
+from clat.core.notebook import ShownAsTable
 from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.same_run import refuse_one_run
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
@@ -25,7 +26,7 @@ ACCURACIES = ("clean", "robust")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(ShownAsTable):
     """Two networks on the same samples.
 
     Attributes:
@@ -88,7 +89,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class SeedComparison:
+class SeedComparison(ShownAsTable):
     """One or two groups of networks that differ in their seed alone.
 
     Attributes:

@@ -8,7 +8,6 @@ numbers from here compare with one another, and not with those.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,8 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.notebook import ShownAsTable
+from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
 from clat.evaluation.predict import is_right
@@ -38,7 +39,7 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorruptionResult:
+class CorruptionResult(ShownAsTable):
     """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are."""
 
     clean: Accuracy
@@ -238,7 +239,7 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
         ClatError: the file cannot be read, or holds something else.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.notebook import html_table
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.protocols import Protocol
@@ -47,6 +48,9 @@ class EpsCurve:
             for (left, right), (one, other) in zip(pairwise(sizes), pairwise(values), strict=True)
         ]
         return sum(pieces) / (sizes[-1] - sizes[0]) if pieces else None
+
+    def _repr_html_(self) -> str:
+        return html_table(["eps", "accuracy under attack"], self.points, title=self.results[0].protocol.title)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.

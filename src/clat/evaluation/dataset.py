@@ -52,6 +52,7 @@ def evaluate_set(
     extent: Extent | None = None,
     workers: int | None = None,
     share: int | None = None,
+    foreign: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Evaluate a network on an image set, which may be larger than memory.
@@ -77,6 +78,8 @@ def evaluate_set(
         workers: cut the set as for so many processes, though this one goes through all of it: what others have
             done of it is found by `state`. None: as for those that there are.
         share: with `workers`, this share alone, from 0; the result is of its images.
+        foreign: nobody has said that the network's outputs are these classes: more outputs than classes with names
+            are refused, instead of noted.
         options: further ones of `clat.evaluate`: norm, seed, batch_size, precision, keep_examples.
 
     Returns:
@@ -101,7 +104,7 @@ def evaluate_set(
     logits = _tried(model, images, device, layout)
     if logits is None:
         layout = torch.contiguous_format
-    notes = [*images.notes, *_outputs_note(logits, images)]
+    notes = [*images.notes, *_outputs_note(logits, images, foreign)]
     data = {"name": images.name, "split": images.split, "n": len(ids)}
     about = {**(about or {}), "data": data, "classes": list(images.class_names)}
 
@@ -207,12 +210,19 @@ def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: tor
     return logits
 
 
-def _outputs_note(logits: object, images: ImageSet) -> list[str]:
+def _outputs_note(logits: object, images: ImageSet, foreign: bool) -> list[str]:
     """Return a note on a network with more outputs than there are classes: nobody says which is which."""
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else images.num_classes
     if outputs <= images.num_classes:
         return []
-    return [f"the model has {outputs} outputs, the data {images.num_classes} classes: they count as the first ones"]
+    said = f"the model has {outputs} outputs, the data {images.num_classes} classes"
+    if foreign and images.class_names != tuple(map(str, range(images.num_classes))):
+        listed = ", ".join(images.class_names[:5]) + (", ..." if images.num_classes > 5 else "")
+        raise ClatError(
+            f"{said} ({listed}): give the classes of all outputs, in their order, to clat.load_split or"
+            " clat.as_image_set as classes=[...], or labels that are numbers of outputs as (x, y)"
+        )
+    return [f"{said}: they count as the first ones"]
 
 
 def join_evaluations(results: list[Evaluation], places: Tensor, notes: Sequence[str] = ()) -> Evaluation:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.search import worthwhile
+from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.threat_model import EVALUATION_NORMS
-from clat.core.units import Size, parse_size, size_text
+from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
+from clat.core.units import Size
 from clat.data import as_image_set
-from clat.evaluation.batch_dependence import batch_notes, logits_alone
+from clat.evaluation.batch_dependence import batch_notes, first_and_last, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
-from clat.evaluation.planned_search import plan_searches
+from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.state import EvaluationState, Extent, StateFile
@@ -79,7 +80,7 @@ def evaluate(
 
     Raises:
         ClatError: an unknown protocol, inputs outside [0, 1], wrong labels, a model whose output is not finite
-            logits, or a state of something else.
+            logits, or has more of them than a set has classes with names, or a state of something else.
     """
     protocol = find_protocol(protocol)
     if y is None:
@@ -89,78 +90,101 @@ def evaluate(
         return evaluate_set(
             model, images, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed,
             precision=precision, ids=ids, state=state, keep_examples=keep_examples, report=report, about=about,
-            extent=extent,
+            extent=extent, foreign=True,
         )  # fmt: skip
     model, x = accept(model, x, y)
-    if norm not in EVALUATION_NORMS:
-        raise unknown("norm", norm, EVALUATION_NORMS)
-    radius = parse_size(eps, norm=norm)
-    if len(x) == 0:
-        raise ClatError("the data set is empty: there is nothing to evaluate")
-    if radius == 0:
-        raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
-    if batch_size < 1:
-        raise ClatError(f"batch_size is {batch_size}: expected at least 1")
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    if keep_examples and state is not None:
-        raise ClatError("a state file holds verdicts, not examples: leave out state or keep_examples")
-    ids = torch.arange(len(x)) if ids is None else ids.cpu().long()
-    if ids.shape != (len(x),):
-        raise ClatError(f"ids have shape {tuple(ids.shape)}, expected ({len(x)},): one number an image")
+    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
+    _check_settings(x, threat, batch_size, precision, keep_examples=keep_examples, state=state)
+    ids = _numbers(x, ids)
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
-    alone = logits_alone(model, x[:1], y[:1])
+    ends = first_and_last(len(x), batch_size)
+    alone = logits_alone(model, x[ends], y[ends])
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         upto = None if extent is None else extent.attacks
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
         todo, notes = plan_searches(
-            protocol, eps=float(radius), norm=norm, classes=first.shape[1], seed=seed, room=room,
+            protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
-        keeper = StateFile(None, {})
+        state_file = StateFile(None, {})
         if state is not None:
             key = {
                 "protocol": protocol.hash,
-                "eps": size_text(radius),
-                "norm": norm,
+                "eps": threat.text,
+                "norm": threat.norm,
                 "seed": str(seed),
                 "precision": precision,
                 "model": fingerprint(model),
                 "images": digest(samples),
             }
-            keeper = StateFile(Path(state), key)
-        standing = keeper.load()
-        if standing is not None:
+            state_file = StateFile(Path(state), key)
+        reached = state_file.load()
+        if reached is not None:
             notes.append("went on from a state file: the cost is of the last session alone")
         elif extent is not None:
-            standing = extent.standing(sum(one.attack < extent.known for one in todo))
-        if standing is None:
+            reached = extent.known_state(sum(one.attack < extent.known for one in todo))
+        if reached is None:
             predicted = job.predicted(first)
-            standing = EvaluationState.fresh(predicted == y.cpu(), predicted)
-            keeper.save(standing, now=True)  # a file that cannot be written is better known now than in an hour
-        try:
-            for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
-                job.run(list(group), standing, keeper)
-        finally:
-            keeper.save(standing, now=True)
+            reached = EvaluationState.fresh(predicted == y.cpu(), predicted)
+            state_file.save(reached, now=True)  # a file that cannot be written is better known now than in an hour
+        _search_all(job, todo, reached, state_file)
     return Evaluation(
         protocol=protocol,
-        eps=size_text(radius),
-        norm=norm,
+        threat=threat,
         seed=seed,
         precision=precision,
-        correct=standing.correct,
-        fooled_by=standing.fooled_by,
+        correct=reached.correct,
+        fooled_by=reached.fooled_by,
         labels=y.detach().cpu(),
-        predicted=standing.predicted,
+        predicted=reached.predicted,
         samples=samples,
         cost=cost,
         environment=describe_environment(device.type),
-        notes=[*batch_notes(model, x, y, batch_size, alone, first[:1]), *notes],
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},
     )
+
+
+def _check_settings(
+    x: Tensor,
+    threat: ThreatModel,
+    batch_size: int,
+    precision: str,
+    *,
+    keep_examples: bool,
+    state: str | Path | None,
+) -> None:
+    """Refuse what no evaluation can be made of."""
+    if len(x) == 0:
+        raise ClatError("the data set is empty: there is nothing to evaluate")
+    if threat.eps == 0:
+        raise ClatError("eps is 0: an evaluation needs a perturbation; clean accuracy comes with every protocol")
+    at_least("batch_size", batch_size, 1)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if keep_examples and state is not None:
+        raise ClatError("a state file holds verdicts, not examples: leave out state or keep_examples")
+
+
+def _numbers(x: Tensor, ids: Tensor | None) -> Tensor:
+    """Return the samples' numbers, (N,) int64, on the CPU."""
+    ids = torch.arange(len(x)) if ids is None else ids.cpu().long()
+    if ids.shape != (len(x),):
+        raise ClatError(f"ids have shape {tuple(ids.shape)}, expected ({len(x)},): one number an image")
+    return ids
+
+
+def _search_all(
+    job: EvaluationJob, todo: list[PlannedSearch], reached: EvaluationState, state_file: StateFile
+) -> None:
+    """Go through all passes, those of a group together, and leave the file as far as it was possible to come."""
+    try:
+        for _, group in itertools.groupby(enumerate(todo), key=lambda numbered: numbered[1].group):
+            job.run(list(group), reached, state_file)
+    finally:
+        state_file.save(reached, now=True)

@@ -161,7 +161,7 @@ def make_gallery(
     first = results[0]
     return Gallery(
         networks=list(networks),
-        setting=f"{first.protocol.title}, {first.norm} eps {first.eps}",
+        setting=f"{first.protocol.title}, {first.threat}",
         counts={kind: int(kinds[kind].sum()) for kind in names},
         pictures=pictures,
     )

@@ -82,7 +82,7 @@ class EvaluationJob:
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             yield x.to(self.device), y.to(self.device)
 
-    def run(self, group: list[tuple[int, PlannedSearch]], standing: EvaluationState, keeper: StateFile) -> None:
+    def run(self, group: list[tuple[int, PlannedSearch]], reached: EvaluationState, state_file: StateFile) -> None:
         """Run the passes of one group on the samples that are still robust and have not been through them.
 
         They share batches, but where examples are asked for: which pass fools a sample first is then not left to
@@ -91,27 +91,27 @@ class EvaluationJob:
 
         Args:
             group: the passes with their numbers in the order of all.
-            standing: where the samples stand; brought up to date.
-            keeper: saves it now and then.
+            reached: how far the samples are; brought up to date.
+            state_file: saves it now and then.
 
         Raises:
             ClatError: the network returns no finite logits, or a search's gradient is not finite.
         """
         exact = group[0][1].exact or (self.precision == "float32" and is_exact(self.device))
         for together in [group] if self.examples is None else [[one] for one in group]:
-            through = standing.passed[:, None] > torch.tensor([number for number, _ in together])
+            through = reached.passed[:, None] > torch.tensor([number for number, _ in together])
             if not exact:
-                self._search(together, self.precision, through, standing, keeper)
+                self._search(together, self.precision, through, reached, state_file)
             with exact_float32():
-                self._search(together, "exact", through, standing, keeper)
+                self._search(together, "exact", through, reached, state_file)
 
     def _search(
         self,
         group: list[tuple[int, PlannedSearch]],
         precision: str,
         through: Tensor,
-        standing: EvaluationState,
-        keeper: StateFile,
+        reached: EvaluationState,
+        state_file: StateFile,
     ) -> None:
         """Run a group in one precision.
 
@@ -119,7 +119,7 @@ class EvaluationJob:
         """
         model = InPrecision(self.model, self.device, precision)
         first, one = group[0]
-        attacked = standing.alive if self.upto is None else standing.alive & (self.upto > one.attack)
+        attacked = reached.alive if self.upto is None else reached.alive & (self.upto > one.attack)
         rows = attacked.nonzero().squeeze(1)
         wanted = ~through[rows].T
         total, to_come = int(wanted.sum()), wanted.clone()
@@ -130,23 +130,23 @@ class EvaluationJob:
             check_found(adv)
             predicted = self._logits(adv, self.y[here].to(self.device)).argmax(1).cpu()
             right = predicted == self.y[here].cpu()
-            standing.fooled_by[here[~right]] = one.attack
-            standing.predicted[here[~right]] = predicted[~right]
+            reached.fooled_by[here[~right]] = one.attack
+            reached.predicted[here[~right]] = predicted[~right]
             judged = ~right if claims else ~right | self._as_searched(model, adv, here, right)
             through[here[judged], numbers[judged]] = True
             # A state holds how many passes a sample has been through in order.
-            standing.passed[here] = first + through[here].long().cumprod(1).sum(1)
+            reached.passed[here] = first + through[here].long().cumprod(1).sum(1)
             if self.examples is not None:
                 # Of a sample that nothing fools, the first attack's example stays: the last one's says less.
                 shown = ~right if first else torch.ones_like(right)
                 self.examples[here[shown]] = adv[shown.to(adv.device)].to(self.examples.device)
-            keeper.save(standing)
-            settled = ~standing.alive[rows]
+            state_file.save(reached)
+            settled = ~reached.alive[rows]
             if not claims:
                 to_come[numbers, finished] = False
             to_come[:, settled] = False
             if self.report is not None and judged.any():
-                bound = float(standing.alive.double().mean())
+                bound = float(reached.alive.double().mean())
                 self.report(one.label, total - int(to_come.sum()), total, bound)
             return settled
 

@@ -19,6 +19,7 @@ from clat.attacks.square import SquareSearch
 from clat.attacks.stadv import StadvSearch
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
+from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation.own_attack import OwnAttackSearch, find_own_attack
 from clat.evaluation.protocols import ATTACKS, AttackSpec, Protocol
@@ -56,14 +57,13 @@ class PlannedSearch:
 
 
 def plan_searches(
-    protocol: Protocol, *, eps: float, norm: str, classes: int, seed: int, room: int = 1, leave: bool = True
+    protocol: Protocol, threat: ThreatModel, *, classes: int, seed: int, room: int = 1, leave: bool = True
 ) -> tuple[list[PlannedSearch], list[str]]:
     """Take a protocol apart into its passes.
 
     Args:
         protocol: the attacks in order.
-        eps: the radius, in image units.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         classes: outputs of the network.
         seed: of the evaluation; each pass derives its own from it.
         room: how many images a forward pass may be filled up to.
@@ -80,7 +80,7 @@ def plan_searches(
     result: list[PlannedSearch] = []
     notes: list[str] = []
     for position, spec in enumerate(protocol.attacks):
-        if norm == "l1" and spec.attack not in IN_L1:
+        if threat.norm == "l1" and spec.attack not in IN_L1:
             raise ClatError(
                 f"attack '{spec.attack}' knows no l1: take a protocol of apgd alone, such as apgd-l1 or standard"
             )
@@ -110,7 +110,7 @@ def plan_searches(
             for target in targets:
                 place = derive_seed(seed, spec.label, restart, target)
                 told = spec_targets if target is None else target
-                build = _builder(spec, loss, told, restart, eps, norm, place, room, leave)
+                build = _builder(spec, loss, told, restart, threat, place, room, leave)
                 group = first if alike else len(result)
                 result.append(PlannedSearch(position, spec.label, build, group, exact=spec.attack in EXACT))
     return result, notes
@@ -121,14 +121,13 @@ def _builder(
     loss: str | None,
     target: int | None,
     restart: int,
-    eps: float,
-    norm: str,
+    threat: ThreatModel,
     seed: int,
     room: int,
     leave: bool,
 ) -> Callable[[nn.Module], Search]:
     """Return what builds the search of one pass on a model."""
-    steps = spec.steps or 0
+    eps, norm, steps = threat.radius, threat.norm, spec.steps or 0
     if spec.attack == "pgd":
         ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
         what = carlini_wagner if loss == "cw" else cross_entropy

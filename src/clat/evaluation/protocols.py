@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clat.attacks.square import AUTOATTACK_SCHEDULE
 from clat.core.errors import ClatError, unknown
+from clat.core.parsing import parse_toml
 from clat.core.plugins import PluginKind
 from clat.core.units import parse_size
 from clat.evaluation.own_attack import check_own_settings, find_own_attack
@@ -270,13 +270,13 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
             raise ClatError(f"protocol '{name}' is a {type(found).__name__}, expected a clat.evaluation.Protocol")
         raise unknown("protocol", name, PROTOCOLS)
     try:
-        return TypeAdapter(Protocol).validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(Protocol).validate_python(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ClatError(f"cannot read protocol {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClatError(f"{path} is not valid TOML: {error}") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
         detail = problem["ctx"]["error"] if problem["type"] == "value_error" else problem["msg"].lower()
         raise ClatError(f"{path}: {where + ': ' if where else ''}{detail}") from None
+    except ValueError as error:
+        raise ClatError(f"{path} is not valid TOML: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,9 @@ from torch import Tensor
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import number
+from clat.core.parsing import parse_json
 from clat.evaluation.protocols import protocol_title
+from clat.evaluation.shown import evaluation_html
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,17 @@ class EvaluationRecord:
             ClatError: a file that cannot be read, or holds something else.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ClatError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:
             raise ClatError(f"{path} is no result of `clat evaluate`: {error}") from None
         return cls.from_dict(data, str(path))
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {self.protocol}" + (f" at {self.eps}" if self.eps else "")
+        clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
+        return evaluation_html(title, clean, self.per_attack, robust, f"{self.setting['n']} images")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as it was read.

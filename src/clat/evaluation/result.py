@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from clat.core.files import write_json
-from clat.core.units import parse_size
+from clat.core.threat_model import ThreatModel
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
+from clat.evaluation.shown import evaluation_html
 from clat.evaluation.state import UNTRIED, robust_after
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.network.cost import Cost
@@ -26,8 +27,7 @@ class Evaluation:
 
     Attributes:
         protocol: the attacks.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of all random choices.
         precision: of the searches.
         correct: which samples are right on their clean image, (N,) bool, on the CPU.
@@ -44,8 +44,7 @@ class Evaluation:
     """
 
     protocol: Protocol
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     precision: str
     correct: Tensor
@@ -58,6 +57,16 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def eps(self) -> str:
+        """Return the radius as exact text, such as "8/255"."""
+        return self.threat.text
+
+    @property
+    def norm(self) -> str:
+        """Return the norm: "linf", "l2" or "l1"."""
+        return self.threat.norm
 
     @property
     def robust(self) -> Tensor:
@@ -90,6 +99,13 @@ class Evaluation:
             )
         return found
 
+    def _repr_html_(self) -> str:
+        radius = f", {self.norm} eps {self.eps}" if self.protocol.bounded_by_eps else ""
+        caption = "\n".join([f"{len(self.correct):,} images", *self.notes])
+        return evaluation_html(
+            self.protocol.title + radius, self.clean_accuracy, self.per_attack, self.robust_accuracy, caption
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
 
@@ -99,8 +115,8 @@ class Evaluation:
         return {
             "what": "evaluation",
             **self.about,
-            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.norm},
-            "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
+            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.threat.norm},
+            "eps": self.threat.eps_data(),
             "seed": self.seed,
             "precision": self.precision,
             "clean_accuracy": self.clean_accuracy.to_dict(),

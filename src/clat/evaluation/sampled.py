@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError, unknown
 from clat.core.files import write_json
 from clat.core.seeds import permutation
-from clat.core.units import Size, parse_size
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
 from clat.evaluation.evaluate import Evaluation
@@ -54,8 +55,7 @@ class SampledEvaluation:
         sample: how many of these went through AutoAttack.
         fell: how many of the sample it fooled.
         confidence: of the lower bound alone.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks and of the sample.
         precision: of the searches.
         screen_cost: passes and seconds of the screen.
@@ -72,8 +72,7 @@ class SampledEvaluation:
     sample: int
     fell: int
     confidence: float
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     precision: str
     screen_cost: Cost
@@ -130,8 +129,8 @@ class SampledEvaluation:
             "what": "sampled-evaluation",
             **self.about,
             "protocol": {"name": NAME, "screen": self.screen, "samples": FULL.data(), "hash": FULL.hash},
-            "norm": self.norm,
-            "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
+            "norm": self.threat.norm,
+            "eps": self.threat.eps_data(),
             "seed": self.seed,
             "precision": self.precision,
             "n": self.n,
@@ -249,8 +248,7 @@ def evaluate_sampled(
             sample=size,
             fell=int((result.fooled_by[order[:size]] != UNTRIED).sum()),
             confidence=confidence,
-            eps=first.eps,
-            norm=norm,
+            threat=first.threat,
             seed=seed,
             precision=precision,
             screen_cost=first.cost,

@@ -1,4 +1,4 @@
-"""The standing of an evaluation, sample by sample, from which it resumes after an interruption."""
+"""How far an evaluation is, sample by sample, so that it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNTRIED = -1
 
 @dataclass
 class EvaluationState:
-    """The standing of each sample, between two passes.
+    """How far each sample is, between two passes.
 
     Attributes:
         correct: right on the clean image, (N,) bool.
@@ -36,14 +36,14 @@ class EvaluationState:
 
     @classmethod
     def fresh(cls, correct: Tensor, predicted: Tensor | None = None) -> EvaluationState:
-        """Return the standing of samples that no attack has seen.
+        """Return the state of samples that no attack has seen.
 
         Args:
             correct: right on the clean image, (N,) bool.
             predicted: what the clean images are taken for, (N,) int64; None: not known.
 
         Returns:
-            A standing with no pass done.
+            A state with no pass done.
         """
         untried = torch.full(correct.shape, UNTRIED)
         return cls(correct, untried, torch.zeros_like(untried), untried.clone() if predicted is None else predicted)
@@ -102,14 +102,14 @@ class Extent:
         known = (self.correct, self.fooled_by, self.predicted)
         return Extent(self.attacks[rows], self.known, *(None if part is None else part[rows] for part in known))
 
-    def standing(self, passes: int) -> EvaluationState | None:
-        """Return where the samples stand after what is known.
+    def known_state(self, passes: int) -> EvaluationState | None:
+        """Return the state of samples after the attacks that are known.
 
         Args:
             passes: how many passes the first `known` attacks have.
 
         Returns:
-            A standing of its own; None where nothing is known.
+            A state of its own; None where nothing is known.
         """
         if self.correct is None or self.fooled_by is None or self.predicted is None:
             return None
@@ -118,7 +118,7 @@ class Extent:
 
 
 class StateFile:
-    """A file that keeps a standing, saved now and then.
+    """A file that keeps the state of an evaluation, saved now and then.
 
     Attributes:
         path: where it is kept; None: nowhere.
@@ -131,10 +131,10 @@ class StateFile:
         self._saved = time.monotonic()
 
     def load(self) -> EvaluationState | None:
-        """Load the standing that was saved.
+        """Load the state that was saved.
 
         Returns:
-            The standing; None if there is none.
+            The state; None if there is none.
 
         Raises:
             ClatError: the file is no state, or belongs to another evaluation.
@@ -146,7 +146,7 @@ class StateFile:
                 key = json.loads((file.metadata() or {})["key"])
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 unknown = torch.full_like(found["passed"], UNTRIED)  # of a state that an older version wrote
-                standing = EvaluationState(
+                state = EvaluationState(
                     found["correct"], found["fooled_by"], found["passed"], found.get("predicted", unknown)
                 )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -157,17 +157,17 @@ class StateFile:
                     f"{self.path} belongs to another evaluation ({name} {key.get(name)}, here {value}): "
                     "name another state file or remove it"
                 )
-        return standing
+        return state
 
-    def save(self, standing: EvaluationState, *, now: bool = False) -> None:
-        """Save a standing, unless the last time was but `seconds` ago.
+    def save(self, state: EvaluationState, *, now: bool = False) -> None:
+        """Save a state, unless the last time was but `seconds` ago.
 
         Args:
-            standing: where the samples stand.
+            state: how far the samples are.
             now: save it in any case.
         """
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
-        tensors = {name: getattr(standing, name) for name in ("correct", "fooled_by", "passed", "predicted")}
+        tensors = {name: getattr(state, name) for name in ("correct", "fooled_by", "passed", "predicted")}
         write_tensors(self.path, tensors, {"key": json.dumps(self.key)})
         self._saved = time.monotonic()

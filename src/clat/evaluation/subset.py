@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.parsing import parse_json
 
 
 def read_ids(path: str | Path) -> list[Any]:
@@ -32,9 +32,11 @@ def read_ids(path: str | Path) -> list[Any]:
     except UnicodeDecodeError:
         raise ClatError(f"{path} is not text: give a JSON list of image numbers, or one a line") from None
     if not text.lstrip().startswith(("[", "{")):
-        return [int(word) if word.isdecimal() else word for word in text.replace(",", " ").split()]
+        return [
+            int(word) if word.isdecimal() and len(word) < 20 else word for word in text.replace(",", " ").split()
+        ]
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
     except ValueError as error:
         raise ClatError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(entries, list):

@@ -20,9 +20,12 @@ from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import interval, percent
-from clat.core.units import Size, parse_size, size_text
+from clat.core.notebook import ShownAsTable
+from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
+from clat.core.units import Size
 from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
+from clat.evaluation.job import Report
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -34,7 +37,7 @@ from clat.network.fingerprint import device_of
 
 
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(ShownAsTable):
     """The accuracy of each network on examples made on each network.
 
     Attackers and victims are the same networks, so the diagonal is white box.
@@ -42,8 +45,7 @@ class TransferMatrix:
     Attributes:
         names: of the networks.
         protocol: how the examples were made.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks.
         clean: which victim is right on which image, (V, N) bool.
         right: the same on the examples made on each attacker, (A, V, N) bool.
@@ -54,8 +56,7 @@ class TransferMatrix:
 
     names: tuple[str, ...]
     protocol: Protocol
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     clean: Tensor
     right: Tensor
@@ -92,8 +93,8 @@ class TransferMatrix:
         return {
             "what": "transfer",
             **self.about,
-            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.norm},
-            "eps": {"text": self.eps, "value": float(parse_size(self.eps, norm=self.norm))},
+            "protocol": {**self.protocol.data(), "hash": self.protocol.hash, "norm": self.threat.norm},
+            "eps": self.threat.eps_data(),
             "seed": self.seed,
             "n": self.clean.shape[1],
             "networks": list(self.names),
@@ -118,7 +119,7 @@ class TransferMatrix:
         Returns:
             Accuracies with their 95 % Wilson intervals, those on clean images above.
         """
-        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.norm} eps {self.eps}"
+        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.threat}"
         table = Table(
             title=f"{title}, n = {self.clean.shape[1]}",
             caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",
@@ -149,6 +150,7 @@ def transfer(
     batch_size: int = 250,
     seed: int = 0,
     report: Callable[[str], None] | None = None,
+    progress: Report | None = None,
     about: dict[str, Any] | None = None,
 ) -> TransferMatrix:
     """Attack every network and show the examples to all of them.
@@ -164,6 +166,7 @@ def transfer(
         batch_size: samples attacked at a time.
         seed: of the attacks.
         report: told the name of the attacker at work.
+        progress: told how far each attack is, the attacker's name before the attack's.
         about: what is added to the JSON.
 
     Returns:
@@ -175,6 +178,7 @@ def transfer(
     protocol = find_protocol(protocol)
     if len(networks) < 2:
         raise ClatError("transfer needs at least two networks: an attacker and a victim")
+    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     networks = {name: unwrapped(model) for name, model in networks.items()}
     for model in networks.values():
         x = as_measured(model, x)  # what all of them can be given
@@ -183,8 +187,9 @@ def transfer(
         if report is not None:
             report(attacker)
         with metered(model) as one:
+            watch = None if progress is None else _of(attacker, progress)
             x_adv = make_examples(
-                model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed
+                model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed, progress=watch
             )
         cost += one
         notes += [f"{attacker}: {note}" for note in batch_notes(model, x, y, batch_size)]
@@ -192,8 +197,7 @@ def transfer(
     return TransferMatrix(
         names=tuple(networks),
         protocol=protocol,
-        eps=size_text(parse_size(eps, norm=norm)),
-        norm=norm,
+        threat=threat,
         seed=seed,
         clean=torch.stack([is_right(model, x, y, batch_size=batch_size) for model in networks.values()]),
         right=torch.stack([torch.stack(row) for row in rows]),
@@ -204,16 +208,21 @@ def transfer(
     )
 
 
+def _of(attacker: str, progress: Report) -> Report:
+    """Return what tells `progress` how far the attacks on one network are."""
+    return lambda attack, through, total, bound: progress(f"{attacker} {attack}", through, total, bound)
+
+
 def make_examples(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     *,
     protocol: Protocol,
-    eps: Size,
-    norm: str,
+    threat: ThreatModel,
     batch_size: int,
     seed: int,
+    progress: Report | None = None,
 ) -> Tensor:
     """Return the adversarial examples of an evaluation.
 
@@ -226,10 +235,10 @@ def make_examples(
         x: images in [0, 1], (N, C, H, W).
         y: their labels, (N,) int64.
         protocol: the attacks.
-        eps: the radius, a number or a fraction such as "8/255".
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         batch_size: samples attacked at a time.
         seed: of the attacks.
+        progress: told how far each attack is.
 
     Returns:
         The examples, (N, C, H, W) in [0, 1], where `x` is.
@@ -238,19 +247,25 @@ def make_examples(
         ClatError: as `clat.evaluate` does.
     """
     result = evaluate(
-        model, x, y, protocol=protocol, eps=eps, norm=norm, batch_size=batch_size, seed=seed, keep_examples=True
+        model,
+        x,
+        y,
+        protocol=protocol,
+        eps=threat.eps,
+        norm=threat.norm,
+        batch_size=batch_size,
+        seed=seed,
+        keep_examples=True,
+        report=progress,
     )
     assert result.x_adv is not None
     rows = (~result.correct).nonzero().squeeze(1)
     if protocol.attacks[0].attack != "pgd" or not len(rows):
         return result.x_adv
     device = device_of(model, x.device)
-    radius = float(parse_size(eps, norm=norm))
-    first = plan_searches(protocol, eps=radius, norm=norm, classes=_classes(model, x, y), seed=seed, leave=False)[
-        0
-    ][0]
+    todo, _ = plan_searches(protocol, threat, classes=_classes(model, x, y), seed=seed, leave=False)
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
-        found = run_search(first.build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
+        found = run_search(todo[0].build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]
     result.x_adv[kept] = found[still_wrong.to(found.device)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clat.core.units import Size
 from clat.data import as_train_and_test
@@ -24,6 +25,7 @@ def harden(
     *,
     eps: Size = "8/255",
     budget: str | float | None = None,
+    augment: str | Callable[[Tensor], Any] | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> Hardened:
@@ -37,6 +39,8 @@ def harden(
         out: a new folder for the run, the network, the page and the model card.
         eps: the perturbations to withstand, in image units.
         budget: time for everything, such as "30m"; or give `epochs`.
+        augment: what is done to training images: as of a recipe's data, or a callable of your own, image (C, H, W)
+            to an image of the same shape; None: the crop and flip that the network bears.
         quiet: print nothing.
         settings: further fields of `HardenConfig`, such as `max_clean_drop` or `epochs`.
 
@@ -48,6 +52,7 @@ def harden(
             else in the input is wrong; then nothing has been written.
     """
     seconds = None if budget is None else parse_budget(budget)
-    config = HardenConfig(eps=eps, budget=seconds, **settings)
+    named, own = (None, augment) if callable(augment) else (augment, None)
+    config = HardenConfig(eps=eps, budget=seconds, augment=named, **settings)
     train_set, test_set = as_train_and_test((train, test))
-    return run_hardening(model, train_set, test_set, out, config, quiet=quiet)
+    return run_hardening(model, train_set, test_set, out, config, augment=own, quiet=quiet)

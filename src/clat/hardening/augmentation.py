@@ -12,11 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from clat.data import Augment, ImageSet, Loader
+from clat.hardening.inputs import HardenInputs
+from clat.hardening.settings import HardenConfig
 from clat.network import modes
 from clat.runtime.engine import Engine
 
 TOLERATED = 0.05
 """The share of its accuracy that the network may lose under an augmentation that is used in training."""
+
+
+def chosen_augmentation(inputs: HardenInputs, config: HardenConfig) -> dict[str, Any]:
+    """Return what is done to the training images of a hardening.
+
+    Args:
+        inputs: its network, held-out images and engine.
+        config: its settings; an augmentation that they name is taken.
+
+    Returns:
+        Fields of a recipe's `data`.
+    """
+    if config.augment is not None:
+        return {"augment": config.augment}
+    return fitting_augmentation(inputs.model, inputs.heldout, inputs.engine, seed=config.seed)
 
 
 def fitting_augmentation(model: nn.Module, images: ImageSet, engine: Engine, *, seed: int = 0) -> dict[str, Any]:

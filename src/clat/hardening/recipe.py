@@ -7,7 +7,8 @@ from typing import Any
 
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.settings import HardenConfig
-from clat.recipe.schema import Recipe
+from clat.recipe.schema import Recipe, StageConfig
+from clat.recipe.source import set_field
 from clat.recipe.toml import build_recipe
 
 EPS_FROM, EPS_UNTIL = 0.0, 0.5
@@ -92,18 +93,57 @@ def harden_recipe(
         The recipe, checked.
     """
     return build_recipe(
-        {
-            "name": "harden",
-            "seed": config.seed,
-            "eps": config.threat.text,
-            "norm": config.norm,
-            "batch_size": config.batch_size,
-            "schedule": harden_schedule(convolutional=convolutional),
-            "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
-            "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
-            "evaluation": {"weights": "none", "protocol": config.protocol},
-            "engine": {"precision": config.precision, "device": config.device},
-            "stages": harden_stages(objective, epochs, keep=config.keep),
-            **(settings or {}),
-        }
+        with_fields(
+            config,
+            {
+                "name": "harden",
+                "seed": config.seed,
+                "eps": config.threat.text,
+                "norm": config.norm,
+                "batch_size": config.batch_size,
+                "schedule": harden_schedule(convolutional=convolutional),
+                "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
+                "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
+                "evaluation": {"weights": "none", "protocol": config.protocol},
+                "engine": {"precision": config.precision, "device": config.device},
+                "stages": harden_stages(objective, epochs, keep=config.keep),
+                **(settings or {}),
+            },
+        )
     )
+
+
+def stage_alone(config: HardenConfig, objective: str, *, number: int = 0) -> StageConfig:
+    """Return a stage of the hardening with a candidate, to be measured.
+
+    Args:
+        config: what the user asked for.
+        objective: one of CANDIDATES.
+        number: of the stage, from 0: 1 is the tuning of critical layers, where `config.keep` asks for it.
+
+    Returns:
+        The stage, checked.
+    """
+    stages = harden_stages(objective, 2, keep=config.keep)
+    table = {"eps": config.threat.text, "norm": config.norm, "stages": stages}
+    return build_recipe(with_fields(config, table, only="stages")).stages[number]
+
+
+def with_fields(config: HardenConfig, data: dict[str, Any], *, only: str | None = None) -> dict[str, Any]:
+    """Return a recipe's plain data with the fields that the user gave.
+
+    Args:
+        config: what the user asked for.
+        data: nested tables, changed in place.
+        only: the table whose fields are set; None: all.
+
+    Returns:
+        `data`.
+
+    Raises:
+        ClatError: one of them cannot be placed.
+    """
+    for name, value in config.fields.items():
+        if only is None or name.partition(".")[0] == only:
+            set_field(data, name, value)
+    return data

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from clat.core.checks import at_least, within
 from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.hardening.candidates import CANDIDATES
+from clat.recipe.data_settings import DataConfig
 from clat.runtime.settings import precision_named
 
+FIELDS = ("stages", "optimizer", "schedule", "monitor")
+"""Tables of the recipe whose fields may be given: settings of their own, or the plan, decide the others."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -78,8 +82,13 @@ class HardenConfig:
     """As of a recipe's engine: auto, 32 (or float32), bf16-mixed (or bfloat16)."""
     device: str = "auto"
     seed: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the recipe that are not to be as `clat.hardening.recipe` has them, such as
+    {"stages.harden.eps_schedule.until": 0.3, "monitor.loggers": ["csv"]}; of FIELDS."""
 
     def __post_init__(self) -> None:
+        for name in self.fields:
+            _check_field(name)
         object.__setattr__(self, "precision", precision_named(self.precision))
         if self.threat.eps == 0:
             raise ClatError("eps is 0: there is nothing to withstand; give a size such as 8/255")
@@ -92,6 +101,8 @@ class HardenConfig:
         if self.objective is not None and self.objective not in CANDIDATES:
             raise unknown("objective", self.objective, CANDIDATES)
         at_least("batch_size", self.batch_size, 1)
+        if self.augment is not None:
+            DataConfig(augment=self.augment)  # is there such a one?
         for what in ("num_samples", "heldout", "train_size"):
             if getattr(self, what) is not None:
                 at_least(what, getattr(self, what), 1)
@@ -100,3 +111,14 @@ class HardenConfig:
     def threat(self) -> ThreatModel:
         """Return the threat model that `eps` and `norm` name."""
         return ThreatModel.parse(self.eps, self.norm)
+
+
+def _check_field(name: str) -> None:
+    """Refuse a field of the recipe that something else decides."""
+    table, _, rest = name.partition(".")
+    if table not in FIELDS or not rest:
+        raise ClatError(
+            f"--{name}: a hardening takes fields of {', '.join(FIELDS)}, and the options of clat harden"
+        )
+    if table == "stages" and rest.endswith(".epochs"):
+        raise ClatError(f"--{name}: the plan decides on the stages' epochs; give --epochs, or a budget")

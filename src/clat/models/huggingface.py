@@ -20,6 +20,7 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
 from clat.core.notices import notice
+from clat.core.parsing import parse_json
 from clat.models.fitting import bare, last_linear, listed
 from clat.models.libraries import (
     LibraryNetwork,
@@ -193,7 +194,7 @@ def read_table(file: Path, title: str) -> dict[str, Any]:
         ClatError: it is missing, damaged, or holds something else.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ClatError(f"{title}: there is no {file.name} in it; save it with save_pretrained") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -43,9 +43,14 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
     if isinstance(outer, _Guard):
         guard.forward = outer.forward
     vars(model)["forward"] = guard
+    # Hooks on the network itself see what it was called with before, or after, its forward.
+    hooked = not inside and (model._forward_pre_hooks or model._forward_hooks)
+    handle = model.register_forward_pre_hook(_copy_input, prepend=True) if hooked else None
     try:
         yield
     finally:
+        if handle is not None:
+            handle.remove()
         if outer is None:
             del vars(model)["forward"]
         else:
@@ -63,6 +68,10 @@ def floating_type(model: nn.Module) -> torch.dtype | None:
     """
     found = {parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS}
     return found.pop() if len(found) == 1 else None
+
+
+def _copy_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
 
 
 class _Guard:

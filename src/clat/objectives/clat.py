@@ -43,7 +43,7 @@ class Calibration:
 
 
 class ClatCallback(StageCallback):
-    """Keeper of CLAT's calibration through a stage."""
+    """Stage callback that holds CLAT's calibration through a stage."""
 
     def __init__(self, objective: Clat, context: StageContext | None = None) -> None:
         super().__init__()

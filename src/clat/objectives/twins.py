@@ -140,7 +140,7 @@ def _with_twin(kind: Any) -> Any:
 
 
 class TwinsCallback(StageCallback):
-    """Keeper of a frozen twin in each BatchNorm, which stays what and where it was for everybody else."""
+    """Stage callback that gives each BatchNorm a frozen twin, and leaves it what it was for everybody else."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

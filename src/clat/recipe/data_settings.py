@@ -77,6 +77,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         known = ("standard", *IDBH_VARIANTS, "imagenet", "none")
+        if not isinstance(self.augment, str):
+            raise ClatError(
+                f"data.augment is {self.augment!r}: expected a name; a callable goes to clat.train(augment=...)"
+            )
         if self.augment not in known and ":" not in self.augment:
             raise unknown("augmentation data.augment", self.augment, (*known, "package.module:name"))
         if self.imagenet is not None and self.augment != "imagenet":

@@ -5,13 +5,13 @@ Nothing here knows a field, so a slip in a name is told without loading torch; `
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError, unknown
+from clat.core.parsing import parse_toml
 from clat.recipe.inherited import replace_network
 
 
@@ -42,7 +42,7 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     pairs = override_pairs(overrides)
     _replace_network(data, _nested(pairs))
     for key, value in pairs:
-        _set(data, key.split("."), value, key)
+        set_field(data, key, value)
     return data
 
 
@@ -61,8 +61,8 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
             raise unknown("recipe", source, recipes)
         path = recipes[str(source)]
     try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = parse_toml(path.read_text())
+    except ValueError as error:
         raise ClatError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror}") from None
@@ -150,14 +150,23 @@ def read_value(text: str) -> Any:
         TOML's value where the text is TOML, else the text itself.
     """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
-    """Set data[keys[0]][keys[1]]... = value, making tables as needed; lists go by number or `name`."""
-    *parents, last = keys
+def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
+    """Set a field of a recipe's plain data, making tables as needed.
+
+    Args:
+        data: nested tables, changed in place.
+        whole: the field's place in them, such as "stages.clat.epochs"; lists go by number or `name`.
+        value: what it is set to.
+
+    Raises:
+        ClatError: there is no such stage, or a value stands where the field's table would be.
+    """
+    *parents, last = whole.split(".")
     place: Any = data
     for key in parents:
         place = _item(place, key, whole) if isinstance(place, list) else place.setdefault(key, {})
@@ -169,7 +178,7 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, whole: str) -> None:
 
 
 def _item(items: list[Any], key: str, whole: str) -> Any:
-    if key.isdigit() and int(key) < len(items):
+    if key.isdecimal() and len(key) < 10 and int(key) < len(items):
         return items[int(key)]
     names = {str(item.get("name", "")).replace("-", "_"): item for item in items if isinstance(item, dict)}
     if key in names:

@@ -63,7 +63,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
         The page, with its style and plots inside.
     """
     runs = [run, *others]
-    _tell_apart(runs)
+    tell_apart(runs)
     return (
         environment()
         .get_template("page.html")
@@ -124,8 +124,12 @@ def style_sheet(*names: str) -> Markup:
     return Markup("".join(file.read_text(encoding="utf-8") for file in files))
 
 
-def _tell_apart(runs: Sequence[Run]) -> None:
-    """Rename runs that share a name: the folder is added to it, and a number where that is not enough."""
+def tell_apart(runs: Sequence[Run]) -> None:
+    """Rename runs that share a name: the folder is added to it, and a number where that is not enough.
+
+    Args:
+        runs: changed in place.
+    """
     names = [run.name for run in runs]
     full = [f"{run.name} ({run.path.resolve().name})" for run in runs]
     for i, run in enumerate(runs):

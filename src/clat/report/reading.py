@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from pathlib import Path
 
 from clat.core.errors import ClatError
+from clat.core.parsing import parse_json, parse_toml
 from clat.evaluation.gallery import Gallery
 from clat.evaluation.result import EvaluationRecord
 from clat.report.records import Json, Run, Stage, listed, part, series, text
@@ -49,7 +48,7 @@ def read_run(path: Path) -> Run:
 def _read_recipe(run: Run) -> None:
     try:
         run.recipe_text = (run.path / "recipe.toml").read_text(encoding="utf-8")
-        run.recipe = tomllib.loads(run.recipe_text)
+        run.recipe = parse_toml(run.recipe_text)
     except FileNotFoundError:
         run.notices.append("recipe.toml is missing, so the recipe cannot be shown.")
     except (OSError, ValueError) as error:
@@ -58,7 +57,7 @@ def _read_recipe(run: Run) -> None:
 
 def _read_json(run: Run, name: str, consequence: str = "so it is left out") -> Json:
     try:
-        record = json.loads((run.path / name).read_text(encoding="utf-8"))
+        record = parse_json((run.path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         run.notices.append(f"{name} is missing, {consequence}.")
         return {}
@@ -81,7 +80,7 @@ def _read_lines(run: Run) -> list[Json]:
     records, torn = [], []
     for position, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line) if line.strip() else None
+            record = parse_json(line) if line.strip() else None
         except ValueError:
             torn.append(position)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from clat.core.errors import ClatError
 from clat.core.files import is_temporary, write_json, write_text
+from clat.core.parsing import parse_json
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.report.page import write_report
 from clat.runtime.jobs.job import JobPlace, JobStatus, why_failed
@@ -159,7 +159,7 @@ def _claim(study: Study, scale: Scale, out: Path) -> None:
 def _read_claim(file: Path) -> dict[str, Any]:
     """Return what study.json says. Raises ClatError if it is damaged."""
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         held = None
     if not isinstance(held, dict):

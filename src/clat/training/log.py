@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from rich.progress import Progress
 
 from clat.core.console import plain_console, progress_columns
 from clat.core.errors import ClatError
+from clat.core.logger import logger
+from clat.core.progress import SparseLines, draws_bars, to_go
 from clat.training.trackers import TrackedRun, TrackerList
+
+WORTH_SAYING = 10.0
+"""Seconds that a run still takes, from which on it says so."""
 
 
 class RunLog:
@@ -21,12 +27,17 @@ class RunLog:
     Args:
         path: the file; None writes nothing.
         keep_bytes: what lies beyond so many bytes of the file is cut off, as a resumed run writes it again.
-        quiet: print nothing, as ranks other than the first.
+        quiet: print nothing; the logger `clat` gets every line all the same.
+        silent: tell nobody anything, as ranks other than the first.
     """
 
-    def __init__(self, path: Path | None, *, keep_bytes: int = 0, quiet: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, *, keep_bytes: int = 0, quiet: bool = False, silent: bool = False
+    ) -> None:
         self.path = path
-        self.console = plain_console(quiet=quiet)
+        self.console, self.silent = plain_console(quiet=quiet or silent), silent
+        self.sparse = SparseLines(self.say)
+        self.estimated = False
         self.trackers = TrackerList(lambda text: self.say(f"  warning: {text}", style="yellow"))
         if path is None:
             return
@@ -79,31 +90,53 @@ class RunLog:
         return self.path.stat().st_size if self.path is not None else 0
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print a line.
+        """Print a line and send it to the logger `clat`.
 
         Args:
             text: the line, printed as it is: nothing in it is markup.
-            style: rich's name of a style, such as "yellow".
+            style: rich's name of a style; "yellow" makes it a warning.
         """
+        self.sparse.rest()
+        if not self.silent:
+            logger.log(logging.WARNING if style == "yellow" else logging.INFO, "%s", text.strip())
         self.console.print(text, style=style, soft_wrap=True)
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int) -> Iterator[Any]:
-        """Show a progress bar with time to go for one epoch. Only on a terminal.
+    def bar(
+        self, label: str, total: int, done: int, left: Callable[[int], float | None] = lambda done: None
+    ) -> Iterator[Callable[[str], None]]:
+        """Show a progress bar for one epoch; where none can be drawn, say a line every half minute.
+
+        Once in a run, as soon as it can be told, a line says how long the run will take.
 
         Args:
             label: what stands before it.
             total: steps of the epoch.
             done: steps that an earlier process took.
+            left: takes the steps that are done, and returns the seconds that are left of the whole run, or None.
 
         Yields:
             `advance(text)`, to be called after each step with what stands behind the bar.
         """
         columns = progress_columns("{task.description}", "{task.fields[note]}")
-        shown = self.console.is_terminal and not self.console.quiet
-        with Progress(*columns, console=self.console, transient=True, disable=not shown) as progress:
+        drawn, step = draws_bars(self.console), done
+        with Progress(*columns, console=self.console, transient=True, disable=not drawn) as progress:
             task = progress.add_task(label, total=total, completed=done, note="")
-            yield lambda note: progress.update(task, advance=1, note=note)
+
+            def advance(note: str) -> None:
+                nonlocal step
+                step += 1
+                seconds = left(step)
+                if seconds is not None and not self.estimated:
+                    self.estimated = True
+                    if seconds >= WORTH_SAYING:
+                        self.say(f"{to_go(seconds)} in training")
+                note += to_go(seconds)
+                progress.update(task, advance=1, note=note)
+                if not drawn:
+                    self.sparse(lambda: f"{label}  step {step}/{total}  {note}")
+
+            yield advance
 
     def close(self, status: str = "success") -> None:
         """Let the loggers finish.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
-from clat.core.units import Size
+from clat.core.threat_model import ThreatModel
 from clat.criticality.ranking_report import Ranked
 from clat.criticality.selection import Selection, select
 from clat.models.files import read_state
@@ -54,8 +54,7 @@ def choose_layers(
             model,
             x,
             y,
-            eps=recipe.eps,
-            norm=recipe.norm,
+            threat=recipe.threat,
             seed=derive_seed(recipe.seed, "selection", epoch),
             layers=candidates,
             initial=lambda: initial_weights(rule, recipe, out, model, x),
@@ -72,8 +71,7 @@ def rank_layers(
     x: Tensor,
     y: Tensor,
     *,
-    eps: Size,
-    norm: str,
+    threat: ThreatModel,
     seed: int,
     layers: Sequence[Layer],
     initial: Callable[[], StateDict],
@@ -85,8 +83,7 @@ def rank_layers(
         model: the network as it stands.
         x: images (N, C, H, W) in [0, 1].
         y: their labels, int64 (N,).
-        eps: the perturbations' size.
-        norm: their norm, "linf" or "l2".
+        threat: the ball of the perturbations.
         seed: decides the attack's starts.
         layers: the layers to rank.
         initial: returns the weights of the start; called only where the ranking rewinds.
@@ -99,8 +96,8 @@ def rank_layers(
         x[: rule.num_samples],
         y[: rule.num_samples],
         layers=layers,
-        eps=eps,
-        norm=norm,
+        eps=threat.eps,
+        norm=threat.norm,
         seed=seed,
         initial=initial() if rule.ranking.needs_initial else None,
     )

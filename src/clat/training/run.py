@@ -26,6 +26,8 @@ from clat.core.files import clear_temporaries, write_json
 from clat.core.stopping import answered, last_words
 from clat.data import ImageSet
 from clat.data.loader import Loader
+from clat.evaluation import EvaluationRecord
+from clat.evaluation.shown import results_html
 from clat.models import load_weights, save_weights
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
@@ -69,6 +71,10 @@ class Result:
     """Results on test images by label, as in the files."""
     out: Path
     """The run's folder."""
+
+    def _repr_html_(self) -> str:
+        records = [EvaluationRecord.from_dict(data, label) for label, data in self.evaluations.items()]
+        return results_html(records, f"the run in {self.out}")
 
 
 def train(
@@ -194,7 +200,8 @@ def _run(
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
-        quiet=quiet or engine.rank > 0,
+        quiet=quiet,
+        silent=engine.rank > 0,
     )
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")

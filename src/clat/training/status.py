@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from clat.core.parsing import parse_json
 from clat.training.lock import is_held
 
 DIED = "died"
@@ -22,7 +22,7 @@ def read_about(run: Path) -> dict[str, Any]:
         Nothing where the file is not there or cannot be read.
     """
     try:
-        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        about = parse_json((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -28,6 +28,7 @@ from clat.training.flags import StepFlags
 from clat.training.interrupt import StopFlag, stop_if_asked
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
+from clat.training.pace import RunPace
 from clat.training.ranking import choose_layers
 from clat.training.saving import STATE, RunFiles, diverged
 from clat.training.stage import StageRunner
@@ -69,7 +70,7 @@ class Trainer:
         self.engine, self.log, self.out, self.stop = engine, log, out, stop
         self.progress = Progress() if saved is None else saved.progress
         self.optimizer_state = {} if saved is None else saved.optimizer
-        self.collapsed = False
+        self.collapsed, self.pace = False, RunPace(recipe, loader.num_batches)
         self.files = RunFiles(out, recipe, model, engine, name)
         self.runner: StageRunner
         self._spent: Callable[[], Cost] = lambda: self.progress.cost
@@ -171,7 +172,7 @@ class Trainer:
         label = f"  epoch {progress.epoch + 1}/{self.recipe.total_epochs}"
         flags = StepFlags(self.stop, self.engine, self.recipe.engine.checkpoint_seconds)
         start, compiling = time.perf_counter(), compile_seconds()
-        with self.log.bar(label, batches, progress.step) as advance:
+        with self.log.bar(label, batches, progress.step, self.pace.within(progress.epoch)) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
@@ -271,8 +272,7 @@ class Trainer:
         progress.stage += 1
         progress.selected, progress.joined = None, False
         final = progress.stage == len(self.recipe.stages)
-        name = "last" if final else f"stage-{progress.stage}"
-        self.files.keep_weights(name, progress, self.runner.callbacks)
+        self.files.keep_weights("last" if final else f"stage-{progress.stage}", progress, self.runner.callbacks)
         if not final:
             self.files.keep_for_reuse(self._snapshot())
         self.save()  # last, so that a run killed before it writes the other files again

@@ -72,9 +72,10 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
         handle.remove()
     others = other_parts(seen[-1]) if seen else []
     if others:
-        noun = "output" if len(others) == 1 else "outputs"
+        noun, verb = ("output", "is") if len(others) == 1 else ("outputs", "are")
         names = ", ".join(f"'{name}'" for name in others)
-        notice(f"{type(bare(model)).__name__} {mode}returns more than logits: its {noun} {names} are left out")
+        kind = type(bare(model)).__name__
+        notice(f"{kind} {mode}returns more than logits: its {noun} {names} {verb} left out")
 
 
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:

@@ -88,5 +88,6 @@ def _shared_weights(runner: StageRunner) -> Iterator[tuple[str, str]]:
     others = holders(model, runner.trainable.parameters.values(), without=selected)
     if others:
         one = len(others) == 1
-        what = f"{', '.join(others)} {'shares' if one else 'share'} weights with the selected layers"
+        named = ", ".join(name or "the network itself" for name in others)
+        what = f"{named} {'shares' if one else 'share'} weights with the selected layers"
         yield "shared-weights", f"{what}, and {'moves' if one else 'move'} with them"

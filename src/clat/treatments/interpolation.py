@@ -121,7 +121,7 @@ def choose_alpha(points: Iterable[LinePoint], margin: float) -> LinePoint:
 
 
 class Line(StageCallback):
-    """Keeper of where the stage started and, for `end = "best-clean"`, of the best epoch since."""
+    """Stage callback that holds the weights at the start and, for `end = "best-clean"`, of the best epoch since."""
 
     def __init__(self, settings: Interpolation, context: StageContext) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class LoRA(Treatment):
 
 
 class LoRACallback(StageCallback):
-    """Keeper of the low-rank factors, which are parameters of the network and so are saved and resumed with it."""
+    """Stage callback that holds the low-rank factors, parameters of the network that are saved with it."""
 
     def __init__(self, settings: LoRA, context: StageContext) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import clat
 from clat import cli
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.data import load_split
 from clat.evaluation.masking.attacked_network import AttackedNetwork
 from clat.evaluation.masking.excess import must_not_beat
@@ -127,7 +128,9 @@ def test_a_broken_gradient(robust_net: nn.Module, test_digits: tuple[Tensor, Ten
 
 
 def subject(n: int) -> AttackedNetwork:
-    made = AttackedNetwork(nn.Identity(), torch.zeros(n, 1, 1, 1), torch.zeros(n).long(), 1, "linf", 0, 1, None)  # type: ignore[arg-type]
+    made = AttackedNetwork(
+        nn.Identity(), torch.zeros(n, 1, 1, 1), torch.zeros(n).long(), ThreatModel.parse(1), 0, 1, None
+    )
     made.clean = torch.ones(n, dtype=torch.bool)
     return made
 

@@ -145,8 +145,8 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
     assert found["rows"][0][4] == "11 10 4 2 12"
     selected = run("T13", tmp_path)
     assert [row[4] for row in selected["rows"]] == ["11", "11", "4"]
-    assert selected["rows"][2][3] == "failed: the stage selects 2 times at this scale"
-    assert selected["failed"] == 1
+    assert selected["rows"][2][3] == "not at this scale, whose stage selects 2 times"
+    assert selected["failed"] == 0
     timed = run("T10", tmp_path, replace(DIGITS, networks=()))
     assert [row[3] for row in timed["rows"][:4]] == ["10", "30", "50", "100"]
     assert float(timed["rows"][0][5]) == 1.0

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clat.core.threat_model import ThreatModel
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.predict import is_right, predict
 from clat.evaluation.protocols import AttackSpec, Protocol
@@ -44,8 +45,7 @@ class AttackedNetwork:
         model: an image classifier that returns logits, without wrappers.
         x: images in [0, 1], (N, C, H, W).
         y: their labels, (N,) int64.
-        eps: the radius under check, in image units.
-        norm: "linf" or "l2".
+        threat: the ball under check.
         seed: of the attacks.
         batch_size: images in a forward pass.
         layers: those of the feature attack; None: all.
@@ -55,8 +55,7 @@ class AttackedNetwork:
     model: nn.Module
     x: Tensor
     y: Tensor
-    eps: Fraction
-    norm: str
+    threat: ThreatModel
     seed: int
     batch_size: int
     layers: Sequence[Layer] | None
@@ -70,7 +69,7 @@ class AttackedNetwork:
     @property
     def largest(self) -> Fraction:
         """Return an eps at which the ball around any image holds every image."""
-        return Fraction(1 if self.norm == "linf" else math.ceil(math.sqrt(self.x[0].numel())))
+        return Fraction(1 if self.threat.norm == "linf" else math.ceil(math.sqrt(self.x[0].numel())))
 
     @cached_property
     def logits(self) -> Tensor:
@@ -95,10 +94,10 @@ class AttackedNetwork:
         Raises:
             ClatError: the network makes the attack impossible.
         """
-        size = self.eps if eps is None else eps
+        size = self.threat.eps if eps is None else eps
         key = (protocol.hash, size)
         if key not in self.known:
-            options: dict[str, Any] = {"norm": self.norm, "batch_size": self.batch_size, "seed": self.seed}
+            options: dict[str, Any] = {"norm": self.threat.norm, "batch_size": self.batch_size, "seed": self.seed}
             result = evaluate(self.model, self.x, self.y, protocol=protocol, eps=size, **options)
             self.known[key] = result.robust
         return self.known[key]

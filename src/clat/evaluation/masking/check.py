@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
-from clat.core.units import Size, parse_size, size_text
+from clat.core.progress import counted
+from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
+from clat.core.units import Size
 from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
 from clat.evaluation.masking.network_signs import DoesNotApply
 from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, CheckRow
@@ -56,8 +59,9 @@ def check(
         ClatError: for bad input, as `clat.evaluate` does, and where the network is right on no image.
     """
     model, x = accept(model, x, y)
-    radius = parse_size(eps, norm=norm)
-    network = AttackedNetwork(model, x, y, radius, norm, seed, batch_size, layers)
+    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
+    at_least("batch_size", batch_size, 1)
+    network = AttackedNetwork(model, x, y, threat, seed, batch_size, layers)
     with metered(model) as cost:
         # It asks nothing of the gradient, so what it refuses is bad input and no sign.
         network.robust(BLACK_BOX)
@@ -69,8 +73,7 @@ def check(
     return CheckReport(
         rows=rows,
         clean=Accuracy(int(network.clean.sum()), len(x)),
-        eps=size_text(radius),
-        norm=norm,
+        threat=threat,
         seed=seed,
         cost=cost,
         environment=describe_environment(device_of(model, x.device).type),
@@ -84,7 +87,7 @@ def _rows(network: AttackedNetwork) -> Iterator[CheckRow]:
     Where the network makes an attack impossible, that is a sign too, once.
     """
     refusals: set[str] = set()
-    for name, look in SIGNS.items():
+    for name, look in counted("looking for signs", SIGNS.items()):
         try:
             yield CheckRow(name, *look(network))
         except DoesNotApply as reason:

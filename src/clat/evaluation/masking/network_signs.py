@@ -156,7 +156,7 @@ def _gradient_sizes(network: AttackedNetwork, *, around: bool = False) -> Tensor
     sizes = []
     for number, (x, y) in enumerate(network.batches()):
         if around:
-            ball = Ball(x, float(network.eps), network.norm)
+            ball = Ball(x, network.threat.radius, network.threat.norm)
             x = ball.random_point(generator(network.seed, "check-around", number))
         with modes.attack_mode(network.model), torch.enable_grad():
             point = x.detach().requires_grad_(True)

@@ -10,6 +10,8 @@ from typing import Any
 from clat.core.console import Table
 from clat.core.files import write_json
 from clat.core.formatting import percent
+from clat.core.notebook import ShownAsTable
+from clat.core.threat_model import ThreatModel
 from clat.evaluation.statistics import Accuracy
 from clat.network.cost import Cost
 
@@ -34,14 +36,13 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(ShownAsTable):
     """The signs of gradient masking that were looked for on one network.
 
     Attributes:
         rows: one a sign.
         clean: the accuracy on clean images.
-        eps: the radius as exact text.
-        norm: "linf" or "l2".
+        threat: the ball that the attacks search.
         seed: of the attacks.
         cost: forward and backward passes, and seconds.
         environment: versions and machine.
@@ -50,8 +51,7 @@ class CheckReport:
 
     rows: Sequence[CheckRow]
     clean: Accuracy
-    eps: str
-    norm: str
+    threat: ThreatModel
     seed: int
     cost: Cost
     environment: dict[str, Any]
@@ -77,8 +77,8 @@ class CheckReport:
         return {
             "what": "check",
             **self.about,
-            "eps": self.eps,
-            "norm": self.norm,
+            "eps": self.threat.text,
+            "norm": self.threat.norm,
             "seed": self.seed,
             "clean_accuracy": self.clean.to_dict(),
             "suspicious": self.suspicious,
@@ -102,7 +102,7 @@ class CheckReport:
             Name, value, verdict and reason; suspicious rows stand out.
         """
         table = Table(
-            title=f"Signs of gradient masking, {self.norm} eps {self.eps}, n = {self.clean.n}",
+            title=f"Signs of gradient masking, {self.threat}, n = {self.clean.n}",
             caption=f"clean accuracy {self.clean}",
         )
         table.add_column("check", no_wrap=True)

@@ -118,7 +118,8 @@ def larger_eps(network: AttackedNetwork) -> Finding:
     Raises:
         ClatError: the network makes one of the attacks impossible.
     """
-    sizes = [size for size in (network.eps / 2, network.eps, network.eps * 2) if size <= network.largest]
+    eps = network.threat.eps
+    sizes = [size for size in (eps / 2, eps, eps * 2) if size <= network.largest]
     findings = []
     for small, large in pairwise(sizes):
         names = (f"PGD-10 at {size_text(small)}", f"at {size_text(large)}")
@@ -159,13 +160,13 @@ def random_noise(network: AttackedNetwork) -> Finding:
     Raises:
         ClatError: the network makes one of the attacks impossible.
     """
-    eps = float(network.eps)
+    eps = network.threat.radius
     robust = network.clean
     for draw in range(DRAWS):
 
         def noisy(number: int, x: Tensor, draw: int = draw) -> Tensor:
             noise = torch.randn(x.shape, generator=generator(network.seed, "check-noise", number, draw))
-            ball = Ball(x, eps, network.norm)
+            ball = Ball(x, eps, network.threat.norm)
             return ball.project(x + eps * ball.unit(noise.to(x.device)))
 
         robust = robust & network.right(noisy)
@@ -230,7 +231,7 @@ def feature_space(network: AttackedNetwork) -> Finding:
     def moved(number: int, x: Tensor) -> Tensor:
         seed = derive_seed(network.seed, "check-feature", number)
         return feature_attack(
-            network.model, x, layers, eps=network.eps, norm=network.norm, relative=True, seed=seed
+            network.model, x, layers, eps=network.threat.eps, norm=network.threat.norm, relative=True, seed=seed
         )  # fmt: skip
 
     return must_not_beat(network, network.right(moved), network.robust(SHORT), ("the feature attack", "PGD-10"))

@@ -36,8 +36,8 @@ def half_a_step(network: AttackedNetwork) -> Finding:
     Raises:
         ClatError: the network makes one of the attacks impossible.
     """
-    half, whole = (network.robust(ONE_STEP, size) for size in (network.eps / 2, network.eps))
-    names = (f"one step at {size_text(network.eps / 2)}", f"at {size_text(network.eps)}")
+    half, whole = (network.robust(ONE_STEP, size) for size in (network.threat.eps / 2, network.threat.eps))
+    names = (f"one step at {size_text(network.threat.eps / 2)}", f"at {size_text(network.threat.eps)}")
     return must_not_beat(network, half, whole, names, USUAL_OF_HALF_A_STEP)
 
 

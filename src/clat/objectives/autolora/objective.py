@@ -111,7 +111,7 @@ class AutoLoRa(InnerAttack):
 
 
 class AutoLoRaCallback(StageCallback):
-    """Keeper of the branch, which is switched off but for `clean_path`, and of the best weights.
+    """Stage callback that holds the branch, which is switched off but for `clean_path`, and the best weights.
 
     The lambdas and the rate are in `scalars`.
     """

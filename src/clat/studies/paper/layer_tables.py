@@ -151,7 +151,8 @@ def _texts(entry: Mapping[str, Any]) -> list[str]:
     paper = " ".join(map(str, entry["paper"])) + (f" ({entry['flag']})" if entry["flag"] else "")
     about = [entry["dataset"], entry["network"], entry["weights"]]
     if entry["layers"] is None:
-        return [*about, f"failed: {entry['failure']}", paper, DASH]
+        why = f"failed: {entry['failure']}" if entry["failure"] else entry["absent"]
+        return [*about, why, paper, DASH]
     both = len(set(entry["layers"]) & set(entry["paper"]))
     return [*about, " ".join(map(str, entry["layers"])), paper, f"{both} of {len(entry['paper'])}"]
 
@@ -186,7 +187,7 @@ def selected_layers(request: Request) -> Content:
                 found = selections[number]
                 entry |= {"layers": _in_order(request, runs[0], found), "epoch": found["epoch"], "run": runs[0].key}
             else:
-                failure = f"the stage selects {len(selections)} times at this scale"
+                entry["absent"] = f"not at this scale, whose stage selects {len(selections)} times"
         entries.append({**entry, "failure": failure})
     return Content(
         columns=("data", "network", "weights", "ours", "paper", "in both"),
@@ -195,7 +196,7 @@ def selected_layers(request: Request) -> Content:
         caption="The k layers that the stage of CLAT selects, the most critical first, at its first, second and "
         "third selection: the paper's epochs 70, 80 and 90. X's part is 70 % of the epochs.",
         about={"ratios": told(chosen)},
-        failed=sum(entry["layers"] is None for entry in entries),
+        failed=sum(entry["failure"] is not None for entry in entries),
     )
 
 

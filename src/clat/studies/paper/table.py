@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from clat.core.console import plain_console
 from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import JobPlace
@@ -143,7 +144,7 @@ def run_table(
 def _train_ahead(request: Request, asked: Asked, place: JobPlace) -> None:
     """Train all networks of a table beside one another; CLAT's ratio is chosen before those that it is for."""
     store, table = request.store, request.table
-    quiet = replace(request, console=Console(quiet=True))
+    quiet = replace(request, console=plain_console(quiet=True))
     if table.kind in ("parameters", "cost") or (table.kind == "layers" and table.id != "T13"):
         from clat.studies.paper.plan import needed_specs
 

@@ -1,0 +1,15 @@
+"""The logger `clat`: every line that the library says is a record of it, so that a program can catch them.
+
+    logging.basicConfig(level=logging.INFO)
+    clat.train("demo", "runs/demo", quiet=True)
+
+prints nothing of its own and sends all to the program's handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("clat")
+# Without a handler Python writes warnings of a logger that nobody has set up to standard error, a second time.
+logger.addHandler(logging.NullHandler())
