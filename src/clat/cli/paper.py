@@ -12,7 +12,7 @@ from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
-    from clat.runtime.jobs.job import Place
+    from clat.runtime.jobs.job import JobPlace
     from clat.studies.paper.paper_table import PaperTable
     from clat.studies.paper.store import Store
     from clat.studies.paper.table import Asked
@@ -124,7 +124,9 @@ def _check(table: PaperTable, asked: Asked) -> None:
     missing_data(table, asked)
 
 
-def _run(tables: list[PaperTable], asked: Asked, store: Store, out: Path, place: Place | None, *, one: bool) -> int:
+def _run(
+    tables: list[PaperTable], asked: Asked, store: Store, out: Path, place: JobPlace | None, *, one: bool
+) -> int:
     """Run tables one after the other; of several, one whose data is not there is named and left out."""
     from clat.studies.paper.page import rich_table
     from clat.studies.paper.table import run_table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from clat.core.errors import ClatError, unknown
 
 if TYPE_CHECKING:
-    from clat.runtime.jobs.job import Place
+    from clat.runtime.jobs.job import JobPlace
 
 PLACES = ("local", "ray")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT])i?B?")
@@ -66,7 +66,7 @@ def check_place(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def place_for(options: argparse.Namespace, folder: Path) -> Iterator[Place | None]:
+def place_for(options: argparse.Namespace, folder: Path) -> Iterator[JobPlace | None]:
     """Open the place that the options name, and close it afterwards.
 
     Args:

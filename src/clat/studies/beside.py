@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clat.recipe.toml import recipe_hash
-from clat.runtime.jobs.job import Job, JobStatus, Place
+from clat.runtime.jobs.job import Job, JobPlace, JobStatus
 from clat.runtime.jobs.schedule import JobsStopped, run_jobs
 from clat.runtime.jobs.shown import jobs_shown
 from clat.studies.row import Row
@@ -27,7 +27,7 @@ def run_rows_beside(
     rows: Sequence[Row],
     files: Mapping[str, Path],
     out: Path,
-    place: Place,
+    place: JobPlace,
     console: Console,
     changed: Callable[[JobStatus], None] = lambda status: None,
 ) -> dict[str, str]:

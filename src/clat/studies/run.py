@@ -18,7 +18,7 @@ from clat.core.files import is_temporary, write_json, write_text
 from clat.core.parsing import parse_json
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.report.page import write_report
-from clat.runtime.jobs.job import JobStatus, Place, why_failed
+from clat.runtime.jobs.job import JobPlace, JobStatus, why_failed
 from clat.runtime.jobs.schedule import PATIENCE, STOPPED
 from clat.runtime.jobs.signals import signals_noted
 from clat.studies.beside import run_rows_beside
@@ -32,7 +32,7 @@ FOLDERS = ("recipes", "runs", "logs")
 
 
 def run_study(
-    study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console, place: Place | None = None
+    study: Study, scale: Scale, rows: Sequence[Row], out: Path, console: Console, place: JobPlace | None = None
 ) -> dict[str, Any]:
     """Train and measure rows, each in a process of its own, going on where an earlier call was stopped.
 
@@ -101,7 +101,7 @@ def _run_beside(
     files: Mapping[str, Path],
     out: Path,
     console: Console,
-    place: Place,
+    place: JobPlace,
     failures: dict[str, str],
     write: Callable[[], object],
 ) -> None:

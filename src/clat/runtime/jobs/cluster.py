@@ -182,11 +182,19 @@ class RayCluster:
                 )
                 for node in machines
             ]
-            return list(self.ray.get(there, timeout=LOOK))
-        except self.ray.exceptions.RayError as error:
-            raise ClatError(f"a machine of the cluster does not answer: {first_line(error)}") from None
+            return [said for one in there if (said := self._said(one)) is not None]
         finally:
             token.unlink(missing_ok=True)
+
+    def _said(self, look: Any) -> dict[str, Any] | None:
+        """Return what one machine sees; None for one that the cluster has just lost, and may not know of yet."""
+        try:
+            said: dict[str, Any] = self.ray.get(look, timeout=LOOK)
+        except self.ray.exceptions.TaskUnschedulableError:
+            return None
+        except self.ray.exceptions.RayError as error:
+            raise ClatError(f"a machine of the cluster does not answer: {first_line(error)}") from None
+        return said
 
     def _needs(self, job: Job) -> dict[str, float]:
         """Return what a job asks for, by Ray's names."""

@@ -91,7 +91,7 @@ class RunningJob(Protocol):
         """Send it a signal, without waiting for what it does."""
 
 
-class Place(Protocol):
+class JobPlace(Protocol):
     """Where jobs run."""
 
     def check(self, jobs: Sequence[Job]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from clat.core.errors import ClatError
-from clat.runtime.jobs.job import LOST, Job, JobStatus, Place, RunningJob, why_failed
+from clat.runtime.jobs.job import LOST, Job, JobPlace, JobStatus, RunningJob, why_failed
 from clat.runtime.jobs.signals import signals_noted
 
 STOPPED = (130, 143)
@@ -39,7 +39,7 @@ class JobsStopped(BaseException):
 
 def run_jobs(
     jobs: Sequence[Job],
-    place: Place,
+    place: JobPlace,
     *,
     show: Callable[[Sequence[JobStatus]], None] = lambda statuses: None,
     changed: Callable[[JobStatus], None] = lambda status: None,
@@ -92,7 +92,7 @@ def run_jobs(
 def _start(
     statuses: dict[str, JobStatus],
     running: dict[str, RunningJob],
-    place: Place,
+    place: JobPlace,
     changed: Callable[[JobStatus], None],
     *,
     early: bool,

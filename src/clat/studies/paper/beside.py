@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clat.recipe.toml import recipe_hash
-from clat.runtime.jobs.job import JobStatus, Place
+from clat.runtime.jobs.job import JobPlace, JobStatus
 from clat.studies.beside import run_rows_beside
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.store import Store, StoredRun
@@ -35,7 +35,7 @@ def gather(store: Store, ask: Callable[[], object]) -> list[StoredRun]:
     return [run for run in found if not store.is_finished(run) and run.key not in store.failures]
 
 
-def train_beside(store: Store, runs: Sequence[StoredRun], place: Place, console: Console) -> None:
+def train_beside(store: Store, runs: Sequence[StoredRun], place: JobPlace, console: Console) -> None:
     """Train runs beside one another; why one failed is noted in the store.
 
     Args:

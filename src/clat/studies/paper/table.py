@@ -14,7 +14,7 @@ from rich.console import Console
 from clat.core.console import plain_console
 from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
-from clat.runtime.jobs.job import Place
+from clat.runtime.jobs.job import JobPlace
 from clat.studies.paper.accuracy import Request, accuracy_cells
 from clat.studies.paper.beside import gather, train_beside
 from clat.studies.paper.catalogue import restricted
@@ -97,7 +97,7 @@ def missing_data(table: PaperTable, asked: Asked) -> dict[str, str]:
 
 
 def run_table(
-    table: PaperTable, asked: Asked, store: Store, out: Path, console: Console, place: Place | None = None
+    table: PaperTable, asked: Asked, store: Store, out: Path, console: Console, place: JobPlace | None = None
 ) -> dict[str, Any]:
     """Train and measure what a table needs, going on where an earlier call was stopped, and write its files.
 
@@ -141,7 +141,7 @@ def run_table(
     return write(_content(request, asked, sofar))
 
 
-def _train_ahead(request: Request, asked: Asked, place: Place) -> None:
+def _train_ahead(request: Request, asked: Asked, place: JobPlace) -> None:
     """Train all networks of a table beside one another; CLAT's ratio is chosen before those that it is for."""
     store, table = request.store, request.table
     quiet = replace(request, console=plain_console(quiet=True))
