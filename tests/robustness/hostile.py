@@ -159,7 +159,7 @@ def run_input(given: Input, folder: Path) -> tuple[str, str]:
     lay_out(given.files, folder)
     before = snapshot(folder)
     code, out, err = _command(given.words, folder)
-    ended, line = _judged(code, out, err)
+    ended, line = _judged(code, out, err, alone="--json" in given.words)
     if ended != "fault" and (given.kept or ended == "refused"):
         after = snapshot(folder)
         lost = [path for path, content in before.items() if after.get(path) != content]
@@ -257,7 +257,9 @@ def _stopped_in_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _judged(code: int | str, out: str, err: str) -> tuple[str, str]:
+def _judged(code: int | str, out: str, err: str, *, alone: bool = False) -> tuple[str, str]:
+    """Return how an input ended; `alone`: standard output is the result's, and what is told on the way is an error
+    stream's, before the error."""
     if isinstance(code, str):
         return "fault", code.strip().splitlines()[-1]
     if "Traceback" in out + err:
@@ -268,8 +270,9 @@ def _judged(code: int | str, out: str, err: str) -> tuple[str, str]:
         return "stopped", ""
     lines = err.splitlines()
     if code == 2:
-        clear = len(lines) == 1 and lines[0].startswith("clat: error: ")
-        return ("refused", lines[0]) if clear else ("fault", f"not one clear line: {lines}"[:300])
+        told = [line for line in lines if line.startswith("clat: error: ")]
+        clear = lines[-1:] == told and (alone or len(lines) == 1)
+        return ("refused", lines[-1]) if clear else ("fault", f"not one clear line: {lines}"[:300])
     return "fault", f"exit code {code}"
 
 

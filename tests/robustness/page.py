@@ -53,8 +53,7 @@ def _kills(found: Mapping[str, Any]) -> list[str]:
         "(four attacks, with a state file) and a study (two rows, one reusing the other's stage), each on "
         "handwritten digits and a network of two convolutions. Each was then gone on with, and had to end with the "
         "same weights, states, metrics and verdicts as one that was left alone, bit for bit; within two seconds of "
-        "the signal (less those in which other processes had all cores), with no process left at work, no "
-        "traceback, and one line for a bad disk.",
+        "the signal, with no process left at work, no traceback, and one line for a bad disk.",
         f"**{found['identical']} of {found['kills']} did**; {found['hit']} of them were hit before they had come "
         f"to their end, {anew} were interpreters of their own, hit while they import as well, the others forks.",
         "\n".join(["| | train | evaluate | study |", "| --- | --- | --- | --- |", *rows]),

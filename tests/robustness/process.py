@@ -43,7 +43,6 @@ class Command:
     ) -> None:
         self.files = Path(f"{log}.out"), Path(f"{log}.err")
         self.started = time.monotonic()
-        self.queued = 0.0
         with self.files[0].open("wb") as out, self.files[1].open("wb") as err:
             if anew:
                 command = [sys.executable, "-m", "clat", *words]
@@ -56,19 +55,12 @@ class Command:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
 
-    def waited_for_cores(self) -> float:
-        """Return for how many seconds others had all cores while the process wanted one; 0 where nobody counts."""
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            self.queued = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
-        return self.queued
-
     def wait(self, seconds: float) -> Ended | None:
         """Return how the process ended; None if it did not within so many seconds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                self.waited_for_cores()
-                _, status = os.waitpid(self.pid, 0)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
                 texts = [file.read_text(errors="replace") for file in self.files]
                 return Ended(os.waitstatus_to_exitcode(status), *texts)
             time.sleep(0.005)
