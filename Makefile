@@ -4,9 +4,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 BIN := $(VENV)/bin
-LOWEST_TESTS := tests/attacks/test_pgd.py tests/core tests/data/test_load_split.py tests/models/test_files.py \
-    tests/network/test_modes.py tests/recipe/test_recipe.py tests/report/test_page.py tests/system/test_commands.py \
-    tests/training/test_run.py tests/training/test_step.py
+LOWEST_TESTS := tests/attacks/test_pgd.py tests/core/test_units.py tests/data/test_load_split.py \
+    tests/models/test_files.py tests/network/test_modes.py tests/report/test_page.py tests/training/test_step.py
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
