@@ -68,6 +68,13 @@ def autoattack(*names: str) -> list[float]:
     return sorted(one["float32"]["seconds"] / one["official"]["seconds"] for one in found)
 
 
+def wrapping(name: str) -> str:
+    """A row's numbers: by name over by hand, and by hand again over by hand."""
+    found = read("benchmarks/wrapping")["networks"][name]
+    pairs = (found["named / by hand"], found["by hand again / by hand"])
+    return " | ".join(f"{one['median']:.3f} ({one['fastest']:.3f})" for one in pairs)
+
+
 SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("README.md", lambda: f"a CLAT step takes {steps('clat 11', 'to_pgd_at', 2)} of the time of a PGD-AT step"),
     (
@@ -125,6 +132,9 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
             *autoattack("cnn_a_2", "cnn_a_8", "resnet4b_2", "resnet4b_8")[::3], *autoattack("resnet18_8")
         ),
     ),
+    ("docs/results/own-networks.md", lambda: f"| ViT of transformers | {wrapping('hf vit')} |"),
+    ("docs/results/own-networks.md", lambda: f"| ResNet of transformers | {wrapping('hf resnet')} |"),
+    ("docs/results/own-networks.md", lambda: f"| `timm:test_resnet` | {wrapping('timm test_resnet')} |"),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
     ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
     ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),

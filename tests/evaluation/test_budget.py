@@ -97,13 +97,18 @@ def test_more_processes_do_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "fits"), [(8.0, "about 77 images fit: ask for fewer with --batch-size 77"), (2.0, "nothing fits")]
+    ("budget", "fits"),
+    [
+        (8.0, "about 77 images fit: ask for fewer with --batch-size 77, or give more time"),
+        (2.0, "; nothing fits: give more time"),
+        (0.25, "; nothing fits: give more time"),
+    ],
 )
 def test_too_small_for_a_batch_says_what_fits(budget: float, fits: str) -> None:
     with pytest.raises(ClatError) as raised:
         choose(KNOWN, budget=budget, available=1000, classes=10, batch_size=250)
     message = str(raised.value)
-    assert f"the budget of {budget:.0f} s is too small for a batch of 250 images under pgd-20" in message
+    assert f"the budget of {budget:g} s is too small for a batch of 250 images under pgd-20" in message
     assert fits in message
 
 

@@ -37,7 +37,7 @@ TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=1
 
 
 LOOK = 2
-"""Images that an evaluation looks at, alone, before it begins: the first and last of a batch; no cost holds them."""
+"""Images an evaluation looks at, alone, before it begins: the first and last of a batch; no cost holds them."""
 
 
 class Brightness(nn.Module):

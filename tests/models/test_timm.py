@@ -122,6 +122,24 @@ def test_what_is_refused(timm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "no network" in refusal("timm:test_vit", {"pretrained": True})
 
 
+def test_a_hub_that_cannot_be_reached_is_told_once(timm, monkeypatch, caplog) -> None:
+    """Its client says each attempt, in lines of its own."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    client = huggingface_hub.utils.logging.get_logger("huggingface_hub.utils._http")
+
+    def unreachable(*_: object, **__: object) -> None:
+        client.warning("Retrying in 1s [Retry 1/5].")
+        raise LocalEntryNotFoundError("An error happened. Please check your connection.")
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", unreachable)
+    assert "its trained weights are not in the cache" in refusal("timm:test_vit", {"pretrained": True})
+    assert caplog.messages == []
+    client.warning("heard again")
+    assert caplog.messages == ["heard again"]
+
+
 def test_a_malicious_file_in_a_folder(timm, tmp_path: Path) -> None:
     import os
 

@@ -31,6 +31,8 @@ def main() -> int:
     """Run the campaign; return 1 if it found a fault."""
     options = _options()
     torch.set_num_threads(1)
+    # What a script starts in the background ignores Ctrl-C, and so would all commands that are started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and take mounts away
     place = Path(tempfile.mkdtemp(prefix="clat-robustness-")) if options.place is None else options.place
     place.mkdir(exist_ok=True)

@@ -56,8 +56,8 @@ def choose_image_column(columns: Collection[str], images: Sequence[str], wanted:
     found = wanted or next(iter([*images, *usual]), None)
     if found is None:
         raise ClatError(
-            f"data set '{name}' has no image column; its columns: {', '.join(columns) or 'none'}; name one with"
-            " image_column"
+            f"data set '{name}' has no image column; its columns: {', '.join(columns) or 'none'}; name one: "
+            "image_column, or --image-column on the command line"
         )
     return found
 
@@ -90,8 +90,8 @@ def choose_label_column(
     found = wanted or next(iter(usual or [column for column in _LABEL_NAMES if column in others]), None)
     if found is None:
         raise ClatError(
-            f"data set '{name}' has no label column (columns: {', '.join(columns)}): name one with label_column, or"
-            " sort the images into one folder a class"
+            f"data set '{name}' has no label column (columns: {', '.join(columns)}): name one with label_column or "
+            "--label-column, or sort the images into one folder a class"
         )
     return found
 

@@ -72,11 +72,11 @@ def locate(name: str) -> Path | None:
         if os.path.isdir(known):
             return known
         if re.fullmatch(r"\w[\w.-]*", name) and not os.path.exists(path):
-            fetched = f"fetch it with `clat data fetch {name}`, or " if name in KNOWN else ""
+            fetch = f"; `clat data fetch {name}` gets it from the hub" if name in KNOWN else ""
             raise ClatError(
-                f"data set '{name}' not found in {data_root()}: {fetched}put the Hugging Face parquet files"
+                f"data set '{name}' not found in {data_root()}: put the Hugging Face parquet files"
                 f" (train-*.parquet, test-*.parquet) into {known}, or set CLAT_DATA_DIR to the folder that"
-                f" holds {name}/"
+                f" holds {name}/{fetch}"
             )
     if os.path.isdir(path):
         return path

@@ -202,10 +202,12 @@ def choose(
     name, count, each = plans[-1]
     least = min(batch_size, available)
     if count < least:
-        fits = f"about {count} images fit: ask for fewer with --batch-size {count}" if count > 0 else "nothing fits"
+        fewer = f"about {count} images fit: ask for fewer with --batch-size {count}, or give more time"
+        given = f"{budget:.0f}" if budget >= 1 else f"{budget:g}"
+        takes = least * each * CAUTION / processes + pilot.spent
         raise ClatError(
-            f"the budget of {budget:.0f} s is too small for a batch of {least} images under {name}, which takes "
-            f"about {least * each * CAUTION / processes + pilot.spent:.0f} s; {fits}, or give more time"
+            f"the budget of {given} s is too small for a batch of {least} images under {name}, which takes about "
+            f"{takes:.0f} s; {fewer if count > 0 else 'nothing fits: give more time'}"
         )
     return EvaluationPlan(
         protocol=name,

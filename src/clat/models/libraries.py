@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -108,7 +109,9 @@ def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
 
 @contextmanager
 def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
-    """Turn whatever the library raises inside into one line that names the model; its warnings stay its own.
+    """Turn whatever the library raises inside into one line that names the model.
+
+    Its warnings stay its own, and so do the hub client's lines on each attempt to reach the hub.
 
     Args:
         wanted: The network that is being built.
@@ -116,6 +119,9 @@ def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
     Raises:
         ClatError: The code inside raised any exception, which is chained.
     """
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    client.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,7 +133,14 @@ def one_line_errors(wanted: NetworkRequest) -> Iterator[None]:
             f"model '{wanted.name}': {first_line(error)[:200]}; check the arguments {_listed(wanted.args)}"
         ) from error
     except Exception as error:  # of a library, and of the HTTP client under it
+        if type(error).__name__ == "LocalEntryNotFoundError":  # by name: not every library brings the hub's client
+            raise ClatError(
+                f"model '{wanted.name}': its trained weights are not in the cache, and the Hugging Face hub cannot "
+                "be reached: check the network, or give a weight file"
+            ) from error
         raise ClatError(f"model '{wanted.name}': {first_line(error)[:200]}") from error
+    finally:
+        client.setLevel(level)
 
 
 def fitting_statistics(
