@@ -7,6 +7,7 @@ its power, keepalive packets tell within seconds. No clock decides, so that a bu
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -26,8 +27,7 @@ KEEPALIVE = (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
 """Seconds of silence, seconds between two probes, probes: a machine without power is gone after five seconds."""
 MEET = 60.0
 """Seconds within which all have to be there."""
-KEY = "clat-peers"
-"""Under which the first process says where it listens."""
+_meetings = itertools.count()
 HEADER = struct.Struct("!i")
 COLLECTIVES = ("gloo", "NCCL", "Connection", "ProcessGroup")
 """Words in the errors of a collective that another process has left."""
@@ -52,19 +52,20 @@ class PeerWatch:
     def _meet(self) -> dict[int, socket.socket]:
         """Return a connection to each process that this one watches, by its number."""
         store = dist.distributed_c10d._get_default_store()  # which has no public name
+        key = f"clat-peers-{next(_meetings)}"  # of this meeting: processes may train several times
         if self.rank == 0:
             with socket.socket() as listener:
                 listener.bind(("", 0))
                 listener.listen(self.world)
                 listener.settimeout(MEET)
-                store.set(KEY, str(listener.getsockname()[1]))
+                store.set(key, str(listener.getsockname()[1]))
                 found: dict[int, socket.socket] = {}
                 while len(found) < self.world - 1:
                     line, _ = listener.accept()
                     (rank,) = HEADER.unpack(line.recv(HEADER.size, socket.MSG_WAITALL))
                     found[rank] = _kept_alive(line)
                 return found
-        port = int(store.get(KEY).decode())
+        port = int(store.get(key).decode())
         line = socket.create_connection((os.environ.get("MASTER_ADDR", "127.0.0.1"), port))
         line.sendall(HEADER.pack(self.rank))
         return {0: _kept_alive(line)}
@@ -117,9 +118,11 @@ class PeerWatch:
         """
         self.leaving = True
         self._thread.join()
-        for line in self._sockets.values() if in_peace else ():
+        for line in self._sockets.values():
             with suppress(OSError):
-                line.sendall(HEADER.pack(-1))
+                if in_peace:
+                    line.sendall(HEADER.pack(-1))
+            line.close()
 
 
 @contextmanager
@@ -143,7 +146,7 @@ def ending_together(rank: int, world: int, goes_on: str) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, RuntimeError) and any(word in str(error) for word in COLLECTIVES):
             watch.verdict()
-        watch.leave(in_peace=False)  # the sockets close with the process, which tells the others
+        watch.leave(in_peace=False)  # which closes the sockets and so tells the others
         raise
     watch.leave(in_peace=True)
 
