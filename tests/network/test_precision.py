@@ -112,9 +112,9 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
     torch.set_float32_matmul_precision("medium")
     model = Watched()
     evaluate(model, x, y, protocol="pgd-10", eps=0.1)
-    # One image alone, the clean images; a step as the flags have it and the verdict on what it claims; eight more,
+    # Two images alone, the clean images; a step as the flags have it and the verdict on what it claims; eight more,
     # after which the iterate repeats; the verdict; did the search agree?
-    assert model.exact == [True] * 2 + [False] + [True] + [False] * 8 + [True] + [False]
+    assert model.exact == [True] * 3 + [False] + [True] + [False] * 8 + [True] + [False]
     assert model.backwards == [False] * 9
     model = Watched()
     evaluate(model, x, y, protocol="fab", eps=0.1)
@@ -129,4 +129,4 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
 def test_a_search_whose_float32_is_exact_already_is_not_repeated() -> None:
     model = Watched()
     evaluate(model, torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0]), protocol="pgd-10", eps=0.1)
-    assert model.exact == [True] * 13
+    assert model.exact == [True] * 14
