@@ -81,6 +81,19 @@ def test_an_average_alone_is_taken(name: str, tmp_path: Path) -> None:
     assert loaded({name: state(1), "epoch": 2}, tmp_path) == (1, [])
 
 
+@pytest.mark.parametrize("place", [("ema", "shadow_params"), ("shadow_params",)])
+def test_an_average_without_names_is_told_though_it_cannot_be_taken(place: tuple[str, ...], tmp_path: Path) -> None:
+    """As torch_ema saves it: a list in the order of the network's parameters."""
+    average: object = [weight.detach() for weight in small(2).parameters()]
+    for key in reversed(place):
+        average = {key: average, "decay": 0.99, "collected_params": []}
+    seed, said = loaded({"model": state(1), **average, "losses": [torch.ones(3)]}, tmp_path)
+    assert seed == 1
+    assert len(said) == 1
+    assert f"took 'model'; the file also holds '{'.'.join(place)}', " in said[0]
+    assert "tensors without names" in said[0]
+
+
 def test_an_average_beside_bare_weights(tmp_path: Path) -> None:
     seed, said = loaded(state(1) | {"ema": state(2)}, tmp_path)
     assert seed == 1

@@ -62,9 +62,14 @@ def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
         for name, other in _state_dicts(content)
         if other is not taken and _alike(state, _tensors(other)) and not _same(state, _tensors(other))
     ]
+    took = f"'{'.'.join(place)}'" if place else "the entries at its top"
+    for name, count in _nameless(content, state):
+        notice(
+            f"weights {path}: took {took}; the file also holds '{name}', {count} tensors without names, such as an "
+            "average of the weights, which cannot be taken; save them as a state_dict"
+        )
     if others:
         listed = ", ".join(f"'{name}'" for name in others[:5])
-        took = f"'{'.'.join(place)}'" if place else "the entries at its top"
         notice(
             f"weights {path}: took {took}; the file also holds {listed}, "
             f"which weights_key (--weights-key {others[0]}) would take"
@@ -147,6 +152,22 @@ def _has_state(content: Mapping[Any, Any], depth: int = 0) -> bool:
 def _tensors(content: Any) -> StateDict:
     entries = content.items() if isinstance(content, Mapping) else ()
     return {key: value.detach() for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _nameless(content: Any, state: StateDict, place: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield the dotted key and length of lists that have the shapes of a network's parameters, in their order."""
+    if not isinstance(content, Mapping) or depth > _DEPTH:
+        return
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        where = f"{place}.{key}" if place else key
+        if isinstance(value, list | tuple) and value and all(isinstance(one, Tensor) for one in value):
+            shapes = iter(tensor.shape for tensor in state.values())
+            # Buffers stand between the parameters of a state dict; half of its entries at least are parameters.
+            if 2 * len(value) >= len(state) and all(one.shape in shapes for one in value):
+                yield where, len(value)
+        yield from _nameless(value, state, where, depth + 1)
 
 
 def _alike(state: StateDict, other: StateDict) -> bool:
