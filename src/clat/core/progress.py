@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -113,11 +113,45 @@ def tell(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def watching(console: Console) -> Iterator[None]:
-    """Show how far the work inside is that goes through `counted` or calls `tell`: a bar for each, or lines half a
-    minute apart.
+    """Show how far the work inside is that goes through `counted` or calls `tell`.
 
     Args:
         console: where it is shown.
+    """
+    with progress_shown(console) as show:
+        token = _watcher.set(show)
+        try:
+            yield
+        finally:
+            _watcher.reset(token)
+
+
+class Show(Protocol):
+    """Shows how far one of several pieces of work is."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show it.
+
+        Args:
+            what: the work; where less of it is done than before, it begins anew.
+            done: how much of it is done.
+            total: how much there is.
+            note: what is known so far.
+        """
+
+
+@contextmanager
+def progress_shown(console: Console, unit: str = "") -> Iterator[Show]:
+    """Show a bar for each piece of work, with the time to go.
+
+    Where no bar can be drawn there is a line every half minute instead, which the logger `clat` gets too.
+
+    Args:
+        console: where it is shown.
+        unit: what is counted, behind the counts of a line.
+
+    Yields:
+        What is told how far the work is.
     """
     drawn = draws_bars(console)
 
@@ -126,23 +160,20 @@ def watching(console: Console) -> Iterator[None]:
         console.print(line, soft_wrap=True)
 
     sparse = SparseLines(say)
-    tasks: dict[str, tuple[TaskID, float]] = {}
-    columns = progress_columns("{task.description}", "")
-    with Progress(*columns, console=console, transient=True, disable=not drawn) as bar:
+    tasks: dict[str, tuple[TaskID, float, int]] = {}
+    columns = progress_columns("{task.description:10}", "{task.fields[note]}")
+    with Progress(*columns, console=console, transient=True, disable=not drawn) as bars:
 
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total), time.monotonic()
-            task, began = tasks[what]
-            bar.update(task, completed=done, total=total)
-            if not drawn:
-                left = (time.monotonic() - began) / done * (total - done) if done else None
-                sparse(lambda: f"{what}  {done}/{total}{to_go(left)}")
-            if done >= total:
-                del tasks[what]  # the same work may come again
+        def show(what: str, done: int, total: int, note: str = "") -> None:
+            now = time.monotonic()
+            task, began, before = tasks.get(what) or (bars.add_task(what, total=total, note=note), now, done)
+            if done < before:
+                bars.reset(task)
+                began = now
+            tasks[what] = task, began, done
+            bars.update(task, completed=done, total=total, note=note)
+            if done and not drawn:
+                left = to_go((now - began) / done * (total - done))
+                sparse(lambda: f"{what}  {done}/{total}{unit}{note and f'  {note}'}{left}")
 
-        token = _watcher.set(watch)
-        try:
-            yield
-        finally:
-            _watcher.reset(token)
+        yield show
