@@ -13,23 +13,12 @@ from clat.studies.paper import scales, store
 from clat.studies.paper.beside import gather
 from clat.studies.paper.catalogue import find_table
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.scales import SMOKE
 from clat.studies.paper.store import Store
 from clat.studies.paper.table import Asked, run_table
+from helpers.paper import TINY
 from helpers.places import InThisProcess
 
-TINY = replace(
-    SMOKE,
-    name="tiny",
-    batch_size=32,
-    train_size=64,
-    heldout=32,
-    monitored=16,
-    test_size=20,
-    strong_size=4,
-    ratios=(0.03, 0.3),
-    narrow={"resnet18": (4, (1, 1, 1, 1)), "vgg19": (2, None), "densenet121": (4, (1, 1, 1, 1))},
-)
+RATIOS = replace(TINY, ratios=(0.03, 0.3))
 ASKED = Asked(
     networks=("resnet18",),
     datasets=("cifar10",),
@@ -43,7 +32,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
     monkeypatch.setattr(schedule, "PAUSE", 0.0)
-    monkeypatch.setitem(scales.SCALES, "tiny", TINY)
+    monkeypatch.setitem(scales.SCALES, "tiny", RATIOS)
 
 
 def never(*args):
@@ -53,7 +42,7 @@ def never(*args):
 def test_a_table_finds_all_its_networks_trained_and_says_what_it_says_serially(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "run_row", never)
     place = InThisProcess()
-    held = Store(tmp_path, TINY, ASKED.folders)
+    held = Store(tmp_path, RATIOS, ASKED.folders)
     found = run_table(find_table("T7"), ASKED, held, tmp_path, QUIET, place)
     assert found["failed"] == 0
     assert held.gathered is None
@@ -72,7 +61,7 @@ def test_a_table_finds_all_its_networks_trained_and_says_what_it_says_serially(t
 
 def test_what_fails_twice_is_named_and_not_tried_for_ever(tmp_path, monkeypatch):
     place = InThisProcess(die=range(100))
-    held = Store(tmp_path, replace(TINY, ratios=(0.1,)), ASKED.folders)
+    held = Store(tmp_path, replace(RATIOS, ratios=(0.1,)), ASKED.folders)
     found = run_table(find_table("T7"), ASKED, held, tmp_path, QUIET, place)
     assert len(place.started) == 4
     assert found["failed"] == len(found["entries"])
@@ -80,7 +69,7 @@ def test_what_fails_twice_is_named_and_not_tried_for_ever(tmp_path, monkeypatch)
 
 
 def test_gathering_trains_nothing_and_names_what_a_run_starts_from(tmp_path):
-    held = Store(tmp_path, TINY, ASKED.folders)
+    held = Store(tmp_path, RATIOS, ASKED.folders)
     spec = RunSpec(base="bai2024", network="resnet18", dataset="cifar10")
     found = gather(held, lambda: held.train(held.run_of(spec), QUIET))
     assert [run.spec.base for run in found] == ["clean", "pgd-at", "bai2024"]

@@ -22,18 +22,8 @@ from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
 from clat.studies.paper.store import Store
 from clat.studies.paper.table import Asked, request_for, run_table
+from helpers.paper import TINY
 
-TINY = replace(
-    SMOKE,
-    name="tiny",
-    batch_size=32,
-    train_size=64,
-    heldout=32,
-    monitored=16,
-    test_size=20,
-    strong_size=4,
-    narrow={"resnet18": (4, (1, 1, 1, 1)), "vgg19": (2, None), "densenet121": (4, (1, 1, 1, 1))},
-)
 DIGITS = Asked(networks=("resnet18",), datasets=("cifar10",), folders={"cifar10": "digits"})
 QUIET = Console(quiet=True)
 
