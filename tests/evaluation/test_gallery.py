@@ -18,9 +18,10 @@ from torch import Tensor
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet
+from clat.data.pictures import LARGEST, data_uri
 from clat.evaluation import Evaluation, evaluate_set
 from clat.evaluation.gallery import ONE, TWO, Gallery, make_gallery, outcomes, take_in_turn
-from clat.evaluation.pictures import LARGEST, amplified, data_uri
+from clat.evaluation.pictures import amplified
 
 Linear = Callable[..., Any]
 EPS = "14/255"

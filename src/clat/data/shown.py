@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
+
+from clat.data.pictures import data_uri
 
 if TYPE_CHECKING:
     from clat.data.imageset import ImageSet
@@ -43,13 +42,7 @@ def image_set_html(images: ImageSet) -> str:
 
 def _figure(image: torch.Tensor, name: str) -> str:
     """Return one image with its class below, small ones enlarged pixel by pixel."""
-    exact = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
-    shown = exact if len(exact) == 3 else exact[:1].expand(3, -1, -1)  # of other channels the first
-    picture = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((2 * SIDE, 2 * SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "png")
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = data_uri(image, 2 * SIDE)
     style = "display:inline-block;margin:0 6px 6px 0;text-align:center;font-size:11px;vertical-align:top"
-    scaled = f"height:{SIDE}px;image-rendering:{'pixelated' if max(picture.size) < SIDE else 'auto'}"
+    scaled = f"height:{SIDE}px;image-rendering:{'pixelated' if max(image.shape[1:]) < SIDE else 'auto'}"
     return f'<div style="{style}"><img src="{source}" alt="" style="{scaled}"><br>{escape(name)}</div>'

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.data import ImageSet, Loader
+from clat.data.pictures import data_uri
 from clat.evaluation.evaluate import evaluate
-from clat.evaluation.pictures import amplified, data_uri
+from clat.evaluation.pictures import amplified
 from clat.evaluation.predict import predict
 from clat.evaluation.result import Evaluation
 from clat.network.edge import unwrapped
