@@ -32,7 +32,7 @@ def plan(model=None, **settings):
     config = HardenConfig(**{"budget": 1000.0} | settings)
     model = nn.BatchNorm2d(3) if model is None else model
     costs = COSTS | ({config.keep: TUNING_COST} if config.keep.startswith("clat") else {})
-    return make_plan(config, model, costs, steps_per_epoch=10, check_seconds=0.0, measuring_seconds=0.0)
+    return make_plan(config, model, costs, train_images=1280, check_seconds=0.0, measuring_seconds=0.0)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,24 @@ def test_settings_that_make_no_sense_are_refused(settings, says):
 
 @pytest.mark.parametrize(
     ("budget", "objective", "epochs"),
-    [(30.0, "n-fgsm", 2), (120.0, "pgd-2", 5), (2000.0, "pgd-2", 95), (2600.0, "pgd-10", 30)],
+    [(32.0, "n-fgsm", 3), (110.0, "pgd-2", 5), (2000.0, "pgd-2", 95), (2600.0, "pgd-10", 30)],
 )
 def test_the_strongest_objective_that_gets_its_epochs_is_taken(budget, objective, epochs):
     found = plan(budget=budget)
     assert (found.objective, found.epochs) == (objective, epochs)
     assert found.seconds <= MARGIN * budget
     assert found.recipe.total_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "images"),
+    [(20.0, 2, 9 * 128), (28.0, 3, 8 * 128), (30.0, 3, 9 * 128), (22.0, 2, None), (2000.0, 95, None)],
+)
+def test_where_whole_epochs_leave_much_of_the_budget_each_has_fewer_images(budget, epochs, images):
+    found = plan(budget=budget)
+    assert (found.epochs, found.train_size, found.recipe.data.train_size) == (epochs, images, images)
+    assert 0.85 * MARGIN * budget <= found.seconds <= MARGIN * budget
+    assert any(f"{images or 0:,} of the 1,280 images" in reason for reason in found.reasons) == (images is not None)
 
 
 def test_what_tuning_costs_is_planned_with():
@@ -90,6 +101,7 @@ def test_what_comes_after_the_training_is_planned_with():
     plain = closing_seconds(HardenConfig(budget=10_000.0), images, 0.01)
     assert plain == pytest.approx(0.01 * (2 * 400 * 21 + 100 * 800))
     assert closing_seconds(HardenConfig(budget=100.0), images, 0.01) == pytest.approx(0.01 * 2 * 400 * 21)
+    assert closing_seconds(HardenConfig(budget=100.0), images, 0.01, robust=0.0) == pytest.approx(0.01 * 400 * 25)
     assert closing_seconds(HardenConfig(budget=100.0, max_clean_drop=3), images, 0.01) > 0.01 * 2 * 400 * 21
 
 

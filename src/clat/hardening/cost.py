@@ -23,6 +23,8 @@ MEASURED_SHARE = 0.02
 """The part of the budget that measuring may take."""
 EVALUATION_PASSES = 21
 """Forward and backward passes an image of PGD-20, the default protocol, before shortcuts."""
+FOOLED_PASSES = 4
+"""The same on an image that falls at the first steps, where the evaluation leaves it."""
 CHECK_PASSES = 12
 """The same of a check on held-out images: PGD of ten steps, and the clean pass."""
 
@@ -59,7 +61,9 @@ def step_seconds(
     return found
 
 
-def closing_seconds(config: HardenConfig, inputs: HardenInputs, seconds_per_pass: float) -> float:
+def closing_seconds(
+    config: HardenConfig, inputs: HardenInputs, seconds_per_pass: float, *, robust: float = 1.0
+) -> float:
     """Return the seconds of what comes after the training: the promise, the test before and after, the look for
     gradient masking.
 
@@ -67,12 +71,14 @@ def closing_seconds(config: HardenConfig, inputs: HardenInputs, seconds_per_pass
         config: what the user asked for.
         inputs: the network's images.
         seconds_per_pass: what one forward and backward pass of an image takes in an attack.
+        robust: the share of images that the network withstands before the training.
 
     Returns:
         Seconds, an upper bound: an attack leaves out images that it has fooled.
     """
     tested = min(config.num_samples or len(inputs.test), len(inputs.test))
-    passes: float = 2 * tested * EVALUATION_PASSES
+    before = robust * EVALUATION_PASSES + (1 - robust) * FOOLED_PASSES
+    passes: float = tested * (before + EVALUATION_PASSES)
     if config.max_clean_drop is not None:
         passes += len(ALPHAS) * (len(inputs.heldout) * CHECK_PASSES + STATISTICS_BATCHES * config.batch_size / 3)
     masking = min(CHECKED, tested) * MASKING_PASSES

@@ -4,7 +4,7 @@ choice.
 From a clean start adversarial training fails at full eps, so eps rises linearly from nothing over the first half of
 the epochs (Epsilon-Scheduling, arXiv 2509.23325). Weights are averaged and labels smoothed, which alone bring
 PGD-AT more than most methods (FastAT benchmark). The strongest candidate is taken that fits the budget for as many
-epochs as it needs.
+epochs as it needs. Where whole epochs would leave much of the budget, there is one more, and each has fewer images.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from clat.recipe.schema import Recipe
 
 MARGIN = 0.95
 """The part of the budget that is planned with: a machine is not always as fast as when it was measured."""
+UNUSED = 0.1
+"""The part of the time for training that whole epochs may leave over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Plan:
     recipe: Recipe
     reasons: tuple[str, ...]
     """One line a decision."""
+    train_size: int | None = None
+    """Training images of an epoch, where fewer than there are fill the budget better."""
 
     @property
     def seconds(self) -> float:
@@ -61,6 +65,7 @@ class Plan:
             "training_seconds": self.training_seconds,
             "measuring_seconds": self.measuring_seconds,
             "reasons": list(self.reasons),
+            "train_size": self.train_size,
         }
 
 
@@ -69,7 +74,7 @@ def make_plan(
     model: nn.Module,
     step_seconds: Mapping[str, float],
     *,
-    steps_per_epoch: int,
+    train_images: int,
     check_seconds: float,
     measuring_seconds: float,
     spent: float = 0.0,
@@ -81,7 +86,7 @@ def make_plan(
         config: what the user asked for.
         model: decides the optimizer: SGD where there is BatchNorm, else AdamW.
         step_seconds: what a step of each candidate costs, and of what follows it where `keep` asks for that.
-        steps_per_epoch: batches of an epoch.
+        train_images: images that there are to train on.
         check_seconds: what the check after each epoch takes.
         measuring_seconds: what comes after the training takes, see `closing_seconds`.
         spent: seconds of the budget that are gone already.
@@ -93,12 +98,11 @@ def make_plan(
     Raises:
         ClatError: not even one epoch of the cheapest candidate fits.
     """
-    epoch_seconds = {
-        name: _mean_step(config, name, step_seconds) * steps_per_epoch + check_seconds
-        for name in step_seconds
-        if name in CANDIDATES
-    }
+    count = min(config.batch_size, train_images)
+    step = {name: _mean_step(config, name, step_seconds) for name in step_seconds if name in CANDIDATES}
+    epoch_seconds = {name: seconds * (train_images // count) + check_seconds for name, seconds in step.items()}
     if config.epochs is not None:
+        left = None
         fits = dict.fromkeys(epoch_seconds, config.epochs)
     else:
         assert config.budget is not None
@@ -114,20 +118,31 @@ def make_plan(
             "here; give more time, fewer images (--train-size), a narrower network, or fewer test images "
             "(--num-samples)"
         )
+    steps = train_images // count
+    if left is not None and left - epochs * epoch_seconds[name] > UNUSED * left:
+        fewer = int((left / (epochs + 1) - check_seconds) / step[name])
+        if fewer >= 1:
+            epochs, steps = epochs + 1, fewer
+            why += f"; {epochs} epochs of {steps * count:,} of the {train_images:,} images fill the budget"
     reasons = (
         why,
         f"eps rises from {EPS_FROM:g} to {config.threat.text} over the first {EPS_UNTIL:.0%} of the epochs",
         "weights are averaged (EMA) and labels smoothed, which cost next to nothing",
         _keeping(config.keep, epochs),
     )
+    train_size = steps * count if steps < train_images // count else None
+    settings = dict(settings or {})
+    if train_size is not None:
+        settings["data"] = {**settings.get("data", {}), "train_size": train_size}
     return Plan(
         objective=name,
         epochs=epochs,
         step_seconds=dict(step_seconds),
-        training_seconds=epoch_seconds[name] * epochs,
+        training_seconds=(step[name] * steps + check_seconds) * epochs,
         measuring_seconds=measuring_seconds,
         recipe=harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings),
         reasons=reasons,
+        train_size=train_size,
     )
 
 

@@ -235,9 +235,9 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         config,
         inputs.model,
         costs,
-        steps_per_epoch=max(len(inputs.train) // count, 1),
+        train_images=len(inputs.train),
         check_seconds=len(x) * CHECK_PASSES * seen.seconds_per_pass,
-        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass),
+        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass, robust=seen.robust.value),
         spent=time.perf_counter() - started,
         settings={
             "data": {
