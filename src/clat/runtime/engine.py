@@ -72,6 +72,8 @@ class Engine:
                 precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
             )
         self.channels_last = config.channels_last
+        self.shards = config.shard and layout.world > 1
+        """Each process holds a part of the parameters, and all run the same blocks at the same time."""
 
     def launch(self) -> None:
         """Start the other processes, if any."""
@@ -91,6 +93,11 @@ class Engine:
     def device(self) -> torch.device:
         """Return the device of this process."""
         return torch.device(self.fabric.device)
+
+    @property
+    def computes_for_all(self) -> bool:
+        """Return whether this process computes what one can for all. Shared-out blocks run in all or in none."""
+        return self.rank == 0 or self.shards
 
     @property
     def cuda_devices(self) -> list[torch.device]:
@@ -131,7 +138,8 @@ class Engine:
     def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
         """Replace each gradient by its mean over the processes, in one message. All must call it.
 
-        A first, short message says which gradients there are, and carries the flags.
+        A first, short message says which gradients there are, and carries the flags. Where parameters are shared
+        out, gradients are averaged with the backward pass, and the flags alone are sent.
 
         Args:
             parameters: the same in every process, in the same order.
@@ -143,7 +151,7 @@ class Engine:
         """
         if self.world == 1:
             return list(flags)
-        parameters = list(parameters)
+        parameters = [] if self.shards else list(parameters)
         there = [*flags, *(parameter.grad is not None for parameter in parameters)]
         counts = self.total(torch.tensor(there, dtype=torch.int64, device=self.device)).tolist()
         agreed = [count > 0 for count in counts[: len(flags)]]
@@ -194,7 +202,7 @@ class Engine:
         if self.world > 1:
             with torch.no_grad():
                 for value in (*model.parameters(), *model.buffers()):
-                    sent = value.detach().contiguous()  # channels-last tensors cannot be sent as they are
+                    sent = value.detach().to(self.device).contiguous()  # as channels-last ones cannot be sent
                     torch.distributed.broadcast(sent, src=0)
                     value.copy_(sent)
 

@@ -150,7 +150,7 @@ class Trainer:
         assert stage.selection is not None
         start = time.perf_counter()
         names = file = None
-        if self.engine.rank == 0:
+        if self.engine.computes_for_all:
             names, file = choose_layers(
                 stage.selection,
                 self.runner.candidates,
