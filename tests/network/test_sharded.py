@@ -20,6 +20,7 @@ from clat.network import modes
 from clat.network.checkpointed import blocks_checkpointed
 from clat.network.exchange import exchanged, tensors_of
 from clat.network.features import read_features
+from clat.network.folding import unfolded
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import enumerate_layers
 from clat.network.sharded import check_shardable, sharded_copy, take_back
@@ -97,6 +98,18 @@ def test_losses_have_the_same_gradients(both, objective, checkpoint):
     for name, gradient in whole(gradients[1]).items():
         torch.testing.assert_close(gradient, gradients[0][name])
     assert at_rest(both[1])
+
+
+def test_in_bfloat16_too(both):
+    gradients = []
+    for model in both:
+        # Folded, the whole network would round otherwise.
+        with torch.autocast("cpu", torch.bfloat16), blocks_checkpointed(model), unfolded():
+            total = Trades(steps=2).loss(model, X, Y, Step(seed=3)).total
+        total.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in whole(gradients[1]).items():
+        torch.testing.assert_close(gradient, gradients[0][name])
 
 
 def calibrated(objective, *, shares):

@@ -100,6 +100,11 @@ class Engine:
         return self.rank == 0 or self.shards
 
     @property
+    def draws_as(self) -> int:
+        """Return by whose number the network draws: its own, or 0, where all have to leave out the same blocks."""
+        return 0 if self.shards else self.rank
+
+    @property
     def cuda_devices(self) -> list[torch.device]:
         """Return the device if it is a GPU, for `torch.random.fork_rng`."""
         return [self.device] if self.device.type == "cuda" else []
@@ -138,8 +143,7 @@ class Engine:
     def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
         """Replace each gradient by its mean over the processes, in one message. All must call it.
 
-        A first, short message says which gradients there are, and carries the flags. Where parameters are shared
-        out, gradients are averaged with the backward pass, and the flags alone are sent.
+        A first, short message says which gradients there are, and carries the flags. Shared-out ones are means.
 
         Args:
             parameters: the same in every process, in the same order.

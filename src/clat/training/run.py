@@ -213,6 +213,8 @@ def _run(
     finish = recorder(out, about) if engine.rank == 0 else lambda status: None
     epoch = saved.progress.epoch if saved else 0
     log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))
+    if recipe.engine.shard and not engine.shards:
+        log.say("engine.shard: the only process holds the whole network", style="yellow")
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
 
