@@ -26,6 +26,7 @@ from clat.network.layers import enumerate_layers
 from clat.network.sharded import check_shardable, sharded_copy, take_back
 from clat.network.slices import is_sharded, is_slice, own_slice, slice_like, whole
 from clat.objectives import Clat, PgdAT, Step, Trades
+from clat.runtime.buckets import average_in_buckets, buckets_of
 from clat.runtime.engine import EngineConfig
 from helpers import runs
 from helpers.blocks import Net, net
@@ -158,6 +159,19 @@ def test_values_go_in_and_come_back(both):
     take_back(empty, sliced)
     for name, value in empty.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name] + 2)
+
+
+def test_an_average_in_buckets_is_that_of_all(mesh):
+    """In place, whatever the memory layout and however they are divided."""
+    tensors = [torch.rand(3, 4, 2, 2), torch.rand(5, 3).t(), torch.rand(()), torch.rand(600_000), torch.rand(2)]
+    tensors += [torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.rand(700_000, 2)]
+    expected = [tensor / 2 for tensor in tensors]
+    layouts = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
+    average_in_buckets(tensors, 2)  # as if the other one had sent nothing
+    assert all(map(torch.equal, tensors, expected))
+    assert layouts == [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
+    assert [len(bucket) for bucket in buckets_of(tensors, 2**20)] == [4, 3]
+    assert list(buckets_of([])) == []
 
 
 class Peeking(Net):

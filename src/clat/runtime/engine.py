@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.network.modes import batch_norms
+from clat.runtime.buckets import average_in_buckets
 from clat.runtime.layout import find_layout
 from clat.runtime.settings import EngineConfig
 
@@ -141,7 +142,7 @@ class Engine:
         return self.fabric.autocast()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
-        """Replace each gradient by its mean over the processes, in one message. All must call it.
+        """Replace each gradient by its mean over the processes, see `average`. All must call it.
 
         A first, short message says which gradients there are, and carries the flags. Shared-out ones are means.
 
@@ -211,7 +212,7 @@ class Engine:
                     value.copy_(sent)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor, in place, by its mean over the processes; all of them go in one message.
+        """Replace each tensor, in place, by its mean over the processes; few go in one message, many in buckets.
 
         Args:
             tensors: floating point, the same shapes in every process, in the same order.
@@ -219,11 +220,7 @@ class Engine:
         tensors = list(tensors)
         if self.world == 1 or not tensors:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        flat = self._reduce(flat, "mean")
-        with torch.no_grad():
-            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+        average_in_buckets(tensors, self.world)
 
     def total(self, counts: Tensor) -> Tensor:
         """Return the sum over the processes.
@@ -234,13 +231,11 @@ class Engine:
         Returns:
             The sum, shaped like `counts`.
         """
-        return self._reduce(counts, "sum") if self.world > 1 else counts
-
-    def _reduce(self, tensor: Tensor, how: str) -> Tensor:
-        """Return the sum or the mean over the processes. Fabric would have all wait for one another before."""
-        reduced = tensor.clone()
-        torch.distributed.all_reduce(reduced)
-        return reduced.div_(self.world) if how == "mean" else reduced
+        if self.world == 1:
+            return counts
+        total = counts.clone()
+        torch.distributed.all_reduce(total)  # for which Fabric would have all wait for one another before
+        return total
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each tensor as every process has it. All must call it.
