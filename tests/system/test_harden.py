@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import clat as package
 from clat.recipe import build_recipe
@@ -50,6 +51,10 @@ def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
     assert re.search(r'<p class="outcome">Hardened for 3 epochs, robust accuracy went from .*McNemar', page)
     assert "Lost <b>" in page
     assert len(json.loads((out / "gallery.json").read_text())["pictures"]) == 24
+    again = package.train(out / "recipe.toml", tmp_path / "again", quiet=True)
+    ends = [load_file(run / "weights" / "last.safetensors") for run in (out, tmp_path / "again")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0]), "the recipe repeats the training"
+    assert again.summary["cost"]["forwards"] > 0
     network = package.load_model("resnet18", width=4, weights=str(out / "model.safetensors"))
     test = package.load_split("digits", "test").take(60)
     x, y = test.images.float() / 255, test.labels

@@ -148,6 +148,7 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(options: argparse.Namespace) -> HardenConfig:
+    from clat.cli.inputs import origin_of
     from clat.hardening import HardenConfig, parse_budget
 
     names = (
@@ -156,7 +157,8 @@ def _config(options: argparse.Namespace) -> HardenConfig:
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["budget"] = None if options.budget is None else parse_budget(options.budget)
-    return HardenConfig(**settings, precision=options.precision, fields=options.fields)
+    settings |= {"precision": options.precision, "fields": options.fields, "origin": origin_of(options)}
+    return HardenConfig(**settings)
 
 
 def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:

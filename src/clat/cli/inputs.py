@@ -23,7 +23,7 @@ from clat.models import load_model
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.recipe.source import read_value
-from clat.recipe.toml import read_recipe
+from clat.recipe.toml import read_recipe, recipe_data
 from clat.training.prepare import check_model
 
 
@@ -160,6 +160,28 @@ def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
     config = config if options.weights is None else replace(config, **own)
     return models.build_model(config, images.num_classes, images.shape[0])
+
+
+def origin_of(options: Namespace) -> dict[str, dict[str, Any]]:
+    """Return the network and images of a command as a recipe has them.
+
+    Args:
+        options: with the options of `add_model_options` and of the images.
+
+    Returns:
+        The tables `model` and `data`, of the fields that were given.
+    """
+    if options.model.endswith(".toml"):
+        model = recipe_data(read_recipe(options.model))["model"]
+    else:
+        model = {"name": options.model, "args": model_arguments(options.model_args) or None}
+        model |= {name: getattr(options, name) for name in ("width", "normalize")}
+    if options.weights is not None:
+        model |= {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
+    columns = ("image_size", "channels", "label_column", "image_column", "classes")
+    data = {"name": options.data, **{name: getattr(options, name) for name in columns}}
+    tables = {"model": model, "data": data}
+    return {name: {key: one for key, one in table.items() if one is not None} for name, table in tables.items()}
 
 
 def about_model(options: Namespace) -> dict[str, object]:

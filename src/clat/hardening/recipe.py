@@ -9,7 +9,7 @@ from clat.hardening.candidates import CANDIDATES
 from clat.hardening.settings import HardenConfig
 from clat.recipe.schema import Recipe, StageConfig
 from clat.recipe.source import set_field
-from clat.recipe.toml import build_recipe
+from clat.recipe.toml import build_recipe, merged
 
 EPS_FROM, EPS_UNTIL = 0.0, 0.5
 LABEL_SMOOTHING = 0.1
@@ -95,20 +95,23 @@ def harden_recipe(
     return build_recipe(
         with_fields(
             config,
-            {
-                "name": "harden",
-                "seed": config.seed,
-                "eps": config.threat.text,
-                "norm": config.norm,
-                "batch_size": config.batch_size,
-                "schedule": harden_schedule(convolutional=convolutional),
-                "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
-                "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
-                "evaluation": {"weights": "none", "protocol": config.protocol},
-                "engine": {"precision": config.precision, "device": config.device},
-                "stages": harden_stages(objective, epochs, keep=config.keep),
-                **(settings or {}),
-            },
+            merged(
+                {
+                    "name": "harden",
+                    "seed": config.seed,
+                    "eps": config.threat.text,
+                    "norm": config.norm,
+                    "batch_size": config.batch_size,
+                    "schedule": harden_schedule(convolutional=convolutional),
+                    "optimizer": {"momentum": 0.9} if convolutional else {"name": "adamw", "weight_decay": 0.05},
+                    "monitor": {"steps": MONITOR_STEPS, "num_samples": MONITORED, "stop_on_collapse": True},
+                    "evaluation": {"weights": "none", "protocol": config.protocol},
+                    "engine": {"precision": config.precision, "device": config.device},
+                    "stages": harden_stages(objective, epochs, keep=config.keep),
+                    **(settings or {}),
+                },
+                dict(config.origin),
+            ),
         )
     )
 

@@ -85,6 +85,9 @@ class HardenConfig:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the recipe that are not to be as `clat.hardening.recipe` has them, such as
     {"stages.harden.eps_schedule.until": 0.3, "monitor.loggers": ["csv"]}; of FIELDS."""
+    origin: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Where network and images come from, as the tables `model` and `data` of a recipe have it: then the recipe of
+    the run repeats it."""
 
     def __post_init__(self) -> None:
         for name in self.fields:

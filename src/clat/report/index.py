@@ -121,8 +121,8 @@ def _cells(run: Run) -> dict[str, IndexCell]:
     epochs = run.epochs[-1]["epoch"] if run.epochs else None
     plain = {
         "Method": " + ".join(str(stage.get("name", "?")) for stage in stages),
-        "Model": text(run.recipe, "model", "name") or text(run.info, "model", "name") or "",
-        "Data": text(run.recipe, "data", "name") or "",
+        "Model": text(run.info, "model", "name") or text(run.recipe, "model", "name") or "",
+        "Data": text(run.info, "data", "name") or text(run.recipe, "data", "name") or "",
         "Measured by": "" if end is None else _measured(end),
         "Status": run.status,
     }

@@ -146,8 +146,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     share = f"{formatting.count(trained)} of {formatting.count(total)}" if trained and total else None
     seed = text(run.info, "seed") or text(run.recipe, "seed")
     known = {
-        "Model": text(run.recipe, "model", "name") or text(run.info, "model", "name"),
-        "Data": text(run.recipe, "data", "name"),
+        "Model": text(run.info, "model", "name") or text(run.recipe, "model", "name"),
+        "Data": text(run.info, "data", "name") or text(run.recipe, "data", "name"),
         "eps": text(run.recipe, "eps"),
         "Epochs": str(run.epochs[-1]["epoch"]) if run.epochs else None,
         "Trained in the last stage": share,

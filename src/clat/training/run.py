@@ -122,9 +122,9 @@ def train(
     inputs = prepare(recipe, model, data, augment, engine.layout.world)
     if reuse is not None:
         shared_stages(recipe, reuse, inputs)
-    with claimed(out, recipe, beside or {}) if is_first_process() else nullcontext():
+    given = describe_given(model, data, augment, inputs.train)
+    with claimed(out, recipe, beside or {}, given) if is_first_process() else nullcontext():
         engine.launch()
-        given = describe_given(model, data, augment, inputs.train)
         return _run(recipe, out, engine, inputs, given, reuse=reuse, quiet=quiet, loggers=loggers)
 
 

@@ -43,13 +43,16 @@ def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
 
 
 @contextmanager
-def claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[None]:
+def claimed(
+    out: Path, recipe: Recipe, beside: Mapping[str, Any], given: Mapping[str, str | None]
+) -> Iterator[None]:
     """Make a run's folder, with its recipe, and keep it for this run alone while the body runs.
 
     Args:
         out: the folder, new or empty.
         recipe: the resolved recipe, which becomes recipe.toml.
         beside: JSON files to write beside it, by name.
+        given: what came from Python in place of what the recipe names; recipe.toml says so in its first lines.
 
     Yields:
         Nothing; the body runs.
@@ -64,8 +67,19 @@ def claimed(out: Path, recipe: Recipe, beside: Mapping[str, Any]) -> Iterator[No
             _make(out / folder)
         for name, record in beside.items():
             write_json(out / name, record)
-        write_text(out / "recipe.toml", recipe_toml(recipe))
+        write_text(out / "recipe.toml", _origins(given) + recipe_toml(recipe))
         yield
+
+
+def _origins(given: Mapping[str, str | None]) -> str:
+    """Return comments on what a recipe file alone does not bring back."""
+    tables = {"model": "[model]", "data": "[data]", "augment": "data.augment"}
+    return "".join(
+        f"# This run was given its {name} from Python ({given[name]}): `clat train` with this file takes what"
+        f" {table} says.\n"
+        for name, table in tables.items()
+        if given.get(name) is not None
+    )
 
 
 def recorder(out: Path, about: dict[str, Any]) -> Callable[[str], None]:

@@ -11,6 +11,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import environ
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,8 +105,6 @@ class TrackioTracker:
     """trackio, whose project is TRACKIO_PROJECT or "clat"."""
 
     def __init__(self, trackio: Any, run: TrackedRun) -> None:
-        from os import environ
-
         self.run = trackio.init(
             project=environ.get("TRACKIO_PROJECT", "clat"), name=f"{run.name}-{run.identity}", resume="allow",
             config=dict(run.settings),
@@ -127,12 +126,9 @@ class TensorboardTracker:
         self.writer = tensorboard.SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.epoch + 1)
 
     def log_metrics(self, metrics: Metrics, step: int) -> None:
-        """Send the numbers of an epoch."""
+        """Write the numbers of an epoch."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
-
-    def save(self) -> None:
-        """Write what has been sent."""
         self.writer.flush()
 
     def finalize(self, status: str) -> None:
