@@ -139,9 +139,12 @@ def data_shape(data: DataConfig) -> Shape:
     Raises:
         ClatError: As `clat.load_split`.
     """
-    return _read_shape(
+    found = _read_shape(
         data.name, data.image_size, data.label_column, data.image_column, data.classes, data.channels
     )
+    if isinstance(found, str):
+        raise ClatError(found)
+    return found
 
 
 @cache
@@ -152,17 +155,21 @@ def _read_shape(
     image: str | None,
     classes: tuple[str, ...] | str | None,
     channels: int | None,
-) -> Shape:
-    with listening(lambda text: None):  # the rows themselves say what there is to say
-        images = load_split(
-            name,
-            "train",
-            image_size=size,
-            label_column=label,
-            image_column=image,
-            classes=classes,
-            resident_limit=0,
-        )
+) -> Shape | str:
+    """Return the facts, or why they cannot be read; asked for once, as a hub that does not answer takes long."""
+    try:
+        with listening(lambda text: None):  # the rows themselves say what there is to say
+            images = load_split(
+                name,
+                "train",
+                image_size=size,
+                label_column=label,
+                image_column=image,
+                classes=classes,
+                resident_limit=0,
+            )
+    except ClatError as error:
+        return str(error)
     depth, height, width = images.shape
     return Shape(len(images), (channels or depth, height, width), images.num_classes)
 
