@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from argparse import Namespace
 
 import pytest
@@ -54,6 +55,27 @@ def test_one_that_is_silent_or_not_there_does_not_answer(listener):
     listener.close()
     with pytest.raises(ClatError, match="refused"):
         require_answer("127.0.0.1:1")
+
+
+def test_a_server_that_says_it_byte_by_byte_has_answered(listener):
+    def answer():
+        line, _ = listener.accept()
+        with line:
+            line.recv(64)
+            for byte in (0, 0, 0, 4, 0, 0, 0, 0, 0):
+                line.sendall(bytes([byte]))
+                time.sleep(0.01)
+
+    threading.Thread(target=answer, daemon=True).start()
+    require_answer(address_of(listener))
+
+
+def test_a_name_that_nobody_looks_up_takes_no_longer_than_an_answer_may(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
+    start = time.monotonic()
+    with pytest.raises(ClatError, match=r"no Ray cluster answers at somewhere:1 within 0\.1 seconds"):
+        require_answer("somewhere:1", seconds=0.1)
+    assert time.monotonic() - start < 2
 
 
 def test_auto_is_where_ray_left_its_mark(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -56,14 +57,33 @@ def require_answer(address: str, seconds: float = ANSWER) -> None:
         ClatError: None does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        with closing(socket.create_connection((host.strip("[]"), int(port)), timeout=seconds)) as line:
-            line.settimeout(seconds)
-            line.sendall(HELLO)
-            frame = line.recv(9, socket.MSG_WAITALL)
-    except TimeoutError:
-        raise ClatError(f"no Ray cluster answers at {address} within {seconds:g} seconds") from None
-    except OSError as error:
-        raise ClatError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
-    if len(frame) < 9 or frame[3] != SETTINGS:
+    found: list[bytes | OSError] = []
+
+    def ask() -> None:
+        try:
+            found.append(_first_frame(host.strip("[]"), int(port), seconds))
+        except OSError as error:
+            found.append(error)
+
+    asking = threading.Thread(
+        target=ask, daemon=True
+    )  # looking up a name, and trying each of its addresses, has no end
+    asking.start()
+    asking.join(seconds)
+    if not found or isinstance(found[0], TimeoutError):
+        raise ClatError(f"no Ray cluster answers at {address} within {seconds:g} seconds")
+    if isinstance(found[0], OSError):
+        raise ClatError(f"no Ray cluster answers at {address}: {found[0].strerror or found[0]}")
+    if len(found[0]) < 9 or found[0][3] != SETTINGS:
         raise ClatError(f"what answers at {address} is no Ray cluster")
+
+
+def _first_frame(host: str, port: int, seconds: float) -> bytes:
+    """Return the head of what a server says to the beginning of HTTP/2, 9 bytes; fewer if it hangs up before."""
+    with closing(socket.create_connection((host, port), timeout=seconds)) as line:
+        line.settimeout(seconds)
+        line.sendall(HELLO)
+        frame = b""
+        while len(frame) < 9 and (more := line.recv(9 - len(frame))):
+            frame += more
+        return frame
