@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +14,13 @@ from clat.core.errors import ClatError
 
 ANSWER = 10.0
 """Seconds that a cluster has to answer."""
+JOIN = 60.0
+"""Seconds that a process has to load Ray and to ask a cluster who it is."""
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """How a client of HTTP/2, which gRPC and so Ray speak, begins: the preface and settings that are all defaults (RFC
 9113, 3.4). A server answers with its own settings."""
+ASK = ("-m", "ray.scripts.scripts", "health-check", "--address")
+"""What the other process runs: `ray health-check`, which knows of no time limit."""
 SETTINGS = 4
 """The type of such a frame, its fourth byte."""
 
@@ -76,6 +82,33 @@ def require_answer(address: str, seconds: float = ANSWER) -> None:
         raise ClatError(f"no Ray cluster answers at {address}: {found[0].strerror or found[0]}")
     if len(found[0]) < 9 or found[0][3] != SETTINGS:
         raise ClatError(f"what answers at {address} is no Ray cluster")
+
+
+def require_cluster(address: str, seconds: float = JOIN) -> None:
+    """Raise an error if what answers is no cluster that the Ray installed here can join.
+
+    Joining it would try for minutes, and may end this process: so another one asks first.
+
+    Args:
+        address: HOST:PORT or ray://HOST:PORT; of the latter Ray itself gives up in time.
+        seconds: how long it may take.
+
+    Raises:
+        ClatError: It is none.
+    """
+    if address.startswith("ray://"):
+        return
+    try:
+        command = [sys.executable, *ASK, address]
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise ClatError(
+            f"what answers at {address} is no Ray cluster that can be joined: give the port that ray start names; "
+            "that of Ray's client is written ray://HOST:PORT"
+        ) from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ClatError(f"no Ray cluster at {address}: {lines[-1].strip() if lines else 'it does not say why'}")
 
 
 def _first_frame(host: str, port: int, seconds: float) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from clat.core.errors import ClatError, first_line
 from clat.core.version import __version__
-from clat.runtime.jobs.answer import find_address, require_answer
+from clat.runtime.jobs.answer import find_address, require_answer, require_cluster
 from clat.runtime.jobs.job import LOST, Job
 from clat.runtime.jobs.remote import CommandRunner, looking_around
 
@@ -269,6 +269,7 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is not None:
         settings = {"address": find_address(address)}
         require_answer(settings["address"])
+        require_cluster(settings["address"])
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of what it will do one day
     try:
         ray.init(**settings, logging_level="ERROR", log_to_driver=False)
