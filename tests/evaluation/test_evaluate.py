@@ -355,6 +355,21 @@ def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
     assert result.cost.backwards >= survivors * (11 + 4 * 11 + 2 * 5)
 
 
+def test_large_images_are_given_to_a_network_few_at_a_time_on_a_cpu() -> None:
+    """3 MiB each: two are taken together by attacks and verdicts, whatever batch is allowed."""
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return torch.stack([x.mean((1, 2, 3)), 2 - x.mean((1, 2, 3))], 1)
+
+    x = torch.full((5, 3, 512, 512), 0.4)
+    result = evaluate(Watched(), x, torch.ones(5, dtype=torch.int64), protocol="pgd-10", eps=0.05, batch_size=100)
+    assert result.clean_accuracy.value == result.robust_accuracy.value == 1
+    assert max(seen) == 2
+
+
 def test_cost_counts_towards_inputs_and_towards_weights() -> None:
     x, y = grey(0.1, 0.2, 0.3), torch.tensor([0, 0, 1])
     model = Brightness()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import pytest
 from rich.console import Console
 
+from clat import cli
 from clat.studies.row import Paper, Row, Scale, Study
 from clat.studies.tables.baselines import pair
 
@@ -34,6 +38,19 @@ def tiny_rows(scale: Scale, out: Path | None = None) -> list[Row]:
 
 
 STUDY = Study("tiny-study", "Two rows and one that cannot run", tiny_rows, (TINY,))
+
+
+@contextmanager
+def rows_in_this_process() -> Iterator[None]:
+    """Inside, a study's rows are run by this process: where they are not what is tested, none has to load torch."""
+
+    def run(command: Sequence[str], output: IO[str]) -> int:
+        with redirect_stdout(output), redirect_stderr(output):
+            return cli.main(list(command[3:]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clat.studies.run._exit_code", run)
+        yield
 
 
 def apart_from_time(table: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study
 from clat.training.prepare import build_network
 from helpers.places import InThisProcess
+from helpers.studies import rows_in_this_process
 
 QUIET = Console(quiet=True)
 SCALE = Scale(
@@ -59,7 +60,8 @@ STUDY = Study("tiny-study", "?", rows, (SCALE,))
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("finals") / "out"
     chosen = seeded(rows(SCALE, out), SCALE.seeds)
-    table = run_study(STUDY, SCALE, chosen, out, QUIET)
+    with rows_in_this_process():
+        table = run_study(STUDY, SCALE, chosen, out, QUIET)
     assert [row["status"] for row in table["rows"]] == ["finished"] * 4
     return out, chosen
 

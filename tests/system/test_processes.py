@@ -50,7 +50,10 @@ def wait_for_epoch(process, out, epoch):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace, capfd, number, code):
     out = workplace / "runs" / f"stopped-{number}"
     process = start(["train", "tiny.toml", "--out", out, *LONG])

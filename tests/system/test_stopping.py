@@ -81,7 +81,10 @@ def interrupt_at_work(process: Any, place: Path, number: int = signal.SIGINT) ->
     return said
 
 
-@pytest.mark.parametrize("work", ["sleep", "compute", "swallow"])
+@pytest.mark.parametrize(
+    "work",
+    [pytest.param("sleep", marks=pytest.mark.slow), pytest.param("compute", marks=pytest.mark.slow), "swallow"],
+)
 def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
     (place / "busy").write_text(work)
     words = (
@@ -102,7 +105,11 @@ def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "number", "code"), [("sleep", signal.SIGTERM, 143), ("compute", signal.SIGINT, 130)]
+    ("work", "number", "code"),
+    [
+        pytest.param("sleep", signal.SIGTERM, 143, marks=pytest.mark.slow),
+        ("compute", signal.SIGINT, 130),
+    ],
 )
 def test_in_a_training_step_and_the_run_goes_on(work: str, number: int, code: int, start: Any, place: Path) -> None:
     """The step is given up, and the run goes on from its last saved state."""

@@ -6,6 +6,7 @@ either way every forward pass is a full one, and no time goes into samples whose
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -59,6 +60,25 @@ def worthwhile(batch_size: int, device: torch.device) -> int:
         `batch_size`, or on a CPU at most CPU_BATCH.
     """
     return min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size
+
+
+CPU_BYTES = 2**23
+"""Bytes of images, as float32, beyond which a forward pass on a CPU costs no less an image: its layers' outputs
+leave the caches, and the C library takes memory from the system and gives it back at every one of them."""
+
+
+def at_a_time(batch_size: int, image: Sequence[int], device: torch.device) -> int:
+    """Return how many images are given to a network together where its gradients or logits alone are wanted.
+
+    Args:
+        batch_size: how many at most.
+        image: the shape of one, (C, H, W).
+        device: where the model is.
+
+    Returns:
+        `batch_size`, or on a CPU no more than CPU_BYTES hold, and at least one.
+    """
+    return min(batch_size, max(CPU_BYTES // (4 * math.prod(image)), 1)) if device.type == "cpu" else batch_size
 
 
 def run_search(
@@ -158,7 +178,8 @@ def run_searches(
         if settled is not None:
             keep &= ~settled[held[:, 1]].to(device)
             waiting = waiting[~settled[waiting[:, 1]]]
-        state, held = {name: value[keep] for name, value in state.items()}, held[keep.cpu()]
+        if not keep.all():
+            state, held = {name: value[keep] for name, value in state.items()}, held[keep.cpu()]
 
 
 def _free(held: Tensor, waiting: Tensor, size: int, guesses: int) -> int:
@@ -181,6 +202,6 @@ def _free(held: Tensor, waiting: Tensor, size: int, guesses: int) -> int:
 
 
 def _joined(state: SearchState | None, new: SearchState) -> SearchState:
-    if state is None:
+    if state is None or not len(state["done"]):
         return new
     return {name: torch.cat([state[name], new[name]]) for name in new}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata, spearmanr
+import scipy  # whose parts are loaded where they are used, stats in a second
 
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
@@ -164,13 +164,13 @@ def compare_rankings(reports: Sequence[Ranked[Any]]) -> RankingComparison:
         LayerRow(row.index, row.name, row.kind, row.num_params) for row in reports[0].rows if row.name in shared
     ]
     values = [_values(report, layers) for report in reports]
-    ranks = [rankdata(-value, nan_policy="omit") for value in values]
+    ranks = [scipy.stats.rankdata(-value, nan_policy="omit") for value in values]
     return RankingComparison(
         names=_names(reports),
         layers=layers,
         ranks=[[None if np.isnan(rank) else float(rank) for rank in each] for each in ranks],
-        spearman=[[_correlation(spearmanr, one, two) for two in ranks] for one in ranks],
-        kendall=[[_correlation(kendalltau, one, two) for two in ranks] for one in ranks],
+        spearman=[[_correlation(scipy.stats.spearmanr, one, two) for two in ranks] for one in ranks],
+        kendall=[[_correlation(scipy.stats.kendalltau, one, two) for two in ranks] for one in ranks],
         reports=reports,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from clat.core.errors import ClatError, unknown
@@ -167,6 +169,24 @@ def default_resident_limit() -> int:
     return min(RESIDENT_LIMIT, available_memory() // 4)
 
 
+def _digits_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the grey levels (1797, 64) of scikit-learn's digits, and their labels (1797,).
+
+    They are read from the file in its package, where that is where it always was: scikit-learn itself takes seconds
+    to import.
+    """
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.data, bunch.target
+
+
 def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None) -> ImageSet:
     """scikit-learn's 1,797 digits (Alpaydin and Kaynak, 1998): 8x8, 17 grey levels, uint8 = round(v * 255 /
     16).
@@ -174,14 +194,12 @@ def _digits(split: str, image_size: int | None, classes: tuple[str, ...] | None)
     They are stored writer by writer and published without a split here, so one fixed permutation
     (``permutation(1797, "digits")``) gives its first 1,297 to train and its last 500 to test.
     """
-    from sklearn.datasets import load_digits  # half a second to import
-
     if split not in ("train", "test"):
         raise unknown("split of digits", split, ("train", "test"))
-    bunch = load_digits()
-    grey = np.rint(bunch.images * 255 / 16).astype(np.uint8)
+    values, target = _digits_table()
+    grey = np.rint(values.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     labels, class_names, notes = number_classes(
-        Labels(bunch.target.astype(np.int64), tuple("0123456789")), None, classes, f"digits/{split}"
+        Labels(target.astype(np.int64), tuple("0123456789")), None, classes, f"digits/{split}"
     )
     order = permutation(len(grey), "digits")
     chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]

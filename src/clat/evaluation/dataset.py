@@ -32,7 +32,7 @@ from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
 
 PART_BYTES = 2**26
-"""Bytes of images that are held as float32 at a time, in whole batches and at least one."""
+"""Bytes of images that are held as float32 at a time, in whole batches where one fits."""
 LONG = 1000
 """Passes of a robust image from which on processes may have to wait long for one another."""
 
@@ -177,11 +177,12 @@ def _is_long(protocol: str | Path | Protocol, images: ImageSet) -> bool:
 
 
 def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:
-    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then whole batches."""
-    bytes_each = 4 * math.prod(images.shape)
-    if part_bytes is None:
-        return max(PART_BYTES // bytes_each // batch_size, 1) * batch_size
-    return max(part_bytes // bytes_each, 1)
+    """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then whole batches.
+
+    It is the same on every device, so that whoever measures a share finds its images.
+    """
+    held = max((part_bytes or PART_BYTES) // (4 * math.prod(images.shape)), 1)
+    return held if part_bytes is not None or held < batch_size else held - held % batch_size
 
 
 def _wait_for_all(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat.attacks.search import worthwhile
+from clat.attacks.search import at_a_time, worthwhile
 from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
@@ -28,7 +28,7 @@ from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
 
 BATCH_SIZE = 250
-"""Samples attacked at a time."""
+"""Samples attacked at a time, at most."""
 PRECISIONS = ("float32", "bfloat16")
 """Precisions of the search, but for FAB's, Square's and Pixle's, which is float32 always. float32 may be
 TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
@@ -65,7 +65,8 @@ def evaluate(
         protocol: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol.
         eps: the radius, a number or a fraction such as "8/255".
         norm: "linf" or "l2".
-        batch_size: samples attacked at a time.
+        batch_size: samples attacked at a time, at most: on a CPU no more than CPU_BYTES of `clat.attacks.search`
+            hold.
         seed: of all random choices, which belong to a sample's number in `ids` and not to its batch.
         precision: of the search, "float32" or "bfloat16" (FAB's, Square's and Pixle's is float32 always).
         ids: the samples' numbers, (N,) int64; None: 0, 1, ...
@@ -99,6 +100,7 @@ def evaluate(
     samples = sample_digests(x, y, ids)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
+    batch_size = at_a_time(batch_size, x.shape[1:], device)
     ends = first_and_last(len(x), batch_size)
     alone = logits_alone(model, x[ends], y[ends])
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):

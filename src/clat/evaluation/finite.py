@@ -6,7 +6,7 @@ it has at least its nominal coverage for every set, is never wider, and has no w
 
 from __future__ import annotations
 
-from scipy.stats import hypergeom
+import scipy  # whose parts are loaded where they are used, stats in a second
 
 
 def most_in_set(population: int, sample: int, seen: int, confidence: float = 0.95) -> int:
@@ -25,7 +25,7 @@ def most_in_set(population: int, sample: int, seen: int, confidence: float = 0.9
     while low < high:  # the more there are, the less likely it is to see so few
         middle = (low + high + 1) // 2
         # Equal counts as too unlikely, but for rounding.
-        if hypergeom.cdf(seen, population, middle, sample) > (1 - confidence) * (1 + 1e-9):
+        if scipy.stats.hypergeom.cdf(seen, population, middle, sample) > (1 - confidence) * (1 + 1e-9):
             low = middle
         else:
             high = middle - 1

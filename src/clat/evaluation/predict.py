@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clat.attacks.search import at_a_time
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.edge import accept
@@ -21,7 +22,7 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
         model: an image classifier that takes images in [0, 1] and returns logits, in any mode.
         x: images in [0, 1], (N, C, H, W).
         y: labels, (N,) int64; they only have to fit the outputs.
-        batch_size: images in a forward pass.
+        batch_size: images in a forward pass, at most (`clat.attacks.search.at_a_time`).
 
     Returns:
         Logits, (N, classes), float32, on the CPU.
@@ -32,9 +33,10 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) ->
     model, x = accept(model, x, y)
     device = device_of(model, x.device)
     parts = []
+    size = at_a_time(batch_size, x.shape[1:], device)
     exactly = torch.autocast(device.type, enabled=False), exact_float32(), unfolded()
     with modes.attack_mode(model), torch.no_grad(), exactly[0], exactly[1], exactly[2]:
-        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
             logits = model(images.to(device))
             check_logits(logits, labels)
             if not torch.isfinite(logits).all():
@@ -50,7 +52,7 @@ def is_right(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 250) -
         model: an image classifier that takes images in [0, 1] and returns logits, in any mode.
         x: images in [0, 1], (N, C, H, W).
         y: their labels, (N,) int64.
-        batch_size: images in a forward pass.
+        batch_size: images in a forward pass, at most (`clat.attacks.search.at_a_time`).
 
     Returns:
         One flag an image, (N,) bool, on the CPU.

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest, norm, ttest_1samp, ttest_ind
+import scipy  # whose parts are loaded where they are used, stats in a second
 from torch import Tensor
 
 
@@ -33,7 +33,7 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the Wilson score interval, which stays within [0, 1] and is honest near both ends."""
-        low, high = binomtest(self.correct, self.n).proportion_ci(self.confidence, method="wilson")
+        low, high = scipy.stats.binomtest(self.correct, self.n).proportion_ci(self.confidence, method="wilson")
         return float(low), float(high)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class PairedDifference:
         n = self.n + 2
         first, second = (self.first_only + 1) / n, (self.second_only + 1) / n
         centre = second - first
-        half = float(norm.ppf(0.5 + self.confidence / 2)) * math.sqrt((first + second - centre**2) / n)
+        half = float(scipy.stats.norm.ppf(0.5 + self.confidence / 2)) * math.sqrt((first + second - centre**2) / n)
         return max(centre - half, -1.0), min(centre + half, 1.0)
 
     @property
@@ -125,7 +125,7 @@ class PairedDifference:
         It says how likely so uneven a split of the disagreements is by chance.
         """
         disagreements = self.first_only + self.second_only
-        return float(binomtest(self.first_only, disagreements).pvalue) if disagreements else 1.0
+        return float(scipy.stats.binomtest(self.first_only, disagreements).pvalue) if disagreements else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
@@ -234,7 +234,7 @@ class SeedDifference(_TTest):
             return None
         if not any(one.deviation for one in (self.first, self.second)):
             return None
-        return ttest_ind(self.second.values, self.first.values, equal_var=False)
+        return scipy.stats.ttest_ind(self.second.values, self.first.values, equal_var=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
@@ -273,7 +273,7 @@ class PairedSeeds(_TTest):
         """Return the test, or None for a single seed, or where the seeds do not differ but for rounding."""
         if len(self.values) < 2 or max(self.values) - min(self.values) < _ROUNDING:
             return None
-        return ttest_1samp(self.values, 0.0)
+        return scipy.stats.ttest_1samp(self.values, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.

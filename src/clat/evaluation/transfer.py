@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat.attacks.search import run_search
+from clat.attacks.search import at_a_time, run_search
 from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
@@ -265,7 +265,8 @@ def make_examples(
     device = device_of(model, x.device)
     todo, _ = plan_searches(protocol, threat, classes=_classes(model, x, y), seed=seed, leave=False)
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
-        found = run_search(todo[0].build(model), x[rows], y[rows], rows, batch_size=batch_size, device=device)
+        size = at_a_time(batch_size, x.shape[1:], device)
+        found = run_search(todo[0].build(model), x[rows], y[rows], rows, batch_size=size, device=device)
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]
     result.x_adv[kept] = found[still_wrong.to(found.device)]

@@ -1,9 +1,9 @@
 """Handle device, precision and processes: a thin layer over Lightning Fabric.
 
-Fabric launches the processes, picks the device, casts under autocast and carries the collectives. Gradients are
-averaged here, after the backward pass, rather than by DistributedDataParallel: CLAT moves a few percent of the
-parameters, another set after each selection, and its loss passes leave the network early, none of which DDP's fixed
-buckets allow without wrapping anew.
+Where there are several processes, Fabric launches them, picks the device, casts under autocast and carries the
+collectives. Gradients are averaged here, after the backward pass, rather than by DistributedDataParallel: CLAT
+moves a few percent of the parameters, another set after each selection, and its loss passes leave the network
+early, none of which DDP's fixed buckets allow without wrapping anew.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from clat.core.errors import ClatError
 from clat.network.modes import batch_norms
 from clat.runtime.layout import find_layout
 from clat.runtime.settings import EngineConfig
+from clat.runtime.single import SingleProcess
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Where torchrun, Fabric and SLURM say which process this is, before the processes have met."""
 
 
 def is_first_process() -> bool:
@@ -31,11 +35,11 @@ def is_first_process() -> bool:
     Returns:
         True in the process of rank 0, also before the others are started.
     """
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
-    if "RANK" not in os.environ and not torch.distributed.is_initialized() and int(os.environ.get("NODE_RANK", 0)):
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    if "RANK" not in os.environ and int(os.environ.get("NODE_RANK", 0)):
         return False  # the process that starts the others of another machine
-    return (getattr(rank_zero_only, "rank", None) or 0) == 0
+    return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 
 @contextmanager
@@ -60,18 +64,22 @@ class Engine:
         self.layout = layout = find_layout(config)
         if cuda and layout.devices > torch.cuda.device_count():
             raise ClatError(f"engine.devices is {layout.devices}, but there are {torch.cuda.device_count()} GPUs")
-        from lightning_fabric import Fabric  # seconds, which whoever only reads a recipe need not wait for
-
         self.precision = config.resolved().precision
+        self.channels_last = config.channels_last
+        self.fabric: Any
+        if layout.world == 1:
+            self.fabric = SingleProcess(cuda=cuda, bfloat16=self.precision == "bf16-mixed")
+            return
+        from lightning_fabric import Fabric
+
         with _quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
             self.fabric = Fabric(
                 accelerator="cuda" if cuda else "cpu",
                 devices=layout.devices,
                 num_nodes=layout.nodes,
-                strategy="ddp" if layout.world > 1 else "auto",
+                strategy="ddp",
                 precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
             )
-        self.channels_last = config.channels_last
 
     def launch(self) -> None:
         """Start the other processes, if any."""
@@ -126,7 +134,8 @@ class Engine:
         Returns:
             The context, which does nothing in precision 32.
         """
-        return self.fabric.autocast()
+        context: AbstractContextManager[Any] = self.fabric.autocast()
+        return context
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
         """Replace each gradient by its mean over the processes, in one message. All must call it.
@@ -281,7 +290,8 @@ class Engine:
             seconds: how long they have to leave.
         """
         until = time.monotonic() + seconds
-        for process in getattr(self.fabric.strategy.launcher, "procs", ()):
+        launcher = None if self.world == 1 else self.fabric.strategy.launcher
+        for process in getattr(launcher, "procs", ()):
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
