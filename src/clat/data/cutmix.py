@@ -78,7 +78,8 @@ def cutmix(images: Tensor, labels: Tensor, num_classes: int, generator: torch.Ge
     Returns:
         (images, labels); new images; labels float32, shape (N, num_classes), each row a distribution.
     """
-    drawn = draw_windows(len(images), *images.shape[2:], generator)
+    height, width = images.shape[2:]
+    drawn = draw_windows(len(images), height, width, generator)
     partner = drawn.partner.to(images.device)
     return drawn.mix(images, labels, images[partner], labels[partner], num_classes)
 

@@ -44,7 +44,7 @@ UNKNOWN = 1.1e9
 class Shape(NamedTuple):
     """Facts about a data set that decide what a pass and an epoch cost."""
 
-    count: int
+    images: int
     image: tuple[int, int, int]
     classes: int
 
@@ -105,7 +105,7 @@ def training_images(data: DataConfig, shape: Shape) -> int:
     Returns:
         `train_size`, else all that are not held out, at least 1.
     """
-    return data.train_size or max(shape.count - data.heldout, 1)
+    return data.train_size or max(shape.images - data.heldout, 1)
 
 
 def pass_cost(recipe: Recipe) -> float:
