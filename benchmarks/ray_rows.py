@@ -1,10 +1,11 @@
-"""Eight rows of known length on two local Ray nodes of one CPU each: wall time over the best assignment.
+"""Rows of known length on two local Ray nodes of one CPU each: wall time over the best assignment.
 
     python -m benchmarks.ray_rows --out docs/results/benchmarks/ray_rows.json
+    python -m benchmarks.ray_rows --rows 20 21 22 24 25 27 29 60 --out one_long.json
 
 The rows sleep, so that two cores stand for two machines; everything else is the real thing: the scheduler, the
 cluster's check, an actor and a process of its own for each. They are listed in the worst order, the longest last,
-and for comparison also run in that order, without their costs. The best assignment is that of all 2^8 with the
+and for comparison also run in that order, without their costs. The best assignment is that of all with the
 shortest time, for the sleep alone: starting a process counts as loss.
 """
 
@@ -29,7 +30,7 @@ from clat.runtime.jobs.job import Job
 from clat.runtime.jobs.remote import CommandRunner
 from clat.runtime.jobs.schedule import run_jobs
 
-SECONDS = (20.0, 21.0, 22.0, 24.0, 25.0, 27.0, 29.0, 60.0)
+SECONDS = (20.0, 21.0, 22.0, 24.0, 25.0, 27.0, 29.0, 30.0)
 """Length of each row."""
 
 
@@ -61,13 +62,15 @@ def best_seconds(seconds: Sequence[float], workers: int) -> float:
     return min(map(time_of, itertools.product(range(workers), repeat=len(seconds))))
 
 
-def wall_seconds(place: cluster_module.RayCluster, folder: Path, scale: float, *, known: bool) -> dict[str, Any]:
+def wall_seconds(
+    place: cluster_module.RayCluster, folder: Path, rows: Sequence[float], *, known: bool
+) -> dict[str, Any]:
     """Return how long the rows take.
 
     Args:
         place: the cluster.
         folder: of their logs.
-        scale: by which all lengths are multiplied.
+        rows: seconds of each.
         known: whether the scheduler knows how long each is.
 
     Returns:
@@ -85,7 +88,7 @@ def wall_seconds(place: cluster_module.RayCluster, folder: Path, scale: float, *
             cost=seconds if known else 0.0,
         )
 
-    jobs = [job(number, scale * seconds) for number, seconds in enumerate(SECONDS)]
+    jobs = [job(number, seconds) for number, seconds in enumerate(rows)]
     failures = run_jobs(
         jobs,
         place,
@@ -99,7 +102,8 @@ def wall_seconds(place: cluster_module.RayCluster, folder: Path, scale: float, *
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the rows' lengths (default: 1)")
+    parser.add_argument("--rows", type=float, nargs="+", default=SECONDS, metavar="SECONDS", help="their lengths")
+    parser.add_argument("--machine", default="", help="what it runs on, for the record")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -109,19 +113,20 @@ def main() -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
-    best = options.scale * best_seconds(SECONDS, 2)
+    best = best_seconds(options.rows, 2)
     with tempfile.TemporaryDirectory() as folder:
         place = cluster_module.RayCluster(Path(folder) / "shared", address=cluster.address)
         runs = {
-            "longest first": wall_seconds(place, Path(folder), options.scale, known=True),
-            "in the table's order": wall_seconds(place, Path(folder), options.scale, known=False),
+            "longest first": wall_seconds(place, Path(folder), options.rows, known=True),
+            "in the table's order": wall_seconds(place, Path(folder), options.rows, known=False),
         }
         place.close()
     cluster.shutdown()
     found = {
         "benchmark": "ray_rows",
-        "rows": [options.scale * one for one in SECONDS],
+        "rows": list(options.rows),
         "nodes": 2,
+        "machine": options.machine,
         "best seconds": best,
         "runs": runs,
         "over the best": {name: run["seconds"] / best for name, run in runs.items()},
