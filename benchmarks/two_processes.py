@@ -4,7 +4,7 @@
 
 One thread a process, a batch of 128 for each, gradients exchanged by gloo; ResNet-18 of 16 channels on CIFAR-10.
 Rounds take turns: both processes train together; both train at the same time, but each by itself; the first trains
-alone while the other sleeps. So what disturbs the machine for a while disturbs all; medians of the rounds' ratios are
+alone while the other sleeps. So what disturbs the machine for a while disturbs all; the medians of the rounds are
 reported. What two processes that exchange nothing reach is what the machine allows: less than 2 where its cores
 share caches and memory, or have something else to do.
 """
