@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from clat.data.decode import to_array
 from clat.network.layers import Layer
 from clat.objectives import Clat, FastAT, Objective, PgdAT, Standard, Trades
 from clat.recipe.schema import MonitorConfig, Recipe, StageConfig
+from clat.runtime.buckets import buckets_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.interrupt import StopFlag
 from clat.training.log import RunLog
@@ -202,9 +203,12 @@ class Overheard(Engine):
     def world(self) -> int:
         return 2
 
-    def _reduce(self, tensor: Tensor, how: str) -> Tensor:
-        self.sent.append(tensor.nbytes)
-        return tensor
+    def total(self, counts: Tensor) -> Tensor:
+        self.sent.append(counts.nbytes)
+        return counts
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        self.sent += [sum(tensor.nbytes for tensor in bucket) for bucket in buckets_of(list(tensors))]
 
 
 def messages_of_a_step() -> list[int]:

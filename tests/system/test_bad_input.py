@@ -337,6 +337,7 @@ def test_a_result_that_cannot_be_written_leaves_no_half_file(refused, monkeypatc
         (("tiny.toml", "--optimizer.name", "adamv"), "unknown optimizer 'adamv'; did you mean 'adam'?"),
         (("tiny.toml", "--optimizer", '{ name = "muon" }'), "Muon only supports 2D parameters"),
         (("tiny.toml", "--engine.checkpoint_blocks", "true", "--engine.compile", "true"), "take one of them"),
+        (("tiny.toml", "--engine.shard", "true"), "the network has no blocks to be shared out"),
         (("tiny.toml", "--micro_batch", "0"), "micro_batch is 0"),
         (("tiny.toml", "--reuse", "absent"), "no run to reuse"),
         (("tiny.toml", "--device", "cuda"), "cuda"),

@@ -46,6 +46,13 @@ def test_a_perturbation_of_one_process_is_divided(monkeypatch):
     assert torch.equal(own.delta, IMAGES[1])
 
 
+def test_it_is_said_when_each_process_holds_a_part_now(tmp_path):
+    (tmp_path / "run.json").write_text('{"environment": {"torch": "2", "processes": 2, "sharded": true}}')
+    now = {"torch": "2", "device": "cpu", "threads": 1, "processes": 2}
+    assert "sharded True (now False)" in other_configuration(tmp_path, now)
+    assert other_configuration(tmp_path, {**now, "sharded": True}) is None
+
+
 def test_a_changed_number_is_said(tmp_path):
     before = '{"environment": {"torch": "2", "device": "cpu", "threads": 1, "processes": 4}}'
     (tmp_path / "run.json").write_text(before)

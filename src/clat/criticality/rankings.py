@@ -41,6 +41,8 @@ class Ranking:
     """Whether it needs the weights of the start."""
     reads_weights: ClassVar[bool] = False
     """Whether it puts other weights in a layer's place."""
+    shards: ClassVar[bool] = False
+    """Whether it ranks a network of which each process holds a part, see `clat.network.sharded`. Not inherited."""
     whole_network: ClassVar[bool] = False
     """Whether projection shortcuts and the classifier take part unless told otherwise."""
 
@@ -122,6 +124,7 @@ class CriticalityRanking(AttackedRanking):
 
     name: Literal["criticality"] = "criticality"
     about = "CLAT's criticality index C"
+    shards = True
     function = staticmethod(measure_criticality)
     normaliser: Literal["numel", "sqrt", "relative", "none"] | None = None
     """What the change of a feature is divided by, see `clat.criticality.NORMALISERS`. None: what the paper divides

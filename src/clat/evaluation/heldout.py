@@ -65,6 +65,8 @@ def heldout_accuracies(
 ) -> tuple[float, float]:
     """Measure clean and robust accuracy, each process taking its share and all learning the same.
 
+    Where the network is shared out, all take all images: they have to run its blocks together.
+
     Args:
         model: the network in training, as for `heldout_correct`.
         engine: sets device, precision and memory layout, and knows the processes.
@@ -78,7 +80,8 @@ def heldout_accuracies(
     Returns:
         Clean and robust accuracy on all images, in [0, 1].
     """
-    mine, labels = (part[engine.rank :: engine.world] for part in (x, y))
+    first, every = (0, 1) if engine.shards else (engine.rank, engine.world)
+    mine, labels = (part[first::every] for part in (x, y))
     with engine.autocast():
         correct = heldout_correct(
             model,
@@ -89,5 +92,6 @@ def heldout_accuracies(
             seed=seed,
             micro_batch=micro_batch,
         )
-    clean, robust = (engine.total(correct).double() / len(x)).tolist()
+    counts = correct if engine.shards else engine.total(correct)
+    clean, robust = (counts.double() / len(x)).tolist()
     return clean, robust

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from clat.network.slices import slice_like
+
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer by name: the network's own tensors, without their history.
@@ -42,7 +44,7 @@ def put(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         values: new values by name, shaped like the tensors; names that it lacks are left alone.
     """
     for name, value in values.items():
-        own[name].copy_(value)
+        own[name].copy_(slice_like(value, own[name]))
 
 
 @contextmanager

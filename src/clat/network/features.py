@@ -13,6 +13,7 @@ from clat.core.errors import ClatError, unknown
 from clat.network.calls import CallCounter
 from clat.network.layers import Layer
 from clat.network.outputs import first_argument, first_tensor
+from clat.network.slices import gather_for_gradient, is_sharded
 
 TAPS = ("output", "norm", "activation")
 """Where a layer's feature is read: at its own output (the paper's words), after the normalisation that takes
@@ -57,7 +58,7 @@ def read_features(
         layers: the layers to read, from `enumerate_layers`, in any order.
         tap: where a layer's feature is read, one of TAPS.
         stop: whether to leave the forward pass at the deepest wanted layer; the logits are then None and nothing
-            above it is computed.
+            above it is computed. A sharded network runs to its end, as its blocks have to.
         flat: whether features are flattened to (N, N_i). Else they keep their own shape, the batch first, and their
             own memory layout, which a flattened feature of a channels_last network would have to be copied out of,
             and its gradient too.
@@ -75,11 +76,13 @@ def read_features(
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
     values: dict[int, Tensor] = {}
+    stop = stop and not is_sharded(model)
     count, wanted = x.shape[0], len(layers) * (2 if inputs else 1)
 
     def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
         if position in values or feature is None:
             return
+        gather_for_gradient(model, feature)
         if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
             feature = feature.clone()
         value = feature.movedim(layer.input_axis if where == "input" else layer.batch_axis, 0)

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from clat.network.folding import DeferredConv, FoldedConvs, deferred_input
+from clat.network.slices import is_sharded
 
 NORM_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -81,7 +82,8 @@ def frozen_norms_lean(model: nn.Module) -> Iterator[None]:
     scaled = [module for module in model.modules() if isinstance(module, ScaledNorm)]
     before = [(norm, norm.scale, norm.shift) for norm in scaled]
     folds = FoldedConvs(model)
-    convolutions = [] if scaled or not norms else folds.convolutions  # compiled blocks fuse for themselves
+    # Compiled blocks fuse for themselves; of sharded ones a folded weight would outlast the gathered one.
+    convolutions = [] if scaled or not norms or is_sharded(model) else folds.convolutions
     for convolution in convolutions:
         convolution.forward = partial(folds.forward, convolution)
     for norm in norms:

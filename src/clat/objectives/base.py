@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +76,9 @@ class Objective:
     """Whether its callback puts parameters of its own into the network's layers."""
     attacks = True
     """Whether it trains on attacked images, so that there is an eps to schedule."""
+    shards: ClassVar[bool] = False
+    """Whether it trains a network of which each process holds a part, see `clat.network.sharded`: it then makes the
+    same passes in every process. Not inherited: each class says it for itself."""
     splits = True
     """Whether the loss of a batch is the mean of those of its parts, so that it can be taken part by part."""
 

@@ -85,7 +85,7 @@ class ClatCallback(StageCallback):
         step = Step(layers, seed=seed, threat=here.threat, callback=self, once=here.once)
         torch.manual_seed(seed)  # for dropout, as in a training step
         found = None
-        if here.engine.rank == 0:
+        if here.engine.computes_for_all:
             with here.engine.autocast(), frozen_norms_lean(here.model):
                 images = here.engine.images(x)
                 found = self.objective.calibration(here.model, images, y, step, micro_batch=here.micro_batch)
@@ -102,6 +102,7 @@ class Clat(InnerAttack):
 
     needs_selection = True
     keeps_robustness = True
+    shards = True
 
     name: Literal["clat"] = "clat"
     lambda_: Annotated[float | None, Field(alias="lambda")] = None

@@ -33,6 +33,8 @@ class ClatPlus(Clat):
     of scale.
     """
 
+    shards = True
+
     name: Literal["clat-plus"] = "clat-plus"  # type: ignore[assignment]
     ce_input: Literal["clean", "feature", "pgd", "both"] = "pgd"
     feature_input: Literal["feature", "pgd"] = "pgd"

@@ -16,6 +16,8 @@ from clat.objectives.base import Examples, InnerAttack, Loss, Step, cross_entrop
 class PgdAT(InnerAttack):
     """min CE(F(x'), y), x' by PGD on the cross-entropy."""
 
+    shards = True
+
     name: Literal["pgd-at"] = "pgd-at"
     random_start: bool = True
     """Begin at a uniform point of the ball rather than at x, as the released code of IDBH does."""

@@ -16,6 +16,8 @@ class Standard(Objective):
 
     attacks = False
 
+    shards = True
+
     name: Literal["standard"] = "standard"
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:

@@ -18,6 +18,8 @@ class Trades(DivergenceAttack):
     The gradient of the KL flows into both outputs. `label_smoothing` is 0.1 in Wang et al. 2023.
     """
 
+    shards = True
+
     name: Literal["trades"] = "trades"
     beta: float = 6.0
     """Weight of the divergence."""

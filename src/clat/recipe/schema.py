@@ -20,6 +20,7 @@ from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
+from clat.recipe.sharding import check_sharding
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment
 
@@ -147,6 +148,8 @@ class Recipe:
         for name in names:
             if names.count(name) > 1:
                 raise ClatError(f"two stages are called '{name}': give each its own name")
+        if self.engine.shard:
+            check_sharding(self.stages, self.optimizer)
         for stage in self.stages:
             if self.data.mixes and not stage.objective.mixed_labels:
                 name = stage.objective.name

@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from clat.core.errors import ClatError
+from clat.network import modes
 from clat.network.checkpointed import blocks_checkpointed
-from clat.network.compiled import blocks_compiled
+from clat.network.compiled import blocks, blocks_compiled
+from clat.network.sharded import check_shardable
 from clat.runtime.engine import EngineConfig
 
 
@@ -26,3 +29,21 @@ def blocks_as(config: EngineConfig, model: nn.Module, batch_size: int) -> Abstra
     if config.compile:
         return blocks_compiled(model, batch_size)
     return blocks_checkpointed(model) if config.checkpoint_blocks else nullcontext()
+
+
+def check_blocks(config: EngineConfig, model: nn.Module, x: Tensor) -> None:
+    """Raise an error if a network has no blocks to do with as the engine's settings ask for.
+
+    Args:
+        config: the settings, of which `checkpoint_blocks` and `shard` count.
+        model: the network.
+        x: an image, (1, C, H, W) in [0, 1].
+
+    Raises:
+        ClatError: with what the network lacks.
+    """
+    if config.checkpoint_blocks and not blocks(model):
+        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
+    if config.shard:
+        with modes.attack_mode(model):
+            check_shardable(model, x)

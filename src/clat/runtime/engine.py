@@ -8,19 +8,20 @@ early, none of which DDP's fixed buckets allow without wrapping anew.
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.logger import quiet
 from clat.network.modes import batch_norms
+from clat.runtime.buckets import average_in_buckets
 from clat.runtime.layout import find_layout
 from clat.runtime.settings import EngineConfig
 from clat.runtime.single import SingleProcess
@@ -42,18 +43,6 @@ def is_first_process() -> bool:
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Inside, a library's logger of that name keeps its remarks, but not its warnings, to itself."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 class Engine:
     """One process's view of the run: `rank` of `world` processes, and the `device` that is its own."""
 
@@ -66,13 +55,15 @@ class Engine:
             raise ClatError(f"engine.devices is {layout.devices}, but there are {torch.cuda.device_count()} GPUs")
         self.precision = config.resolved().precision
         self.channels_last = config.channels_last
+        self.shards = config.shard and layout.world > 1
+        """Each process holds a part of the parameters, and all run the same blocks at the same time."""
         self.fabric: Any
         if layout.world == 1:
             self.fabric = SingleProcess(cuda=cuda, bfloat16=self.precision == "bf16-mixed")
             return
         from lightning_fabric import Fabric
 
-        with _quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
+        with quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
             self.fabric = Fabric(
                 accelerator="cuda" if cuda else "cpu",
                 devices=layout.devices,
@@ -99,6 +90,16 @@ class Engine:
     def device(self) -> torch.device:
         """Return the device of this process."""
         return torch.device(self.fabric.device)
+
+    @property
+    def computes_for_all(self) -> bool:
+        """Return whether this process computes what one can for all. Shared-out blocks run in all or in none."""
+        return self.rank == 0 or self.shards
+
+    @property
+    def draws_as(self) -> int:
+        """Return by whose number the network draws: its own, or 0, where all have to leave out the same blocks."""
+        return 0 if self.shards else self.rank
 
     @property
     def cuda_devices(self) -> list[torch.device]:
@@ -138,9 +139,9 @@ class Engine:
         return context
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], flags: Sequence[bool] = ()) -> list[bool]:
-        """Replace each gradient by its mean over the processes, in one message. All must call it.
+        """Replace each gradient by its mean over the processes, see `average`. All must call it.
 
-        A first, short message says which gradients there are, and carries the flags.
+        A first, short message says which gradients there are, and carries the flags. Shared-out ones are means.
 
         Args:
             parameters: the same in every process, in the same order.
@@ -152,7 +153,7 @@ class Engine:
         """
         if self.world == 1:
             return list(flags)
-        parameters = list(parameters)
+        parameters = [] if self.shards else list(parameters)
         there = [*flags, *(parameter.grad is not None for parameter in parameters)]
         counts = self.total(torch.tensor(there, dtype=torch.int64, device=self.device)).tolist()
         agreed = [count > 0 for count in counts[: len(flags)]]
@@ -203,12 +204,12 @@ class Engine:
         if self.world > 1:
             with torch.no_grad():
                 for value in (*model.parameters(), *model.buffers()):
-                    sent = value.detach().contiguous()  # channels-last tensors cannot be sent as they are
+                    sent = value.detach().to(self.device).contiguous()  # as channels-last ones cannot be sent
                     torch.distributed.broadcast(sent, src=0)
                     value.copy_(sent)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor, in place, by its mean over the processes; all of them go in one message.
+        """Replace each tensor, in place, by its mean over the processes; few go in one message, many in buckets.
 
         Args:
             tensors: floating point, the same shapes in every process, in the same order.
@@ -216,11 +217,7 @@ class Engine:
         tensors = list(tensors)
         if self.world == 1 or not tensors:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        flat = self._reduce(flat, "mean")
-        with torch.no_grad():
-            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+        average_in_buckets(tensors, self.world)
 
     def total(self, counts: Tensor) -> Tensor:
         """Return the sum over the processes.
@@ -231,13 +228,11 @@ class Engine:
         Returns:
             The sum, shaped like `counts`.
         """
-        return self._reduce(counts, "sum") if self.world > 1 else counts
-
-    def _reduce(self, tensor: Tensor, how: str) -> Tensor:
-        """Return the sum or the mean over the processes. Fabric would have all wait for one another before."""
-        reduced = tensor.clone()
-        torch.distributed.all_reduce(reduced)
-        return reduced.div_(self.world) if how == "mean" else reduced
+        if self.world == 1:
+            return counts
+        total = counts.clone()
+        torch.distributed.all_reduce(total)  # for which Fabric would have all wait for one another before
+        return total
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each tensor as every process has it. All must call it.

@@ -55,6 +55,10 @@ class EngineConfig:
     checkpoint_blocks: bool = False
     """Keep only the input of each of the network's blocks for the backward pass and run the block again there, see
     `clat.network.checkpointed`: a large network in a fraction of the memory, for one more forward pass a step."""
+    shard: bool = False
+    """For a network too large for one device: each of several processes keeps its part of the parameters, gradients
+    and optimizer state, and the network's blocks are put together while they run, see `clat.network.sharded`. Best
+    with `checkpoint_blocks`."""
     checkpoint_seconds: float = 60.0
     """Save the state of a running epoch after this many seconds, for --resume."""
 
@@ -65,6 +69,8 @@ class EngineConfig:
         at_least("engine.checkpoint_seconds", self.checkpoint_seconds, 0)
         if self.compile and self.checkpoint_blocks:
             raise ClatError("engine.compile and engine.checkpoint_blocks both change the blocks: take one of them")
+        if self.compile and self.shard:
+            raise ClatError("engine.compile and engine.shard both change the blocks: take one of them")
         if self.device not in ("auto", "cpu", "cuda"):
             raise unknown("device", self.device, ("auto", "cpu", "cuda"))
 

@@ -41,6 +41,7 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
             **describe_environment(engine.device.type),
             "precision": recipe.engine.precision,
             "processes": engine.world,
+            **({"sharded": True} if engine.shards else {}),
         },
         "model": {
             "name": inputs.model_name(recipe),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.network.depth import depths
+from clat.network.slices import slice_like
 from clat.recipe.optimizer import OptimizerSettings
 
 OptimizerState = dict[str, dict[str, Tensor]]
@@ -110,5 +111,5 @@ def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
     if key == "step":
         return value.clone()
     if value.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(slice_like(value, parameter))
     return value.to(parameter.device, copy=True)

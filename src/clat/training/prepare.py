@@ -20,11 +20,11 @@ from clat.data.per_image import PerImage
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.network.compiled import blocks
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
+from clat.runtime.blocks import check_blocks
 from clat.training.augmentation import augmentation
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
@@ -127,8 +127,7 @@ def prepare(
             treatment.requires(model, sample)
         _check_selection(stage, model, sample, first=stage is recipe.stages[0])
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
-    if recipe.engine.checkpoint_blocks and not blocks(model):
-        raise ClatError("engine.checkpoint_blocks: the network has no blocks, give it a micro_batch instead")
+    check_blocks(recipe.engine, model, sample)
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
     batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, processes, extra, batch_augment)

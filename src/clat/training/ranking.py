@@ -17,6 +17,7 @@ from clat.models.files import read_state
 from clat.network import modes
 from clat.network.layers import Layer
 from clat.recipe.schema import Recipe
+from clat.runtime.engine import is_first_process
 from clat.training.prepare import build_network
 
 StateDict = Mapping[str, Tensor]
@@ -60,7 +61,8 @@ def choose_layers(
             initial=lambda: initial_weights(rule, recipe, out, model, x),
         )
         file = f"criticality/epoch-{epoch:04d}.json"
-        report.to_json(out / file)
+        if is_first_process():
+            report.to_json(out / file)
     seed = derive_seed(recipe.seed, "random layers", epoch)
     return select(rule, candidates, report, seed), file
 

@@ -89,7 +89,7 @@ def check_given(out: Path, given: Given) -> None:
 def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
     """Return what to say of a run that goes on elsewhere than it began.
 
-    Bits depend on torch, on the kind of device and on the numbers of threads and processes.
+    Bits depend on torch, on the kind of device, on the numbers of threads and processes, and on what each holds.
 
     Args:
         out: the run's folder.
@@ -99,10 +99,11 @@ def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
         A sentence; None where nothing differs that bits depend on.
     """
     recorded = read_about(out).get("environment")
-    before = recorded if isinstance(recorded, dict) else {}
+    before = {"sharded": False, **(recorded if isinstance(recorded, dict) else {})}
+    environment = {"sharded": False, **environment}
     names = [
         name
-        for name in ("torch", "device", "threads", "processes")
+        for name in ("torch", "device", "threads", "processes", "sharded")
         if before.get(name, environment[name]) != environment[name]
     ]
     if not names:

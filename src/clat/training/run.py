@@ -22,20 +22,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import clear_temporaries, write_json
+from clat.core.files import write_json
 from clat.core.stopping import answered, last_words
-from clat.data import ImageSet
-from clat.data.loader import Loader
 from clat.evaluation import EvaluationRecord
 from clat.evaluation.shown import results_html
-from clat.models import load_weights, save_weights
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import read_recipe, recipe_hash
+from clat.recipe.toml import read_recipe
 from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
 from clat.runtime.peers import ending_together
+from clat.runtime.sharding import shared_out
 from clat.training.about import about_run
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
@@ -50,10 +48,10 @@ from clat.training.resuming import (
     how_to_resume,
     other_configuration,
 )
-from clat.training.reuse import copy_beginning, other_data, shared_stages
-from clat.training.run_folder import FOLDERS, claimed, recorder, refuse_taken
-from clat.training.saving import STATE
-from clat.training.state import Checkpoint, Progress, load_state
+from clat.training.reuse import other_data, shared_stages
+from clat.training.run_folder import claimed, recorder, refuse_taken
+from clat.training.start import as_batch, starting_state
+from clat.training.state import Progress
 from clat.training.status import read_about
 from clat.training.trackers import TrackedRun, check_trackers, wanted_loggers
 from clat.training.trainer import Trainer
@@ -139,6 +137,7 @@ def resume(
     quiet: bool = False,
     loggers: Sequence[Any] = (),
     devices: int | None = None,
+    shard: bool | None = None,
 ) -> Result:
     """Go on with a run that was stopped, from its last saved state.
 
@@ -153,6 +152,7 @@ def resume(
         loggers: as for `train`; they get the epochs to come.
         devices: processes on this machine, where these are now others than the recipe says; it goes on, but not to
             the bits of the same number of processes.
+        shard: share the network out among the processes, or no longer, where the recipe says otherwise.
 
     Returns:
         The network and its results.
@@ -169,6 +169,8 @@ def resume(
         died = read_about(out).get("status") == "running"  # as nobody is training here
         check_given(out, given)
         recipe = read_recipe(out / "recipe.toml")
+        if shard is not None:
+            recipe = replace(recipe, engine=replace(recipe.engine, shard=shard))
         wanted_loggers(recipe.monitor.loggers)
         check_trackers(loggers)
         engine = Engine(recipe.engine if devices is None else replace(recipe.engine, devices=devices))
@@ -193,10 +195,10 @@ def _run(
     died: bool = False,
     loggers: Sequence[Any] = (),
 ) -> Result:
-    model = engine.place(inputs.model)
+    model = inputs.model if engine.shards else engine.place(inputs.model)  # whole it may not fit the device
     device, rank, world = engine.device, engine.rank, engine.world
     loader = train_loader(recipe, inputs.train, device, rank, world, inputs.extra, inputs.augment)
-    saved = _start(recipe, out, inputs, reuse, engine)
+    saved = starting_state(recipe, out, inputs, reuse, engine)
     log = RunLog(
         out / "metrics.jsonl" if engine.rank == 0 else None,
         keep_bytes=saved.progress.metrics_bytes if saved else 0,
@@ -211,6 +213,8 @@ def _run(
     finish = recorder(out, about) if engine.rank == 0 else lambda status: None
     epoch = saved.progress.epoch if saved else 0
     log.track(wanted_loggers(recipe.monitor.loggers), loggers, TrackedRun(out, recipe, about, epoch))
+    if recipe.engine.shard and not engine.shards:
+        log.say("engine.shard: the only process holds the whole network", style="yellow")
     if engine.precision == "bf16-mixed" and recipe.engine.emulates:
         log.say("this device emulates bfloat16, which takes many times as long as float32", style="yellow")
 
@@ -225,21 +229,18 @@ def _run(
         together = ending_together(rank, world, how_to_resume(out, given))
         with stop_on_signals() as stop, last_words(leave), together:
             finish("running")
-            blocks = blocks_as(recipe.engine, model, recipe.batch_size // engine.world)
-            with logits_only(model), guarded(model), blocks:
-                heldout = _tensors(inputs.heldout, engine)
-                trainer = Trainer(
-                    recipe, model, loader, heldout, engine, log, out, stop, saved, inputs.model_name(recipe)
-                )
-                trainer.run()
+            with shared_out(model, engine) as part:
+                blocks = blocks_as(recipe.engine, part, recipe.batch_size // engine.world)
+                with logits_only(part), guarded(part), blocks:
+                    heldout, name = as_batch(inputs.heldout, engine), inputs.model_name(recipe)
+                    trainer = Trainer(recipe, part, loader, heldout, engine, log, out, stop, saved, name)
+                    trainer.run()
             summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:
                 write_json(out / "summary.json", summary)
             trained = True
             with stop.at_once():
-                evaluations = final_evaluations(
-                    recipe, out, model, inputs.test, engine, log, inputs.model_name(recipe)
-                )
+                evaluations = final_evaluations(recipe, out, model, inputs.test, engine, log, name)
     except (Interrupted, KeyboardInterrupt) as stopped:
         answered()
         finish("interrupted")
@@ -255,33 +256,6 @@ def _run(
         log.close("success" if trained else "failed")
     finish("finished")
     return Result(model.eval(), summary, evaluations, out)
-
-
-def _tensors(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """Return the whole set as one batch on the device."""
-    return next(iter(Loader(images, len(images), device=engine.device).epoch()))
-
-
-def _start(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path | None, engine: Engine) -> Checkpoint | None:
-    """Return the state to go on from: the run's own, or that of the common beginning with `reuse`; None: fresh."""
-    model = inputs.model
-    state, first = out / STATE, out / "weights" / "stage-0.safetensors"
-    if engine.rank == 0:
-        for folder in FOLDERS:
-            clear_temporaries(out / folder)
-        clear_temporaries(out)
-        if reuse is not None:
-            copy_beginning(recipe, out, inputs, reuse)
-        elif not state.exists() and first.exists():
-            load_weights(model, first)  # killed before its first state
-        elif inputs.given and not first.exists():
-            save_weights(model, first)
-    engine.share(model)
-    engine.wait()
-    there = engine.from_first(state.exists())
-    if there and not state.exists():
-        raise ClatError(f"this machine does not see {state}: give a folder on storage that all machines share")
-    return load_state(state, recipe_hash(recipe), engine.rank, engine.world) if there else None
 
 
 def _summary(progress: Progress, recipe: Recipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.models.files import load_weights, save_weights
 from clat.network.exchange import copied
+from clat.network.slices import own_slice, whole
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.callback_list import CallbackList
@@ -95,7 +96,7 @@ class RunFiles:
         Raises:
             Diverged: a value is infinite or not a number, in any process.
         """
-        values = (*trainable.parameters.values(), *self.model.buffers())
+        values = [own_slice(value) for value in (*trainable.parameters.values(), *self.model.buffers())]
         if self.engine.any_of(not all(bool(torch.isfinite(value).all()) for value in values)):
             self.writer.wait()
             raise diverged("a weight", self.recipe, progress, progress.step, self.out)
@@ -108,11 +109,12 @@ class RunFiles:
             progress: where the run stands; its last check gives the epoch.
             callbacks: turn the network's state into that of a plain one.
         """
+        state = whole(self.model.state_dict(), keep=self.engine.rank == 0)
         if self.engine.rank > 0:
             return
         assert progress.last is not None  # weights are saved after a check
         about = {"clat.model": self.name, "clat.epoch": str(progress.last["epoch"])}
-        exported = callbacks.export_state(dict(self.model.state_dict()))
+        exported = callbacks.export_state(state)
         plain = copied({name: value for name, value in exported.items() if isinstance(value, Tensor)})
         file = self.out / "weights" / f"{name}.safetensors"
         self.writer.submit(lambda: save_weights(self.model, file, about, state=plain))
@@ -144,8 +146,11 @@ class RunFiles:
         theirs |= {f"companion.{name}": value for name, value in own.items()}
         tensors = callbacks.tensors() | own
         gathered = self.engine.gather(theirs)
-        saved = Checkpoint(progress, weights, runner.trainable.optimizer_state, tensors, gathered)
-        return saved.copied() if self.engine.rank == 0 else saved
+        first = self.engine.rank == 0
+        remembered = {k: whole(one, keep=first) for k, one in runner.trainable.optimizer_state.items()}
+        weights, tensors = whole(weights, keep=first), whole(tensors, keep=first)
+        saved = Checkpoint(progress, weights, remembered, tensors, gathered)
+        return saved.copied() if first else saved
 
     def load(self, name: str) -> None:
         """Put weights that were kept back into the network of the first process.

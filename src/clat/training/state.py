@@ -22,6 +22,7 @@ from clat.core.errors import ClatError
 from clat.core.tensors import write_tensors
 from clat.network.cost import Cost
 from clat.network.exchange import copied
+from clat.network.slices import slice_like
 from clat.training.optimizer import OptimizerState
 
 
@@ -79,7 +80,8 @@ class Checkpoint(NamedTuple):
             ClatError: they do not fit.
         """
         try:
-            model.load_state_dict(self.weights)
+            own = model.state_dict()
+            model.load_state_dict({name: slice_like(value, own.get(name)) for name, value in self.weights.items()})
         except RuntimeError as error:
             raise ClatError(f"{source} does not fit the model: {' '.join(str(error).split())[:200]}") from None
 

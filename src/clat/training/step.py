@@ -99,6 +99,8 @@ def take_step(
         for number in range(len(parts)):
             loss = cost(number)
             finite = bool(torch.isfinite(loss.total))
+            if engine.shards:  # all go back through the blocks, or none does
+                finite = not engine.any_of(not finite)
             if not finite:
                 break
             if number == 0:

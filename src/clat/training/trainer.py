@@ -150,7 +150,7 @@ class Trainer:
         assert stage.selection is not None
         start = time.perf_counter()
         names = file = None
-        if self.engine.rank == 0:
+        if self.engine.computes_for_all:
             names, file = choose_layers(
                 stage.selection,
                 self.runner.candidates,
@@ -176,7 +176,7 @@ class Trainer:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
                 # Dropout and the like draw from the global stream: seeded by place, like everything else.
-                torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.rank))
+                torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as))
                 loss = self._train_step(self.engine.images(x), y, rate, flags)
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)

@@ -22,6 +22,8 @@ class Treatment:
     of the stage, or miss what it put into the network."""
     apart: ClassVar[tuple[str, ...]] = ()
     """Names of the treatments that it cannot share a stage with."""
+    shards: ClassVar[bool] = False
+    """Whether it treats a network of which each process holds a part, see `clat.network.sharded`. Not inherited."""
     reparametrises: ClassVar[bool] = False
     """Whether weights of layers are computed from other parameters during the stage."""
 
