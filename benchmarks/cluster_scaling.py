@@ -32,6 +32,8 @@ from clat.evaluation.effort import survivor_passes
 from clat.evaluation.protocols import find_protocol
 from clat.evaluation.shares import cut_shares
 from clat.report.plots import save_figure
+from clat.runtime.jobs.job import Job
+from clat.runtime.jobs.order import longest_first
 
 RESULTS = Path("docs/results/benchmarks")
 METHODS = ("pgd-at", "trades", "mart", "score-at", "cure", "twins", "autolora", "fast-at")
@@ -91,9 +93,28 @@ def study_rows() -> list[SimulatedTask]:
     return rows
 
 
-def _length(row: SimulatedTask, rows: Sequence[SimulatedTask]) -> float:
-    """Return the seconds by which rows are sorted: a row that builds on another stands where that one does."""
-    return next((one.seconds for one in rows if one.name == row.after), row.seconds)
+def longest_rows_first(rows: Sequence[SimulatedTask]) -> list[SimulatedTask]:
+    """Return rows in the order in which the scheduler starts them.
+
+    Args:
+        rows: as a study lists them.
+
+    Returns:
+        The same, by `clat.runtime.jobs.order`.
+    """
+    jobs = [
+        Job(
+            name=row.name,
+            words=lambda: [],
+            log=Path(),
+            after=(row.after,) if row.after else (),
+            cost=row.seconds,
+            handover={row.after: row.needs} if row.after else {},
+        )
+        for row in rows
+    ]
+    by_name = {row.name: row for row in rows}
+    return [by_name[name] for name in longest_first(jobs)]
 
 
 def share_tasks(workers: int, seconds_a_pass: float) -> list[SimulatedTask]:
@@ -165,7 +186,7 @@ def measure(start: float) -> dict[str, Any]:
         Plain data.
     """
     rows, found = study_rows(), {}
-    longest = sorted(rows, key=lambda row: (-_length(row, rows), row.name))
+    longest = longest_rows_first(rows)
     a_pass = step_seconds()["WRN-34-10"]["pgd-at"] / (PASSES * BATCH)
     for gpus in GPUS:
         cluster = SimulatedCluster(workers=gpus, start=start)

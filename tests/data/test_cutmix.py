@@ -6,6 +6,7 @@ import torch
 from clat.core.seeds import generator
 from clat.data import Augment, ImageSet, Loader
 from clat.data.cutmix import cutmix
+from clat.data.lazy import FloatImages, LazyImages
 
 
 def numbered(n: int = 5, height: int = 8, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,3 +77,54 @@ def test_windows_cross_the_shares_of_processes(ramp: ImageSet, world_size: int) 
     for (x, y), *shares in zip(one[1:], *ranks, strict=True):
         assert torch.equal(x, torch.cat([part for part, _ in shares]))
         assert torch.equal(y, torch.cat([part for _, part in shares]))
+
+
+class Counted(LazyImages):
+    """Images that note which of them are read."""
+
+    at_hand = True
+
+    def __init__(self, pixels: torch.Tensor, read: list[int]) -> None:
+        self.pixels, self.shape, self.read = pixels, tuple(pixels.shape[1:]), read
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, indices: torch.Tensor) -> Counted:
+        return Counted(self.pixels[indices], self.read)
+
+    def fetch(self, indices: torch.Tensor, place: tuple[int, ...] = ()) -> torch.Tensor:
+        self.read += indices.tolist()
+        return self.pixels[indices]
+
+
+@pytest.mark.parametrize("mixed", [{"cutmix": True}, {"mixup": 0.5}, {"cutmix": True, "mixup": 0.5}])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_process_reads_its_own_images_and_their_partners_alone(
+    ramp: ImageSet, mixed: dict[str, object], world_size: int
+) -> None:
+    assert isinstance(ramp.images, torch.Tensor)
+    options = {"shuffle": True, "seed": 5, "augment": Augment(pad=1), **mixed}
+    whole = list(Loader(ramp, 8, **options).epoch(1))
+    shares = []
+    for rank in range(world_size):
+        read: list[int] = []
+        images = ImageSet("ramp", "train", ramp.class_names, Counted(ramp.images, read), ramp.labels)
+        loader = Loader(images, 8, rank=rank, world_size=world_size, **options)
+        shares.append(list(loader.epoch(1)))
+        assert len(read) == len(set(read)), "an image of an epoch is read once"
+        own = sum(len(y) for _, y in shares[-1])
+        assert len(read) <= min(2 * own, len(ramp))
+    for number, (x, y) in enumerate(whole):
+        assert torch.equal(x, torch.cat([share[number][0] for share in shares]))
+        assert torch.equal(y, torch.cat([share[number][1] for share in shares]))
+
+
+def test_floating_point_images_are_mixed_across_shares_too(ramp: ImageSet) -> None:
+    assert isinstance(ramp.images, torch.Tensor)
+    images = ImageSet("ramp", "train", ramp.class_names, FloatImages(ramp.images / 255), ramp.labels)
+    one = list(Loader(images, 8, cutmix=True).epoch())
+    two = [list(Loader(images, 8, cutmix=True, rank=rank, world_size=2).epoch()) for rank in (0, 1)]
+    for number, (x, y) in enumerate(one):
+        assert torch.equal(x, torch.cat([share[number][0] for share in two]))
+        assert torch.equal(y, torch.cat([share[number][1] for share in two]))

@@ -9,15 +9,18 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from clat import cli
 from clat.core.errors import ClatError
 from clat.data import hold_out, load_split
 from clat.evaluation import evaluate_set
 from clat.models import load_weights
 from clat.recipe.toml import read_recipe
+from clat.runtime.jobs import schedule
 from clat.studies.finals import cells, finals_table, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study
 from clat.training.prepare import build_network
+from helpers.places import InThisProcess
 from helpers.studies import rows_in_this_process
 
 QUIET = Console(quiet=True)
@@ -105,8 +108,40 @@ def test_the_verdicts_are_those_of_the_weights_on_the_first_test_images(done):
 def test_what_is_there_is_not_measured_again(done, monkeypatch):
     out, chosen = done
     finals(out, chosen)
-    monkeypatch.setattr("clat.studies.finals._evaluate", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("clat.studies.measurement.Measurement.measure", lambda *_: pytest.fail("measured again"))
     finals(out, chosen)
+
+
+def test_beside_one_another_they_give_what_they_give_serially(fresh, monkeypatch):
+    out, chosen = fresh
+    monkeypatch.setattr(schedule, "PAUSE", 0.0)
+    settings = {"names": ["standard@1"], "split": "heldout", "num_samples": 16}
+    serial = finals(out, chosen, **settings)
+    files = {file: json.loads(file.read_text()) for file in (out / "judged" / "pgd-20").iterdir()}
+    shutil.rmtree(out / "judged")
+    place = InThisProcess()
+    assert finals(out, chosen, **settings, place=place) == serial
+    assert len(place.started) == len(files) == 3
+    for file, before in files.items():
+        now = json.loads(file.read_text())
+        kept = now.keys() - {"cost", "environment", "command"}
+        assert {key: now[key] for key in kept} == {key: before[key] for key in kept}
+    assert finals(out, chosen, **settings, place=place) == serial
+    assert len(place.started) == 3, "what is there is not measured again"
+
+
+def test_one_that_cannot_be_measured_is_named_when_the_others_are_there(fresh, monkeypatch):
+    out, chosen = fresh
+    monkeypatch.setattr(schedule, "PAUSE", 0.0)
+    place = InThisProcess(die=(0, 2))
+    with pytest.raises(ClatError, match="pgd-at@1: pgd-at@1-last: died of SIGKILL"):
+        finals(out, chosen, names=["pgd-at@1"], split="heldout", num_samples=16, place=place)
+    assert [file.name for file in (out / "judged" / "pgd-20").iterdir()] == ["pgd-at@1-best.json"]
+
+
+def test_what_is_no_measurement_is_refused(capsys):
+    assert cli.main(["study", "--measure", '{"run": 1}']) == 2
+    assert "--measure takes what clat study --jobs writes" in capsys.readouterr().err
 
 
 @pytest.fixture

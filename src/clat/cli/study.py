@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
     parser.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
     parser.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one network, in the process that --jobs starts
     parser.add_argument("--num-samples", type=int, help="of these two: images, from the first (default: all)")
     add_place_options(parser, "rows")
     parser.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
@@ -47,6 +48,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If study, scale, row or folder cannot be what is meant.
     """
+    if options.measure is not None:
+        from clat.studies.measurement import measure_here
+
+        measure_here(options.measure, console())
+        return 0
     if options.list or options.study is None:
         return _list()
     from clat.studies import find_study
@@ -68,16 +74,21 @@ def run(options: argparse.Namespace) -> int:
     if options.judge is not None and options.finals is not None:
         raise ClatError("clat study takes --judge or --finals, not both: choose first, on held-out images")
     if options.judge is not None or options.finals is not None:
-        finals = run_finals(
-            every,
-            out,
-            console(),
-            names=options.rows,
-            protocol=options.finals or options.judge,
-            split="heldout" if options.finals is None else "test",
-            num_samples=options.num_samples,
-            precision=options.precision,
-        )
+        try:
+            with place_for(options, out) as place:
+                finals = run_finals(
+                    every,
+                    out,
+                    console(),
+                    names=options.rows,
+                    protocol=options.finals or options.judge,
+                    split="heldout" if options.finals is None else "test",
+                    num_samples=options.num_samples,
+                    precision=options.precision,
+                    place=place,
+                )
+        except Interrupted as stopped:
+            return stopped.exit_code
         show(finals_table(finals))
         return 0
     try:

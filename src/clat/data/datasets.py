@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from clat.data import cache as copies
 from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.decode import EncodedImages
+from clat.data.decoded import decoded_copy
 from clat.data.image_files import LARGEST, to_array
 from clat.data.imageset import ImageSet
-from clat.data.lazy import default_workers
+from clat.data.lazy import LazyImages, default_workers
 from clat.data.readers import read_by_own_reader
 from clat.data.sources import locate, open_table
 from clat.data.tree import shown
@@ -47,6 +49,7 @@ def load_split(
     classes: Classes | None = None,
     cache: bool = True,
     workers: int | None = None,
+    decoded: bool = False,
 ) -> ImageSet:
     """Read one split of an image data set.
 
@@ -75,13 +78,15 @@ def load_split(
         cache: keep the decoded pixels of a resident set under ``CLAT_CACHE_DIR`` (default: the user cache),
             found again as long as no source file changes. Those files may be deleted at any time.
         workers: decoding processes; by default one a core for more than a few thousand images.
+        decoded: decode a set that is not resident once, into a mapped file in the same place, of one byte a channel
+            and pixel, and read that. Not for a reader of your own.
 
     Returns:
         RGB images, uint8, in the files' order (grey repeated over the channels).
 
     Raises:
         ClatError: no such data set, split or column; no labels; a class that is not in the list; an unreadable
-            image, named by its row.
+            image, named by its row; no room for the decoded copy.
     """
     text = os.fspath(name)
     largest = DIGITS_LARGEST if text == "digits" else LARGEST
@@ -97,6 +102,8 @@ def load_split(
         text, split, image_size=image_size, label_column=label_column, image_column=image_column, classes=listed
     )
     if own is not None:
+        if decoded and not own.resident:
+            notice(f"data.decoded is for files of images: those of {text} are read as its reader gives them")
         return own
     wanted = WantedColumns(label_column=label_column, image_column=image_column, classes=listed)
     folder = locate(text)
@@ -122,7 +129,12 @@ def load_split(
         notes=table.notes,
     )
     if image_set.nbytes > resident_limit:
-        return image_set
+        if not decoded:
+            return image_set
+        if path is None:
+            source = table.fingerprint if folder is None else copies.folder_fingerprint(folder)
+            path = copies.copy_path(title, *key, source)
+        return _from_copy(image_set, path, workers)
     if cache and folder is None:
         path = copies.copy_path(title, *key, table.fingerprint)
         copy = copies.read_copy(path)
@@ -137,6 +149,15 @@ def load_split(
             "or is full; set CLAT_CACHE_DIR"
         )
     return image_set
+
+
+def _from_copy(image_set: ImageSet, path: Path, workers: int | None) -> ImageSet:
+    """Return a lazy set that reads its decoded copy, which is made unless it is there."""
+    images = image_set.images
+    assert isinstance(images, LazyImages)
+    count = default_workers() if workers is None else workers
+    where = f"{image_set.name}/{image_set.split}"
+    return replace(image_set, images=decoded_copy(images, path.with_suffix(".npy"), name=where, workers=count))
 
 
 def default_resident_limit() -> int:

@@ -15,12 +15,13 @@ from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.seeds import generator, permutation
 from clat.data.augment import BatchAugment
-from clat.data.cutmix import cutmix as mix_windows
+from clat.data.cutmix import Windows, draw_windows
 from clat.data.generated import Extra
 from clat.data.imageset import ImageSet
 from clat.data.lazy import LazyImages, decoded_batches, default_workers
-from clat.data.mixup import check_alpha
-from clat.data.mixup import mixup as blend
+from clat.data.mixup import Blend, check_alpha, draw_blend
+
+Mixing = Windows | Blend
 
 
 class Loader:
@@ -46,7 +47,8 @@ class Loader:
         drop_last: leave out the last batch when it is not full. It is kept by default; with several processes
             its shares may then differ by one image, or be empty.
         rank: the number of this process, from 0. Each gets a contiguous share of each batch; together,
-            in order of rank, they get bit for bit what one process would.
+            in order of rank, they get bit for bit what one process would. It decodes its share and, where images
+            are mixed, their partners.
         world_size: how many processes there are.
         workers: decoding processes of a lazy set; by default one a core, at most 8.
 
@@ -136,32 +138,41 @@ class Loader:
 
     def _epoch(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         batches = self._batches(epoch)[start:]
-        # A partner can be in another process's share, so where images are mixed each makes the whole batch.
-        mixes = self.cutmix or self.mixup is not None
-        made = batches if mixes else [self._share(batch) for batch in batches]
-        for offset, (images, labels) in enumerate(self._gather(made, epoch)):
-            place = (epoch, start + offset)
+        places = [(epoch, start + offset) for offset in range(len(batches))]
+        mixings = [self._mixing(len(batch), place) for batch, place in zip(batches, places, strict=True)]
+        rows = [self._rows(len(batch), mixing) for batch, mixing in zip(batches, mixings, strict=True)]
+        made = self._gather([batch[own] for batch, own in zip(batches, rows, strict=True)], epoch)
+        for batch, place, mixing, own, (images, labels) in zip(batches, places, mixings, rows, made, strict=True):
             if self.augment is not None:
                 # Drawn on the CPU, for the whole batch: the same for every device and number of processes.
-                params = self.augment.draw(len(batches[offset]), generator(self.seed, "augment", *place))
-                images = self.augment(images, params if mixes else self._share(params))
+                params = self.augment.draw(len(batch), generator(self.seed, "augment", *place))
+                images = self.augment(images, params[own])
             if images.dtype == torch.uint8:
                 images = images.to(torch.float32).div_(self._white)
-            if mixes:
-                images, labels = map(self._share, self._mix(images, labels, place))
+            if mixing is not None:
+                share = self._share(torch.arange(len(batch)))
+                mine, theirs = (
+                    torch.searchsorted(own, one).to(self.device) for one in (share, mixing.partner[share])
+                )
+                images, labels = mixing.mix(
+                    images[mine], labels[mine], images[theirs], labels[theirs], self.image_set.num_classes
+                )
             yield images, labels
 
-    def _mix(
-        self, images: torch.Tensor, labels: torch.Tensor, place: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a whole batch, its windows exchanged or its images blended."""
-        classes = self.image_set.num_classes
+    def _rows(self, count: int, mixing: Mixing | None) -> torch.Tensor:
+        """Return the rows of a batch that this process needs, ascending: its share, and what that is mixed with."""
+        share = self._share(torch.arange(count))
+        return share if mixing is None else torch.cat([share, mixing.partner[share]]).unique()
+
+    def _mixing(self, count: int, place: tuple[int, int]) -> Mixing | None:
+        """Return what is done to a batch whose windows are exchanged or whose images are blended."""
         windows = self.cutmix
         if windows and self.mixup is not None:
             windows = bool(torch.randint(2, (), generator=generator(self.seed, "mix", *place)))
-        if windows or self.mixup is None:
-            return mix_windows(images, labels, classes, generator(self.seed, "cutmix", *place))
-        return blend(images, labels, classes, self.mixup, generator(self.seed, "mixup", *place))
+        if windows:
+            _, height, width = self.image_set.shape
+            return draw_windows(count, height, width, generator(self.seed, "cutmix", *place))
+        return None if self.mixup is None else draw_blend(count, self.mixup, generator(self.seed, "mixup", *place))
 
     def _batches(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of every batch of an epoch. Extra image j has the index N + j."""

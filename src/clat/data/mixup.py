@@ -3,11 +3,60 @@ labels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clat.core.errors import ClatError
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What mixup draws for a batch, before there are images.
+
+    Attributes:
+        partner: which image each one is blended with, a random order, int64, shape (N,).
+        kept: the weight of the image itself, in [0, 1].
+    """
+
+    partner: Tensor
+    kept: float
+
+    def mix(
+        self, images: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor, num_classes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Blend each image with another, and their labels alike.
+
+        Args:
+            images: any of the batch, (M, C, H, W), float32 in [0, 1].
+            labels: theirs, int64, shape (M,).
+            others: the images' partners, of the same shape.
+            other_labels: theirs.
+            num_classes: the length of a row of the mixed labels.
+
+        Returns:
+            (images, labels): new images in [0, 1]; labels float32, shape (M, num_classes).
+        """
+        mixed = torch.lerp(others, images, self.kept).clamp_(0, 1)  # lerp may round past the end
+        mine, theirs = (F.one_hot(one, num_classes).float() for one in (labels, other_labels))
+        return mixed, self.kept * mine + (1 - self.kept) * theirs
+
+
+def draw_blend(n: int, alpha: float, generator: torch.Generator) -> Blend:
+    """Return what mixup does to a batch: one weight from Beta(alpha, alpha), and a random order.
+
+    Args:
+        n: images of the batch.
+        alpha: above 0; small values leave one of the two images nearly alone, 1 makes lambda uniform.
+        generator: on the CPU.
+
+    Returns:
+        The weight and the order.
+    """
+    kept = _beta(alpha, float(torch.rand((), generator=generator, dtype=torch.float64)))
+    return Blend(torch.randperm(n, generator=generator), kept)
 
 
 def mixup(
@@ -22,17 +71,15 @@ def mixup(
         images: (N, C, H, W), float32 in [0, 1].
         labels: int64, shape (N,), in [0, num_classes).
         num_classes: the length of a row of the mixed labels.
-        alpha: above 0; small values leave one of the two images nearly alone, 1 makes lambda uniform.
+        alpha: see `draw_blend`.
         generator: on the CPU, for the weight and the order.
 
     Returns:
         (images, labels): new images in [0, 1]; labels float32, shape (N, num_classes), each row a distribution.
     """
-    kept = _beta(alpha, float(torch.rand((), generator=generator, dtype=torch.float64)))
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
-    mixed = torch.lerp(images[partner], images, kept).clamp_(0, 1)  # lerp may round past the end
-    one_hot = F.one_hot(labels, num_classes).float()
-    return mixed, kept * one_hot + (1 - kept) * one_hot[partner]
+    drawn = draw_blend(len(images), alpha, generator)
+    partner = drawn.partner.to(images.device)
+    return drawn.mix(images, labels, images[partner], labels[partner], num_classes)
 
 
 def check_alpha(alpha: float) -> None:

@@ -52,6 +52,9 @@ class DataConfig:
     classes: tuple[str, ...] | str | None = None
     """The classes in the order of the network's outputs: names, or a text: names with commas, a file, a folder;
     None: those of the train split, see `clat.load_split`."""
+    decoded: bool = False
+    """Decode images that are too many for memory once, into one mapped file in the cache folder, a byte a pixel and
+    channel, and read that: see `clat.data.decoded`. The numbers are the same."""
     channels: Literal[1, 3] | None = None
     """1: grey images, for networks that take one channel; 3: grey ones repeated; None: as they are, which of files
     is 3."""

@@ -131,9 +131,9 @@ def recipe_toml(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     """Return a short hash of everything that decides the weights after the first stages.
 
-    The name, the later stages, the evaluation, the checkpoint interval and where parameters lie do not enter. The
-    precision does, as it is on this machine: a run records that one, so a recipe with "auto" hashes like the run
-    that it becomes here.
+    The name, the later stages, the evaluation, the checkpoint interval, where parameters lie and a decoded copy do
+    not enter. The precision does, as it is on this machine: a run records that one, so a recipe with "auto" hashes
+    like the run that it becomes here.
 
     Args:
         recipe: any recipe.
@@ -148,6 +148,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for outside in ("checkpoint_seconds", "shard"):
         data["engine"].pop(outside)
     data["monitor"].pop("loggers", None)
+    data["data"].pop("decoded")  # the same pixels, from another file
     _drop(data["engine"], LATER_ENGINE)
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)

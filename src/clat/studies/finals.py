@@ -14,20 +14,18 @@ from rich.console import Console
 from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
-from clat.data import ImageSet, hold_out
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
-from clat.models import load_weights
-from clat.recipe.schema import Recipe
 from clat.recipe.toml import read_recipe
+from clat.runtime.jobs.job import JobPlace
+from clat.studies.beside import run_jobs_shown
 from clat.studies.collect import markdown_table
+from clat.studies.measurement import Measurement, measurement_job
 from clat.studies.row import Row, named
 from clat.studies.row_words import finished
 from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
-from clat.training.final import discard_state, evaluate_weights
-from clat.training.prepare import build_network, read_split
 
 WEIGHTS = ("last", "best")
 COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
@@ -48,6 +46,7 @@ def run_finals(
     num_samples: int | None,
     precision: str,
     split: str = "test",
+    place: JobPlace | None = None,
 ) -> dict[str, Any]:
     """Evaluate a study's finished rows under any protocol, going on where an earlier call was stopped.
 
@@ -65,12 +64,15 @@ def run_finals(
         num_samples: images, from the first; None: all.
         precision: of the searches: float32 or bfloat16.
         split: "test", or "heldout" for those of the training images that no row has seen.
+        place: where networks are attacked beside one another; None: here, one after the other.
 
     Returns:
         The table: accuracies of each group in [0, 1], with deviations and differences to the control.
 
     Raises:
-        ClatError: If a row has not finished, or a result is there that was measured otherwise.
+        ClatError: If a row has not finished, a result is there that was measured otherwise, or a network cannot be
+            measured.
+        KeyboardInterrupt: If a job was asked to stop.
     """
     asked = find_protocol(protocol)
     folder = out / FOLDERS[split] / asked.name
@@ -82,9 +84,17 @@ def run_finals(
         pairs = [(row, one) for row in of for one in (WEIGHTS if row.group == control else WEIGHTS[:1])]
         return [(row, weights, folder / f"{row.name}-{weights}.json") for row, weights in pairs]
 
-    for row, weights, file in results(_to_measure(rows, names, out)):
-        if not file.exists():
-            _evaluate(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
+    wanted = results(_to_measure(rows, names, out))
+    missing = {
+        file: measurement_of(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
+        for row, weights, file in wanted
+        if not file.exists()
+    }
+    if place is not None and missing:
+        _measure_beside(missing, out, place, console)
+    for row, weights, file in wanted:
+        if file in missing and not file.exists():
+            missing[file].measure()
         found = EvaluationRecord.from_json(file)
         if otherwise := _otherwise(found, **settings):
             raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
@@ -110,26 +120,55 @@ def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Ro
     return [row for row in rows if row.name in wanted]
 
 
-def _evaluate(
+def measurement_of(
     run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str, split: str
-) -> None:
+) -> Measurement:
+    """Return a row's measurement, under the threat model of its recipe, with the seed of all its final numbers.
+
+    Args:
+        run: the row's finished run.
+        weights: last or best.
+        file: where the result goes.
+        protocol: a protocol's name.
+        num_samples: images, from the first; None: all.
+        precision: of the searches.
+        split: "test" or "heldout".
+
+    Returns:
+        The measurement, its paths absolute.
+    """
     recipe = read_recipe(run / "recipe.toml")
-    images = _images(recipe, split)
-    images = images if num_samples is None else images.take(min(num_samples, len(images)))
-    model = build_network(recipe, images.num_classes, images.shape[0])
-    load_weights(model, run / "weights" / f"{weights}.safetensors")
-    about = {"label": f"{run.name}, {weights}", "num_samples": num_samples}
-    evaluate_weights(recipe, model, images, protocol, file, about, precision=precision).to_json(file)
-    discard_state(file)
+    return Measurement(
+        run=str(run.absolute()),
+        file=str(file.absolute()),
+        protocol=protocol,
+        eps=str(recipe.eps),
+        norm=recipe.norm,
+        weights=weights,
+        split=split,
+        num_samples=num_samples,
+        precision=precision,
+        channels_last=recipe.engine.channels_last,
+        about={"label": f"{run.name}, {weights}", "num_samples": num_samples},
+    )
 
 
-def _images(recipe: Recipe, split: str) -> ImageSet:
-    config = recipe.data
-    if split == "test":
-        return read_split(config, "test")
-    if config.decide_on == "test-split":
-        raise ClatError(f"the recipe '{recipe.name}' decides on the test split: it holds no training images out")
-    return hold_out(read_split(config, "train"), config.heldout, config.split_seed, config.train_size)[1]
+def _measure_beside(what: Mapping[Path, Measurement], out: Path, place: JobPlace, console: Console) -> None:
+    """Measure beside one another what is missing; one that fails is an error when all others have ended."""
+    logs = out.absolute() / "logs"
+    logs.mkdir(exist_ok=True)
+    jobs = [
+        measurement_job(
+            one,
+            read_recipe(Path(one.run) / "recipe.toml"),
+            log=logs / f"{file.parent.parent.name}-{file.parent.name}-{file.stem}.log",
+        )
+        for file, one in what.items()
+    ]
+    failures = run_jobs_shown(jobs, place, console)
+    if failures:
+        name, failure = next(iter(failures.items()))
+        raise ClatError(f"{name}: {failure}")
 
 
 def _share(record: EvaluationRecord, kind: str) -> float:

@@ -269,14 +269,8 @@ def read_split(config: DataConfig, split: str) -> ImageSet:
     Raises:
         ClatError: as `load_split`.
     """
-    images = load_split(
-        config.name,
-        split,
-        image_size=config.image_size,
-        label_column=config.label_column,
-        image_column=config.image_column,
-        classes=config.classes,
-    )
+    asked = ("image_size", "label_column", "image_column", "classes", "decoded")
+    images = load_split(config.name, split, **{name: getattr(config, name) for name in asked})
     return with_channels(images, config.channels)
 
 

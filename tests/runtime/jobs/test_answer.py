@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from argparse import Namespace
 
 import pytest
 
 from clat.cli.places import memory_size, place_for
 from clat.core.errors import ClatError
-from clat.runtime.jobs.answer import find_address, require_answer
+from clat.runtime.jobs import answer
+from clat.runtime.jobs.answer import find_address, require_answer, require_cluster
 
 
 @pytest.fixture
@@ -54,6 +56,45 @@ def test_one_that_is_silent_or_not_there_does_not_answer(listener):
     listener.close()
     with pytest.raises(ClatError, match="refused"):
         require_answer("127.0.0.1:1")
+
+
+def test_a_server_that_says_it_byte_by_byte_has_answered(listener):
+    def say():
+        line, _ = listener.accept()
+        with line:
+            line.recv(64)
+            for byte in (0, 0, 0, 4, 0, 0, 0, 0, 0):
+                line.sendall(bytes([byte]))
+                time.sleep(0.01)
+
+    threading.Thread(target=say, daemon=True).start()
+    require_answer(address_of(listener))
+
+
+def test_a_name_that_nobody_looks_up_takes_no_longer_than_an_answer_may(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
+    start = time.monotonic()
+    with pytest.raises(ClatError, match=r"no Ray cluster answers at somewhere:1 within 0\.1 seconds"):
+        require_answer("somewhere:1", seconds=0.1)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("import time; time.sleep(60)", "is no Ray cluster that can be joined"),
+        (
+            "raise RuntimeError('Ray version mismatch')",
+            "at host:1: RuntimeError: Ray version mismatch",
+        ),
+        ("raise SystemExit(1)", "it does not say why"),
+    ],
+)
+def test_what_is_no_cluster_of_this_ray_is_told_by_another_process(program, says, monkeypatch):
+    monkeypatch.setattr(answer, "ASK", ("-c", program))
+    with pytest.raises(ClatError, match=says):
+        require_cluster("host:1", seconds=5 if "time" not in program else 0.5)
+    require_cluster("ray://host:1", seconds=0)
 
 
 def test_auto_is_where_ray_left_its_mark(tmp_path, monkeypatch):

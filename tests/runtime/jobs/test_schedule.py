@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -186,11 +186,12 @@ def test_the_gpus_that_a_user_has_named_are_those_that_are_divided(monkeypatch):
     assert visible_gpus() == ["0", "1"]
 
 
-def test_jobs_are_shown_as_lines_and_as_a_table(tmp_path):
+def test_jobs_are_shown_as_lines_and_as_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("clat.runtime.jobs.shown.time", SimpleNamespace(monotonic=lambda: 1065.0))
     screen = Console(width=80, record=True, file=io.StringIO())
     shown = ShownJobs(screen, None)
     status = JobStatus(job("a", tmp_path, progress=lambda: "epoch 1/2"), state="running", attempts=1, where="GPU 0")
-    status.since = time.monotonic() - 65
+    status.since = 1000.0
     shown.changed(status)
     shown.show([status])
     waiting = JobStatus(job("b", tmp_path), failure="no room")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -29,34 +30,73 @@ ASKED = Asked(
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture(autouse=True)
-def _quickly(monkeypatch):
-    monkeypatch.setattr(schedule, "PAUSE", 0.0)
-    monkeypatch.setitem(scales.SCALES, "tiny", RATIOS)
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "PAUSE", 0.0)
+        patch.setitem(scales.SCALES, "tiny", RATIOS)
+        yield
 
 
 def never(*args):
     raise AssertionError("all is trained ahead")
 
 
-def test_a_table_finds_all_its_networks_trained_and_says_what_it_says_serially(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "run_row", never)
-    place = InThisProcess()
-    held = Store(tmp_path, RATIOS, ASKED.folders)
-    found = run_table(find_table("T7"), ASKED, held, tmp_path, QUIET, place)
-    assert found["failed"] == 0
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, _quickly):
+    """A table of which this process trains and measures nothing by itself."""
+    folder, place = tmp_path_factory.mktemp("tables"), InThisProcess()
+    held = Store(folder, RATIOS, ASKED.folders)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "run_row", never)
+        patch.setattr(Store, "test_images", never)
+        found = run_table(find_table("T7"), ASKED, held, folder, QUIET, place)
     assert held.gathered is None
-    begun = [words[words.index("--out") + 1].rpartition("/")[2] for words in place.started]
+    return folder, place, found
+
+
+@pytest.fixture
+def trained(done, tmp_path):
+    """The same networks, of which none has been measured."""
+    copy = tmp_path / "copy"
+    shutil.copytree(done[0], copy)
+    shutil.rmtree(copy / "store" / "evaluations")
+    return copy
+
+
+def test_a_table_finds_all_its_networks_trained_and_measured(done, monkeypatch):
+    folder, place, found = done
+    assert found["failed"] == 0
+    train = [words for words in place.started if words[0] == "train"]
+    begun = [words[words.index("--out") + 1].rpartition("/")[2] for words in train]
     ratios = [name for name in begun if "+clat" in name]
     assert begun[: len(ratios)] == ratios, "the ratios' networks come before the table's"
     assert len({name.rpartition("-")[0] for name in ratios}) == 2
-    taken = ["--reuse" in words for words in place.started]
+    taken = ["--reuse" in words for words in train]
     assert taken[0] is False
     assert all(taken[1:]), "what X trained before is taken over"
+    measured = [words for words in place.started if words[0] == "study"]
+    assert len(measured) == len(list((folder / "store" / "evaluations").rglob("*.json")))
+    assert not list((folder / "store" / "evaluations").rglob("*.state*"))
 
-    run_table(find_table("T7"), ASKED, held, tmp_path, QUIET, place)
-    assert len(place.started) == len(begun), "nothing is trained again"
-    assert json.loads((tmp_path / "T7" / "table.json").read_text())["entries"] == found["entries"]
+    started = len(place.started)
+    held = Store(folder, RATIOS, ASKED.folders)
+    run_table(find_table("T7"), ASKED, held, folder, QUIET, place)
+    assert len(place.started) == started, "nothing is trained or measured again"
+    assert json.loads((folder / "T7" / "table.json").read_text())["entries"] == found["entries"]
+
+
+def test_what_is_measured_beside_is_what_one_process_measures(done, trained):
+    folder, _, found = done
+    serial = run_table(find_table("T7"), ASKED, Store(trained, RATIOS, ASKED.folders), trained, QUIET)
+    assert serial["entries"] == found["entries"]
+    assert serial["rows"] == found["rows"]
+    results = sorted((trained / "store" / "evaluations").rglob("*.json"))
+    assert results
+    for file in results:
+        mine, theirs = (json.loads(one.read_text()) for one in (file, folder / file.relative_to(trained)))
+        kept = mine.keys() - {"cost", "environment", "command"}
+        assert {key: mine[key] for key in kept} == {key: theirs[key] for key in kept}
 
 
 def test_what_fails_twice_is_named_and_not_tried_for_ever(tmp_path, monkeypatch):
@@ -72,5 +112,28 @@ def test_gathering_trains_nothing_and_names_what_a_run_starts_from(tmp_path):
     held = Store(tmp_path, RATIOS, ASKED.folders)
     spec = RunSpec(base="bai2024", network="resnet18", dataset="cifar10")
     found = gather(held, lambda: held.train(held.run_of(spec), QUIET))
-    assert [run.spec.base for run in found] == ["clean", "pgd-at", "bai2024"]
-    assert gather(held, lambda: None) == []
+    assert [run.spec.base for run in found.runs.values()] == ["clean", "pgd-at", "bai2024"]
+    assert gather(held, lambda: None).runs == {}
+
+
+class DiesMeasuring(InThisProcess):
+    """The first measurement ends as a killed process does, whenever it is started."""
+
+    first = ""
+
+    def start(self, job):
+        measures = job.words()[0] == "study"
+        if measures and self.first in ("", job.name):
+            self.first = job.name
+            self.die = (len(self.started),)
+        return super().start(job)
+
+
+def test_a_measurement_that_fails_twice_is_named_in_its_cells_and_the_others_go_on(trained):
+    place, held = DiesMeasuring(), Store(trained, RATIOS, ASKED.folders)
+    found = run_table(find_table("T7"), ASKED, held, trained, QUIET, place)
+    assert [words[0] for words in place.started].count("train") == 0
+    assert 0 < found["failed"] < len(found["entries"])
+    failures = {entry["failure"] for entry in found["entries"] if entry["failure"]}
+    assert len(failures) == 1
+    assert "died of SIGKILL" in failures.pop()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError, first_line
 from clat.core.version import __version__
-from clat.runtime.jobs.answer import find_address, require_answer
+from clat.runtime.jobs.answer import find_address, require_answer, require_cluster
 from clat.runtime.jobs.job import LOST, Job
 from clat.runtime.jobs.remote import CommandRunner, looking_around
 
@@ -19,6 +19,8 @@ LOOK = 60.0
 """Seconds that a machine has to say what it sees: its first process starts for that."""
 POLL = 0.5
 """Seconds for which a machine waits for a command's end before it says that there is none yet."""
+FRESH = 1.0
+"""Seconds for which what the cluster has counts as known."""
 LEAVE = 120.0
 """Seconds that a command has to save its state and leave, before its machine counts as gone."""
 
@@ -42,8 +44,8 @@ def import_ray() -> Any:
 class RemoteJob:
     """A job on a cluster, at work or waiting for room."""
 
-    def __init__(self, ray: Any, actor: Any, machine: Any) -> None:
-        self.ray, self.actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, machine: Any, needs: Mapping[str, float]) -> None:
+        self.ray, self.actor, self.needs = ray, actor, needs
         self._machine, self._name = machine, ""
         self._pending: Any = None
         self._stopped: float | None = None
@@ -128,6 +130,7 @@ class RayCluster:
         self.ray = import_ray()
         self.folder, self.count, self.cpus, self.memory = folder.absolute(), count, cpus, memory
         self._at_work: list[RemoteJob] = []
+        self._counted: tuple[float, dict[str, float]] | None = None
         self._mine = not self.ray.is_initialized()
         if self._mine:
             _connect(self.ray, address)
@@ -199,21 +202,38 @@ class RayCluster:
     def _needs(self, job: Job) -> dict[str, float]:
         """Return what a job asks for, by Ray's names."""
         needs: dict[str, float] = {"CPU": self.cpus * job.processes}
-        if gpus := job.gpus(self.ray.cluster_resources().get("GPU", 0) > 0):
+        if gpus := job.gpus(self._resources().get("GPU", 0) > 0):
             needs["GPU"] = gpus
         return needs if self.memory is None else {**needs, "memory": self.memory}
 
     def has_room(self, job: Job) -> bool:
         """Return whether a job may be given to the cluster, where it may have to wait.
 
+        What waits on a cluster is taken in any order, so no more is given to it than its machines carry: what is
+        left waits here, the longest first.
+
         Args:
-            job: the job; all are alike here.
+            job: the job.
 
         Returns:
-            True if fewer than `count` are there.
+            True if fewer than `count` are there; without a count, if what all of them ask for is there in sum.
         """
         self._at_work = [one for one in self._at_work if one._code is None]
-        return self.count is None or len(self._at_work) < self.count
+        if self.count is not None:
+            return len(self._at_work) < self.count
+        if not self._at_work:
+            return True
+        there = self._resources()
+        needs = [one.needs for one in self._at_work] + [self._needs(job)]
+        kinds = {kind for need in needs for kind in need}
+        return all(sum(need.get(kind, 0) for need in needs) <= there.get(kind, 0) for kind in kinds)
+
+    def _resources(self) -> dict[str, float]:
+        """Return what all machines have together, as of a second ago: the jobs are looked at more often."""
+        now = time.monotonic()
+        if self._counted is None or now > self._counted[0] + FRESH:
+            self._counted = (now, dict(self.ray.cluster_resources()))
+        return self._counted[1]
 
     def start(self, job: Job) -> RemoteJob:
         """Give a job to the cluster.
@@ -233,7 +253,7 @@ class RayCluster:
         passed = {name: value for name, value in os.environ.items() if name.startswith("CLAT_")}
         passed["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(self.cpus))
         words, log = list(job.words()), str(job.log.absolute())
-        running = RemoteJob(self.ray, actor, actor.start.remote(words, log, os.getcwd(), passed))
+        running = RemoteJob(self.ray, actor, actor.start.remote(words, log, os.getcwd(), passed), needs)
         self._at_work.append(running)
         return running
 
@@ -249,6 +269,7 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is not None:
         settings = {"address": find_address(address)}
         require_answer(settings["address"])
+        require_cluster(settings["address"])
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of what it will do one day
     try:
         ray.init(**settings, logging_level="ERROR", log_to_driver=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +22,9 @@ class Job:
         log: the file to which its output is appended.
         after: names of jobs that must have ended before it, in whatever way.
         early: called while it waits for those; returns whether what it needs of them is there already.
+        strict: it is not started where one of those has failed, but fails as well.
+        cost: how long it takes, in any unit that all jobs share; the longest chain is started first.
+        handover: job in `after` -> part of that one's cost after which `early` may be true; missing: all of it.
         processes: how many processes it starts, each on a device of its own.
         device: of what kind: "cpu", "cuda", or "auto": GPUs where its place has any.
         is_free: returns whether nobody else is at work where it writes, such as what a lost machine left behind.
@@ -33,6 +36,9 @@ class Job:
     log: Path
     after: tuple[str, ...] = ()
     early: Callable[[], bool] = lambda: False
+    strict: bool = False
+    cost: float = 0.0
+    handover: Mapping[str, float] = field(default_factory=dict)
     processes: int = 1
     device: str = "cpu"
     is_free: Callable[[], bool] = lambda: True

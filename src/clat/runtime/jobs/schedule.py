@@ -1,4 +1,4 @@
-"""Jobs in the order that their dependencies allow, as many at a time as their place has room for."""
+"""Jobs as their dependencies allow, the longest chain first, as many at a time as their place has room for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import LOST, Job, JobPlace, JobStatus, RunningJob, why_failed
+from clat.runtime.jobs.order import longest_first
 from clat.runtime.jobs.signals import signals_noted
 
 STOPPED = (130, 143)
@@ -47,11 +48,12 @@ def run_jobs(
     """Run jobs to their ends; one that fails is started once more.
 
     A job starts when those in its `after` have ended, whether they failed or not, or when it finds early what it
-    needs of them. The place is not closed.
+    needs of them. Where several could start, the one with which the longest chain begins does. The place is not
+    closed.
 
     Args:
-        jobs: in the order in which they are started where several could be; names that are not among them are
-            nothing to wait for.
+        jobs: in the table's order, which those of equal length keep; names that are not among them are nothing to
+            wait for.
         place: where they run.
         show: called again and again with how all stand.
         changed: called when one was started, has failed, or is done.
@@ -66,12 +68,14 @@ def run_jobs(
     place.check(jobs)
     statuses = {job.name: JobStatus(job) for job in jobs}
     running: dict[str, RunningJob] = {}
+    queue = [statuses[name] for name in longest_first(jobs)]
     with signals_noted() as noted:
         try:
             for look in itertools.count():
+                _fail_with_others(statuses, changed)
                 if all(status.ended for status in statuses.values()):
                     break
-                _start(statuses, running, place, changed, early=look % EARLY == 0)
+                _start(queue, statuses, running, place, changed, early=look % EARLY == 0)
                 retried = any(status.attempts and not status.ended for status in statuses.values())
                 if not running and not retried:
                     left = ", ".join(name for name, status in statuses.items() if not status.ended)
@@ -89,7 +93,20 @@ def run_jobs(
     return {name: status.failure or "" for name, status in statuses.items() if status.state == "failed"}
 
 
+def _fail_with_others(statuses: dict[str, JobStatus], changed: Callable[[JobStatus], None]) -> None:
+    """End the strict jobs that wait for one which has failed, and those that wait for them."""
+    waiting = [status for status in statuses.values() if status.job.strict and status.state == "waiting"]
+    for status in waiting:
+        lost = [name for name in status.job.after if name in statuses and statuses[name].state == "failed"]
+        if lost:
+            status.state, status.failure = "failed", f"{lost[0]}: {statuses[lost[0]].failure}"
+            changed(status)
+            _fail_with_others(statuses, changed)  # who waits for this one may stand before it
+            return
+
+
 def _start(
+    queue: Sequence[JobStatus],
     statuses: dict[str, JobStatus],
     running: dict[str, RunningJob],
     place: JobPlace,
@@ -97,16 +114,21 @@ def _start(
     *,
     early: bool,
 ) -> None:
-    """Start the jobs that may be. `early`: look also at what those that wait for others find of them."""
-    for name, status in statuses.items():
-        if status.state != "waiting" or not place.has_room(status.job) or _delayed(status):
+    """Start the jobs that may be, in the order of the queue, until there is no room for one of them: what comes
+    later does not overtake it, or it might wait to the end. `early`: look also at what those that wait for others
+    find of them."""
+    for status in queue:
+        if status.state != "waiting" or _delayed(status):
             continue
+        room = place.has_room(status.job)
         free = all(one not in statuses or statuses[one].ended for one in status.job.after)
-        if not free and not (early and status.job.early()):
+        if not free and not (room and early and status.job.early()):
             continue
+        if not room:
+            return
         status.state, status.since = "running", time.monotonic()
         status.attempts += 1
-        running[name] = place.start(status.job)
+        running[status.job.name] = place.start(status.job)
         changed(status)
 
 

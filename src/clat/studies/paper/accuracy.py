@@ -150,13 +150,8 @@ def _measured(request: Request, line: TableLine, runs: list[StoredRun] | str) ->
     cells = []
     for attack, kind, printed in asked_cells(request.table, line, request.lines):
         how = measure(request.table, line, attack, request.store.scale)
-        records: dict[int, EvaluationRecord] = {}
-        wrong = list(failures)
-        for run in trained:
-            try:
-                records[run.spec.seed] = request.store.evaluate(run, how)
-            except ClatError as error:
-                wrong.append(str(error))
+        records, unmeasured = evaluated(request.store, trained, how)
+        wrong = [*failures, *unmeasured]
         base = taken_apart(line.method)[0]
         cells.append(
             Cell(
@@ -176,6 +171,29 @@ def _measured(request: Request, line: TableLine, runs: list[StoredRun] | str) ->
     if trained:
         request.console.print(f"{request.table.id}: {line.dataset}, {line.network}, {line.name}: measured")
     return cells
+
+
+def evaluated(
+    store: Store, runs: Sequence[StoredRun], how: Measure
+) -> tuple[dict[int, EvaluationRecord], list[str]]:
+    """Return the results of networks that differ in their seeds.
+
+    Args:
+        store: where they are.
+        runs: trained networks.
+        how: the measurement.
+
+    Returns:
+        (seed -> result, why others could not be measured).
+    """
+    records: dict[int, EvaluationRecord] = {}
+    wrong = []
+    for run in runs:
+        try:
+            records[run.spec.seed] = store.evaluate(run, how)
+        except ClatError as error:
+            wrong.append(str(error))
+    return records, wrong
 
 
 def attack_name(how: Measure, attack: str) -> str:

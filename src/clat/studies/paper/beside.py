@@ -1,4 +1,4 @@
-"""The networks that a table needs, trained beside one another before it asks for them one by one."""
+"""The networks that a table needs, trained and measured beside one another before it asks for them one by one."""
 
 from __future__ import annotations
 
@@ -9,56 +9,73 @@ from rich.console import Console
 
 from clat.recipe.toml import recipe_hash
 from clat.runtime.jobs.job import JobPlace, JobStatus
-from clat.studies.beside import run_rows_beside
+from clat.studies.beside import row_job, run_jobs_shown
+from clat.studies.measurement import measurement_job
 from clat.studies.paper.methods import METHODS
-from clat.studies.paper.store import Store, StoredRun
+from clat.studies.paper.store import Store
+from clat.studies.paper.stored import Gathered, StoredRun
 from clat.studies.row import Row
 from clat.studies.run import write_recipe
 
 
-def gather(store: Store, ask: Callable[[], object]) -> list[StoredRun]:
-    """Return the runs that a table would train and that have not finished.
+def gather(store: Store, ask: Callable[[], object], *, measuring: bool = False) -> Gathered:
+    """Return what a table would train and measure and that is not there.
 
     Args:
-        store: where they would be.
-        ask: makes the table; what it trains is only noted, so that it finds nothing to measure.
+        store: where it would be.
+        ask: makes the table; what it asks for is only noted, so that it finds nothing to show.
+        measuring: note also how its networks would be measured, those that have to be trained first too.
 
     Returns:
-        The runs, what they start from before them, without those that have failed in this call.
+        The runs, what they start from before them, and the measurements, without those that have failed in this
+        call.
     """
-    store.gathered = {}
+    store.gathered = found = Gathered(measuring)
     try:
         ask()
-        found = list(store.gathered.values())
     finally:
         store.gathered = None
-    return [run for run in found if not store.is_finished(run) and run.key not in store.failures]
+    left = {key: run for key, run in found.runs.items() if not store.is_finished(run) and key not in store.failures}
+    return Gathered(measuring, left, found.measurements)
 
 
-def train_beside(store: Store, runs: Sequence[StoredRun], place: JobPlace, console: Console) -> None:
-    """Train runs beside one another; why one failed is noted in the store.
+def run_beside(store: Store, asked: Gathered, place: JobPlace, console: Console) -> None:
+    """Train and measure networks beside one another; why one failed is noted in the store.
+
+    A network is measured as soon as it is trained.
 
     Args:
         store: where they are.
-        runs: those that have not finished, what they start from before them.
-        place: where they run.
+        asked: what is to be done.
+        place: where it is done.
         console: where progress is shown.
 
     Raises:
-        ClatError: If a run cannot be trained there; then none was started.
+        ClatError: If something cannot be done there; then nothing was started.
         KeyboardInterrupt: If they were asked to stop.
     """
+    runs = list(asked.runs.values())
     for run in runs:
         if METHODS[run.spec.base].generated:
             store.stand_in(run)
     rows = _rows(store, runs)
-    files: dict[str, Path] = {row.name: write_recipe(row, store.folder) for row in rows}
+    named = {row.name: row for row in rows}
+    jobs = [row_job(row, named, write_recipe(row, store.folder), store.folder) for row in rows]
+    files: dict[str, Path] = {}
+    for file, (run, what) in asked.measurements.items():
+        log = store.folder.absolute() / "logs" / f"{run.key}-{file.stem}.log"
+        job = measurement_job(what, run.recipe, log=log, after=[run.key])
+        jobs.append(job)
+        files[job.name] = file
 
     def changed(status: JobStatus) -> None:
-        if status.state == "failed":
-            store.failures[status.job.name] = status.failure or "failed"
+        name, failure = status.job.name, status.failure or "failed"
+        if status.state == "failed" and name in files:
+            store.unmeasured[files[name]] = failure
+        elif status.state == "failed":
+            store.failures[name] = failure
 
-    run_rows_beside(rows, files, store.folder, place, console, changed)
+    run_jobs_shown(jobs, place, console, changed)
 
 
 def _rows(store: Store, runs: Sequence[StoredRun]) -> list[Row]:

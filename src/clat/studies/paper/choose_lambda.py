@@ -66,8 +66,8 @@ def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, 
         spec = RunSpec(follower="clat", network=network, dataset=dataset, seed=seed, ratio=ratio)
         runs[ratio] = store.run_of(spec)
         failure = None if store.is_finished(runs[ratio]) else store.train(runs[ratio], console)
-        if failure:
-            failures[ratio] = failure
+        if failure or not store.is_finished(runs[ratio]):
+            failures[ratio] = failure or "to be trained"
     if failures:
         ratio, failure = next(iter(failures.items()))
         raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")

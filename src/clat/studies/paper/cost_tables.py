@@ -14,13 +14,13 @@ from clat.core.formatting import DASH
 from clat.models import build_model
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine
+from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request
 from clat.studies.paper.content import Content
 from clat.studies.paper.layer_tables import full_network, heldout_batch, top_layers
 from clat.studies.paper.lines import TableLine
 from clat.studies.paper.printed import Printed, printed_in
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.store import computing_device
 
 BATCHES = (10, 30, 50, 100)
 ROUNDS = 3

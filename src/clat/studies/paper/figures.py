@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clat.core.errors import ClatError
-from clat.studies.paper.accuracy import Request, attack_name
+from clat.studies.paper.accuracy import Request, attack_name, evaluated
 from clat.studies.paper.cells import COLUMNS, Cell, effect_of, verdicts_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.content import Content
@@ -155,10 +155,9 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
         wrong += [failure] if failure else []
     found = []
     for how, kind in _measures(request.table, scale):
-        try:
-            records = [request.store.evaluate(run, how) for run in runs]
-        except ClatError as error:
-            records, wrong = [], [*wrong, str(error)]
+        measured, unmeasured = evaluated(request.store, runs, how)
+        records = [] if unmeasured else list(measured.values())
+        wrong += unmeasured
         found.append(
             Cell(
                 **base,

@@ -17,6 +17,7 @@ from clat.data import Loader, hold_out
 from clat.models import build_model
 from clat.models.settings import ModelConfig
 from clat.network.layers import enumerate_layers
+from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request, line_runs, ratios, told
 from clat.studies.paper.content import Content
 from clat.studies.paper.lines import TableLine
@@ -24,7 +25,7 @@ from clat.studies.paper.methods import ALPHA, EPS
 from clat.studies.paper.printed import printed_in
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import FULL, K, network
-from clat.studies.paper.store import StoredRun, computing_device
+from clat.studies.paper.store import StoredRun
 from clat.training.prepare import read_split
 
 TOP = 5

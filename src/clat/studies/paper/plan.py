@@ -16,13 +16,13 @@ from clat.data import ImageSet
 from clat.models import build_model
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine
+from clat.studies.cost import data_shape, training_images, without_weights
 from clat.studies.paper.accuracy import Request, specs_of
 from clat.studies.paper.figures import figure_specs
 from clat.studies.paper.lines import TableLine
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.store import Store, StoredRun
-from clat.training.prepare import read_split
 
 STEPS = 2
 """Steps that are timed of each kind of stage, after one that is not."""
@@ -124,7 +124,7 @@ def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
                 continue
             begun.add(first)
             seconds, peak = _step(run, stage, store, times)
-            steps = _batches(run, store) * stage.epochs
+            steps = _batches(run) * stage.epochs
             name = f"{run.spec.network}, {run.spec.dataset}"
             spent[name] = spent.get(name, 0.0) + SHARE * seconds * steps
             largest = max(largest, peak)
@@ -132,10 +132,8 @@ def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
     return PaperPlan(len(runs), len(runs) - len(todo), sum(spent.values()), largest, slowest)
 
 
-def _batches(run: StoredRun, store: Store) -> int:
-    size = run.recipe.data.train_size
-    if size is None:
-        size = len(read_split(run.recipe.data, "train")) - run.recipe.data.heldout
+def _batches(run: StoredRun) -> int:
+    size = training_images(run.recipe.data, data_shape(run.recipe.data))
     return max(size // run.recipe.batch_size, 1)
 
 
@@ -151,7 +149,7 @@ def _step(
         batch: ImageSet = images.take(min(run.recipe.batch_size, len(images)))
         config = run.recipe.model
         try:
-            model = build_model(_without_weights(config), images.num_classes, images.shape[0])
+            model = build_model(without_weights(config), images.num_classes, images.shape[0])
             with repeated_step(model, batch, stage, Engine(run.recipe.engine), run.recipe.engine) as step:
                 timed = interleaved({"step": step.run_step}, STEPS)["step"].seconds
                 peak = peak_memory(step.run_step, list(step.tensors()), step.x.device)
@@ -159,13 +157,3 @@ def _step(
             raise ClatError(f"{run.spec.label}: a step cannot be measured: {error}") from None
         times[kind] = (timed, peak)
     return times[kind]
-
-
-def _without_weights(config: Any) -> Any:
-    """Return a network's settings without weight files, which need not be there yet."""
-    changes: dict[str, Any] = {"weights": None, "weights_key": None}
-    for member in ("standard", "robust"):
-        one = getattr(config, member)
-        if one is not None:
-            changes[member] = replace(one, weights=None, weights_key=None)
-    return replace(config, **changes)

@@ -9,46 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
-from clat.core.seeds import derive_seed
+from clat.core.errors import ClatError
 from clat.data import ImageSet
 from clat.data.cache import data_root
-from clat.evaluation import evaluate_set
 from clat.evaluation.result import EvaluationRecord
 from clat.models import load_weights
-from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
+from clat.studies.measurement import Measurement, computing_device
 from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import PaperScale
+from clat.studies.paper.stored import Gathered, StoredRun
 from clat.studies.row import Row, Scale
 from clat.studies.row_words import finished
 from clat.studies.run import run_row, write_recipe
 from clat.studies.tables.baselines import write_stand_in
-from clat.training.final import discard_state
 from clat.training.prepare import build_network, read_split
 from clat.training.state import state_hash
 from clat.training.status import DIED, run_status
 
 GENERATED = "edm_1m.npz"
 """The file of generated images that Wang et al. published, if it lies in CLAT_DATA_DIR."""
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A network of the store: its key, what it is, and how it is trained."""
-
-    key: str
-    spec: RunSpec
-    recipe: Recipe
 
 
 class Store:
@@ -58,7 +46,8 @@ class Store:
         folder: OUT/store.
         scale: of all its runs.
         failures: key -> why a run failed in this call.
-        gathered: None; else, key -> every run that `train` is asked for, which it then only notes here.
+        unmeasured: result's file -> why it could not be measured in this call.
+        gathered: None; else `train` and `evaluate` only note here what they are asked for.
     """
 
     def __init__(self, out: Path, scale: PaperScale, data: Mapping[str, str] | None = None) -> None:
@@ -71,7 +60,8 @@ class Store:
         """
         self.folder, self.scale, self.data = out / "store", scale, dict(data or {})
         self.failures: dict[str, str] = {}
-        self.gathered: dict[str, StoredRun] | None = None
+        self.unmeasured: dict[Path, str] = {}
+        self.gathered: Gathered | None = None
         self._images: dict[str, ImageSet] = {}
         for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -127,8 +117,9 @@ class Store:
             KeyboardInterrupt: If it was asked to stop.
         """
         if self.gathered is not None:
-            self.gathered |= {one.key: one for one in (*self.needs(run), run)}
-            return "to be trained"
+            self.gathered.runs |= {one.key: one for one in (*self.needs(run), run)}
+            failed = [self.failures[one.key] for one in (*self.needs(run), run) if one.key in self.failures]
+            return next(iter(failed), None) if self.gathered.measuring else "to be trained"
         if self.is_finished(run):
             return None
         if run.key in self.failures:
@@ -193,26 +184,39 @@ class Store:
         Raises:
             ClatError: If it cannot be measured.
         """
-        folder = self.folder / "evaluations" / run.key
-        file = folder / f"{measure.file}.json"
-        if file.exists():
-            return EvaluationRecord.from_json(file)
-        folder.mkdir(exist_ok=True)
-        images = self.test_images(run)
-        result = evaluate_set(
-            self.network(run, measure.weights),
-            images if measure.samples is None else images.take(min(measure.samples, len(images))),
+        what = self.measurement(run, measure)
+        file = Path(what.file)
+        if self.gathered is not None:
+            if not file.exists() and file not in self.unmeasured:
+                self.gathered.measurements[file] = (run, what)
+            raise ClatError("to be measured")
+        if not file.exists():
+            if file in self.unmeasured:
+                raise ClatError(self.unmeasured[file])
+            what.measure(self.test_images(run))
+        return EvaluationRecord.from_json(file)
+
+    def measurement(self, run: StoredRun, measure: Measure) -> Measurement:
+        """Return what has to be measured of a network, for this process or another.
+
+        Args:
+            run: a run, finished or to be finished.
+            measure: protocol, eps, weights and number of images.
+
+        Returns:
+            The measurement, whose paths are absolute.
+        """
+        folder = self.folder.absolute()
+        return Measurement(
+            run=str(folder / "runs" / run.key),
+            file=str(folder / "evaluations" / run.key / f"{measure.file}.json"),
             protocol=measure.protocol,
             eps=measure.eps,
             norm=measure.norm,
-            batch_size=run.recipe.evaluation.batch_size,
-            seed=derive_seed(run.recipe.seed, "evaluation"),
-            state=file.with_suffix(".state"),
-            about={"model": run.recipe.model.name, "label": run.key, "weights": measure.weights},
+            weights=measure.weights,
+            num_samples=measure.samples,
+            about={"label": run.key, "weights": measure.weights},
         )
-        result.to_json(file)
-        discard_state(file)
-        return EvaluationRecord.from_json(file)
 
     def cached(self, kind: str, about: Mapping[str, Any]) -> tuple[Path, Any]:
         """Return where a result of several networks lies, and the result if it is there.
@@ -288,12 +292,3 @@ class Store:
         if run.recipe.data.train_size is not None:
             data["train_size"] = run.recipe.data.train_size
         write_stand_in(Scale("", 1, 1, {"data": data}, ""), self.folder, Path(extra.file))
-
-
-def computing_device() -> torch.device:
-    """Return where networks are measured: CUDA where there is one.
-
-    Returns:
-        The device.
-    """
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

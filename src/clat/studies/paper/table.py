@@ -15,8 +15,9 @@ from clat.core.console import plain_console
 from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import JobPlace
+from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request, accuracy_cells
-from clat.studies.paper.beside import gather, train_beside
+from clat.studies.paper.beside import gather, run_beside
 from clat.studies.paper.catalogue import restricted
 from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell
 from clat.studies.paper.choose_lambda import RULE
@@ -31,7 +32,8 @@ from clat.studies.paper.page import write_files
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.printed import FLAGS
 from clat.studies.paper.scales import PaperScale
-from clat.studies.paper.store import Store, computing_device
+from clat.studies.paper.store import Store
+from clat.studies.paper.stored import Gathered
 from clat.studies.paper.transfer_tables import transfer_cells
 
 PAUSE = 60.0
@@ -109,7 +111,7 @@ def run_table(
         store: the networks and results that tables share.
         out: the folder above the table's own, which is called after it.
         console: where what happens is said.
-        place: where networks are trained beside one another; None: here, one after the other.
+        place: where networks are trained and attacked beside one another; None: here, one after the other.
 
     Returns:
         What table.json holds.
@@ -137,23 +139,28 @@ def run_table(
             written = time.monotonic()
 
     if place is not None:
-        _train_ahead(request, asked, place)
+        _work_ahead(request, asked, place)
     return write(_content(request, asked, sofar))
 
 
-def _train_ahead(request: Request, asked: Asked, place: JobPlace) -> None:
-    """Train all networks of a table beside one another; CLAT's ratio is chosen before those that it is for."""
+def _work_ahead(request: Request, asked: Asked, place: JobPlace) -> None:
+    """Train all networks of a table beside one another, and attack them where its kind says; CLAT's ratio is chosen
+    before those that it is for."""
     store, table = request.store, request.table
     quiet = replace(request, console=plain_console(quiet=True))
     if table.kind in ("parameters", "cost") or (table.kind == "layers" and table.id != "T13"):
         from clat.studies.paper.plan import needed_specs
 
         specs = [] if table.kind == "parameters" else needed_specs(request, (), ())
-        runs = [run for run in map(store.run_of, specs) if not store.is_finished(run)]
-        train_beside(store, runs, place, request.console)
+        runs = {run.key: run for run in map(store.run_of, specs) if not store.is_finished(run)}
+        run_beside(store, Gathered(runs=runs), place, request.console)
         return
-    while runs := gather(store, lambda: _content(quiet, asked, lambda cells: None)):
-        train_beside(store, runs, place, request.console)
+    measuring = table.kind in ("accuracy", "sweep", "strength", "curves")
+    while True:
+        found = gather(store, lambda: _content(quiet, asked, lambda cells: None), measuring=measuring)
+        if not found.runs and not found.measurements:
+            return
+        run_beside(store, found, place, request.console)
 
 
 def _content(request: Request, asked: Asked, sofar: Callable[[Sequence[Cell]], None]) -> Content:
