@@ -118,6 +118,7 @@ RICH = Recipe(
         flip=False,
         cutmix=True,
         mixup=0.2,
+        decoded=True,
         extra=ExtraConfig(file="edm_1m.npz", fraction=0.5),
     ),
     schedule=Schedule(kind="piecewise", lr=0.05, epochs=9, milestones=(0.25, 0.5), factor=0.3, warmup=0.5),

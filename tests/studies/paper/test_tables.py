@@ -106,12 +106,15 @@ def test_missing_data_is_named_in_its_cells_and_refused_where_there_is_no_other(
 
 def test_lambda_is_chosen_by_its_rule(tmp_path, monkeypatch):
     held = Store(tmp_path, replace(TINY, ratios=(0.03, 0.1, 0.3)), {"cifar10": "digits"})
-    monkeypatch.setattr(held, "train", lambda run, console: None)
+    trained = []
+    monkeypatch.setattr(held, "train", lambda run, console: trained.append(run.spec.ratio))
+    monkeypatch.setattr(held, "is_finished", lambda run: run.spec.ratio in trained)
     scores = {0.03: 0.2, 0.1: 0.25, 0.3: 0.25}
     monkeypatch.setattr(held, "summary", lambda run: {"last": {"heldout_robust": scores[run.spec.ratio]}})
     found = choose_ratio(held, "resnet18", "cifar10", QUIET)
     assert found.ratio == 0.1, "the smaller one of a tie"
     assert found.how == "0.1, chosen on 16 held-out images (0.03: 20.0%, 0.1: 25.0%, 0.3: 25.0%)"
+    trained.clear()
     monkeypatch.setattr(held, "train", lambda run, console: "out of memory")
     with pytest.raises(ClatError, match=r"lambda could not be chosen: ratio 0\.03: out of memory"):
         choose_ratio(held, "resnet18", "cifar10", QUIET)
