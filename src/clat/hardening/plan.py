@@ -99,8 +99,9 @@ def make_plan(
         ClatError: not even one epoch of the cheapest candidate fits.
     """
     count = min(config.batch_size, train_images)
+    whole = steps = train_images // count
     step = {name: _mean_step(config, name, step_seconds) for name in step_seconds if name in CANDIDATES}
-    epoch_seconds = {name: seconds * (train_images // count) + check_seconds for name, seconds in step.items()}
+    epoch_seconds = {name: seconds * whole + check_seconds for name, seconds in step.items()}
     if config.epochs is not None:
         left = None
         fits = dict.fromkeys(epoch_seconds, config.epochs)
@@ -118,7 +119,6 @@ def make_plan(
             "here; give more time, fewer images (--train-size), a narrower network, or fewer test images "
             "(--num-samples)"
         )
-    steps = train_images // count
     if left is not None and left - epochs * epoch_seconds[name] > UNUSED * left:
         fewer = int((left / (epochs + 1) - check_seconds) / step[name])
         if fewer >= 1:
@@ -130,7 +130,7 @@ def make_plan(
         "weights are averaged (EMA) and labels smoothed, which cost next to nothing",
         _keeping(config.keep, epochs),
     )
-    train_size = steps * count if steps < train_images // count else None
+    train_size = steps * count if steps < whole else None
     settings = dict(settings or {})
     if train_size is not None:
         settings["data"] = {**settings.get("data", {}), "train_size": train_size}
