@@ -11,16 +11,16 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
+from clat.evaluation.statistics import PairedDifference
 from clat.hardening import HardenConfig, parse_budget
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
-from clat.hardening.promise import most_robust_within, set_point
+from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, set_point
 from clat.hardening.recipe import stage_alone
 from clat.network.exchange import copied, tensors_of
 from clat.runtime.engine import Engine, EngineConfig
-from clat.treatments.interpolation import LinePoint
 
 COSTS = {"n-fgsm": 1.0, "pgd-2": 2.0, "pgd-10": 8.0}
 """Seconds a step."""
@@ -134,15 +134,39 @@ def test_fields_of_the_recipe_are_as_the_user_says():
 
 def test_the_most_robust_point_that_keeps_the_promise():
     line = [
-        LinePoint(0.0, 0.90, 0.0),
-        LinePoint(0.5, 0.88, 0.3),
-        LinePoint(0.7, 0.87, 0.4),
-        LinePoint(1.0, 0.8, 0.5),
+        PromisePoint(0.0, 0.90, 0.0, 0.002),
+        PromisePoint(0.5, 0.88, 0.3, 0.02),
+        PromisePoint(0.7, 0.87, 0.4, 0.03),
+        PromisePoint(1.0, 0.8, 0.5, 0.1),
     ]
     assert most_robust_within(line, 0.03) == line[2]
     assert most_robust_within(line, 0.02) == line[1]
     assert most_robust_within(line, 0.2) == line[3]
     assert most_robust_within(line, 0.01) is None
+
+
+def test_what_is_lost_at_most_is_more_than_what_was_seen_and_less_on_more_images():
+    start = torch.arange(500) < 400
+    worse = torch.arange(500) < 390  # 2 points
+    assert 0.02 < lost_at_most(start, worse) < 0.035
+    assert lost_at_most(start.repeat(10), worse.repeat(10)) < lost_at_most(start, worse)
+    assert 0 < lost_at_most(start, start) < 0.005
+    limit = lost_at_most(start, worse)
+    assert -PairedDifference.between(start, worse, confidence=0.8).interval[0] == limit
+
+
+def test_a_promise_holds_on_new_images_as_often_as_it_says():
+    """A point whose true loss is what is promised is seldom taken to hold it."""
+    generator = torch.Generator().manual_seed(0)
+    taken = 0
+    for _ in range(300):
+        start = torch.rand(500, generator=generator) < 0.9
+        falls = torch.rand(500, generator=generator) < 0.05
+        rises = torch.rand(500, generator=generator) < 0.1
+        now = torch.where(start, ~falls, rises)  # in truth 3.5 points are lost
+        points = [PromisePoint(0.0, 0.9, 0.0, 0.0), PromisePoint(0.5, 0.87, 0.5, lost_at_most(start, now))]
+        taken += most_robust_within(points, 0.035) is not None
+    assert taken / 300 < 0.15
 
 
 def test_points_between_two_networks_have_statistics_that_fit_them():
@@ -204,7 +228,6 @@ def test_what_hardening_cannot_help_is_refused(right, eps, says):
 
 
 def test_the_card_says_what_the_paired_test_settles():
-    from clat.evaluation.statistics import PairedDifference
     from clat.hardening.card import paired_sentence
 
     config = HardenConfig(budget=60.0, eps="0.1")

@@ -17,8 +17,9 @@ from clat.evaluation import Evaluation, evaluate_set
 from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
+from clat.evaluation.predict import is_right
 from clat.hardening.inputs import HardenInputs, whole_batch
-from clat.hardening.promise import most_robust_within, set_point, walk_line
+from clat.hardening.promise import CONFIDENCE, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
@@ -87,9 +88,10 @@ def keep_promise(
     x, y = whole_batch(inputs.heldout, inputs.engine)
     attack = Attack(config.threat, steps=10)
 
-    def judge() -> tuple[float, float]:
+    def judge() -> tuple[Tensor, float]:
         seed = derive_seed(config.seed, "promise")
-        return heldout_accuracies(model, inputs.engine, x, y, attack, batch_size=250, seed=seed)
+        _, robust = heldout_accuracies(model, inputs.engine, x, y, attack, batch_size=250, seed=seed)
+        return is_right(model, x, y), robust
 
     def batches() -> Iterator[Tensor]:
         size = min(config.batch_size, len(inputs.train))
@@ -109,7 +111,11 @@ def keep_promise(
     kept = chosen is not None
     log.say(
         f"  promise of {config.max_clean_drop:g} points of clean accuracy: "
-        + (f"alpha {alpha:g} on the line from start to end" if kept else "no point of the line holds it"),
+        + (
+            f"alpha {alpha:g} on the line from start to end"
+            if chosen is not None
+            else f"no point of the line holds it with a confidence of {CONFIDENCE:.0%} on {len(x)} held-out images"
+        ),
         style="cyan" if kept else "yellow",
     )
     return {
@@ -117,6 +123,7 @@ def keep_promise(
         "kept": kept,
         "alpha": alpha,
         "heldout_n": len(x),
+        "confidence": CONFIDENCE,
         "points": [point._asdict() for point in points],
     }
 

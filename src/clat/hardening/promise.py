@@ -3,37 +3,63 @@
     theta_a = (1 - a) theta_start + a theta_end,    a in {0, 0.1, ..., 1}
 
 BatchNorm statistics between the two are counted anew on training images, as those of an average of networks are no
-average. Everything is judged on held-out images.
+average. Everything is judged on held-out images. A few hundred of them tell a loss to within some points only, and
+of several points the one that looks best has been lucky: so a point holds the promise where its loss is within it
+with a confidence of 90 %, image by image against the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from clat.evaluation.statistics import PairedDifference
 from clat.network.exchange import put, tensors_of
-from clat.treatments.interpolation import ALPHAS, LinePoint, interpolate
+from clat.treatments.interpolation import ALPHAS, interpolate
 from clat.treatments.statistics import reestimate_batch_norm
 
+CONFIDENCE = 0.9
+"""One-sided, that a point loses no more than it is said to."""
 
-def most_robust_within(points: Iterable[LinePoint], max_clean_drop: float) -> LinePoint | None:
-    """Return the point with the highest robust accuracy that loses at most `max_clean_drop` of the clean accuracy.
+
+class PromisePoint(NamedTuple):
+    """One point of the line on held-out images; accuracies in [0, 1]."""
+
+    alpha: float
+    clean: float
+    robust: float
+    lost: float
+    """Clean accuracy lost against the start, at most (CONFIDENCE)."""
+
+
+def most_robust_within(points: Iterable[PromisePoint], max_clean_drop: float) -> PromisePoint | None:
+    """Return the point with the highest robust accuracy of those that surely lose at most `max_clean_drop`.
 
     Args:
-        points: points of the line, the one at alpha 0 among them.
+        points: points of the line.
         max_clean_drop: a share in [0, 1].
 
     Returns:
         Of equals the one with more clean accuracy, then the one nearest to the start; None where no point beyond
         the start holds the promise.
     """
-    points = sorted(points)
-    floor = points[0].clean - max_clean_drop - 1e-9  # accuracies are ratios of counts
-    allowed = [point for point in points if point.clean >= floor and point.alpha > 0]
-    if not allowed:
-        return None
-    return max(allowed, key=lambda point: (point.robust, point.clean, -point.alpha))
+    allowed = [point for point in points if point.lost <= max_clean_drop and point.alpha > 0]
+    return max(allowed, key=lambda point: (point.robust, point.clean, -point.alpha), default=None)
+
+
+def lost_at_most(start: Tensor, now: Tensor) -> float:
+    """Return the clean accuracy that a network has lost, at most, with a confidence of 90 %.
+
+    Args:
+        start: which images the start is right on, (N,) bool.
+        now: which the network is right on, (N,) bool.
+
+    Returns:
+        The one-sided limit of the paired difference, in [-1, 1]; above 0 also where no image has changed.
+    """
+    return -PairedDifference.between(start, now, confidence=2 * CONFIDENCE - 1).interval[0]
 
 
 def walk_line(
@@ -41,9 +67,9 @@ def walk_line(
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
     batches: Callable[[], Iterable[Tensor]],
-    judge: Callable[[], tuple[float, float]],
+    judge: Callable[[], tuple[Tensor, float]],
     alphas: Sequence[float] = ALPHAS,
-) -> list[LinePoint]:
+) -> list[PromisePoint]:
     """Measure the points of the line between two states of a network.
 
     Args:
@@ -51,16 +77,19 @@ def walk_line(
         start: its tensors at alpha 0.
         end: its tensors at alpha 1.
         batches: training images to count BatchNorm statistics on, (N, C, H, W) each.
-        judge: returns clean and robust accuracy of the network as it stands, each in [0, 1].
-        alphas: the points, each in [0, 1].
+        judge: returns which images the network is right on as it stands, (N,) bool, and its robust accuracy.
+        alphas: the points, each in [0, 1], 0 first.
 
     Returns:
-        The points in the order of `alphas`, with their accuracies.
+        The points in the order of `alphas`.
     """
-    found = []
+    found: list[PromisePoint] = []
+    first: Tensor | None = None
     for alpha in alphas:
         set_point(model, start, end, alpha, batches)
-        found.append(LinePoint(alpha, *judge()))
+        right, robust = judge()
+        first = right if first is None else first
+        found.append(PromisePoint(alpha, float(right.double().mean()), robust, lost_at_most(first, right)))
     return found
 
 

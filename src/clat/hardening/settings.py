@@ -60,7 +60,8 @@ class HardenConfig:
     epochs: int | None = None
     """Or: the length of the training."""
     max_clean_drop: float | None = None
-    """Percentage points of clean accuracy that may be lost, judged on held-out images; None: no promise."""
+    """Percentage points of clean accuracy that may be lost, on held-out images with a confidence of 90 %; None: no
+    promise."""
     objective: str | None = None
     """One of CANDIDATES; None: the strongest that the budget allows (`clat.hardening.plan`)."""
     keep: Literal["best", "last", "clat", "clat-plus"] = "best"
