@@ -35,6 +35,7 @@ COMMANDS = (
     "push",
     "study",
     "paper",
+    "evidence",
     "bench",
     "demo",
     "recipes",

@@ -40,7 +40,16 @@ class ChosenRatio:
         return asdict(self)
 
 
-def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, seed: int = 0) -> ChosenRatio:
+def choose_ratio(
+    store: Store,
+    network: str,
+    dataset: str,
+    console: Console,
+    *,
+    seed: int = 0,
+    base: str = "pgd-at",
+    follower: str = "clat",
+) -> ChosenRatio:
     """Return the ratio for a network and a data set, training what it is chosen from unless that is there.
 
     Args:
@@ -49,6 +58,8 @@ def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, 
         dataset: the data set.
         console: where what happens is said.
         seed: the first seed.
+        base: X, behind which it is chosen.
+        follower: the form of CLAT that it is for.
 
     Returns:
         The ratio; of a scale with a single one, that one, and it says that it was not chosen.
@@ -63,7 +74,7 @@ def choose_ratio(store: Store, network: str, dataset: str, console: Console, *, 
     runs: dict[float, StoredRun] = {}
     failures: dict[float, str] = {}
     for ratio in ratios:
-        spec = RunSpec(follower="clat", network=network, dataset=dataset, seed=seed, ratio=ratio)
+        spec = RunSpec(base=base, follower=follower, network=network, dataset=dataset, seed=seed, ratio=ratio)
         runs[ratio] = store.run_of(spec)
         failure = None if store.is_finished(runs[ratio]) else store.train(runs[ratio], console)
         if failure or not store.is_finished(runs[ratio]):

@@ -36,6 +36,8 @@ class Method:
     """It trains on generated images as well."""
     exclude: tuple[str, ...] = ()
     """Layers that CLAT leaves alone."""
+    kept: bool = False
+    """A CLAT stage behind it goes on with its label smoothing and its treatments."""
     note: str = ""
     """What a reader should know of our row beside the printed one."""
 
@@ -66,6 +68,7 @@ _WANG: Table = {
     "attack_bn": "train",
 }
 _EMA: Table = {"name": "ema", "decay": 0.995}
+_CYCLIC: Table = {"kind": "cyclic", "lr": 0.2, "peak": 0.5}
 _FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
 _GENERATED = (
     "No generated images come with clat: unless edm_1m.npz lies in CLAT_DATA_DIR, real training images that other "
@@ -81,6 +84,13 @@ METHODS: dict[str, Method] = {
         stateful=True,
         note="PGD-AT with averaged weights: the control of a gain that averaging alone would give. Not printed.",
     ),
+    "ema-ls": Method(
+        objective={**_PGD, "label_smoothing": 0.1},
+        treatments=(_EMA,),
+        stateful=True,
+        kept=True,
+        note="PGD-AT with averaged weights and label smoothing. Not printed.",
+    ),
     "trades": Method(objective={"name": "trades", "beta": 6.0}),
     "mart": Method(
         objective={"name": "mart", "beta": 5.0},
@@ -94,6 +104,21 @@ METHODS: dict[str, Method] = {
     ),
     "score": Method(objective={"name": "score-at", "clip": 0.4}),
     "fast-at": Method(objective={"name": "fast-at"}, built_in={"preact-resnet18": "preact-resnet18-raw"}),
+    "fast-at-cyclic": Method(
+        objective={"name": "fast-at"},
+        changes={"schedule": _CYCLIC},
+        built_in={"preact-resnet18": "preact-resnet18-raw"},
+        note="Fast-AT along its authors' learning rates: up to the middle of the run, down to its end.",
+    ),
+    "fast-at-cyclic-ema-ls": Method(
+        objective={"name": "fast-at", "label_smoothing": 0.1},
+        treatments=(_EMA,),
+        changes={"schedule": _CYCLIC},
+        stateful=True,
+        kept=True,
+        built_in={"preact-resnet18": "preact-resnet18-raw"},
+        note="The same with averaged weights and label smoothing.",
+    ),
     "swaat": Method(
         objective=_PGD,
         treatments=({"name": "swa", "start": 0.5, "window": 1, "replace_running": True},),
@@ -165,8 +190,9 @@ METHODS: dict[str, Method] = {
 }
 """X, as printed.csv calls it, -> how it trains."""
 
-FOLLOWERS = ("", "clat", "clat-fast", "rift", "lora")
-"""What may follow X: nothing (X goes on), CLAT, its one-step form, RiFT, low-rank factors."""
+FOLLOWERS = ("", "clat", "clat-fast", "clat-plus", "tune", "rift", "lora")
+"""What may follow X: nothing (X goes on), CLAT, its one-step form, ours, X's own loss on the layers that CLAT would
+move, RiFT, low-rank factors."""
 
 
 def taken_apart(method: str) -> tuple[str, str]:

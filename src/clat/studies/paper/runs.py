@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,13 @@ from clat.studies.paper.methods import ALPHA, CURE_ALPHA, CURE_EPS, EPS, METHODS
 from clat.studies.paper.scales import K, PaperScale, Table, network
 from clat.studies.row import stage
 
-Layers = Literal["critical", "random", "smallest", "fixed"]
+Layers = Literal["critical", "random", "smallest", "fixed", "all"]
 RULES: dict[str, str] = {
     "critical": "critical",
     "random": "random",
     "smallest": "least-critical",
     "fixed": "critical",
+    "all": "all",
 }
 """Which layers CLAT moves -> the rule of its selection; `fixed` selects once."""
 
@@ -41,6 +42,8 @@ class RunSpec:
     """How many; None: the paper's number for the network."""
     share: float = 0.5
     """X's part of the epochs: 0.5 as in 50 + 50, 0.7 as in 70 + 30, 0: none."""
+    length: float = 1.0
+    """Epochs over those of the scale, its learning rates stretched or shortened with them."""
     drop: bool = False
     """The learning rate falls to a tenth where X's part ends (Fig. 6)."""
     ratio: float = 0.1
@@ -58,6 +61,8 @@ class RunSpec:
             parts.append(f"k{self.k}")
         if self.share != 0.5:
             parts.append(f"x{self.share:g}")
+        if self.length != 1:
+            parts.append(f"l{self.length:g}")
         if self.follower.startswith("clat") and self.ratio != 0.1:
             parts.append(f"r{self.ratio:g}")
         parts += ["drop"] * self.drop + ["cure"] * self.cure + [f"s{self.seed}"]
@@ -100,6 +105,8 @@ def recipe(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Recipe:
         ClatError: If the parts do not go together.
     """
     method = METHODS[spec.base]
+    if spec.length != 1:
+        scale = replace(scale, epochs=max(round(spec.length * scale.epochs), 2))
     lr = {"kind": "cosine", "lr": 0.1, "epochs": scale.span}
     settings: Table = {
         "name": spec.label,
@@ -114,7 +121,7 @@ def recipe(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Recipe:
         "evaluation": {"weights": "none"},
     }
     changes = dict(method.changes)
-    if changes.get("schedule", {}).get("kind") == "one-cycle":
+    if changes.get("schedule", {}).get("kind") in ("one-cycle", "cyclic"):
         settings["schedule"] = {}
     stages = _cure_stages(spec, scale) if spec.cure else _stages(spec, scale, method)
     return build_recipe(merged(settings, {**changes, "stages": stages}))
@@ -158,7 +165,9 @@ def _stages(spec: RunSpec, scale: PaperScale, method: Method) -> list[Table]:
     if not spec.follower and method.stateful:
         return [_x(spec.base, spec, scale.epochs, method, scale)]
     first = _first(spec, start, method, scale)
-    if spec.follower in ("clat", "clat-fast"):
+    if spec.follower == "tune":
+        return [*first, {**on, "name": "tune", "selection": _selection(spec, scale, rest, method)}]
+    if spec.follower.startswith("clat"):
         return [*first, {**_clat(spec, scale, rest, method), **falls}]
     if spec.follower == "rift":
         tenth = max(1, round(scale.epochs / 10))
@@ -198,9 +207,22 @@ def _x(name: str, spec: RunSpec, epochs: int, method: Method, scale: PaperScale,
 
 def _clat(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Table:
     """Return CLAT's stage: k layers by the rule, selected again as often as in the paper, at least twice."""
-    fast = spec.follower == "clat-fast"
-    objective: Table = {"name": "clat-fast" if fast else "clat", "ratio": spec.ratio}
-    objective |= {"alpha": ONE_STEP} if fast else {"steps": 10, "alpha": ALPHA}
+    objective: Table = {"name": spec.follower or "clat", "ratio": spec.ratio}
+    objective |= {"alpha": ONE_STEP} if spec.follower == "clat-fast" else {"steps": 10, "alpha": ALPHA}
+    selection = _selection(spec, scale, epochs, method)
+    if spec.follower == "clat-plus" and selection["rule"] not in ("random", "all"):
+        selection |= {"normaliser": "relative", "tap": "norm"}
+    if not method.kept:
+        return stage("clat", epochs, objective, selection=selection)
+    objective["label_smoothing"] = method.objective["label_smoothing"]
+    treatments = [dict(one) for one in method.treatments]
+    return stage("clat", epochs, objective, selection=selection, treatments=treatments)
+
+
+def _selection(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Table:
+    """Return which layers move in a stage that moves some."""
+    if spec.layers == "all":
+        return {"rule": "all"}
     selection: Table = {
         "rule": RULES[spec.layers],
         "k": spec.k or K[spec.network],
@@ -212,7 +234,7 @@ def _clat(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Tabl
         selection["include"] = ["robust.*"]
     if method.exclude:
         selection["exclude"] = list(method.exclude)
-    return stage("clat", epochs, objective, selection=selection)
+    return selection
 
 
 def _robust_member(epochs: int) -> Table:

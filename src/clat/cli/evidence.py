@@ -1,0 +1,136 @@
+"""`clat evidence`: does a form of CLAT gain anything over controls that are hard to beat?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clat.cli.console import console, say, show
+from clat.cli.options import folder
+from clat.cli.places import add_place_options, place_for
+from clat.core.errors import ClatError
+
+if TYPE_CHECKING:
+    from clat.studies.evidence.regimes import Regime
+    from clat.studies.evidence.table import Finals
+    from clat.studies.paper.store import Store
+
+HELP = "hold CLAT against its hardest controls, under one budget"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `clat evidence`.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
+    parser.add_argument("regime", nargs="?", help="overfitting, annealed, fast, ... (none: list them)")
+    parser.add_argument("--seeds", type=int, help="networks of each row (default: as many as the regime has)")
+    parser.add_argument("--data", metavar="FOLDER", help="where its data set lies, if its name does not find it")
+    parser.add_argument(
+        "--finals",
+        metavar="PROTOCOL",
+        help="measure the best control and the best form by this, such as autoattack",
+    )
+    parser.add_argument("--num-samples", type=int, help="of --finals: test images, from the first (default: all)")
+    add_place_options(parser, "networks")
+    parser.add_argument("--plan", action="store_true", help="say how many runs, hours and bytes, and train nothing")
+    parser.add_argument(
+        "--out", type=folder, metavar="DIR", help="the folder, also one of `clat paper` at the same scale"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """List the regimes, plan one, or run one and write table.json, table.md, a plot and page.html.
+
+    Args:
+        options: what the parser read.
+
+    Returns:
+        The exit status: 0, or 1 if a row has no number.
+
+    Raises:
+        ClatError: If regime, protocol or folder cannot be what is meant.
+    """
+    if options.regime is None:
+        return _list()
+    from clat.studies.evidence.regimes import find_regime
+    from clat.studies.paper.folder import check_data, claim
+    from clat.studies.paper.store import Store
+
+    regime = find_regime(options.regime)
+    for name in ("seeds", "num_samples"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ClatError(f"--{name.replace('_', '-')} is {getattr(options, name)}: expected at least 1")
+    if options.out is None:
+        raise ClatError("clat evidence needs --out, the folder of its networks")
+    finals = _finals(options)
+    folders = {regime.dataset: options.data} if options.data else {}
+    for message in check_data([regime.dataset], folders).values():
+        raise ClatError(message)
+    seeds = tuple(range(options.seeds or regime.scale.seeds))
+    out = Path(options.out)
+    if options.plan:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as empty:
+            known = (out / "paper.json").exists()
+            if known:
+                claim(out, regime.scale, [])
+            return _plan(regime, seeds, Store(out if known else Path(empty), regime.scale, folders))
+    from clat.core.environment import invocation
+    from clat.studies.evidence.table import EvidenceRequest, run_regime
+    from clat.studies.paper.page import rich_table
+    from clat.training.interrupt import Interrupted
+
+    try:
+        with place_for(options, out) as place:
+            claim(out, regime.scale, invocation() or [])
+            store = Store(out, regime.scale, folders)
+            request = EvidenceRequest(regime=regime, store=store, seeds=seeds, console=console(), finals=finals)
+            found = run_regime(request, out, place)
+    except Interrupted as stopped:
+        return stopped.exit_code
+    show(rich_table(found))
+    say(f"{found['outcome']} wrote {request.folder(out) / 'page.html'}".strip())
+    return int(found["failed"] > 0)
+
+
+def _finals(options: argparse.Namespace) -> Finals | None:
+    if options.finals is None:
+        if options.num_samples is not None:
+            raise ClatError("--num-samples belongs to --finals")
+        return None
+    from clat.evaluation.protocols import find_protocol
+    from clat.studies.evidence.table import Finals
+
+    find_protocol(options.finals)
+    return Finals(protocol=options.finals, samples=options.num_samples)
+
+
+def _plan(regime: Regime, seeds: tuple[int, ...], store: Store) -> int:
+    """Say what the regime would take."""
+    from clat.core.formatting import duration
+    from clat.studies.evidence.table import regime_specs
+    from clat.studies.paper.plan import make_plan
+
+    plan = make_plan(regime_specs(regime, seeds), store)
+    show(plan.table(f"{regime.name}, {len(seeds)} seeds"))
+    for name, seconds in plan.slowest[:6]:
+        say(f"  {name}: {duration(seconds)}")
+    return 0
+
+
+def _list() -> int:
+    from clat.studies.evidence.regimes import REGIMES
+
+    for regime in REGIMES:
+        say(f"{regime.name}: {regime.title}", style="bold")
+        scale = regime.scale
+        size = "all" if scale.train_size is None else f"{scale.train_size:,}"
+        say(
+            f"  {regime.network}, {regime.dataset}; {size} images, {scale.epochs} epochs; {len(regime.rows())} rows"
+        )
+    say("run one: clat evidence overfitting --out runs/evidence; what it takes: --plan")
+    return 0
