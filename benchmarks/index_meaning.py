@@ -257,7 +257,19 @@ def alone_rankings(model: nn.Module, images: ImageSet) -> dict[str, list[float]]
     names = [row.name for row in index(model, images, 100, 0).rows[1:]]
     found["mrc"] = [by_name[name].value for name in names]
     found["weights of the layer"] = [float(by_name[name].num_params) for name in names]
+    found["depth"] = [float(place) for place in range(len(names))]
+    found["spectral norm"] = [spectral_norm(model, name) for name in names]
+    found["spectral norm x criticality"] = [
+        norm * index for norm, index in zip(found["spectral norm"], found["paper"], strict=True)
+    ]
     return found
+
+
+def spectral_norm(model: nn.Module, layer: str) -> float:
+    """The largest singular value of a layer's weight as a matrix, a row an output channel."""
+    weight = model.get_submodule(layer).weight
+    assert isinstance(weight, Tensor)
+    return float(torch.linalg.matrix_norm(weight.detach().flatten(1), 2))
 
 
 def mean_ranks(rankings: Sequence[Sequence[float]]) -> list[float]:

@@ -18,6 +18,21 @@ SHORT = replace(
     remark="As the claim's narrow scale; then five epochs of PGD-AT that move one layer. Held-out images judge.",
 )
 
+MANY = replace(
+    SHORT,
+    name="many",
+    start=12,
+    rest=2,
+    settings={
+        **NARROW.settings,
+        "batch_size": 128,
+        "data": {"name": "cifar10", "train_size": 10_000, "heldout": 3000},
+        "monitor": {"num_samples": 2000, "every": 2},
+    },
+    remark="10,000 training images and twelve epochs, so that PGD-AT does not overfit robustly; then two epochs "
+    "that move one layer. Held-out images judge.",
+)
+
 
 def rows(scale: Scale, out: Path) -> Sequence[Row]:
     """Return PGD-AT on all layers first, then PGD-AT on each layer alone.
@@ -40,4 +55,4 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     return [row("whole"), *(row(f"layer-{number}", str(number)) for number in range(1, LAYERS + 1))]
 
 
-ALONE = Study("alone", "What helps when each layer is tuned alone?", rows, (SHORT,))
+ALONE = Study("alone", "What helps when each layer is tuned alone?", rows, (SHORT, MANY))
