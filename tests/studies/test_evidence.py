@@ -14,7 +14,7 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.studies.evidence import table
 from clat.studies.evidence.answer import answer
-from clat.studies.evidence.comparison import Comparison, compare, holm, standard_error
+from clat.studies.evidence.comparison import CrossedDifference, compare, holm, standard_error
 from clat.studies.evidence.judged import Judged, best_control, judge
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
@@ -90,9 +90,9 @@ def compare_fast(values):
 
 def test_the_smallest_effect_grows_with_fewer_degrees_of_freedom():
     shared = {"value": 0.0, "low": 0.0, "high": 0.0, "error": 0.01, "p": 1.0}
-    many = Comparison(freedom=1e6, **shared).detectable
+    many = CrossedDifference(freedom=1e6, **shared).detectable
     assert many == pytest.approx(0.01 * (1.95996 + 0.84162), rel=1e-4)
-    assert Comparison(freedom=2, **shared).detectable > 1.5 * many
+    assert CrossedDifference(freedom=2, **shared).detectable > 1.5 * many
 
 
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda one: one.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clat.studies.evidence.comparison import Comparison
+from clat.studies.evidence.comparison import CrossedDifference
 from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form
 from clat.studies.evidence.regimes import Regime
 from clat.studies.paper.cells import points
@@ -50,5 +50,5 @@ def _accuracies(one: Judged) -> str:
     return f"{100 * clean.value:.1f} % clean and {100 * robust.value:.1f} % robust"
 
 
-def _text(found: Comparison) -> str:
+def _text(found: CrossedDifference) -> str:
     return f"{points(100 * found.value)} points [{points(100 * found.low)}, {points(100 * found.high)}]"

@@ -22,7 +22,7 @@ LEVEL, POWER = 0.05, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class CrossedDifference:
     """One accuracy less another, seed by seed and image by image; all in [-1, 1] but p."""
 
     value: float
@@ -50,7 +50,7 @@ class Comparison:
         return {**vars(self), "detectable": self.detectable}
 
 
-def compare(differences: NDArray[np.float64]) -> Comparison:
+def compare(differences: NDArray[np.float64]) -> CrossedDifference:
     """Return what differences of verdicts say.
 
     Args:
@@ -65,7 +65,9 @@ def compare(differences: NDArray[np.float64]) -> Comparison:
         p = 1.0 if interval.value == 0 else 0.0
     else:
         p = 2 * float(scipy.stats.t.sf(abs(interval.value) / error, freedom))
-    return Comparison(value=interval.value, low=interval.low, high=interval.high, error=error, freedom=freedom, p=p)
+    return CrossedDifference(
+        value=interval.value, low=interval.low, high=interval.high, error=error, freedom=freedom, p=p
+    )
 
 
 def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:

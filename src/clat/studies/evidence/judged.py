@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clat.evaluation.bootstrap import CrossedInterval, crossed_interval
-from clat.studies.evidence.comparison import Comparison, compare, holm
+from clat.studies.evidence.comparison import CrossedDifference, compare, holm
 from clat.studies.evidence.regimes import EvidenceRow
 
 GOAL = {"clean": 0.02, "robust": 0.01}
@@ -31,7 +31,7 @@ class Judged:
     passes: float | None = None
     """Forward and backward passes of a run's training, in samples, the mean over the seeds."""
     failure: str | None = None
-    against: Mapping[str, Comparison] = field(default_factory=dict)
+    against: Mapping[str, CrossedDifference] = field(default_factory=dict)
     """clean and robust -> the difference to the best control."""
     corrected: Mapping[str, float] = field(default_factory=dict)
     """clean and robust -> p of it, corrected for all forms (Holm)."""
@@ -128,7 +128,7 @@ def judge(found: Sequence[Judged]) -> list[Judged]:
     return [replace(one, corrected=by_row.get(place, {})) for place, one in enumerate(judged)]
 
 
-def _against(one: Judged, control: Judged) -> dict[str, Comparison]:
+def _against(one: Judged, control: Judged) -> dict[str, CrossedDifference]:
     """Return the differences of a row to the control, over the seeds that both have."""
     shared = [seed for seed in one.seeds if seed in control.seeds]
     if one is control or not one.measured or not shared:

@@ -16,7 +16,7 @@ from clat.core.errors import ClatError
 from clat.core.formatting import DASH
 from clat.runtime.jobs.job import JobPlace
 from clat.studies.evidence.answer import answer
-from clat.studies.evidence.comparison import Comparison
+from clat.studies.evidence.comparison import CrossedDifference
 from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form, judge
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import FORMS, EvidenceRow, Regime
@@ -260,7 +260,7 @@ def _texts(one: Judged) -> list[str]:
     ]
 
 
-def _difference(found: Comparison | None, p: float | None) -> list[str]:
+def _difference(found: CrossedDifference | None, p: float | None) -> list[str]:
     """Return a difference in points with its interval, and its corrected p."""
     if found is None:
         return [DASH, DASH]
