@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import itertools
 import os
 import shutil
 import signal
@@ -135,12 +136,13 @@ def test_several_kills(finished, tmp_path, monkeypatch, at_step):
 
 def kill_at_write(monkeypatch, n):
     """Killed just after the n-th file was moved into place, which is before the next. Returns the names."""
-    original, names = os.replace, []
+    original, names, numbers = os.replace, [], itertools.count(1)
 
     def replace(source, target):
+        number = next(numbers)  # the thread that writes behind training may come in between
         names.append(os.path.basename(target))
         original(source, target)
-        if len(names) == n:
+        if number == n:
             raise Killed
 
     monkeypatch.setattr(files.os, "replace", replace)
