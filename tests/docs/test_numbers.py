@@ -145,3 +145,20 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
 def test_a_sentence_says_what_its_files_do(page: str, sentence: Callable[[], str]) -> None:
     text = re.sub(r"\s+", " ", (ROOT / page).read_text())
     assert sentence() in text
+
+
+def test_the_candidates_of_hardening_are_what_their_files_say() -> None:
+    page = (RESULTS / "hardening" / "README.md").read_text().replace("\xa0", " ")
+
+    def shown(found: dict[str, Any]) -> str:
+        return f"{100 * found['mean']:.1f} % ± {100 * found['deviation']:.1f}"
+
+    groups = read("hardening/table")["groups"]
+    finals = [group for group in read("hardening/pgd-20")["groups"] if group["weights"] == "last"]
+    assert [group["name"] for group in finals] == [group["name"] for group in groups]
+    for group in groups:
+        line = rf"\| {re.escape(group['name'])} \| [\d +]+ \| {len(group['seeds'])} \| (.*? \| .*?) \|"
+        (found,) = re.findall(line, page)
+        assert found == f"{shown(group['last_clean'])} | {shown(group['last_robust'])}"
+    for group in finals:
+        assert f"| {group['name']} | {shown(group['clean'])} | {shown(group['robust'])} |" in page
