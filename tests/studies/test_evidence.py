@@ -12,13 +12,15 @@ from scipy import stats
 
 from clat import cli
 from clat.core.errors import ClatError
-from clat.studies.evidence import table
+from clat.studies.evidence import run
 from clat.studies.evidence.answer import answer
-from clat.studies.evidence.comparison import CrossedDifference, compare, holm, standard_error
-from clat.studies.evidence.judged import Judged, best_control, judge
+from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift, standard_error
+from clat.studies.evidence.judged import Judged, best_control, best_form, judge
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
+from clat.studies.evidence.request import EvidenceRequest, Finals
 from clat.studies.paper import store
+from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.folder import claim
 from clat.studies.paper.runs import Inputs, recipe
 from clat.studies.paper.store import Store
@@ -78,7 +80,7 @@ def test_p_finds_no_difference_as_rarely_as_it_says_and_a_detectable_one_as_ofte
     false = (ps(0.0) < 0.05).mean()
     assert false <= 0.08
     error = np.sqrt(0.3**2 / 3 + 1 / 600)
-    detectable = (stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2)) * error
+    detectable = smallest_shift(2) * error
     assert (ps(detectable) < 0.05).mean() == pytest.approx(0.8, abs=0.12)
 
 
@@ -95,6 +97,15 @@ def test_the_smallest_effect_grows_with_fewer_degrees_of_freedom():
     assert CrossedDifference(freedom=2, **shared).detectable > 1.5 * many
 
 
+@pytest.mark.parametrize("freedom", [2, 5, 40])
+def test_the_smallest_effect_is_found_in_four_of_five_samples(freedom):
+    random = np.random.default_rng(freedom)
+    samples = random.normal(size=(20_000, freedom + 1))
+    shift = smallest_shift(freedom) / np.sqrt(freedom + 1)
+    p = stats.ttest_1samp(samples + shift, 0, axis=1).pvalue
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+
+
 @pytest.mark.parametrize("regime", REGIMES, ids=lambda one: one.name)
 def test_every_row_has_a_recipe_that_selects_at_least_twice(regime):
     keys = set()
@@ -109,26 +120,73 @@ def test_every_row_has_a_recipe_that_selects_at_least_twice(regime):
     assert {row.control for row in regime.rows()} == {True, False}
 
 
-def judged(name, control, heldout, shift, images=400, seeds=3):
-    random = np.random.default_rng(abs(hash(name)) % 1000)
-    verdicts = {kind: (random.random((seeds, images)) < 0.5 + shift).astype(float) for kind in ("clean", "robust")}
+def judged(name, control, heldout, shift, images=4000, seeds=3, step=None, **more):
+    """A row whose networks are right on half of the images and `shift`, by seed on nearly the same ones."""
+    random = np.random.default_rng(len(name))
+    drawn = np.linspace(0, 1, images)[None, :] + 0.1 * random.random((seeds, images)) - 0.05
+    verdicts = {kind: (drawn < 0.5 + shift).astype(float) for kind in ("clean", "robust")}
     row = EvidenceRow(name=name, control=control)
-    return Judged(row=row, seeds=tuple(range(seeds)), heldout=(heldout,) * seeds, verdicts=verdicts, passes=1e6)
+    step = None if control else step or 0.7
+    return Judged(
+        **{"complete": True, "step": step} | more,
+        row=row,
+        seeds=tuple(range(seeds)),
+        heldout=(heldout,) * seeds,
+        verdicts=verdicts,
+        passes=1e6,
+    )
 
 
-def test_the_control_to_beat_is_chosen_on_held_out_images():
+def test_the_control_to_beat_and_the_finalist_are_chosen_on_held_out_images():
     rows = [judged("weak", True, 0.3, 0.3), judged("strong", True, 0.4, 0.0), judged("form", False, 0.5, 0.4)]
+    rows.append(judged("other form", False, 0.45, 0.45))
     assert best_control(rows).row.name == "strong"
     found = judge(rows)
+    assert best_form(found).row.name == "form"
     assert not found[1].against
-    assert [one.gains for one in found] == [False, False, True], "a control never gains"
-    told = " ".join(answer(find_regime("overfitting"), found))
-    assert "best of 2 controls is strong" in told
-    assert "is found for form" in told
-    nothing = judge([rows[1], judged("form", False, 0.5, 0.0)])
-    assert "None of the 1 forms" in " ".join(answer(find_regime("overfitting"), nothing))
+    assert [one.gains for one in found] == [False, False, True, True], "a control never gains"
+    told = " ".join(answer(found))
+    assert "The control to beat is strong" in told
+    assert "is form: +" in told
+    assert "CLAT gains: +2.0 points clean and +1.0 robust" in told
+    assert "so do: other form" in told
     assert clean_against_robust(found) is not None
-    assert answer(find_regime("fast"), [Judged(row=rows[0].row, failure="no such luck")]) == []
+    assert answer([Judged(row=rows[0].row, failure="no such luck")]) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"shift": 0.1}, "CLAT gains"),
+        ({"shift": 0.1, "step": 1.0}, "do not cost less: no gain"),
+        ({"shift": 0.0}, "CLAT does not gain"),
+        ({"shift": 0.0, "images": 40}, "settles nothing"),
+        ({"shift": 0.1, "seeds": 1}, "CLAT gains"),
+    ],
+    ids=["gains", "dear", "does not", "few images", "one seed"],
+)
+def test_there_are_three_verdicts(form, told):
+    shape = {key: form[key] for key in ("images", "seeds") if key in form}
+    control = judged("control", True, 0.4, 0.0, **shape)
+    assert told in " ".join(answer(judge([control, judged("form", False, 0.5, **form)])))
+
+
+def test_a_row_of_which_a_seed_failed_decides_nothing():
+    failed = judged("lucky control", True, 0.9, 0.4, seeds=1, complete=False, failure="seed 1: no")
+    promising = judged("lucky form", False, 0.9, 0.4, seeds=1, complete=False, failure="seed 1: no")
+    found = judge([failed, judged("control", True, 0.4, 0.0), promising, judged("form", False, 0.5, 0.0)])
+    assert best_control(found).row.name == "control"
+    assert best_form(found).row.name == "form"
+    assert [bool(one.against) for one in found] == [False, False, False, True]
+    told = " ".join(answer(found))
+    assert "Left out, since not all of their seeds could be measured: lucky control, lucky form." in told
+
+
+def test_the_correction_is_for_as_many_forms_as_were_compared():
+    rows = [judged("control", True, 0.4, 0.0), *(judged(f"form {i}", False, 0.3, 0.01) for i in range(3))]
+    found = judge(rows)
+    assert found[0].corrected is None
+    assert all(one.corrected == pytest.approx(min(3 * one.p, 1.0)) for one in found[1:])
 
 
 @pytest.fixture
@@ -149,12 +207,17 @@ def small(monkeypatch):
     return replace(find_regime("overfitting"), scale=scale, only=rows)
 
 
-def test_a_regime_in_miniature(small, tmp_path):
+def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
+    train = store.run_row
     claim(tmp_path / "e", small.scale, [])
     where = Store(tmp_path / "e", small.scale, {"cifar10": "digits"})
-    request = table.EvidenceRequest(regime=small, store=where, seeds=(0, 1), console=Console(quiet=True))
-    specs = table.regime_specs(small, (0, 1))
-    found = table.run_regime(request, tmp_path / "e")
+    request = EvidenceRequest(regime=small, store=where, seeds=(0, 1), console=Console(quiet=True))
+    specs = run.regime_specs(small, (0, 1))
+    order = []
+    monkeypatch.setattr(run, "evaluated", lambda *given: order.append("measured") or evaluated(*given))
+    monkeypatch.setattr(store, "run_row", lambda *given: order.append("trained") or train(*given))
+    found = run.run_regime(request, tmp_path / "e")
+    assert order == sorted(order, reverse=True), "test images are read when all networks are trained"
     assert [row[0] for row in found["rows"]] == ["X", "X, averaged, stopped", "X + clat"]
     assert found["failed"] == 0
     runs = [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
@@ -164,12 +227,14 @@ def test_a_regime_in_miniature(small, tmp_path):
     files = {file.name for file in (tmp_path / "e" / "evidence-overfitting").iterdir()}
     assert files == {"table.json", "table.md", "page.html", "clean-and-robust.svg"}
     held = json.loads((tmp_path / "e" / "evidence-overfitting" / "table.json").read_text())
-    assert held["outcome"].startswith("The best of 2 controls is")
+    assert held["outcome"].startswith("The control to beat is X")
+    assert [entry["step"] is None for entry in held["entries"]] == [True, True, False]
     assert all(entry["robust"]["images"] == 20 and len(entry["seeds"]) == 2 for entry in held["entries"])
 
-    finals = replace(request, finals=table.Finals(protocol="pgd-20", samples=10))
-    last = table.run_regime(finals, tmp_path / "e")
+    finals = replace(request, finals=Finals(protocol="pgd-20", samples=10))
+    last = run.run_regime(finals, tmp_path / "e")
     assert (len(last["rows"]), last["protocol"]) == (2, "pgd-20")
+    assert last["outcome"].startswith("The control to beat is X")
     assert (tmp_path / "e" / "evidence-overfitting-pgd-20" / "page.html").exists()
 
 

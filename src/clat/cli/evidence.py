@@ -13,7 +13,7 @@ from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
     from clat.studies.evidence.regimes import Regime
-    from clat.studies.evidence.table import Finals
+    from clat.studies.evidence.request import Finals
     from clat.studies.paper.store import Store
 
 HELP = "hold CLAT against its hardest controls, under one budget"
@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
                 claim(out, regime.scale, [])
             return _plan(regime, seeds, Store(out if known else Path(empty), regime.scale, folders))
     from clat.core.environment import invocation
-    from clat.studies.evidence.table import EvidenceRequest, run_regime
+    from clat.studies.evidence.request import EvidenceRequest
+    from clat.studies.evidence.run import run_regime
     from clat.studies.paper.page import rich_table
     from clat.training.interrupt import Interrupted
 
@@ -103,7 +104,7 @@ def _finals(options: argparse.Namespace) -> Finals | None:
             raise ClatError("--num-samples belongs to --finals")
         return None
     from clat.evaluation.protocols import find_protocol
-    from clat.studies.evidence.table import Finals
+    from clat.studies.evidence.request import Finals
 
     find_protocol(options.finals)
     return Finals(protocol=options.finals, samples=options.num_samples)
@@ -112,7 +113,7 @@ def _finals(options: argparse.Namespace) -> Finals | None:
 def _plan(regime: Regime, seeds: tuple[int, ...], store: Store) -> int:
     """Say what the regime would take."""
     from clat.core.formatting import duration
-    from clat.studies.evidence.table import regime_specs
+    from clat.studies.evidence.run import regime_specs
     from clat.studies.paper.plan import make_plan
 
     plan = make_plan(regime_specs(regime, seeds), store)

@@ -4,45 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clat.studies.evidence.comparison import CrossedDifference
+from clat.studies.evidence.comparison import LEVEL, CrossedDifference
 from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form
-from clat.studies.evidence.regimes import Regime
 from clat.studies.paper.cells import points
 
 
-def answer(regime: Regime, found: Sequence[Judged]) -> list[str]:
-    """Return the regime's answer: the control to beat, what the forms do, whether one gains, what could be seen.
+def answer(found: Sequence[Judged]) -> list[str]:
+    """Return what a regime says: the control to beat, the finalist, the verdict, and what is not decided by it.
 
     Args:
-        regime: the regime.
-        found: its rows, judged.
+        found: the regime's rows, judged, or its finalists.
 
     Returns:
-        Up to four sentences; none before a control and a form have been measured.
+        Sentences; none before a control and a form have been measured with all their seeds.
     """
     control, form = best_control(found), best_form(found)
-    if control is None or form is None or not form.against:
+    if control is None or form is None:
         return []
-    forms = [one for one in found if not one.row.control and one.against]
-    gaining = [one.row.name for one in forms if one.gains]
     clean, robust = form.against["clean"], form.against["robust"]
-    goal = f"{points(100 * GOAL['clean'])} clean and {points(100 * GOAL['robust'])} robust"
+    cost = "" if form.step is None else f"; its step takes {form.step:.2f} of the time of X's"
     sentences = [
-        f"The best of {sum(one.row.control and one.measured for one in found)} controls is {control.row.name}, "
-        f"{_accuracies(control)}.",
-        f"The form of CLAT that is the most robust on held-out images is {form.row.name}: "
-        f"{_text(clean)} clean, {_text(robust)} robust against that control.",
+        f"The control to beat is {control.row.name}: {_accuracies(control)}.",
+        f"The finalist, the form of CLAT that is the most robust on held-out images, is {form.row.name}: "
+        f"{_text(clean)} clean, {_text(robust)} robust against that control{cost}.",
+        _verdict(form),
     ]
-    if gaining:
-        sentences.append(f"A gain of {goal} points or more is found for {', '.join(gaining)}.")
-    else:
-        sentences.append(f"None of the {len(forms)} forms gains {goal} points.")
-    seen = max(one.against["robust"].detectable for one in forms)
-    sentences.append(
-        f"With {len(control.seeds)} seeds and {control.verdicts['robust'].shape[1]:,} test images a true robust "
-        f"difference of {100 * seen:.1f} points would have been found with a probability of 80 %."
-    )
+    others = [one.row.name for one in found if one is not form and one.gains and (one.corrected or 0.0) < LEVEL]
+    if others:
+        sentences.append(f"Not decisive, but beyond chance for so many forms, so do: {', '.join(others)}.")
+    missing = [one.row.name for one in found if not one.complete]
+    if missing:
+        sentences.append(f"Left out, since not all of their seeds could be measured: {', '.join(missing)}.")
     return sentences
+
+
+def _verdict(form: Judged) -> str:
+    """Return one of the three verdicts of docs/results/evidence/plan.md."""
+    goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
+    clean, robust = (100 * form.against[kind].detectable for kind in ("clean", "robust"))
+    power = f"{clean:.1f} points clean and {robust:.1f} robust"
+    if form.gains:
+        return f"CLAT gains: {goal} or more, for steps that cost less."
+    if form.exceeds:
+        return f"It has {goal} or more, but by steps that do not cost less: no gain."
+    if form.would_be_seen:
+        return (
+            f"CLAT does not gain {goal}: true differences of {power} would have been found with a probability of "
+            "80 % each."
+        )
+    return (
+        f"This settles nothing: it does not show {goal}, and only true differences of {power} would have been "
+        "found with a probability of 80 % each."
+    )
 
 
 def _accuracies(one: Judged) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clat.evaluation.bootstrap import crossed_interval
 
 LEVEL, POWER = 0.05, 0.8
+"""Of a two-sided test, and the probability with which it is to find what is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,8 @@ class CrossedDifference:
 
     @property
     def detectable(self) -> float:
-        """Return the smallest true difference that a test at 5 % would find with a probability of 80 %."""
-        student = scipy.stats.t(self.freedom)
-        return float(student.ppf(1 - LEVEL / 2) + student.ppf(POWER)) * self.error
+        """Return the smallest true difference that a test at LEVEL would find with a probability of POWER."""
+        return smallest_shift(self.freedom) * self.error
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data.
@@ -99,6 +99,23 @@ def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
     if spread == 0:
         return 0.0, seeds - 1.0
     return math.sqrt(whole / (seeds * images)), whole**2 / spread
+
+
+def smallest_shift(freedom: float) -> float:
+    """Return how many standard errors from 0 a mean has to lie for Student's t test to find it.
+
+    Args:
+        freedom: degrees of freedom of the standard error, above 0.
+
+    Returns:
+        The noncentrality at which a two-sided test at LEVEL has the power POWER.
+    """
+    critical = float(scipy.stats.t.isf(LEVEL / 2, freedom))
+
+    def lacking(shift: float) -> float:
+        return float(scipy.stats.nct.sf(critical, freedom, shift)) - POWER
+
+    return float(scipy.optimize.brentq(lacking, 0.0, 3 * critical))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clat.evaluation.bootstrap import CrossedInterval, crossed_interval
-from clat.studies.evidence.comparison import CrossedDifference, compare, holm
+from clat.studies.evidence.comparison import LEVEL, CrossedDifference, compare, holm
 from clat.studies.evidence.regimes import EvidenceRow
 
 GOAL = {"clean": 0.02, "robust": 0.01}
@@ -30,11 +30,15 @@ class Judged:
     """clean and robust -> (S, N), 1 where the network of a seed is right on a test image; empty: not measured."""
     passes: float | None = None
     """Forward and backward passes of a run's training, in samples, the mean over the seeds."""
+    step: float | None = None
+    """The time of a step of its CLAT, over that of X's step before it; None: it has no CLAT."""
+    complete: bool = False
+    """All seeds that were asked for are trained and measured; else it is compared with nothing."""
     failure: str | None = None
     against: Mapping[str, CrossedDifference] = field(default_factory=dict)
     """clean and robust -> the difference to the best control."""
-    corrected: Mapping[str, float] = field(default_factory=dict)
-    """clean and robust -> p of it, corrected for all forms (Holm)."""
+    corrected: float | None = None
+    """Of a form: `p`, corrected for the number of forms (Holm)."""
 
     @property
     def measured(self) -> bool:
@@ -50,12 +54,28 @@ class Judged:
         return crossed_interval(self.verdicts[kind])
 
     @property
-    def gains(self) -> bool:
-        """Return whether it passes the best control by the goal in both accuracies, and surely by more than 0."""
-        return bool(self.against) and all(
-            self.against[kind].value >= least and self.corrected.get(kind, 1.0) < 0.05
-            for kind, least in GOAL.items()
+    def p(self) -> float | None:
+        """Return the p of both differences being there: the larger of theirs (intersection-union)."""
+        return max(one.p for one in self.against.values()) if self.against else None
+
+    @property
+    def exceeds(self) -> bool:
+        """Return whether it passes the best control by the goal in both accuracies, and by more than chance."""
+        return (
+            self.p is not None
+            and self.p < LEVEL
+            and all(self.against[kind].value >= least for kind, least in GOAL.items())
         )
+
+    @property
+    def gains(self) -> bool:
+        """Return whether it exceeds the best control by steps that cost less than X's."""
+        return self.exceeds and self.step is not None and self.step < 1
+
+    @property
+    def would_be_seen(self) -> bool:
+        """Return whether true differences as large as the goal would have been found with a probability of 80 %."""
+        return bool(self.against) and all(self.against[kind].detectable <= least for kind, least in GOAL.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; accuracies in [0, 1]."""
@@ -66,13 +86,14 @@ class Judged:
             "seeds": list(self.seeds),
             "heldout_robust": list(self.heldout),
             "passes": self.passes,
+            "step": self.step,
+            "complete": self.complete,
             "failure": self.failure,
             **{kind: self.interval(kind).to_dict() for kind in self.verdicts},
             "by_seed": {kind: found.mean(axis=1).tolist() for kind, found in self.verdicts.items()},
-            "against_best_control": {
-                kind: {**one.to_dict(), "p_corrected": self.corrected.get(kind)}
-                for kind, one in self.against.items()
-            },
+            "against_best_control": {kind: one.to_dict() for kind, one in self.against.items()},
+            "p": self.p,
+            "p_corrected": self.corrected,
             "gains": self.gains,
         }
 
@@ -81,30 +102,32 @@ def best_control(found: Sequence[Judged]) -> Judged | None:
     """Return the control with the highest robust accuracy on held-out images, the mean over its seeds.
 
     Args:
-        found: rows; those that have not all been measured are left out.
+        found: rows; those that are not complete are left out.
 
     Returns:
         The control; None if there is none yet.
     """
-    ready = [one for one in found if one.row.control and one.measured and one.heldout]
-    return max(ready, key=lambda one: fmean(one.heldout), default=None)
+    return _best(one for one in found if one.row.control)
 
 
 def best_form(found: Sequence[Judged]) -> Judged | None:
-    """Return the form of CLAT with the highest robust accuracy on held-out images, the mean over its seeds.
+    """Return the finalist: the form of CLAT with the highest robust accuracy on held-out images.
 
     Args:
-        found: rows; those that have not all been measured are left out.
+        found: rows; those that are not complete are left out.
 
     Returns:
-        The form; None if there is none yet.
+        The form, by the mean over its seeds; None if there is none yet.
     """
-    ready = [one for one in found if not one.row.control and one.measured and one.heldout]
-    return max(ready, key=lambda one: fmean(one.heldout), default=None)
+    return _best(one for one in found if not one.row.control)
+
+
+def _best(found: Iterable[Judged]) -> Judged | None:
+    return max((one for one in found if one.complete), key=lambda one: fmean(one.heldout), default=None)
 
 
 def judge(found: Sequence[Judged]) -> list[Judged]:
-    """Return the rows with their differences to the best control, those of the forms corrected for their number.
+    """Return the rows with their differences to the best control, the p of the forms corrected for their number.
 
     Args:
         found: rows as measured.
@@ -116,22 +139,13 @@ def judge(found: Sequence[Judged]) -> list[Judged]:
     if control is None:
         return list(found)
     judged = [replace(one, against=_against(one, control)) for one in found]
-    tests = [
-        (place, kind, one.against[kind].p)
-        for place, one in enumerate(judged)
-        if not one.row.control
-        for kind in one.against
-    ]
-    by_row: dict[int, dict[str, float]] = {}
-    for (place, kind, _), p in zip(tests, holm([p for _, _, p in tests]), strict=True):
-        by_row.setdefault(place, {})[kind] = p
-    return [replace(one, corrected=by_row.get(place, {})) for place, one in enumerate(judged)]
+    tests = {place: one.p for place, one in enumerate(judged) if not one.row.control and one.p is not None}
+    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [replace(one, corrected=corrected.get(place)) for place, one in enumerate(judged)]
 
 
 def _against(one: Judged, control: Judged) -> dict[str, CrossedDifference]:
-    """Return the differences of a row to the control, over the seeds that both have."""
-    shared = [seed for seed in one.seeds if seed in control.seeds]
-    if one is control or not one.measured or not shared:
+    """Return the differences of a row to the control, both with all their seeds."""
+    if one is control or not one.complete:
         return {}
-    mine, theirs = ([row.seeds.index(seed) for seed in shared] for row in (one, control))
-    return {kind: compare(one.verdicts[kind][mine] - control.verdicts[kind][theirs]) for kind in one.verdicts}
+    return {kind: compare(mine - control.verdicts[kind]) for kind, mine in one.verdicts.items()}

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
-from clat.bench.repeated_step import repeated_step
-from clat.bench.timing import interleaved, ratio
+from clat.bench.timing import ratio
 from clat.core.errors import ClatError
 from clat.core.formatting import DASH
-from clat.models import build_model
 from clat.recipe.schema import StageConfig
-from clat.runtime.engine import Engine
-from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request
 from clat.studies.paper.content import Content
 from clat.studies.paper.layer_tables import full_network, heldout_batch, top_layers
 from clat.studies.paper.lines import TableLine
 from clat.studies.paper.printed import Printed, printed_in
 from clat.studies.paper.runs import RunSpec
+from clat.studies.paper.step_cost import ROUNDS, clock, step_times
 
 BATCHES = (10, 30, 50, 100)
-ROUNDS = 3
 
 
 def selection_cost(request: Request) -> Content:
@@ -132,19 +127,8 @@ def epoch_cost(request: Request) -> Content:
         base, _, follower = row.partition("+")
         spec = RunSpec(base=base, follower=follower, network=network, dataset=dataset, seed=request.seeds[0])
         stages[method] = request.store.run_of(spec).recipe.stages[which]
-    config = run.recipe
-    test = request.store.test_images(run)
-    model = build_model(config.model, test.num_classes, test.shape[0])
-    batch = test.take(config.batch_size)
-    with ExitStack() as opened:
-        engine = Engine(config.engine)
-        steps = {
-            method: opened.enter_context(repeated_step(model, batch, stage, engine, config.engine)).run_step
-            for method, stage in stages.items()
-        }
-        times = interleaved(steps, ROUNDS)
-    clock = "cpu" if computing_device().type == "cpu" else "wall"
-    to_pgd_at = {method: ratio(one, times["pgd-at"], clock) for method, one in times.items()}
+    times = step_times(request.store, run, stages)
+    to_pgd_at = {method: ratio(one, times["pgd-at"], clock()) for method, one in times.items()}
     printed = {(one.method, one.metric): one for one in printed_in(request.table.paper, request.table.number)}
     first = printed["pgd-at", "epoch_seconds"].number or 1.0
     entries: list[dict[str, Any]] = []
@@ -183,7 +167,7 @@ def epoch_cost(request: Request) -> Content:
             for entry in entries
         ],
         entries=entries,
-        caption=f"A training step of {config.batch_size} images on the scale's network, selections aside, "
+        caption=f"A training step of {run.recipe.batch_size} images on the scale's network, selections aside, "
         f"in units of PGD-AT's: the median of {ROUNDS} rounds in which the methods take turns; on a CPU by its "
         "own seconds.",
         notes=[(entry["method"], entry["note"]) for entry in entries if entry["note"]],

@@ -1,0 +1,47 @@
+"""What a training step of each of several stages takes, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from clat.bench.repeated_step import repeated_step
+from clat.bench.timing import Timing, interleaved
+from clat.models import build_model
+from clat.recipe.schema import StageConfig
+from clat.runtime.engine import Engine
+from clat.studies.cost import without_weights
+from clat.studies.measurement import computing_device
+from clat.studies.paper.store import Store
+from clat.studies.paper.stored import StoredRun
+
+ROUNDS = 3
+
+
+def step_times(store: Store, run: StoredRun, stages: Mapping[str, StageConfig]) -> dict[str, Timing]:
+    """Return the times of a training step of each stage, on a new network of a run and a batch of its data.
+
+    Args:
+        store: knows where the data lie.
+        run: gives network, data, batch size and precision.
+        stages: name -> stage.
+
+    Returns:
+        Name -> times of ROUNDS rounds in which the stages take turns, selections aside.
+    """
+    config = run.recipe
+    images = store.test_images(run)
+    model = build_model(without_weights(config.model), images.num_classes, images.shape[0])
+    batch = images.take(min(config.batch_size, len(images)))
+    with ExitStack() as opened:
+        engine = Engine(config.engine)
+        steps = {
+            name: opened.enter_context(repeated_step(model, batch, stage, engine, config.engine)).run_step
+            for name, stage in stages.items()
+        }
+        return interleaved(steps, ROUNDS)
+
+
+def clock() -> str:
+    """Return by which clock steps are compared: on a CPU by its own seconds, which neighbours disturb less."""
+    return "cpu" if computing_device().type == "cpu" else "wall"
