@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
-from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, set_point
+from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, refuse_hopeless, set_point
 from clat.hardening.recipe import stage_alone
 from clat.network.exchange import copied, tensors_of
 from clat.runtime.engine import Engine, EngineConfig
@@ -58,6 +59,7 @@ def test_what_is_no_budget_is_refused(text):
         ({"budget": None, "epochs": 0}, "at least 1"),
         ({"max_clean_drop": -1}, "max_clean_drop"),
         ({"objective": "pgd"}, "did you mean 'pgd-"),
+        ({"keep": "clat_plus"}, "did you mean 'clat-plus'"),
         ({"precision": "half"}, "precision"),
     ],
 )
@@ -169,6 +171,17 @@ def test_a_promise_holds_on_new_images_as_often_as_it_says():
     assert taken / 300 < 0.15
 
 
+@pytest.mark.parametrize(("points", "images", "enough"), [(3, 50, 59), (1, 100, 179), (0.1, 300, 1800)])
+def test_a_promise_that_so_few_images_cannot_show_is_refused(points, images, enough):
+    with pytest.raises(ClatError, match=r"hold out (\d+) \(--heldout\)") as caught:
+        refuse_hopeless(points / 100, images)
+    told = int(re.search(r"hold out (\d+)", str(caught.value))[1])
+    assert enough <= told <= 1.1 * enough + 1
+    refuse_hopeless(points / 100, told)
+    with pytest.raises(ClatError, match="no number of images can show"):
+        refuse_hopeless(0.0, 10_000)
+
+
 def test_points_between_two_networks_have_statistics_that_fit_them():
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
     start = copied(tensors_of(model))
@@ -225,6 +238,23 @@ def test_what_hardening_cannot_help_is_refused(right, eps, says):
     y[: int((1 - right) * len(y))] = 1 - y[: int((1 - right) * len(y))]
     with pytest.raises(ClatError, match=says):
         look(LeftBright(), x, y, ThreatModel.parse(eps), num_classes=2)
+
+
+@pytest.mark.parametrize(("right", "images"), [(1.0, 10), (0.76, 1000)])
+def test_a_right_classifier_of_two_classes_is_not_at_chance(right, images):
+    half = half_bright(images)
+    x, y = half.images.float() / 255, half.labels.clone()
+    wrong = round((1 - right) * len(y))
+    y[:wrong] = 1 - y[:wrong]
+    assert look(LeftBright(), x, y, ThreatModel.parse("0.4"), num_classes=2).clean.value == pytest.approx(right)
+
+
+def test_of_too_few_images_it_is_said_that_they_are_too_few():
+    half = half_bright(10)
+    y = half.labels.clone()
+    y[:2] = 1 - y[:2]
+    with pytest.raises(ClatError, match=r"80.0% of 10 held-out images.* too few images.*--heldout"):
+        look(LeftBright(), half.images.float() / 255, y, ThreatModel.parse("0.4"), num_classes=2)
 
 
 def test_the_card_says_what_the_paired_test_settles():

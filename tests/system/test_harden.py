@@ -88,6 +88,21 @@ def test_what_it_refuses_before_anything_is_written(clat, classifier, tmp_path, 
     assert not (tmp_path / "hard").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--epochs", "9", "--max-clean-drop", "50"), "--epochs, --max-clean-drop"),
+        (("--data", "cifar10"), "--data"),
+        (("--plan",), "--plan"),
+        (("--schedule.lr", "0.1"), "--schedule.lr"),
+    ],
+)
+def test_what_goes_on_takes_no_other_settings(clat, tmp_path, words, named):
+    done = clat("harden", "--resume", tmp_path, *words)
+    assert done.code == 2
+    assert f"give no {named} beside it" in done.err
+
+
 def test_a_plan_writes_nothing(clat, classifier, tmp_path):
     done = clat("harden", *WORDS, "--weights", classifier, "--budget", "5m", "--plan")
     assert done.code == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import clat
@@ -210,25 +210,13 @@ def test_labels_that_the_network_has_no_output_for():
         clat.evaluate(kit.tiny(classes=3), images, protocol="fgsm", eps="4/255")
 
 
-def nearest_colour() -> nn.Module:
-    """A classifier of the kit's images: the nearest of their four colours."""
-    colours = torch.tensor([[90, 60, 60], [60, 90, 60], [60, 60, 90], [90, 90, 60]]) / 255 + 60 / 255
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    with torch.no_grad():
-        net[0].weight.copy_(torch.eye(3)[:, :, None, None])
-        net[0].bias.zero_()
-        net[4].weight.copy_(200 * colours)
-        net[4].bias.copy_(-100 * colours.square().sum(1))
-    return net
-
-
 HARDENING = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 32, "quiet": True,
              "device": "cpu", "protocol": "fgsm"}  # fmt: skip
 
 
 def test_a_hardening_takes_data_sets_and_an_augmentation(tmp_path):
     sets = tuple(Items(one) for one in kit.data(train=96, test=32))
-    done = clat.harden(nearest_colour(), *sets, tmp_path / "hard", augment="none", **HARDENING)
+    done = clat.harden(kit.nearest_colour(), *sets, tmp_path / "hard", augment="none", **HARDENING)
     assert done.plan.recipe.data.augment == "none"
     assert len(done.after.robust) == 32
 
@@ -242,16 +230,16 @@ def test_a_hardening_takes_an_augmentation_of_one_s_own(tmp_path):
             raise KeyboardInterrupt
         return image // 2
 
-    clat.harden(nearest_colour(), *sets, tmp_path / "plain", augment="none", **HARDENING)
-    whole = clat.harden(nearest_colour(), *sets, tmp_path / "whole", augment=darker, **HARDENING)
+    clat.harden(kit.nearest_colour(), *sets, tmp_path / "plain", augment="none", **HARDENING)
+    whole = clat.harden(kit.nearest_colour(), *sets, tmp_path / "whole", augment=darker, **HARDENING)
     assert left[0] <= 200 - 64, "every training image goes through it"
     assert whole.plan.recipe.data.augment == "none", "the page must not name one that was not used"
     left[0] = 20
     with pytest.raises(KeyboardInterrupt):
-        clat.harden(nearest_colour(), *sets, tmp_path / "part", augment=darker, **HARDENING)
+        clat.harden(kit.nearest_colour(), *sets, tmp_path / "part", augment=darker, **HARDENING)
     with pytest.raises(ClatError, match=r"was given its model .* and augment"):
         clat.resume(tmp_path / "part")
-    clat.hardening.resume_hardening(tmp_path / "part", nearest_colour(), *sets, augment=darker, quiet=True)
+    clat.hardening.resume_hardening(tmp_path / "part", kit.nearest_colour(), *sets, augment=darker, quiet=True)
     plain, full, part = (kit.weights(tmp_path / run, "last") for run in ("plain", "whole", "part"))
     assert kit.same(full, part)
     assert not kit.same(full, plain)
@@ -268,7 +256,9 @@ def test_a_hardening_takes_an_augmentation_of_one_s_own(tmp_path):
 )
 def test_a_hardening_refuses_an_augmentation_before_it_writes(tmp_path, augment, says):
     with pytest.raises(ClatError) as caught:
-        clat.harden(nearest_colour(), *kit.data(train=96, test=32), tmp_path / "hard", augment=augment, **HARDENING)
+        clat.harden(
+            kit.nearest_colour(), *kit.data(train=96, test=32), tmp_path / "hard", augment=augment, **HARDENING
+        )
     assert says in str(caught.value)
     assert not (tmp_path / "hard").exists()
 

@@ -132,8 +132,10 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
-    if options.out is not None or options.model is not None or options.fields:
-        raise ClatError("--resume goes on with what harden.json in the folder says: give nothing beside it")
+    if beside := _beside_resume(options):
+        raise ClatError(
+            f"--resume goes on with what harden.json in the folder says: give no {', '.join(beside)} beside it"
+        )
     from clat.hardening import resume_hardening
     from clat.hardening.run import read_hardening
 
@@ -145,6 +147,15 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
         )
     model, train_set, test_set = _inputs(argparse.Namespace(**about, device=options.device))
     return _show(resume_hardening(out, model, train_set, test_set, quiet=options.quiet))
+
+
+def _beside_resume(options: argparse.Namespace) -> list[str]:
+    """Return the options that were given and that a hardening which goes on cannot heed."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    defaults = vars(parser.parse_args([])) | {name: getattr(options, name) for name in ("resume", "device", "json")}
+    given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(options, name) != value]
+    return given + [f"--{field}" for field in options.fields]
 
 
 def _config(options: argparse.Namespace) -> HardenConfig:

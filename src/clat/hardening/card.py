@@ -135,7 +135,11 @@ def _promised(promise: dict[str, Any] | None) -> list[str]:
     wanted = f"{promise['max_clean_drop']:g} points of clean accuracy at most were to be lost"
     sure = f"with a confidence of {promise['confidence']:.0%} on {promise['heldout_n']} held-out images"
     if not promise["kept"]:
-        return [f"{wanted}; no point of the line between start and end holds that {sure}.", ""]
+        return [
+            f"{wanted}; no point of the line between start and end holds that {sure}. **The promise is not kept**: "
+            "this is the network at the end of the training.",
+            "",
+        ]
     return [
         f"{wanted}: of the points on the line between start and end, the one at {promise['alpha']:g} holds that "
         f"{sure}, with the most robust accuracy.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
+from clat.core.files import write_json
+from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet, Loader
 from clat.evaluation import Evaluation, evaluate_set
@@ -19,7 +21,7 @@ from clat.evaluation.heldout import heldout_accuracies
 from clat.evaluation.masking import check
 from clat.evaluation.predict import is_right
 from clat.hardening.inputs import HardenInputs, whole_batch
-from clat.hardening.promise import CONFIDENCE, most_robust_within, set_point, walk_line
+from clat.hardening.promise import CONFIDENCE, PromisePoint, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
@@ -31,6 +33,7 @@ CHECKED = 100
 MASKING_PASSES = 800
 MASKING_SHARE = 0.1
 """The part of the budget that this check may take."""
+PROMISE = "promise.json"
 PICTURES = 24
 """Of the page's gallery: six of each kind."""
 STATISTICS_BATCHES = 20
@@ -41,7 +44,7 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig)
     """Measure a network on test images into `file`, going on where an earlier attempt was stopped.
 
     Args:
-        file: the JSON file of the result; until it is there, how far the attempt was lies beside it.
+        file: the JSON file of the result; how far an attempt was lies beside it until `discard_attempts`.
         model: a classifier in [0, 1] on its device, measured as it stands.
         test: the images, all of them.
         config: the protocol, the threat model and the seed.
@@ -60,10 +63,19 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig)
         state=state,
         about={"label": file.stem},
     )
-    result.to_json(file)
-    for left in file.parent.glob(f"{file.stem}.state.*"):
-        left.unlink()
+    if not file.exists():  # else it has what the first attempt cost, and this one found its verdicts beside it
+        result.to_json(file)
     return result
+
+
+def discard_attempts(out: Path) -> None:
+    """Remove what an interrupted ending goes on from, once all of it is done.
+
+    Args:
+        out: the hardening's folder.
+    """
+    for left in (*(out / "evaluations").glob("*.state.*"), out / PROMISE):
+        left.unlink(missing_ok=True)
 
 
 def keep_promise(
@@ -72,7 +84,7 @@ def keep_promise(
     """Give the network the weights of the most robust point that holds the promise, or of the end if none does.
 
     Args:
-        out: the hardening's folder.
+        out: the hardening's folder; the points are kept in it until `discard_attempts`, and are not measured twice.
         original: the network before the training; it stays as it is.
         inputs: the network at the end of the training, which is changed, and the images that decide.
         config: `max_clean_drop`, which is set.
@@ -104,7 +116,7 @@ def keep_promise(
                 return
             yield inputs.engine.images(images)
 
-    points = walk_line(model, start, end, batches, judge)
+    points = _points(out / PROMISE, lambda: walk_line(model, start, end, batches, judge))
     chosen = most_robust_within(points, config.max_clean_drop / 100)
     alpha = 1.0 if chosen is None else chosen.alpha
     set_point(model, start, end, alpha, batches)
@@ -126,6 +138,12 @@ def keep_promise(
         "confidence": CONFIDENCE,
         "points": [point._asdict() for point in points],
     }
+
+
+def _points(file: Path, measure: Callable[[], list[PromisePoint]]) -> list[PromisePoint]:
+    if not file.exists():
+        write_json(file, [point._asdict() for point in measure()])
+    return [PromisePoint(**point) for point in parse_json(file.read_text())]
 
 
 def look_for_masking(

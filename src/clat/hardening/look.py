@@ -25,6 +25,10 @@ STEPS = 10
 RANKED = 100
 """Images on which the layers are ranked (CLAT's paper: one batch)."""
 
+CHANCE, BEYOND = 1.5, 0.05
+"""A network has to be right on more images than CHANCE times what guessing is right on, or BEYOND more if that is
+less."""
+
 ROBUST_ALREADY = 0.5
 """The share of its clean accuracy that a network keeps under attack from which it counts as robust."""
 
@@ -89,17 +93,27 @@ def look(
     passes = len(x) * (STEPS + 1)
     seconds = (time.perf_counter() - start) / passes
     clean, robust = (Accuracy(int(count), len(x)) for count in counts)
-    if clean.interval[0] <= 1.5 / num_classes:
-        raise ClatError(
-            f"the network is right on {clean.value:.1%} of {len(x)} images, of {num_classes} classes, "
-            "which is chance: check its weights, that normalisation is inside the model, and the order of classes"
-        )
+    _refuse_chance(clean, num_classes)
     if robust.value > ROBUST_ALREADY * clean.value:
         raise ClatError(
             f"the network is robust already ({clean.value:.1%} clean, {robust.value:.1%} under PGD-{STEPS} at "
             f"{threat.norm} {threat.text}): tune it on with clat train clat-finetune, or give a larger eps"
         )
     return FirstLook(clean, robust, _criticality(model, x[:RANKED], y[:RANKED], threat, seed), seconds)
+
+
+def _refuse_chance(clean: Accuracy, num_classes: int) -> None:
+    guessing = 1 / num_classes
+    least = min(CHANCE * guessing, guessing + BEYOND)
+    if clean.interval[0] > least:
+        return
+    seen = f"the network is right on {clean.value:.1%} of {clean.n} held-out images, of {num_classes} classes"
+    if clean.value > least:
+        raise ClatError(f"{seen}, too few images to tell that from chance: hold more out (--heldout)")
+    raise ClatError(
+        f"{seen}, which is chance: check its weights, that normalisation is inside the model, and the order of "
+        "classes"
+    )
 
 
 def _criticality(

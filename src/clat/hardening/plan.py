@@ -171,4 +171,8 @@ def _keeping(keep: str, epochs: int) -> str:
         return "against robust overfitting, the weights with the best robust accuracy on held-out images are kept"
     if keep == "last":
         return "the last weights are kept, as asked for"
-    return f"the last {tuning_epochs(epochs)} epochs tune the critical layers alone ({keep}), as asked for"
+    last = tuning_epochs(epochs)
+    tunes = "the last epoch tunes" if last == 1 else f"the last {last} epochs tune"
+    return (
+        f"{tunes if last else 'with a single epoch, none tunes'} the critical layers alone ({keep}, as asked for)"
+    )

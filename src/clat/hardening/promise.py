@@ -10,11 +10,14 @@ with a confidence of 90 %, image by image against the start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from clat.core.errors import ClatError
 from clat.evaluation.statistics import PairedDifference
 from clat.network.exchange import put, tensors_of
 from clat.treatments.interpolation import ALPHAS, interpolate
@@ -60,6 +63,36 @@ def lost_at_most(start: Tensor, now: Tensor) -> float:
         The one-sided limit of the paired difference, in [-1, 1]; above 0 also where no image has changed.
     """
     return -PairedDifference.between(start, now, confidence=2 * CONFIDENCE - 1).interval[0]
+
+
+def refuse_hopeless(max_clean_drop: float, images: int) -> None:
+    """Refuse a promise that so few images cannot show to be kept, even by a network that loses on none of them.
+
+    Args:
+        max_clean_drop: a share in [0, 1].
+        images: held-out images.
+
+    Raises:
+        ClatError: The message says how many images would do.
+    """
+    if (sure := _sure_of(images)) <= max_clean_drop:
+        return
+    told = f"max_clean_drop is {100 * max_clean_drop:g}: "
+    if max_clean_drop == 0:
+        raise ClatError(f"{told}no number of images can show that nothing is lost; give a little more, such as 1")
+    enough = images
+    while _sure_of(enough) > max_clean_drop:
+        enough = math.ceil(1.1 * enough)
+    raise ClatError(
+        f"{told}with {images} held-out images a loss of up to {100 * sure:.1f} points cannot be excluded "
+        f"({CONFIDENCE:.0%} confidence), even where none is seen; hold out {enough} (--heldout), or allow more"
+    )
+
+
+def _sure_of(images: int) -> float:
+    """Return the loss that cannot be excluded where of so many images none has changed."""
+    right = torch.ones(images, dtype=torch.bool)
+    return lost_at_most(right, right)
 
 
 def walk_line(

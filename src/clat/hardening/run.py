@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,20 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.parsing import parse_json
 from clat.data import ImageSet, as_train_and_test
-from clat.evaluation import Evaluation, EvaluationRecord
-from clat.evaluation.compare import Comparison, compare
+from clat.evaluation import EvaluationRecord
+from clat.evaluation.compare import compare
 from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
-from clat.evaluation.shown import results_html
 from clat.hardening.augmentation import chosen_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
 from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
-from clat.hardening.finish import PICTURES, keep_promise, look_for_masking, measured, per_class
+from clat.hardening.finish import PICTURES, discard_attempts, keep_promise, look_for_masking, measured, per_class
+from clat.hardening.hardened import RESULT, WEIGHTS, Hardened, as_it_ended
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
+from clat.hardening.promise import refuse_hopeless
 from clat.hardening.recipe import MONITORED, TUNING, harden_recipe, stage_alone
 from clat.hardening.settings import HardenConfig
 from clat.models import load_weights, save_weights
@@ -47,30 +48,6 @@ from clat.training.run import resume, train
 from clat.training.run_folder import refuse_taken
 
 ABOUT = "harden.json"
-
-
-@dataclass(frozen=True)
-class Hardened:
-    """A hardened network with its results on test images, before and after."""
-
-    model: nn.Module
-    """The hardened network, in evaluation mode."""
-    plan: Plan
-    out: Path
-    """The folder."""
-    before: Evaluation
-    """The result on test images of the network that was given."""
-    after: Evaluation
-    """The result of the hardened one, on the same images."""
-    comparison: Comparison
-    """The paired difference between the two."""
-    promise: dict[str, Any] | None
-    """What was chosen between start and end, where clean accuracy was promised."""
-
-    def _repr_html_(self) -> str:
-        found = {"before": self.before, "after": self.after}
-        records = [EvaluationRecord.from_dict(one.to_dict(), name) for name, one in found.items()]
-        return results_html(records, f"the hardening in {self.out}")
 
 
 def run_hardening(
@@ -216,6 +193,8 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
     log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
+    if config.max_clean_drop is not None:
+        refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     names = (
         [config.objective]
         if config.objective
@@ -263,32 +242,35 @@ def _finished(
     *,
     quiet: bool,
 ) -> Hardened:
-    """Return the result after the training; what is in its file already is not done again."""
+    """Return the result after the training; what is done already is not done again."""
     log, model = RunLog(None, quiet=quiet), inputs.model
+    if (out / RESULT).exists():
+        return as_it_ended(out, model, plan)
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
     if config.max_clean_drop is not None:
         promise = keep_promise(out, original, inputs, config, plan.recipe, log)
-    save_weights(model, out / "model.safetensors")
+    save_weights(model, out / WEIGHTS)
     test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
     start = inputs.engine.place(copy.deepcopy(original))
-    before = measured(out / "evaluations" / "before.json", start, test, config)
-    after = measured(out / "evaluations" / "after.json", model, test, config)
+    files = {one: out / "evaluations" / f"{one}.json" for one in ("before", "after")}
+    before = measured(files["before"], start, test, config)
+    after = measured(files["after"], model, test, config)
     comparison = compare(before, after)
     look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
+    write_card(out, comparison, plan, config, recorded, test, promise)
+    networks = {"before hardening": start, "after hardening": model}
+    make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
     write_json(
-        out / "result.json",
+        out / RESULT,
         {
-            "before": before.to_dict(),
-            "after": after.to_dict(),
+            **{one: EvaluationRecord.from_json(file).to_dict() for one, file in files.items()},
             "comparison": comparison.to_dict(),
             "promise": promise,
             "per_class": per_class(before, after, test),
         },
     )
-    write_card(out, comparison, plan, config, recorded, test, promise)
-    networks = {"before hardening": start, "after hardening": model}
-    make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
+    discard_attempts(out)
     write_report(out)
     log.close()
     return Hardened(model.eval(), plan, out, before, after, comparison, promise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clat.core.checks import at_least, within
 from clat.core.errors import ClatError, unknown
@@ -17,6 +17,7 @@ from clat.runtime.settings import precision_named
 
 FIELDS = ("stages", "optimizer", "schedule", "monitor")
 """Tables of the recipe whose fields may be given: settings of their own, or the plan, decide the others."""
+Keep = Literal["best", "last", "clat", "clat-plus"]
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -64,7 +65,7 @@ class HardenConfig:
     promise."""
     objective: str | None = None
     """One of CANDIDATES; None: the strongest that the budget allows (`clat.hardening.plan`)."""
-    keep: Literal["best", "last", "clat", "clat-plus"] = "best"
+    keep: Keep = "best"
     """What guards against robust overfitting. `best`: the weights with the highest robust accuracy on held-out
     images. `last`: nothing. `clat`, `clat-plus`: the last fifth of the epochs tunes the critical layers alone."""
     protocol: str = "pgd-20"
@@ -104,6 +105,8 @@ class HardenConfig:
             within("max_clean_drop", self.max_clean_drop, 0, 100)
         if self.objective is not None and self.objective not in CANDIDATES:
             raise unknown("objective", self.objective, CANDIDATES)
+        if self.keep not in get_args(Keep):
+            raise unknown("keep", self.keep, get_args(Keep))
         at_least("batch_size", self.batch_size, 1)
         if self.augment is not None:
             DataConfig(augment=self.augment)  # is there such a one?

@@ -200,6 +200,17 @@ def test_the_plan_counts_runs_and_measures_steps(tmp_path):
     assert "largest step" in shown.export_text()
 
 
+@pytest.mark.parametrize("table", ["T7", "T20", "F3"])
+def test_the_plan_counts_what_lambda_is_chosen_from(tmp_path, table):
+    held = Store(tmp_path, replace(TINY, ratios=(0.03, 0.1, 0.3)), DIGITS.folders)
+    request = request_for(find_table(table), DIGITS, held, QUIET)
+    specs = plan.needed_specs(request, ("resnet18",), ("cifar10",))
+    tried = {
+        spec.ratio for spec in specs if spec.follower == "clat" and (spec.layers, spec.k) == ("critical", None)
+    }
+    assert tried == {0.03, 0.1, 0.3}
+
+
 def test_pairs_of_other_images_have_no_effect():
     import numpy as np
 

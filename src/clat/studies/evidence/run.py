@@ -22,7 +22,7 @@ from clat.studies.evidence.table import Ratios, evidence_table
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.beside import gather, run_beside
 from clat.studies.paper.cells import verdicts_of
-from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio
+from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio, ratio_specs
 from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import EPS
 from clat.studies.paper.page import write_files
@@ -104,10 +104,13 @@ def regime_specs(regime: Regime, seeds: Sequence[int]) -> list[RunSpec]:
     ratios = regime.scale.ratios
     forms = {row.form for row in regime.rows()} - {""}
     found: dict[RunSpec, None] = {}
-    for form in FORMS if len(ratios) > 1 else ():
-        for ratio in ratios if form in forms else ():
-            row = EvidenceRow(name="", control=False, spec={"follower": form}, form=form)
-            found[row.run(regime, seeds[0], ratio)] = None
+    for form in FORMS:
+        if form in forms:
+            found |= dict.fromkeys(
+                ratio_specs(
+                    ratios, regime.network, regime.dataset, seed=seeds[0], base=regime.base, follower=form
+                ).values()
+            )
     for seed in seeds:
         for row in regime.rows():
             found[row.run(regime, seed, ratios[0])] = None

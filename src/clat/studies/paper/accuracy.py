@@ -11,7 +11,7 @@ from rich.console import Console
 from clat.core.errors import ClatError
 from clat.evaluation.result import EvaluationRecord
 from clat.studies.paper.cells import Cell, effect_of, verdicts_of
-from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio
+from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio, ratio_specs
 from clat.studies.paper.lines import Measure, TableLine, measure, reference, taken_apart
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.paper_table import PaperTable
@@ -254,15 +254,13 @@ def specs_of(request: Request) -> list[RunSpec]:
     Returns:
         Specs, each once, in the order in which they would be trained.
     """
-    ratio = request.store.scale.ratios[0]
+    ratios, seeds = request.store.scale.ratios, request.seeds
     found: dict[RunSpec, None] = {}
     for line in request.lines:
         if line.dataset in request.missing:
             continue
         if taken_apart(line.method)[1].startswith("clat"):
-            for one in request.store.scale.ratios if len(request.store.scale.ratios) > 1 else ():
-                spec = line.spec(request.table, request.seeds[0], one)
-                found[replace(spec, base="pgd-at", layers="critical", share=0.5)] = None
-        for seed in request.seeds:
-            found[line.spec(request.table, seed, ratio)] = None
+            found |= dict.fromkeys(ratio_specs(ratios, line.network, line.dataset, seed=seeds[0]).values())
+        for seed in seeds:
+            found[line.spec(request.table, seed, ratios[0])] = None
     return list(found)

@@ -7,7 +7,7 @@ for a network and a data set, and every X takes it. The test split is not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -38,6 +38,34 @@ class ChosenRatio:
             The fields.
         """
         return asdict(self)
+
+
+def ratio_specs(
+    ratios: Sequence[float],
+    network: str,
+    dataset: str,
+    *,
+    seed: int,
+    base: str = "pgd-at",
+    follower: str = "clat",
+) -> dict[float, RunSpec]:
+    """Return the networks from which a ratio is chosen: none where there is but one ratio.
+
+    Args:
+        ratios: of losses, above 0.
+        network: the paper's network.
+        dataset: the data set.
+        seed: the first seed.
+        base: X, behind which it is chosen.
+        follower: the form of CLAT that it is for.
+
+    Returns:
+        Ratio -> what is trained.
+    """
+    return {
+        ratio: RunSpec(base=base, follower=follower, network=network, dataset=dataset, seed=seed, ratio=ratio)
+        for ratio in (ratios if len(ratios) > 1 else ())
+    }
 
 
 def choose_ratio(
@@ -73,8 +101,7 @@ def choose_ratio(
         return ChosenRatio(ratios[0], f"{ratios[0]:g}, not chosen at this scale", {})
     runs: dict[float, StoredRun] = {}
     failures: dict[float, str] = {}
-    for ratio in ratios:
-        spec = RunSpec(base=base, follower=follower, network=network, dataset=dataset, seed=seed, ratio=ratio)
+    for ratio, spec in ratio_specs(ratios, network, dataset, seed=seed, base=base, follower=follower).items():
         runs[ratio] = store.run_of(spec)
         failure = None if store.is_finished(runs[ratio]) else store.train(runs[ratio], console)
         if failure or not store.is_finished(runs[ratio]):

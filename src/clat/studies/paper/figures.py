@@ -9,7 +9,7 @@ from typing import Any
 from clat.core.errors import ClatError
 from clat.studies.paper.accuracy import Request, attack_name, evaluated
 from clat.studies.paper.cells import COLUMNS, Cell, effect_of, verdicts_of
-from clat.studies.paper.choose_lambda import choose_ratio
+from clat.studies.paper.choose_lambda import choose_ratio, ratio_specs
 from clat.studies.paper.content import Content
 from clat.studies.paper.curves import accuracy_by, curves_over_epochs
 from clat.studies.paper.lines import Measure
@@ -74,7 +74,7 @@ def _with_k(clat: dict[str, Any], network: str, k: int) -> RunSpec:
 def figure_specs(
     table: PaperTable, networks: Sequence[str], datasets: Sequence[str], request: Request
 ) -> list[RunSpec]:
-    """Return every network that a figure needs, at the first ratio of the scale.
+    """Return every network that a figure needs, at the first ratio of the scale, and those that it is chosen from.
 
     Args:
         table: the figure.
@@ -85,12 +85,13 @@ def figure_specs(
     Returns:
         Specs, each once.
     """
-    ratio = request.store.scale.ratios[0]
+    ratios = request.store.scale.ratios
     found: dict[RunSpec, None] = {}
     for dataset in datasets:
         for network in networks:
+            found |= dict.fromkeys(ratio_specs(ratios, network, dataset, seed=request.seeds[0]).values())
             for seed in request.seeds:
-                found |= {one.spec: None for one in figure_curves(table, network, dataset, seed, ratio)}
+                found |= {one.spec: None for one in figure_curves(table, network, dataset, seed, ratios[0])}
     return list(found)
 
 

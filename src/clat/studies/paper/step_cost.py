@@ -43,5 +43,9 @@ def step_times(store: Store, run: StoredRun, stages: Mapping[str, StageConfig]) 
 
 
 def clock() -> str:
-    """Return by which clock steps are compared: on a CPU by its own seconds, which neighbours disturb less."""
+    """Return by which clock steps are compared.
+
+    Returns:
+        "cpu" on a CPU, by whose own seconds neighbours disturb less; else "wall".
+    """
     return "cpu" if computing_device().type == "cpu" else "wall"

@@ -1,0 +1,86 @@
+"""What comes after the training of a hardening, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+import clat
+from clat.evaluation.job import EvaluationJob
+from clat.hardening import finish, run
+from helpers import runs as kit
+
+SETTINGS = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 96, "quiet": True,
+            "device": "cpu", "protocol": "fgsm", "max_clean_drop": 60, "augment": "none"}  # fmt: skip
+
+
+def results(done):
+    return done.before.robust_accuracy.value, done.after.robust_accuracy.value, done.promise
+
+
+def harden(out):
+    return clat.harden(kit.nearest_colour(), *kit.data(train=192, test=32), out, **SETTINGS)
+
+
+def go_on(out):
+    sets = kit.data(train=192, test=32)
+    return clat.hardening.resume_hardening(out, kit.nearest_colour(), *sets, quiet=True)
+
+
+def interrupt(*given, **more):
+    raise KeyboardInterrupt
+
+
+def refuse(*given, **more):
+    raise AssertionError("this has been done before")
+
+
+SEARCH = EvaluationJob._search
+
+
+def search_nothing_again(job, group, precision, through, reached, state_file):
+    """Search for the pictures of the page, which are attacked once more, and for no verdict."""
+    if state_file.path is not None:
+        assert through[reached.alive].all(), "a sample is searched again"
+    SEARCH(job, group, precision, through, reached, state_file)
+
+
+def costs(out):
+    return [json.loads((out / "evaluations" / f"{one}.json").read_text())["cost"] for one in ("before", "after")]
+
+
+@pytest.mark.parametrize("when", ["look_for_masking", "write_card", "make_gallery", "write_report"])
+def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch, when):
+    whole = harden(tmp_path / "whole")
+    with monkeypatch.context() as broken:
+        broken.setattr(run, when, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            harden(tmp_path / "part")
+    paid = costs(tmp_path / "part")
+    monkeypatch.setattr(finish, "walk_line", refuse)
+    monkeypatch.setattr(EvaluationJob, "_search", search_nothing_again)
+    done = go_on(tmp_path / "part")
+    assert results(done) == results(whole)
+    assert costs(tmp_path / "part") == paid
+    files = [
+        sorted(file.name for file in out.rglob("*") if "tensorboard" not in str(file)) for out in folders(tmp_path)
+    ]
+    assert files[0] == files[1]
+    assert kit.same(*(load_file(out / "model.safetensors") for out in folders(tmp_path)))
+
+
+def folders(tmp_path):
+    return tmp_path / "whole", tmp_path / "part"
+
+
+def test_of_one_that_has_ended_the_files_are_read(tmp_path, monkeypatch):
+    whole = harden(tmp_path / "run")
+    shown = whole._repr_html_()
+    for name in ("walk_line", "evaluate_set"):
+        monkeypatch.setattr(finish, name, refuse)
+    done = go_on(tmp_path / "run")
+    assert results(done) == results(whole)
+    assert done.comparison == whole.comparison
+    assert done._repr_html_().count("<table") == shown.count("<table")
