@@ -75,6 +75,20 @@ def wrapping(name: str) -> str:
     return " | ".join(f"{one['median']:.3f} ({one['fastest']:.3f})" for one in pairs)
 
 
+def shared_layers() -> str:
+    """Of the paper's five most critical layers, how many are ours of random weights."""
+    rows = [one for one in read("paper/T8/table")["entries"] if one["weights"] == "random, full width"]
+    shared = [len(set(one["layers"]) & set(one["paper"])) for one in rows]
+    return f"share {min(shared)} to {max(shared)} with the paper's lists, {sum(shared) / len(rows):.1f} on average"
+
+
+def images_of_a_selection() -> str:
+    rows = [one for one in read("paper/T10/table")["entries"] if one["weights"] == "random, full width"]
+    assert len({tuple(one["layers"]) for one in rows}) == 1, "not the same layers from all numbers of images"
+    times = sorted(one["to_ten"] for one in rows if one["images"] == 100)
+    return "a hundred images take {:.0f} and {:.0f} times as long as ten".format(*times)
+
+
 SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("README.md", lambda: f"a CLAT step takes {steps('clat 11', 'to_pgd_at', 2)} of the time of a PGD-AT step"),
     (
@@ -135,6 +149,8 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/own-networks.md", lambda: f"| ViT of transformers | {wrapping('hf vit')} |"),
     ("docs/results/own-networks.md", lambda: f"| ResNet of transformers | {wrapping('hf resnet')} |"),
     ("docs/results/own-networks.md", lambda: f"| `timm:test_resnet` | {wrapping('timm test_resnet')} |"),
+    ("docs/results/paper/README.md", shared_layers),
+    ("docs/results/paper/README.md", images_of_a_selection),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
     ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
     ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),

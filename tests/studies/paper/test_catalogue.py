@@ -15,7 +15,7 @@ from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, sp
 from clat.studies.paper.catalogue import TABLES, find_table
 from clat.studies.paper.figures import SWEEP, figure_curves
 from clat.studies.paper.lines import CLAT_PROTOCOLS, CURE_PROTOCOLS, measure, reference, table_lines
-from clat.studies.paper.listing import run_count
+from clat.studies.paper.listing import RECORDED, run_count
 from clat.studies.paper.methods import METHODS, taken_apart
 from clat.studies.paper.printed import FLAGS, printed_in, printed_numbers
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
@@ -199,3 +199,10 @@ def test_the_list_counts_networks():
     assert run_count(find_table("T9")) == 0
     assert run_count(find_table("F3")) == sum(map(len, SWEEP.values())) + 3
     assert {taken_apart(one.method)[0] for one in printed_numbers() if one.method != "full-model"} <= set(METHODS)
+
+
+def test_what_is_said_to_be_recorded_is_there() -> None:
+    recorded = Path(__file__).parents[3] / "docs" / "results" / "paper"
+    assert {folder.name for folder in recorded.iterdir() if (folder / "page.html").exists()} == set(RECORDED)
+    for name in RECORDED:
+        assert (recorded / name / "table.md").exists()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from clat.studies.paper.catalogue import TABLES
 from clat.studies.paper.figures import figure_curves
 from clat.studies.paper.lines import table_lines
 from clat.studies.paper.methods import taken_apart
 from clat.studies.paper.paper_table import PaperTable
 
-RECORDED = {"T8": "smoke, two networks", "T9": "all networks, full width"}
-"""Table -> the scales at which a result is recorded in docs/results/paper."""
+RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
+    "T8": "smoke, and random weights at full width",
+    "T9": "full width",
+    "v1-T6": "full width",
+    "T10": "smoke, and random weights at full width",
+    "T16": "smoke, and a network without defence at 224 pixels",
+}
+"""Table -> what of it is recorded in docs/results/paper."""
 
 
 def described(table: PaperTable) -> tuple[str, str, str]:
