@@ -89,6 +89,47 @@ def images_of_a_selection() -> str:
     return "a hundred images take {:.0f} and {:.0f} times as long as ten".format(*times)
 
 
+def two_processes() -> str:
+    names = ("two_processes", "two_processes_2", "two_processes_3")
+    series = [[read(f"benchmarks/{name}")["rows"][row] for name in names] for row in ("pgd-at", "clat")]
+    by_pgd_at, by_clat = ([f"{one['two over one']['median']:.2f}" for one in rows] for rows in series)
+    alone = [
+        sorted(f"{one['two over one, nothing exchanged']['median']:.2f}" for one in rows)[::2] for rows in series
+    ]
+    return (
+        f"at {by_pgd_at[0]}, {by_pgd_at[1]} and {by_pgd_at[2]} times the rate of one by PGD-AT, and at "
+        f"{by_clat[0]}, {by_clat[1]} and {by_clat[2]} times by CLAT. Without any exchange they reach "
+        f"{' to '.join(alone[0])} and {' to '.join(alone[1])}."
+    )
+
+
+def computed_seconds() -> str:
+    rows = read("benchmarks/two_processes_3")["rows"]
+    alone = rows["clat"]["CPU seconds of a round"]["one"]
+    ratios = [f"{rows[row]['two over one, by CPU seconds']['median']:.2f}" for row in ("pgd-at", "clat")]
+    return (
+        f"the same four steps of CLAT on one of them took {min(alone):.1f} to {max(alone):.1f} seconds of it: who "
+        "exchanges waits for the slower. By the seconds that the processes compute, the third series has "
+        + " and ".join(ratios)
+    )
+
+
+def averaged_weights() -> str:
+    groups = {one["name"]: one for one in read("hardening/pgd-20")["groups"] if one["weights"] == "last"}
+    names = [name for name in groups if f"{name}-ema" in groups]
+
+    def gains(kind: str, *, without: str = "") -> list[float]:
+        return sorted(
+            groups[f"{name}-ema"][kind]["mean"] - groups[name][kind]["mean"] for name in names if name != without
+        )
+
+    robust, clean = gains("robust"), gains("clean", without="gat")
+    return (
+        f"on test images between {signed(robust[0])} and {signed(robust[-1])} points of robust accuracy, GAT aside "
+        f"{signed(clean[0])} to {signed(clean[-1])} clean"
+    )
+
+
 SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("README.md", lambda: f"a CLAT step takes {steps('clat 11', 'to_pgd_at', 2)} of the time of a PGD-AT step"),
     (
@@ -149,6 +190,9 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/own-networks.md", lambda: f"| ViT of transformers | {wrapping('hf vit')} |"),
     ("docs/results/own-networks.md", lambda: f"| ResNet of transformers | {wrapping('hf resnet')} |"),
     ("docs/results/own-networks.md", lambda: f"| `timm:test_resnet` | {wrapping('timm test_resnet')} |"),
+    ("docs/cluster.md", two_processes),
+    ("docs/cluster.md", computed_seconds),
+    ("docs/results/hardening/README.md", averaged_weights),
     ("docs/results/paper/README.md", shared_layers),
     ("docs/results/paper/README.md", images_of_a_selection),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),

@@ -64,15 +64,10 @@ def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch, when):
     done = go_on(tmp_path / "part")
     assert results(done) == results(whole)
     assert costs(tmp_path / "part") == paid
-    files = [
-        sorted(file.name for file in out.rglob("*") if "tensorboard" not in str(file)) for out in folders(tmp_path)
-    ]
+    folders = tmp_path / "whole", tmp_path / "part"
+    files = [sorted(file.name for file in out.rglob("*") if "tensorboard" not in str(file)) for out in folders]
     assert files[0] == files[1]
-    assert kit.same(*(load_file(out / "model.safetensors") for out in folders(tmp_path)))
-
-
-def folders(tmp_path):
-    return tmp_path / "whole", tmp_path / "part"
+    assert kit.same(*(load_file(out / "model.safetensors") for out in folders))
 
 
 def test_of_one_that_has_ended_the_files_are_read(tmp_path, monkeypatch):

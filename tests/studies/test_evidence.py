@@ -120,16 +120,17 @@ def test_every_row_has_a_recipe_that_selects_at_least_twice(regime):
     assert {row.control for row in regime.rows()} == {True, False}
 
 
-def judged(name, control, heldout, shift, images=4000, seeds=3, step=None, **more):
+def judged(name, control, heldout, shift, images=4000, seeds=3, step=0.7, complete=True):
     """A row whose networks are right on half of the images and `shift`, by seed on nearly the same ones."""
     random = np.random.default_rng(len(name))
     drawn = np.linspace(0, 1, images)[None, :] + 0.1 * random.random((seeds, images)) - 0.05
     verdicts = {kind: (drawn < 0.5 + shift).astype(float) for kind in ("clean", "robust")}
     row = EvidenceRow(name=name, control=control)
-    step = None if control else step or 0.7
     return Judged(
-        **{"complete": True, "step": step} | more,
         row=row,
+        step=None if control else step,
+        complete=complete,
+        failure=None if complete else "seed 1: no",
         seeds=tuple(range(seeds)),
         heldout=(heldout,) * seeds,
         verdicts=verdicts,
@@ -172,8 +173,8 @@ def test_there_are_three_verdicts(form, told):
 
 
 def test_a_row_of_which_a_seed_failed_decides_nothing():
-    failed = judged("lucky control", True, 0.9, 0.4, seeds=1, complete=False, failure="seed 1: no")
-    promising = judged("lucky form", False, 0.9, 0.4, seeds=1, complete=False, failure="seed 1: no")
+    failed = judged("lucky control", True, 0.9, 0.4, seeds=1, complete=False)
+    promising = judged("lucky form", False, 0.9, 0.4, seeds=1, complete=False)
     found = judge([failed, judged("control", True, 0.4, 0.0), promising, judged("form", False, 0.5, 0.0)])
     assert best_control(found).row.name == "control"
     assert best_form(found).row.name == "form"

@@ -16,6 +16,7 @@ from clat.cli.options import (
     add_json_option,
     add_logger_option,
     add_model_options,
+    changed_options,
     folder,
     logger_field,
 )
@@ -132,7 +133,8 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _resume(options: argparse.Namespace) -> dict[str, Any]:
-    if beside := _beside_resume(options):
+    beside = changed_options(options, add_options, but=("resume", "device", "json"))
+    if beside := [*beside, *(f"--{field}" for field in options.fields)]:
         raise ClatError(
             f"--resume goes on with what harden.json in the folder says: give no {', '.join(beside)} beside it"
         )
@@ -147,15 +149,6 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
         )
     model, train_set, test_set = _inputs(argparse.Namespace(**about, device=options.device))
     return _show(resume_hardening(out, model, train_set, test_set, quiet=options.quiet))
-
-
-def _beside_resume(options: argparse.Namespace) -> list[str]:
-    """Return the options that were given and that a hardening which goes on cannot heed."""
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    defaults = vars(parser.parse_args([])) | {name: getattr(options, name) for name in ("resume", "device", "json")}
-    given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(options, name) != value]
-    return given + [f"--{field}" for field in options.fields]
 
 
 def _config(options: argparse.Namespace) -> HardenConfig:

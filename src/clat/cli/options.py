@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 
 EPS = "perturbation size, a float or a fraction (default: 8/255)"
 RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
@@ -24,6 +25,26 @@ def folder(name: str) -> str:
     if name == "-":
         raise argparse.ArgumentTypeError("'-' is no folder; one of that name is ./-")
     return name
+
+
+def changed_options(
+    options: argparse.Namespace, add_options: Callable[[argparse.ArgumentParser], None], *, but: Sequence[str]
+) -> list[str]:
+    """Return the options that have another value than they have where nobody gives them.
+
+    Args:
+        options: what the parser read.
+        add_options: the command's own.
+        but: names of options that are left out.
+
+    Returns:
+        Options as they are typed, such as "--max-clean-drop".
+    """
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    defaults = vars(parser.parse_args([]))
+    changed = [name for name, value in defaults.items() if name not in but and getattr(options, name) != value]
+    return [f"--{name.replace('_', '-')}" for name in changed]
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clat.cli.console import only_json, print_json, say
-from clat.cli.options import add_json_option, add_logger_option, folder, logger_field
+from clat.cli.options import add_json_option, add_logger_option, changed_options, folder, logger_field
 from clat.cli.recipes import list_recipes
 from clat.core.errors import ClatError
 
@@ -91,8 +91,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         return list_recipes(as_json=options.json)
     if options.resume is not None:
-        beside = ("recipe", "out", "reuse", "overrides", "device", "devices", "precision", "compile", "logger")
-        if any(getattr(options, name) for name in beside):
+        if options.recipe or options.overrides or changed_options(options, add_options, but=("resume", "json")):
             raise ClatError("--resume goes on with the recipe in the run's folder: give nothing beside it")
         from clat.training.run import resume
 

@@ -108,12 +108,10 @@ def _refuse_chance(clean: Accuracy, num_classes: int) -> None:
     if clean.interval[0] > least:
         return
     seen = f"the network is right on {clean.value:.1%} of {clean.n} held-out images, of {num_classes} classes"
+    what = "check its weights, that normalisation is inside the model, and the order of classes"
     if clean.value > least:
-        raise ClatError(f"{seen}, too few images to tell that from chance: hold more out (--heldout)")
-    raise ClatError(
-        f"{seen}, which is chance: check its weights, that normalisation is inside the model, and the order of "
-        "classes"
-    )
+        raise ClatError(f"{seen}, too few images to tell that from chance: hold more out (--heldout), or {what}")
+    raise ClatError(f"{seen}, which is chance: {what}")
 
 
 def _criticality(

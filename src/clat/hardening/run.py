@@ -189,12 +189,12 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
 
 def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
     harden_recipe(config, next(iter(CANDIDATES)), 2, convolutional=True)  # a slip in its fields is told at once
+    if config.max_clean_drop is not None:
+        refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     log.say("looking at the network", style="bold")
     x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
     log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
-    if config.max_clean_drop is not None:
-        refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     names = (
         [config.objective]
         if config.objective
@@ -243,9 +243,10 @@ def _finished(
     quiet: bool,
 ) -> Hardened:
     """Return the result after the training; what is done already is not done again."""
-    log, model = RunLog(None, quiet=quiet), inputs.model
+    model = inputs.model
     if (out / RESULT).exists():
         return as_it_ended(out, model, plan)
+    log = RunLog(None, quiet=quiet)
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
     if config.max_clean_drop is not None:

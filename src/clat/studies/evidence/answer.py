@@ -29,7 +29,11 @@ def answer(found: Sequence[Judged]) -> list[str]:
         f"{_text(clean)} clean, {_text(robust)} robust against that control{cost}.",
         _verdict(form),
     ]
-    others = [one.row.name for one in found if one is not form and one.gains and (one.corrected or 0.0) < LEVEL]
+    others = [
+        one.row.name
+        for one in found
+        if one is not form and one.gains and one.corrected is not None and one.corrected < LEVEL
+    ]
     if others:
         sentences.append(f"Not decisive, but beyond chance for so many forms, so do: {', '.join(others)}.")
     missing = [one.row.name for one in found if not one.complete]

@@ -63,8 +63,20 @@ class Regime:
 
     def rows(self) -> list[EvidenceRow]:
         """Return the controls, then the forms of CLAT."""
-        found = [row for row in every_row(self) if not self.only or row.name in self.only]
-        return found
+        return [row for row in every_row(self) if not self.only or row.name in self.only]
+
+    def choices(self, seed: int) -> dict[str, dict[str, Any]]:
+        """Return what the ratio of each form of CLAT is chosen for, as the arguments of `choose_ratio`.
+
+        Args:
+            seed: of the networks that it is chosen from.
+
+        Returns:
+            Form -> network, dataset, seed, base and follower.
+        """
+        forms = {row.form for row in self.rows()}
+        place = {"network": self.network, "dataset": self.dataset, "seed": seed, "base": self.base}
+        return {form: {**place, "follower": form} for form in FORMS if form in forms}
 
 
 def every_row(regime: Regime) -> list[EvidenceRow]:

@@ -16,7 +16,7 @@ from clat.core.errors import ClatError
 from clat.runtime.jobs.job import JobPlace
 from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form, judge
 from clat.studies.evidence.plot import clean_against_robust
-from clat.studies.evidence.regimes import FORMS, EvidenceRow, Regime
+from clat.studies.evidence.regimes import EvidenceRow, Regime
 from clat.studies.evidence.request import PROTOCOL, EvidenceRequest
 from clat.studies.evidence.table import Ratios, evidence_table
 from clat.studies.paper.accuracy import evaluated
@@ -71,21 +71,10 @@ def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
     Returns:
         Form -> the ratio, or why it could not be chosen.
     """
-    regime = request.regime
     found: dict[str, ChosenRatio | str] = {}
-    for form in FORMS:
-        if not any(row.form == form for row in regime.rows()):
-            continue
+    for form, choice in request.regime.choices(request.seeds[0]).items():
         try:
-            found[form] = choose_ratio(
-                request.store,
-                regime.network,
-                regime.dataset,
-                request.console,
-                seed=request.seeds[0],
-                base=regime.base,
-                follower=form,
-            )
+            found[form] = choose_ratio(request.store, console=request.console, **choice)
         except ClatError as error:
             found[form] = str(error)
     return found
@@ -102,15 +91,9 @@ def regime_specs(regime: Regime, seeds: Sequence[int]) -> list[RunSpec]:
         Specs, each once.
     """
     ratios = regime.scale.ratios
-    forms = {row.form for row in regime.rows()} - {""}
     found: dict[RunSpec, None] = {}
-    for form in FORMS:
-        if form in forms:
-            found |= dict.fromkeys(
-                ratio_specs(
-                    ratios, regime.network, regime.dataset, seed=seeds[0], base=regime.base, follower=form
-                ).values()
-            )
+    for choice in regime.choices(seeds[0]).values():
+        found |= dict.fromkeys(ratio_specs(ratios, **choice).values())
     for seed in seeds:
         for row in regime.rows():
             found[row.run(regime, seed, ratios[0])] = None

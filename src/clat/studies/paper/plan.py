@@ -12,16 +12,15 @@ from clat.bench.timing import interleaved
 from clat.core.console import Table as RichTable
 from clat.core.errors import ClatError
 from clat.core.formatting import duration, memory
-from clat.data import ImageSet
-from clat.models import build_model
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine
-from clat.studies.cost import data_shape, training_images, without_weights
+from clat.studies.cost import data_shape, training_images
 from clat.studies.paper.accuracy import Request, specs_of
 from clat.studies.paper.figures import figure_specs
 from clat.studies.paper.lines import TableLine
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.runs import RunSpec
+from clat.studies.paper.step_cost import network_and_batch
 from clat.studies.paper.store import Store, StoredRun
 
 STEPS = 2
@@ -145,11 +144,8 @@ def _step(
     if stage.selection is not None:
         kind += f" {stage.selection.rule} {stage.selection.k}"
     if kind not in times:
-        images = store.test_images(run)
-        batch: ImageSet = images.take(min(run.recipe.batch_size, len(images)))
-        config = run.recipe.model
         try:
-            model = build_model(without_weights(config), images.num_classes, images.shape[0])
+            model, batch = network_and_batch(store, run)
             with repeated_step(model, batch, stage, Engine(run.recipe.engine), run.recipe.engine) as step:
                 timed = interleaved({"step": step.run_step}, STEPS)["step"].seconds
                 peak = peak_memory(step.run_step, list(step.tensors()), step.x.device)
