@@ -202,7 +202,9 @@ def about_model(options: Namespace) -> dict[str, object]:
 
 
 def first_images(options: Namespace) -> ImageSet:
-    """Return the first images of the split: `--num-samples`, or the command's default, or all.
+    """Return images that stand for the split: `--num-samples`, or the command's default, or all.
+
+    They are the first, or of a split that is listed class by class the share of each class.
 
     Args:
         options: with the options of `add_measuring_options`.
@@ -214,13 +216,14 @@ def first_images(options: Namespace) -> ImageSet:
         ClatError: If `--num-samples` is out of range, or the split cannot be read.
     """
     images = read_images(options)
-    for note in images.notes:
-        notice(note)
-    if options.num_samples is None:
-        return images.take(min(options.default_samples or len(images), len(images)))
-    if options.num_samples < 1:
+    if options.num_samples is not None and options.num_samples < 1:
         raise ClatError(f"--num-samples is {options.num_samples}: expected at least 1")
-    return images.take(options.num_samples)
+    if options.num_samples is not None and options.num_samples > len(images):
+        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    sample = images.sample(options.num_samples or options.default_samples or len(images))
+    for note in sample.notes:
+        notice(note)
+    return sample
 
 
 def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int 
     add_column_options(parser)
     parser.add_argument("--norm", default="linf", help="linf, l2, or l1 for protocols of apgd (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
-    parser.add_argument("--num-samples", type=int, help=f"the first so many images (default: {many})")
+    parser.add_argument("--num-samples", type=int, help=f"so many images, the first (default: {many})")
     parser.set_defaults(default_samples=default_samples)
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)

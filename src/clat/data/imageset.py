@@ -11,6 +11,7 @@ import torch
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
 from clat.data.lazy import FloatImages, LazyImages, decoded_batches
+from clat.data.sample import sample_ids, sample_notes
 from clat.data.shown import image_set_html
 
 
@@ -144,6 +145,22 @@ class ImageSet:
         if not 0 <= n <= len(self):
             raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
         return self.subset(torch.arange(n))
+
+    def sample(self, n: int) -> ImageSet:
+        """Return n images that stand for the set: the first, or of a set listed class by class of each its share.
+
+        Args:
+            n: how many; where there are fewer, all of them.
+
+        Returns:
+            These images alone, with a note where they are not the first.
+        """
+        if n >= len(self):
+            return self
+        ids = sample_ids(self.labels, n)
+        return replace(
+            self.subset(ids), notes=(*self.notes, *sample_notes(ids, len(self), f"'{self.name}/{self.split}'"))
+        )
 
     def pixels(self) -> torch.Tensor:
         """Return the images as they are stored, (N, C, H, W), in memory: shared, if they are there already."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from clat.core.files import write_json
 from clat.data import ImageSet, Loader
+from clat.data.sample import sample_ids
 from clat.evaluation.evaluate import Evaluation
 from clat.evaluation.masking.check import check
 from clat.evaluation.masking.report import CheckReport
@@ -70,7 +71,7 @@ def with_signs(
         model: the network that was evaluated; it is left as it is.
         images: the set that it was evaluated on.
         result: what `evaluate_set` returned for the protocol cr.
-        ids: the numbers of the evaluated images, (N,) int64; the first ones, at most 200, are looked at.
+        ids: the numbers of the evaluated images, (N,) int64; at most 200 of them are looked at.
         batch_size: images in a forward pass.
 
     Returns:
@@ -79,7 +80,7 @@ def with_signs(
     Raises:
         ClatError: where the network is right on none of these images.
     """
-    some = images.subset(ids[:SIGN_IMAGES])
+    some = images.subset(ids[sample_ids(images.labels[ids], min(SIGN_IMAGES, len(ids)))])
     x, y = next(iter(Loader(some, len(some), device="cpu").epoch()))
     signs = check(
         model, x, y, eps=result.eps, norm=result.norm, seed=result.seed, batch_size=batch_size, about=result.about

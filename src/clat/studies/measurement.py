@@ -78,7 +78,7 @@ class Measurement:
         recipe = read_recipe(Path(self.run) / "recipe.toml")
         images = split_images(recipe, self.split) if images is None else images
         if self.num_samples is not None:
-            images = images.take(min(self.num_samples, len(images)))
+            images = images.sample(self.num_samples)
         model = build_network(recipe, images.num_classes, images.shape[0])
         load_weights(model, Path(self.run) / "weights" / f"{self.weights}.safetensors")
         result = evaluate_set(

@@ -10,7 +10,7 @@ from torch import nn
 
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
-from clat.evaluation import Evaluation, EvaluationRecord, evaluate_set, find_protocol
+from clat.evaluation import Evaluation, EvaluationRecord, evaluate_set, evaluation_progress, find_protocol
 from clat.evaluation.result import RecordedAccuracy
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
@@ -30,7 +30,7 @@ def final_evaluations(
         recipe: its `evaluation` says what is measured; with "none" nothing is.
         out: the run's folder, with its weights.
         model: the run's network, into which the weights are loaded.
-        test: the test images, of which the first `num_samples` count.
+        test: the test images, of which a sample of `num_samples` counts.
         engine: only its first process writes.
         log: told each accuracy and each new note.
         name: what the network is called in the results.
@@ -42,7 +42,7 @@ def final_evaluations(
     config = recipe.evaluation
     if config.weights == "none":
         return {}
-    test = test if config.num_samples is None else test.take(min(config.num_samples, len(test)))
+    test = test if config.num_samples is None else test.sample(config.num_samples)
     protocol = find_protocol(config.protocol).title
     results: dict[str, EvaluationRecord] = {}
     said = set(test.notes)  # when the images were read
@@ -58,7 +58,10 @@ def final_evaluations(
                 results[label].to_json(file)
         else:
             about = {"label": label, "weights": str(weights.relative_to(out)), "model": name}
-            result = evaluate_weights(recipe, model, test, config.protocol, file, about)
+            with evaluation_progress(log.console) as report:
+                result = evaluate_weights(
+                    recipe, model, test, config.protocol, file, about, report=report if engine.rank == 0 else None
+                )
             results[label] = EvaluationRecord.from_dict(result.to_dict())
             if engine.rank == 0:
                 result.to_json(file)

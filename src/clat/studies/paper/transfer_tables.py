@@ -125,7 +125,7 @@ def transferred(
     if held is None:
         first = next(iter(runs.values()))
         images = request.store.test_images(first)
-        images = images if samples is None else images.take(min(samples, len(images)))
+        images = images if samples is None else images.sample(samples)
         x, y = next(iter(Loader(images, len(images), device="cpu").epoch()))
         found = transfer(
             {name: request.store.network(run) for name, run in runs.items()},
