@@ -16,7 +16,6 @@ from clat.evaluation.budget import (
     LADDER,
     Pilot,
     choose,
-    parse_duration,
     passes_per_image,
     random_order,
     run_pilot,
@@ -24,20 +23,6 @@ from clat.evaluation.budget import (
 from clat.evaluation.effort import survivor_passes
 
 KNOWN = Pilot(images=48, seconds=1e-3, spent=5.0, clean=0.8, robust=0.5, relaxed=120)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("10m", 600), ("10min", 600), ("1.5h", 5400), (" 2 m ", 120), ("0.5s", 0.5)],
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "0m", "-3m", "ten minutes", "10 d", "m", "1e3", "nan", "10m30s"])
-def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ClatError, match="expected a time such as 90s"):
-        parse_duration(text)
 
 
 @pytest.mark.parametrize("name", ["pgd-20", "apgd-ce", "apgd-t", "fab-t", "square", "standard"])

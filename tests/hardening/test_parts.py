@@ -13,7 +13,7 @@ from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.evaluation.statistics import PairedDifference
-from clat.hardening import HardenConfig, parse_budget
+from clat.hardening import HardenConfig
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
@@ -36,17 +36,11 @@ def plan(model=None, **settings):
     return make_plan(config, model, costs, train_images=1280, check_seconds=0.0, measuring_seconds=0.0)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2d", 172_800), (45, 45)]
-)
-def test_a_budget_is_read(text, seconds):
-    assert parse_budget(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "0", "-5m", "30 m", "1m5", "nan", "inf"])
-def test_what_is_no_budget_is_refused(text):
-    with pytest.raises(ClatError, match="budget"):
-        parse_budget(text)
+def test_a_budget_is_read():
+    assert HardenConfig(budget="1h30m").budget == HardenConfig(budget=5400).budget_seconds == 5400
+    assert HardenConfig(epochs=3).budget_seconds == float("inf")
+    with pytest.raises(ClatError, match="the budget is 'soon'"):
+        HardenConfig(budget="soon")
 
 
 @pytest.mark.parametrize(
@@ -99,12 +93,15 @@ def test_what_tuning_costs_is_planned_with():
 
 
 def test_what_comes_after_the_training_is_planned_with():
-    images = SimpleNamespace(test=range(400), heldout=range(100))
-    plain = closing_seconds(HardenConfig(budget=10_000.0), images, 0.01)
-    assert plain == pytest.approx(0.01 * (2 * 400 * 21 + 100 * 800))
-    assert closing_seconds(HardenConfig(budget=100.0), images, 0.01) == pytest.approx(0.01 * 2 * 400 * 21)
-    assert closing_seconds(HardenConfig(budget=100.0), images, 0.01, robust=0.0) == pytest.approx(0.01 * 400 * 25)
-    assert closing_seconds(HardenConfig(budget=100.0, max_clean_drop=3), images, 0.01) > 0.01 * 2 * 400 * 21
+    images = SimpleNamespace(heldout=range(100))
+    assert closing_seconds(HardenConfig(budget=10_000.0), images, 0.01, 0.05, 400) == pytest.approx(800)
+    assert closing_seconds(HardenConfig(epochs=3), images, 0.01, 0.05, 50) == pytest.approx(400)
+    assert closing_seconds(HardenConfig(budget=100.0), images, 0.01, 0.05, 400) == 0.0, "no look for masking"
+    assert closing_seconds(HardenConfig(budget=2000.0), images, 0.01, 0.05, 400) == pytest.approx(200), (
+        "on 25 images"
+    )
+    promised = closing_seconds(HardenConfig(budget=100.0, max_clean_drop=3), images, 0.01, 0.05, 400)
+    assert promised == pytest.approx(11 * (100 * 0.05 + 20 * 128 / 3 * 0.01))
 
 
 def test_a_budget_below_one_epoch_is_refused_with_what_would_do():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import clat as package
+from clat.evaluation.masking.report import signs_in_words
 from clat.recipe import build_recipe
 
 
@@ -49,6 +50,11 @@ def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
     assert "library_name: clat" in (out / "README.md").read_text()
     page = (out / "report.html").read_text()
     assert re.search(r'<p class="outcome">Hardened for 3 epochs, robust accuracy went from .*McNemar', page)
+    found = signs_in_words(json.loads((out / "masking.json").read_text()))
+    assert "of gradient masking" in found
+    assert found in page
+    assert found in (out / "README.md").read_text()
+    assert "under `cr (not AutoAttack)`" in (out / "README.md").read_text()
     assert "Lost <b>" in page
     assert len(json.loads((out / "gallery.json").read_text())["pictures"]) == 24
     again = package.train(out / "recipe.toml", tmp_path / "again", quiet=True)
@@ -70,7 +76,7 @@ def test_from_a_weight_file_to_a_page(clat, classifier, tmp_path):
         (("--weights", "TRAINED", "--budget", "0.001s"), "too small for one epoch"),
         (("--weights", "TRAINED", "--epochs", "1", "--eps", "8"), "did you mean"),
         (("--weights", "TRAINED", "--epochs", "1", "--budget", "1m"), "not both"),
-        (("--weights", "TRAINED", "--budget", "soon"), "expected a time such as 30m"),
+        (("--weights", "TRAINED", "--budget", "soon"), "expected a time such as 90s"),
         (("--weights", "TRAINED", "--epochs", "1", "--objective", "pgd-3"), "did you mean"),
         (("--weights", "TRAINED", "--epochs", "1", "--seeed", "3"), "--seeed: a hardening takes fields of"),
         (("--weights", "TRAINED", "--epochs", "1", "--stages.harden.epochs", "3"), "give --epochs"),
@@ -106,4 +112,8 @@ def test_what_goes_on_takes_no_other_settings(clat, tmp_path, words, named):
 def test_a_plan_writes_nothing(clat, classifier, tmp_path):
     done = clat("harden", *WORDS, "--weights", classifier, "--budget", "5m", "--plan")
     assert done.code == 0
-    assert "would take about" in done.out
+    assert re.search(r"trains in (bfloat16, which|float32, as) this device", done.out)
+    assert "are measured under cr on 60 of 500 test images, as asked for" in done.out
+    assert re.search(
+        r"will take \d min \d\d s, until about .*\d\d:\d\d", done.out.replace("\N{NO-BREAK SPACE}", " ")
+    )

@@ -129,7 +129,7 @@ def test_up_to_a_width(run: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", "soon"], "the budget is 'soon': expected a time such as 90s, 10m or 1.5h"),
+        (["--budget", "soon"], "the budget is 'soon': expected a time such as 90s, 30m or 1h30m"),
         (["--budget", "0m"], "the budget is '0m'"),
         (["--budget", "0.01s"], "is too small for a batch of 250 images under pgd-20"),
         (["--budget", "1m", "--target-width", "1"], "--budget and --target-width both say when to stop"),

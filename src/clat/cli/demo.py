@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"{out} exists already: name a new folder with --out, or remove it")
     from clat.core.checks import at_least
     from clat.data import load_split
+    from clat.evaluation.protocols import protocol_title
     from clat.hardening import harden
     from clat.recipe.toml import read_recipe
     from clat.training.interrupt import Interrupted
@@ -66,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
         )
     except Interrupted as stopped:
         return stopped.exit_code
-    say("")
+    protocol = done.after.to_dict()["protocol"]
+    say(f"\non test images, under {protocol_title(protocol)} at {protocol['norm']} eps {EPS}:")
     for name, result in (("before", done.before), ("after", done.after)):
         say(f"{name:7} clean {result.clean_accuracy}   robust {result.robust_accuracy}")
     say(f"\nopen {done.out / 'report.html'} in a browser", style="bold")

@@ -8,9 +8,10 @@ from typing import Any
 from clat.cli.console import say, show
 from clat.cli.evaluation_setup import Prepared, cost_text, prepare_evaluation, say_clean, say_result
 from clat.cli.evaluation_shares import check_shares, in_shares, one_share, parse_share, shares_asked
+from clat.core.durations import parse_duration
 from clat.core.errors import ClatError
 from clat.evaluation import Protocol, evaluate_set, find_protocol
-from clat.evaluation.budget import EvaluationPlan, choose, parse_duration, random_order, run_pilot
+from clat.evaluation.budget import EvaluationPlan, choose, random_order, run_pilot
 from clat.evaluation.fast import NAME as FAST
 from clat.evaluation.fast import with_signs
 from clat.evaluation.protocols import PLANS, PROTOCOLS

@@ -61,8 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-clean-drop", type=float, metavar="POINTS", help="clean accuracy that may be lost")
     parser.add_argument("--objective", help="n-fgsm, pgd-2, pgd-10, trades (default: what the budget allows)")
     parser.add_argument("--keep", default="best", help="against robust overfitting: best, last, clat, clat-plus")
-    parser.add_argument("--protocol", default="pgd-20", help="of the test before and after (default: pgd-20)")
-    parser.add_argument("--num-samples", type=int, default=1000, help="test images, from the first (default: 1000)")
+    parser.add_argument("--protocol", default="cr", help="of the test before and after (default: cr)")
+    parser.add_argument("--num-samples", type=int, help="test images (default: up to 1000, as the budget allows)")
     parser.add_argument("--heldout", type=int, help="images cut from train that decide (default: a tenth)")
     parser.add_argument("--train-size", type=int, help="train on this many images only")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -127,7 +127,6 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
     model, train_set, test_set = _inputs(options)
     if options.plan:
         plan, _ = plan_hardening(model, train_set, test_set, config, quiet=options.quiet)
-        say(f"would take about {plan.seconds / 60:.1f} minutes from here")
         return {"what": "hardening plan", **plan.to_dict()}
     return _show(run_hardening(model, train_set, test_set, options.out, config, about=about, quiet=options.quiet))
 
@@ -153,14 +152,13 @@ def _resume(options: argparse.Namespace) -> dict[str, Any]:
 
 def _config(options: argparse.Namespace) -> HardenConfig:
     from clat.cli.inputs import origin_of
-    from clat.hardening import HardenConfig, parse_budget
+    from clat.hardening import HardenConfig
 
     names = (
-        "eps", "norm", "epochs", "max_clean_drop", "objective", "keep", "protocol", "num_samples", "heldout",
-        "train_size", "batch_size", "augment", "device", "seed",
+        "eps", "norm", "budget", "epochs", "max_clean_drop", "objective", "keep", "protocol", "num_samples",
+        "heldout", "train_size", "batch_size", "augment", "device", "seed",
     )  # fmt: skip
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    settings["budget"] = None if options.budget is None else parse_budget(options.budget)
     settings |= {"precision": options.precision, "fields": options.fields, "origin": origin_of(options)}
     return HardenConfig(**settings)
 

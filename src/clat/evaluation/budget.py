@@ -6,7 +6,6 @@ nearly all the time of an evaluation goes. The rest is arithmetic: what an attac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.seeds import permutation
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
-from clat.evaluation.effort import FOOLED, survivor_passes
+from clat.evaluation.effort import mean_passes, survivor_passes
 from clat.evaluation.finite import sample_needed
 from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
@@ -32,25 +31,6 @@ PILOT_SHARE = 0.1
 """The part of the budget that the pilot may take."""
 CAUTION = 1.15
 """Predicted times are taken for so many times as long."""
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds that a text such as "90", "90s", "10m" or "1.5h" says.
-
-    Args:
-        text: a number above 0 with s, m, min or h behind it; none: seconds.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        ClatError: the text says anything else, or no time at all.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
-    if found is None or not (seconds := float(found[1]) * _UNITS[found[2]]) > 0:
-        raise ClatError(f"the budget is '{text}': expected a time such as 90s, 10m or 1.5h")
-    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +136,10 @@ def passes_per_image(name: str, protocol: Protocol, pilot: Pilot, images: int, c
     relaxed = 2 + clean * survivor_passes(PROTOCOLS["cr"], classes) if pilot.relaxed is None else pilot.relaxed
     if name == "cr":
         return relaxed
-    full = survivor_passes(protocol, classes)
     if name == SAMPLED:
         left = max(1, round(robust * images))
-        return relaxed + robust * full * sample_needed(left, images // 100) / left
-    return 1 + robust * full + (clean - robust) * min(FOOLED, full)
+        return relaxed + robust * survivor_passes(protocol, classes) * sample_needed(left, images // 100) / left
+    return mean_passes(protocol, clean, robust, classes)
 
 
 def choose(

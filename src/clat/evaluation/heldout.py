@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
+from clat.core.progress import counted
 from clat.core.seeds import derive_seed
 from clat.network import modes
 from clat.runtime.engine import Engine
@@ -41,7 +42,8 @@ def heldout_correct(
     """
     totals = torch.zeros(2, dtype=torch.int64, device=x.device)
     with modes.attack_mode(model):
-        for number, (part, labels) in enumerate(zip(x.split(batch_size), y.split(batch_size), strict=True)):
+        batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+        for number, (part, labels) in enumerate(counted("attacking held-out images", batches)):
             for rows in batch_parts(len(part), micro_batch):
                 with part_of_batch(rows.start, len(part)):
                     start = derive_seed(seed, "monitor", number)

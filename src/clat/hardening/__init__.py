@@ -12,9 +12,9 @@ from clat.core.units import Size
 from clat.data import as_train_and_test
 from clat.hardening.plan import Plan
 from clat.hardening.run import Hardened, plan_hardening, resume_hardening, run_hardening
-from clat.hardening.settings import HardenConfig, parse_budget
+from clat.hardening.settings import HardenConfig
 
-__all__ = ["HardenConfig", "Hardened", "Plan", "harden", "parse_budget", "plan_hardening", "resume_hardening"]
+__all__ = ["HardenConfig", "Hardened", "Plan", "harden", "plan_hardening", "resume_hardening"]
 
 
 def harden(
@@ -51,8 +51,7 @@ def harden(
         ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
             else in the input is wrong; then nothing has been written.
     """
-    seconds = None if budget is None else parse_budget(budget)
     named, own = (None, augment) if callable(augment) else (augment, None)
-    config = HardenConfig(eps=eps, budget=seconds, augment=named, **settings)
+    config = HardenConfig(eps=eps, budget=budget, augment=named, **settings)
     train_set, test_set = as_train_and_test((train, test))
     return run_hardening(model, train_set, test_set, out, config, augment=own, quiet=quiet)

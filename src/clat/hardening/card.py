@@ -11,6 +11,7 @@ from clat.core.files import write_text
 from clat.core.formatting import percent, points
 from clat.data import ImageSet
 from clat.evaluation.compare import Comparison
+from clat.evaluation.protocols import find_protocol
 from clat.evaluation.statistics import PairedDifference
 from clat.hardening.plan import Plan
 from clat.hardening.settings import HardenConfig
@@ -21,7 +22,7 @@ def write_card(
     comparison: Comparison,
     plan: Plan,
     config: HardenConfig,
-    recorded: dict[str, Any],
+    masking: str,
     test: ImageSet,
     promise: dict[str, Any] | None,
 ) -> None:
@@ -32,18 +33,18 @@ def write_card(
         comparison: before and after on test images.
         plan: what was trained.
         config: what was asked for.
-        recorded: what harden.json says.
+        masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison.
         promise: the choice between start and end, if clean accuracy was promised.
     """
-    write_text(out / "README.md", card(comparison, plan, config, recorded, test, promise))
+    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise))
 
 
 def card(
     comparison: Comparison,
     plan: Plan,
     config: HardenConfig,
-    recorded: dict[str, Any],
+    masking: str,
     test: ImageSet,
     promise: dict[str, Any] | None,
 ) -> str:
@@ -53,7 +54,7 @@ def card(
         comparison: before and after on test images.
         plan: what was trained.
         config: what was asked for.
-        recorded: what harden.json says.
+        masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison.
         promise: the choice between start and end, if clean accuracy was promised.
 
@@ -61,7 +62,7 @@ def card(
         Markdown with the front matter of a Hugging Face model card.
     """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
-    environment = describe_environment()
+    environment, protocol = describe_environment(), find_protocol(config.protocol)
     rows = "\n".join(
         f"| {kind} | {percent(one.value)} | {percent(two.value)} | {points(comparison.differences[kind].value)} |"
         for kind, (one, two) in comparison.accuracies.items()
@@ -82,9 +83,10 @@ def card(
         "| --- | --- | --- | --- |",
         rows,
         "",
-        f"Measured on the first {len(test)} images of `{test.name}/{test.split}` under `{config.protocol}`, "
+        f"Measured on {len(test)} images of `{test.name}/{test.split}` under `{protocol.title}`, "
         f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of "
         "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
+        masking,
         "",
         "## How it was made",
         "",
@@ -96,7 +98,8 @@ def card(
         "## Limits",
         "",
         f"- Robustness is measured against perturbations of {config.norm} size {config.threat.text} alone. "
-        f"`{config.protocol}` is not AutoAttack unless it says so, and gives an upper bound on robust accuracy.",
+        f"`{protocol.title}` gives an upper bound on it"
+        + ("." if protocol.name == "autoattack" else "; AutoAttack: `clat evaluate --protocol autoattack`."),
         "- Images must lie in [0, 1]; normalisation is inside the network.",
         f"- Repeat: `clat train recipe.toml` with the same start and images (clat {environment['clat']}, torch "
         f"{environment['torch']}).",

@@ -4,16 +4,21 @@ hand, and what comes after the training."""
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
+from clat.attacks.settings import Attack
 from clat.bench.repeated_step import repeated_step
 from clat.bench.timing import interleaved
 from clat.data import ImageSet
-from clat.hardening.finish import CHECKED, MASKING_PASSES, MASKING_SHARE, STATISTICS_BATCHES
+from clat.evaluation.heldout import heldout_accuracies
+from clat.hardening.finish import STATISTICS_BATCHES
 from clat.hardening.inputs import HardenInputs
+from clat.hardening.recipe import MONITOR_STEPS
 from clat.hardening.settings import HardenConfig
+from clat.hardening.testing import MASKING_PASSES, images_to_check
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine, EngineConfig
 from clat.treatments.interpolation import ALPHAS
@@ -21,12 +26,8 @@ from clat.treatments.interpolation import ALPHAS
 ROUNDS, MOST_ROUNDS = 3, 30
 MEASURED_SHARE = 0.02
 """The part of the budget that measuring may take."""
-EVALUATION_PASSES = 21
-"""Forward and backward passes an image of PGD-20, the default protocol, before shortcuts."""
-FOOLED_PASSES = 4
-"""The same on an image that falls at the first steps, where the evaluation leaves it."""
-CHECK_PASSES = 12
-"""The same of a check on held-out images: PGD of ten steps, and the clean pass."""
+TIMED_IMAGES = 128
+"""Held-out images on which a check is timed."""
 
 
 def step_seconds(
@@ -61,27 +62,44 @@ def step_seconds(
     return found
 
 
+def check_seconds(inputs: HardenInputs, x: Tensor, y: Tensor, config: HardenConfig) -> float:
+    """Return what the check after an epoch takes for an image: in the precision of the training, other than a test.
+
+    Args:
+        inputs: the network, which stays as it is, and the engine.
+        x: held-out images in [0, 1], (N, C, H, W), on the device.
+        y: their labels, (N,) int64, there too.
+        config: the threat model.
+
+    Returns:
+        Seconds.
+    """
+    attack, started = Attack(config.threat, steps=MONITOR_STEPS), 0.0
+    for count in (8, TIMED_IMAGES):  # the first warms up
+        started = time.perf_counter()
+        heldout_accuracies(
+            inputs.model, inputs.engine, x[:count], y[:count], attack, batch_size=TIMED_IMAGES, seed=config.seed
+        )
+    return (time.perf_counter() - started) / min(TIMED_IMAGES, len(x))
+
+
 def closing_seconds(
-    config: HardenConfig, inputs: HardenInputs, seconds_per_pass: float, *, robust: float = 1.0
+    config: HardenConfig, inputs: HardenInputs, seconds_per_pass: float, check: float, tested: int
 ) -> float:
-    """Return the seconds of what comes after the training: the promise, the test before and after, the look for
-    gradient masking.
+    """Return the seconds of what comes after the training beside the test: promise, look for gradient masking.
 
     Args:
         config: what the user asked for.
         inputs: the network's images.
-        seconds_per_pass: what one forward and backward pass of an image takes in an attack.
-        robust: the share of images that the network withstands before the training.
+        seconds_per_pass: what one forward and backward pass of an image takes in an attack of a test.
+        check: what a check of a held-out image takes, see `check_seconds`.
+        tested: how many test images there will be.
 
     Returns:
         Seconds, an upper bound: an attack leaves out images that it has fooled.
     """
-    tested = min(config.num_samples or len(inputs.test), len(inputs.test))
-    before = robust * EVALUATION_PASSES + (1 - robust) * FOOLED_PASSES
-    passes: float = tested * (before + EVALUATION_PASSES)
+    seconds = 0.0
     if config.max_clean_drop is not None:
-        passes += len(ALPHAS) * (len(inputs.heldout) * CHECK_PASSES + STATISTICS_BATCHES * config.batch_size / 3)
-    masking = min(CHECKED, tested) * MASKING_PASSES
-    if config.budget is None or masking * seconds_per_pass <= MASKING_SHARE * config.budget:
-        passes += masking
-    return passes * seconds_per_pass
+        statistics_passes = STATISTICS_BATCHES * config.batch_size / 3  # forward alone, a third of a pass
+        seconds += len(ALPHAS) * (len(inputs.heldout) * check + statistics_passes * seconds_per_pass)
+    return seconds + images_to_check(config, tested, seconds_per_pass) * MASKING_PASSES * seconds_per_pass

@@ -18,21 +18,19 @@ from clat.data import ImageSet, Loader
 from clat.evaluation import Evaluation, evaluate_set
 from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
+from clat.evaluation.job import Report
 from clat.evaluation.masking import check
+from clat.evaluation.masking.report import signs_in_words
 from clat.evaluation.predict import is_right
 from clat.hardening.inputs import HardenInputs, whole_batch
 from clat.hardening.promise import CONFIDENCE, PromisePoint, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
+from clat.hardening.testing import images_to_check
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
 from clat.training.augmentation import augmentation
 from clat.training.log import RunLog
 
-CHECKED = 100
-"""Images of the check for masking, whose passes an image cost about MASKING_PASSES."""
-MASKING_PASSES = 800
-MASKING_SHARE = 0.1
-"""The part of the budget that this check may take."""
 PROMISE = "promise.json"
 PICTURES = 24
 """Of the page's gallery: six of each kind."""
@@ -40,7 +38,7 @@ STATISTICS_BATCHES = 20
 """Training batches on which BatchNorm statistics of points between two networks are counted."""
 
 
-def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig) -> Evaluation:
+def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig, report: Report) -> Evaluation:
     """Measure a network on test images into `file`, going on where an earlier attempt was stopped.
 
     Args:
@@ -48,6 +46,7 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig)
         model: a classifier in [0, 1] on its device, measured as it stands.
         test: the images, all of them.
         config: the protocol, the threat model and the seed.
+        report: told how far it is.
 
     Returns:
         The result with its verdicts on each image.
@@ -61,6 +60,7 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig)
         norm=config.norm,
         seed=derive_seed(config.seed, "evaluation"),
         state=state,
+        report=report,
         about={"label": file.stem},
     )
     if not file.exists():  # else it has what the first attempt cost, and this one found its verdicts beside it
@@ -148,28 +148,32 @@ def _points(file: Path, measure: Callable[[], list[PromisePoint]]) -> list[Promi
 
 def look_for_masking(
     out: Path, model: nn.Module, test: ImageSet, config: HardenConfig, seconds_per_pass: float, log: RunLog
-) -> None:
-    """Write the check for gradient masking where the budget allows it, or say why there is none.
+) -> str:
+    """Write the check for gradient masking where the budget allows it, and say what it found, or why there is none.
 
     Args:
         out: the hardening's folder; a masking.json that is there already stays.
         model: the hardened classifier.
-        test: test images, of which the first CHECKED are looked at.
+        test: test images, of which some are looked at.
         config: the threat model, the seed and the budget.
         seconds_per_pass: what a forward and backward pass of one image costs.
         log: told what was found.
+
+    Returns:
+        What was found, in a sentence.
     """
-    file, images = out / "masking.json", test.take(min(CHECKED, len(test)))
-    needed = len(images) * MASKING_PASSES * seconds_per_pass
-    if file.exists():
-        return
-    if config.budget is not None and needed > MASKING_SHARE * config.budget:
-        log.say("  signs of gradient masking: not looked for, which would take too much of the budget (clat check)")
-        return
-    x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
-    found = check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed)
-    found.to_json(file)
-    log.say("  signs of gradient masking: " + ("found, see masking.json" if found.suspicious else "none"))
+    file, count = out / "masking.json", images_to_check(config, len(test), seconds_per_pass)
+    if not file.exists() and count == 0:
+        words = "No signs of gradient masking were looked for, within this budget; clat check does that."
+        log.say(f"  {words}")
+        return words
+    if not file.exists():
+        images = test.sample(count)
+        x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
+        check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed).to_json(file)
+    words = signs_in_words(parse_json(file.read_text())) or ""
+    log.say(f"  {words}")
+    return words
 
 
 def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dict[str, Any]]:

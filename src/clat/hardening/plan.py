@@ -22,6 +22,7 @@ from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_rec
 from clat.hardening.settings import HardenConfig
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
+from clat.runtime.engine import EngineConfig
 
 MARGIN = 0.95
 """The part of the budget that is planned with: a machine is not always as fast as when it was measured."""
@@ -46,6 +47,8 @@ class Plan:
     """One line a decision."""
     train_size: int | None = None
     """Training images of an epoch, where fewer than there are fill the budget better."""
+    test_images: int | None = None
+    """Test images that are measured before and after; None: as many as the settings ask for."""
 
     @property
     def seconds(self) -> float:
@@ -66,6 +69,7 @@ class Plan:
             "measuring_seconds": self.measuring_seconds,
             "reasons": list(self.reasons),
             "train_size": self.train_size,
+            "test_images": self.test_images,
         }
 
 
@@ -79,6 +83,8 @@ def make_plan(
     measuring_seconds: float,
     spent: float = 0.0,
     settings: Mapping[str, Any] | None = None,
+    test_images: int | None = None,
+    test_reason: str | None = None,
 ) -> Plan:
     """Choose the objective and the number of epochs.
 
@@ -91,6 +97,8 @@ def make_plan(
         measuring_seconds: what comes after the training takes, see `closing_seconds`.
         spent: seconds of the budget that are gone already.
         settings: further fields of the recipe, such as `data` and `model`.
+        test_images: how many are measured before and after.
+        test_reason: why so many, in one line.
 
     Returns:
         The plan, with one reason a decision.
@@ -106,8 +114,7 @@ def make_plan(
         left = None
         fits = dict.fromkeys(epoch_seconds, config.epochs)
     else:
-        assert config.budget is not None
-        left = config.budget * MARGIN - spent - measuring_seconds
+        left = config.budget_seconds * MARGIN - spent - measuring_seconds
         fits = {name: int(left / seconds) for name, seconds in epoch_seconds.items()}
     name, why = _chosen(config, fits)
     epochs = fits[name]
@@ -124,25 +131,29 @@ def make_plan(
         if fewer >= 1:
             epochs, steps = epochs + 1, fewer
             why += f"; {epochs} epochs of {steps * count:,} of the {train_images:,} images fill the budget"
-    reasons = (
-        why,
-        f"eps rises from {EPS_FROM:g} to {config.threat.text} over the first {EPS_UNTIL:.0%} of the epochs",
-        "weights are averaged (EMA) and labels smoothed, which cost next to nothing",
-        _keeping(config.keep, epochs),
-    )
     train_size = steps * count if steps < whole else None
     settings = dict(settings or {})
     if train_size is not None:
         settings["data"] = {**settings.get("data", {}), "train_size": train_size}
+    recipe = harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings)
+    reasons = (
+        why,
+        precision_reason(config.precision, recipe.resolved().engine),
+        f"eps rises from {EPS_FROM:g} to {config.threat.text} over the first {EPS_UNTIL:.0%} of the epochs",
+        "weights are averaged (EMA) and labels smoothed, which cost next to nothing",
+        _keeping(config.keep, epochs),
+        *([] if test_reason is None else [test_reason]),
+    )
     return Plan(
         objective=name,
         epochs=epochs,
         step_seconds=dict(step_seconds),
         training_seconds=(step[name] * steps + check_seconds) * epochs,
         measuring_seconds=measuring_seconds,
-        recipe=harden_recipe(config, name, epochs, convolutional=bool(batch_norms(model)), settings=settings),
+        recipe=recipe,
         reasons=reasons,
         train_size=train_size,
+        test_images=test_images,
     )
 
 
@@ -164,6 +175,26 @@ def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
     dearer = [one for one in fits if CANDIDATES[one].worth_from > CANDIDATES[name].worth_from]
     beside = [f"{one} would get {fits[one]} epochs and needs {CANDIDATES[one].worth_from}" for one in dearer[:1]]
     return name, f"{name} for {fits[name]} epochs" + (f"; {beside[0]}" if beside else "")
+
+
+def precision_reason(asked: str, engine: EngineConfig) -> str:
+    """Return what the training computes in, in one line, and why.
+
+    Args:
+        asked: the precision that the user named, or auto.
+        engine: the resolved one of the recipe.
+
+    Returns:
+        The line.
+    """
+    name = "bfloat16" if engine.precision == "bf16-mixed" else "float32"
+    if asked != "auto":
+        why = "as asked for"
+    elif engine.emulates:
+        why = "as this device has no bfloat16 units"
+    else:
+        why = "which this device computes in hardware" if name == "bfloat16" else "which the objective asks for"
+    return f"trains in {name}, {why}"
 
 
 def _keeping(keep: str, epochs: int) -> str:

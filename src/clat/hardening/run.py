@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.parsing import parse_json
+from clat.core.progress import watching
 from clat.data import ImageSet, as_train_and_test
-from clat.evaluation import EvaluationRecord
+from clat.evaluation import EvaluationRecord, evaluation_progress
 from clat.evaluation.compare import compare
 from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import chosen_augmentation
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.card import write_card
-from clat.hardening.cost import CHECK_PASSES, MEASURED_SHARE, closing_seconds, step_seconds
+from clat.hardening.cost import MEASURED_SHARE, check_seconds, closing_seconds, step_seconds
 from clat.hardening.finish import PICTURES, discard_attempts, keep_promise, look_for_masking, measured, per_class
 from clat.hardening.hardened import RESULT, WEIGHTS, Hardened, as_it_ended
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
@@ -40,6 +41,7 @@ from clat.hardening.plan import Plan, make_plan
 from clat.hardening.promise import refuse_hopeless
 from clat.hardening.recipe import MONITORED, TUNING, harden_recipe, stage_alone
 from clat.hardening.settings import HardenConfig
+from clat.hardening.testing import MOST, ending, image_seconds, images_to_test, number_reason
 from clat.models import load_weights, save_weights
 from clat.recipe.toml import read_recipe
 from clat.report.page import write_report
@@ -126,6 +128,7 @@ def plan_hardening(
         ClatError: as for `run_hardening`.
     """
     train_set, test_set = as_train_and_test((train_set, test_set))
+    find_protocol(config.protocol)
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
     found = _planned(inputs, config, log, time.perf_counter())
@@ -193,7 +196,9 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     log.say("looking at the network", style="bold")
     x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
-    seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
+    with watching(log.console):
+        seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
+        check = check_seconds(inputs, x, y, config)
     log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
     names = (
         [config.objective]
@@ -206,17 +211,22 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     images = inputs.train.take(count).load()
     if config.keep in TUNING:
         stages[config.keep] = stage_alone(config, names[0], number=1)
-    share = MEASURED_SHARE * (config.budget or 0.0)
-    costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
+    share = 0.0 if config.budget is None else MEASURED_SHARE * config.budget_seconds
+    with watching(log.console):
+        costs = step_seconds(inputs.model, images, stages, inputs.engine_config, seed=config.seed, seconds=share)
     for name, seconds in costs.items():
         log.say(f"  {name:8} {count / seconds:8.0f} images/s")
+    classes, available = inputs.train.num_classes, len(inputs.test)
+    each = image_seconds(find_protocol(config.protocol), seen, classes)
+    tested = images_to_test(config, available, each)
+    after_training = tested * each + closing_seconds(config, inputs, seen.seconds_per_pass, check, tested)
     plan = make_plan(
         config,
         inputs.model,
         costs,
         train_images=len(inputs.train),
-        check_seconds=len(x) * CHECK_PASSES * seen.seconds_per_pass,
-        measuring_seconds=closing_seconds(config, inputs, seen.seconds_per_pass, robust=seen.robust.value),
+        check_seconds=len(x) * check,
+        measuring_seconds=after_training,
         spent=time.perf_counter() - started,
         settings={
             "data": {
@@ -226,9 +236,12 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
                 **chosen_augmentation(inputs, config),
             }
         },
+        test_images=tested,
+        test_reason=number_reason(config, tested, available),
     )
     for reason in plan.reasons:
         log.say(f"  {reason}")
+    log.say(f"  will take {ending(plan.seconds)}")
     return plan, seen
 
 
@@ -250,16 +263,20 @@ def _finished(
     load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
     promise = None
     if config.max_clean_drop is not None:
-        promise = keep_promise(out, original, inputs, config, plan.recipe, log)
+        with watching(log.console):
+            promise = keep_promise(out, original, inputs, config, plan.recipe, log)
     save_weights(model, out / WEIGHTS)
-    test = inputs.test.take(min(config.num_samples or len(inputs.test), len(inputs.test)))
+    test = inputs.test.sample(plan.test_images or config.num_samples or MOST)
     start = inputs.engine.place(copy.deepcopy(original))
     files = {one: out / "evaluations" / f"{one}.json" for one in ("before", "after")}
-    before = measured(files["before"], start, test, config)
-    after = measured(files["after"], model, test, config)
+    log.say(f"measuring before and after on {len(test):,} test images", style="bold")
+    with evaluation_progress(log.console) as report:
+        before = measured(files["before"], start, test, config, report)
+        after = measured(files["after"], model, test, config, report)
     comparison = compare(before, after)
-    look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
-    write_card(out, comparison, plan, config, recorded, test, promise)
+    with watching(log.console):
+        masking = look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
+    write_card(out, comparison, plan, config, masking, test, promise)
     networks = {"before hardening": start, "after hardening": model}
     make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
     write_json(

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from clat.core import formatting
 from clat.core.errors import ClatError
 from clat.evaluation.gallery import kinds_of
+from clat.evaluation.masking.report import signs_in_words
 from clat.report.classes import ClassSection, class_section
 from clat.report.outcome import evaluation_before, outcome, overfitting
 from clat.report.reading import read_run
@@ -72,6 +73,7 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
             others=others,
             style=style_sheet("style", "pictures"),
             outcome=outcome(run, others),
+            masking=signs_in_words(run.masking),
             facts=_facts(run),
             gaps=[(one, overfitting(one)) for one in runs],
             evaluations=[

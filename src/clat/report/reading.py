@@ -42,6 +42,8 @@ def read_run(path: Path) -> Run:
     _read_criticality(run)
     _read_evaluations(run)
     _read_gallery(run)
+    if (run.path / "masking.json").exists():
+        run.masking = _read_json(run, "masking.json") or {}
     return run
 
 

@@ -52,6 +52,7 @@ class Run:
         rankings: epoch -> the ranking measured before it, where it is another than CLAT's criticality.
         evaluations: results on the test split, in the order of training.
         gallery: pictures, which a hardening keeps.
+        masking: signs of gradient masking, which a hardening looks for.
         warnings: what training warned of, each with its `message`.
         notices: a sentence for each thing that is missing or damaged.
     """
@@ -68,6 +69,7 @@ class Run:
     rankings: dict[int, Json] = field(default_factory=dict)  # other than CLAT's criticality, by epoch as well
     evaluations: list[EvaluationRecord] = field(default_factory=list)
     gallery: Gallery | None = None
+    masking: Json = field(default_factory=dict)
     warnings: list[Json] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 

@@ -19,7 +19,7 @@ from clat.data import load_split
 from clat.evaluation.masking.attacked_network import AttackedNetwork
 from clat.evaluation.masking.excess import must_not_beat
 from clat.evaluation.masking.network_signs import _rare
-from clat.evaluation.masking.report import NOT_RUN, OK, SUSPICIOUS, CheckReport
+from clat.evaluation.masking.report import NOT_RUN, OK, SUSPICIOUS, CheckReport, signs_in_words
 from clat.evaluation.masking.signs import SIGNS
 from helpers.masked_networks import Around, Reversed, digits, train
 
@@ -258,3 +258,16 @@ def test_a_real_robust_network_passes(name: str, clean: float) -> None:
     report = clat.check(foreign_network(name), part.images.float() / 255, part.labels, eps="2/255")
     assert {row.name: row.verdict for row in report.rows} == dict.fromkeys(SIGNS, OK)
     assert report.clean.value == clean
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("ok", "not run"), "No sign of gradient masking was found on 1,200 test images."),
+        (("ok", "suspicious"), "There are signs of gradient masking on 1,200 test images (b): robust accuracy"),
+    ],
+)
+def test_what_was_found_is_one_sentence(verdicts, said):
+    rows = [{"name": name, "verdict": verdict} for name, verdict in zip("ab", verdicts, strict=True)]
+    assert signs_in_words({"rows": rows, "clean_accuracy": {"n": 1200}}).startswith(said)
+    assert signs_in_words({"rows": 3}) is signs_in_words({}) is None

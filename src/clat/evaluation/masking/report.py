@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,3 +113,26 @@ class CheckReport(ShownAsTable):
             style = {SUSPICIOUS: "bold red", NOT_RUN: "dim"}.get(row.verdict)
             table.add_row(row.name, percent(row.value), row.verdict, row.why, style=style)
         return table
+
+
+def signs_in_words(data: Mapping[str, Any]) -> str | None:
+    """Return what a check found, in one sentence.
+
+    Args:
+        data: `CheckReport.to_dict()`, or what was read from its file.
+
+    Returns:
+        The sentence; None where the data is something else.
+    """
+    try:
+        found = [row["name"] for row in data["rows"] if row["verdict"] == SUSPICIOUS]
+        n = int(data["clean_accuracy"]["n"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    where = f"on {n:,} test images"
+    if not found:
+        return f"No sign of gradient masking was found {where}."
+    return (
+        f"There are signs of gradient masking {where} ({', '.join(found)}): robust accuracy is likely lower than "
+        "measured; let AutoAttack judge."
+    )
