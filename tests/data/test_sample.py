@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from clat.core.seeds import permutation
 from clat.data import ImageSet, hold_out
-from clat.data.sample import lists_by_class, sample_ids
+from clat.data.sample import in_mixed_order, sample_ids
+from clat.data.splits import mixed
 
 
 def image_set(labels: torch.Tensor) -> ImageSet:
@@ -34,13 +35,50 @@ IN_SHARDS = torch.cat([torch.arange(10).repeat_interleave(5)] * 4)
     ],
 )  # fmt: skip
 def test_what_is_listed_by_class(labels, by_class):
-    assert lists_by_class(labels) is by_class
+    assert in_mixed_order(labels) is not by_class
+
+
+def blocks(count, per_class, classes):
+    """Shards of some classes each, in random order within."""
+    parts = torch.arange(classes).chunk(count)
+    return torch.cat([part.repeat(per_class)[permutation(len(part) * per_class, 1, "mix")] for part in parts])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        blocks(10, 50, 100), blocks(2, 200, 10), blocks(2, 60, 4),
+        torch.cat([torch.arange(9).repeat(100)[permutation(900, 0, "mix")], torch.full((100,), 9)]),
+        permutation(100, 0, "mix").repeat_interleave(2),
+    ],
+)  # fmt: skip
+def test_shards_of_some_classes_each_and_appended_classes_are_not_mixed(labels):
+    assert not in_mixed_order(labels)
+    some = labels[sample_ids(labels, len(labels) // 2)].bincount()
+    assert torch.equal(some * 2, labels.bincount())
+
+
+@pytest.mark.parametrize(("n", "classes"), [(60, 4), (100, 2), (200, 100), (1000, 10), (1000, 1000)])
+def test_a_random_order_is_taken_for_one(n, classes):
+    generator = torch.Generator().manual_seed(0)
+    uneven = torch.rand(classes, generator=generator) ** 3 + 0.01
+    for weights in (torch.ones(classes), uneven):
+        drawn = (torch.multinomial(weights, n, True, generator=generator) for _ in range(100))
+        assert all(in_mixed_order(labels) for labels in drawn)
+
+
+def test_test_images_that_decide_are_mixed():
+    by_class, shuffled = image_set(SORTED), image_set(SHUFFLED)
+    found = mixed(by_class)
+    assert len(found.labels[:30].unique()) >= 8
+    assert found.images.flatten(1)[:, 0].sort().values.tolist() == list(range(200))
+    assert mixed(shuffled) is shuffled
 
 
 def test_an_uneven_split_in_random_order_is_not_listed_by_class():
     labels = (torch.rand(500, generator=torch.Generator().manual_seed(0)) < 0.95).long()
-    assert not lists_by_class(labels)
-    assert lists_by_class(labels.sort().values)
+    assert in_mixed_order(labels)
+    assert not in_mixed_order(labels.sort().values)
 
 
 @pytest.mark.parametrize("labels", [SORTED, IN_SHARDS])
@@ -56,7 +94,7 @@ def test_a_sample_names_so_many_images_each_once_and_in_order(values, data):
     assert len(ids) == n
     assert bool((ids.diff() > 0).all())
     assert n == 0 or 0 <= int(ids[0]) <= int(ids[-1]) < len(labels)
-    if not lists_by_class(labels):
+    if in_mixed_order(labels):
         assert ids.tolist() == list(range(n)), "the first, as results are reported on"
 
 
@@ -70,10 +108,14 @@ def test_a_set_says_that_its_sample_is_not_its_first_images():
     some = by_class.sample(20)
     assert some.labels.bincount().tolist() == [2] * 10
     assert some.notes == (
-        "'given/test' lists its images class by class: of 200, 20 are taken, each class by its share",
+        "'given/test' does not list its classes in mixed order: of 200, 20 are taken, each class by its share",
     )
     assert torch.equal(some.images[:, 0, 0, 0].long(), torch.arange(0, 200, 10))
     assert image_set(SHUFFLED).sample(20).notes == ()
+    told, ids = by_class.sampled(20)
+    assert torch.equal(told.labels[ids], some.labels)
+    assert (told.notes, len(told)) == (some.notes, 200)
+    assert by_class.sampled(None)[1].tolist() == list(range(200))
     assert by_class.sample(200) is by_class
     assert by_class.sample(10_000) is by_class
 

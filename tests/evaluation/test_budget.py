@@ -20,7 +20,7 @@ from clat.evaluation.budget import (
     random_order,
     run_pilot,
 )
-from clat.evaluation.effort import survivor_passes
+from clat.evaluation.effort import mean_passes, survivor_passes
 
 KNOWN = Pilot(images=48, seconds=1e-3, spent=5.0, clean=0.8, robust=0.5, relaxed=120)
 
@@ -42,6 +42,13 @@ def test_passes_of_a_survivor_are_about_those_counted(name: str, linear: Any) ->
         assert cost.forwards + cost.backwards < expected
     else:
         assert cost.forwards + cost.backwards == pytest.approx(expected, rel=0.2)
+
+
+def test_an_image_that_falls_costs_little_where_the_first_attack_ends_with_it() -> None:
+    fallen = {name: mean_passes(PROTOCOLS[name], 1.0, 0.0, 10, fooled=10) - 1 for name in PROTOCOLS}
+    assert fallen["pgd-20"] == fallen["autoattack"] == fallen["cr"] == 10
+    assert fallen["clat-pgd-50"] == survivor_passes(PROTOCOLS["clat-pgd-50"], 10), "its last iterate decides"
+    assert fallen["square"] > 1000
 
 
 def test_a_long_time_gives_the_full_protocol_on_all_images() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file
 
 import clat
 from clat.evaluation.job import EvaluationJob
-from clat.hardening import finish, run
+from clat.hardening import conclude, finish
 from helpers import runs as kit
 
 SETTINGS = {"eps": "24/255", "epochs": 1, "objective": "n-fgsm", "batch_size": 16, "heldout": 96, "quiet": True,
@@ -55,7 +56,7 @@ def costs(out):
 def test_what_is_measured_is_not_measured_again(tmp_path, monkeypatch, when):
     whole = harden(tmp_path / "whole")
     with monkeypatch.context() as broken:
-        broken.setattr(run, when, interrupt)
+        broken.setattr(conclude, when, interrupt)
         with pytest.raises(KeyboardInterrupt):
             harden(tmp_path / "part")
     paid = costs(tmp_path / "part")
@@ -79,3 +80,44 @@ def test_of_one_that_has_ended_the_files_are_read(tmp_path, monkeypatch):
     assert results(done) == results(whole)
     assert done.comparison == whole.comparison
     assert done._repr_html_().count("<table") == shown.count("<table")
+
+
+def test_a_network_that_is_right_on_nothing_ends_all_the_same(tmp_path):
+    train, test = kit.data(train=192, test=24)
+    wrong = replace(test, labels=(test.labels + 1) % test.num_classes)
+    done = clat.harden(kit.nearest_colour(), train, wrong, tmp_path / "run", **SETTINGS)
+    assert done.after.robust_accuracy.value < 0.5
+    assert "gradient masking" in (tmp_path / "run" / "README.md").read_text()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_protocol_from_a_file_is_recorded(tmp_path, monkeypatch):
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\nattacks = [{ attack = "pgd", steps = 2 }]\n')
+    with monkeypatch.context() as broken:
+        broken.setattr(conclude, "measured", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            clat.harden(
+                kit.nearest_colour(), *kit.data(train=192, test=32), tmp_path / "run",
+                **{**SETTINGS, "protocol": str(file)},
+            )  # fmt: skip
+    file.unlink()
+    assert go_on(tmp_path / "run").after.protocol.name == "mine"
+
+
+def test_pictures_and_verdicts_are_numbered_as_in_the_split(tmp_path):
+    """As clat evaluate numbers them, so that results of the two can be compared."""
+    train, test = kit.data(train=192, test=60)
+    by_class = test.subset(test.labels.argsort(stable=True))
+    done = clat.harden(kit.nearest_colour(), train, by_class, tmp_path / "run", **SETTINGS, num_samples=20)
+    told, ids = by_class.sampled(20)
+    assert ids.tolist() != list(range(20))
+    gallery = json.loads((tmp_path / "run" / "gallery.json").read_text())
+    assert {picture["number"] for picture in gallery["pictures"]} <= set(ids.tolist())
+    for picture in gallery["pictures"]:
+        assert picture["label"] == by_class.class_names[by_class.labels[picture["number"]]]
+    same = clat.evaluation.evaluate_set(
+        done.model, told, ids=ids, protocol="fgsm", eps="24/255", seed=done.after.seed
+    )
+    assert clat.compare(same, done.after).differences["clean"].value == 0
+    assert told.notes[-1] in done.after.notes

@@ -12,9 +12,11 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
+from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
 from clat.evaluation.statistics import PairedDifference
 from clat.hardening import HardenConfig
 from clat.hardening.augmentation import fitting_augmentation
+from clat.hardening.card import paired_sentence, threat_in_words
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
@@ -105,7 +107,7 @@ def test_what_comes_after_the_training_is_planned_with():
 
 
 def test_a_budget_below_one_epoch_is_refused_with_what_would_do():
-    with pytest.raises(ClatError, match=r"n-fgsm, the cheapest, needs 10.5.s in all here; give more time"):
+    with pytest.raises(ClatError, match=r"n-fgsm, the cheapest, needs 14.3.s in all here; give more time"):
         plan(budget=10.0)
 
 
@@ -255,10 +257,15 @@ def test_of_too_few_images_it_is_said_that_they_are_too_few():
 
 
 def test_the_card_says_what_the_paired_test_settles():
-    from clat.hardening.card import paired_sentence
-
     config = HardenConfig(budget=60.0, eps="0.1")
     clear, unclear = PairedDifference(1, 60, 100), PairedDifference(3, 4, 100)
-    said = paired_sentence(clear, unclear, config)
-    assert "robust accuracy changed by +59.0" in said
+    said = paired_sentence(clear, unclear, config, PROTOCOLS["cr"])
+    assert said.startswith("Under perturbations of linf size 0.1, robust accuracy changed by +59.0")
     assert said.endswith("which is not told from no change.")
+
+
+def test_the_card_names_no_ball_for_what_eps_does_not_bound():
+    config = HardenConfig(budget=60.0, eps="0.1")
+    assert threat_in_words(PROTOCOLS["stadv"], config) == "stadv"
+    both = Protocol(name="both", attacks=(AttackSpec(attack="apgd"), AttackSpec(attack="stadv")))
+    assert threat_in_words(both, config) == "perturbations of linf size 0.1 and stadv"

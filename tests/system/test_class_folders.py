@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SHARE = "lists its images class by class: of 30, 6 are taken, each class by its share"
+SHARE = "does not list its classes in mixed order: of 30, 6 are taken, each class by its share"
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROTOCOL",
         help="measure the best control and the best form by this, such as autoattack",
     )
-    parser.add_argument("--num-samples", type=int, help="of --finals: test images, from the first (default: all)")
+    parser.add_argument("--num-samples", type=int, help="of --finals: test images, the first (default: all)")
     add_place_options(parser, "networks")
     parser.add_argument("--plan", action="store_true", help="say how many runs, hours and bytes, and train nothing")
     parser.add_argument(

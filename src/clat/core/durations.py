@@ -32,6 +32,8 @@ def parse_duration(text: str | float) -> float:
         seconds = float(words)
     else:
         raise ClatError(f"the budget is '{text}': expected a time such as 90s, 30m or 1h30m")
-    if not 0 < seconds < float("inf"):
+    if seconds == float("inf"):
+        raise ClatError(f"the budget is '{text}': expected a time such as 90s, 30m or 1h30m")
+    if seconds <= 0:
         raise ClatError(f"the budget is '{text}': expected more than no time, such as 30m")
     return seconds

@@ -146,21 +146,31 @@ class ImageSet:
             raise ClatError(f"cannot take {n} images of '{self.name}/{self.split}': it has {len(self)}")
         return self.subset(torch.arange(n))
 
+    def sampled(self, n: int | None) -> tuple[ImageSet, torch.Tensor]:
+        """Return which n images stand for the set: the first, or where its order does not mix the classes the share
+        of each class.
+
+        Args:
+            n: how many; None, or more than there are: all of them.
+
+        Returns:
+            The set, with a note where they are not its first images, and their rising numbers in it, (n,) int64.
+        """
+        ids = sample_ids(self.labels, len(self) if n is None else n)
+        notes = sample_notes(ids, len(self), f"'{self.name}/{self.split}'")
+        return (replace(self, notes=(*self.notes, *notes)) if notes else self), ids
+
     def sample(self, n: int) -> ImageSet:
-        """Return n images that stand for the set: the first, or of a set listed class by class of each its share.
+        """Return n images that stand for the set, see `sampled`.
 
         Args:
             n: how many; where there are fewer, all of them.
 
         Returns:
-            These images alone, with a note where they are not the first.
+            These images alone.
         """
-        if n >= len(self):
-            return self
-        ids = sample_ids(self.labels, n)
-        return replace(
-            self.subset(ids), notes=(*self.notes, *sample_notes(ids, len(self), f"'{self.name}/{self.split}'"))
-        )
+        images, ids = self.sampled(n)
+        return self if len(ids) == len(self) else images.subset(ids)
 
     def pixels(self) -> torch.Tensor:
         """Return the images as they are stored, (N, C, H, W), in memory: shared, if they are there already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clat.core.errors import ClatError
 from clat.core.seeds import permutation
 from clat.data.imageset import ImageSet
-from clat.data.sample import lists_by_class
+from clat.data.sample import in_mixed_order
 
 
 def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = None) -> tuple[ImageSet, ImageSet]:
@@ -13,8 +13,8 @@ def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = No
 
     The first n of ``permutation(N, seed, "hold_out")`` are held out and the following `train_size` (default: all)
     are trained on, so with one seed a smaller training set is part of every larger one and the held-out part stays
-    the same. Both keep the files' order; the held-out part of a set listed class by class does not, so that its
-    first images stand for all of it. The cut is the same on every machine.
+    the same. Both keep the files' order; where that does not mix the classes, the held-out part does not, so that
+    its first images stand for all of it. The cut is the same on every machine.
 
     Args:
         image_set: the set to cut, of N images.
@@ -44,5 +44,19 @@ def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = No
         )
     order = permutation(total, seed, "hold_out")
     train = image_set.subset(order[n : n + train_size].sort().values)
-    held = order[:n] if lists_by_class(image_set.labels) else order[:n].sort().values
+    held = order[:n].sort().values if in_mixed_order(image_set.labels) else order[:n]
     return train, image_set.subset(held)
+
+
+def mixed(image_set: ImageSet) -> ImageSet:
+    """Return a set whose first images stand for all of it.
+
+    Args:
+        image_set: any set.
+
+    Returns:
+        The set itself, or where its order does not mix the classes the same images in a random order.
+    """
+    if in_mixed_order(image_set.labels):
+        return image_set
+    return image_set.subset(permutation(len(image_set), 0, "mixed"))

@@ -31,7 +31,7 @@ class FastEvaluation:
 
     Attributes:
         evaluation: cr's result on all images.
-        signs: what `clat.check` found on the first of them.
+        signs: what `clat.check` found on some of them.
     """
 
     evaluation: Evaluation

@@ -168,7 +168,25 @@ class Protocol:
     @property
     def bounded_by_eps(self) -> bool:
         """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
-        return any(attack.attack not in WITHOUT_EPS for attack in self.attacks)
+        return not unbounded_attacks(self.data(), alone=True)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Protocol:
+        """Return a protocol as it was recorded.
+
+        Args:
+            data: `Protocol.data()`.
+
+        Returns:
+            The protocol.
+
+        Raises:
+            ClatError: the data is something else.
+        """
+        try:
+            return TypeAdapter(Protocol).validate_python(dict(data))
+        except (ValidationError, TypeError, ValueError):
+            raise ClatError("the recorded protocol is none that this version knows") from None
 
     @property
     def hash(self) -> str:
@@ -194,6 +212,22 @@ def protocol_title(data: Mapping[str, Any]) -> str:
     listed = attacks if isinstance(attacks, list | tuple) else []
     relaxed = any(isinstance(attack, Mapping) and attack.get("attack") == "cr" for attack in listed)
     return f"{data.get('name')} (not AutoAttack)" if relaxed else str(data.get("name"))
+
+
+def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
+    """Return the attacks of a protocol that heed no eps: stAdv is bounded by its flow, Pixle by its patches.
+
+    Args:
+        data: `Protocol.data()`, or what a result's JSON has under "protocol"; anything else has none.
+        alone: none, too, where other attacks stand beside them.
+
+    Returns:
+        Their names.
+    """
+    attacks = data.get("attacks") if isinstance(data, Mapping) else None
+    names = [attack.get("attack") for attack in attacks or [] if isinstance(attack, Mapping)]
+    found = [name for name in names if name in WITHOUT_EPS]
+    return [] if alone and len(found) < len(names) else found
 
 
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)

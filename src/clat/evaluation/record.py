@@ -14,7 +14,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import number
 from clat.core.parsing import parse_json
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.protocols import protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
 
 
@@ -171,9 +171,14 @@ class EvaluationRecord:
         return self.text("protocol", "hash")
 
     @property
+    def bounded_by_eps(self) -> bool:
+        """Return whether any of the protocol's attacks heeds eps."""
+        return not unbounded_attacks(self.data.get("protocol"), alone=True)
+
+    @property
     def eps(self) -> str | None:
-        """Return the radius as exact text, "8/255"."""
-        return self.text("eps", "text") or self.text("eps")
+        """Return the radius as exact text, "8/255"; None too where no attack heeds it."""
+        return (self.text("eps", "text") or self.text("eps")) if self.bounded_by_eps else None
 
     @property
     def images(self) -> str | None:

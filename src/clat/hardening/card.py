@@ -9,12 +9,12 @@ from typing import Any
 from clat.core.environment import describe_environment
 from clat.core.files import write_text
 from clat.core.formatting import percent, points
-from clat.data import ImageSet
 from clat.evaluation.compare import Comparison
-from clat.evaluation.protocols import find_protocol
+from clat.evaluation.protocols import Protocol, unbounded_attacks
 from clat.evaluation.statistics import PairedDifference
 from clat.hardening.plan import Plan
 from clat.hardening.settings import HardenConfig
+from clat.hardening.testing import FinalTest
 
 
 def write_card(
@@ -23,7 +23,7 @@ def write_card(
     plan: Plan,
     config: HardenConfig,
     masking: str,
-    test: ImageSet,
+    test: FinalTest,
     promise: dict[str, Any] | None,
 ) -> None:
     """Write README.md into the folder of a hardening.
@@ -34,7 +34,7 @@ def write_card(
         plan: what was trained.
         config: what was asked for.
         masking: what was found of gradient masking, in a sentence.
-        test: the images of the comparison.
+        test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
     """
     write_text(out / "README.md", card(comparison, plan, config, masking, test, promise))
@@ -45,7 +45,7 @@ def card(
     plan: Plan,
     config: HardenConfig,
     masking: str,
-    test: ImageSet,
+    test: FinalTest,
     promise: dict[str, Any] | None,
 ) -> str:
     """Return the model card's text.
@@ -55,14 +55,17 @@ def card(
         plan: what was trained.
         config: what was asked for.
         masking: what was found of gradient masking, in a sentence.
-        test: the images of the comparison.
+        test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
 
     Returns:
         Markdown with the front matter of a Hugging Face model card.
     """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
-    environment, protocol = describe_environment(), find_protocol(config.protocol)
+    environment, images = describe_environment(), test.images
+    ball = f", {config.norm} eps {config.threat.text}" if test.protocol.bounded_by_eps else ""
+    epochs = f"{plan.epochs} epoch{'s' if plan.epochs != 1 else ''}"
+    count = f"{len(test.ids):,} image{'s' if len(test.ids) != 1 else ''}"
     rows = "\n".join(
         f"| {kind} | {percent(one.value)} | {percent(two.value)} | {points(comparison.differences[kind].value)} |"
         for kind, (one, two) in comparison.accuracies.items()
@@ -77,29 +80,29 @@ def card(
         "",
         "# A hardened image classifier",
         "",
-        paired_sentence(robust, clean, config),
+        paired_sentence(robust, clean, config, test.protocol),
         "",
         "| accuracy | before | after | difference |",
         "| --- | --- | --- | --- |",
         rows,
         "",
-        f"Measured on {len(test)} images of `{test.name}/{test.split}` under `{protocol.title}`, "
-        f"{config.norm} eps {config.threat.text}, seed {config.seed}, on {environment['device']}; pairs of "
+        f"Measured on {count} of `{images.name}/{images.split}` under `{test.protocol.title}`{ball}, seed "
+        f"{config.seed}, on {environment['device']}; pairs of "
         "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
         masking,
         "",
         "## How it was made",
         "",
-        f"`clat harden`, {plan.epochs} epochs of {plan.objective}. What was decided and why:",
+        f"`clat harden`, {epochs} of {plan.objective}. What was decided and why:",
         "",
         reasons,
         "",
         *_promised(promise),
         "## Limits",
         "",
-        f"- Robustness is measured against perturbations of {config.norm} size {config.threat.text} alone. "
-        f"`{protocol.title}` gives an upper bound on it"
-        + ("." if protocol.name == "autoattack" else "; AutoAttack: `clat evaluate --protocol autoattack`."),
+        f"- Robustness is measured against {threat_in_words(test.protocol, config)} alone. `{test.protocol.title}` "
+        "gives an upper bound on it"
+        + ("." if test.protocol.name == "autoattack" else "; AutoAttack: `clat evaluate --protocol autoattack`."),
         "- Images must lie in [0, 1]; normalisation is inside the network.",
         f"- Repeat: `clat train recipe.toml` with the same start and images (clat {environment['clat']}, torch "
         f"{environment['torch']}).",
@@ -108,13 +111,30 @@ def card(
     return "\n".join(lines)
 
 
-def paired_sentence(robust: PairedDifference, clean: PairedDifference, config: HardenConfig) -> str:
+def threat_in_words(protocol: Protocol, config: HardenConfig) -> str:
+    """Return what a network was attacked with: not everything is bounded by eps.
+
+    Args:
+        protocol: its attacks.
+        config: the ball.
+
+    Returns:
+        Such as "perturbations of linf size 8/255".
+    """
+    ball = [f"perturbations of {config.norm} size {config.threat.text}"] if protocol.bounded_by_eps else []
+    return " and ".join([*ball, *dict.fromkeys(unbounded_attacks(protocol.data()))])
+
+
+def paired_sentence(
+    robust: PairedDifference, clean: PairedDifference, config: HardenConfig, protocol: Protocol
+) -> str:
     """Return the result in one sentence, as the paired test on the same images settles it.
 
     Args:
         robust: the difference in robust accuracy, after minus before.
         clean: the difference in clean accuracy.
         config: names the threat model.
+        protocol: its attacks.
 
     Returns:
         Both differences with intervals and p; one with p of 0.05 or more is said not to be told from no change.
@@ -126,10 +146,7 @@ def paired_sentence(robust: PairedDifference, clean: PairedDifference, config: H
         settled = "" if difference.p_value < 0.05 else ", which is not told from no change"
         return f"{name} accuracy changed by {points(difference.value)} ({spread}){settled}"
 
-    return (
-        f"Under perturbations of {config.norm} size {config.threat.text}, {said('robust', robust)}; "
-        f"{said('clean', clean)}."
-    )
+    return f"Under {threat_in_words(protocol, config)}, {said('robust', robust)}; {said('clean', clean)}."
 
 
 def _promised(promise: dict[str, Any] | None) -> list[str]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
+from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
-from clat.data import ImageSet, Loader
+from clat.data import Loader
 from clat.evaluation import Evaluation, evaluate_set
 from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
@@ -25,7 +26,7 @@ from clat.evaluation.predict import is_right
 from clat.hardening.inputs import HardenInputs, whole_batch
 from clat.hardening.promise import CONFIDENCE, PromisePoint, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
-from clat.hardening.testing import images_to_check
+from clat.hardening.testing import LEAST_MASKING, FinalTest, images_to_check
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
 from clat.training.augmentation import augmentation
@@ -38,14 +39,14 @@ STATISTICS_BATCHES = 20
 """Training batches on which BatchNorm statistics of points between two networks are counted."""
 
 
-def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig, report: Report) -> Evaluation:
+def measured(file: Path, model: nn.Module, test: FinalTest, config: HardenConfig, report: Report) -> Evaluation:
     """Measure a network on test images into `file`, going on where an earlier attempt was stopped.
 
     Args:
         file: the JSON file of the result; how far an attempt was lies beside it until `discard_attempts`.
         model: a classifier in [0, 1] on its device, measured as it stands.
-        test: the images, all of them.
-        config: the protocol, the threat model and the seed.
+        test: the images and the protocol.
+        config: the threat model and the seed.
         report: told how far it is.
 
     Returns:
@@ -54,8 +55,9 @@ def measured(file: Path, model: nn.Module, test: ImageSet, config: HardenConfig,
     state = file.with_suffix(".state")
     result = evaluate_set(
         model,
-        test,
-        protocol=config.protocol,
+        test.images,
+        ids=test.ids,
+        protocol=test.protocol,
         eps=config.threat.eps,
         norm=config.norm,
         seed=derive_seed(config.seed, "evaluation"),
@@ -147,7 +149,7 @@ def _points(file: Path, measure: Callable[[], list[PromisePoint]]) -> list[Promi
 
 
 def look_for_masking(
-    out: Path, model: nn.Module, test: ImageSet, config: HardenConfig, seconds_per_pass: float, log: RunLog
+    out: Path, model: nn.Module, test: FinalTest, config: HardenConfig, seconds_per_pass: float, log: RunLog
 ) -> str:
     """Write the check for gradient masking where the budget allows it, and say what it found, or why there is none.
 
@@ -162,21 +164,29 @@ def look_for_masking(
     Returns:
         What was found, in a sentence.
     """
-    file, count = out / "masking.json", images_to_check(config, len(test), seconds_per_pass)
+    file, count = out / "masking.json", images_to_check(config, len(test.ids), seconds_per_pass)
+    words = None
     if not file.exists() and count == 0:
-        words = "No signs of gradient masking were looked for, within this budget; clat check does that."
-        log.say(f"  {words}")
-        return words
-    if not file.exists():
-        images = test.sample(count)
+        few = len(test.ids) < LEAST_MASKING
+        why = "on so few images" if few else "within this budget; clat check does that"
+        words = f"No signs of gradient masking were looked for {why}."
+    elif not file.exists():
+        images = test.images.subset(test.ids).sample(count)
         x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
-        check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed).to_json(file)
-    words = signs_in_words(parse_json(file.read_text())) or ""
+        try:
+            check(model, x, y, eps=config.threat.eps, norm=config.norm, seed=config.seed).to_json(file)
+        except ClatError as error:  # the network may be right on none of them
+            words = f"Signs of gradient masking could not be looked for: {error}."
+    if words is None:
+        words = (
+            signs_in_words(parse_json(file.read_text()), test.protocol.name)
+            or f"{file.name} says nothing that can be read."
+        )
     log.say(f"  {words}")
     return words
 
 
-def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dict[str, Any]]:
+def per_class(before: Evaluation, after: Evaluation, test: FinalTest) -> list[dict[str, Any]]:
     """Return the accuracies of each class, before and after.
 
     Args:
@@ -189,7 +199,8 @@ def per_class(before: Evaluation, after: Evaluation, test: ImageSet) -> list[dic
         images.
     """
     both = [
-        class_accuracies(test.labels, result.correct, result.robust, test.class_names) for result in (before, after)
+        class_accuracies(test.images.labels[test.ids], result.correct, result.robust, test.images.class_names)
+        for result in (before, after)
     ]
     return [
         {

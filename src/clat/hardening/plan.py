@@ -20,6 +20,7 @@ from clat.core.formatting import duration
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
+from clat.hardening.testing import MASKING_SHARE, TEST_SHARE
 from clat.network.modes import batch_norms
 from clat.recipe.schema import Recipe
 from clat.runtime.engine import EngineConfig
@@ -120,7 +121,9 @@ def make_plan(
     epochs = fits[name]
     if epochs < 1:
         cheapest = min(epoch_seconds, key=lambda one: epoch_seconds[one])
-        needed = (epoch_seconds[cheapest] + measuring_seconds + spent) / MARGIN
+        before = epoch_seconds[cheapest] + spent
+        more = MARGIN - TEST_SHARE - MASKING_SHARE  # with more time more is measured
+        needed = max((before + measuring_seconds) / MARGIN, before / more)
         raise ClatError(
             f"the budget is too small for one epoch: {cheapest}, the cheapest, needs {duration(needed)} in all "
             "here; give more time, fewer images (--train-size), a narrower network, or fewer test images "

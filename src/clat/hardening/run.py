@@ -11,7 +11,6 @@ README.md          the model card
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -21,30 +20,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
 from clat.core.parsing import parse_json
 from clat.core.progress import watching
 from clat.data import ImageSet, as_train_and_test
-from clat.evaluation import EvaluationRecord, evaluation_progress
-from clat.evaluation.compare import compare
-from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import find_protocol
 from clat.hardening.augmentation import chosen_augmentation
 from clat.hardening.candidates import CANDIDATES
-from clat.hardening.card import write_card
+from clat.hardening.conclude import conclude
 from clat.hardening.cost import MEASURED_SHARE, check_seconds, closing_seconds, step_seconds
-from clat.hardening.finish import PICTURES, discard_attempts, keep_promise, look_for_masking, measured, per_class
-from clat.hardening.hardened import RESULT, WEIGHTS, Hardened, as_it_ended
+from clat.hardening.finish import PICTURES
+from clat.hardening.hardened import Hardened
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
 from clat.hardening.promise import refuse_hopeless
 from clat.hardening.recipe import MONITORED, TUNING, harden_recipe, stage_alone
 from clat.hardening.settings import HardenConfig
-from clat.hardening.testing import MOST, ending, image_seconds, images_to_test, number_reason
-from clat.models import load_weights, save_weights
+from clat.hardening.testing import ending, image_seconds, images_to_test, number_reason
 from clat.recipe.toml import read_recipe
-from clat.report.page import write_report
 from clat.training.log import RunLog
 from clat.training.run import resume, train
 from clat.training.run_folder import refuse_taken
@@ -96,6 +89,7 @@ def run_hardening(
         "look": seen.to_dict(),
         "plan": plan.to_dict(),
         "seconds_per_pass": seen.seconds_per_pass,
+        "protocol": find_protocol(config.protocol).data(),
     }
     train(
         plan.recipe,
@@ -106,7 +100,7 @@ def run_hardening(
         quiet=quiet,
         beside={ABOUT: recorded},
     )
-    return _finished(out, model, inputs, config, plan, recorded, quiet=quiet)
+    return conclude(out, model, inputs, config, plan, recorded, quiet=quiet)
 
 
 def plan_hardening(
@@ -168,7 +162,7 @@ def resume_hardening(
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
     resume(out, model=inputs.model, data=(train_set, test_set), augment=augment, quiet=quiet)
-    return _finished(out, model, inputs, config, plan, recorded, quiet=quiet)
+    return conclude(out, model, inputs, config, plan, recorded, quiet=quiet)
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
@@ -219,7 +213,8 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     classes, available = inputs.train.num_classes, len(inputs.test)
     each = image_seconds(find_protocol(config.protocol), seen, classes)
     tested = images_to_test(config, available, each)
-    after_training = tested * each + closing_seconds(config, inputs, seen.seconds_per_pass, check, tested)
+    attacked = tested + min(PICTURES, tested)  # those of the page are attacked once more
+    after_training = attacked * each + closing_seconds(config, inputs, seen.seconds_per_pass, check, tested)
     plan = make_plan(
         config,
         inputs.model,
@@ -243,52 +238,3 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         log.say(f"  {reason}")
     log.say(f"  will take {ending(plan.seconds)}")
     return plan, seen
-
-
-def _finished(
-    out: Path,
-    original: nn.Module,
-    inputs: HardenInputs,
-    config: HardenConfig,
-    plan: Plan,
-    recorded: dict[str, Any],
-    *,
-    quiet: bool,
-) -> Hardened:
-    """Return the result after the training; what is done already is not done again."""
-    model = inputs.model
-    if (out / RESULT).exists():
-        return as_it_ended(out, model, plan)
-    log = RunLog(None, quiet=quiet)
-    load_weights(model, out / "weights" / ("last.safetensors" if config.keep == "last" else "best.safetensors"))
-    promise = None
-    if config.max_clean_drop is not None:
-        with watching(log.console):
-            promise = keep_promise(out, original, inputs, config, plan.recipe, log)
-    save_weights(model, out / WEIGHTS)
-    test = inputs.test.sample(plan.test_images or config.num_samples or MOST)
-    start = inputs.engine.place(copy.deepcopy(original))
-    files = {one: out / "evaluations" / f"{one}.json" for one in ("before", "after")}
-    log.say(f"measuring before and after on {len(test):,} test images", style="bold")
-    with evaluation_progress(log.console) as report:
-        before = measured(files["before"], start, test, config, report)
-        after = measured(files["after"], model, test, config, report)
-    comparison = compare(before, after)
-    with watching(log.console):
-        masking = look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
-    write_card(out, comparison, plan, config, masking, test, promise)
-    networks = {"before hardening": start, "after hardening": model}
-    make_gallery(networks, [before, after], test, PICTURES).to_json(out / "gallery.json")
-    write_json(
-        out / RESULT,
-        {
-            **{one: EvaluationRecord.from_json(file).to_dict() for one, file in files.items()},
-            "comparison": comparison.to_dict(),
-            "promise": promise,
-            "per_class": per_class(before, after, test),
-        },
-    )
-    discard_attempts(out)
-    write_report(out)
-    log.close()
-    return Hardened(model.eval(), plan, out, before, after, comparison, promise)

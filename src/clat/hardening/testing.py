@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from torch import Tensor
+
 from clat.core.formatting import duration
+from clat.data import ImageSet
 from clat.evaluation.effort import mean_passes
 from clat.evaluation.protocols import Protocol
 from clat.hardening.look import FirstLook
@@ -23,6 +27,17 @@ WITHSTANDS = 0.6
 (`docs/results/hardening`)."""
 FALLS_AT_ONCE = 10
 """Passes of an image of an ordinary network, which falls in an attack's first steps (benchmarks/cr.md)."""
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """What both networks are measured on and by: some images of the test split, by their numbers in it."""
+
+    images: ImageSet
+    """All of the split."""
+    ids: Tensor
+    """Numbers of those that are measured, (N,) int64."""
+    protocol: Protocol
 
 
 def image_seconds(protocol: Protocol, seen: FirstLook, classes: int) -> float:
@@ -68,13 +83,12 @@ def images_to_check(config: HardenConfig, tested: int, seconds_per_pass: float) 
         seconds_per_pass: what a forward and backward pass of one image takes.
 
     Returns:
-        At most MOST_MASKING; 0 where the budget does not allow LEAST_MASKING of them.
+        At most MOST_MASKING; 0 where there are not LEAST_MASKING, or the budget does not allow them.
     """
-    most = min(tested, MOST_MASKING)
-    if config.budget is None:
-        return most
-    fit = int(MASKING_SHARE * config.budget_seconds / (MASKING_PASSES * seconds_per_pass))
-    return min(fit, most) if fit >= min(most, LEAST_MASKING) else 0
+    fit = min(tested, MOST_MASKING)
+    if config.budget is not None:
+        fit = min(fit, int(MASKING_SHARE * config.budget_seconds / (MASKING_PASSES * seconds_per_pass)))
+    return fit if fit >= LEAST_MASKING else 0
 
 
 def number_reason(config: HardenConfig, chosen: int, available: int) -> str:
@@ -89,7 +103,7 @@ def number_reason(config: HardenConfig, chosen: int, available: int) -> str:
         The line.
     """
     if config.num_samples is not None:
-        why = ", as asked for"
+        why = ", as asked for" if chosen == config.num_samples else ", which are all that there are"
     elif chosen < min(MOST, available):
         why = f", as more would take over {TEST_SHARE:.0%} of the budget (--num-samples)"
     else:
@@ -106,6 +120,10 @@ def ending(seconds: float) -> str:
     Returns:
         Such as "57 min 30 s, until about 14:32".
     """
-    end = datetime.now() + timedelta(seconds=seconds)
-    day = "" if end.date() == datetime.now().date() else f"{end:%d %B}, "
+    now = datetime.now()
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:  # beyond the year 9999
+        return duration(seconds)
+    day = "" if end.date() == now.date() else f"{end:%d %B}, " if end.year == now.year else f"{end:%d %B %Y}, "
     return f"{duration(seconds)}, until about {day}{end:%H:%M}"

@@ -103,7 +103,8 @@ def _results(records: Sequence[EvaluationRecord]) -> list[str]:
         where = "/".join(filter(None, (record.text("data", "name"), record.text("data", "split")))) or "not named"
         images = where + (f", {n:,} images" if n else "")
         norm = record.text("protocol", "norm") or ""
-        cells = (images, record.protocol, f"{norm} {record.eps or '?'}".strip(), clean or "-", robust or "-")
+        radius = f"{norm} {record.eps or '?'}".strip() if record.bounded_by_eps else "-"
+        cells = (images, record.protocol, radius, clean or "-", robust or "-")
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
         notes += [f"- {' '.join(str(note).split())}" for note in record.data.get("notes") or []]
     return [*lines, "", "In brackets: 95 % intervals.", *(["", *dict.fromkeys(notes)] if notes else [])]
@@ -112,10 +113,10 @@ def _results(records: Sequence[EvaluationRecord]) -> list[str]:
 def _index_entries(record: EvaluationRecord) -> list[dict[str, Any]]:
     """Return the hub's machine-readable form of a result."""
     name = record.text("data", "name") or "unknown"
-    norm, eps = record.text("protocol", "norm") or "", record.eps or ""
+    radius = f", {record.text('protocol', 'norm') or ''} {record.eps or ''}" if record.bounded_by_eps else ""
     kinds: list[tuple[str, RecordedAccuracy | None]] = [
         ("Clean accuracy", record.clean_accuracy),
-        (f"Robust accuracy ({record.protocol}, {norm} {eps})", record.robust_accuracy),
+        (f"Robust accuracy ({record.protocol}{radius})", record.robust_accuracy),
     ]
     return [
         {

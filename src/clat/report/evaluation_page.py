@@ -76,8 +76,9 @@ def accuracy_sentence(result: EvaluationRecord) -> str:
     robust, clean = result.robust_accuracy, result.clean_accuracy
     if robust is None or clean is None:
         return "This result holds no accuracies."
+    radius = f" at {result.text('protocol', 'norm')} eps {result.eps}" if result.bounded_by_eps else ""
     return (
-        f"Under {result.protocol} at {result.text('protocol', 'norm')} eps {result.eps} the network stays right on "
+        f"Under {result.protocol}{radius} the network stays right on "
         f"{percent(robust.value)} of {count(robust.n)} images (95{SPACE}% interval "
         f"{interval(robust.low, robust.high)}); as they are it is right on {percent(clean.value)} "
         f"({interval(clean.low, clean.high)})."

@@ -61,7 +61,7 @@ def run_finals(
         console: where each result is printed.
         names: rows or groups to evaluate; none: all.
         protocol: name of a protocol.
-        num_samples: images, from the first; None: all.
+        num_samples: images, a sample of the split; None: all.
         precision: of the searches: float32 or bfloat16.
         split: "test", or "heldout" for those of the training images that no row has seen.
         place: where networks are attacked beside one another; None: here, one after the other.
@@ -130,7 +130,7 @@ def measurement_of(
         weights: last or best.
         file: where the result goes.
         protocol: a protocol's name.
-        num_samples: images, from the first; None: all.
+        num_samples: images, a sample of the split; None: all.
         precision: of the searches.
         split: "test" or "heldout".
 

@@ -39,7 +39,7 @@ class Measurement:
         norm: of the radius.
         weights: name of the weights, such as "last".
         split: "test", or "heldout" for those of the training images that the run has not seen.
-        num_samples: images, from the first; None: all.
+        num_samples: images, a sample of the split; None: all.
         precision: of the searches.
         channels_last: memory layout while it goes on.
         about: what the JSON says besides.
@@ -77,13 +77,13 @@ class Measurement:
         file.parent.mkdir(parents=True, exist_ok=True)
         recipe = read_recipe(Path(self.run) / "recipe.toml")
         images = split_images(recipe, self.split) if images is None else images
-        if self.num_samples is not None:
-            images = images.sample(self.num_samples)
+        images, ids = images.sampled(self.num_samples)
         model = build_network(recipe, images.num_classes, images.shape[0])
         load_weights(model, Path(self.run) / "weights" / f"{self.weights}.safetensors")
         result = evaluate_set(
             model.eval().to(computing_device()),
             images,
+            ids=ids,
             protocol=self.protocol,
             eps=self.eps,
             norm=self.norm,

@@ -42,10 +42,10 @@ def final_evaluations(
     config = recipe.evaluation
     if config.weights == "none":
         return {}
-    test = test if config.num_samples is None else test.sample(config.num_samples)
+    said = set(test.notes)  # when the images were read
+    test, ids = test.sampled(config.num_samples)
     protocol = find_protocol(config.protocol).title
     results: dict[str, EvaluationRecord] = {}
-    said = set(test.notes)  # when the images were read
     for label in evaluated_weights(recipe, out):
         weights, file = out / "weights" / f"{label}.safetensors", out / "evaluations" / f"{label}.json"
         load_weights(model, weights)
@@ -60,7 +60,14 @@ def final_evaluations(
             about = {"label": label, "weights": str(weights.relative_to(out)), "model": name}
             with evaluation_progress(log.console) as report:
                 result = evaluate_weights(
-                    recipe, model, test, config.protocol, file, about, report=report if engine.rank == 0 else None
+                    recipe,
+                    model,
+                    test,
+                    config.protocol,
+                    file,
+                    about,
+                    ids=ids,
+                    report=report if engine.rank == 0 else None,
                 )
             results[label] = EvaluationRecord.from_dict(result.to_dict())
             if engine.rank == 0:

@@ -17,6 +17,7 @@ from clat.core.seeds import derive_seed, generator
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
+from clat.data.splits import mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -105,7 +106,8 @@ def prepare(
     Raises:
         ClatError: anything that does not fit together; nothing has been written.
     """
-    find_protocol(recipe.evaluation.protocol)
+    if recipe.evaluation.weights != "none":
+        find_protocol(recipe.evaluation.protocol)
     processes = recipe.engine.devices * recipe.engine.nodes if processes is None else processes
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
@@ -235,7 +237,7 @@ def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageS
     if len(test) == 0:
         raise ClatError(f"the test split of '{test.name}' is empty: the final evaluation needs images")
     if config.decide_on == "test-split":
-        return _cut(config, train_set, 0)[0], test, test
+        return _cut(config, train_set, 0)[0], mixed(test), test
     if config.heldout < 1:
         raise ClatError(
             f"data.heldout is {config.heldout}: a run decides on held-out images; give it some, such as 500"

@@ -115,24 +115,29 @@ class CheckReport(ShownAsTable):
         return table
 
 
-def signs_in_words(data: Mapping[str, Any]) -> str | None:
+def signs_in_words(data: Mapping[str, Any], protocol: str | None = None) -> str | None:
     """Return what a check found, in one sentence.
 
     Args:
         data: `CheckReport.to_dict()`, or what was read from its file.
+        protocol: the name of the one behind the robust accuracy beside which the sentence stands.
 
     Returns:
         The sentence; None where the data is something else.
     """
     try:
-        found = [row["name"] for row in data["rows"] if row["verdict"] == SUSPICIOUS]
+        verdicts = {row["name"]: row["verdict"] for row in data["rows"]}
         n = int(data["clean_accuracy"]["n"])
     except (KeyError, TypeError, ValueError):
         return None
-    where = f"on {n:,} test images"
-    if not found:
-        return f"No sign of gradient masking was found {where}."
-    return (
-        f"There are signs of gradient masking {where} ({', '.join(found)}): robust accuracy is likely lower than "
-        "measured; let AutoAttack judge."
-    )
+    where = f"on {n:,} test image{'s' if n != 1 else ''}"
+    found = [name for name, verdict in verdicts.items() if verdict == SUSPICIOUS]
+    if found:
+        advice = "" if protocol == "autoattack" else "; let AutoAttack judge"
+        return (
+            f"There are signs of gradient masking {where} ({', '.join(found)}): robust accuracy is likely lower "
+            f"than measured{advice}."
+        )
+    if OK not in verdicts.values():
+        return f"No sign of gradient masking could be looked for {where}."
+    return f"No sign of gradient masking was found {where}."

@@ -78,7 +78,7 @@ class PaperScale:
             protocol: its name.
 
         Returns:
-            Images, from the first; None: all.
+            Images, a sample of the split; None: all.
         """
         return self.strong_size if protocol in STRONG else self.test_size
 

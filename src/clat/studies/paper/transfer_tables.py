@@ -111,7 +111,7 @@ def transferred(
         runs: network -> run, all of one method, data set and seed.
         protocol: how examples are made.
         eps: their radius.
-        samples: images, from the first of the test split; None: all.
+        samples: images, a sample of the test split; None: all.
         seed: of the attacks.
 
     Returns:
