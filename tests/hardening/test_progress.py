@@ -32,6 +32,7 @@ def test_each_part_of_a_hardening_says_how_far_it_is(tmp_path, capsys):
     assert "measuring before and after on 32 test images" in lines
     assert "robust at most" in lines.split("measuring before and after")[1]
     assert "looking for signs" in lines
+    assert "under `cr (not AutoAttack)`" in (tmp_path / "hard" / "README.md").read_text(), "the default"
 
 
 @pytest.mark.usefixtures("_every_line")
