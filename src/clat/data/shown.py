@@ -1,4 +1,4 @@
-"""An image set where a notebook displays it: what it is, and its first images."""
+"""An image set where a notebook displays it: what it is, and some of its images."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from clat.data.pictures import data_uri
 if TYPE_CHECKING:
     from clat.data.imageset import ImageSet
 
-FIRST = 10
+SHOWN = 10
 """Images that are shown."""
 SIDE = 64
 """Pixels of an image's longer side on the page."""
 
 
 def image_set_html(images: ImageSet) -> str:
-    """Return a line and the first images with their classes as HTML.
+    """Return a line and some images with their classes as HTML.
 
     Args:
-        images: any set; of one that is not in memory only the first images are read.
+        images: any set; of one that is not in memory only these images are read.
 
     Returns:
         HTML.
     """
     channels, height, width = images.shape
-    some = images.take(min(FIRST, len(images)))
+    some = images.sample(SHOWN)
     pixels = some.pixels()
     named = zip(pixels, some.labels.tolist(), strict=True)
     pictures = "".join(_figure(image, images.class_names[label]) for image, label in named)
