@@ -16,10 +16,9 @@ from clat.cli.inputs import about_model, build_model, pick_device, read_images
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
-from clat.core.notices import notice, recorded
+from clat.core.notices import recorded
 from clat.core.units import parse_size
 from clat.data import ImageSet
-from clat.data.sample import sample_ids, sample_notes
 from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.subset import check_ids, read_ids
@@ -126,8 +125,8 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ClatError(f"--devices is {options.devices}, but there are {torch.cuda.device_count()} GPUs")
     images = read_images(options)
+    images, ids = _chosen(options, images, protocol)
     with recorded() as said:
-        ids = _chosen(options, images, protocol)
         model = build_model(options, images, device)
     engine = Engine(EngineConfig(device=device.type, devices=options.devices))
     engine.launch()
@@ -194,15 +193,12 @@ def cost_text(cost: Cost) -> str:
     return f"{cost.forwards:,} forwards, {cost.backwards:,} backwards, {cost.seconds:.1f} s"
 
 
-def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> Tensor:
-    """Return the numbers of the images: --ids, else a sample of --num-samples, else of the protocol's count."""
+def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> tuple[ImageSet, Tensor]:
+    """Return the set and which of its images: --ids, else a sample of --num-samples or of the usual number."""
     if options.ids is not None:
         if options.num_samples is not None:
             raise ClatError("--ids and --num-samples both choose images: give one of them")
-        return check_ids(read_ids(options.ids), len(images), f"'{images.name}/{images.split}'")
+        return images, check_ids(read_ids(options.ids), len(images), f"'{images.name}/{images.split}'")
     if options.num_samples is not None and not 1 <= options.num_samples <= len(images):
         raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
-    ids = sample_ids(images.labels, min(options.num_samples or protocol.num_samples or len(images), len(images)))
-    for note in sample_notes(ids, len(images), f"'{images.name}/{images.split}'"):
-        notice(note)
-    return ids
+    return images.sampled(options.num_samples or protocol.num_samples)

@@ -23,8 +23,8 @@ MASKING_SHARE = 0.1
 """The part of the budget that the look may take: on fewer images then, but on LEAST_MASKING at least or none."""
 MOST_MASKING, LEAST_MASKING = 100, 20
 WITHSTANDS = 0.6
-"""The part of its right images that a hardened network is expected to withstand: recorded ones withstood 0.5 to 0.8
-(`docs/results/hardening`)."""
+"""The part of the images that the start is right on which the hardened network is expected to withstand: 0.4 in
+`docs/results/hardening`, 0.7 in the demo."""
 FALLS_AT_ONCE = 10
 """Passes of an image of an ordinary network, which falls in an attack's first steps (benchmarks/cr.md)."""
 
