@@ -69,12 +69,10 @@ def test_a_table_finds_all_its_networks_trained_and_measured(done, monkeypatch):
     assert found["failed"] == 0
     train = [words for words in place.started if words[0] == "train"]
     begun = [words[words.index("--out") + 1].rpartition("/")[2] for words in train]
-    ratios = [name for name in begun if "+clat" in name]
-    assert begun[: len(ratios)] == ratios, "the ratios' networks come before the table's"
-    assert len({name.rpartition("-")[0] for name in ratios}) == 2
+    assert len({name.rpartition("-")[0] for name in begun if "+clat" in name}) == 2, "a network for each ratio"
+    assert len(begun) == 3, "the chosen ratio's is the table's"
     taken = ["--reuse" in words for words in train]
-    assert taken[0] is False
-    assert all(taken[1:]), "what X trained before is taken over"
+    assert taken == [False, True, True], "what X trained before is taken over"
     measured = [words for words in place.started if words[0] == "study"]
     assert len(measured) == len(list((folder / "store" / "evaluations").rglob("*.json")))
     assert not list((folder / "store" / "evaluations").rglob("*.state*"))
@@ -97,6 +95,26 @@ def test_what_is_measured_beside_is_what_one_process_measures(done, trained):
         mine, theirs = (json.loads(one.read_text()) for one in (file, folder / file.relative_to(trained)))
         kept = mine.keys() - {"cost", "environment", "command"}
         assert {key: mine[key] for key in kept} == {key: theirs[key] for key in kept}
+
+
+def test_a_store_without_its_weights_still_makes_its_tables_and_trains_nothing_again(done, tmp_path):
+    folder, _, found = done
+    light = shutil.ignore_patterns("*.safetensors", "logs", "tensorboard", "T7")
+    shutil.copytree(folder, tmp_path / "light", ignore=light)
+    place, held = InThisProcess(), Store(tmp_path / "light", RATIOS, ASKED.folders)
+    again = run_table(find_table("T7"), ASKED, held, tmp_path / "light", QUIET, place)
+    assert place.started == []
+    assert again["entries"] == found["entries"]
+
+
+def test_what_a_store_without_its_weights_lacks_is_named_with_the_file(done, tmp_path):
+    folder = done[0]
+    light = shutil.ignore_patterns("*.safetensors", "evaluations")
+    shutil.copytree(folder, tmp_path / "light", ignore=light)
+    held = Store(tmp_path / "light", RATIOS, ASKED.folders)
+    again = run_table(find_table("T7"), ASKED, held, tmp_path / "light", QUIET)
+    assert again["failed"] == len(again["entries"])
+    assert all("last.safetensors" in entry["failure"] for entry in again["entries"])
 
 
 def test_what_fails_twice_is_named_and_not_tried_for_ever(tmp_path, monkeypatch):

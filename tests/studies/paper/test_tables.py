@@ -93,6 +93,20 @@ def test_a_run_that_fails_leaves_its_cells_named_and_the_others_go_on(tmp_path, 
     assert "failed: diverged at epoch 3" in (tmp_path / "T7" / "page.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["T7", "F3"])
+def test_where_no_lambda_can_be_chosen_what_needs_none_goes_on(tmp_path, monkeypatch, name):
+    held = store.run_row
+    monkeypatch.setattr(
+        store, "run_row", lambda row, *rest: "diverged at epoch 3" if "clat" in row.name else held(row, *rest)
+    )
+    asked = replace(DIGITS, rows=("pgd-at", "pgd-at+clat, critical") if name == "T7" else (), seeds=1)
+    found = run(name, tmp_path, asked, replace(TINY, ratios=(0.03, 0.3)))
+    failures = {(entry["row"].lower(), entry["failure"]) for entry in found["entries"]}
+    assert ("pgd-at", None) in failures
+    others = {failure for row, failure in failures if row != "pgd-at"}
+    assert others == {"lambda could not be chosen: ratio 0.03: diverged at epoch 3"}
+
+
 def test_missing_data_is_named_in_its_cells_and_refused_where_there_is_no_other(tmp_path, monkeypatch):
     monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path / "nothing"))
     table, there = find_table("T1"), {"cifar10": "digits"}

@@ -95,10 +95,11 @@ def line_runs(
     if line.dataset in request.missing:
         return request.missing[line.dataset]
     ratio = chosen.get((line.network, line.dataset))
-    if isinstance(ratio, str):
+    if isinstance(ratio, str) and taken_apart(line.method)[1].startswith("clat"):
         return ratio
+    of_losses = ratio.ratio if isinstance(ratio, ChosenRatio) else 0.1  # what has no CLAT stage does not read it
     try:
-        specs = [line.spec(request.table, seed, ratio.ratio if ratio else 0.1) for seed in request.seeds]
+        specs = [line.spec(request.table, seed, of_losses) for seed in request.seeds]
         return [request.store.run_of(spec) for spec in specs]
     except ClatError as error:
         return str(error)

@@ -25,11 +25,11 @@ def accuracy_by(cells: Sequence[Cell], table: PaperTable) -> Figure | None:
         table: the figure: F7 draws clean accuracy, F3 robust, F4 a line a network over eps.
 
     Returns:
-        The figure, accuracies in percent; None where nothing was measured.
+        The figure, accuracies in percent; None where nothing was measured that it compares.
     """
     kind = "clean" if table.id == "F7" else "robust"
     shown = [one for one in cells if one.verdicts is not None and (table.kind == "strength" or one.kind == kind)]
-    if not shown:
+    if not shown or (table.kind == "sweep" and all(one.row == "PGD-AT" for one in shown)):
         return None
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -40,7 +40,7 @@ def accuracy_by(cells: Sequence[Cell], table: PaperTable) -> Figure | None:
             _line(axes, members, [_eps(cell) for cell in members], colour, name)
         axes.set_xlabel("eps, linf")
     else:
-        networks = list(dict.fromkeys(cell.network for cell in shown))
+        networks = list(dict.fromkeys(cell.network for cell in shown if cell.row != "PGD-AT"))
         for network, colour in zip(networks, COLOURS[1:], strict=False):
             swept = [cell for cell in shown if cell.network == network and cell.row != "PGD-AT"]
             _line(axes, swept, [float(cell.row.removeprefix("k = ")) for cell in swept], colour, network)

@@ -114,19 +114,21 @@ def figure(request: Request, networks: Sequence[str], datasets: Sequence[str]) -
     chosen = {}
     for dataset in datasets:
         for network in networks:
-            try:
-                if dataset in request.missing:
-                    raise ClatError(request.missing[dataset])
-                ratio = choose_ratio(request.store, network, dataset, request.console, seed=request.seeds[0])
-            except ClatError as error:
-                blank = Cell(
-                    dataset=dataset, network=network, row="all", attack="", kind="robust", failure=str(error)
-                )
-                cells.append(blank)
+            blank = Cell(dataset=dataset, network=network, row="all", attack="", kind="robust")
+            if dataset in request.missing:
+                cells.append(replace(blank, failure=request.missing[dataset]))
                 continue
-            chosen[f"{network}, {dataset}"] = ratio.to_dict()
-            by_seed = [figure_curves(request.table, network, dataset, seed, ratio.ratio) for seed in request.seeds]
+            ratio, unchosen = request.store.scale.ratios[0], ""
+            try:
+                found = choose_ratio(request.store, network, dataset, request.console, seed=request.seeds[0])
+                ratio, chosen[f"{network}, {dataset}"] = found.ratio, found.to_dict()
+            except ClatError as error:
+                unchosen = str(error)
+            by_seed = [figure_curves(request.table, network, dataset, seed, ratio) for seed in request.seeds]
             for one in zip(*by_seed, strict=True):
+                if unchosen and one[0].spec.follower.startswith("clat"):
+                    cells.append(replace(blank, row=one[0].name, failure=unchosen))
+                    continue
                 cells += _cells(request, one)
                 curves[f"{network}, {one[0].name}"] = _epochs(request, one)
     cells = _less_control(cells)
