@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import clat
+from clat.core import processor
 from clat.core.errors import ClatError
-from clat.network import precision
 from clat.network.precision import computes_bfloat16
 from clat.objectives import GradAlign
 from clat.recipe.toml import built_in_recipes, read_recipe, recipe_hash
@@ -141,9 +141,9 @@ def test_an_older_torch_asks_linux(monkeypatch, flags, there):
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(precision, "_processor", lambda: FLAGS.format(flags))
+    monkeypatch.setattr(processor, "processor_text", lambda: FLAGS.format(flags))
     assert computes_bfloat16("cpu") is there
-    monkeypatch.setattr(precision, "_processor", lambda: "")
+    monkeypatch.setattr(processor, "processor_text", lambda: "")
     assert not computes_bfloat16("cpu")
 
 

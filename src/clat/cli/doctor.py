@@ -7,7 +7,6 @@ import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import say
@@ -119,23 +118,14 @@ def _version(package: str) -> str | None:
 def _processor() -> dict[str, Any]:
     import torch
 
+    from clat.core.processor import processor_name
+
     return {
-        "name": _processor_name(),
+        "name": processor_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
     }
-
-
-def _processor_name() -> str:
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _gpus() -> list[dict[str, Any]]:

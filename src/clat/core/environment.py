@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from clat.core.processor import describe_processor
 from clat.core.version import __version__
 
 
@@ -24,7 +25,7 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
         Plain data that JSON can hold, with the keys clat, python, torch, platform, device and threads, and revision
         where clat runs from a checkout.
     """
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else describe_processor()
     found = revision()
     return {
         "clat": __version__,

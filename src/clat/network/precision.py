@@ -8,13 +8,13 @@ worse for it, but which of two nearly equal logits is the larger may change.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from clat.core.processor import bfloat16_units
 
 T = TypeVar("T")
 
@@ -45,15 +45,7 @@ def computes_bfloat16(device: torch.device | str) -> bool:
     known = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
     if any(known):
         return any(supported() for supported in known if supported is not None)
-    return bool(re.search(r"^flags\b.*\b(avx512_bf16|amx_bf16)\b", _processor(), re.MULTILINE))  # an older torch
-
-
-def _processor() -> str:
-    """Return what Linux says of the processor; nothing elsewhere."""
-    try:
-        return Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return ""
+    return bool(bfloat16_units())  # an older torch does not say
 
 
 @contextmanager
