@@ -89,6 +89,56 @@ def images_of_a_selection() -> str:
     return "a hundred images take {:.0f} and {:.0f} times as long as ten".format(*times)
 
 
+def narrow_effect(table: str, row: str, what: str) -> str:
+    """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
+    rows = read(f"paper/{table}/narrow/table")["entries"]
+    measured = [("clean" if one["kind"] == "clean" else one["attack"], one) for one in rows if one["row"] == row]
+    (found,) = [one["effect"] for name, one in measured if name == what]
+    assert found["seeds"] == 3
+    return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
+
+
+PGD_10, STRONG = "clat-pgd-10, eps 0.03", "clat-v2, eps 0.03"
+
+
+def critical_less_pgd_at() -> str:
+    row = "pgd-at+clat, critical"
+    return (
+        f"{narrow_effect('T20', row, 'clean')} clean, {narrow_effect('T20', row, PGD_10)} under PGD-10 and "
+        f"{narrow_effect('T20', row, STRONG)} under AutoAttack"
+    )
+
+
+def critical_less_random() -> str:
+    row = "pgd-at+clat, critical"
+    return (
+        f"{narrow_effect('T7', row, PGD_10)} under PGD-10 and {narrow_effect('T7', row, STRONG)} under AutoAttack, "
+        f"with as many clean images right ({narrow_effect('T7', row, 'clean')})"
+    )
+
+
+def reselected() -> str:
+    """How often a selection of T7 took the layer of the one before."""
+    kept = {"critical": [0, 0], "random": [0, 0]}
+    for file in (RESULTS / "paper" / "narrow" / "store" / "runs").glob("*+clat-*r0.03-*/metrics.jsonl"):
+        events = [json.loads(line) for line in file.read_text().splitlines()]
+        chosen = [one for one in events if one["event"] == "selection"]
+        if chosen[0]["rule"] not in kept:
+            continue
+        pairs = list(zip(chosen, chosen[1:], strict=False))
+        kept[chosen[0]["rule"]][0] += sum(one["layers"] == other["layers"] for one, other in pairs)
+        kept[chosen[0]["rule"]][1] += len(pairs)
+    critical, random = kept["critical"], kept["random"]
+    return (
+        f"{critical[0]} of {critical[1]} selections of critical layers took the layer of the one before, "
+        f"{random[0]} of {random[1]} of random ones"
+    )
+
+
+def averaging_less_pgd_at() -> str:
+    return f"{narrow_effect('T20', 'ema', STRONG)} under AutoAttack and {narrow_effect('T20', 'ema', 'clean')} clean"
+
+
 def two_processes() -> str:
     names = ("two_processes", "two_processes_2", "two_processes_3")
     series = [[read(f"benchmarks/{name}")["rows"][row] for name in names] for row in ("pgd-at", "clat")]
@@ -195,6 +245,13 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/hardening/README.md", averaged_weights),
     ("docs/results/paper/README.md", shared_layers),
     ("docs/results/paper/README.md", images_of_a_selection),
+    ("docs/results/paper/README.md", critical_less_pgd_at),
+    ("docs/results/paper/README.md", critical_less_random),
+    ("docs/results/paper/README.md", averaging_less_pgd_at),
+    ("docs/results/paper/README.md", reselected),
+    ("docs/results/README.md", critical_less_pgd_at),
+    ("docs/results/README.md", critical_less_random),
+    ("docs/results/README.md", averaging_less_pgd_at),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
     ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
     ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),
