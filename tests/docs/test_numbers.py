@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def reselected() -> str:
         chosen = [one for one in events if one["event"] == "selection"]
         if chosen[0]["rule"] not in kept:
             continue
-        pairs = list(zip(chosen, chosen[1:], strict=False))
+        pairs = list(pairwise(chosen))
         kept[chosen[0]["rule"]][0] += sum(one["layers"] == other["layers"] for one, other in pairs)
         kept[chosen[0]["rule"]][1] += len(pairs)
     critical, random = kept["critical"], kept["random"]
@@ -136,7 +137,9 @@ def reselected() -> str:
 
 
 def averaging_less_pgd_at() -> str:
-    return f"{narrow_effect('T20', 'ema', STRONG)} under AutoAttack and {narrow_effect('T20', 'ema', 'clean')} clean"
+    return (
+        f"{narrow_effect('T20', 'ema', STRONG)} under AutoAttack and {narrow_effect('T20', 'ema', 'clean')} clean"
+    )
 
 
 def two_processes() -> str:
