@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.studies.paper import plan, scales, store
 from clat.studies.paper.catalogue import find_table
-from clat.studies.paper.cells import Cell, effect_of
+from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import claim
@@ -226,14 +227,29 @@ def test_the_plan_counts_what_lambda_is_chosen_from(tmp_path, table):
 
 
 def test_pairs_of_other_images_have_no_effect():
-    import numpy as np
-
     one = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", verdicts=np.ones((1, 4)), seeds=(0,))
     assert replace(one, failure="killed").texts()[4] == "100.0 [100.0, 100.0]; another seed failed: killed"
     other = replace(one, images=("x",))
     assert effect_of(replace(one, images=("x",)), other).value == 0
     assert effect_of(replace(one, images=("y",)), other) is None
     assert effect_of(replace(other, seeds=(1,)), other) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "against", "less"),
+    [
+        ("pgd-at+clat, critical", "pgd-at+clat, random", "random"),
+        ("pgd-at+clat, critical", "pgd-at", "pgd-at"),
+        ("pgd-at, from vgg19", "trades, from vgg19", "trades, from vgg19"),
+        ("pgd-at", "", "–"),
+    ],
+)
+def test_a_row_says_what_it_is_compared_with(row, against, less):
+    cell = Cell(dataset="d", network="n", row=row, attack="a", kind="clean", against=against)
+    assert cell.texts()[COLUMNS.index("less")] == less
+    measured = replace(cell, verdicts=np.ones((1, 4)), seeds=(0,)).texts()
+    assert measured[COLUMNS.index("less")] == less
+    assert len(measured) == len(cell.texts()) == len(COLUMNS)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from clat.studies.paper.printed import Printed
 
 COLUMNS = (
     *("data", "network", "row", "measured", "ours", "± seeds", "lowest", "paper"),
-    *("ours: effect", "paper: effect", "effect"),
+    *("less", "ours: effect", "paper: effect", "effect"),
 )
 """What a line of an accuracy table shows."""
 SAME, OPPOSITE, OPEN = "same sign", "opposite", "not settled"
@@ -95,10 +95,12 @@ class Cell:
             As many texts as there are COLUMNS.
         """
         about = [self.dataset, self.network, self.row, self.kind if self.kind == "clean" else self.attack]
+        method, _, other = self.against.partition(", ")
+        less = other if other and method == self.row.partition(", ")[0] else self.against or DASH
         ours = self.interval
         if ours is None or self.verdicts is None:
             why = f"failed: {self.failure}" if self.failure else "not run"
-            return [*about, why, DASH, DASH, paper_text(self.printed), DASH, points(self.printed_effect), ""]
+            return [*about, why, DASH, DASH, paper_text(self.printed), less, DASH, points(self.printed_effect), ""]
         summary = SeedSummary(tuple(self.verdicts.mean(axis=1).tolist()))
         part = f"; another seed failed: {self.failure}" if self.failure else ""
         return [
@@ -107,6 +109,7 @@ class Cell:
             DASH if summary.deviation is None else f"{100 * summary.deviation:.1f}",
             f"{100 * summary.lowest:.1f} of {len(summary.values)}",
             paper_text(self.printed),
+            less,
             effect_text(self.effect),
             points(self.printed_effect),
             self.settled,

@@ -209,7 +209,7 @@ def _caption(cells: Sequence[Cell], scale: PaperScale) -> str:
         f"Percent, of the last weights, on n = {', '.join(map(str, ns)) or '-'} test images, "
         f"{', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % bootstrap intervals over seeds and images, "
         "of a single seed over images alone. Lowest: of so many seeds, as the paper reports. Effect: the row "
-        "less the one that it is compared with (X, random or fixed layers), in points. Last column: whether "
+        "less the one that stands under 'less', in points. Last column: whether "
         f"ours has the sign of the paper's; {OPEN}: our interval holds 0, or there is one seed. "
         f"Printed numbers flagged: {flags}. "
         f"lambda: {RULE}; "
