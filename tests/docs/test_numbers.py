@@ -90,11 +90,17 @@ def images_of_a_selection() -> str:
     return "a hundred images take {:.0f} and {:.0f} times as long as ten".format(*times)
 
 
-def narrow_effect(table: str, row: str, what: str) -> str:
-    """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
+def narrow_cell(table: str, row: str, what: str) -> dict[str, Any]:
+    """A cell of a paper's table at narrow scale: clean accuracy, or that under an attack."""
     rows = read(f"paper/{table}/narrow/table")["entries"]
     measured = [("clean" if one["kind"] == "clean" else one["attack"], one) for one in rows if one["row"] == row]
-    (found,) = [one["effect"] for name, one in measured if name == what]
+    (found,) = [one for name, one in measured if name == what]
+    return found
+
+
+def narrow_effect(table: str, row: str, what: str) -> str:
+    """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
+    found = narrow_cell(table, row, what)["effect"]
     assert found["seeds"] == 3
     return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
 
@@ -118,9 +124,22 @@ def critical_less_random() -> str:
     )
 
 
+def most_and_least_critical() -> str:
+    most, least = (
+        [
+            100 * narrow_cell("T20", f"pgd-at+clat, {row}", what)["ours"]["value"]
+            for what in ("clean", PGD_10, STRONG)
+        ]
+        for row in ("critical", "smallest")
+    )
+    return "{:.1f} % clean, {:.1f} % under PGD-10 and {:.1f} % under AutoAttack".format(
+        *least
+    ) + " against {:.1f}, {:.1f} and {:.1f} %".format(*most)
+
+
 def reselected() -> str:
-    """How often a selection of T7 took the layer of the one before."""
-    kept = {"critical": [0, 0], "random": [0, 0]}
+    """How often a selection of T7 and T20 took the layer of the one before."""
+    kept = {"critical": [0, 0], "random": [0, 0], "least-critical": [0, 0]}
     for file in (RESULTS / "paper" / "narrow" / "store" / "runs").glob("*+clat-*r0.03-*/metrics.jsonl"):
         events = [json.loads(line) for line in file.read_text().splitlines()]
         chosen = [one for one in events if one["event"] == "selection"]
@@ -129,10 +148,10 @@ def reselected() -> str:
         pairs = list(pairwise(chosen))
         kept[chosen[0]["rule"]][0] += sum(one["layers"] == other["layers"] for one, other in pairs)
         kept[chosen[0]["rule"]][1] += len(pairs)
-    critical, random = kept["critical"], kept["random"]
+    critical, random, least = (kept[rule] for rule in ("critical", "random", "least-critical"))
     return (
         f"{critical[0]} of {critical[1]} selections of critical layers took the layer of the one before, "
-        f"{random[0]} of {random[1]} of random ones"
+        f"{least[0]} of {least[1]} of least critical ones, {random[0]} of {random[1]} of random ones"
     )
 
 
@@ -252,6 +271,8 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", critical_less_random),
     ("docs/results/paper/README.md", averaging_less_pgd_at),
     ("docs/results/paper/README.md", reselected),
+    ("docs/results/paper/README.md", most_and_least_critical),
+    ("docs/results/README.md", most_and_least_critical),
     ("docs/results/README.md", critical_less_pgd_at),
     ("docs/results/README.md", critical_less_random),
     ("docs/results/README.md", averaging_less_pgd_at),
