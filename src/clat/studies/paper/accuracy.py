@@ -70,13 +70,18 @@ def ratios(request: Request) -> dict[tuple[str, str], ChosenRatio | str]:
     found: dict[tuple[str, str], ChosenRatio | str] = {}
     for line in request.lines:
         place = (line.network, line.dataset)
-        if place in found or line.dataset in request.missing or not taken_apart(line.method)[1].startswith("clat"):
+        if place in found or line.dataset in request.missing or not _takes_lambda(line):
             continue
         try:
             found[place] = choose_ratio(request.store, *place, request.console, seed=request.seeds[0])
         except ClatError as error:
             found[place] = str(error)
     return found
+
+
+def _takes_lambda(line: TableLine) -> bool:
+    """Return whether a line's networks end with a stage of CLAT."""
+    return taken_apart(line.method)[1].startswith("clat")
 
 
 def line_runs(
@@ -95,7 +100,7 @@ def line_runs(
     if line.dataset in request.missing:
         return request.missing[line.dataset]
     ratio = chosen.get((line.network, line.dataset))
-    if isinstance(ratio, str) and taken_apart(line.method)[1].startswith("clat"):
+    if isinstance(ratio, str) and _takes_lambda(line):
         return ratio
     of_losses = ratio.ratio if isinstance(ratio, ChosenRatio) else 0.1  # what has no CLAT stage does not read it
     try:
@@ -260,7 +265,7 @@ def specs_of(request: Request) -> list[RunSpec]:
     for line in request.lines:
         if line.dataset in request.missing:
             continue
-        if taken_apart(line.method)[1].startswith("clat"):
+        if _takes_lambda(line):
             found |= dict.fromkeys(ratio_specs(ratios, line.network, line.dataset, seed=seeds[0]).values())
         for seed in seeds:
             found[line.spec(request.table, seed, ratios[0])] = None
