@@ -18,7 +18,7 @@ from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import claim
-from clat.studies.paper.page import markdown, render
+from clat.studies.paper.page import markdown, render, said_once
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
 from clat.studies.paper.store import Store
@@ -298,3 +298,14 @@ def test_a_table_without_notes_or_plots_is_whole():
     }  # fmt: skip
     assert "&lt;b&gt;" in render(table, {"none": None})
     assert markdown(table).startswith("# T0: t (x)\n\nw\n\nr\n\n| a |")
+
+
+def test_a_page_says_once_what_all_its_rows_share():
+    columns = ["data", "network", "row", "ours"]
+    rows = [["cifar10", "resnet18", "pgd-at", "1"], ["cifar10", "resnet50", "pgd-at", "1"]]
+    kept, left, once = said_once(columns, rows)
+    assert kept == ["network", "row", "ours"]
+    assert left == [row[1:] for row in rows]
+    assert once == [("Data", "cifar10")]
+    assert said_once(columns, rows[:1]) == (columns, rows[:1], []), "one row shares with no other"
+    assert said_once(["layer"], [["a"], ["a"]]) == (["layer"], [["a"], ["a"]], [])

@@ -40,7 +40,7 @@ def write_files(table: Mapping[str, Any], figures: Mapping[str, Figure | None], 
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """Return a table as Markdown: what it shows, the numbers, what they mean, notes.
+    """Return a table as Markdown: what it shows, what came out, the numbers, what they mean, notes.
 
     Args:
         table: the table as plain data.
@@ -48,7 +48,12 @@ def markdown(table: Mapping[str, Any]) -> str:
     Returns:
         The text of table.md.
     """
-    parts = [f"# {table['id']}: {table['title']} ({table['scale']})", table["shows"], table["remark"]]
+    parts = [
+        f"# {table['id']}: {table['title']} ({table['scale']})",
+        table["shows"],
+        table["remark"],
+        table["outcome"],
+    ]
     parts.append(markdown_table(table["columns"], table["rows"]))
     parts.append(table["caption"])
     if table["notes"]:
@@ -67,15 +72,34 @@ def render(table: Mapping[str, Any], figures: Mapping[str, Figure | None]) -> st
         The page.
     """
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    columns, rows, once = said_once(table["columns"], table["rows"])
     return (
         environment("studies")
         .get_template("paper.html")
         .render(
-            table=table,
+            table={**table, "columns": columns, "rows": rows, "facts": [*table["facts"], *once]},
             style=style_sheet(),
             plots=[inline_svg(figure, name, f"{table['id']}: {name}") for name, figure in drawn.items()],
         )
     )
+
+
+def said_once(columns: Sequence[str], rows: Rows) -> tuple[list[str], list[list[str]], list[tuple[str, str]]]:
+    """Return a table without the columns of data set and network that say one thing all the way down.
+
+    Args:
+        columns: their names.
+        rows: a text for each of them.
+
+    Returns:
+        (columns, rows, what the columns left out say by their name), so that the rest has room on a page.
+    """
+    about = ("data", "network")
+    said = {name: {row[i] for row in rows} for i, name in enumerate(columns) if name in about}
+    once = [(name.capitalize(), min(values)) for name, values in said.items() if len(rows) > 1 and len(values) == 1]
+    left = {name.lower() for name, _ in once}
+    kept = [i for i, name in enumerate(columns) if name not in left]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], once
 
 
 def rich_table(table: Mapping[str, Any]) -> RichTable:

@@ -22,6 +22,7 @@ from clat.studies.paper.catalogue import restricted
 from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell
 from clat.studies.paper.choose_lambda import RULE
 from clat.studies.paper.content import Content
+from clat.studies.paper.contrast import contrasts, sentences
 from clat.studies.paper.cost_tables import epoch_cost, selection_cost
 from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import figure
@@ -186,14 +187,16 @@ def _accuracies(request: Request, cells: Sequence[Cell], about: Mapping[str, Any
     told = ", ".join(f"{count[name]} {name}" for name in (SAME, OPPOSITE, OPEN))
     notes = dict.fromkeys((cell.row.partition(",")[0], cell.notes[0]) for cell in cells if cell.notes)
     printed = [(f"{c.dataset}, {c.network}, {c.row}", c.notes[-1]) for c in cells if c.printed and c.printed.note]
+    between = contrasts(cells)
+    outcome = [f"Effects beside the paper's: {told}."] if count else []
     return Content(
         columns=COLUMNS,
         rows=[cell.texts() for cell in cells],
         entries=[cell.to_dict() for cell in cells],
         caption=_caption(cells, request.store.scale),
         notes=list(dict.fromkeys([*notes, *printed])),
-        about=about,
-        outcome=f"Effects beside the paper's: {told}." if count else "",
+        about={**about, "contrasts": [one.to_dict() for one in between]},
+        outcome=" ".join([*outcome, sentences(between)]).strip(),
         figures={"effects": effects(cells)},
         failed=sum(cell.verdicts is None or bool(cell.failure) for cell in cells),
     )
