@@ -18,7 +18,7 @@ from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import claim
-from clat.studies.paper.page import markdown, render, said_once
+from clat.studies.paper.page import compact, markdown, render
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
 from clat.studies.paper.store import Store
@@ -300,12 +300,15 @@ def test_a_table_without_notes_or_plots_is_whole():
     assert markdown(table).startswith("# T0: t (x)\n\nw\n\nr\n\n| a |")
 
 
-def test_a_page_says_once_what_all_its_rows_share():
-    columns = ["data", "network", "row", "ours"]
-    rows = [["cifar10", "resnet18", "pgd-at", "1"], ["cifar10", "resnet50", "pgd-at", "1"]]
-    kept, left, once = said_once(columns, rows)
+def test_a_page_says_once_what_all_its_rows_share_and_leaves_out_what_is_empty():
+    columns = ["data", "network", "row", "paper", "ours"]
+    rows = [["cifar10", "resnet18", "pgd-at", "–", "1"], ["cifar10", "resnet50", "pgd-at", "", "1"]]
+    kept, left, once = compact(columns, rows)
     assert kept == ["network", "row", "ours"]
-    assert left == [row[1:] for row in rows]
+    assert left == [["resnet18", "pgd-at", "1"], ["resnet50", "pgd-at", "1"]]
     assert once == [("Data", "cifar10")]
-    assert said_once(columns, rows[:1]) == (columns, rows[:1], []), "one row shares with no other"
-    assert said_once(["layer"], [["a"], ["a"]]) == (["layer"], [["a"], ["a"]], [])
+    kept, _, once = compact(columns, rows[:1])
+    assert kept == ["data", "network", "row", "ours"], "one row shares with no other"
+    assert once == []
+    assert compact(["layer"], [["a"], ["a"]]) == (["layer"], [["a"], ["a"]], [])
+    assert compact(columns, []) == (columns, [], [])

@@ -116,6 +116,23 @@ class Cell:
         ]
 
 
+def measured_on(cells: Sequence[Cell]) -> str:
+    """Return what the accuracies of cells are of: weights, images, seeds, and what their intervals are over.
+
+    Args:
+        cells: of a table.
+
+    Returns:
+        Sentences.
+    """
+    measured = [cell.verdicts for cell in cells if cell.verdicts is not None]
+    seeds, images = (", ".join(map(str, sorted({one.shape[i] for one in measured}))) or "-" for i in (0, 1))
+    return (
+        f"Percent, of the last weights, on n = {images} test images, {seeds} seeds. In brackets: 95 % bootstrap "
+        "intervals over seeds and images, of a single seed over images alone."
+    )
+
+
 def verdicts_of(records: Sequence[EvaluationRecord], kind: str) -> NDArray[np.float64]:
     """Return who is right, a row a result.
 

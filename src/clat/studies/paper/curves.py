@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clat.report.plots import BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, styled
 from clat.report.widths import WIDTH
@@ -47,6 +48,7 @@ def accuracy_by(cells: Sequence[Cell], table: PaperTable) -> Figure | None:
             for cell in shown:
                 if cell.network == network and cell.row == "PGD-AT" and cell.interval is not None:
                     axes.axhline(100 * cell.interval.value, color=colour, linewidth=0.8, linestyle="--")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("critical layers that move; broken line: PGD-AT")
     axes.set_ylabel(f"{kind} accuracy, %")
     axes.grid(True)

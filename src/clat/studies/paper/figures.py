@@ -8,7 +8,7 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.studies.paper.accuracy import Request, attack_name, evaluated
-from clat.studies.paper.cells import COLUMNS, Cell, effect_of, verdicts_of
+from clat.studies.paper.cells import COLUMNS, Cell, effect_of, measured_on, verdicts_of
 from clat.studies.paper.choose_lambda import choose_ratio, ratio_specs
 from clat.studies.paper.content import Content
 from clat.studies.paper.curves import accuracy_by, curves_over_epochs
@@ -137,7 +137,7 @@ def figure(request: Request, networks: Sequence[str], datasets: Sequence[str]) -
         columns=COLUMNS,
         rows=[cell.texts() for cell in cells],
         entries=[cell.to_dict() for cell in cells],
-        caption="Effects are against PGD-AT of the same length. The paper prints no numbers."
+        caption=f"{measured_on(cells)} Effects are against PGD-AT of the same length. The paper prints no numbers."
         + (" Curves: held-out training images, PGD-10." if request.table.kind == "curves" else ""),
         about={"ratios": chosen, "curves": curves if request.table.kind == "curves" else {}},
         figures={request.table.id.lower(): drawn},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from matplotlib.figure import Figure
 
 from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
+from clat.core.formatting import DASH
 from clat.report import plots
 from clat.report.inline import inline_svg
 from clat.report.page import environment, style_sheet
 from clat.studies.collect import markdown_table
 
 Rows = Sequence[Sequence[str]]
+
+FILES_ALONE = ("± seeds", "lowest")
+"""Columns of an accuracy table that a terminal is too narrow for."""
+WITHIN = re.compile(r"(?<=,) (?=[^\[\]]*\])")
+"""The space between the two ends of an interval, at which no line should break."""
 
 
 def write_files(table: Mapping[str, Any], figures: Mapping[str, Figure | None], folder: Path) -> Path:
@@ -72,7 +79,8 @@ def render(table: Mapping[str, Any], figures: Mapping[str, Figure | None]) -> st
         The page.
     """
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    columns, rows, once = said_once(table["columns"], table["rows"])
+    columns, rows, once = compact(table["columns"], table["rows"])
+    rows = [[WITHIN.sub("\u00a0", cell) for cell in row] for row in rows]
     return (
         environment("studies")
         .get_template("paper.html")
@@ -84,26 +92,27 @@ def render(table: Mapping[str, Any], figures: Mapping[str, Figure | None]) -> st
     )
 
 
-def said_once(columns: Sequence[str], rows: Rows) -> tuple[list[str], list[list[str]], list[tuple[str, str]]]:
-    """Return a table without the columns of data set and network that say one thing all the way down.
+def compact(columns: Sequence[str], rows: Rows) -> tuple[list[str], list[list[str]], list[tuple[str, str]]]:
+    """Return a table without its empty columns, and without those of data set and network where all rows share one.
 
     Args:
         columns: their names.
         rows: a text for each of them.
 
     Returns:
-        (columns, rows, what the columns left out say by their name), so that the rest has room on a page.
+        (columns, rows, what the columns that all rows share say, by their name), so that the rest has room.
     """
-    about = ("data", "network")
-    said = {name: {row[i] for row in rows} for i, name in enumerate(columns) if name in about}
-    once = [(name.capitalize(), min(values)) for name, values in said.items() if len(rows) > 1 and len(values) == 1]
-    left = {name.lower() for name, _ in once}
+    said = {name: {row[i] for row in rows} for i, name in enumerate(columns)}
+    shared = [name for name in ("data", "network") if len(rows) > 1 and len(said.get(name, ())) == 1]
+    empty = {name for name, values in said.items() if values and values <= {"", DASH}}
+    left = empty | set(shared)
     kept = [i for i, name in enumerate(columns) if name not in left]
+    once = [(name.capitalize(), min(said[name])) for name in shared]
     return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], once
 
 
 def rich_table(table: Mapping[str, Any]) -> RichTable:
-    """Return a table for a terminal.
+    """Return a table for a terminal, without the columns that only its files have room for.
 
     Args:
         table: the table as plain data.
@@ -111,9 +120,12 @@ def rich_table(table: Mapping[str, Any]) -> RichTable:
     Returns:
         A table to print.
     """
-    shown = RichTable(title=f"{table['id']}: {table['title']} ({table['scale']})", caption=table["remark"])
-    for column in table["columns"]:
-        shown.add_column(column, overflow="fold")
-    for row in table["rows"]:
-        shown.add_row(*row)
+    columns, rows, once = compact(table["columns"], table["rows"])
+    about = ", ".join([*(value for _, value in once), table["scale"]])
+    shown = RichTable(title=f"{table['id']}: {table['title']} ({about})", caption=table["remark"])
+    kept = [i for i, column in enumerate(columns) if column not in FILES_ALONE]
+    for i in kept:
+        shown.add_column(columns[i], overflow="fold")
+    for row in rows:
+        shown.add_row(*(row[i] for i in kept))
     return shown

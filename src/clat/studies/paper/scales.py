@@ -102,7 +102,7 @@ _NARROW: dict[str, tuple[int, tuple[int, ...] | None]] = {
     **dict.fromkeys(("resnet18", "imagenet-resnet18"), (16, None)),
     **dict.fromkeys(_PREACT, (16, None)),
     **dict.fromkeys(("resnet50", "imagenet-resnet50"), (8, None)),
-    **dict.fromkeys(("densenet121", "imagenet-densenet121"), (8, None)),
+    **dict.fromkeys(("densenet121", "imagenet-densenet121"), (4, None)),
     **dict.fromkeys(("wrn-34-10", "imagenet-wrn-34-10"), (16, None)),
     **dict.fromkeys(("wrn-70-16", "imagenet-wrn-70-16"), (16, None)),
     "dm-wrn-70-16": (16, (3, 3, 3)),

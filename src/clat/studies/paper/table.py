@@ -19,7 +19,7 @@ from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request, accuracy_cells
 from clat.studies.paper.beside import gather, run_beside
 from clat.studies.paper.catalogue import restricted
-from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell
+from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell, measured_on
 from clat.studies.paper.choose_lambda import RULE
 from clat.studies.paper.content import Content
 from clat.studies.paper.contrast import contrasts, sentences
@@ -204,14 +204,10 @@ def _accuracies(request: Request, cells: Sequence[Cell], about: Mapping[str, Any
 
 def _caption(cells: Sequence[Cell], scale: PaperScale) -> str:
     """Return the meaning of an accuracy table's columns."""
-    ns = sorted({cell.verdicts.shape[1] for cell in cells if cell.verdicts is not None})
-    seeds = sorted({len(cell.seeds) for cell in cells if cell.verdicts is not None})
     flags = "; ".join(f"{name}: {about}" for name, about in FLAGS.items())
     chosen = "" if len(scale.ratios) > 1 else " (not chosen at this scale)"
     return (
-        f"Percent, of the last weights, on n = {', '.join(map(str, ns)) or '-'} test images, "
-        f"{', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % bootstrap intervals over seeds and images, "
-        "of a single seed over images alone. Lowest: of so many seeds, as the paper reports. Effect: the row "
+        f"{measured_on(cells)} Lowest: of so many seeds, as the paper reports. Effect: the row "
         "less the one that stands under 'less', in points. Last column: whether "
         f"ours has the sign of the paper's; {OPEN}: our interval holds 0, or there is one seed. "
         f"Printed numbers flagged: {flags}. "
