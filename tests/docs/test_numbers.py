@@ -137,10 +137,35 @@ def most_and_least_critical() -> str:
     ) + " against {:.1f}, {:.1f} and {:.1f} %".format(*most)
 
 
+def most_less_least_critical() -> str:
+    found = read("paper/T20/narrow/table")["contrasts"]
+    effects = [one["effect"] for one in found]
+    clean, weak, strong = (
+        f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in effects
+    )
+    printed = [f"{one['paper_effect_points']:+.1f}" for one in found]
+    return f"most less least critical {clean}, {weak} and {strong}; the paper {', '.join(printed[:2])} and {printed[2]}"
+
+
+def by_number_of_layers() -> str:
+    rows = [f"k = {k}" for k in (1, 2, 3, 5)]
+    robust, clean = (
+        [narrow_cell("F3", row, what)["effect"]["value"] for row in rows] for what in (PGD_10, "clean")
+    )
+    assert robust == sorted(robust, reverse=True), "the fewer layers move, the better"
+    weak = [narrow_effect("F3", row, PGD_10) for row in rows]
+    signs = ", ".join(map(signed, clean[:-1])) + f" and {signed(clean[-1])}"
+    return f"{', '.join(weak[:-1])} and {weak[-1]} under PGD-10, {signs} clean"
+
+
 def reselected() -> str:
     """How often a selection of T7 and T20 took the layer of the one before."""
     kept = {"critical": [0, 0], "random": [0, 0], "least-critical": [0, 0]}
-    for file in (RESULTS / "paper" / "narrow" / "store" / "runs").glob("*+clat-*r0.03-*/metrics.jsonl"):
+    for file in (RESULTS / "paper" / "narrow" / "store" / "runs").glob(
+        "cifar10-resnet18-*+clat-*r0.03-*/metrics.jsonl"
+    ):
+        if "+clat-k" in file.parent.name:  # F3's
+            continue
         events = [json.loads(line) for line in file.read_text().splitlines()]
         chosen = [one for one in events if one["event"] == "selection"]
         if chosen[0]["rule"] not in kept:
@@ -272,6 +297,9 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", averaging_less_pgd_at),
     ("docs/results/paper/README.md", reselected),
     ("docs/results/paper/README.md", most_and_least_critical),
+    ("docs/results/paper/README.md", most_less_least_critical),
+    ("docs/results/paper/README.md", by_number_of_layers),
+    ("docs/results/README.md", by_number_of_layers),
     ("docs/results/README.md", most_and_least_critical),
     ("docs/results/README.md", critical_less_pgd_at),
     ("docs/results/README.md", critical_less_random),

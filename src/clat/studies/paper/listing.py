@@ -11,6 +11,7 @@ from clat.studies.paper.paper_table import PaperTable
 RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
     "T7": "smoke, and narrow for ResNet-18 with three seeds",
     "T20": "smoke, and narrow for ResNet-18 with three seeds",
+    "F3": "smoke, and narrow for ResNet-18 with three seeds",
     "T8": "smoke, and random weights at full width",
     "T9": "full width",
     "v1-T6": "full width",
