@@ -143,8 +143,8 @@ def most_less_least_critical() -> str:
     clean, weak, strong = (
         f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in effects
     )
-    printed = [f"{one['paper_effect_points']:+.1f}" for one in found]
-    return f"most less least critical {clean}, {weak} and {strong}; the paper {', '.join(printed[:2])} and {printed[2]}"
+    paper = "{:+.1f}, {:+.1f} and {:+.1f}".format(*(one["paper_effect_points"] for one in found))
+    return f"most less least critical {clean}, {weak} and {strong}; the paper {paper}"
 
 
 def by_number_of_layers() -> str:
