@@ -116,11 +116,10 @@ def _asked(options: argparse.Namespace) -> Asked:
 def _check(table: PaperTable, asked: Asked) -> None:
     """Raise an error for what a table does not have, before anything is written."""
     from clat.studies.paper.catalogue import restricted
-    from clat.studies.paper.lines import table_lines
-    from clat.studies.paper.table import missing_data
+    from clat.studies.paper.table import asked_lines, missing_data
 
     restricted("network", asked.networks, table.all_networks(), table)
-    table_lines(table, asked.networks, asked.datasets, asked.rows)
+    asked_lines(table, asked)
     missing_data(table, asked)
 
 

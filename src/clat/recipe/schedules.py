@@ -31,6 +31,8 @@ class Schedule:
     factor: float = 0.1
     peak: float | None = None
     """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
+    start: float = 0.0
+    """Epochs of the schedule that lie behind where it is taken up: a stage's own goes on where another stopped."""
     warmup: float = 0.0
     """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
     then takes the rest of the span."""
@@ -44,6 +46,8 @@ class Schedule:
             raise ClatError(f"schedule.epochs is {self.epochs}: expected at least 1")
         if self.peak is not None and not 0 < self.peak < 1:
             raise ClatError(f"schedule.peak is {self.peak}: expected a fraction between 0 and 1")
+        if not 0 <= self.start < math.inf:
+            raise ClatError(f"schedule.start is {self.start}: expected a number of epochs, at least 0")
         if not 0 <= self.warmup < math.inf:
             raise ClatError(f"schedule.warmup is {self.warmup}: expected a number of epochs, at least 0")
         if self.warmup > 0 and self.kind in ("cyclic", "one-cycle"):
@@ -80,6 +84,7 @@ def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
         The rate, 0 or more; beyond the schedule's end it stays as it is there.
     """
     span = schedule.epochs or span
+    epochs_done += schedule.start
     if epochs_done < schedule.warmup:
         return _rate(schedule, 0.0) * epochs_done / schedule.warmup
     return _rate(schedule, min((epochs_done - schedule.warmup) / (span - schedule.warmup), 1.0))

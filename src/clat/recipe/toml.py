@@ -153,7 +153,7 @@ def recipe_hash(recipe: Recipe, stages: int | None = None) -> str:
     for table in (data["optimizer"], *(stage["optimizer"] for stage in data["stages"] if "optimizer" in stage)):
         _drop(table, LATER_OPTIMIZER)
     for table in (data["schedule"], *(stage["schedule"] for stage in data["stages"] if "schedule" in stage)):
-        _drop(table, {"warmup": 0.0})
+        _drop(table, {"warmup": 0.0, "start": 0.0})
     for stage in data["stages"]:
         _drop(stage["objective"], LATER.get(stage["objective"]["name"], {}))
         if "selection" in stage:

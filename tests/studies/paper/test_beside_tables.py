@@ -126,6 +126,29 @@ def test_what_fails_twice_is_named_and_not_tried_for_ever(tmp_path, monkeypatch)
     assert all("died of SIGKILL" in entry["failure"] for entry in found["entries"])
 
 
+@pytest.mark.parametrize("base", ["bai2024", "peng2023", "pgd-at"])
+def test_a_store_finds_its_runs_wherever_it_lies(tmp_path, base):
+    spec = RunSpec(base=base, network="resnet18", dataset="cifar10")
+    here, there = (Store(tmp_path / name, RATIOS, ASKED.folders).run_of(spec) for name in ("here", "there"))
+    assert here.key == there.key
+    text = str(there.recipe)
+    assert str(tmp_path / "here") not in text
+    assert (str(tmp_path / "there") in text) == (base != "pgd-at")
+
+
+def test_generated_images_are_those_of_the_data_set(tmp_path, monkeypatch):
+    """Their labels would pass for those of the first ten of a hundred classes."""
+    (tmp_path / "edm_1m.npz").touch()
+    monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path))
+    held = Store(tmp_path / "out", RATIOS)
+    files = {
+        dataset: held.run_of(RunSpec(base="peng2023", network="resnet18", dataset=dataset)).recipe.data.extra.file
+        for dataset in ("cifar10", "cifar100")
+    }
+    assert files["cifar10"] == "edm_1m.npz"
+    assert files["cifar100"].endswith("store/inputs/cifar100.npz")
+
+
 def test_gathering_trains_nothing_and_names_what_a_run_starts_from(tmp_path):
     held = Store(tmp_path, RATIOS, ASKED.folders)
     spec = RunSpec(base="bai2024", network="resnet18", dataset="cifar10")

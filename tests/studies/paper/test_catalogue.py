@@ -21,7 +21,7 @@ from clat.studies.paper.printed import FLAGS, printed_in, printed_numbers
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import NARROW, SCALES, SMOKE, K, find_scale
 
-INPUTS = Inputs(generated="stand-in-{}.npz", members=(Path("a"), Path("b")))
+INPUTS = Inputs(generated="stand-in.npz", members=(Path("a"), Path("b")))
 TRAINED = [table for table in TABLES if table.kind in ("accuracy", "transfer")]
 
 
@@ -96,8 +96,8 @@ def test_the_full_scale_is_the_papers():
     late = recipe(RunSpec(follower="clat", network="resnet18", dataset="cifar10", share=0.7), full, INPUTS)
     assert [stage.epochs for stage in late.stages] == [70, 30]
     dropped = recipe(RunSpec(network="wrn-34-10", dataset="cifar10", share=0.7, drop=True), full, INPUTS)
-    before, after = (dropped.learning_rate(stage, 70.0) for stage in (0, 1))
-    assert after == pytest.approx(before / 10)
+    for epoch in (70.0, 80.0, 99.5):
+        assert dropped.learning_rate(1, epoch) == pytest.approx(made.learning_rate(1, epoch) / 10)
 
 
 def test_rows_on_top_of_a_method_begin_like_it():
@@ -110,6 +110,33 @@ def test_rows_on_top_of_a_method_begin_like_it():
     assert len(firsts) == 1
     fast = recipe(RunSpec(base="fast-at", network="preact-resnet18", dataset="cifar10"), NARROW, INPUTS)
     assert fast.model.name == "preact-resnet18-raw"
+
+
+def test_a_mixture_goes_on_along_the_rows_learning_rate():
+    place = {"base": "bai2024", "network": "wrn-70-16", "dataset": "cifar10"}
+    plain = recipe(RunSpec(network="wrn-70-16", dataset="cifar10"), SCALES["full"], INPUTS)
+    for follower in ("", "clat", "rift"):
+        made = recipe(RunSpec(follower=follower, **place), SCALES["full"], INPUTS)
+        assert made.learning_rate(0, 7.0) == pytest.approx(plain.learning_rate(1, 57.0)), follower
+
+
+def test_what_builds_on_pgd_at_trains_on_in_one_piece():
+    """Alone, X keeps the state that a cut in two would reset; behind PGD-AT's part in both."""
+    place = {"base": "twins", "network": "resnet18", "dataset": "cifar10"}
+    alone, clat = (recipe(RunSpec(follower=follower, **place), SCALES["full"], INPUTS) for follower in ("", "clat"))
+    assert [(stage.name, stage.epochs) for stage in alone.stages] == [("pgd-at", 25), ("twins", 75)]
+    assert [(stage.name, stage.epochs) for stage in clat.stages] == [("pgd-at", 25), ("twins", 25), ("clat", 50)]
+    assert alone.stages[1].optimizer.weight_decay == 1e-5
+    assert alone.learning_rate(1, 25.0) == 0.003
+
+
+def test_authors_settings_follow_the_network():
+    resnet, wide = (
+        recipe(RunSpec(base="mart", network=network, dataset="cifar10"), SCALES["full"], INPUTS)
+        for network in ("resnet18", "wrn-34-10")
+    )
+    found = [(one.schedule.lr, one.optimizer.weight_decay, one.stages[0].objective.beta) for one in (resnet, wide)]
+    assert found == [(0.01, 3.5e-3, 5.0), (0.1, 7e-4, 6.0)]
 
 
 def test_effects_are_taken_against_what_the_paper_compares_with():
@@ -128,6 +155,10 @@ def test_effects_are_taken_against_what_the_paper_compares_with():
     assert against("T5", "ema") == "pgd-at"
     assert against("T14", "pgd-at+clat", "dynamic") == "pgd-at+clat, fixed"
     assert against("cure-T1", "cure") == "pgd-at"
+    assert against("cure-T4", "cure-eff") == "cure"
+    rows = table_lines(find_table("cure-T3"))
+    last = next(line for line in rows if line.name == "cure, checkpoint=last")
+    assert reference(last, rows, find_table("cure-T3")).name == "cure, checkpoint=best", "robust overfitting"
     assert against("cure-T7", "cure-rgp-only") == "cure-none"
     assert against("T1", "pgd-at") is None
 
@@ -197,7 +228,7 @@ def test_names_that_are_not_there_are_answered_with_the_nearest():
 def test_the_list_counts_networks():
     assert run_count(find_table("T5")) == 16
     assert run_count(find_table("T9")) == 0
-    assert run_count(find_table("F3")) == sum(map(len, SWEEP.values())) + 3
+    assert run_count(find_table("F3")) == sum(map(len, SWEEP.values())) + 2 * 3, "PGD-AT, and averaged"
     assert {taken_apart(one.method)[0] for one in printed_numbers() if one.method != "full-model"} <= set(METHODS)
 
 

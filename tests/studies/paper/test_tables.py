@@ -75,6 +75,9 @@ def test_tables_share_their_networks_and_results(tmp_path, one_process):
     folder = tmp_path / "T20"
     assert {file.name for file in folder.iterdir()} == {"table.json", "table.md", "page.html", "effects.svg"}
     assert json.loads((folder / "table.json").read_text())["id"] == "T20"
+    notes = dict(found["notes"])
+    assert "pgd-at" not in notes, "what is known of a printed number belongs to its own cell"
+    assert notes["lambda, resnet18, cifar10"] == "ratio 0.1, not chosen at this scale"
     page = (folder / "page.html").read_text()
     for text in ("83.89", "Most against least critical layers", "not chosen at this scale", "<svg", "lowest"):
         assert text in page
@@ -87,7 +90,7 @@ def test_a_run_that_fails_leaves_its_cells_named_and_the_others_go_on(tmp_path, 
         store, "run_row", lambda row, *rest: "diverged at epoch 3" if "clat" in row.name else held(row, *rest)
     )
     found = run("T7", tmp_path, replace(DIGITS, rows=("pgd-at", "pgd-at+clat, critical")))
-    texts = {(row[2], row[3].partition(",")[0]): row[4] for row in found["rows"]}
+    texts = {(row[2], row[3].partition(",")[0]): row[5] for row in found["rows"]}
     assert texts["pgd-at+clat, critical", "clean"] == "failed: diverged at epoch 3"
     assert texts["pgd-at", "clean"][0].isdigit()
     assert found["failed"] == 3
@@ -104,7 +107,7 @@ def test_where_no_lambda_can_be_chosen_what_needs_none_goes_on(tmp_path, monkeyp
     found = run(name, tmp_path, asked, replace(TINY, ratios=(0.03, 0.3)))
     failures = {(entry["row"].lower(), entry["failure"]) for entry in found["entries"]}
     assert ("pgd-at", None) in failures
-    others = {failure for row, failure in failures if row != "pgd-at"}
+    others = {failure for row, failure in failures if not row.startswith("pgd-at") or "clat" in row}
     assert others == {"lambda could not be chosen: ratio 0.03: diverged at epoch 3"}
 
 
@@ -155,6 +158,8 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
     assert [row[4] for row in selected["rows"]] == ["11", "11", "4"]
     assert selected["rows"][2][3] == "not at this scale, whose stage selects 2 times"
     assert selected["failed"] == 0
+    assert selected["seeds"] == [0], "the layers of one network"
+    assert "X's part is 2 of 4 epochs" in selected["caption"]
     timed = run("T10", tmp_path, replace(DIGITS, networks=()))
     assert [row[3] for row in timed["rows"][:4]] == ["10", "30", "50", "100"]
     assert float(timed["rows"][0][5]) == 1.0
@@ -186,6 +191,8 @@ def test_one_seed_settles_nothing():
 def test_parameters_are_counted_without_training(tmp_path, one_process):
     found = run("T9", tmp_path, replace(DIGITS, networks=("resnet18",)))
     assert [row[3] for row in found["rows"]] == ["11,173,962", "589,824", "5.28 %"]
+    assert found["remark"] == "Networks at full width; nothing is trained."
+    assert found["facts"] == []
     assert not one_process
 
 
@@ -215,6 +222,17 @@ def test_the_plan_counts_runs_and_measures_steps(tmp_path):
     assert "largest step" in shown.export_text()
 
 
+def test_the_plan_counts_what_a_mixture_is_made_of_and_one_seed_of_selected_layers(tmp_path, monkeypatch):
+    held = Store(tmp_path, replace(SMOKE, seeds=3), DIGITS.folders)
+    monkeypatch.setattr(plan, "_step", lambda *_: (0.0, 0))
+    asked = replace(DIGITS, networks=("wrn-70-16",), rows=("bai2024",))
+    request = request_for(find_table("T1"), asked, held, QUIET)
+    found = plan.make_plan(plan.needed_specs(request, (), ()), held)
+    assert found.runs == 3 * 3, "the natural and the PGD-AT network, and the mixture"
+    request = request_for(find_table("T13"), DIGITS, held, QUIET)
+    assert plan.make_plan(plan.needed_specs(request, (), ()), held).runs == 1
+
+
 @pytest.mark.parametrize("table", ["T7", "T20", "F3"])
 def test_the_plan_counts_what_lambda_is_chosen_from(tmp_path, table):
     held = Store(tmp_path, replace(TINY, ratios=(0.03, 0.1, 0.3)), DIGITS.folders)
@@ -228,7 +246,7 @@ def test_the_plan_counts_what_lambda_is_chosen_from(tmp_path, table):
 
 def test_pairs_of_other_images_have_no_effect():
     one = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", verdicts=np.ones((1, 4)), seeds=(0,))
-    assert replace(one, failure="killed").texts()[4] == "100.0 [100.0, 100.0]; another seed failed: killed"
+    assert replace(one, failure="killed").texts()[5] == "100.0 [100.0, 100.0]; another seed failed: killed"
     other = replace(one, images=("x",))
     assert effect_of(replace(one, images=("x",)), other).value == 0
     assert effect_of(replace(one, images=("y",)), other) is None
@@ -280,6 +298,7 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
         ("T7", "--out", str(out), "--seeds", "0"): "--seeds is 0: expected at least 1",
         ("T7", "--out", str(out), "--data", f"cifar10={tmp_path / 'nowhere'}"): "T7 has no data to run on: ",
         ("all", "--out", str(out), "--rows", "x"): "takes no --networks and --rows",
+        ("F3", "--out", str(out), "--rows", "x"): "F3 is a figure without rows: leave out --rows",
     }
     for words, message in refused.items():
         assert cli.main(["paper", *words]) == 2

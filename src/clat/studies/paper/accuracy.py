@@ -171,7 +171,7 @@ def _measured(request: Request, line: TableLine, runs: list[StoredRun] | str) ->
                 seeds=tuple(records),
                 printed=printed,
                 failure="; ".join(dict.fromkeys(wrong)) or None,
-                notes=tuple(note for note in (METHODS[base].note, printed.note if printed else "") if note),
+                note=METHODS[base].note,
             )
         )
     if trained:
@@ -230,7 +230,10 @@ def _with_effects(request: Request, done: Mapping[TableLine, Sequence[Cell]]) ->
                 continue
             effect = effect_of(cell, theirs)
             printed = printed_effect(cell.printed, theirs.printed)
-            found.append(replace(cell, against=other.name, effect=effect, printed_effect=printed))
+            flag = printed_effect_flag(cell.printed, theirs.printed)
+            found.append(
+                replace(cell, against=other.name, effect=effect, printed_effect=printed, printed_effect_flag=flag)
+            )
     return found
 
 
@@ -249,6 +252,21 @@ def printed_effect(mine: Printed | None, theirs: Printed | None) -> float | None
     if mine.metric.endswith("delta"):
         return mine.number
     return None if theirs is None or theirs.number is None else round(mine.number - theirs.number, 2)
+
+
+def printed_effect_flag(mine: Printed | None, theirs: Printed | None) -> str:
+    """Return what is known of the numbers behind a printed effect.
+
+    Args:
+        mine: the number of the row.
+        theirs: that of the row it is compared with.
+
+    Returns:
+        The flag of the row's own number, else that of the other one; empty where there is no effect or no flag.
+    """
+    if printed_effect(mine, theirs) is None or mine is None:
+        return ""
+    return mine.flag or ("" if theirs is None or mine.metric.endswith("delta") else theirs.flag)
 
 
 def specs_of(request: Request) -> list[RunSpec]:

@@ -14,13 +14,21 @@ _ONE = ("cifar10",)
 _DYNAMIC = "Select anew every few epochs, or once and for all"
 _UNSTATED = "Stem and resolution of the images are not stated in the paper; here ImageNet's stem."
 
+_RIFT = (
+    *(("pgd-at+rift", network) for network in ("densenet121", "resnet50", "vgg19")),
+    ("fast-at+rift", "preact-resnet18"),
+    ("autolora+rift", "resnet18"),
+    *((f"{x}+rift", "wrn-70-16") for x in ("peng2023", "bai2024")),
+)
+"""X + RiFT where the paper prints it for other X alone."""
+
 TABLES: tuple[PaperTable, ...] = (
     PaperTable(
         id="T1",
         title="White-box PGD-10",
         shows="X + CLAT has higher clean and robust accuracy than X alone, for every X.",
         kind="accuracy",
-        beside=(("lora", "resnet18"), ("lora+clat", "resnet18")),
+        beside=(("lora", "resnet18"), ("lora+clat", "resnet18"), *_RIFT),
     ),
     PaperTable(
         id="T2",
@@ -237,6 +245,7 @@ TABLES: tuple[PaperTable, ...] = (
         title="CURE without a natural start of its own",
         shows="CURE_Eff, within one budget, is not far behind.",
         kind="accuracy",
+        beside=(("cure", "resnet18"),),
         control="pgd-at",
     ),
     PaperTable(

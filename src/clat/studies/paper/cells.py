@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from clat.evaluation.statistics import SeedSummary
 from clat.studies.paper.printed import Printed
 
 COLUMNS = (
-    *("data", "network", "row", "measured", "ours", "± seeds", "lowest", "paper"),
+    *("data", "network", "row", "measured", "n", "ours", "± seeds", "lowest", "paper"),
     *("less", "ours: effect", "paper: effect", "effect"),
 )
 """What a line of an accuracy table shows."""
@@ -47,7 +47,10 @@ class Cell:
     effect: CrossedInterval | None = None
     printed_effect: float | None = None
     """In points."""
-    notes: tuple[str, ...] = field(default=())
+    printed_effect_flag: str = ""
+    """What is known of the printed numbers behind it, one of FLAGS; empty: nothing."""
+    note: str = ""
+    """What sets our method apart from the printed one."""
 
     @property
     def interval(self) -> CrossedInterval | None:
@@ -84,8 +87,9 @@ class Cell:
             "against": self.against or None,
             "effect": None if self.effect is None else self.effect.to_dict(),
             "paper_effect_points": self.printed_effect,
+            "paper_effect_flag": self.printed_effect_flag or None,
             "settled": self.settled or None,
-            "notes": list(self.notes),
+            "note": self.note or None,
         }
 
     def texts(self) -> list[str]:
@@ -98,26 +102,29 @@ class Cell:
         method, _, other = self.against.partition(", ")
         less = other if other and method == self.row.partition(", ")[0] else self.against or DASH
         ours = self.interval
+        flag = f" ({self.printed_effect_flag})" if self.printed_effect_flag else ""
+        theirs = points(self.printed_effect) + flag
         if ours is None or self.verdicts is None:
             why = f"failed: {self.failure}" if self.failure else "not run"
-            return [*about, why, DASH, DASH, paper_text(self.printed), less, DASH, points(self.printed_effect), ""]
+            return [*about, DASH, why, DASH, DASH, paper_text(self.printed), less, DASH, theirs, ""]
         summary = SeedSummary(tuple(self.verdicts.mean(axis=1).tolist()))
         part = f"; another seed failed: {self.failure}" if self.failure else ""
         return [
             *about,
+            f"{ours.images:,}",
             f"{100 * ours.value:.1f} [{100 * ours.low:.1f}, {100 * ours.high:.1f}]{part}",
             DASH if summary.deviation is None else f"{100 * summary.deviation:.1f}",
             f"{100 * summary.lowest:.1f} of {len(summary.values)}",
             paper_text(self.printed),
             less,
             effect_text(self.effect),
-            points(self.printed_effect),
+            theirs,
             self.settled,
         ]
 
 
 def measured_on(cells: Sequence[Cell]) -> str:
-    """Return what the accuracies of cells are of: weights, images, seeds, and what their intervals are over.
+    """Return what the accuracies of cells are of: weights, seeds, and what their intervals are over.
 
     Args:
         cells: of a table.
@@ -125,11 +132,12 @@ def measured_on(cells: Sequence[Cell]) -> str:
     Returns:
         Sentences.
     """
-    measured = [cell.verdicts for cell in cells if cell.verdicts is not None]
-    seeds, images = (", ".join(map(str, sorted({one.shape[i] for one in measured}))) or "-" for i in (0, 1))
+    seeds = sorted({one.verdicts.shape[0] for one in cells if one.verdicts is not None})
+    best = any("checkpoint=best" in cell.row for cell in cells)
+    weights = "the last weights, of the best ones where a row says checkpoint=best" if best else "the last weights"
     return (
-        f"Percent, of the last weights, on n = {images} test images, {seeds} seeds. In brackets: 95 % bootstrap "
-        "intervals over seeds and images, of a single seed over images alone."
+        f"Percent, of {weights}, on n test images, {', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % "
+        "bootstrap intervals over seeds and images, of a single seed over images alone."
     )
 
 

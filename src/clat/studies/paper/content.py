@@ -24,5 +24,7 @@ class Content:
     outcome: str = ""
     """What came out, in a sentence."""
     figures: Mapping[str, Figure | None] = field(default_factory=dict)
+    seeds: Sequence[int] | None = None
+    """Those that it is of; None: all that were asked for."""
     failed: int = 0
     """Cells that have no number."""

@@ -1,28 +1,32 @@
-"""Choices of layers against one another, where a table prints each of them beside X alone."""
+"""Comparisons that a table's own effects leave out: CLAT with X, with averaged weights, with other layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clat.evaluation.bootstrap import CrossedInterval
-from clat.studies.paper.accuracy import printed_effect
+from clat.studies.paper.accuracy import printed_effect, printed_effect_flag
 from clat.studies.paper.cells import Cell, effect_of, effect_text, points
+from clat.studies.paper.methods import AVERAGED
+from clat.studies.paper.scales import K
 
-MOST = ("critical", "dynamic")
-"""What a table calls CLAT's own choice."""
+OWN = ("", "critical", "dynamic")
+"""What a table calls the layers that CLAT itself would move."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """CLAT's own choice of layers less another one, of a network on a data set."""
+    """One row less another one, of a network on a data set."""
 
     cell: Cell
     other: Cell
     effect: CrossedInterval
     printed: float | None
     """The paper's difference in points."""
+    flag: str
+    """What is known of the numbers behind that, one of FLAGS; empty: nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; the effect in [-1, 1], the printed one in points.
@@ -36,30 +40,69 @@ class Contrast:
             "against": self.other.row,
             "effect": self.effect.to_dict(),
             "paper_effect_points": self.printed,
+            "paper_effect_flag": self.flag or None,
         }
 
 
 def contrasts(cells: Sequence[Cell]) -> list[Contrast]:
-    """Return each critical (or dynamic) choice less every other that its effect is not taken against already.
+    """Return CLAT less X, less PGD-AT with averaged weights, and less CLAT on other layers.
 
     Args:
         cells: of a table.
 
     Returns:
-        The differences, seed by seed and image by image, of cells that share seeds and images.
+        The differences that are no effect of the table already, of cells that share seeds and images.
     """
+    return _contrasts(cells, _asked_in_a_table)
+
+
+def sweep_contrasts(cells: Sequence[Cell]) -> list[Contrast]:
+    """Return the paper's number of layers less every other one, and less PGD-AT with averaged weights.
+
+    Args:
+        cells: of a figure over the number of layers.
+
+    Returns:
+        The differences, of cells that share seeds and images.
+    """
+    return _contrasts(cells, _asked_in_a_sweep)
+
+
+def _contrasts(cells: Sequence[Cell], asked: Callable[[Cell, Cell], bool]) -> list[Contrast]:
     found = []
     for cell in cells:
-        method, _, layers = cell.row.partition(", ")
-        for other in cells if layers in MOST else ():
-            theirs, _, choice = other.row.partition(", ")
-            if not choice or choice == layers or other.row == cell.against or theirs != method:
+        for other in cells:
+            if other.row == cell.against or not _alike(cell, other) or not asked(cell, other):
                 continue
-            effect = effect_of(cell, other) if _alike(cell, other) else None
+            effect = effect_of(cell, other)
             if effect is not None:
-                printed = printed_effect(cell.printed, other.printed)
-                found.append(Contrast(cell=cell, other=other, effect=effect, printed=printed))
-    return found
+                pair = (cell.printed, other.printed)
+                found.append(
+                    Contrast(
+                        cell=cell,
+                        other=other,
+                        effect=effect,
+                        printed=printed_effect(*pair),
+                        flag=printed_effect_flag(*pair),
+                    )
+                )
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    return sorted(found, key=lambda one: rows.index(one.other.row))
+
+
+def _asked_in_a_table(cell: Cell, other: Cell) -> bool:
+    method, _, layers = cell.row.partition(", ")
+    base, plus, _ = method.partition("+clat")
+    if not plus or layers not in OWN:
+        return False
+    theirs, _, choice = other.row.partition(", ")
+    averaged = other.row == "ema" and base == "pgd-at"
+    return averaged or other.row == base or (theirs == method and choice not in OWN)
+
+
+def _asked_in_a_sweep(cell: Cell, other: Cell) -> bool:
+    own = f"k = {K[cell.network]}"
+    return cell.row == own != other.row and (other.row.startswith("k = ") or other.row == AVERAGED)
 
 
 def _alike(cell: Cell, other: Cell) -> bool:
@@ -78,9 +121,11 @@ def sentences(found: Sequence[Contrast]) -> str:
     """
     parts: dict[str, list[str]] = {}
     for one in found:
-        mine, theirs = (cell.row.partition(", ")[2] for cell in (one.cell, one.other))
-        paper = "" if one.printed is None else f" (paper {points(one.printed)})"
+        (method, _, mine), (other, _, theirs) = (cell.row.partition(", ") for cell in (one.cell, one.other))
+        names = f"{mine} less {theirs}" if method == other and mine else f"{one.cell.row} less {one.other.row}"
+        flag = f", {one.flag}" if one.flag else ""
+        paper = "" if one.printed is None else f" (paper {points(one.printed)}{flag})"
         what = "clean" if one.cell.kind == "clean" else one.cell.attack.partition(",")[0]
-        pair = f"{one.cell.dataset}, {one.cell.network}: {mine} less {theirs}"
+        pair = f"{one.cell.dataset}, {one.cell.network}: {names}"
         parts.setdefault(pair, []).append(f"{what} {effect_text(one.effect)}{paper}")
     return " ".join(f"{pair}: {'; '.join(texts)}." for pair, texts in parts.items())

@@ -12,8 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from clat.report.plots import BLUE, GREEN, MUTED, ORANGE, PURPLE, SKY, styled
 from clat.report.widths import WIDTH
 from clat.studies.paper.cells import SAME, Cell
+from clat.studies.paper.methods import AVERAGED
 from clat.studies.paper.paper_table import PaperTable
 
+CONTROLS = {"PGD-AT": "--", AVERAGED: ":"}
+"""Rows of a sweep that move no number of layers -> how they are drawn."""
 COLOURS = (MUTED, ORANGE, BLUE, GREEN, PURPLE, SKY)
 
 
@@ -30,7 +33,7 @@ def accuracy_by(cells: Sequence[Cell], table: PaperTable) -> Figure | None:
     """
     kind = "clean" if table.id == "F7" else "robust"
     shown = [one for one in cells if one.verdicts is not None and (table.kind == "strength" or one.kind == kind)]
-    if not shown or (table.kind == "sweep" and all(one.row == "PGD-AT" for one in shown)):
+    if not shown or (table.kind == "sweep" and all(one.row in CONTROLS for one in shown)):
         return None
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -41,15 +44,17 @@ def accuracy_by(cells: Sequence[Cell], table: PaperTable) -> Figure | None:
             _line(axes, members, [_eps(cell) for cell in members], colour, name)
         axes.set_xlabel("eps, linf")
     else:
-        networks = list(dict.fromkeys(cell.network for cell in shown if cell.row != "PGD-AT"))
+        networks = list(dict.fromkeys(cell.network for cell in shown if cell.row not in CONTROLS))
         for network, colour in zip(networks, COLOURS[1:], strict=False):
-            swept = [cell for cell in shown if cell.network == network and cell.row != "PGD-AT"]
+            swept = [cell for cell in shown if cell.network == network and cell.row not in CONTROLS]
             _line(axes, swept, [float(cell.row.removeprefix("k = ")) for cell in swept], colour, network)
             for cell in shown:
-                if cell.network == network and cell.row == "PGD-AT" and cell.interval is not None:
-                    axes.axhline(100 * cell.interval.value, color=colour, linewidth=0.8, linestyle="--")
+                if cell.network == network and cell.row in CONTROLS and cell.interval is not None:
+                    axes.axhline(
+                        100 * cell.interval.value, color=colour, linewidth=0.8, linestyle=CONTROLS[cell.row]
+                    )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("critical layers that move; broken line: PGD-AT")
+        axes.set_xlabel("critical layers that move; broken line: PGD-AT, dotted: averaged weights")
     axes.set_ylabel(f"{kind} accuracy, %")
     axes.grid(True)
     axes.legend()

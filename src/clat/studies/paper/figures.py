@@ -11,9 +11,10 @@ from clat.studies.paper.accuracy import Request, attack_name, evaluated
 from clat.studies.paper.cells import COLUMNS, Cell, effect_of, measured_on, verdicts_of
 from clat.studies.paper.choose_lambda import choose_ratio, ratio_specs
 from clat.studies.paper.content import Content
+from clat.studies.paper.contrast import sentences, sweep_contrasts
 from clat.studies.paper.curves import accuracy_by, curves_over_epochs
 from clat.studies.paper.lines import Measure
-from clat.studies.paper.methods import EPS
+from clat.studies.paper.methods import AVERAGED, EPS
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import K, PaperScale
@@ -21,6 +22,8 @@ from clat.studies.paper.scales import K, PaperScale
 SWEEP = {"densenet121": (1, 3, 5, 8, 12), "resnet50": (1, 2, 3, 5, 8), "resnet18": (1, 2, 3, 5)}
 """Network -> numbers of layers, the paper's own among them."""
 STRENGTHS = ("0", "0.01", "0.02", "0.03", "0.04", "0.06")
+RATE = ", rate x "
+"""What stands in F6 between a method and what becomes of its learning rate."""
 SHARES = (0.3, 0.5, 0.7)
 """Parts of the epochs after which CLAT takes over in F2; the paper's own lengths can only be read off its plot."""
 
@@ -50,7 +53,12 @@ def figure_curves(table: PaperTable, network: str, dataset: str, seed: int, rati
     clat: dict[str, Any] = {"follower": "clat", "ratio": ratio, **place}
     control = Curve(name="PGD-AT", spec=RunSpec(**place))
     if table.kind == "sweep":
-        return [control, *(Curve(name=f"k = {k}", spec=_with_k(clat, network, k)) for k in SWEEP[network])]
+        averaged = Curve(name=AVERAGED, spec=RunSpec(base="ema", **place))
+        return [
+            control,
+            averaged,
+            *(Curve(name=f"k = {k}", spec=_with_k(clat, network, k)) for k in SWEEP[network]),
+        ]
     if table.kind == "strength":
         return [control, Curve(name="PGD-AT + CLAT", spec=RunSpec(**clat))]
     if table.id == "F2":
@@ -61,8 +69,8 @@ def figure_curves(table: PaperTable, network: str, dataset: str, seed: int, rati
     dropped: dict[str, Any] = {"share": 0.7, "drop": True}
     return [
         control,
-        Curve(name="PGD-AT, rate x 0.1 at 70%", spec=RunSpec(**dropped, **place)),
-        Curve(name="CLAT, rate x 0.1 at 70%", spec=RunSpec(**dropped, **clat)),
+        Curve(name=f"PGD-AT{RATE}0.1 at 70%", spec=RunSpec(**dropped, **place)),
+        Curve(name=f"CLAT{RATE}0.1 at 70%", spec=RunSpec(**dropped, **clat)),
     ]
 
 
@@ -132,14 +140,21 @@ def figure(request: Request, networks: Sequence[str], datasets: Sequence[str]) -
                 cells += _cells(request, one)
                 curves[f"{network}, {one[0].name}"] = _epochs(request, one)
     cells = _less_control(cells)
+    between = sweep_contrasts(cells) if request.table.kind == "sweep" else []
     drawn = curves_over_epochs(curves) if request.table.kind == "curves" else accuracy_by(cells, request.table)
     return Content(
         columns=COLUMNS,
         rows=[cell.texts() for cell in cells],
         entries=[cell.to_dict() for cell in cells],
-        caption=f"{measured_on(cells)} Effects are against PGD-AT of the same length. The paper prints no numbers."
+        caption=f"{measured_on(cells)} Effects are against PGD-AT of the same length and learning rate. "
+        "The paper prints no numbers."
         + (" Curves: held-out training images, PGD-10." if request.table.kind == "curves" else ""),
-        about={"ratios": chosen, "curves": curves if request.table.kind == "curves" else {}},
+        about={
+            "ratios": chosen,
+            "curves": curves if request.table.kind == "curves" else {},
+            "contrasts": [one.to_dict() for one in between],
+        },
+        outcome=sentences(between),
         figures={request.table.id.lower(): drawn},
         failed=sum(cell.verdicts is None for cell in cells),
     )
@@ -186,15 +201,17 @@ def _measures(table: PaperTable, scale: PaperScale) -> list[tuple[Measure, str]]
 
 
 def _less_control(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells with their effects against PGD-AT of their network."""
-    control = {(c.dataset, c.network, c.attack, c.kind): c for c in cells if c.row == "PGD-AT"}
+    """Return the cells with their effects against PGD-AT of their network, at the same learning rate."""
+    rows = {(c.dataset, c.network, c.attack, c.kind, c.row): c for c in cells}
     found = []
     for cell in cells:
-        other = control.get((cell.dataset, cell.network, cell.attack, cell.kind))
-        same = other is None or cell.row == "PGD-AT"
-        found.append(
-            cell if same or other is None else replace(cell, against="PGD-AT", effect=effect_of(cell, other))
-        )
+        name, _, rate = cell.row.partition(RATE)
+        control = f"PGD-AT{RATE}{rate}" if rate and name != "PGD-AT" else "PGD-AT"
+        other = rows.get((cell.dataset, cell.network, cell.attack, cell.kind, control))
+        if other is None or cell.row == control:
+            found.append(cell)
+        else:
+            found.append(replace(cell, against=control, effect=effect_of(cell, other)))
     return found
 
 

@@ -121,6 +121,7 @@ def critical_layers(request: Request) -> Content:
         request.console.print(f"{request.table.id}: {line.dataset}, {line.network}: ranked")
     return Content(
         columns=COLUMNS,
+        seeds=request.seeds[:1],
         rows=[_texts(entry) for entry in entries],
         entries=entries,
         caption=f"Layers are convolutions without shortcuts and classifier, numbered from 1 in forward order; "
@@ -195,10 +196,17 @@ def selected_layers(request: Request) -> Content:
         rows=[_texts(entry) for entry in entries],
         entries=entries,
         caption="The k layers that the stage of CLAT selects, the most critical first, at its first, second and "
-        "third selection: the paper's epochs 70, 80 and 90. X's part is 70 % of the epochs.",
+        f"third selection: the paper's epochs 70, 80 and 90. X's part is {_part(request)}.",
         about={"ratios": told(chosen)},
+        seeds=request.seeds[:1],
         failed=sum(entry["failure"] is not None for entry in entries),
     )
+
+
+def _part(request: Request) -> str:
+    """Return X's part of the epochs, as at this scale."""
+    scale = request.store.scale
+    return f"{scale.start(request.table.share)} of {scale.epochs} epochs"
 
 
 def _in_order(request: Request, run: StoredRun, selection: Mapping[str, Any]) -> list[int]:

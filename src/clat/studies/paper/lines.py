@@ -142,7 +142,8 @@ def reference(line: TableLine, lines: Mapping[TableLine, Sequence[Printed]], tab
     """Return the line that another is compared with.
 
     That is X for "X + CLAT" where the table prints X, else random or fixed layers for the critical ones; X that is
-    run beside the printed rows for the others; the table's `control` where the line's name says nothing.
+    run beside the printed rows for the others; a method's best weights for its last ones; CURE for its shorter
+    form; the table's `control` where the line's name says nothing.
 
     Args:
         line: the line.
@@ -155,7 +156,9 @@ def reference(line: TableLine, lines: Mapping[TableLine, Sequence[Printed]], tab
     place = (line.dataset, line.network, line.source)
     beside = [one for one in lines if (one.dataset, one.network, one.source) == place and one != line]
     base, plus, _ = line.method.rpartition("+")
-    wanted = base if plus else "pgd-at" if line.method == "ema" else table.control
+    wanted = base if plus else {"ema": "pgd-at", "cure-eff": "cure"}.get(line.method, table.control)
+    if line.variant == "checkpoint=last":
+        return next((one for one in beside if (one.method, one.variant) == (line.method, "checkpoint=best")), None)
     x = next((one for one in beside if one.method == wanted and one.variant == line.variant), None)
     opposite = {"critical": "random", "dynamic": "fixed"}.get(line.layers)
     other = next((one for one in beside if one.method == line.method and one.layers == opposite), None)

@@ -7,13 +7,16 @@ what ours is instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from clat.core.errors import unknown
 from clat.studies.paper.scales import Table
 
 EPS, ALPHA, ONE_STEP = "0.03", "0.007", "0.0375"
 """CLAT's radius, step size, and step of a one-step attack (1.25 eps, as Fast-AT's 10/255 at 8/255)."""
+AVERAGED = "PGD-AT, averaged weights"
+"""What figures call the control of a gain that averaging alone would give, `ema` in the tables."""
 CURE_EPS, CURE_ALPHA = "8/255", "2/255"
 
 
@@ -26,6 +29,10 @@ class Method:
     treatments: tuple[Table, ...] = ()
     changes: Table = field(default_factory=dict)
     """Recipe fields that are its own."""
+    stage: Table = field(default_factory=dict)
+    """Fields of its stage that are its own, such as a learning rate by which it fine-tunes."""
+    forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The paper's network -> fields that its authors set otherwise there."""
     stateful: bool = False
     """It keeps state that a cut into two stages would reset."""
     before: str = ""
@@ -40,6 +47,17 @@ class Method:
     """A CLAT stage behind it goes on with its label smoothing and its treatments."""
     note: str = ""
     """What a reader should know of our row beside the printed one."""
+
+    def on(self, network: str) -> Method:
+        """Return the method as its authors have it on a network.
+
+        Args:
+            network: the paper's network.
+
+        Returns:
+            This one, or one with other fields.
+        """
+        return replace(self, **self.forms[network]) if network in self.forms else self
 
     def with_attack(self, alpha: str) -> Table:
         """Return the objective with ten steps of `alpha`, where it takes steps.
@@ -70,10 +88,13 @@ _WANG: Table = {
 _EMA: Table = {"name": "ema", "decay": 0.995}
 _CYCLIC: Table = {"kind": "cyclic", "lr": 0.2, "peak": 0.5}
 _FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
+_ONE_CYCLE = "Its authors' learning rates, one cycle that ends at 0 with the run. "
 _GENERATED = (
-    "No generated images come with clat: unless edm_1m.npz lies in CLAT_DATA_DIR, real training images that other "
-    "rows do not use stand in for them."
+    "No generated images come with clat: unless a file of them lies in CLAT_DATA_DIR (edm_1m.npz for "
+    "CIFAR-10, edm_1m-cifar100.npz for CIFAR-100), real training images stand in for them: at smoke and "
+    "narrow scale others than the table's, at full scale the same ones."
 )
+_NATURAL = "Natural training for half as many epochs comes before those of the other rows, as in the paper."
 _CHECKPOINT = "The paper's row is a published checkpoint of RobustBench under a wrong name; "
 
 METHODS: dict[str, Method] = {
@@ -95,14 +116,27 @@ METHODS: dict[str, Method] = {
     "mart": Method(
         objective={"name": "mart", "beta": 5.0},
         changes={"schedule": {"lr": 0.01}, "optimizer": {"weight_decay": 3.5e-3}},
-        note="Its authors' learning rate and weight decay: at the other rows' it stays at chance.",
+        forms={
+            "wrn-34-10": {
+                "objective": {"name": "mart", "beta": 6.0},
+                "changes": {"optimizer": {"weight_decay": 7e-4}},
+            }
+        },
+        note="Its authors' settings: learning rate 0.01, weight decay 0.0035 and beta 5 with a ResNet-18, "
+        "which stays at chance at the other rows' rate, and 0.1, 0.0007 and 6 with a WideResNet. What "
+        "follows it keeps rate and decay.",
     ),
     "awp": Method(
+        note="At smoke and narrow scale the weights are perturbed from the middle of X's part on: from "
+        "the first step it stays at chance within so few epochs.",
         objective=_BATCH,
         treatments=({"name": "awp", "gamma": 0.01},),
         built_in={"preact-resnet18": "preact-resnet18-bn"},
     ),
-    "score": Method(objective={"name": "score-at", "clip": 0.4}),
+    "score": Method(
+        objective={"name": "score-at", "clip": 0.4},
+        note="At the other rows' learning rate of 0.1; its authors have 0.05.",
+    ),
     "fast-at": Method(objective={"name": "fast-at"}, built_in={"preact-resnet18": "preact-resnet18-raw"}),
     "fast-at-cyclic": Method(
         objective={"name": "fast-at"},
@@ -141,7 +175,7 @@ METHODS: dict[str, Method] = {
         stateful=True,
         built_in={"wrn-70-16": "dm-wrn-70-16"},
         generated=True,
-        note=_GENERATED,
+        note=_ONE_CYCLE + _GENERATED,
     ),
     "peng2023": Method(
         objective=_WANG,
@@ -151,16 +185,35 @@ METHODS: dict[str, Method] = {
         built_in={"wrn-70-16": "ra-wrn-70-16"},
         generated=True,
         exclude=("*.se.*",),
-        note=_GENERATED,
+        note=_ONE_CYCLE + _GENERATED,
     ),
     "bai2024": Method(
         objective=_PGD,
-        note="Adaptive smoothing with a fixed alpha of a standard and a PGD-AT network, attacked end to end; the "
-        "paper's row is probably its robust member alone.",
+        note="Adaptive smoothing with a fixed alpha of a standard and a PGD-AT network, attacked end to "
+        "end. Alone, PGD-AT goes on with the robust member's layers, through the mixture; with CLAT, its "
+        "critical ones. The paper's row is probably the robust member alone.",
     ),
     "lora": Method(objective=_PGD, treatments=({"name": "lora", "rank": 2},), before="pgd-at"),
-    "autolora": Method(objective={"name": "autolora", "rank": 8}, before="pgd-at", note=_FROM_PGD),
-    "twins": Method(objective={"name": "twins"}, before="pgd-at", note=_FROM_PGD),
+    "autolora": Method(
+        objective={"name": "autolora", "rank": 8},
+        changes={"monitor": {"every": 1}},  # its rate follows the held-out accuracy of every epoch
+        stage={"schedule": {"kind": "constant", "lr": 0.01}, "optimizer": {"weight_decay": 1e-4}},
+        before="pgd-at",
+        note=_FROM_PGD
+        + " It begins at its authors' rate of 0.01, which it lowers itself, and their weight decay; CLAT "
+        "behind it goes on along the other rows' cosine.",
+    ),
+    "twins": Method(
+        objective={"name": "twins"},
+        stage={
+            "schedule": {"kind": "piecewise", "lr": 0.003, "milestones": [0.5, 0.8333]},
+            "optimizer": {"weight_decay": 1e-5},
+        },
+        before="pgd-at",
+        note=_FROM_PGD
+        + " Its authors' rate of 0.003, in their steps, and weight decay; CLAT behind it goes on along the "
+        "other rows' cosine.",
+    ),
     "clean": Method(objective={"name": "standard"}),
     "carlini-wagner2017": Method(
         objective=_WANG,
@@ -182,11 +235,20 @@ METHODS: dict[str, Method] = {
         changes={"data": {"augment": "idbh-strong"}},
         built_in={"preact-resnet18": "preact-resnet18-raw-bn"},
     ),
-    "cure": Method(objective={"name": "cure"}, before="clean"),
-    "cure-eff": Method(objective={"name": "cure"}, before="clean"),
-    "cure-none": Method(objective={"name": "cure", "percent": 0.0, "gamma": 0.0}, before="clean"),
-    "cure-rgp-only": Method(objective={"name": "cure", "gamma": 0.0}, before="clean"),
-    "cure-rev-only": Method(objective={"name": "cure", "percent": 0.0}, before="clean"),
+    "cure": Method(objective={"name": "cure"}, before="clean", note=_NATURAL),
+    "cure-eff": Method(
+        objective={"name": "cure"},
+        before="clean",
+        note="Its natural start lies within the epochs of the other rows.",
+    ),
+    "cure-none": Method(
+        objective={"name": "cure", "percent": 0.0, "gamma": 0.0},
+        before="clean",
+        note=_NATURAL
+        + " Its KL has weight 1, as in the paper's text; the printed numbers are those of TRADES (weight 6).",
+    ),
+    "cure-rgp-only": Method(objective={"name": "cure", "gamma": 0.0}, before="clean", note=_NATURAL),
+    "cure-rev-only": Method(objective={"name": "cure", "percent": 0.0}, before="clean", note=_NATURAL),
 }
 """X, as printed.csv calls it, -> how it trains."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,7 +84,7 @@ class Inputs:
     data: Mapping[str, str] = field(default_factory=dict)
     """Data set -> a folder of it; those that are not here are looked for by name."""
     generated: str = ""
-    """The file of generated images, or what stands in for it, with {} for the data set."""
+    """The file of generated images of the data set, or what stands in for it."""
     members: Sequence[Path] = ()
     """Of a mixture: the weights of its two members."""
 
@@ -104,7 +103,7 @@ def recipe(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Recipe:
     Raises:
         ClatError: If the parts do not go together.
     """
-    method = METHODS[spec.base]
+    method = METHODS[spec.base].on(spec.network)
     if spec.length != 1:
         scale = replace(scale, epochs=max(round(spec.length * scale.epochs), 2))
     lr = {"kind": "cosine", "lr": 0.1, "epochs": scale.span}
@@ -144,7 +143,7 @@ def _data(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Table:
     if size is not None:
         found |= {"image_size": size, "augment": "imagenet", "imagenet": {"by": "batch"}}
     if METHODS[spec.base].generated:
-        found["extra"] = {"file": inputs.generated.format(spec.dataset), "fraction": 0.7}
+        found["extra"] = {"file": inputs.generated, "fraction": 0.7}
     return found
 
 
@@ -155,16 +154,14 @@ def _stages(spec: RunSpec, scale: PaperScale, method: Method) -> list[Table]:
     start = scale.start(spec.share)
     rest = scale.epochs - start
     if spec.base == "bai2024":
-        return [_clat(spec, scale, rest, method)] if spec.follower else [_robust_member(rest)]
+        return _after_members(spec, scale, start, rest, method)
     on = _x(f"{spec.base}-on", spec, rest, method, scale, again=True)
-    if spec.drop:
-        lr = 0.1 * 0.05 * (1 + math.cos(math.pi * start / scale.span))
-        falls: Table = {"schedule": {"kind": "cosine", "lr": lr, "epochs": scale.span - start}}
-    else:
-        falls = {}
+    falls: Table = {"schedule": _along(scale, start, 0.01)} if spec.drop else {}
     if not spec.follower and method.stateful:
         return [_x(spec.base, spec, scale.epochs, method, scale)]
     first = _first(spec, start, method, scale)
+    if not spec.follower and method.before:
+        return [first[0], _x(spec.base, spec, scale.epochs - first[0]["epochs"], method, scale)]
     if spec.follower == "tune":
         return [*first, {**on, "name": "tune", "selection": _selection(spec, scale, rest, method)}]
     if spec.follower.startswith("clat"):
@@ -176,6 +173,11 @@ def _stages(spec: RunSpec, scale: PaperScale, method: Method) -> list[Table]:
         lora = {"name": "lora", "rank": 2}
         return [*first, stage("lora", rest, method.with_attack(ALPHA), treatments=[lora], batch_norm="update")]
     return [*first, {**on, **falls}]
+
+
+def _along(scale: PaperScale, start: int, lr: float) -> Table:
+    """Return the schedule of a stage that goes on along the cosine of a whole run, from its epoch `start`."""
+    return {"kind": "cosine", "lr": lr, "epochs": scale.span, "start": float(start)}
 
 
 def _first(spec: RunSpec, epochs: int, method: Method, scale: PaperScale) -> list[Table]:
@@ -198,8 +200,7 @@ def _x(name: str, spec: RunSpec, epochs: int, method: Method, scale: PaperScale,
     found = stage(name, epochs, method.with_attack(CURE_ALPHA if spec.cure else ALPHA))
     if treatments:
         found["treatments"] = treatments
-    if method.objective["name"] == "autolora":
-        found |= {"schedule": {"kind": "constant", "lr": 0.01}}
+    found |= method.stage
     if any(one["name"] == "lora" for one in treatments):
         found["batch_norm"] = "update"
     return found
@@ -237,20 +238,28 @@ def _selection(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) ->
     return selection
 
 
-def _robust_member(epochs: int) -> Table:
+def _after_members(spec: RunSpec, scale: PaperScale, start: int, rest: int, method: Method) -> list[Table]:
+    """Return what comes after the two members of a mixture, which the other rows' first part trains."""
+    robust = {"include": ["robust.*"]}
+    goes_on = {"schedule": _along(scale, start, 0.1)}
+    if spec.follower.startswith("clat"):
+        return [{**_clat(spec, scale, rest, method), **goes_on}]
+    whole = {"rule": "all", "shortcuts": True, "classifier": True, **robust}
     objective = {"name": "pgd-at", "steps": 10, "alpha": ALPHA}
-    return stage("pgd-at-on", epochs, objective, selection={"rule": "all", "include": ["robust.*"]})
+    tenth = max(1, round(scale.epochs / 10)) if spec.follower == "rift" else 0
+    on = stage("pgd-at-on", rest - tenth, objective, selection=whole, batch_norm="update-selected", **goes_on)
+    return [on, _rift(tenth, scale, **robust)] if tenth else [on]
 
 
-def _rift(epochs: int, scale: PaperScale) -> Table:
+def _rift(epochs: int, scale: PaperScale, **only: Any) -> Table:
     """Return RiFT as published but for its length: the least robust-critical layer, clean images, interpolation."""
-    ranked = {"rule": "least-critical", "ranking": "mrc", "k": 1, "every": 0, "num_samples": scale.heldout}
+    ranked = {"rule": "least-critical", "ranking": "mrc", "k": 1, "every": 0, "num_samples": scale.heldout, **only}
     return stage(
         "rift",
         epochs,
         "standard",
         selection=ranked,
-        batch_norm="update",
+        batch_norm="update-selected" if only else "update",
         schedule={"kind": "piecewise", "lr": 0.001, "milestones": [0.5]},
         treatments=[{"name": "interpolation"}],
     )
@@ -266,7 +275,7 @@ CURE_SETTINGS: dict[str, Table] = {
 def _cure_stages(spec: RunSpec, scale: PaperScale) -> list[Table]:
     """Return the stages of CURE's paper: a natural start of half as many epochs before CURE, within them for
     CURE_Eff, none for the methods that it compares with."""
-    method, epochs = METHODS[spec.base], scale.cure_epochs
+    method, epochs = METHODS[spec.base].on(spec.network), scale.cure_epochs
     if not method.before:
         return [_x(spec.base, spec, epochs, method, scale)]
     inside = spec.base == "cure-eff"

@@ -35,8 +35,11 @@ from clat.training.prepare import build_network, read_split
 from clat.training.state import state_hash
 from clat.training.status import DIED, run_status
 
-GENERATED = "edm_1m.npz"
-"""The file of generated images that Wang et al. published, if it lies in CLAT_DATA_DIR."""
+GENERATED = {"cifar10": "edm_1m.npz", "cifar100": "edm_1m-cifar100.npz"}
+"""Data set -> the file of generated images for it that Wang et al. published, if it lies in CLAT_DATA_DIR."""
+
+
+_STAGE_1 = "weights/stage-1.safetensors"
 
 
 class Store:
@@ -80,9 +83,15 @@ class Store:
         """
         members: list[Path] = []
         if spec.base == "bai2024":
-            members = [self._stage_1(self.run_of(one)) for one in spec.start_alike()]
-        made = recipe(spec, self.scale, Inputs(data=self.data, generated=self._generated(), members=members))
-        return StoredRun(f"{spec.label}-{recipe_hash(made)[:8]}", spec, made)
+            members = [Path("runs") / self.run_of(one).key / _STAGE_1 for one in spec.start_alike()]
+        generated = self._generated(spec.dataset)
+        within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
+        key = f"{spec.label}-{recipe_hash(within)[:8]}"  # wherever the store lies
+        here = self.folder.resolve()
+        if generated not in GENERATED.values():
+            generated = str(here / generated)
+        where = Inputs(data=self.data, generated=generated, members=[here / one for one in members])
+        return StoredRun(key, spec, recipe(spec, self.scale, where))
 
     def needs(self, run: StoredRun) -> list[StoredRun]:
         """Return the runs whose weights another starts from, to be trained before it; none for most.
@@ -273,11 +282,10 @@ class Store:
             self._images[key] = read_split(config, "test")
         return self._images[key]
 
-    def _stage_1(self, run: StoredRun) -> Path:
-        return self.folder.resolve() / "runs" / run.key / "weights" / "stage-1.safetensors"
-
-    def _generated(self) -> str:
-        return GENERATED if (data_root() / GENERATED).exists() else str(self.folder.resolve() / "inputs" / "{}.npz")
+    def _generated(self, dataset: str) -> str:
+        """Return the file of generated images of a data set, or what stands in for it, within the store."""
+        file = GENERATED.get(dataset)
+        return file if file is not None and (data_root() / file).exists() else f"inputs/{dataset}.npz"
 
     def stand_in(self, run: StoredRun) -> None:
         """Write training images that no run uses, where none are generated.
@@ -286,7 +294,7 @@ class Store:
             run: a network whose recipe asks for generated ones.
         """
         extra = run.recipe.data.extra
-        if extra is None or extra.file == GENERATED or Path(extra.file).exists():
+        if extra is None or extra.file in GENERATED.values() or Path(extra.file).exists():
             return
         data = {"name": run.recipe.data.name, "heldout": run.recipe.data.heldout}
         if run.recipe.data.train_size is not None:

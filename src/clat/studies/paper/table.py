@@ -28,10 +28,10 @@ from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import figure
 from clat.studies.paper.folder import check_data
 from clat.studies.paper.layer_tables import critical_layers, parameters, selected_layers
-from clat.studies.paper.lines import table_lines
+from clat.studies.paper.lines import TableLine, table_lines
 from clat.studies.paper.page import write_files
 from clat.studies.paper.paper_table import PaperTable
-from clat.studies.paper.printed import FLAGS
+from clat.studies.paper.printed import FLAGS, Printed
 from clat.studies.paper.scales import PaperScale
 from clat.studies.paper.store import Store
 from clat.studies.paper.stored import Gathered
@@ -69,14 +69,30 @@ def request_for(table: PaperTable, asked: Asked, store: Store, console: Console)
     Raises:
         ClatError: If the table lacks what was asked for, or none of its data can be read.
     """
-    lines = table_lines(table, asked.networks, asked.datasets, asked.rows)
-    if asked.rows and table.kind in ("sweep", "strength", "curves"):
-        raise ClatError(f"{table.id} is a figure without rows: leave out --rows")
+    lines = asked_lines(table, asked)
     missing = missing_data(table, asked)
     count = store.scale.seeds if asked.seeds is None else asked.seeds
     return Request(
         table=table, lines=lines, store=store, seeds=tuple(range(count)), console=console, missing=missing
     )
+
+
+def asked_lines(table: PaperTable, asked: Asked) -> dict[TableLine, list[Printed]]:
+    """Return the lines of a table that were asked for.
+
+    Args:
+        table: the table.
+        asked: what of it.
+
+    Returns:
+        Line -> printed numbers; none of a figure.
+
+    Raises:
+        ClatError: If the table lacks a network, a data set or a row that was asked for.
+    """
+    if asked.rows and table.kind in ("sweep", "strength", "curves"):
+        raise ClatError(f"{table.id} is a figure without rows: leave out --rows")
+    return table_lines(table, asked.networks, asked.datasets, asked.rows)
 
 
 def missing_data(table: PaperTable, asked: Asked) -> dict[str, str]:
@@ -185,8 +201,14 @@ def _accuracies(request: Request, cells: Sequence[Cell], about: Mapping[str, Any
     """Return an accuracy table's contents."""
     count = Counter(cell.settled for cell in cells if cell.settled)
     told = ", ".join(f"{count[name]} {name}" for name in (SAME, OPPOSITE, OPEN))
-    notes = dict.fromkeys((cell.row.partition(",")[0], cell.notes[0]) for cell in cells if cell.notes)
-    printed = [(f"{c.dataset}, {c.network}, {c.row}", c.notes[-1]) for c in cells if c.printed and c.printed.note]
+    notes = dict.fromkeys((cell.row.partition(",")[0], cell.note) for cell in cells if cell.note)
+    printed = [
+        (f"{c.dataset}, {c.network}, {c.row}, {'clean' if c.kind == 'clean' else c.attack}", c.printed.note)
+        for c in cells
+        if c.printed and c.printed.note
+    ]
+    flagged = sum(bool(cell.settled and cell.printed_effect_flag) for cell in cells)
+    told += f"; {flagged} of them beside flagged numbers" if flagged else ""
     between = contrasts(cells)
     outcome = [f"Effects beside the paper's: {told}."] if count else []
     return Content(
@@ -231,16 +253,18 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
     command = invocation()
     ratios = content.about.get("ratios", {})
     how = [one["how"] if isinstance(one, dict) else one for one in ratios.values()]
+    seeds = request.seeds if content.seeds is None else content.seeds
     facts = [
         ("Scale", scale.name),
         ("Epochs", str(scale.cure_epochs if table.paper == "cure" else scale.epochs)),
         ("Training images", "all" if scale.train_size is None else f"{scale.train_size:,}"),
-        ("Seeds", str(len(request.seeds))),
+        ("Seeds", str(len(seeds))),
     ]
+    counted = table.kind == "parameters"
     made = [("command", " ".join(command))] if command else []
     made += [(key, str(value)) for key, value in environment.items()]
-    made += [(f"lambda ratio, {place}", text) for place, text in zip(ratios, how, strict=True)]
     notes = ([("all rows", table.note)] if table.note else []) + list(content.notes)
+    notes += [(f"lambda, {place}", f"ratio {text}") for place, text in zip(ratios, how, strict=True)]
     return {
         "what": "paper-table",
         "id": table.id,
@@ -248,16 +272,16 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         "title": table.title,
         "shows": table.shows,
         "scale": scale.name,
-        "remark": scale.remark,
+        "remark": "Networks at full width; nothing is trained." if counted else scale.remark,
         "outcome": content.outcome,
         "columns": list(content.columns),
         "rows": [list(row) for row in content.rows],
         "caption": content.caption,
         "notes": [list(note) for note in notes],
-        "facts": facts,
+        "facts": [] if counted else facts,
         "made": made,
         "failed": content.failed,
-        "seeds": list(request.seeds),
+        "seeds": list(seeds),
         "settings": {**vars(scale)} | {"narrow": None},
         "entries": list(content.entries),
         "environment": environment,
