@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results"
+from helpers.results import RESULTS, page_text, read, signed
+
 NETWORKS = ("resnet18", "resnet18-width32", "resnet18-width16")
 LOSING, FEW, MANY = "clat-from-75%", "claim/cosine/cw-pgd-20", "claim/fifth/cw-pgd-20"
 STRONGEST = "clat-both-all-ratio-1.0-from-75%"
-
-
-def read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def steps(row: str, what: str, digits: int) -> str:
@@ -32,11 +25,6 @@ def difference(file: str, row: str, kind: str) -> dict[str, Any]:
     groups = {(group["name"], group["weights"]): group for group in read(file)["groups"]}
     found: dict[str, Any] = groups[row, "last"][f"{kind}_less_control"]
     return found
-
-
-def signed(value: float) -> str:
-    shown = f"{100 * value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown
 
 
 def interval(file: str, row: str, kind: str) -> str:
@@ -88,102 +76,6 @@ def images_of_a_selection() -> str:
     assert len({tuple(one["layers"]) for one in rows}) == 1, "not the same layers from all numbers of images"
     times = sorted(one["to_ten"] for one in rows if one["images"] == 100)
     return "a hundred images take {:.0f} and {:.0f} times as long as ten".format(*times)
-
-
-def narrow_cell(table: str, row: str, what: str) -> dict[str, Any]:
-    """A cell of a paper's table at narrow scale: clean accuracy, or that under an attack."""
-    rows = read(f"paper/{table}/narrow/table")["entries"]
-    measured = [("clean" if one["kind"] == "clean" else one["attack"], one) for one in rows if one["row"] == row]
-    (found,) = [one for name, one in measured if name == what]
-    return found
-
-
-def narrow_effect(table: str, row: str, what: str) -> str:
-    """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
-    found = narrow_cell(table, row, what)["effect"]
-    assert found["seeds"] == 3
-    return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
-
-
-PGD_10, STRONG = "clat-pgd-10, eps 0.03", "clat-v2, eps 0.03"
-
-
-def critical_less_pgd_at() -> str:
-    row = "pgd-at+clat, critical"
-    return (
-        f"{narrow_effect('T20', row, 'clean')} clean, {narrow_effect('T20', row, PGD_10)} under PGD-10 and "
-        f"{narrow_effect('T20', row, STRONG)} under AutoAttack"
-    )
-
-
-def critical_less_random() -> str:
-    row = "pgd-at+clat, critical"
-    return (
-        f"{narrow_effect('T7', row, PGD_10)} under PGD-10 and {narrow_effect('T7', row, STRONG)} under AutoAttack, "
-        f"with as many clean images right ({narrow_effect('T7', row, 'clean')})"
-    )
-
-
-def most_and_least_critical() -> str:
-    most, least = (
-        [
-            100 * narrow_cell("T20", f"pgd-at+clat, {row}", what)["ours"]["value"]
-            for what in ("clean", PGD_10, STRONG)
-        ]
-        for row in ("critical", "smallest")
-    )
-    return "{:.1f} % clean, {:.1f} % under PGD-10 and {:.1f} % under AutoAttack".format(
-        *least
-    ) + " against {:.1f}, {:.1f} and {:.1f} %".format(*most)
-
-
-def most_less_least_critical() -> str:
-    found = read("paper/T20/narrow/table")["contrasts"]
-    effects = [one["effect"] for one in found]
-    clean, weak, strong = (
-        f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in effects
-    )
-    paper = "{:+.1f}, {:+.1f} and {:+.1f}".format(*(one["paper_effect_points"] for one in found))
-    return f"most less least critical {clean}, {weak} and {strong}; the paper {paper}"
-
-
-def by_number_of_layers() -> str:
-    rows = [f"k = {k}" for k in (1, 2, 3, 5)]
-    robust, clean = (
-        [narrow_cell("F3", row, what)["effect"]["value"] for row in rows] for what in (PGD_10, "clean")
-    )
-    assert robust == sorted(robust, reverse=True), "the fewer layers move, the better"
-    weak = [narrow_effect("F3", row, PGD_10) for row in rows]
-    signs = ", ".join(map(signed, clean[:-1])) + f" and {signed(clean[-1])}"
-    return f"{', '.join(weak[:-1])} and {weak[-1]} under PGD-10, {signs} clean"
-
-
-def reselected() -> str:
-    """How often a selection of T7 and T20 took the layer of the one before."""
-    kept = {"critical": [0, 0], "random": [0, 0], "least-critical": [0, 0]}
-    for file in (RESULTS / "paper" / "narrow" / "store" / "runs").glob(
-        "cifar10-resnet18-*+clat-*r0.03-*/metrics.jsonl"
-    ):
-        if "+clat-k" in file.parent.name:  # F3's
-            continue
-        events = [json.loads(line) for line in file.read_text().splitlines()]
-        chosen = [one for one in events if one["event"] == "selection"]
-        if chosen[0]["rule"] not in kept:
-            continue
-        pairs = list(pairwise(chosen))
-        kept[chosen[0]["rule"]][0] += sum(one["layers"] == other["layers"] for one, other in pairs)
-        kept[chosen[0]["rule"]][1] += len(pairs)
-    critical, random, least = (kept[rule] for rule in ("critical", "random", "least-critical"))
-    return (
-        f"{critical[0]} of {critical[1]} selections of critical layers took the layer of the one before, "
-        f"{least[0]} of {least[1]} of least critical ones, {random[0]} of {random[1]} of random ones"
-    )
-
-
-def averaging_less_pgd_at() -> str:
-    return (
-        f"{narrow_effect('T20', 'ema', STRONG)} under AutoAttack and {narrow_effect('T20', 'ema', 'clean')} clean"
-    )
 
 
 def two_processes() -> str:
@@ -292,18 +184,6 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/hardening/README.md", averaged_weights),
     ("docs/results/paper/README.md", shared_layers),
     ("docs/results/paper/README.md", images_of_a_selection),
-    ("docs/results/paper/README.md", critical_less_pgd_at),
-    ("docs/results/paper/README.md", critical_less_random),
-    ("docs/results/paper/README.md", averaging_less_pgd_at),
-    ("docs/results/paper/README.md", reselected),
-    ("docs/results/paper/README.md", most_and_least_critical),
-    ("docs/results/paper/README.md", most_less_least_critical),
-    ("docs/results/paper/README.md", by_number_of_layers),
-    ("docs/results/README.md", by_number_of_layers),
-    ("docs/results/README.md", most_and_least_critical),
-    ("docs/results/README.md", critical_less_pgd_at),
-    ("docs/results/README.md", critical_less_random),
-    ("docs/results/README.md", averaging_less_pgd_at),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
     ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
     ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),
@@ -312,8 +192,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
 
 @pytest.mark.parametrize(("page", "sentence"), SENTENCES)
 def test_a_sentence_says_what_its_files_do(page: str, sentence: Callable[[], str]) -> None:
-    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
-    assert sentence() in text
+    assert sentence() in page_text(page)
 
 
 def test_the_candidates_of_hardening_are_what_their_files_say() -> None:

@@ -12,7 +12,7 @@ _WIDE = ("wrn-34-10",)
 _SWEPT = ("densenet121", "resnet50", "resnet18")
 _ONE = ("cifar10",)
 _DYNAMIC = "Select anew every few epochs, or once and for all"
-_UNSTATED = "Stem and resolution of the images are not stated in the paper; here ImageNet's stem."
+_UNSTATED = "Stem and resolution of the images are not stated in the paper; here ImageNet's stem (VGG-19 has none)."
 
 _RIFT = (
     *(("pgd-at+rift", network) for network in ("densenet121", "resnet50", "vgg19")),

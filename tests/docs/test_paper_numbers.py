@@ -1,0 +1,194 @@
+"""What the pages of results say of the paper's tables at narrow scale stands in their files and in the store's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from helpers.results import RESULTS, page_text, read, signed
+
+
+def narrow_cell(table: str, row: str, what: str) -> dict[str, Any]:
+    """A cell of a paper's table at narrow scale: clean accuracy, or that under an attack."""
+    rows = read(f"paper/{table}/narrow/table")["entries"]
+    measured = [("clean" if one["kind"] == "clean" else one["attack"], one) for one in rows if one["row"] == row]
+    (found,) = [one for name, one in measured if name == what]
+    return found
+
+
+def narrow_effect(table: str, row: str, what: str) -> str:
+    """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
+    found = narrow_cell(table, row, what)["effect"]
+    assert found["seeds"] == 3
+    return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
+
+
+PGD_10, STRONG = "clat-pgd-10, eps 0.03", "clat-v2, eps 0.03"
+
+
+def critical_less_pgd_at() -> str:
+    row = "pgd-at+clat, critical"
+    return (
+        f"{narrow_effect('T20', row, 'clean')} clean, {narrow_effect('T20', row, PGD_10)} under PGD-10 and "
+        f"{narrow_effect('T20', row, STRONG)} under AutoAttack"
+    )
+
+
+def critical_less_random() -> str:
+    row = "pgd-at+clat, critical"
+    return (
+        f"{narrow_effect('T7', row, PGD_10)} under PGD-10 and {narrow_effect('T7', row, STRONG)} under AutoAttack, "
+        f"with as many clean images right ({narrow_effect('T7', row, 'clean')})"
+    )
+
+
+def most_and_least_critical() -> str:
+    most, least = (
+        [
+            100 * narrow_cell("T20", f"pgd-at+clat, {row}", what)["ours"]["value"]
+            for what in ("clean", PGD_10, STRONG)
+        ]
+        for row in ("critical", "smallest")
+    )
+    return "{:.1f} % clean, {:.1f} % under PGD-10 and {:.1f} % under AutoAttack".format(
+        *least
+    ) + " against {:.1f}, {:.1f} and {:.1f} %".format(*most)
+
+
+def contrast(table: str, row: str, against: str) -> tuple[str, ...]:
+    """A difference of two rows of a paper's table at narrow scale: clean, PGD-10, AutoAttack's kind."""
+    found = [
+        one["effect"]
+        for one in read(f"paper/{table}/narrow/table")["contrasts"]
+        if (one["row"], one["against"]) == (row, against)
+    ]
+    return tuple(f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in found)
+
+
+def most_less_least_critical() -> str:
+    most, least = "pgd-at+clat, critical", "pgd-at+clat, smallest"
+    clean, weak, strong = contrast("T20", most, least)
+    printed = [
+        one["paper_effect_points"]
+        for one in read("paper/T20/narrow/table")["contrasts"]
+        if (one["row"], one["against"]) == (most, least)
+    ]
+    paper = "{:+.1f}, {:+.1f} and {:+.1f}".format(*printed)
+    return f"most less least critical {clean}, {weak} and {strong}; the paper {paper}"
+
+
+def clat_less_averaged() -> str:
+    clean, weak, strong = contrast("T7", "pgd-at+clat, critical", "ema")
+    return f"{clean} clean, {weak} under PGD-10 and {strong} under AutoAttack"
+
+
+def clat_runs(rule: str) -> list[list[dict[str, Any]]]:
+    """The events of the CLAT stages of T7 and T20, a list a seed."""
+    name = {"critical": "clat-r0.03", "random": "clat-random-r0.03", "least-critical": "clat-smallest-r0.03"}[rule]
+    runs = RESULTS / "paper" / "narrow" / "store" / "runs"
+    files = sorted(runs.glob(f"cifar10-resnet18-pgd-at+{name}-s*/metrics.jsonl"))
+    assert len(files) == 3
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+def share_of_loss(rule: str) -> float:
+    """lambda * L_C over the cross-entropy, the mean over the epochs of CLAT's stage and seeds."""
+    found = []
+    for events in clat_runs(rule):
+        epochs = [one for one in events if one["event"] == "epoch" and one["stage_name"] == "clat"]
+        found += [
+            one["objective_state"]["lambda"] * one["parts"]["feature_change"] / one["parts"]["cross_entropy"]
+            for one in epochs
+        ]
+    return mean(found)
+
+
+def shares_of_loss() -> str:
+    critical, least, random = map(share_of_loss, ("critical", "least-critical", "random"))
+    return (
+        f"{critical:.3f} with critical layers, {least:.3f} with the least critical, {random:.3f} with random ones"
+    )
+
+
+def kept(events: list[dict[str, Any]]) -> tuple[int, int]:
+    """(how many selections took the layers of the one before, how many there were after the first)."""
+    pairs = list(pairwise(one for one in events if one["event"] == "selection"))
+    return sum(one["layers"] == other["layers"] for one, other in pairs), len(pairs)
+
+
+def reselected() -> str:
+    """How often a selection of T7 and T20 took the layer of the one before."""
+    told = []
+    for rule, what in (
+        ("critical", "selections of critical layers took the layer of the one before"),
+        ("least-critical", "of least critical ones"),
+        ("random", "of random ones"),
+    ):
+        same, all_of_them = map(sum, zip(*map(kept, clat_runs(rule)), strict=True))
+        told.append(f"{same} of {all_of_them} {what}")
+    return ", ".join(told)
+
+
+def at_other_ratios() -> str:
+    ratios = read("paper/T7/narrow/table")["ratios"]["resnet18, cifar10"]["robust"]
+    runs = RESULTS / "paper" / "narrow" / "store" / "runs"
+    files = [
+        next(runs.glob(f"cifar10-resnet18-pgd-at+{name}-*/metrics.jsonl")) for name in ("clat-s0", "clat-r0.3-s0")
+    ]
+    events = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    same, all_of_them = map(sum, zip(*map(kept, events), strict=True))
+    first, second, third = (f"{100 * ratios[one]:.1f}" for one in ("0.03", "0.1", "0.3"))
+    return (
+        f"the lowest of three ({first}, {second} and {third} % on 1,000 held-out images); at the two others, of "
+        f"which one seed each was trained, {same} of {all_of_them} did"
+    )
+
+
+def by_number_of_layers() -> str:
+    rows = [f"k = {k}" for k in (1, 2, 3, 5)]
+    weak = [narrow_effect("F3", row, PGD_10) for row in rows]
+    clean = [signed(narrow_cell("F3", row, "clean")["effect"]["value"]) for row in rows]
+    return f"{', '.join(weak[:-1])} and {weak[-1]} under PGD-10, {', '.join(clean[:-1])} and {clean[-1]} clean"
+
+
+def one_layer_less_others() -> str:
+    found = [contrast("F3", "k = 1", f"k = {k}")[1] for k in (2, 3, 5)]
+    return f"one less 2, 3 and 5 layers: {', '.join(found[:2])} and {found[2]} under PGD-10"
+
+
+def averaging_less_pgd_at() -> str:
+    return (
+        f"{narrow_effect('T20', 'ema', STRONG)} under AutoAttack and {narrow_effect('T20', 'ema', 'clean')} clean"
+    )
+
+
+SENTENCES: list[tuple[str, Callable[[], str]]] = [
+    ("docs/results/paper/README.md", critical_less_pgd_at),
+    ("docs/results/paper/README.md", critical_less_random),
+    ("docs/results/paper/README.md", averaging_less_pgd_at),
+    ("docs/results/paper/README.md", reselected),
+    ("docs/results/paper/README.md", most_and_least_critical),
+    ("docs/results/paper/README.md", most_less_least_critical),
+    ("docs/results/paper/README.md", clat_less_averaged),
+    ("docs/results/paper/README.md", shares_of_loss),
+    ("docs/results/paper/README.md", at_other_ratios),
+    ("docs/results/paper/README.md", one_layer_less_others),
+    ("docs/results/paper/README.md", by_number_of_layers),
+    ("docs/results/README.md", critical_less_pgd_at),
+    ("docs/results/README.md", critical_less_random),
+    ("docs/results/README.md", averaging_less_pgd_at),
+    ("docs/results/README.md", most_and_least_critical),
+    ("docs/results/README.md", clat_less_averaged),
+    ("docs/results/README.md", shares_of_loss),
+    ("docs/results/README.md", by_number_of_layers),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence"), SENTENCES)
+def test_a_sentence_says_what_its_files_do(page: str, sentence: Callable[[], str]) -> None:
+    assert sentence() in page_text(page)
