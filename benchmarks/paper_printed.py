@@ -62,6 +62,26 @@ def line(row: dict[str, str]) -> dict[str, str]:
     return {**kept, **named, "flag": flag(note), "note": note}
 
 
+def repeated(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the lines, those that repeat a borrowed number of another table with that one's note and flag.
+
+    Args:
+        lines: of the data file.
+
+    Returns:
+        As many lines.
+    """
+    same = ("paper", "dataset", "network", "method", "attack", "metric", "value")
+    borrowed = {tuple(one[key] for key in same): one for one in lines if one["flag"] == "borrowed"}
+    found = []
+    for one in lines:
+        other = borrowed.get(tuple(one[key] for key in same))
+        if other is not None and not one["note"] and other["table"] != one["table"]:
+            one = {**one, "note": f"as in {other['table']}: {other['note']}", "flag": "borrowed"}
+        found.append(one)
+    return found
+
+
 def main() -> None:
     """Read the transcription named on the command line and write the data file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -70,7 +90,7 @@ def main() -> None:
     with TARGET.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(line(row) for row in rows if row["paper"] in PAPERS)
+        writer.writerows(repeated([line(row) for row in rows if row["paper"] in PAPERS]))
 
 
 if __name__ == "__main__":

@@ -113,10 +113,10 @@ def _finals(options: argparse.Namespace) -> Finals | None:
 def _plan(regime: Regime, seeds: tuple[int, ...], store: Store) -> int:
     """Say what the regime would take."""
     from clat.core.formatting import duration
-    from clat.studies.evidence.run import regime_specs
+    from clat.studies.evidence.run import regime_attacks, regime_specs
     from clat.studies.paper.plan import make_plan
 
-    plan = make_plan(regime_specs(regime, seeds), store)
+    plan = make_plan(regime_specs(regime, seeds), store, regime_attacks(regime, seeds))
     show(plan.table(f"{regime.name}, {len(seeds)} seeds"))
     for name, seconds in plan.slowest[:6]:
         say(f"  {name}: {duration(seconds)}")

@@ -13,7 +13,9 @@ from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
     from clat.runtime.jobs.job import JobPlace
+    from clat.studies.paper.lines import Measure
     from clat.studies.paper.paper_table import PaperTable
+    from clat.studies.paper.runs import RunSpec
     from clat.studies.paper.store import Store
     from clat.studies.paper.table import Asked
 
@@ -150,11 +152,13 @@ def _run(
 def _plan(tables: list[PaperTable], asked: Asked, store: Store) -> int:
     """Say what the tables would take."""
     from clat.core.formatting import duration
+    from clat.studies.paper.attack_plan import needed_attacks
     from clat.studies.paper.catalogue import restricted
     from clat.studies.paper.plan import make_plan, needed_specs
     from clat.studies.paper.table import request_for
 
-    specs = []
+    specs: list[RunSpec] = []
+    attacks: list[tuple[RunSpec, Measure]] = []
     for table in tables:
         try:
             request = request_for(table, asked, store, console())
@@ -164,10 +168,10 @@ def _plan(tables: list[PaperTable], asked: Asked, store: Store) -> int:
             say(f"{table.id}: left out: {error}", style="red")
             continue
         networks = restricted("network", asked.networks, table.all_networks(), table)
-        specs += needed_specs(
-            request, networks, restricted("data set", asked.datasets, table.all_datasets(), table)
-        )
-    plan = make_plan(specs, store)
+        datasets = restricted("data set", asked.datasets, table.all_datasets(), table)
+        specs += needed_specs(request, networks, datasets)
+        attacks += needed_attacks(request, networks, datasets)
+    plan = make_plan(specs, store, attacks)
     names = tables[0].id if len(tables) == 1 else "all tables"
     show(plan.table(f"{names} at scale {store.scale.name}"))
     for name, seconds in plan.slowest[:6]:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.paper_printed import flag, line
+from benchmarks.paper_printed import flag, line, repeated
 
 from clat import cli
 from clat.core.errors import ClatError
@@ -55,6 +55,20 @@ def test_printed_numbers_say_what_is_known_of_them():
         | {"table": "D.9", "model": "m", "source_model": "", "note": "epoch=70; not printed"}
     )
     assert (made["table"], made["variant"], made["note"]) == ("D9", "epoch=70", "not printed")
+
+
+def test_a_borrowed_number_is_borrowed_wherever_it_is_printed():
+    one = dict.fromkeys(("paper", "dataset", "network", "method", "attack", "metric", "value"), "x")
+    lines = [
+        one | {"table": "T1", "flag": "borrowed", "note": "verbatim from elsewhere"},
+        one | {"table": "T20", "flag": "", "note": ""},
+        one | {"table": "T20", "flag": "", "note": "", "value": "y"},
+    ]
+    found = repeated(lines)
+    assert [row["flag"] for row in found] == ["borrowed", "borrowed", ""]
+    assert found[1]["note"] == "as in T1: verbatim from elsewhere"
+    rows = {one.number: one.flag for one in printed_in("clat-v2", "T20") if one.method == "pgd-at"}
+    assert rows[81.46] == rows[53.63] == "borrowed"
 
 
 def test_the_data_file_is_what_the_script_writes():

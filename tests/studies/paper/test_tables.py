@@ -12,7 +12,10 @@ from rich.console import Console
 
 from clat import cli
 from clat.core.errors import ClatError
-from clat.studies.paper import plan, scales, store
+from clat.evaluation.effort import mean_passes
+from clat.evaluation.protocols import find_protocol
+from clat.studies.paper import attack_plan, plan, scales, store
+from clat.studies.paper.attack_plan import attack_seconds, needed_attacks
 from clat.studies.paper.catalogue import find_table
 from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
@@ -217,9 +220,13 @@ def test_the_plan_counts_runs_and_measures_steps(tmp_path):
     assert (found.runs, found.finished) == (4, 0)
     assert found.seconds > 0
     assert found.memory > 0
+    attacked = plan.make_plan(specs, held, needed_attacks(request, (), ()))
+    assert found.attacks == 0 < attacked.attacks
     shown = Console(record=True, width=100, file=io.StringIO())
     shown.print(found.table("T20"))
-    assert "largest step" in shown.export_text()
+    text = shown.export_text()
+    assert "attacks" in text
+    assert "largest step" in text
 
 
 def test_the_plan_counts_what_a_mixture_is_made_of_and_one_seed_of_selected_layers(tmp_path, monkeypatch):
@@ -231,6 +238,23 @@ def test_the_plan_counts_what_a_mixture_is_made_of_and_one_seed_of_selected_laye
     assert found.runs == 3 * 3, "the natural and the PGD-AT network, and the mixture"
     request = request_for(find_table("T13"), DIGITS, held, QUIET)
     assert plan.make_plan(plan.needed_specs(request, (), ()), held).runs == 1
+
+
+def test_attacks_are_planned_by_their_passes(tmp_path, monkeypatch):
+    held = Store(tmp_path, TINY, DIGITS.folders)
+    monkeypatch.setattr(attack_plan, "_pass_seconds", lambda *_: 1.0)
+    request = request_for(find_table("F3"), DIGITS, held, QUIET)
+    asked = needed_attacks(request, ("resnet18",), ("cifar10",))
+    networks = {spec for spec, _ in asked}
+    each = mean_passes(find_protocol("clat-pgd-10"), *TINY.expected, 10)
+    assert attack_seconds(asked, held) == pytest.approx(len(networks) * TINY.test_size * each)
+    one, how = asked[0]
+    file = tmp_path / "store" / "evaluations" / held.run_of(one).key / f"{how.file}.json"
+    file.parent.mkdir()
+    file.touch()
+    left = (len(networks) - 1) * TINY.test_size * each
+    assert attack_seconds(asked, held) == pytest.approx(left), "what is measured takes nothing"
+    assert needed_attacks(request_for(find_table("T9"), DIGITS, held, QUIET), (), ()) == []
 
 
 @pytest.mark.parametrize("table", ["T7", "T20", "F3"])

@@ -100,6 +100,23 @@ def regime_specs(regime: Regime, seeds: Sequence[int]) -> list[RunSpec]:
     return list(found)
 
 
+def regime_attacks(regime: Regime, seeds: Sequence[int]) -> list[tuple[RunSpec, Measure]]:
+    """Return how the rows of a regime are measured, finals aside.
+
+    Args:
+        regime: the regime.
+        seeds: of its rows.
+
+    Returns:
+        (network, how it is attacked) each.
+    """
+    how = Measure(protocol=PROTOCOL, eps=EPS, samples=regime.scale.test_size)
+    ratio = regime.scale.ratios[0]
+    return [
+        (row.run(regime, seed, ratio), replace(how, weights=row.weights)) for row in regime.rows() for seed in seeds
+    ]
+
+
 def _beside(
     store: Store, ask: Callable[[], object], place: JobPlace, console: Console, *, measuring: bool = False
 ) -> None:

@@ -172,7 +172,7 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
         runs += [] if failure else [run]
         wrong += [failure] if failure else []
     found = []
-    for how, kind in _measures(request.table, scale):
+    for how, kind in figure_measures(request.table, scale):
         measured, unmeasured = evaluated(request.store, runs, how)
         records = [] if unmeasured else list(measured.values())
         wrong += unmeasured
@@ -191,8 +191,16 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
     return found
 
 
-def _measures(table: PaperTable, scale: PaperScale) -> list[tuple[Measure, str]]:
-    """Return how a figure's networks are measured."""
+def figure_measures(table: PaperTable, scale: PaperScale) -> list[tuple[Measure, str]]:
+    """Return how a figure's networks are measured.
+
+    Args:
+        table: the figure.
+        scale: on how many images.
+
+    Returns:
+        (measurement, clean or robust) each.
+    """
     protocol = "clat-pgd-10"
     at = Measure(protocol=protocol, eps=EPS, samples=scale.test_size)
     if table.kind == "strength":

@@ -16,6 +16,7 @@ from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine
 from clat.studies.cost import data_shape, training_images
 from clat.studies.paper.accuracy import Request, specs_of
+from clat.studies.paper.attack_plan import Attacks, attack_seconds
 from clat.studies.paper.figures import figure_specs
 from clat.studies.paper.lines import TableLine
 from clat.studies.paper.paper_table import PaperTable
@@ -36,10 +37,15 @@ class PaperPlan:
     runs: int
     finished: int
     seconds: float
+    """Of training."""
+    attacks: float
+    """Seconds of the attacks on test images."""
     memory: int
     """Bytes that the tensors of the largest step take."""
     slowest: tuple[tuple[str, float], ...]
-    """Networks -> seconds, the longest first."""
+    """Networks -> seconds of training, the longest first."""
+    expected: tuple[float, float]
+    """The shares of test images that are right and robust, for which attacks are planned."""
 
     def table(self, title: str) -> RichTable:
         """Return the plan as a table for a terminal.
@@ -50,10 +56,15 @@ class PaperPlan:
         Returns:
             A table to print.
         """
-        shown = RichTable(title=title, caption="From steps measured here; the attacks on test images come on top.")
-        for column in ("runs", "done before", "training", "largest step"):
+        caption = (
+            "From steps and passes measured here, one network after the other. Attacks on test images: with "
+            f"{self.expected[0]:.0%} of them right and {self.expected[1]:.0%} robust; transferred ones aside."
+        )
+        shown = RichTable(title=title, caption=caption)
+        for column in ("runs", "done before", "training", "attacks", "largest step"):
             shown.add_column(column, justify="right")
-        shown.add_row(str(self.runs), str(self.finished), duration(self.seconds), memory(self.memory))
+        times = (duration(self.seconds), duration(self.attacks))
+        shown.add_row(str(self.runs), str(self.finished), *times, memory(self.memory))
         return shown
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,12 +110,13 @@ def _pgd_at(line: TableLine) -> TableLine:
     return TableLine(dataset=line.dataset, network=line.network, method="pgd-at")
 
 
-def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
-    """Return what training takes, after a few steps of each kind of stage on each network.
+def make_plan(specs: Sequence[RunSpec], store: Store, attacks: Attacks = ()) -> PaperPlan:
+    """Return what training and attacking take, after a few steps of each kind of stage on each network.
 
     Args:
         specs: the networks; those that are in the store already are counted apart.
         store: where they would be.
+        attacks: how networks are measured; what is in the store already is left out.
 
     Returns:
         The plan. Stages that another run shares are counted once.
@@ -131,7 +143,10 @@ def make_plan(specs: Sequence[RunSpec], store: Store) -> PaperPlan:
             spent[name] = spent.get(name, 0.0) + SHARE * seconds * steps
             largest = max(largest, peak)
     slowest = tuple(sorted(spent.items(), key=lambda one: -one[1]))
-    return PaperPlan(len(runs), len(runs) - len(todo), sum(spent.values()), largest, slowest)
+    attacked = attack_seconds(attacks, store)
+    return PaperPlan(
+        len(runs), len(runs) - len(todo), sum(spent.values()), attacked, largest, slowest, store.scale.expected
+    )
 
 
 def _batches(run: StoredRun) -> int:

@@ -39,6 +39,8 @@ class PaperScale:
     ratios: tuple[float, ...]
     """lambda as a ratio of losses: what it is chosen from (`clat.studies.paper.choose_lambda`)."""
     remark: str
+    expected: tuple[float, float] = (0.8, 0.5)
+    """The shares of test images that its networks are right on and that withstand an attack, about, for plans."""
     narrow: Mapping[str, tuple[int, tuple[int, ...] | None]] | None = None
     """Network -> base width and blocks of each stage; None: as published."""
     image_sizes: Mapping[str, int] | None = None
@@ -125,6 +127,7 @@ SMOKE = PaperScale(
     ratios=(0.1,),
     remark="256 images, four epochs, the narrowest networks, one seed: it shows that every cell runs, and is no "
     "evidence for or against a number.",
+    expected=(0.3, 0.1),
     narrow=_TINY,
     image_sizes={"imagenette": 32, "imagenet": 32},
 )
@@ -144,6 +147,7 @@ NARROW = PaperScale(
     ratios=(0.03, 0.1, 0.3),
     remark="2,000 images, 40 epochs and narrow networks, for a CPU in hours: the paper's comparisons in a small "
     "regime, which need not be its own.",
+    expected=(0.45, 0.25),
     narrow=_NARROW,
     image_sizes={"imagenette": 64, "imagenet": 64},
 )
