@@ -12,19 +12,22 @@ from scipy import stats
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.runtime.jobs import schedule
 from clat.studies.evidence import run
 from clat.studies.evidence.answer import answer
 from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift, standard_error
-from clat.studies.evidence.judged import Judged, best_control, best_form, judge
+from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
 from clat.studies.evidence.request import EvidenceRequest, Finals
-from clat.studies.paper import store
+from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist, headroom
+from clat.studies.paper import scales, store
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.folder import claim
 from clat.studies.paper.runs import Inputs, recipe
 from clat.studies.paper.store import Store
 from helpers.paper import TINY
+from helpers.places import InThisProcess
 
 
 def test_holm_corrects_as_published_and_in_order():
@@ -120,74 +123,106 @@ def test_every_row_has_a_recipe_that_selects_at_least_twice(regime):
     assert {row.control for row in regime.rows()} == {True, False}
 
 
-def judged(name, control, heldout, shift, images=4000, seeds=3, step=0.7, complete=True):
-    """A row whose networks are right on half of the images and `shift`, by seed on nearly the same ones."""
-    random = np.random.default_rng(len(name))
-    drawn = np.linspace(0, 1, images)[None, :] + 0.1 * random.random((seeds, images)) - 0.05
-    verdicts = {kind: (drawn < 0.5 + shift).astype(float) for kind in ("clean", "robust")}
-    row = EvidenceRow(name=name, control=control)
-    return Judged(
-        row=row,
+def screened(name, control, clean, robust, *, step=0.7, complete=True):
+    """A row with accuracies on held-out images."""
+    return Screened(
+        row=EvidenceRow(name=name, control=control),
+        heldout={"clean": (clean, clean), "robust": (robust, robust)},
+        passes=1e6,
         step=None if control else step,
         complete=complete,
         failure=None if complete else "seed 1: no",
-        seeds=tuple(range(seeds)),
-        heldout=(heldout,) * seeds,
-        verdicts=verdicts,
-        passes=1e6,
     )
 
 
-def test_the_control_to_beat_and_the_finalist_are_chosen_on_held_out_images():
-    rows = [judged("weak", True, 0.3, 0.3), judged("strong", True, 0.4, 0.0), judged("form", False, 0.5, 0.4)]
-    rows.append(judged("other form", False, 0.45, 0.45))
-    assert best_control(rows).row.name == "strong"
-    found = judge(rows)
-    assert best_form(found).row.name == "form"
-    assert not found[1].against
-    assert [one.gains for one in found] == [False, False, True, True], "a control never gains"
-    told = " ".join(answer(found))
-    assert "The control to beat is strong" in told
-    assert "is form: +" in told
-    assert "CLAT gains: +2.0 points clean and +1.0 robust" in told
-    assert "so do: other form" in told
-    assert clean_against_robust(found) is not None
-    assert answer([Judged(row=rows[0].row, failure="no such luck")]) == []
+def confirmed(shift, *, images=4000, seeds=3, control="control", form="form"):
+    """Networks that are right on half of the images and, those of the form, on `shift` more, alike by seed."""
+    drawn = np.linspace(0, 1, images)[None, :] + 0.01 * np.random.default_rng(0).random((seeds, images))
+    rows = [{kind: (drawn < 0.5 + by).astype(float) for kind in GOAL} for by in (0.0, shift)]
+    return Confirmation(
+        control=screened(control, True, 0.5, 0.3),
+        form=screened(form, False, 0.5, 0.3),
+        seeds=tuple(range(2, 2 + seeds)),
+        protocol="cr",
+        by_control=rows[0],
+        by_form=rows[1],
+    )
+
+
+def test_headroom_is_what_the_weaker_accuracy_leaves_above_the_goal():
+    form, control = screened("form", False, 0.55, 0.30), screened("control", True, 0.50, 0.28)
+    assert headroom(form, control) == pytest.approx(min(0.05 - 0.02, 0.02 - 0.01))
+
+
+def test_the_finalist_is_the_form_whose_hardest_control_is_passed_by_the_most():
+    """A control that gives up clean accuracy for robust is as hard to beat as one that does the reverse."""
+    rows = [
+        screened("robust control", True, 0.40, 0.30),
+        screened("clean control", True, 0.50, 0.24),
+        screened("clean form", False, 0.52, 0.26),
+        screened("robust form", False, 0.38, 0.33),
+    ]
+    form = finalist(rows)
+    assert form.row.name == "clean form"
+    assert control_to_beat(rows, form).row.name == "robust control"
+
+
+def test_what_costs_more_or_is_not_whole_is_not_chosen():
+    control = screened("control", True, 0.5, 0.3)
+    rows = [
+        control,
+        screened("lucky control", True, 0.9, 0.9, complete=False),
+        screened("dear form", False, 0.6, 0.4, step=1.0),
+        screened("lucky form", False, 0.6, 0.4, complete=False),
+        screened("form", False, 0.5, 0.3),
+    ]
+    assert finalist(rows).row.name == "form"
+    assert control_to_beat(rows, rows[-1]) is control
+    assert finalist(rows[:-1]) is None
+    told = " ".join(answer(rows[:-1], []))
+    assert told.startswith("No form of CLAT has steps that cost less than X's.")
+    assert "Left out, since not all of their seeds could be trained: lucky control, lucky form." in told
+    assert answer([screened("form", False, 0.5, 0.3, complete=False)], [])[0].startswith("Left out")
+    assert clean_against_robust(rows) is not None
+    assert clean_against_robust(rows[:-1]) is None
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("found", "told"),
     [
-        ({"shift": 0.1}, "CLAT gains"),
-        ({"shift": 0.1, "step": 1.0}, "do not cost less: no gain"),
-        ({"shift": 0.0}, "CLAT does not gain"),
-        ({"shift": 0.0, "images": 40}, "settles nothing"),
-        ({"shift": 0.1, "seeds": 1}, "CLAT gains"),
+        (confirmed(0.1), "CLAT gains: +2.0 points clean and +1.0 robust"),
+        (confirmed(0.0), "CLAT does not gain +2.0 points clean and +1.0 robust: more than +0.0 clean and"),
+        (
+            confirmed(0.015),
+            "does not gain +2.0 points clean and +1.0 robust: more than +1.9 clean is",
+        ),
+        (confirmed(0.025, images=40), "settles nothing"),
+        (confirmed(0.1, seeds=1), "CLAT gains"),
     ],
-    ids=["gains", "dear", "does not", "few images", "one seed"],
+    ids=["gains", "does not", "not in clean", "few images", "one seed"],
 )
-def test_there_are_three_verdicts(form, told):
-    shape = {key: form[key] for key in ("images", "seeds") if key in form}
-    control = judged("control", True, 0.4, 0.0, **shape)
-    assert told in " ".join(answer(judge([control, judged("form", False, 0.5, **form)])))
+def test_there_are_three_verdicts(found, told):
+    rows = [found.control, found.form]
+    assert told in " ".join(answer(rows, [found]))
 
 
-def test_a_row_of_which_a_seed_failed_decides_nothing():
-    failed = judged("lucky control", True, 0.9, 0.4, seeds=1, complete=False)
-    promising = judged("lucky form", False, 0.9, 0.4, seeds=1, complete=False)
-    found = judge([failed, judged("control", True, 0.4, 0.0), promising, judged("form", False, 0.5, 0.0)])
-    assert best_control(found).row.name == "control"
-    assert best_form(found).row.name == "form"
-    assert [bool(one.against) for one in found] == [False, False, False, True]
-    told = " ".join(answer(found))
-    assert "Left out, since not all of their seeds could be measured: lucky control, lucky form." in told
+def test_a_gain_as_large_as_the_goal_is_seldom_denied():
+    """The bound of a true difference at the goal lies below it no more often than it says."""
+    random = np.random.default_rng(5)
+    below = 0
+    for _ in range(400):
+        values = 0.01 + 0.01 * random.normal(size=(6, 1)) + 0.3 * random.normal(size=(6, 500))
+        error, freedom = standard_error(values)
+        below += values.mean() + stats.t.isf(0.025, freedom) * error < 0.01
+    assert below / 400 <= 0.045
 
 
-def test_the_correction_is_for_as_many_forms_as_were_compared():
-    rows = [judged("control", True, 0.4, 0.0), *(judged(f"form {i}", False, 0.3, 0.01) for i in range(3))]
-    found = judge(rows)
-    assert found[0].corrected is None
-    assert all(one.corrected == pytest.approx(min(3 * one.p, 1.0)) for one in found[1:])
+def test_what_is_confirmed_stands_beside_its_rows():
+    one = confirmed(0.1)
+    told = one.to_dict()
+    assert told["form"]["row"] == "form"
+    assert told["differences"]["clean"]["upper"] >= told["differences"]["clean"]["value"]
+    assert (told["exceeds"], told["falls_short"]) == (True, False)
 
 
 @pytest.fixture
@@ -203,40 +238,97 @@ def small(monkeypatch):
         )
 
     monkeypatch.setattr(store, "run_row", run_row)
-    scale = replace(TINY, epochs=4, seeds=2, ratios=(0.1, 0.3))
+    scale = replace(TINY, epochs=4, ratios=(0.1, 0.3))
     rows = ("X", "X, averaged, stopped", "X + clat")
-    return replace(find_regime("overfitting"), scale=scale, only=rows)
+    return replace(find_regime("overfitting"), scale=scale, only=rows, screened=1, fresh=2)
 
 
 def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     train = store.run_row
     claim(tmp_path / "e", small.scale, [])
     where = Store(tmp_path / "e", small.scale, {"cifar10": "digits"})
-    request = EvidenceRequest(regime=small, store=where, seeds=(0, 1), console=Console(quiet=True))
-    specs = run.regime_specs(small, (0, 1))
+    request = EvidenceRequest(regime=small, store=where, console=Console(quiet=True))
+    specs = run.regime_specs(small)
     order = []
     monkeypatch.setattr(run, "evaluated", lambda *given: order.append("measured") or evaluated(*given))
-    monkeypatch.setattr(store, "run_row", lambda *given: order.append("trained") or train(*given))
+    monkeypatch.setattr(store, "run_row", lambda row, *given: order.append(row.name) or train(row, *given))
+    for module in ("run", "answer", "table", "plot"):  # whatever its step cost in so small a run
+        monkeypatch.setattr(f"clat.studies.evidence.{module}.finalist", lambda found: found[-1])
     found = run.run_regime(request, tmp_path / "e")
-    assert order == sorted(order, reverse=True), "test images are read when all networks are trained"
+    trained = order[: order.index("measured")]
+    assert len([name for name in trained if "-s0-" in name]) == 4, "X, averaged, and a network a ratio"
+    assert len([name for name in trained if "-s1-" in name or "-s2-" in name]) == 4, "two fresh seeds of the two"
+    assert set(order[len(trained) :]) == {"measured"}, "test images are read when all networks are trained"
     assert [row[0] for row in found["rows"]] == ["X", "X, averaged, stopped", "X + clat"]
     assert found["failed"] == 0
     runs = [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
     assert len(runs) <= len({where.run_of(spec).key for spec in specs}), "the plan counts all that is trained"
-    chosen = found["ratios"]["clat"]
-    assert set(chosen["robust"]) == {"0.1", "0.3"}
+    assert set(found["ratios"]["clat"]["robust"]) == {"0.1", "0.3"}
     files = {file.name for file in (tmp_path / "e" / "evidence-overfitting").iterdir()}
     assert files == {"table.json", "table.md", "page.html", "clean-and-robust.svg"}
     held = json.loads((tmp_path / "e" / "evidence-overfitting" / "table.json").read_text())
-    assert held["outcome"].startswith("The control to beat is X")
+    assert held["outcome"].startswith("On held-out images the finalist is X + clat")
     assert [entry["step"] is None for entry in held["entries"]] == [True, True, False]
-    assert all(entry["robust"]["images"] == 20 and len(entry["seeds"]) == 2 for entry in held["entries"])
+    assert [one["protocol"] for one in held["confirmed"]] == ["cr", "clat-pgd-10"]
+    assert all(one["seeds"] == [1, 2] for one in held["confirmed"])
+    assert held["confirmed"][0]["form"]["robust"]["images"] == 20
 
     finals = replace(request, finals=Finals(protocol="pgd-20", samples=10))
     last = run.run_regime(finals, tmp_path / "e")
-    assert (len(last["rows"]), last["protocol"]) == (2, "pgd-20")
-    assert last["outcome"].startswith("The control to beat is X")
-    assert (tmp_path / "e" / "evidence-overfitting-pgd-20" / "page.html").exists()
+    assert [one["protocol"] for one in last["confirmed"]] == ["cr", "clat-pgd-10", "pgd-20"]
+    assert len(runs) == len(
+        [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
+    ), "nothing is trained again"
+
+
+def test_a_regime_beside_itself_trains_and_measures_nothing_here(small, tmp_path, monkeypatch):
+    """All in other processes: the ratios first, then the rows, then the two that are chosen."""
+    monkeypatch.setattr(schedule, "PAUSE", 0.0)
+    monkeypatch.setitem(scales.SCALES, "tiny", small.scale)
+    for module in ("run", "answer", "table", "plot"):
+        monkeypatch.setattr(f"clat.studies.evidence.{module}.finalist", lambda found: found[-1])
+
+    def never(*_):
+        raise AssertionError("all is done ahead")
+
+    monkeypatch.setattr(store, "run_row", never)
+    monkeypatch.setattr(Store, "test_images", never)
+    where, place = Store(tmp_path, small.scale, {"cifar10": "digits"}), InThisProcess()
+    found = run.run_regime(EvidenceRequest(regime=small, store=where, console=Console(quiet=True)), tmp_path, place)
+    assert found["failed"] == 0
+    assert [one["seeds"] for one in found["confirmed"]] == [[1, 2], [1, 2]]
+    words = [one[0] for one in place.started]
+    assert words.count("train") == 8
+    assert words.count("study") == 8, "two protocols, two rows, two seeds"
+
+
+def test_a_ratio_is_chosen_by_both_accuracies(small, tmp_path, monkeypatch):
+    """0.1 is the more robust one, 0.3 the nearer one to the goal over X."""
+    where = Store(tmp_path, small.scale, {"cifar10": "digits"})
+    told = {
+        "": {"heldout_clean": 0.50, "heldout_robust": 0.30},
+        "0.1": {"heldout_clean": 0.40, "heldout_robust": 0.33},
+        "0.3": {"heldout_clean": 0.49, "heldout_robust": 0.31},
+    }
+    monkeypatch.setattr(where, "train", lambda *_: None)
+    monkeypatch.setattr(where, "is_finished", lambda *_: True)
+    monkeypatch.setattr(
+        where, "summary", lambda run: {"last": told[f"{run.spec.ratio:g}" if run.spec.follower else ""]}
+    )
+    request = EvidenceRequest(regime=small, store=where, console=Console(quiet=True))
+    assert run.chosen_ratios(request)["clat"].ratio == 0.3
+
+
+def test_fast_at_comes_to_the_end_of_its_cycle_before_clat():
+    regime = find_regime("fast")
+    rows = {row.name: recipe(row.run(regime, 0, 0.3), regime.scale, Inputs()) for row in regime.rows()}
+    whole, cut = rows["X"], rows["X + clat-fast"]
+    assert max(whole.learning_rate(0, epoch) for epoch in range(15)) < whole.learning_rate(1, 15.0) == 0.2
+    assert cut.learning_rate(0, 7.5) == 0.2
+    assert cut.learning_rate(0, 14.99) < 0.001
+    assert cut.learning_rate(1, 16.0) == pytest.approx(0.05)
+    assert cut.learning_rate(1, 29.99) < 0.001
+    assert rows["X on critical layers"].stages[1].schedule == cut.stages[1].schedule
 
 
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):

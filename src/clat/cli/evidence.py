@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,7 @@ from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
 
 if TYPE_CHECKING:
-    from clat.studies.evidence.regimes import Regime
-    from clat.studies.evidence.request import Finals
-    from clat.studies.paper.store import Store
+    from clat.studies.evidence.request import EvidenceRequest, Finals
 
 HELP = "hold CLAT against its hardest controls, under one budget"
 
@@ -26,18 +25,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     parser.add_argument("regime", nargs="?", help="overfitting, annealed, fast, ... (none: list them)")
-    parser.add_argument("--seeds", type=int, help="networks of each row (default: as many as the regime has)")
+    parser.add_argument("--seeds", type=int, help="fresh seeds of the two chosen rows (default: the regime's)")
     parser.add_argument("--data", metavar="FOLDER", help="where its data set lies, if its name does not find it")
     parser.add_argument(
         "--finals",
         metavar="PROTOCOL",
-        help="measure the best control and the best form by this, such as autoattack",
+        help="measure the two chosen rows by this as well, such as autoattack",
     )
     parser.add_argument("--num-samples", type=int, help="of --finals: test images, the first (default: all)")
     add_place_options(parser, "networks")
     parser.add_argument("--plan", action="store_true", help="say how many runs, hours and bytes, and train nothing")
     parser.add_argument(
-        "--out", type=folder, metavar="DIR", help="the folder, also one of `clat paper` at the same scale"
+        "--out", type=folder, metavar="DIR", help="the folder; each scale, which the list names, has its own"
     )
 
 
@@ -56,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if options.regime is None:
         return _list()
     from clat.studies.evidence.regimes import find_regime
+    from clat.studies.evidence.request import EvidenceRequest
     from clat.studies.paper.folder import check_data, claim
     from clat.studies.paper.store import Store
 
@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
     folders = {regime.dataset: options.data} if options.data else {}
     for message in check_data([regime.dataset], folders).values():
         raise ClatError(message)
-    seeds = tuple(range(options.seeds or regime.scale.seeds))
+    if options.seeds is not None:
+        regime = replace(regime, fresh=options.seeds)
     out = Path(options.out)
     if options.plan:
         import tempfile
@@ -78,9 +79,9 @@ def run(options: argparse.Namespace) -> int:
             known = (out / "paper.json").exists()
             if known:
                 claim(out, regime.scale, [])
-            return _plan(regime, seeds, Store(out if known else Path(empty), regime.scale, folders))
+            store = Store(out if known else Path(empty), regime.scale, folders)
+            return _plan(EvidenceRequest(regime=regime, store=store, console=console(), finals=finals))
     from clat.core.environment import invocation
-    from clat.studies.evidence.request import EvidenceRequest
     from clat.studies.evidence.run import run_regime
     from clat.studies.paper.page import rich_table
     from clat.training.interrupt import Interrupted
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         with place_for(options, out) as place:
             claim(out, regime.scale, invocation() or [])
             store = Store(out, regime.scale, folders)
-            request = EvidenceRequest(regime=regime, store=store, seeds=seeds, console=console(), finals=finals)
+            request = EvidenceRequest(regime=regime, store=store, console=console(), finals=finals)
             found = run_regime(request, out, place)
     except Interrupted as stopped:
         return stopped.exit_code
@@ -110,14 +111,15 @@ def _finals(options: argparse.Namespace) -> Finals | None:
     return Finals(protocol=options.finals, samples=options.num_samples)
 
 
-def _plan(regime: Regime, seeds: tuple[int, ...], store: Store) -> int:
+def _plan(request: EvidenceRequest) -> int:
     """Say what the regime would take."""
     from clat.core.formatting import duration
     from clat.studies.evidence.run import regime_attacks, regime_specs
     from clat.studies.paper.plan import make_plan
 
-    plan = make_plan(regime_specs(regime, seeds), store, regime_attacks(regime, seeds))
-    show(plan.table(f"{regime.name}, {len(seeds)} seeds"))
+    regime = request.regime
+    plan = make_plan(regime_specs(regime), request.store, regime_attacks(request))
+    show(plan.table(f"{regime.name}, {regime.screened} + {regime.fresh} seeds"))
     for name, seconds in plan.slowest[:6]:
         say(f"  {name}: {duration(seconds)}")
     return 0
@@ -130,8 +132,8 @@ def _list() -> int:
         say(f"{regime.name}: {regime.title}", style="bold")
         scale = regime.scale
         size = "all" if scale.train_size is None else f"{scale.train_size:,}"
-        say(
-            f"  {regime.network}, {regime.dataset}; {size} images, {scale.epochs} epochs; {len(regime.rows())} rows"
-        )
+        rows = f"{len(regime.rows())} rows, {regime.screened} + {regime.fresh} seeds"
+        length = f"{size} images, {scale.epochs} epochs"
+        say(f"  {regime.network}, {regime.dataset}; {length}; {rows}; scale {scale.name}")
     say("run one: clat evidence overfitting --out runs/evidence; what it takes: --plan")
     return 0

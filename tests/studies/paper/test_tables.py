@@ -141,6 +141,17 @@ def test_lambda_is_chosen_by_its_rule(tmp_path, monkeypatch):
         choose_ratio(held, "resnet18", "cifar10", QUIET)
 
 
+def test_a_ratio_whose_network_could_not_be_trained_is_left_out(tmp_path, monkeypatch):
+    held = Store(tmp_path, replace(TINY, ratios=(0.03, 0.1, 1.0)), {"cifar10": "digits"})
+    monkeypatch.setattr(held, "train", lambda run, _: "diverged" if run.spec.ratio == 1.0 else None)
+    monkeypatch.setattr(held, "is_finished", lambda run: run.spec.ratio != 1.0)
+    scores = {0.03: 0.2, 0.1: 0.25}
+    monkeypatch.setattr(held, "summary", lambda run: {"last": {"heldout_robust": scores[run.spec.ratio]}})
+    found = choose_ratio(held, "resnet18", "cifar10", QUIET)
+    assert found.ratio == 0.1
+    assert found.how == "0.1, chosen on 16 held-out images (0.03: 20.0%, 0.1: 25.0%, 1: failed)"
+
+
 def test_examples_made_on_one_network_are_shown_to_the_others(tmp_path):
     asked = replace(DIGITS, networks=("resnet18", "vgg19"), rows=("pgd-at",))
     found = run("T4", tmp_path, asked)

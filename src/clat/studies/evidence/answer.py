@@ -4,67 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clat.studies.evidence.comparison import LEVEL, CrossedDifference
-from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form
+from clat.studies.evidence.comparison import CrossedDifference
+from clat.studies.evidence.confirmation import Confirmation
+from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.paper.cells import points
 
 
-def answer(found: Sequence[Judged]) -> list[str]:
-    """Return what a regime says: the control to beat, the finalist, the verdict, and what is not decided by it.
+def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list[str]:
+    """Return what a regime says: the control to beat, the finalist, the verdict, and what is left out.
 
     Args:
-        found: the regime's rows, judged, or its finalists.
+        found: the regime's rows on held-out images.
+        confirmed: the two chosen ones on test images, by the protocol that decides first; empty: not measured.
 
     Returns:
-        Sentences; none before a control and a form have been measured with all their seeds.
+        Sentences; none before a control and a form have been trained with all their seeds.
     """
-    control, form = best_control(found), best_form(found)
-    if control is None or form is None:
-        return []
-    clean, robust = form.against["clean"], form.against["robust"]
-    cost = "" if form.step is None else f"; its step takes {form.step:.2f} of the time of X's"
-    sentences = [
-        f"The control to beat is {control.row.name}: {_accuracies(control)}.",
-        f"The finalist, the form of CLAT that is the most robust on held-out images, is {form.row.name}: "
-        f"{_text(clean)} clean, {_text(robust)} robust against that control{cost}.",
-        _verdict(form),
-    ]
-    others = [
-        one.row.name
-        for one in found
-        if one is not form and one.gains and one.corrected is not None and one.corrected < LEVEL
-    ]
-    if others:
-        sentences.append(f"Not decisive, but beyond chance for so many forms, so do: {', '.join(others)}.")
+    form = finalist(found)
     missing = [one.row.name for one in found if not one.complete]
-    if missing:
-        sentences.append(f"Left out, since not all of their seeds could be measured: {', '.join(missing)}.")
-    return sentences
+    left = [f"Left out, since not all of their seeds could be trained: {', '.join(missing)}."] if missing else []
+    if form is None:
+        trained = any(one.complete and not one.row.control for one in found)
+        return [*(["No form of CLAT has steps that cost less than X's."] if trained else []), *left]
+    control = control_to_beat(found, form)
+    sentences = [
+        f"On held-out images the finalist is {form.row.name}, whose step takes {form.step:.2f} of the time of X's, "
+        f"and the control that it has to beat is {control.row.name}."
+    ]
+    for number, one in enumerate(confirmed):
+        clean, robust = one.differences["clean"], one.differences["robust"]
+        seeds, images = one.by_form["clean"].shape
+        sentences.append(
+            f"Under {one.protocol}, {seeds} fresh seeds and {images:,} test images, it has {_text(clean)} "
+            f"clean and {_text(robust)} robust less that control."
+        )
+        if number == 0:
+            sentences.append(_verdict(one))
+    return [*sentences, *left]
 
 
-def _verdict(form: Judged) -> str:
+def _verdict(one: Confirmation) -> str:
     """Return one of the three verdicts of docs/results/evidence/plan.md."""
     goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
-    clean, robust = (100 * form.against[kind].detectable for kind in ("clean", "robust"))
-    power = f"{clean:.1f} points clean and {robust:.1f} robust"
-    if form.gains:
+    if one.exceeds:
         return f"CLAT gains: {goal} or more, for steps that cost less."
-    if form.exceeds:
-        return f"It has {goal} or more, but by steps that do not cost less: no gain."
-    if form.would_be_seen:
-        return (
-            f"CLAT does not gain {goal}: true differences of {power} would have been found with a probability of "
-            "80 % each."
-        )
+    uppers = {kind: 100 * found.upper for kind, found in one.differences.items()}
+    if one.falls_short:
+        short = [kind for kind, least in GOAL.items() if uppers[kind] < 100 * least]
+        bounds = " and ".join(f"{points(uppers[kind])} {kind}" for kind in short)
+        return f"CLAT does not gain {goal}: more than {bounds} is excluded with a confidence of 97.5 %."
+    seen = {kind: f"{100 * found.detectable:.1f}" for kind, found in one.differences.items()}
     return (
-        f"This settles nothing: it does not show {goal}, and only true differences of {power} would have been "
-        "found with a probability of 80 % each."
+        f"This settles nothing: it does not show {goal}, and excludes only more than "
+        f"{points(uppers['clean'])} clean and {points(uppers['robust'])} robust with a confidence of 97.5 %; "
+        f"true differences of {seen['clean']} points clean and {seen['robust']} robust would have been found "
+        "with a probability of 80 % each."
     )
-
-
-def _accuracies(one: Judged) -> str:
-    clean, robust = one.interval("clean"), one.interval("robust")
-    return f"{100 * clean.value:.1f} % clean and {100 * robust.value:.1f} % robust"
 
 
 def _text(found: CrossedDifference) -> str:

@@ -41,13 +41,18 @@ class CrossedDifference:
         """Return the smallest true difference that a test at LEVEL would find with a probability of POWER."""
         return smallest_shift(self.freedom) * self.error
 
+    @property
+    def upper(self) -> float:
+        """Return the value above which the true difference does not lie, with a confidence of 1 - LEVEL / 2."""
+        return self.value + float(scipy.stats.t.isf(LEVEL / 2, self.freedom)) * self.error
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data.
 
         Returns:
-            The fields and the smallest difference that could have been seen.
+            The fields, the bound, and the smallest difference that could have been seen.
         """
-        return {**vars(self), "detectable": self.detectable}
+        return {**vars(self), "upper": self.upper, "detectable": self.detectable}
 
 
 def compare(differences: NDArray[np.float64]) -> CrossedDifference:

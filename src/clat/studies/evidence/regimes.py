@@ -56,8 +56,12 @@ class Regime:
     network: str
     dataset: str
     scale: PaperScale
-    time: float
-    """The time of "X + CLAT" over that of X for as many epochs, by the steps' costs (`clat bench`)."""
+    times: Mapping[str, float]
+    """Form -> the time of "X + form" over that of X for as many epochs, of the forms whose step costs less."""
+    screened: int
+    """Seeds of all rows, from which the control to beat and the finalist are chosen on held-out images."""
+    fresh: int
+    """Further seeds of those two, which are measured on test images."""
     only: tuple[str, ...] = ()
     """Rows, of a regime in which not all are run; empty: all."""
 
@@ -83,7 +87,7 @@ def every_row(regime: Regime) -> list[EvidenceRow]:
     """Return all rows that a regime can have.
 
     Args:
-        regime: gives X and its stronger form.
+        regime: gives X, its stronger form, and how long X + CLAT takes.
 
     Returns:
         The controls, then the forms of CLAT behind X and behind its stronger form, each with its last weights and
@@ -95,37 +99,37 @@ def every_row(regime: Regime) -> list[EvidenceRow]:
         last = EvidenceRow(name=name, control=control, **more)
         return [last, replace(last, name=f"{name}, stopped", weights="best")]
 
-    return [
-        *both("X", control=True),
-        *both("X, averaged", control=True, spec=strong),
-        EvidenceRow(name="X, averaged, in CLAT's time", control=True, spec={**strong, "length": regime.time}),
-        EvidenceRow(name="X on critical layers", control=True, spec={"follower": "tune"}),
-        EvidenceRow(
-            name="X + clat on all layers", control=True, spec={"follower": "clat", "layers": "all"}, form="clat"
-        ),
-        EvidenceRow(
-            name="X + clat on random layers",
-            control=True,
-            spec={"follower": "clat", "layers": "random"},
-            form="clat",
-        ),
-        EvidenceRow(
-            name="X + clat on the least critical",
-            control=True,
-            spec={"follower": "clat", "layers": "smallest"},
-            form="clat",
-        ),
-        *(row for form in FORMS for row in both(f"X + {form}", control=False, spec={"follower": form}, form=form)),
-        *(
-            row
-            for form in FORMS
-            for row in both(f"X, averaged, + {form}", control=False, spec={**strong, "follower": form}, form=form)
-        ),
-    ]
+    found = [*both("X", control=True), *both("X, averaged", control=True, spec=strong)]
+    if regime.scale.stretch != 1:
+        found += both("X, annealed", control=True, spec={"anneal": True})
+        found += both("X, averaged, annealed", control=True, spec={**strong, "anneal": True})
+    for form, time in regime.times.items():
+        name = f"X, averaged, in {form}'s time"
+        found.append(EvidenceRow(name=name, control=True, spec={**strong, "length": time}))
+    found.append(EvidenceRow(name="X on critical layers", control=True, spec={"follower": "tune"}))
+    for form in regime.times:
+        spec = {"follower": form, "layers": "random"}
+        found.append(EvidenceRow(name=f"X + {form} on random layers", control=True, spec=spec, form=form))
+    for form in FORMS:
+        found += both(f"X + {form}", control=False, spec={"follower": form}, form=form)
+    for form in FORMS:
+        found += both(f"X, averaged, + {form}", control=False, spec={**strong, "follower": form}, form=form)
+    return found
 
 
 _RATIOS = (0.01, 0.03, 0.1, 0.3, 1.0)
-OVERFITTING = replace(NARROW, ratios=_RATIOS, test_size=5000)
+_HELDOUT: dict[str, Any] = {"heldout": 2000, "monitored": 2000, "test_size": 5000, "strong_size": 1000}
+OVERFITTING = replace(
+    NARROW,
+    name="overfitting",
+    epochs=75,
+    train_size=1000,
+    monitor_every=5,
+    stretch=1.0,
+    ratios=_RATIOS,
+    remark="1,000 training images, 75 epochs along a cosine that ends at 0, networks of width 16: PGD-AT overfits.",
+    **_HELDOUT,
+)
 ANNEALED = replace(
     NARROW,
     name="annealed",
@@ -133,10 +137,9 @@ ANNEALED = replace(
     batch_size=128,
     train_size=None,
     monitor_every=1,
-    test_size=5000,
-    ratios=_RATIOS,
     remark="All of CIFAR-10, six epochs along a cosine that would end after nine, as the paper's hundred are of "
     "150, and a ResNet-18 of width 16.",
+    **_HELDOUT,
 )
 FAST = replace(
     NARROW,
@@ -145,19 +148,38 @@ FAST = replace(
     batch_size=128,
     train_size=8000,
     monitor_every=3,
-    test_size=5000,
+    stretch=1.0,
     ratios=_RATIOS,
-    remark="8,000 images of CIFAR-10 and thirty epochs along Fast-AT's own learning rates; a PreAct ResNet-18 of "
-    "width 16.",
+    remark="8,000 images of CIFAR-10 and thirty epochs along Fast-AT's own learning rates, or fifteen before "
+    "CLAT; a PreAct ResNet-18 of width 16.",
+    **_HELDOUT,
+)
+OTHERS = replace(
+    OVERFITTING,
+    name="others",
+    ratios=NARROW.ratios,
+    remark="1,000 training images, 75 epochs along a cosine that ends at 0, a narrow network.",
 )
 
-_PAPER = (
-    *("X", "X, stopped", "X, averaged", "X, averaged, stopped", "X, averaged, in CLAT's time"),
-    *("X on critical layers", "X + clat on all layers", "X + clat on random layers"),
-    *("X + clat", "X + clat-fast", "X + clat-plus", "X, averaged, + clat", "X, averaged, + clat-plus"),
+_FAST = (
+    *("X", "X, stopped", "X, averaged", "X, averaged, stopped", "X, averaged, in clat-fast's time"),
+    *(
+        "X on critical layers",
+        "X + clat-fast on random layers",
+        "X + clat",
+        "X + clat-fast",
+        "X + clat-fast, stopped",
+    ),
+    *("X, averaged, + clat-fast", "X, averaged, + clat-fast, stopped"),
 )
-_MATTER = ("X", "X, averaged", "X, averaged, stopped", "X + clat", "X + clat-plus", "X, averaged, + clat-plus")
-_OVERFITTING: dict[str, Any] = {"base": "pgd-at", "strong": "ema-ls", "scale": OVERFITTING, "time": 0.85}
+_ANNEALED = (
+    *("X", "X, stopped", "X, annealed", "X, averaged", "X, averaged, annealed", "X, averaged, in clat's time"),
+    *("X on critical layers", "X + clat on random layers", "X + clat", "X + clat-plus"),
+    *("X, averaged, + clat", "X, averaged, + clat-plus"),
+)
+_MATTER = ("X", "X, averaged", "X, averaged, stopped", "X + clat", "X + clat-fast", "X, averaged, + clat")
+_PGD: dict[str, Any] = {"base": "pgd-at", "strong": "ema-ls"}
+_OTHERS: dict[str, Any] = {**_PGD, "scale": OTHERS, "times": {}, "screened": 1, "fresh": 3, "only": _MATTER}
 
 REGIMES = (
     Regime(
@@ -165,18 +187,11 @@ REGIMES = (
         title="Few images, many epochs: PGD-AT overfits robustly",
         network="resnet18",
         dataset="cifar10",
-        **_OVERFITTING,
-    ),
-    Regime(
-        name="annealed",
-        title="All images, few epochs: the paper's budget in shape",
-        base="pgd-at",
-        strong="ema-ls",
-        network="resnet18",
-        dataset="cifar10",
-        scale=ANNEALED,
-        time=0.85,
-        only=_PAPER,
+        scale=OVERFITTING,
+        times={"clat": 0.85, "clat-fast": 0.6},
+        screened=2,
+        fresh=6,
+        **_PGD,
     ),
     Regime(
         name="fast",
@@ -186,31 +201,33 @@ REGIMES = (
         network="preact-resnet18",
         dataset="cifar10",
         scale=FAST,
-        time=1.5,
+        times={"clat-fast": 0.82},
+        screened=2,
+        fresh=6,
+        only=_FAST,
     ),
     Regime(
-        name="cifar100",
-        title="Few images of a hundred classes",
+        name="annealed",
+        title="All images, few epochs: the paper's budget in shape",
         network="resnet18",
-        dataset="cifar100",
-        only=_MATTER,
-        **_OVERFITTING,
+        dataset="cifar10",
+        scale=ANNEALED,
+        times={"clat": 0.85},
+        screened=1,
+        fresh=4,
+        only=_ANNEALED,
+        **_PGD,
     ),
+    Regime(
+        name="cifar100", title="Few images of a hundred classes", network="resnet18", dataset="cifar100", **_OTHERS
+    ),
+    Regime(name="wide", title="A WideResNet", network="wrn-34-10", dataset="cifar10", **_OTHERS),
     Regime(
         name="imagenette",
         title="Few photographs of 64 pixels",
         network="resnet18",
         dataset="imagenette",
-        only=_MATTER,
-        **_OVERFITTING,
-    ),
-    Regime(
-        name="wide",
-        title="A WideResNet",
-        network="wrn-34-10",
-        dataset="cifar10",
-        only=_MATTER,
-        **_OVERFITTING,
+        **_OTHERS,
     ),
 )
 

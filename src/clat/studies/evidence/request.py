@@ -1,23 +1,24 @@
-"""What of a regime is run, and how its finalists are measured."""
+"""What of a regime is run, and how its two chosen rows are measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from clat.studies.evidence.regimes import Regime
+from clat.studies.paper.lines import Measure
+from clat.studies.paper.methods import EPS
 from clat.studies.paper.store import Store
 
-PROTOCOL = "clat-pgd-10"
-"""By which all rows are measured."""
+DECIDING, BESIDE = "cr", "clat-pgd-10"
+"""The protocol whose verdicts are tested, and the paper's, which stands beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finals:
-    """How the finalists, the best control and the best form, are measured once more."""
+    """How the two chosen rows are measured once more; it decides nothing."""
 
     protocol: str
     samples: int | None = None
@@ -29,9 +30,26 @@ class EvidenceRequest:
 
     regime: Regime
     store: Store
-    seeds: Sequence[int]
     console: Console
     finals: Finals | None = None
+
+    @property
+    def screened(self) -> tuple[int, ...]:
+        """Return the seeds of all rows."""
+        return tuple(range(self.regime.screened))
+
+    @property
+    def fresh(self) -> tuple[int, ...]:
+        """Return the seeds of the two chosen rows, none of which had a part in choosing them."""
+        return tuple(range(self.regime.screened, self.regime.screened + self.regime.fresh))
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Return how the two chosen rows are measured, what decides first."""
+        size = self.store.scale.test_size
+        found = [Measure(protocol=name, eps=EPS, samples=size) for name in (DECIDING, BESIDE)]
+        last = self.finals
+        return found if last is None else [*found, Measure(protocol=last.protocol, eps=EPS, samples=last.samples)]
 
     def folder(self, out: Path) -> Path:
         """Return the folder of the table.
@@ -39,4 +57,4 @@ class EvidenceRequest:
         Args:
             out: the folder above it.
         """
-        return out / f"evidence-{self.regime.name}{f'-{self.finals.protocol}' if self.finals else ''}"
+        return out / f"evidence-{self.regime.name}"

@@ -1,8 +1,8 @@
-"""A regime run: its networks trained and attacked, its table, plot and page written."""
+"""A regime run: its rows trained, two of them chosen and confirmed, its table, plot and page written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -10,31 +10,29 @@ from typing import Any
 
 from rich.console import Console
 
-from clat.bench.timing import ratio as time_ratio
 from clat.core.console import plain_console
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import JobPlace
-from clat.studies.evidence.judged import GOAL, Judged, best_control, best_form, judge
+from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import EvidenceRow, Regime
-from clat.studies.evidence.request import PROTOCOL, EvidenceRequest
+from clat.studies.evidence.request import EvidenceRequest
+from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.evidence.table import Ratios, evidence_table
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.beside import gather, run_beside
 from clat.studies.paper.cells import verdicts_of
 from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio, ratio_specs
 from clat.studies.paper.lines import Measure
-from clat.studies.paper.methods import EPS
 from clat.studies.paper.page import write_files
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.step_cost import clock, step_times
 from clat.studies.paper.store import Store, StoredRun
 
 
 def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = None) -> dict[str, Any]:
-    """Train and measure what a regime needs, going on where an earlier call was stopped, and write its files.
+    """Train what a regime needs, choose, confirm, going on where an earlier call was stopped, and write its files.
 
-    No test image is read before all networks are trained.
+    Test images are read for the two chosen rows alone, on networks of other seeds than those that chose them.
 
     Args:
         request: what is run.
@@ -50,14 +48,16 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     """
     folder = request.folder(out)
     folder.mkdir(exist_ok=True)
-    quiet = replace(request, console=plain_console(quiet=True))
     if place is not None:
-        _beside(request.store, lambda: _train(quiet, chosen_ratios(quiet)), place, request.console)
-        _beside(request.store, lambda: _judged(quiet, chosen_ratios(quiet)), place, request.console, measuring=True)
+        quiet = replace(request, console=plain_console(quiet=True))
+        _beside(request.store, lambda: screen(quiet, chosen_ratios(quiet)), place, request.console)
+        chosen = chosen_ratios(quiet)
+        found = screen(quiet, chosen)
+        _beside(request.store, lambda: confirm(quiet, found, chosen), place, request.console, measuring=True)
     ratios = chosen_ratios(request)
-    _train(request, ratios)
-    found = _with_steps(request, judge(_judged(request, ratios)), ratios)
-    table = evidence_table(request, ratios, found)
+    found = screen(request, ratios)
+    confirmed, failures = confirm(request, found, ratios)
+    table = evidence_table(request, ratios, found, confirmed, failures)
     write_files(table, {"clean-and-robust": clean_against_robust(found)}, folder)
     return table
 
@@ -65,56 +65,75 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
 def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
     """Return the ratio of each form of CLAT, chosen behind X on held-out images with the first seed.
 
+    Taken is the one that passes X by the most, in the accuracy in which it is nearer to the goal.
+
     Args:
         request: what is run.
 
     Returns:
         Form -> the ratio, or why it could not be chosen.
     """
+    store, seed = request.store, request.screened[0]
+    x = store.run_of(request.regime.rows()[0].run(request.regime, seed, 0.1))
+    failure = store.train(x, request.console)
+    last = store.summary(x)["last"] if store.is_finished(x) else None
+
+    def score(one: Mapping[str, float]) -> float:
+        if last is None:
+            return one["heldout_robust"]
+        return min(one[f"heldout_{kind}"] - last[f"heldout_{kind}"] - least for kind, least in GOAL.items())
+
     found: dict[str, ChosenRatio | str] = {}
-    for form, choice in request.regime.choices(request.seeds[0]).items():
+    for form, choice in request.regime.choices(seed).items():
         try:
-            found[form] = choose_ratio(request.store, console=request.console, **choice)
+            found[form] = choose_ratio(store, console=request.console, score=score, **choice)
         except ClatError as error:
             found[form] = str(error)
-    return found
+    return found if failure is None or last is not None else dict.fromkeys(found, failure)
 
 
-def regime_specs(regime: Regime, seeds: Sequence[int]) -> list[RunSpec]:
+def regime_specs(regime: Regime) -> list[RunSpec]:
     """Return every network that a regime needs, at the first ratio of its scale where one is chosen.
+
+    Which rows are confirmed is not known before: the first control and the first form stand for them.
 
     Args:
         regime: the regime.
-        seeds: of its rows.
 
     Returns:
         Specs, each once.
     """
     ratios = regime.scale.ratios
     found: dict[RunSpec, None] = {}
-    for choice in regime.choices(seeds[0]).values():
+    for choice in regime.choices(0).values():
         found |= dict.fromkeys(ratio_specs(ratios, **choice).values())
-    for seed in seeds:
+    for seed in range(regime.screened):
         for row in regime.rows():
+            found[row.run(regime, seed, ratios[0])] = None
+    for seed in range(regime.screened, regime.screened + regime.fresh):
+        for row in _stand_ins(regime):
             found[row.run(regime, seed, ratios[0])] = None
     return list(found)
 
 
-def regime_attacks(regime: Regime, seeds: Sequence[int]) -> list[tuple[RunSpec, Measure]]:
-    """Return how the rows of a regime are measured, finals aside.
+def regime_attacks(request: EvidenceRequest) -> list[tuple[RunSpec, Measure]]:
+    """Return how the two chosen rows are measured, the first control and the first form in their place.
 
     Args:
-        regime: the regime.
-        seeds: of its rows.
+        request: what would be run.
 
     Returns:
         (network, how it is attacked) each.
     """
-    how = Measure(protocol=PROTOCOL, eps=EPS, samples=regime.scale.test_size)
+    regime = request.regime
     ratio = regime.scale.ratios[0]
-    return [
-        (row.run(regime, seed, ratio), replace(how, weights=row.weights)) for row in regime.rows() for seed in seeds
-    ]
+    rows = [(row, seed) for row in _stand_ins(regime) for seed in request.fresh]
+    return [(row.run(regime, seed, ratio), how) for row, seed in rows for how in request.measures]
+
+
+def _stand_ins(regime: Regime) -> list[EvidenceRow]:
+    rows = regime.rows()
+    return [next(row for row in rows if row.control is control) for control in (True, False)]
 
 
 def _beside(
@@ -128,69 +147,98 @@ def _beside(
         run_beside(store, todo, place, console)
 
 
-def _runs(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> list[StoredRun]:
+def _runs(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios, seeds: Sequence[int]) -> list[StoredRun]:
     """Return a row's networks, one a seed; none where its ratio could not be chosen."""
     ratio = ratios.get(row.form)
     if isinstance(ratio, str):
         return []
     value = ratio.ratio if ratio else 0.1
-    return [request.store.run_of(row.run(request.regime, seed, value)) for seed in request.seeds]
+    return [request.store.run_of(row.run(request.regime, seed, value)) for seed in seeds]
 
 
-def _train(request: EvidenceRequest, ratios: Ratios) -> None:
-    """Train the rows; a failure is told where the row is measured."""
-    for row in request.regime.rows():
-        for run in _runs(request, row, ratios):
-            request.store.train(run, request.console)
+def screen(request: EvidenceRequest, ratios: Ratios) -> list[Screened]:
+    """Return the rows, trained as far as they could be, on held-out images.
+
+    Args:
+        request: what is run.
+        ratios: form -> the ratio, or why there is none.
+
+    Returns:
+        The controls, then the forms.
+    """
+    return [_screened(request, row, ratios) for row in request.regime.rows()]
 
 
-def _judged(request: EvidenceRequest, ratios: Ratios) -> list[Judged]:
-    """Return the rows, trained and measured as far as they could be."""
-    how = Measure(protocol=PROTOCOL, eps=EPS, samples=request.store.scale.test_size)
-    found = [_row(request, row, how, ratios) for row in request.regime.rows()]
-    if request.finals is None:
-        return found
-    last = [one for one in (best_control(found), best_form(found)) if one is not None]
-    how = Measure(protocol=request.finals.protocol, eps=EPS, samples=request.finals.samples)
-    return [_row(request, one.row, how, ratios) for one in last]
-
-
-def _row(request: EvidenceRequest, row: EvidenceRow, how: Measure, ratios: Ratios) -> Judged:
-    """Return a row, its networks trained and attacked."""
-    if isinstance(failed := ratios.get(row.form), str):
-        return Judged(row=row, failure=failed)
-    store = request.store
-    runs: list[StoredRun] = []
+def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Screened:
+    store, failed = request.store, ratios.get(row.form)
+    if isinstance(failed, str):
+        return Screened(row=row, failure=failed)
     wrong: list[str] = []
-    for run in _runs(request, row, ratios):
+    told: list[dict[str, Any]] = []
+    for run in _runs(request, row, ratios, request.screened):
         failure = store.train(run, request.console)
-        runs += [] if failure else [run]
         wrong += [failure] if failure else []
-    records, unmeasured = evaluated(store, runs, replace(how, weights=row.weights))
-    told = [store.summary(run) for run in runs if store.is_finished(run)]
-    if records:
-        request.console.print(f"{request.regime.name}: {row.name}: measured")
-    return Judged(
+        told += [store.summary(run)] if store.is_finished(run) else []
+    if not told:
+        return Screened(row=row, failure="; ".join(dict.fromkeys(wrong)) or None)
+    speeds = [[stage["images_per_second"] for stage in one["stages"]] for one in told]
+    return Screened(
         row=row,
-        seeds=tuple(records),
-        heldout=tuple(one[row.weights]["heldout_robust"] for one in told),
-        verdicts={kind: verdicts_of(list(records.values()), kind) for kind in GOAL} if records else {},
-        passes=fmean(one["cost"]["forwards"] + one["cost"]["backwards"] for one in told) if told else None,
-        complete=not wrong and not unmeasured and len(records) == len(request.seeds),
-        failure="; ".join(dict.fromkeys([*wrong, *unmeasured])) or None,
+        heldout={kind: tuple(one[row.weights][f"heldout_{kind}"] for one in told) for kind in GOAL},
+        passes=fmean(one["cost"]["forwards"] + one["cost"]["backwards"] for one in told),
+        step=None if row.control else fmean(of[0] / of[-1] for of in speeds),
+        complete=len(told) == len(request.screened),
+        failure="; ".join(dict.fromkeys(wrong)) or None,
     )
 
 
-def _with_steps(request: EvidenceRequest, found: Sequence[Judged], ratios: Ratios) -> list[Judged]:
-    """Return the rows, the forms of CLAT among them with what their step costs."""
-    costs: dict[str, float] = {}
+def confirm(
+    request: EvidenceRequest, found: Sequence[Screened], ratios: Ratios
+) -> tuple[list[Confirmation], list[str]]:
+    """Return the finalist and its control on test images, on networks of fresh seeds.
 
-    def cost(row: EvidenceRow) -> float:
-        run = _runs(request, row, ratios)[0]
-        key = f"{run.spec.base}+{run.spec.follower}"
-        if key not in costs:
-            times = step_times(request.store, run, {"X": run.recipe.stages[0], "CLAT": run.recipe.stages[-1]})
-            costs[key] = time_ratio(times["CLAT"], times["X"], clock())
-        return costs[key]
+    Args:
+        request: what is run.
+        found: the rows, screened.
+        ratios: form -> the ratio, or why there is none.
 
-    return [one if one.row.control or not one.measured else replace(one, step=cost(one.row)) for one in found]
+    Returns:
+        (a confirmation a protocol, what decides first; why networks could not be trained or measured). A seed of
+        which one of the two is missing is left out.
+    """
+    form = finalist(found)
+    if form is None:
+        return [], []
+    control = control_to_beat(found, form)
+    trained: dict[str, list[StoredRun]] = {}
+    wrong: list[str] = []
+    for one in (control, form):
+        runs = _runs(request, one.row, ratios, request.fresh)
+        failures = [request.store.train(run, request.console) for run in runs]
+        wrong += [failure for failure in failures if failure]
+        trained[one.row.name] = [run for run, failure in zip(runs, failures, strict=True) if not failure]
+    confirmed = []
+    for how in request.measures:
+        records = {}
+        for one in (control, form):
+            kept = replace(how, weights=one.row.weights)
+            records[one.row.name], unmeasured = evaluated(request.store, trained[one.row.name], kept)
+            wrong += unmeasured
+        seeds = tuple(sorted(set(records[control.row.name]) & set(records[form.row.name])))
+        if seeds:
+            by_control, by_form = (
+                {kind: verdicts_of([records[one.row.name][seed] for seed in seeds], kind) for kind in GOAL}
+                for one in (control, form)
+            )
+            confirmed.append(
+                Confirmation(
+                    control=control,
+                    form=form,
+                    seeds=seeds,
+                    protocol=how.protocol,
+                    by_control=by_control,
+                    by_form=by_form,
+                )
+            )
+            request.console.print(f"{request.regime.name}: {how.protocol}: measured")
+    return confirmed, list(dict.fromkeys(wrong))

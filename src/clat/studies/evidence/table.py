@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from clat.core.environment import describe_environment, invocation
 from clat.core.formatting import DASH
 from clat.studies.evidence.answer import answer
-from clat.studies.evidence.comparison import CrossedDifference
-from clat.studies.evidence.judged import GOAL, Judged
-from clat.studies.evidence.request import PROTOCOL, EvidenceRequest
+from clat.studies.evidence.confirmation import Confirmation, Verdicts
+from clat.studies.evidence.request import DECIDING, EvidenceRequest
+from clat.studies.evidence.screening import GOAL, Screened, finalist, headroom
 from clat.studies.measurement import computing_device
 from clat.studies.paper.cells import points
 from clat.studies.paper.choose_lambda import ChosenRatio
 from clat.studies.paper.methods import EPS
 
 COLUMNS = (
-    *("row", "seeds", "held-out robust", "clean", "robust", "clean less control", "robust less control"),
-    *("p of both", "p, Holm", "smallest seen", "step", "passes"),
+    *("row", "held-out clean", "held-out robust", "finalist's headroom", "step", "passes"),
+    *("fresh seeds", "clean", "robust"),
 )
 Ratios = Mapping[str, ChosenRatio | str]
 
 
-def evidence_table(request: EvidenceRequest, ratios: Ratios, found: Sequence[Judged]) -> dict[str, Any]:
+def evidence_table(
+    request: EvidenceRequest,
+    ratios: Ratios,
+    found: Sequence[Screened],
+    confirmed: Sequence[Confirmation],
+    failures: Sequence[str],
+) -> dict[str, Any]:
     """Return what table.json holds.
 
     Args:
         request: what was run.
         ratios: the ratio of each form, or why it could not be chosen.
-        found: the rows, judged.
+        found: the rows on held-out images.
+        confirmed: the two chosen ones on test images, what decides first.
+        failures: why networks of those could not be trained or measured.
 
     Returns:
         Plain data.
@@ -39,83 +46,80 @@ def evidence_table(request: EvidenceRequest, ratios: Ratios, found: Sequence[Jud
     environment = describe_environment(computing_device().type)
     command = invocation()
     how = {form: one if isinstance(one, str) else one.how for form, one in ratios.items()}
-    protocol = PROTOCOL if request.finals is None else request.finals.protocol
     made = [("command", " ".join(command))] if command else []
     made += [(key, str(value)) for key, value in environment.items()]
     made += [(f"lambda ratio of {form}", text) for form, text in how.items()]
-    ns = sorted({one.verdicts["clean"].shape[1] for one in found if one.measured})
     return {
         "what": "evidence",
         "id": f"evidence, {regime.name}",
         "source": "CLAT against its controls",
         "title": regime.title,
-        "shows": "Whether a form of CLAT is more robust and more accurate than the best of its controls.",
+        "shows": "Whether a form of CLAT is more robust and more accurate than the hardest of its controls.",
         "scale": scale.name,
         "remark": scale.remark,
-        "outcome": " ".join(answer(found)),
+        "outcome": " ".join(answer(found, confirmed)),
         "columns": list(COLUMNS),
-        "rows": [_texts(one) for one in found],
+        "rows": [_texts(one, found, confirmed) for one in found],
         "caption": (
-            f"Percent under {protocol}, eps {EPS}, n = {', '.join(map(str, ns)) or DASH} test images. X: "
-            f"{regime.base}; averaged: with averaged weights and label smoothing; stopped: the weights of the best "
-            "epoch on held-out images. In brackets: 95 % bootstrap intervals over seeds and images. Less control: "
-            "in points, against the control that is the most robust on held-out images. p of both: the larger p "
-            "of the two differences, two-sided, over seeds and images; Holm: corrected for the number of forms. "
-            "Smallest seen: the true robust difference that a test of this row alone at 5 % would have found with "
-            "a probability of 80 %. Step: CLAT's time over X's. Passes: millions of samples, forward and "
-            "backward, of a whole run."
+            f"Percent. X: {regime.base}; averaged: with averaged weights and label smoothing; stopped: the "
+            "weights of the best epoch on held-out images; annealed: the learning rate ends at 0. Held-out: "
+            f"training images that were not trained on, under PGD-10, the mean of {len(request.screened)} "
+            "seeds. Finalist's headroom: by how much it passes the goal over that control, in points, in the "
+            "accuracy in which it does so by less; the control with the smallest is the one to beat. Step: "
+            "CLAT's time over X's, in the same runs. Passes: millions of samples, forward and backward, of a "
+            f"whole run. Fresh seeds, clean, robust: test images under {DECIDING}, eps {EPS}, on networks of "
+            "other seeds than those that chose; in brackets 95 % bootstrap intervals over seeds and images."
         ),
-        "notes": [[one.row.name, one.failure] for one in found if one.failure],
+        "notes": [[one.row.name, one.failure] for one in found if one.failure]
+        + [["confirmation", failure] for failure in failures],
         "facts": [
             ("Network", regime.network),
             ("Data", regime.dataset),
             ("Epochs", str(scale.epochs)),
             ("Training images", "all" if scale.train_size is None else f"{scale.train_size:,}"),
-            ("Seeds", str(len(request.seeds))),
+            ("Seeds", f"{len(request.screened)} + {len(request.fresh)}"),
         ],
         "made": made,
-        "failed": sum(not one.measured or bool(one.failure) for one in found),
-        "seeds": list(request.seeds),
+        "failed": sum(not one.heldout or bool(one.failure) for one in found) + len(failures),
+        "screened": list(request.screened),
+        "fresh": list(request.fresh),
         "settings": {**vars(scale)} | {"narrow": None},
         "ratios": {form: one if isinstance(one, str) else one.to_dict() for form, one in ratios.items()},
-        "protocol": protocol,
         "entries": [one.to_dict() for one in found],
+        "confirmed": [one.to_dict() for one in confirmed],
         "environment": environment,
         "command": command,
     }
 
 
-def _texts(one: Judged) -> list[str]:
+def _texts(one: Screened, found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list[str]:
     """Return a row as text, for each of COLUMNS."""
     name = one.row.name
-    heldout = f"{100 * fmean(one.heldout):.1f}" if one.heldout else DASH
-    if not one.measured:
+    if not one.heldout:
         why = f"failed: {one.failure}" if one.failure else "not run"
-        return [name, "0", heldout, why, *[DASH] * (len(COLUMNS) - 4)]
-    accuracies = [
-        f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        for found in (one.interval("clean"), one.interval("robust"))
-    ]
-    robust = one.against.get("robust")
+        return [name, why, *[DASH] * (len(COLUMNS) - 2)]
+    form = finalist(found)
+    beaten = form is not None and one.row.control and one.complete
+    verdicts = _verdicts_of(one, confirmed)
+    accuracies = [DASH] * 3
+    if verdicts is not None:
+        shown = [confirmed[0].accuracy(verdicts, kind) for kind in GOAL]
+        accuracies = [
+            str(len(confirmed[0].seeds)),
+            *(f"{100 * of.value:.1f} [{100 * of.low:.1f}, {100 * of.high:.1f}]" for of in shown),
+        ]
     return [
         name,
-        str(len(one.seeds)),
-        heldout,
-        *accuracies,
-        *(_difference(one.against.get(kind)) for kind in GOAL),
-        *(_p(p) for p in (one.p, one.corrected)),
-        DASH if robust is None else f"{100 * robust.detectable:.1f}",
+        *(f"{100 * one.mean(kind):.1f}" for kind in GOAL),
+        points(100 * headroom(form, one)) if form is not None and beaten else DASH,
         DASH if one.step is None else f"{one.step:.2f}",
         DASH if one.passes is None else f"{one.passes / 1e6:.2f}",
+        *accuracies,
     ]
 
 
-def _difference(found: CrossedDifference | None) -> str:
-    """Return a difference in points with its interval."""
-    if found is None:
-        return DASH
-    return f"{points(100 * found.value)} [{points(100 * found.low)}, {points(100 * found.high)}]"
-
-
-def _p(value: float | None) -> str:
-    return DASH if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _verdicts_of(one: Screened, confirmed: Sequence[Confirmation]) -> Verdicts | None:
+    if not confirmed:
+        return None
+    first = confirmed[0]
+    return {first.control.row.name: first.by_control, first.form.row.name: first.by_form}.get(one.row.name)

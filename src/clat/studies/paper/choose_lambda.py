@@ -1,20 +1,23 @@
 """CLAT's lambda, which no paper prints: chosen on held-out images, among a few ratios, by one rule.
 
 The rule: PGD-AT + CLAT is trained with each ratio from the first seed; taken is the ratio whose last weights have
-the highest robust accuracy on the held-out training images (PGD-10), the smaller one of a tie. One ratio is chosen
-for a network and a data set, and every X takes it. The test split is not read.
+the highest robust accuracy on the held-out training images (PGD-10), the smaller one of a tie; one whose network
+could not be trained is left out. One ratio is chosen for a network and a data set, and every X takes it. The test
+split is not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 
 from rich.console import Console
 
 from clat.core.errors import ClatError
 from clat.studies.paper.runs import RunSpec
-from clat.studies.paper.store import Store, StoredRun
+from clat.studies.paper.store import Store
+from clat.studies.paper.stored import PENDING, StoredRun
 
 RULE = (
     "the ratio whose PGD-AT + CLAT network has the highest robust accuracy on held-out training images (PGD-10, "
@@ -77,6 +80,7 @@ def choose_ratio(
     seed: int = 0,
     base: str = "pgd-at",
     follower: str = "clat",
+    score: Callable[[Mapping[str, float]], float] = itemgetter("heldout_robust"),
 ) -> ChosenRatio:
     """Return the ratio for a network and a data set, training what it is chosen from unless that is there.
 
@@ -88,6 +92,8 @@ def choose_ratio(
         seed: the first seed.
         base: X, behind which it is chosen.
         follower: the form of CLAT that it is for.
+        score: of the accuracies on held-out images that a run's summary has of its last weights; the ratio with the
+            highest is taken.
 
     Returns:
         The ratio; of a scale with a single one, that one, and it says that it was not chosen.
@@ -105,12 +111,14 @@ def choose_ratio(
         runs[ratio] = store.run_of(spec)
         failure = None if store.is_finished(runs[ratio]) else store.train(runs[ratio], console)
         if failure or not store.is_finished(runs[ratio]):
-            failures[ratio] = failure or "to be trained"
-    if failures:
+            failures[ratio] = failure or PENDING
+    if len(failures) == len(runs) or PENDING in failures.values():
         ratio, failure = next(iter(failures.items()))
         raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")
-    found = {ratio: store.summary(run)["last"]["heldout_robust"] for ratio, run in runs.items()}
-    best = max(found, key=lambda ratio: (found[ratio], -ratio))
-    listed = ", ".join(f"{ratio:g}: {value:.1%}" for ratio, value in found.items())
+    last = {ratio: store.summary(run)["last"] for ratio, run in runs.items() if ratio not in failures}
+    found = {ratio: one["heldout_robust"] for ratio, one in last.items()}
+    best = max(last, key=lambda ratio: (score(last[ratio]), -ratio))
+    shown = {**{ratio: f"{value:.1%}" for ratio, value in found.items()}, **dict.fromkeys(failures, "failed")}
+    listed = ", ".join(f"{ratio:g}: {shown[ratio]}" for ratio in runs)
     how = f"{best:g}, chosen on {store.scale.monitored} held-out images ({listed})"
     return ChosenRatio(best, how, {f"{ratio:g}": value for ratio, value in found.items()})

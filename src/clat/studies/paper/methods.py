@@ -31,6 +31,8 @@ class Method:
     """Recipe fields that are its own."""
     stage: Table = field(default_factory=dict)
     """Fields of its stage that are its own, such as a learning rate by which it fine-tunes."""
+    after: Table = field(default_factory=dict)
+    """The schedule of what follows it, where its own comes to its end with its part; empty: that goes on."""
     forms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The paper's network -> fields that its authors set otherwise there."""
     stateful: bool = False
@@ -87,6 +89,8 @@ _WANG: Table = {
 }
 _EMA: Table = {"name": "ema", "decay": 0.995}
 _CYCLIC: Table = {"kind": "cyclic", "lr": 0.2, "peak": 0.5}
+_AFTER_CYCLE: Table = {"kind": "cosine", "lr": 0.05, "warmup": 1.0}
+"""The mean rate of CLAT's part in the paper, falling to 0: a cycle cut in two would hand over at its peak."""
 _FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
 _ONE_CYCLE = "Its authors' learning rates, one cycle that ends at 0 with the run. "
 _GENERATED = (
@@ -141,13 +145,15 @@ METHODS: dict[str, Method] = {
     "fast-at-cyclic": Method(
         objective={"name": "fast-at"},
         changes={"schedule": _CYCLIC},
+        after=_AFTER_CYCLE,
         built_in={"preact-resnet18": "preact-resnet18-raw"},
-        note="Fast-AT along its authors' learning rates: up to the middle of the run, down to its end.",
+        note="Fast-AT along its authors' learning rates: up to the middle of its part, down to its end.",
     ),
     "fast-at-cyclic-ema-ls": Method(
         objective={"name": "fast-at", "label_smoothing": 0.1},
         treatments=(_EMA,),
         changes={"schedule": _CYCLIC},
+        after=_AFTER_CYCLE,
         stateful=True,
         kept=True,
         built_in={"preact-resnet18": "preact-resnet18-raw"},

@@ -43,6 +43,8 @@ class RunSpec:
     """X's part of the epochs: 0.5 as in 50 + 50, 0.7 as in 70 + 30, 0: none."""
     length: float = 1.0
     """Epochs over those of the scale, its learning rates stretched or shortened with them."""
+    anneal: bool = False
+    """The cosine ends with the run, at 0."""
     drop: bool = False
     """The learning rate falls to a tenth where X's part ends (Fig. 6)."""
     ratio: float = 0.1
@@ -64,7 +66,7 @@ class RunSpec:
             parts.append(f"l{self.length:g}")
         if self.follower.startswith("clat") and self.ratio != 0.1:
             parts.append(f"r{self.ratio:g}")
-        parts += ["drop"] * self.drop + ["cure"] * self.cure + [f"s{self.seed}"]
+        parts += ["annealed"] * self.anneal + ["drop"] * self.drop + ["cure"] * self.cure + [f"s{self.seed}"]
         return "-".join(parts)
 
     def start_alike(self) -> tuple[RunSpec, RunSpec]:
@@ -106,6 +108,8 @@ def recipe(spec: RunSpec, scale: PaperScale, inputs: Inputs) -> Recipe:
     method = METHODS[spec.base].on(spec.network)
     if spec.length != 1:
         scale = replace(scale, epochs=max(round(spec.length * scale.epochs), 2))
+    if spec.anneal:
+        scale = replace(scale, stretch=1.0)
     lr = {"kind": "cosine", "lr": 0.1, "epochs": scale.span}
     settings: Table = {
         "name": spec.label,
@@ -160,10 +164,13 @@ def _stages(spec: RunSpec, scale: PaperScale, method: Method) -> list[Table]:
     if not spec.follower and method.stateful:
         return [_x(spec.base, spec, scale.epochs, method, scale)]
     first = _first(spec, start, method, scale)
+    if spec.follower and method.after:
+        first[-1]["schedule"] = dict(method.changes["schedule"])
+        falls = {"schedule": dict(method.after)}
     if not spec.follower and method.before:
         return [first[0], _x(spec.base, spec, scale.epochs - first[0]["epochs"], method, scale)]
     if spec.follower == "tune":
-        return [*first, {**on, "name": "tune", "selection": _selection(spec, scale, rest, method)}]
+        return [*first, {**on, "name": "tune", "selection": _selection(spec, scale, rest, method), **falls}]
     if spec.follower.startswith("clat"):
         return [*first, {**_clat(spec, scale, rest, method), **falls}]
     if spec.follower == "rift":

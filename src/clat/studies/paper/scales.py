@@ -39,6 +39,8 @@ class PaperScale:
     ratios: tuple[float, ...]
     """lambda as a ratio of losses: what it is chosen from (`clat.studies.paper.choose_lambda`)."""
     remark: str
+    stretch: float = 1.5
+    """The epochs of the cosine over those trained; 1: the rate ends at 0."""
     expected: tuple[float, float] = (0.8, 0.5)
     """The shares of test images that its networks are right on and that withstand an attack, about, for plans."""
     narrow: Mapping[str, tuple[int, tuple[int, ...] | None]] | None = None
@@ -71,7 +73,7 @@ class PaperScale:
     @property
     def span(self) -> int:
         """Return the epochs after which the cosine is at 0: 150 where 100 are trained."""
-        return round(1.5 * self.epochs)
+        return round(self.stretch * self.epochs)
 
     def size(self, protocol: str) -> int | None:
         """Return how many test images a protocol is run on.

@@ -26,7 +26,7 @@ from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import PaperScale
-from clat.studies.paper.stored import Gathered, StoredRun
+from clat.studies.paper.stored import PENDING, Gathered, StoredRun
 from clat.studies.row import Row, Scale
 from clat.studies.row_words import finished
 from clat.studies.run import run_row, write_recipe
@@ -128,7 +128,7 @@ class Store:
         if self.gathered is not None:
             self.gathered.runs |= {one.key: one for one in (*self.needs(run), run)}
             failed = [self.failures[one.key] for one in (*self.needs(run), run) if one.key in self.failures]
-            return next(iter(failed), None) if self.gathered.measuring else "to be trained"
+            return next(iter(failed), None) if self.gathered.measuring else PENDING
         if self.is_finished(run):
             return None
         if run.key in self.failures:

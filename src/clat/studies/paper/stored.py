@@ -9,6 +9,9 @@ from clat.recipe.schema import Recipe
 from clat.studies.measurement import Measurement
 from clat.studies.paper.runs import RunSpec
 
+PENDING = "to be trained"
+"""What is said of a network in the place of a failure while it is only noted down."""
+
 
 @dataclass(frozen=True)
 class StoredRun:

@@ -1,0 +1,80 @@
+"""The finalist against its control on test images, by networks of seeds that chose neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clat.evaluation.bootstrap import CrossedInterval, crossed_interval
+from clat.studies.evidence.comparison import LEVEL, CrossedDifference, compare
+from clat.studies.evidence.screening import GOAL, Screened
+
+Verdicts = Mapping[str, NDArray[np.float64]]
+"""clean and robust -> (S, N), 1 where the network of a seed is right on a test image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """Two rows measured alike, seed by seed and image by image."""
+
+    control: Screened
+    form: Screened
+    seeds: tuple[int, ...]
+    protocol: str
+    by_control: Verdicts
+    by_form: Verdicts
+
+    def accuracy(self, verdicts: Verdicts, kind: str) -> CrossedInterval:
+        """Return an accuracy with its interval over seeds and images.
+
+        Args:
+            verdicts: of one of the two rows.
+            kind: clean or robust.
+        """
+        return crossed_interval(verdicts[kind])
+
+    @property
+    def differences(self) -> dict[str, CrossedDifference]:
+        """Return clean and robust -> the form less the control."""
+        return {kind: compare(self.by_form[kind] - self.by_control[kind]) for kind in GOAL}
+
+    @property
+    def p(self) -> float:
+        """Return the p of both differences being there: the larger of theirs (intersection-union)."""
+        return max(one.p for one in self.differences.values())
+
+    @property
+    def exceeds(self) -> bool:
+        """Return whether the form passes the control by the goal in both accuracies, and by more than chance."""
+        found = self.differences
+        return self.p < LEVEL and all(found[kind].value >= least for kind, least in GOAL.items())
+
+    @property
+    def falls_short(self) -> bool:
+        """Return whether a true difference as large as the goal is excluded in one of the accuracies."""
+        found = self.differences
+        return any(found[kind].upper < least for kind, least in GOAL.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; accuracies and differences in [0, 1] and [-1, 1]."""
+        rows = {"control": (self.control, self.by_control), "form": (self.form, self.by_form)}
+        return {
+            "protocol": self.protocol,
+            "seeds": list(self.seeds),
+            **{
+                name: {
+                    "row": one.row.name,
+                    **{kind: self.accuracy(verdicts, kind).to_dict() for kind in GOAL},
+                    "by_seed": {kind: verdicts[kind].mean(axis=1).tolist() for kind in GOAL},
+                }
+                for name, (one, verdicts) in rows.items()
+            },
+            "differences": {kind: one.to_dict() for kind, one in self.differences.items()},
+            "p": self.p,
+            "exceeds": self.exceeds,
+            "falls_short": self.falls_short,
+        }
