@@ -331,11 +331,40 @@ def test_fast_at_comes_to_the_end_of_its_cycle_before_clat():
     assert rows["X on critical layers"].stages[1].schedule == cut.stages[1].schedule
 
 
+def regime_table(name, shift, **more):
+    one = confirmed(shift, control=f"control of {name}", **more)
+    return {"id": f"evidence, {name}", "remark": f"About {name}.", "confirmed": [one.to_dict()]}
+
+
+def test_the_answer_is_made_from_the_regimes_files(tmp_path, capsys):
+    for name, shift in (("overfitting", 0.1), ("fast", 0.0), ("wide", 0.025)):
+        folder = tmp_path / name / f"evidence-{name}"
+        folder.mkdir(parents=True)
+        table = regime_table(name, shift, **({"images": 40} if name == "wide" else {}))
+        (folder / "table.json").write_text(json.dumps(table))
+    folders = [str(tmp_path / name) for name in ("overfitting", "fast", "wide")]
+    assert cli.main(["evidence", "--answer", *folders, "--out", str(tmp_path / "answer")]) == 0
+    told = json.loads((tmp_path / "answer" / "table.json").read_text())
+    expected = "Of 3 regimes, CLAT gains in 1 (overfitting); does not gain in 1 (fast); not settled in 1 (wide)."
+    assert told["outcome"].startswith(expected)
+    largest = told["entries"][0]["differences"]["clean"]["value"]
+    assert f"to +{100 * largest:.1f} clean" in told["outcome"]
+    assert "control of fast; control of wide." in told["outcome"]
+    assert [row[-1] for row in told["rows"]] == ["gains", "does not gain", "not settled"]
+    assert [one["p_corrected"] for one in told["entries"]] == holm([one["p"] for one in told["entries"]])
+    assert (tmp_path / "answer" / "page.html").exists()
+    assert (tmp_path / "answer" / "differences.svg").exists()
+    assert cli.main(["evidence", "--answer", str(tmp_path), "--out", str(tmp_path / "answer")]) == 2
+    assert "has no regime that `clat evidence` has confirmed" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     for words, told in (
         (["overfiting", "--out", str(tmp_path / "a")], "did you mean 'overfitting'"),
         (["fast"], "needs --out"),
         (["fast", "--seeds", "0", "--out", str(tmp_path / "a")], "--seeds is 0"),
+        (["fast", "--answer", "a", "--out", str(tmp_path / "a")], "leave the regime out"),
+        (["--answer", "a"], "needs --out"),
         (["fast", "--num-samples", "5", "--out", str(tmp_path / "a")], "belongs to --finals"),
         (["fast", "--finals", "autoatack", "--out", str(tmp_path / "a")], "autoattack"),
     ):

@@ -25,6 +25,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     parser.add_argument("regime", nargs="?", help="overfitting, annealed, fast, ... (none: list them)")
+    parser.add_argument(
+        "--answer",
+        nargs="+",
+        metavar="FOLDER",
+        help="write the answer over the regimes that were run in these folders into --out",
+    )
     parser.add_argument("--seeds", type=int, help="fresh seeds of the two chosen rows (default: the regime's)")
     parser.add_argument("--data", metavar="FOLDER", help="where its data set lies, if its name does not find it")
     parser.add_argument(
@@ -52,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If regime, protocol or folder cannot be what is meant.
     """
+    if options.answer:
+        return _answer(options)
     if options.regime is None:
         return _list()
     from clat.studies.evidence.regimes import find_regime
@@ -97,6 +105,21 @@ def run(options: argparse.Namespace) -> int:
     show(rich_table(found))
     say(f"{found['outcome']} wrote {request.folder(out) / 'page.html'}".strip())
     return int(found["failed"] > 0)
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Write the answer over several regimes."""
+    if options.regime is not None:
+        raise ClatError("--answer goes through the regimes that were run: leave the regime out")
+    if options.out is None:
+        raise ClatError("clat evidence --answer needs --out, the folder of its page")
+    from clat.studies.evidence.summary import write_answer
+    from clat.studies.paper.page import rich_table
+
+    found = write_answer(options.answer, Path(options.out))
+    show(rich_table(found))
+    say(f"{found['outcome']} wrote {Path(options.out) / 'page.html'}")
+    return 0
 
 
 def _finals(options: argparse.Namespace) -> Finals | None:
