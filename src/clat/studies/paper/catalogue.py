@@ -190,8 +190,8 @@ TABLES: tuple[PaperTable, ...] = (
         id="F5",
         title="CLAT from epoch 70, from scratch, and PGD-AT",
         shows="CLAT from scratch learns, but slower.",
-        note="The paper's learning rate falls to 0, at epoch 150; here runs end after two thirds of the cosine, as in "
-        "its tables.",
+        note="The paper's learning rate falls to 0, at epoch 150; here runs end after two thirds of the cosine, "
+        "as in its tables.",
         kind="curves",
         share=0.7,
         networks=_WIDE,
