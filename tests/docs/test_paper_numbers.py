@@ -149,6 +149,50 @@ def at_other_ratios() -> str:
     )
 
 
+def dynamic_or_once() -> str:
+    dynamic, once, averaged = (
+        narrow_effect("T5", row, PGD_10) for row in ("pgd-at+clat, dynamic", "pgd-at+clat, fixed", "ema")
+    )
+    (less_once,) = contrast("T5", "pgd-at+clat, dynamic", "pgd-at+clat, fixed")
+    (less_averaged,) = contrast("T5", "pgd-at+clat, dynamic", "ema")
+    return (
+        f"{dynamic} with layers selected anew, {once} with those selected once, {averaged} by averaging weights; "
+        f"anew less once {less_once}, less averaging {less_averaged}"
+    )
+
+
+def reselected_in_t5() -> str:
+    runs = RESULTS / "paper" / "narrow" / "store" / "runs"
+    files = sorted(runs.glob("cifar10-resnet50-pgd-at+clat-r0.3-s*/metrics.jsonl"))
+    assert len(files) == 3
+    events = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    same, all_of_them = map(sum, zip(*map(kept, events), strict=True))
+    return f"{same} of {all_of_them} selections took the three layers of the one before"
+
+
+def printed_in_t5() -> str:
+    dynamic, once = (
+        narrow_cell("T5", f"pgd-at+clat, {layers}", PGD_10)["paper_effect_points"]
+        for layers in ("dynamic", "fixed")
+    )
+    (anew,) = [
+        one["paper_effect_points"]
+        for one in read("paper/T5/narrow/table")["contrasts"]
+        if one["against"] == "pgd-at+clat, fixed"
+    ]
+    return f"The paper has {dynamic:+.1f} and {once:+.1f}, and {anew:+.1f} for anew less once"
+
+
+def ratios_of_t5() -> str:
+    chosen = read("paper/T5/narrow/table")["ratios"]["resnet50, cifar10"]
+    first, second, third = (f"{100 * value:.1f}" for value in chosen["robust"].values())
+    return f"(ratio {chosen['ratio']}; {first}, {second} and {third} % on 1,000 held-out images)"
+
+
+def anew_less_once() -> str:
+    return f"{contrast('T5', 'pgd-at+clat, dynamic', 'pgd-at+clat, fixed')[0]} under PGD-10"
+
+
 def by_number_of_layers() -> str:
     rows = [f"k = {k}" for k in (1, 2, 3, 5)]
     weak = [narrow_effect("F3", row, PGD_10) for row in rows]
@@ -178,6 +222,11 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", shares_of_loss),
     ("docs/results/paper/README.md", at_other_ratios),
     ("docs/results/paper/README.md", one_layer_less_others),
+    ("docs/results/paper/README.md", dynamic_or_once),
+    ("docs/results/paper/README.md", reselected_in_t5),
+    ("docs/results/paper/README.md", printed_in_t5),
+    ("docs/results/paper/README.md", ratios_of_t5),
+    ("docs/results/README.md", anew_less_once),
     ("docs/results/paper/README.md", by_number_of_layers),
     ("docs/results/README.md", critical_less_pgd_at),
     ("docs/results/README.md", critical_less_random),
