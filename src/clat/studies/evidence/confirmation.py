@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Confirmation:
         """
         return crossed_interval(verdicts[kind])
 
-    @property
+    @cached_property  # a bootstrap each, asked for by every sentence
     def differences(self) -> dict[str, CrossedDifference]:
         """Return clean and robust -> the form less the control."""
         return {kind: compare(self.by_form[kind] - self.by_control[kind]) for kind in GOAL}

@@ -87,6 +87,8 @@ class Store:
         generated = self._generated(spec.dataset)
         within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
         key = f"{spec.label}-{recipe_hash(within)[:8]}"  # wherever the store lies
+        if not members and not METHODS[spec.base].generated:
+            return StoredRun(key, spec, within)
         here = self.folder.resolve()
         if generated not in GENERATED.values():
             generated = str(here / generated)
