@@ -43,7 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "relative": {"normaliser": "relative"},
     "paper, norm tap": {"tap": "norm"},
     "relative, norm tap": {"normaliser": "relative", "tap": "norm"},
-    "curvature": {"metric": "curvature", "normaliser": "numel"},
+    "curvature": {"metric": "curvature"},
+    "curvature over N_i": {"metric": "curvature", "normaliser": "numel"},
 }
 """The index as the paper has it, and with the settings that it leaves open."""
 

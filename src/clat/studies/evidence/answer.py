@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clat.studies.evidence.comparison import CrossedDifference
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
-from clat.studies.paper.cells import points
+from clat.studies.paper.cells import difference_text, points
 
 
 def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list[str]:
@@ -32,11 +31,13 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
         f"and the control that it has to beat is {control.row.name}."
     ]
     for number, one in enumerate(confirmed):
-        clean, robust = one.differences["clean"], one.differences["robust"]
+        clean, robust = (
+            difference_text(of.value, of.low, of.high) for of in (one.differences[kind] for kind in GOAL)
+        )
         seeds, images = one.by_form["clean"].shape
         sentences.append(
-            f"Under {one.protocol}, {seeds} fresh seeds and {images:,} test images, it has {_text(clean)} "
-            f"clean and {_text(robust)} robust less that control."
+            f"Under {one.protocol}, {seeds} fresh seeds and {images:,} test images, it has {clean} points clean "
+            f"and {robust} robust less that control."
         )
         if number == 0:
             sentences.append(_verdict(one))
@@ -60,7 +61,3 @@ def _verdict(one: Confirmation) -> str:
         f"true differences of {seen['clean']} points clean and {seen['robust']} robust would have been found "
         "with a probability of 80 % each."
     )
-
-
-def _text(found: CrossedDifference) -> str:
-    return f"{points(100 * found.value)} points [{points(100 * found.low)}, {points(100 * found.high)}]"

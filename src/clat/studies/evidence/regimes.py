@@ -65,6 +65,16 @@ class Regime:
     only: tuple[str, ...] = ()
     """Rows, of a regime in which not all are run; empty: all."""
 
+    @property
+    def screened_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of all rows."""
+        return tuple(range(self.screened))
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the two chosen rows, none of which had a part in choosing them."""
+        return tuple(range(self.screened, self.screened + self.fresh))
+
     def rows(self) -> list[EvidenceRow]:
         """Return the controls, then the forms of CLAT."""
         return [row for row in every_row(self) if not self.only or row.name in self.only]

@@ -34,16 +34,6 @@ class EvidenceRequest:
     finals: Finals | None = None
 
     @property
-    def screened(self) -> tuple[int, ...]:
-        """Return the seeds of all rows."""
-        return tuple(range(self.regime.screened))
-
-    @property
-    def fresh(self) -> tuple[int, ...]:
-        """Return the seeds of the two chosen rows, none of which had a part in choosing them."""
-        return tuple(range(self.regime.screened, self.regime.screened + self.regime.fresh))
-
-    @property
     def measures(self) -> list[Measure]:
         """Return how the two chosen rows are measured, what decides first."""
         size = self.store.scale.test_size

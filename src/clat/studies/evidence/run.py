@@ -73,7 +73,7 @@ def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
     Returns:
         Form -> the ratio, or why it could not be chosen.
     """
-    store, seed = request.store, request.screened[0]
+    store, seed = request.store, request.regime.screened_seeds[0]
     x = store.run_of(request.regime.rows()[0].run(request.regime, seed, 0.1))
     failure = store.train(x, request.console)
     last = store.summary(x)["last"] if store.is_finished(x) else None
@@ -107,10 +107,10 @@ def regime_specs(regime: Regime) -> list[RunSpec]:
     found: dict[RunSpec, None] = {}
     for choice in regime.choices(0).values():
         found |= dict.fromkeys(ratio_specs(ratios, **choice).values())
-    for seed in range(regime.screened):
+    for seed in regime.screened_seeds:
         for row in regime.rows():
             found[row.run(regime, seed, ratios[0])] = None
-    for seed in range(regime.screened, regime.screened + regime.fresh):
+    for seed in regime.fresh_seeds:
         for row in _stand_ins(regime):
             found[row.run(regime, seed, ratios[0])] = None
     return list(found)
@@ -127,7 +127,7 @@ def regime_attacks(request: EvidenceRequest) -> list[tuple[RunSpec, Measure]]:
     """
     regime = request.regime
     ratio = regime.scale.ratios[0]
-    rows = [(row, seed) for row in _stand_ins(regime) for seed in request.fresh]
+    rows = [(row, seed) for row in _stand_ins(regime) for seed in regime.fresh_seeds]
     return [(row.run(regime, seed, ratio), how) for row, seed in rows for how in request.measures]
 
 
@@ -175,7 +175,7 @@ def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Scr
         return Screened(row=row, failure=failed)
     wrong: list[str] = []
     told: list[dict[str, Any]] = []
-    for run in _runs(request, row, ratios, request.screened):
+    for run in _runs(request, row, ratios, request.regime.screened_seeds):
         failure = store.train(run, request.console)
         wrong += [failure] if failure else []
         told += [store.summary(run)] if store.is_finished(run) else []
@@ -187,7 +187,7 @@ def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Scr
         heldout={kind: tuple(one[row.weights][f"heldout_{kind}"] for one in told) for kind in GOAL},
         passes=fmean(one["cost"]["forwards"] + one["cost"]["backwards"] for one in told),
         step=None if row.control else fmean(of[0] / of[-1] for of in speeds),
-        complete=len(told) == len(request.screened),
+        complete=len(told) == len(request.regime.screened_seeds),
         failure="; ".join(dict.fromkeys(wrong)) or None,
     )
 
@@ -213,7 +213,7 @@ def confirm(
     trained: dict[str, list[StoredRun]] = {}
     wrong: list[str] = []
     for one in (control, form):
-        runs = _runs(request, one.row, ratios, request.fresh)
+        runs = _runs(request, one.row, ratios, request.regime.fresh_seeds)
         failures = [request.store.train(run, request.console) for run in runs]
         wrong += [failure for failure in failures if failure]
         trained[one.row.name] = [run for run, failure in zip(runs, failures, strict=True) if not failure]

@@ -16,7 +16,7 @@ from clat.report.widths import WIDTH
 from clat.studies.evidence.comparison import holm
 from clat.studies.evidence.screening import GOAL
 from clat.studies.measurement import computing_device
-from clat.studies.paper.cells import points
+from clat.studies.paper.cells import difference_text, points
 from clat.studies.paper.page import write_files
 
 GAINS, NOT, OPEN = "gains", "does not gain", "not settled"
@@ -161,8 +161,7 @@ def _name(table: Table) -> str:
 def _row(table: Table, corrected: float) -> list[str]:
     one = table["confirmed"][0]
     shown = [
-        f"{points(100 * of['value'])} [{points(100 * of['low'])}, {points(100 * of['high'])}]"
-        for of in (one["differences"][kind] for kind in GOAL)
+        difference_text(of["value"], of["low"], of["high"]) for of in (one["differences"][kind] for kind in GOAL)
     ]
     images = one["form"]["clean"]["images"]
     about = [_name(table), one["form"]["row"], one["control"]["row"], str(len(one["seeds"])), f"{images:,}"]

@@ -63,7 +63,7 @@ def evidence_table(
         "caption": (
             f"Percent. X: {regime.base}; averaged: with averaged weights and label smoothing; stopped: the "
             "weights of the best epoch on held-out images; annealed: the learning rate ends at 0. Held-out: "
-            f"training images that were not trained on, under PGD-10, the mean of {len(request.screened)} "
+            f"training images that were not trained on, under PGD-10, the mean of {regime.screened} "
             "seeds. Finalist's headroom: by how much it passes the goal over that control, in points, in the "
             "accuracy in which it does so by less; the control with the smallest is the one to beat. Step: "
             "CLAT's time over X's, in the same runs. Passes: millions of samples, forward and backward, of a "
@@ -77,12 +77,12 @@ def evidence_table(
             ("Data", regime.dataset),
             ("Epochs", str(scale.epochs)),
             ("Training images", "all" if scale.train_size is None else f"{scale.train_size:,}"),
-            ("Seeds", f"{len(request.screened)} + {len(request.fresh)}"),
+            ("Seeds", f"{regime.screened} + {regime.fresh}"),
         ],
         "made": made,
         "failed": sum(not one.heldout or bool(one.failure) for one in found) + len(failures),
-        "screened": list(request.screened),
-        "fresh": list(request.fresh),
+        "screened": list(regime.screened_seeds),
+        "fresh": list(regime.fresh_seeds),
         "settings": {**vars(scale)} | {"narrow": None},
         "ratios": {form: one if isinstance(one, str) else one.to_dict() for form, one in ratios.items()},
         "entries": [one.to_dict() for one in found],

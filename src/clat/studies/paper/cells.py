@@ -206,9 +206,21 @@ def effect_text(effect: CrossedInterval | None) -> str:
     Returns:
         The text, or a dash.
     """
-    if effect is None:
-        return DASH
-    return f"{points(100 * effect.value)} [{points(100 * effect.low)}, {points(100 * effect.high)}]"
+    return DASH if effect is None else difference_text(effect.value, effect.low, effect.high)
+
+
+def difference_text(value: float, low: float, high: float) -> str:
+    """Return a difference of accuracies in points with its interval.
+
+    Args:
+        value: the difference, in [-1, 1].
+        low: lower end of its interval.
+        high: upper end.
+
+    Returns:
+        A text such as "+1.2 [-0.3, +2.6]".
+    """
+    return f"{points(100 * value)} [{points(100 * low)}, {points(100 * high)}]"
 
 
 def points(value: float | None) -> str:
