@@ -193,6 +193,15 @@ def anew_less_once() -> str:
     return f"{contrast('T5', 'pgd-at+clat, dynamic', 'pgd-at+clat, fixed')[0]} under PGD-10"
 
 
+def selected_in_t13() -> str:
+    lists = [
+        ", ".join(map(str, one["layers"]))
+        for one in read("paper/T13/narrow/table")["entries"]
+        if one["network"] == "resnet50"
+    ]
+    return f"A narrow ResNet-50 takes {', then '.join(lists)}:"
+
+
 def by_number_of_layers() -> str:
     rows = [f"k = {k}" for k in (1, 2, 3, 5)]
     weak = [narrow_effect("F3", row, PGD_10) for row in rows]
@@ -226,6 +235,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", reselected_in_t5),
     ("docs/results/paper/README.md", printed_in_t5),
     ("docs/results/paper/README.md", ratios_of_t5),
+    ("docs/results/paper/README.md", selected_in_t13),
     ("docs/results/README.md", anew_less_once),
     ("docs/results/paper/README.md", by_number_of_layers),
     ("docs/results/README.md", critical_less_pgd_at),
