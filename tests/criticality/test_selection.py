@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import pytest
+import torch
 from torch import nn
 
 from clat.core.errors import ClatError
@@ -83,6 +84,20 @@ def test_random_takes_k_distinct_layers_decided_by_the_seed(layers):
     assert all(len(set(draw)) == 3 and draw == sorted(draw) for draw in draws)
     assert len({tuple(draw) for draw in draws}) > 10
     assert {index for draw in draws for index in draw} == {1, 2, 3, 4, 5, 6}
+
+
+def test_in_a_plain_sequential_every_rule_moves_what_it_chose():
+    body = [part for _ in range(6) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]
+    net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    layers = enumerate_layers(net, torch.rand(1, 3, 4, 4))
+    assert [layer.name for layer in layers] == ["0", "2", "4", "6", "8", "10"]
+    ranked = report(layers, VALUES)
+
+    assert select(Selection(rule="all"), layers, None, 0) == [layer.name for layer in layers]
+    assert select(Selection(k=2), layers, ranked, 0) == ["2", "8"]
+    assert select(Selection(rule="least-critical", k=1), layers, ranked, 0) == ["4"]
+    for seed in range(5):
+        assert len(select(Selection(rule="random", k=3), layers, None, seed)) == 3
 
 
 @pytest.mark.parametrize("named", [("layer1.0.conv1", "conv1"), ("2", "1"), (2, 1), ("conv1", 2)])

@@ -13,7 +13,7 @@ from clat.models.densenet import densenet121
 from clat.models.resnet import resnet18, resnet50
 from clat.models.vgg import vgg19
 from clat.network.features import read_features
-from clat.network.layers import Layer, enumerate_layers, find_layers
+from clat.network.layers import Layer, enumerate_layers, find_layers, layers_called
 
 
 def names(layers: list[Layer]) -> list[str]:
@@ -161,6 +161,27 @@ def test_find_layers() -> None:
     assert [layer.index for layer in find_layers(layers, ["layer3.0.conv2", "2", "11"])] == [2, 11]
     with pytest.raises(ClatError, match="unknown layer 'layer9'"):
         find_layers(layers, ["layer9"])
+
+
+def numbered_net() -> nn.Sequential:
+    """Layers 1 to 4 are called 0, 2, 4, 6: most names are the numbers of others."""
+    body = [part for _ in range(4) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+
+
+def test_a_name_that_looks_like_a_number_is_a_name() -> None:
+    layers = enumerate_layers(numbered_net(), torch.rand(1, 3, 4, 4))
+    assert [(layer.index, layer.name) for layer in layers] == [(1, "0"), (2, "2"), (3, "4"), (4, "6")]
+    assert [layer.name for layer in layers_called(layers, ["4", "0"])] == ["0", "4"]
+    with pytest.raises(ClatError, match="unknown layer '1'"):
+        layers_called(layers, ["1"])
+
+
+def test_a_user_says_which_is_meant() -> None:
+    layers = enumerate_layers(numbered_net(), torch.rand(1, 3, 4, 4))
+    assert [layer.name for layer in find_layers(layers, [4, "#1", "2", "3"])] == ["0", "2", "4", "6"]
+    with pytest.raises(ClatError, match="'4' is the name of layer #3 and the number of layer '6': say #3 or #4"):
+        find_layers(layers, ["4"])
 
 
 class InPlace(nn.Module):

@@ -17,7 +17,7 @@ from clat.core.units import Size
 from clat.criticality.ranking_report import Ranked
 from clat.criticality.rankings import AnyRanking, CriticalityRanking, make_ranking
 from clat.network.groups import check_group
-from clat.network.layers import Layer, enumerate_layers, find_layers
+from clat.network.layers import Layer, enumerate_layers, find_layers, layers_called
 from clat.network.modes import BN_POLICIES
 
 FLAT = {"steps": 10, "normaliser": "numel", "tap": "output", "metric": "weakness"}
@@ -52,7 +52,7 @@ class Selection:
     every: int = 10
     """Select again after this many epochs of the stage (paper: 10); 0: decide once, the fixed selection."""
     layers: tuple[str | int, ...] = ()
-    """For `named`: layer names, or numbers as the criticality table shows them."""
+    """For `named`: layer names, or numbers as the criticality table shows them (11 or "#11")."""
     include: tuple[str, ...] = ()
     """Only layers whose name matches one of these patterns take part ("layer3.*")."""
     exclude: tuple[str, ...] = ()
@@ -175,16 +175,16 @@ def select(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None,
     Raises:
         ClatError: k exceeds the number of candidates, a named layer does not exist, or the report is missing.
     """
-    return [layer.name for layer in find_layers(layers, _chosen(rule, layers, report, seed))]
+    if rule.rule == "named":
+        return [layer.name for layer in find_layers(layers, rule.layers)]
+    return [layer.name for layer in layers_called(layers, _chosen(rule, layers, report, seed))]
 
 
 def _chosen(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None, seed: int) -> list[str]:
-    """Return the names, or in the rule `named` the numbers, in any order."""
+    """Return the names that a rule other than `named` chooses, in any order."""
     names = [layer.name for layer in layers]
     if rule.rule == "all":
         return names
-    if rule.rule == "named":
-        return [str(name) for name in rule.layers]
     if rule.k > len(layers):
         raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
     if rule.rule == "random":

@@ -10,7 +10,7 @@ and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -212,12 +212,12 @@ def layer_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
     return list(model.get_submodule(name).parameters())
 
 
-def find_layers(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
-    """Return the layers with these names or numbers.
+def layers_called(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
+    """Return the layers with these names.
 
     Args:
         layers: the layers of a network, from `enumerate_layers`.
-        names: names of layers, or their numbers as text ("11").
+        names: their exact names, as `Layer.name`; "4" is a name of nn.Sequential's, never a number.
 
     Returns:
         The layers, each once, in forward order.
@@ -225,11 +225,45 @@ def find_layers(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
     Raises:
         ClatError: there is no such layer; the message gives the nearest.
     """
-    by_name = {layer.name: layer for layer in layers} | {str(layer.index): layer for layer in layers}
-    missing = [name for name in names if str(name) not in by_name]
-    if missing:
-        raise unknown("layer", missing[0], [layer.name for layer in layers])
-    return sorted({by_name[str(name)] for name in names}, key=lambda layer: layer.index)
+    by_name = {layer.name: layer for layer in layers}
+    wanted = list(names)
+    for name in wanted:
+        if name not in by_name:
+            raise unknown("layer", name, list(by_name))
+    return sorted({by_name[name] for name in wanted}, key=lambda layer: layer.index)
+
+
+def find_layers(layers: Sequence[Layer], wanted: Sequence[str | int]) -> list[Layer]:
+    """Return the layers that a user names, or gives the numbers of.
+
+    Args:
+        layers: the layers of a network, from `enumerate_layers`.
+        wanted: names; or numbers as the criticality table shows them: 11, "11" or "#11".
+
+    Returns:
+        The layers, each once, in forward order.
+
+    Raises:
+        ClatError: there is no such layer (the message gives the nearest), or a bare number as text is the number of
+            one layer and the name of another, as in an nn.Sequential.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    by_number = {str(layer.index): layer for layer in layers}
+    found = []
+    for one in wanted:
+        text = str(one).removeprefix("#")
+        number = by_number.get(text)
+        named = by_name.get(str(one)) if isinstance(one, str) else None
+        if named and number and named is not number and not str(one).startswith("#"):
+            raise ClatError(
+                f"'{one}' is the name of layer #{named.index} and the number of layer '{number.name}': "
+                f"say #{named.index} or #{number.index}"
+            )
+        layer = named or number
+        if layer is None:
+            raise unknown("layer", str(one), list(by_name))
+        found.append(layer.name)
+    return layers_called(layers, found)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -194,7 +194,7 @@ def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: 
         return
     layers = rule.candidates(model, x)
     if rule.rule == "named":
-        find_layers(layers, [str(name) for name in rule.layers])
+        find_layers(layers, rule.layers)
     if rule.initial is not None:
         with swapped(model, copied(tensors_of(model))):
             fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)

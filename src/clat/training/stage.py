@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed
 from clat.data.loader import Loader
-from clat.network.layers import Layer, find_layers
+from clat.network.layers import Layer, layers_called
 from clat.objectives import Loss, Step
 from clat.recipe.schema import Recipe
 from clat.runtime.callback import StageContext
@@ -62,7 +62,7 @@ class StageRunner:
             selected: names of the layers; None where the stage has no selection, and the whole network moves.
             state: what an earlier optimizer remembers of parameters that go on moving; empty: nothing.
         """
-        layers = tuple(find_layers(self.candidates, list(selected or ())))
+        layers = tuple(layers_called(self.candidates, selected or ()))
         step = Step(
             layers,
             threat=self.recipe.threat,
