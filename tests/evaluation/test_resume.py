@@ -14,6 +14,7 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate
 from clat.evaluation.state import EvaluationState, StateFile
+from clat.models import Normalized
 
 SHORT = Protocol(
     name="short",
@@ -221,6 +222,29 @@ def test_a_standing_says_who_is_left(state: Path) -> None:
     assert torch.equal(loaded.fooled_by, standing.fooled_by)
     assert torch.equal(loaded.correct, standing.correct)
     assert StateFile(None, {}).load() is None
+
+
+@pytest.mark.parametrize("other", [Normalized(nn.Flatten(), 0.0, 0.25), nn.Sequential(nn.Flatten(), nn.Tanh())])
+def test_the_state_of_a_network_with_these_weights_and_another_function_is_refused(
+    other: nn.Module, state: Path
+) -> None:
+    x, y = torch.rand(5, 3, 1, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1])
+    own = Normalized(nn.Flatten(), 0.5, 0.5)
+    evaluate(own, x, y, eps=0.1, protocol="fgsm", state=state)
+    kept = state.read_bytes()
+    with pytest.raises(ClatError, match="belongs to another network: its weights are the same, but not its outputs"):
+        evaluate(other, x, y, eps=0.1, protocol="fgsm", state=state)
+    assert state.read_bytes() == kept
+
+
+def test_a_network_with_random_outputs_goes_on(state: Path) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) + torch.randn(x.shape[1])
+
+    x, y = torch.rand(3, 3, 1, 1), torch.tensor([0, 1, 0])
+    first = evaluate(Noisy(), x, y, eps=0.1, protocol="fgsm", state=state)
+    assert same(evaluate(Noisy(), x, y, eps=0.1, protocol="fgsm", state=state), first)
 
 
 def test_a_model_without_weights_can_be_resumed(state: Path) -> None:

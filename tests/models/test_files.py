@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.models import Normalized, load_model, load_weights, read_state, save_weights
 from clat.models.files import NORMALIZE_KEY
 
@@ -58,9 +61,27 @@ def test_normalisation_is_recorded_and_the_wrapper_is_not(tmp_path: Path) -> Non
     assert state.keys() == small().state_dict().keys()
     assert json.loads(metadata[NORMALIZE_KEY]) == {"mean": [0.5], "std": [0.1, 0.2, 0.3]}
     target = Normalized(small(2), 0.0, 1.0)
-    load_weights(target, path)
+    said: list[str] = []
+    with listening(said.append):
+        load_weights(target, path)
+        load_weights(Normalized(small(2), (0.5,) * 3, (0.1, 0.2, 0.3)), path)  # the same, said for each channel
     assert equal(target.net, small(1))
+    assert len(said) == 1
+    assert "trained with the normalisation ((0.5,), (0.1, 0.2, 0.3)), but this Sequential keeps its own" in said[0]
     assert "has none" in refusal(load_weights, small(), path)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, lambda net: nn.DataParallel(AveragedModel(net))])
+def test_within_a_wrapper_a_network_keeps_its_names_and_its_normalisation(wrap, tmp_path: Path) -> None:
+    net = load_model("resnet18", width=4, normalize="cifar10").eval()
+    x = torch.rand(2, 3, 32, 32)
+    for number, model in enumerate((net, Normalized(load_model("resnet18", width=4), 0.5, 0.25).eval())):
+        path = save_weights(wrap(model), tmp_path / f"{number}.safetensors")
+        assert read_state(path)[0].keys() == net.state_dict().keys()
+        assert torch.equal(load_model("resnet18", width=4, weights=path).eval()(x), model(x))
+        again = wrap(copy.deepcopy(model))
+        load_weights(again, path)
+        assert torch.equal(again(x), model(x))
 
 
 def test_tied_strided_and_half_weights(tmp_path: Path) -> None:

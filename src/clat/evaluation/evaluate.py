@@ -16,7 +16,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
 from clat.data import as_image_set
-from clat.evaluation.batch_dependence import batch_notes, first_and_last, logits_alone
+from clat.evaluation.batch_dependence import batch_notes, differing, first_and_last, is_random, logits_alone
 from clat.evaluation.job import EvaluationJob, Report
 from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
@@ -123,9 +123,10 @@ def evaluate(
                 "model": fingerprint(model),
                 "images": digest(samples),
             }
-            state_file = StateFile(Path(state), key)
+            state_file = StateFile(Path(state), key, alone[:1])
         reached = state_file.load()
         if reached is not None:
+            _check_outputs(model, x, y, state_file, alone[:1])
             notes.append("went on from a state file: the cost is of the last session alone")
         elif extent is not None:
             reached = extent.known_state(sum(one.attack < extent.known for one in todo))
@@ -149,6 +150,19 @@ def evaluate(
         notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},
+    )
+
+
+def _check_outputs(model: nn.Module, x: Tensor, y: Tensor, state: StateFile, alone: Tensor) -> None:
+    """Refuse the state of a network with the same weights and other outputs: another normalisation, another code."""
+    recorded = state.recorded
+    if recorded is None:
+        return
+    if recorded.shape == alone.shape and (not differing(model, recorded, alone).any() or is_random(model, x, y)):
+        return
+    raise ClatError(
+        f"{state.path} belongs to another network: its weights are the same, but not its outputs (another "
+        "normalisation or activation, say): name another state file or remove it"
     )
 
 

@@ -123,11 +123,16 @@ class StateFile:
     Attributes:
         path: where it is kept; None: nowhere.
         key: what is being evaluated, so that the state of another evaluation is refused.
+        outputs: the network's logits of an image or more, (M, classes), which are saved with it; None: none are.
+        recorded: those that a loaded state has; None: nothing was loaded, or it has none.
         seconds: it is saved no more often than that.
     """
 
-    def __init__(self, path: Path | None, key: dict[str, str], seconds: float = 30.0) -> None:
-        self.path, self.key, self.seconds = path, key, seconds
+    def __init__(
+        self, path: Path | None, key: dict[str, str], outputs: Tensor | None = None, seconds: float = 30.0
+    ) -> None:
+        self.path, self.key, self.outputs, self.seconds = path, key, outputs, seconds
+        self.recorded: Tensor | None = None
         self._saved = time.monotonic()
 
     def load(self) -> EvaluationState | None:
@@ -157,6 +162,7 @@ class StateFile:
                     f"{self.path} belongs to another evaluation ({name} {key.get(name)}, here {value}): "
                     "name another state file or remove it"
                 )
+        self.recorded = found.get("outputs")
         return state
 
     def save(self, state: EvaluationState, *, now: bool = False) -> None:
@@ -169,5 +175,6 @@ class StateFile:
         if self.path is None or not (now or time.monotonic() - self._saved > self.seconds):
             return
         tensors = {name: getattr(state, name) for name in ("correct", "fooled_by", "passed", "predicted")}
+        tensors |= {} if self.outputs is None else {"outputs": self.outputs}
         write_tensors(self.path, tensors, {"key": json.dumps(self.key)})
         self._saved = time.monotonic()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import replace_file
+from clat.core.notices import notice
 from clat.models.entries import StateDict, choose_state
-from clat.models.fitting import bare, fitting_entries
-from clat.models.normalize import Normalized, Statistics, parse_normalize, statistics_of
+from clat.models.fitting import bare, bare_prefix, fitting_entries
+from clat.models.normalize import Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
@@ -57,7 +58,8 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
     skipped.
 
     A file that brings a normalisation, as ours record it or as the statistics of a wrapper, is refused by a model
-    that has none: it would evaluate another function. load_model applies it by itself.
+    that has none: it would evaluate another function. One that has another keeps its own, with a notice. load_model
+    applies the file's by itself.
 
     Args:
         model: Any network; in a Normalized one the weights go to the network inside.
@@ -74,10 +76,16 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
     state, metadata = read_state(path, key)
     entries = fitting_entries(model, state, path)
     brought = recorded_statistics(metadata, path) or entries.statistics
-    if brought is not None and statistics_of(model) is None:
+    own = statistics_of(model)
+    if brought is not None and own is None:
         raise ClatError(
             f"weights {path}: trained with a normalisation, but this {type(bare(model)).__name__} has none; "
             "use load_model(..., weights=...), or wrap it in Normalized"
+        )
+    if brought is not None and own is not None and not same_statistics(brought, own):
+        notice(
+            f"weights {path}: trained with the normalisation {brought}, but this {type(bare(model)).__name__} keeps "
+            f"its own, {own}, and so is another function; load_model(..., weights=...) takes the file's"
         )
     entries.put_into(model)
     return metadata
@@ -113,7 +121,8 @@ def save_weights(
     old file or the new one whole.
 
     Args:
-        model: Any network; of a Normalized one the network inside is written, under its own names.
+        model: Any network; of one in a Normalized, DataParallel, AveragedModel or the like the network inside is
+            written, under its own names.
         path: The file, whose name ends in .safetensors; missing folders above it are made.
         metadata: Text under text keys, for the file's header.
         state: Entries to write instead of the model's, named as in model.state_dict().
@@ -133,7 +142,7 @@ def save_weights(
     statistics = statistics_of(model)
     if statistics is not None:
         header[NORMALIZE_KEY] = json.dumps({"mean": statistics[0], "std": statistics[1]})
-    inside = "net." if isinstance(model, Normalized) else ""
+    inside = bare_prefix(model)
     # One fresh, contiguous copy an entry: safetensors refuses tied weights and views that share memory.
     copies = {
         name.removeprefix(inside): value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

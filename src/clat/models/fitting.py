@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import notice
 from clat.models.entries import StateDict
-from clat.models.names import Fit, fit_names
+from clat.models.names import Fit, fit_names, wrapped_part
 from clat.models.normalize import Normalized, Statistics, parse_normalize
 
 _STATISTICS_NAMES = {"mu": 0, "mean": 0, "sigma": 1, "std": 1}
@@ -46,15 +46,28 @@ class FittingEntries:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the network whose names a weight file has: the one inside a Normalized, else the model itself.
+    """Return the network whose names a weight file has.
 
     Args:
         model: Any network.
 
     Returns:
-        The network, not a copy.
+        The one inside a Normalized, DataParallel, AveragedModel and the like, else the model itself; not a copy.
     """
-    return model.net if isinstance(model, Normalized) else model
+    return model.get_submodule(bare_prefix(model).removesuffix("."))
+
+
+def bare_prefix(model: nn.Module) -> str:
+    """Return what stands before the names of the bare network in a model's state dict.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        "" for a bare one, else such as "net." or "module.net.".
+    """
+    part = "net" if isinstance(model, Normalized) else wrapped_part(model)
+    return "" if part is None else f"{part}.{bare_prefix(model.get_submodule(part))}"
 
 
 def fitting_entries(

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from clat.core.errors import ClatError
 from clat.models.entries import is_averaged
 
@@ -37,6 +39,19 @@ class Fit:
     unexpected: list[str]
     beside: list[str]
     rivals: list[str]
+
+
+def wrapped_part(model: nn.Module) -> str | None:
+    """Return where a wrapper such as DataParallel or AveragedModel has the network.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The name of its only child, one of WRAPPER_PARTS; None where the module is no wrapper.
+    """
+    children = [name for name, child in model.named_children()]
+    return children[0] if len(children) == 1 and children[0] in WRAPPER_PARTS else None
 
 
 def fit_names(found: Collection[str], expected: Collection[str], required: Collection[str], source: object) -> Fit:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
+from clat.models.names import wrapped_part
 from clat.network.outputs import logits_of
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -161,10 +162,35 @@ def statistics_of(model: nn.Module) -> Statistics | None:
     """Return the normalisation that the model applies.
 
     Args:
-        model: Any network.
+        model: Any network, also within DataParallel, AveragedModel and the like.
 
     Returns:
         Its (mean, std), or None where it applies none that we know of.
     """
     own = getattr(model, "normalize", None)
-    return own.statistics if isinstance(own, Normalize) else None
+    if isinstance(own, Normalize):
+        return own.statistics
+    part = wrapped_part(model)
+    return None if part is None else statistics_of(model.get_submodule(part))
+
+
+def same_statistics(one: Statistics, other: Statistics) -> bool:
+    """Return whether two normalisations do the same to every image, but for rounding to float32.
+
+    Args:
+        one: A (mean, std).
+        other: Another; one value stands for all channels.
+
+    Returns:
+        True if they are equal in every channel.
+    """
+    for mine, theirs in zip(one, other, strict=True):
+        channels = max(len(mine), len(theirs))
+        first, second = (values * channels if len(values) == 1 else values for values in (mine, theirs))
+        if len(first) != len(second) or not all(map(_close, first, second)):
+            return False
+    return True
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)

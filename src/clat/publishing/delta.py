@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.models.files import NORMALIZE_KEY, recorded_statistics, save_weights
-from clat.models.fitting import bare, listed
+from clat.models.fitting import bare, bare_prefix, listed
 from clat.models.normalize import statistics_of
 from clat.models.reading import read_content
 from clat.network.fingerprint import fingerprint
@@ -53,8 +53,7 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
     if not moved:
         raise ClatError("base and network are the same: there is no delta to write")
     header = {BASE: fingerprint(bare(base)), RESULT: fingerprint(bare(tuned))}
-    inside = "net." if bare(tuned) is not tuned else ""
-    save_weights(tuned, path, header, state={f"{inside}{name}": value for name, value in moved.items()})
+    save_weights(tuned, path, header, state={f"{bare_prefix(tuned)}{name}": value for name, value in moved.items()})
     return moved
 
 
