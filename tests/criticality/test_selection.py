@@ -62,6 +62,13 @@ def test_least_critical_takes_the_smallest_but_not_layer_1(layers, k, expected):
     assert numbers(Selection(rule="least-critical", k=k), layers, VALUES) == expected
 
 
+def test_least_critical_leaves_an_undefined_index_out(layers):
+    values = [0.1, 3.0, math.nan, 2.0, math.nan, 1.0]
+    assert numbers(Selection(rule="least-critical", k=1), layers, values) == [6]
+    with pytest.raises(ClatError, match="only 3 layers have a ratio"):
+        numbers(Selection(rule="least-critical", k=4), layers, values)
+
+
 def test_rift_takes_the_least_critical_by_robust_criticality_and_may_take_layer_1(layers):
     rows = [
         RankingRow(layer.index, layer.name, layer.kind, layer.num_params, value)

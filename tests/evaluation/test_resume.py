@@ -232,7 +232,7 @@ def test_the_state_of_a_network_with_these_weights_and_another_function_is_refus
     own = Normalized(nn.Flatten(), 0.5, 0.5)
     evaluate(own, x, y, eps=0.1, protocol="fgsm", state=state)
     kept = state.read_bytes()
-    with pytest.raises(ClatError, match="belongs to another network: its weights are the same, but not its outputs"):
+    with pytest.raises(ClatError, match="another network: its weights are the same, but not its outputs"):
         evaluate(other, x, y, eps=0.1, protocol="fgsm", state=state)
     assert state.read_bytes() == kept
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 import clat
 from clat.core.errors import ClatError
 from clat.criticality.rankings import make_ranking
+from clat.network.computed import with_plain_weights
 from clat.network.exchange import copied, tensors_of
 from clat.objectives import AutoLoRa
 from clat.recipe.toml import build_recipe
@@ -115,3 +116,30 @@ def test_rankings_read_it_and_leave_no_trace(
     assert all(torch.equal(value, before[name]) for name, value in tensors_of(model).items())
     if not parametrize.is_parametrized(model.c2):
         assert model.c2.weight is weight
+
+
+def test_the_same_function_in_plain_weights(computed: tuple[nn.Module, str], x: Tensor) -> None:
+    model, _ = computed
+    model.train()(x).sum().backward()
+    model.eval()
+    weight = model.c2.weight.detach().clone()
+    plain = with_plain_weights(model)
+    assert plain is not model
+    assert torch.equal(plain(x), model(x))
+    assert torch.equal(plain.get_parameter("c2.weight"), weight)
+    assert with_plain_weights(plain) is plain
+
+
+def test_module_robust_criticality_does_not_depend_on_how_a_weight_is_written(
+    build: Any, x: Tensor, y: Tensor
+) -> None:
+    found = []
+    for scale in (1.0, 100.0):
+        model = build().eval()
+        parametrizations.weight_norm(model.c2)
+        with torch.no_grad():
+            model.c2.parametrizations.weight.original1.mul_(scale)
+        found.append(clat.measure_robust_criticality(model, x, y, eps=0.1, steps=2, epochs=3).rows)
+    plain = clat.measure_robust_criticality(build().eval(), x, y, eps=0.1, steps=2, epochs=3).rows
+    for rows in found:
+        assert [row.value for row in rows] == pytest.approx([row.value for row in plain], rel=1e-3)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clat.attacks.feature import feature_change
 from clat.core.errors import ClatError
 from clat.network.features import feature_distance, read_features
 from clat.network.layers import enumerate_layers
@@ -187,3 +188,34 @@ def test_distance_is_the_unsquared_norm_of_each_sample() -> None:
     feature_distance(near, torch.zeros(2, 3)).sum().backward()
     assert torch.equal(near.grad, torch.zeros(2, 3))  # a subgradient at zero, not NaN
     assert feature_distance(a.bfloat16(), torch.zeros(2, 3).bfloat16()).dtype == torch.float32
+
+
+class Windows(nn.Module):
+    """As Swin's attention does: windows of an image become rows of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inside, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        n, c, height, width = h.shape
+        windows = h.view(n, c, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+        return self.head(torch.relu(self.inside(windows)).view(n, -1, 6).mean(1))
+
+
+def test_windows_that_are_folded_into_the_batch_belong_to_their_images() -> None:
+    net, x = Windows().eval(), torch.rand(3, 3, 8, 8)
+    layers = enumerate_layers(net, x)
+    assert [layer.name for layer in layers] == ["stem", "inside"]
+    moved = (x + 0.05).clamp(0, 1)
+    with torch.no_grad():
+        whole, flat = (
+            [read_features(net, images, layers, flat=flat).values for images in (x, moved)]
+            for flat in (False, True)
+        )
+    distances = [[feature_distance(a, b) for a, b in zip(*pair, strict=True)] for pair in (whole, flat)]
+    for own, flattened in zip(*distances, strict=True):
+        assert own.shape == (3,)
+        torch.testing.assert_close(own, flattened)
+    torch.testing.assert_close(feature_change(whole[1], whole[0], relative=False), sum(distances[1]))

@@ -308,3 +308,21 @@ def test_statistics_that_a_pass_updates_are_put_back(build) -> None:
     with modes.attack_mode(own):
         own(x)
     assert torch.equal(own.mean, torch.zeros(3))
+
+
+def test_instance_norm_that_keeps_statistics_is_frozen_with_the_rest() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True), nn.BatchNorm2d(4))
+    kept, x = {name: value.clone() for name, value in net.named_buffers()}, torch.rand(2, 3, 5, 5)
+
+    def moved() -> list[str]:
+        return [name for name, value in net.named_buffers() if not torch.equal(value, kept[name])]
+
+    modes.set_training(net, set())
+    net(x)
+    assert moved() == []
+    modes.set_training(net, None)
+    with modes.preserve_statistics(net):
+        net(x)
+    assert moved() == []
+    net(x)
+    assert "1.running_mean" in moved()

@@ -100,6 +100,36 @@ def test_not_where_training_and_attack_see_another_network():
     assert not shares(objective, *parts)
 
 
+class DropsBetween(nn.Module):
+    """Dropout lies between its two layers: training and attack see the same feature of the first one alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(self.c2(self.drop(torch.relu(self.c1(x)))).mean((2, 3)))
+
+
+def test_it_is_found_out_again_for_other_layers():
+    net, x, y = DropsBetween().train(), torch.rand(2, 3, 8, 8), torch.tensor([0, 3])
+    first, second = enumerate_layers(net, x)
+    objective = Clat(steps=1, ratio=0.5)
+    before = objective.calibration(net, x, y, Step((first,), seed=3, once=True))
+    assert before.shares_clean_pass
+    after = objective.calibration(net, x, y, Step((second,), seed=3, once=True), before=before)
+    assert after == Calibration(before.weight)
+    again = objective.calibration(net, x, y, Step((first,), seed=3, once=True), before=after)
+    assert again == before
+
+    with clat.Clat(net, ["c1"], (x, y), eps="8/255", steps=1) as tuning:
+        weight = tuning.weight
+        tuning.select(["c2"])
+        assert tuning.weight == weight
+        assert tuning._callback.calibration == Calibration(weight)
+
+
 def test_not_where_batch_norm_begins_to_train_after_the_beginning():
     net, x, y, layers = prepared("resnet18")
     objective, step = Clat(steps=1, lambda_=0.5), Step(layers, seed=3, once=True)

@@ -90,3 +90,28 @@ def test_whatever_a_network_raises_is_one_line(tmp_path):
         clat.train(
             kit.recipe(), tmp_path / "r", model=WithHeads(kit.tiny(), wrong, wrong), data=kit.data(), quiet=True
         )
+
+
+class Centred(nn.Module):
+    """It subtracts a mean that follows its images, and that no state dict holds."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean(), 0.1)
+        return self.inner(x - self.mean)
+
+
+def test_a_buffer_that_is_saved_nowhere_is_told_of(tmp_path):
+    said: list[str] = []
+    with listening(said.append):
+        clat.train(kit.recipe(), tmp_path / "run", model=Centred(kit.tiny()), data=kit.data(), quiet=True)
+    assert [one for one in said if "the buffer 'mean' changes in training but is in no state dict" in one]
+    with listening(said.append):
+        del said[:]
+        clat.train(kit.recipe(), tmp_path / "plain", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert said == []

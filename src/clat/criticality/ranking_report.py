@@ -101,9 +101,9 @@ class Ranked(ShownAsTable, Generic[Row]):
         Raises:
             ClatError: where there are not so many that can be compared.
         """
-        rows = self.ranked()
+        rows = [row for row in self.ranked() if self.comparable(row)]
         if not 0 < k <= len(rows):
-            raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers")
+            raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers with a value")
         return [row.name for row in reversed(rows[-k:])]
 
     def to_dict(self) -> dict[str, Any]:

@@ -75,9 +75,9 @@ class CriticalityReport(Ranked[CriticalityRow]):
     def bottom(self, k: int) -> list[str]:
         """Return the names of the k layers with the smallest C, smallest first.
 
-        Layer 1 is left out if its C is no ratio.
+        Layer 1 is left out if its C is no ratio, and so is a layer whose C is undefined (0 / 0).
         """
-        ratios = [row.name for row in self.ranked() if self.is_ratio(row)]
+        ratios = [row.name for row in self.ranked() if self.comparable(row)]
         if not 0 < k <= len(ratios):
             raise ClatError(f"k is {k}, but only {len(ratios)} layers have a ratio to rank by")
         return ratios[::-1][:k]

@@ -43,6 +43,7 @@ from clat.criticality.probing import (
     measuring,
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
+from clat.network.computed import with_plain_weights
 from clat.network.edge import accept, as_measured
 from clat.network.layers import Layer, enumerate_layers
 
@@ -70,8 +71,9 @@ def measure_robust_criticality(
 ) -> RankingReport:
     """Return the MRC of every layer, in units of the cross-entropy.
 
-    Of a layer with several weight tensors (attention) all move together; biases and BatchNorm stay. The model is
-    left without a trace.
+    Of a layer with several weight tensors (attention) all move together; biases and BatchNorm stay. A weight that
+    is computed from others (weight_norm, spectral_norm, prune) moves as the layer uses it. The model is left
+    without a trace.
 
     Args:
         model: a classifier that takes images in [0, 1] and returns logits (N, K); used in evaluation mode.
@@ -103,6 +105,7 @@ def measure_robust_criticality(
         layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
     check_ranking(x, layers, batch_size)
     check_ascent(radius, epochs, lr)
+    model = with_plain_weights(model)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     with measuring(model, x.device) as cost:
         if x_adv is None:

@@ -154,7 +154,7 @@ def evaluate(
 
 
 def _check_outputs(model: nn.Module, x: Tensor, y: Tensor, state: StateFile, alone: Tensor) -> None:
-    """Refuse the state of a network with the same weights and other outputs: another normalisation, another code."""
+    """Refuse the state of a network with the same weights and other outputs, by another normalisation, say."""
     recorded = state.recorded
     if recorded is None:
         return

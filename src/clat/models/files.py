@@ -84,8 +84,8 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
         )
     if brought is not None and own is not None and not same_statistics(brought, own):
         notice(
-            f"weights {path}: trained with the normalisation {brought}, but this {type(bare(model)).__name__} keeps "
-            f"its own, {own}, and so is another function; load_model(..., weights=...) takes the file's"
+            f"weights {path}: trained with the normalisation {brought}, but this {type(bare(model)).__name__} "
+            f"keeps its own, {own}, and so is another function; load_model(..., weights=...) takes the file's"
         )
     entries.put_into(model)
     return metadata

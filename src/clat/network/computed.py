@@ -1,11 +1,16 @@
-"""Refuse layers whose weight is no parameter of theirs: a hook or a parametrization computes it from others."""
+"""Layers whose weight is no parameter of theirs: a hook or a parametrization computes it from others."""
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError
+from clat.network import modes
 
 REMEDIES = {
     "WeightNorm": "torch.nn.utils.remove_weight_norm",
@@ -57,6 +62,57 @@ def is_computed(module: nn.Module, key: str) -> bool:
         tensor.
     """
     return key not in module._parameters and isinstance(getattr(module, key, None), Tensor)
+
+
+def with_plain_weights(model: nn.Module) -> nn.Module:
+    """Return the same function in evaluation mode, with parameters where weights are computed from others.
+
+    How a weight is computed says nothing of the function: weight_norm's direction may have any length.
+
+    Args:
+        model: any network; it is left as it is.
+
+    Returns:
+        The network itself where nothing is computed, else a copy without the weight_norm, spectral_norm, prune and
+        parametrizations of torch.
+    """
+    if not any(parametrize.is_parametrized(part) or _removable(part) for part in model.modules()):
+        return model
+    with modes.computed_kept(model):
+        for part in model.modules():
+            if part._forward_pre_hooks:  # tensors with a history, which cannot be copied
+                vars(part).update({key: x.detach() for key, x in vars(part).items() if isinstance(x, Tensor)})
+        plain = deepcopy(model).eval()
+    with torch.no_grad():
+        for part in list(plain.modules()):
+            for number, hook in _removable(part).items():
+                hook(part, None)
+                hook.remove(part)
+                part._forward_pre_hooks.pop(number, None)
+            if parametrize.is_parametrized(part):
+                _take_off(part)
+    return plain
+
+
+def _take_off(part: nn.Module) -> None:
+    """Make parameters of all parametrised tensors, as they are.
+
+    torch's own function would change the class of the module, which copies share with what they were made from.
+    """
+    values = {key: getattr(part, key).detach().clone() for key in part.parametrizations}  # type: ignore[union-attr]
+    part.__class__ = parametrize.type_before_parametrizations(part)  # type: ignore[assignment]
+    del part._modules["parametrizations"]
+    for key, value in values.items():
+        part.register_parameter(key, nn.Parameter(value))
+
+
+def _removable(module: nn.Module) -> dict[int, Any]:
+    """Return the hooks of torch's that compute a weight of this module."""
+    return {
+        number: hook
+        for number, hook in module._forward_pre_hooks.items()
+        if any(base.__name__ in REMEDIES for base in type(hook).__mro__)
+    }
 
 
 def _computed_by(module: nn.Module, key: str) -> tuple[str, str]:

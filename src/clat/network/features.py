@@ -59,9 +59,9 @@ def read_features(
         tap: where a layer's feature is read, one of TAPS.
         stop: whether to leave the forward pass at the deepest wanted layer; the logits are then None and nothing
             above it is computed. A sharded network runs to its end, as its blocks have to.
-        flat: whether features are flattened to (N, N_i). Else they keep their own shape, the batch first, and their
-            own memory layout, which a flattened feature of a channels_last network would have to be copied out of,
-            and its gradient too.
+        flat: whether features are flattened to (N, N_i). Else they keep their own shape, the batch first (but for
+            those of several rows a sample), and their own memory layout, which a flattened feature of a
+            channels_last network would have to be copied out of, and its gradient too.
         inputs: whether to read the tensors that enter the layers as well, by which no tap is meant; a layer that
             runs twice counts at its first call.
         reduce: called as `reduce(feature, layer)` on the spot, whose result takes the feature's place, so that a
@@ -86,7 +86,7 @@ def read_features(
         if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
             feature = feature.clone()
         value = feature.movedim(layer.input_axis if where == "input" else layer.batch_axis, 0)
-        if flat:
+        if flat or len(value) != count:  # windows, say, that are folded into the batch
             value = value.reshape(count, -1)
         values[position] = reduce(value, layer) if reduce is not None else value
         if stop and len(values) == wanted:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -186,6 +187,18 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
+def tracking_instance_norms(model: nn.Module) -> list[_InstanceNorm]:
+    """Return every InstanceNorm module that keeps statistics, which few do.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The modules, each once.
+    """
+    return [part for part in model.modules() if isinstance(part, _InstanceNorm) and part.running_mean is not None]
+
+
 def set_training(
     model: nn.Module, updating: set[_BatchNorm] | None, moving: Collection[nn.Module] | None = None
 ) -> None:
@@ -193,15 +206,15 @@ def set_training(
 
     Args:
         model: the network.
-        updating: the BatchNorm modules that use and update batch statistics (None: all of them); the others keep
-            using their stored statistics.
+        updating: the BatchNorm modules that use and update batch statistics (None: all of them); the others, and
+            InstanceNorm that keeps statistics, go on with their stored ones.
         moving: the layers that move (None: all). Elsewhere a spectral norm does not iterate, by which each forward
             pass would change a weight that is to stay.
     """
     model.train()
     if updating is not None:
-        for bn in batch_norms(model):
-            bn.training = bn in updating
+        for norm in (*batch_norms(model), *tracking_instance_norms(model)):
+            norm.training = norm in updating
     if moving is not None:
         within = {part for layer in moving for part in layer.modules()}
         for module in model.modules():
@@ -217,16 +230,26 @@ def _iterates(module: nn.Module) -> bool:
 
 @contextmanager
 def preserve_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep forward passes inside from updating BatchNorm statistics, whatever mode each layer is in.
+    """Keep forward passes inside from updating the statistics of BatchNorm and InstanceNorm, whatever mode each
+    layer is in.
 
     Args:
         model: the network whose statistics stay.
     """
     tracking = [(bn, bn.track_running_stats) for bn in batch_norms(model) if bn.training]
+    instance = [
+        (norm._buffers, norm.running_mean, norm.running_var)
+        for norm in tracking_instance_norms(model)
+        if norm.training
+    ]
     try:
         for bn, _ in tracking:
             bn.track_running_stats = False
+        for buffers, _, _ in instance:  # whose statistics follow also where they are not to be tracked
+            buffers.update(running_mean=None, running_var=None)
         yield
     finally:
         for bn, flag in tracking:
             bn.track_running_stats = flag
+        for buffers, mean, var in instance:
+            buffers.update(running_mean=mean, running_var=var)

@@ -77,8 +77,6 @@ class ClatCallback(StageCallback):
         self.scalars = {"lambda": found.weight, **shares}
 
     def on_selection(self, layers: tuple[Layer, ...], *, seed: int, first: bool) -> None:
-        if not first and self.objective.calibrate != "selection":
-            return
         here = self.context
         assert here is not None  # only a run selects
         x, y = (part[: here.batch_size] for part in here.heldout)
@@ -88,7 +86,10 @@ class ClatCallback(StageCallback):
         if here.engine.computes_for_all:
             with here.engine.autocast(), frozen_norms_lean(here.model):
                 images = here.engine.images(x)
-                found = self.objective.calibration(here.model, images, y, step, micro_batch=here.micro_batch)
+                before = None if first else self.calibration
+                found = self.objective.calibration(
+                    here.model, images, y, step, micro_batch=here.micro_batch, before=before
+                )
         self.calibration = here.engine.from_first(found)
 
 
@@ -140,7 +141,14 @@ class Clat(InnerAttack):
         return ClatCallback(self, context)
 
     def calibration(
-        self, model: nn.Module, x: Tensor, y: Tensor, step: Step, *, micro_batch: int | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        step: Step,
+        *,
+        micro_batch: int | None = None,
+        before: Calibration | None = None,
     ) -> Calibration:
         """Return lambda and whether the clean pass can be shared.
 
@@ -150,6 +158,8 @@ class Clat(InnerAttack):
             y: their labels, (N,) int64.
             step: its layers are the selected ones.
             micro_batch: images that may be in the network at a time; None: all.
+            before: what held for the layers before these, whose lambda is kept unless `calibrate` is "selection";
+                None: these are the stage's first.
 
         Returns:
             The calibration, its lambda as given or from `ratio` and the two terms on this batch.
@@ -160,6 +170,8 @@ class Clat(InnerAttack):
         parts = batch_parts(len(x), micro_batch)
         whole = step.once and len(parts) == 1
         shares = whole and self.ce_input == "clean" and self._modes_agree(model, x, step)
+        if before is not None and self.calibrate != "selection":
+            return Calibration(before.weight, shares)
         return Calibration(self._calibrated_weight(model, x, y, step, parts), shares)
 
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:

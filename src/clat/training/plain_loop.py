@@ -32,7 +32,7 @@ from clat.network.layers import Layer, enumerate_layers
 from clat.network.outputs import logits_only
 from clat.objectives import Clat as ClatObjective
 from clat.objectives import Step
-from clat.objectives.clat import ClatCallback
+from clat.objectives.clat import Calibration, ClatCallback
 from clat.training.trainable import freeze_and_choose
 
 
@@ -161,8 +161,7 @@ class ClatFineTuning:
         self._inside()
         self.layers = self._found(layers)
         self._freeze()
-        if self.objective.calibrate == "selection":
-            self._calibrate()
+        self._calibrate(self._callback.calibration)
         return self.parameters()
 
     def loss(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Tensor:
@@ -231,13 +230,14 @@ class ClatFineTuning:
             parameter.grad = None  # of layers that may move no longer
         self._moving = self._set_modes()
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, before: Calibration | None = None) -> None:
         x, y = self.heldout
         seed = derive_seed(self.seed, "begin", 0)
         model = self.model
         with modes.preserve_random_states(model), logits_only(model), guarded(model), frozen_norms_lean(model):
             torch.manual_seed(seed)  # for dropout, as in a training step
-            self._callback.calibration = self.objective.calibration(model, x, y, replace(self._step(), seed=seed))
+            step = replace(self._step(), seed=seed)
+            self._callback.calibration = self.objective.calibration(model, x, y, step, before=before)
 
     def _inside(self) -> None:
         if self._stack is None:

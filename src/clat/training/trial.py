@@ -150,9 +150,11 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         guarded(model),  # as in a run: it may write into its input
     ):
         model.train()
+        unsaved = _unsaved_buffers(model)
         pair = pair.detach().requires_grad_()
         with tried(model, x, "in training mode "):
             logits = logits_of(model(pair))
+        _tell_unsaved(model, unsaved)
         if isinstance(logits, Tensor) and logits.requires_grad and logits.is_floating_point():
             moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
             with tried(model, x, "backwards "):  # as an attack and a step will ask of it
@@ -162,4 +164,21 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         raise ClatError(
             f"in training mode the model returns {shown}, expected logits (N, {num_classes}), alone, first in a "
             "tuple, or called 'logits': wrap it so that it does"
+        )
+
+
+def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the buffers that a state dict leaves out."""
+    saved = model.state_dict().keys()
+    return {name: value.detach().clone() for name, value in model.named_buffers() if name not in saved}
+
+
+def _tell_unsaved(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Say which of these buffers a forward pass has changed: what is saved of the network lacks them."""
+    after = dict(model.named_buffers())
+    moved = [name for name, value in before.items() if name not in after or not torch.equal(after[name], value)]
+    if moved:
+        notice(
+            f"the buffer '{moved[0]}' changes in training but is in no state dict (persistent=False): weights that "
+            "are saved lack it, and a run that is stopped and resumed ends otherwise than one that was not"
         )
