@@ -306,3 +306,13 @@ def test_an_image_set_is_itself() -> None:
     own = ImageSet("mine", "train", ("a", "b", "c"), IMAGES, LABELS)
     assert as_image_set(own) is own
     assert as_train_and_test((own, own))[1] is own
+
+
+def test_a_decoded_image_is_not_turned_once_more() -> None:
+    def opened(k: int) -> tuple[Image.Image, int]:
+        image = Image.fromarray(PIXELS[k])
+        image.getexif()[0x112] = 6  # as torchvision's ImageFolder leaves it in what it has opened and converted
+        return image.convert("RGB"), k % 3
+
+    found = as_image_set(Pairs(opened), "test")
+    assert torch.equal(found.pixels(), IMAGES)

@@ -163,6 +163,47 @@ def test_find_layers() -> None:
         find_layers(layers, ["layer9"])
 
 
+class Heads(nn.Module):
+    """Two convolutions, a hidden layer as wide as the logits, and heads that are put together by `form`."""
+
+    def __init__(self, form: Callable[..., Any], other: int = 10) -> None:
+        super().__init__()
+        self.form = form
+        self.c1, self.c2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.hidden, self.head, self.other = nn.Linear(4, 10), nn.Linear(10, 10), nn.Linear(10, other)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.relu(self.hidden(torch.relu(self.c2(torch.relu(self.c1(x)))).mean((2, 3))))
+        return self.form(self.head(h), self.other(h))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Heads(lambda one, other: (one, other)),
+        Heads(lambda one, other: (one, other), other=4),
+        Heads(lambda one, other: {"logits": one, "rotation": other}, other=4),
+        Heads(lambda one, other: (one + other) / 2),
+    ],
+    ids=["two alike", "another beside", "by name", "their mean"],
+)
+def test_all_heads_are_left_out(net: nn.Module) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    assert [layer.name for layer in enumerate_layers(net, x)] == ["c1", "c2", "hidden"]
+    every = enumerate_layers(net, x, classifier=True)
+    assert [layer.name for layer in every] == ["c1", "c2", "hidden", "head", "other"]
+
+
+def test_a_layer_that_only_scales_the_logits_stays() -> None:
+    net = Heads(lambda one, other: one * other.sigmoid(), other=1)
+    assert [layer.name for layer in enumerate_layers(net, torch.rand(2, 3, 8, 8))] == [
+        "c1",
+        "c2",
+        "hidden",
+        "other",
+    ]
+
+
 def numbered_net() -> nn.Sequential:
     """Layers 1 to 4 are called 0, 2, 4, 6: most names are the numbers of others."""
     body = [part for _ in range(4) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]

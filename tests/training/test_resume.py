@@ -18,7 +18,7 @@ from clat.core import files
 from clat.core.errors import ClatError
 from clat.evaluation import heldout
 from clat.evaluation.job import EvaluationJob
-from clat.models import load_weights
+from clat.models import Normalized, load_weights
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
 from clat.training import run, stage
@@ -587,3 +587,17 @@ def test_other_weights_or_images_at_the_start_are_refused(finished, tmp_path):
     with pytest.raises(ClatError, match="no run to reuse"):
         train(tmp_path / "run", reuse=tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_normalises_otherwise_neither_reuses_nor_resumes(tmp_path):
+    def run(what, std, out, **settings):
+        model = Normalized(kit.tiny(), 0.5, std)
+        return what(*out, model=model, data=kit.data(), quiet=True, **settings)
+
+    run(clat.train, 0.25, (kit.recipe(), tmp_path / "one"))
+    with pytest.raises(ClatError, match="normalises images otherwise: it has nothing to reuse"):
+        run(clat.train, 0.5, (kit.recipe(), tmp_path / "two"), reuse=tmp_path / "one")
+    with pytest.raises(ClatError, match="normalises images otherwise: give that one"):
+        run(clat.resume, 0.5, (tmp_path / "one",))
+    run(clat.train, (0.25,) * 3, (kit.recipe(), tmp_path / "two"), reuse=tmp_path / "one")
+    kit.assert_same_run(tmp_path / "one", tmp_path / "two")

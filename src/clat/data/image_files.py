@@ -40,13 +40,14 @@ _TURNS = {
 """What undoes each orientation of EXIF."""
 
 
-def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
+def to_array(image: Image.Image, size: int | None = None, *, turn: bool = True) -> np.ndarray:
     """Return an image as uint8 RGB; see `to_rgb`.
 
     Args:
         image: as `open_image` gives it.
         size: pixels. The shorter side is resized to it (bicubic, antialiased) and the centre square is kept; an
             image that already has this size is left untouched. None: nothing is resized.
+        turn: whether its EXIF tag is heeded.
 
     Returns:
         uint8, shape (3, H, W).
@@ -56,7 +57,7 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
     """
     if size is None and max(image.size) > LARGEST:
         raise ValueError(f"{image.width}x{image.height} pixels are too many for a network: give image_size")
-    image = to_rgb(image)
+    image = to_rgb(image, turn=turn)
     if size is not None and image.size != (size, size):
         width, height = image.size
         scale = size / min(width, height)
@@ -69,11 +70,13 @@ def to_array(image: Image.Image, size: int | None = None) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, turn: bool = True) -> Image.Image:
     """Return the image in mode RGB: turned as its EXIF tag says, grey repeated, transparency dropped.
 
     Args:
         image: in any mode of PIL; it is decoded here.
+        turn: whether the tag is heeded. PIL keeps it in images that somebody has decoded and converted, whose
+            pixels are what they were meant to be.
 
     Returns:
         An 8-bit image; its sides are exchanged where the tag asks for a quarter turn.
@@ -84,9 +87,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel; store it as 8-bit")
     image.load()
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    how = _TURNS.get(_orientation(image)) if turn else None
+    if how is not None:
+        image = image.transpose(how)
     if image.mode == "P":  # straight to RGB, PIL warns when the palette holds transparency
         image = image.convert("RGBA")
     return image.convert("RGB")

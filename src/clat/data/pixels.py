@@ -18,8 +18,9 @@ def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
     """Return an image as it is stored: uint8, or float32 where its values are floating-point, shape (C, H, W).
 
     Args:
-        image: a PIL image; a tensor (C, H, W) or (H, W); a NumPy array (H, W, C), (C, H, W) or (H, W). Values are
-            uint8, or floating-point in [0, 1], which is looked at for a whole batch.
+        image: a PIL image, which is not turned by an EXIF tag; a tensor (C, H, W) or (H, W); a NumPy array
+            (H, W, C), (C, H, W) or (H, W). Values are uint8, or floating-point in [0, 1], which is looked at for a
+            whole batch.
         size: pixels, of PIL images alone; see `to_array`.
         where: what the image is called in messages.
 
@@ -31,9 +32,8 @@ def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
     """
     if isinstance(image, Image.Image):
         try:
-            return torch.from_numpy(
-                np.array(to_array(image, size))
-            )  # a copy: PIL's own memory is not to be written
+            # A copy, since PIL's own memory is not to be written.
+            return torch.from_numpy(np.array(to_array(image, size, turn=False)))
         except UNREADABLE as error:
             raise ClatError(f"cannot read {where}: {why_unreadable(error)}") from error
     if isinstance(image, np.ndarray):

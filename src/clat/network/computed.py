@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,8 @@ def _take_off(part: nn.Module) -> None:
 
     torch's own function would change the class of the module, which copies share with what they were made from.
     """
-    values = {key: getattr(part, key).detach().clone() for key in part.parametrizations}  # type: ignore[union-attr]
+    keys = list(cast("nn.ModuleDict", part.parametrizations))
+    values = {key: getattr(part, key).detach().clone() for key in keys}
     part.__class__ = parametrize.type_before_parametrizations(part)  # type: ignore[assignment]
     del part._modules["parametrizations"]
     for key, value in values.items():

@@ -25,6 +25,7 @@ from clat.network import modes
 from clat.network.calls import CallCounter
 from clat.network.edge import unwrapped
 from clat.network.groups import LAYER_GROUPS, check_group, group_of
+from clat.network.heads import find_heads
 from clat.network.outputs import first_argument, first_tensor
 
 LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
@@ -134,7 +135,8 @@ def enumerate_layers(
         group: a name in `clat.network.groups.LAYER_GROUPS`, to keep the layers of one sort alone; None keeps all.
         shortcuts: whether to keep the projection shortcuts of residual blocks (1x1 convolutions below a module
             whose name says shortcut, downsample or skip).
-        classifier: whether to keep the last layer, whose outputs are the logits.
+        classifier: whether to keep the last layer, whose outputs are the logits, and other heads beside it
+            (`clat.network.heads`).
 
     Returns:
         The layers, at least one.
@@ -151,8 +153,11 @@ def enumerate_layers(
     # What no image reaches has one shape for one image and for two.
     seen = [entry for entry in seen if entry.output.shape != doubled[entry.name].output.shape]
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
-    if not classifier and chosen and _is_classifier(chosen[-1], logits):
-        chosen = chosen[:-1]
+    if not classifier and chosen:
+        heads = {chosen[-1].name} if _is_classifier(chosen[-1], logits) else set()
+        if not heads or any(_gives_logits(entry, logits) for entry in chosen[:-1]):  # there may be several
+            heads |= find_heads(model, x[:1], [entry.name for entry in seen])
+        chosen = [entry for entry in chosen if entry.name not in heads]
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(entry.name, pattern) for entry in seen):
             raise unknown("layer pattern", pattern, [entry.name for entry in seen])
@@ -332,3 +337,8 @@ def _is_shortcut(entry: _Seen) -> bool:
 def _is_classifier(entry: _Seen, logits: Tensor | None) -> bool:
     """Return whether the last layer to run has as many outputs as the model has classes."""
     return logits is not None and logits.dim() == 2 and entry.output.shape[1] == logits.shape[1]
+
+
+def _gives_logits(entry: _Seen, logits: Tensor | None) -> bool:
+    """Return whether a layer's output has the shape of the logits."""
+    return logits is not None and logits.dim() == 2 and entry.output.shape == logits.shape

@@ -15,6 +15,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.training.final import evaluated_weights
 from clat.training.prepare import RunInputs
+from clat.training.reuse import other_normalisation
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
@@ -122,8 +123,11 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
         given: what was given from Python, for the message.
 
     Raises:
-        ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network.
+        ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network; or the
+            network normalises its images otherwise.
     """
+    if other_normalisation(out, inputs.model):
+        raise ClatError(f"the run in {out} began with a network that normalises images otherwise: give that one")
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))

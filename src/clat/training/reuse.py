@@ -10,13 +10,17 @@ import torch
 from torch import nn
 
 from clat.core.errors import ClatError
-from clat.models import Normalized
-from clat.models.files import read_state
+from clat.models.files import read_state, recorded_statistics
+from clat.models.fitting import bare
+from clat.models.normalize import same_statistics, statistics_of
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.training.prepare import RunInputs
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
+
+FIRST = "stage-0.safetensors"
+"""The weights that a network from Python began with, in a run's `weights`."""
 
 
 def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
@@ -37,10 +41,12 @@ def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
     if other_data(reuse, inputs):
         raise ClatError(f"the run in {reuse} was trained on other images: it has nothing to reuse")
-    if inputs.given != (first := reuse / "weights" / "stage-0.safetensors").is_file() or (
+    if inputs.given != (first := reuse / "weights" / FIRST).is_file() or (
         inputs.given and not _holds(inputs.model, first)
     ):
         raise ClatError(f"the run in {reuse} started from other weights: it has nothing to reuse")
+    if other_normalisation(reuse, inputs.model):
+        raise ClatError(f"the network of the run in {reuse} normalises images otherwise: it has nothing to reuse")
     for number in range(len(recipe.stages) - 1, 0, -1):
         if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
             return number
@@ -63,10 +69,27 @@ def other_data(run: Path, inputs: RunInputs) -> bool:
         return False
 
 
+def other_normalisation(run: Path, model: nn.Module) -> bool:
+    """Return whether a run that was given its network from Python was given one with another normalisation.
+
+    Args:
+        run: its folder.
+        model: the network to compare with.
+
+    Returns:
+        False also where the run built its network by its recipe, which says what it normalises by.
+    """
+    first = run / "weights" / FIRST
+    if not first.is_file():
+        return False
+    before, now = recorded_statistics(read_state(first)[1], first), statistics_of(model)
+    return before != now and (before is None or now is None or not same_statistics(before, now))
+
+
 def _holds(model: nn.Module, file: Path) -> bool:
     """Return whether a weight file holds just what the model does."""
     saved, _ = read_state(file)
-    mine = getattr(model, "net", model).state_dict() if isinstance(model, Normalized) else model.state_dict()
+    mine = bare(model).state_dict()
     return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 

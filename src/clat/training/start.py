@@ -15,7 +15,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.engine import Engine
 from clat.training.prepare import RunInputs
-from clat.training.reuse import copy_beginning
+from clat.training.reuse import FIRST, copy_beginning
 from clat.training.run_folder import FOLDERS
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, load_state
@@ -40,7 +40,7 @@ def starting_state(
         ClatError: this machine does not see the first process's folder.
     """
     model = inputs.model
-    state, first = out / STATE, out / "weights" / "stage-0.safetensors"
+    state, first = out / STATE, out / "weights" / FIRST
     if engine.rank == 0:
         for folder in FOLDERS:
             clear_temporaries(out / folder)

@@ -1,0 +1,79 @@
+"""Find the heads of a network: the layers whose outputs are logits, or go nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clat.network import modes
+from clat.network.outputs import first_tensor
+
+
+def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
+    """Return which layers are heads: no other layer reads them, and they give logits or nothing that is in them.
+
+    Those of a network with several outputs, whether it returns them side by side or takes their mean. Leaves no
+    trace in the model.
+
+    Args:
+        model: any network.
+        x: one image, (1, C, H, W) in [0, 1].
+        names: of the network's layers, all that have run.
+
+    Returns:
+        Some of the names.
+    """
+    given: dict[str, Tensor] = {}
+    reading: list[Any] = []
+
+    def before(args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        reading.extend(value.grad_fn for value in (*args, *named.values()) if isinstance(value, Tensor))
+
+    def after(name: str, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            given.setdefault(name, tensor)
+            made.setdefault(tensor.grad_fn, name)
+
+    made: dict[Any, str] = {}
+    handles = []
+    for name in names:
+        module = model.get_submodule(name)
+        handles += [
+            module.register_forward_pre_hook(
+                lambda m, a, n, name=name: before(a, n) if name not in given else None, with_kwargs=True
+            ),
+            module.register_forward_hook(lambda m, a, out, name=name: after(name, out)),
+        ]
+    try:
+        with modes.attack_mode(model), torch.enable_grad():
+            logits = first_tensor(model(x.detach().clone().requires_grad_(True)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if logits is None:
+        return set()
+    made.pop(None, None)  # what no gradient reaches shows no readers
+    read, used = ({made[node] for node in _behind(nodes) if node in made} for nodes in (reading, [logits.grad_fn]))
+    unread = set(made.values()) - read
+    return {
+        name
+        for name in unread
+        if given[name].dim() == 2 and (given[name].shape == logits.shape or name not in used)
+    }
+
+
+def _behind(nodes: Iterable[Any]) -> set[Any]:
+    """Return the nodes of the autograd graph that these were computed from, and these."""
+    found: set[Any] = set()
+    todo = [node for node in nodes if node is not None]
+    while todo:
+        node = todo.pop()
+        if node in found:
+            continue
+        found.add(node)
+        todo += [following for following, _ in node.next_functions if following is not None]
+    return found
