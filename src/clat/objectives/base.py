@@ -183,7 +183,7 @@ class InnerAttack(Objective):
     eps: Size | None = None
     """Largest perturbation of the training examples; None: the run's eps."""
     alpha: Size | None = None
-    """Step size; None: 2.5 * eps / steps."""
+    """Step size; None: 2.5 * eps / steps, in one-step objectives 1.25 * eps or eps (`clat.attacks.fgsm`)."""
     steps: int = 10
     """Gradient steps of the attack."""
     attack_bn: Literal["eval", "train"] = "eval"

@@ -63,8 +63,8 @@ class AutoLoRa(InnerAttack):
     automatic_rate: bool = True
     """Whether the learning rate halves by itself; without it the schedule alone decides."""
     checkpoints: tuple[int, ...] = ()
-    """Epochs of the stage, from 0, after which the rate is looked at; none: the published ones (16, 24, 28, 36, 40,
-    42, 44, 46, 48 of 50) stretched to the stage's."""
+    """Epochs of the stage after which the rate is looked at, counted from 0 and at least 1; none: the published
+    ones (16, 24, 28, 36, 40, 42, 44, 46, 48 of 50) stretched to the stage's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Every adversarial-training baseline of the papers, alone and under CLAT, at one budget.
+"""Every adversarial-training baseline but N-FGSM, GAT and FAT, alone and under CLAT, at one budget.
 
 A baseline keeps its own objective, treatments, augmentation and, where it is the method, network; data, eps,
 epochs, batch size and learning rate are the study's. What the papers print stands beside it.
