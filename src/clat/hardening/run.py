@@ -3,6 +3,7 @@
 harden.json        the settings, the first look and the plan
 model.safetensors  the hardened network
 result.json        before, after, and the paired difference on test images
+evaluations/       before.json and after.json, with the verdict on every image
 masking.json       signs of gradient masking, where the budget allows to look
 gallery.json       test images, what an attack changed, what both networks said
 report.html        the page

@@ -101,7 +101,7 @@ def _take_off(part: nn.Module) -> None:
     """
     keys = list(cast("nn.ModuleDict", part.parametrizations))
     values = {key: getattr(part, key).detach().clone() for key in keys}
-    part.__class__ = parametrize.type_before_parametrizations(part)  # type: ignore[assignment]
+    part.__class__ = parametrize.type_before_parametrizations(part)
     del part._modules["parametrizations"]
     for key, value in values.items():
         part.register_parameter(key, nn.Parameter(value))
