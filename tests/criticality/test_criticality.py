@@ -393,7 +393,7 @@ def test_a_dead_layer_stops_the_change() -> None:
         assert report.rows[1].criticality == 0
         assert math.isnan(report.rows[2].criticality)
         assert math.isnan(report.rows[3].criticality)
-        assert report.top(2) == ["0", "1"]
+        assert report.top(2) == ["1", "0"]
 
 
 def test_a_gradient_of_zero_leaves_only_the_random_start() -> None:
@@ -488,7 +488,7 @@ def report_of(values: list[float]) -> CriticalityReport:
 
 def test_ranking_with_undefined_and_infinite_indices() -> None:
     report = report_of([2.0, 0.0, 0.0, 3.0, 6.0, 6.0, 12.0])
-    assert [row.name for row in report.ranked()] == ["conv4", "conv1", "conv5", "conv7", "conv6", "conv2", "conv3"]
+    assert [row.name for row in report.ranked()] == ["conv4", "conv5", "conv7", "conv6", "conv2", "conv1", "conv3"]
     assert report.top(1) == ["conv4"]
     assert report.top(7)[-1] == "conv3"
     assert report.top(8) == report.top(7), "there are no more"
@@ -570,7 +570,7 @@ def test_table_and_text() -> None:
     report = report_of([2.0, 0.0, 0.0, 3.0, 6.0])
     table = report.table(top=2)
     assert table.row_count == 5
-    assert [row.style for row in table.rows] == ["bold", None, None, "bold", None]
+    assert [row.style for row in table.rows] == [None, None, None, "bold", "bold"]
     assert report.table(top=99).row_count == 5
     text = str(report)
     assert "2 (= W)" in text

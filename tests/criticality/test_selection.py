@@ -52,8 +52,10 @@ def test_critical_takes_the_largest_in_forward_order(layers, k, expected):
     assert numbers(Selection(k=k), layers, VALUES) == expected
 
 
-def test_critical_may_take_layer_1_and_never_an_undefined_index_first(layers):
-    assert numbers(Selection(k=1), layers, [99.0, *VALUES[1:]]) == [1]
+def test_critical_takes_layer_1_whose_index_is_no_ratio_after_all_others_and_an_undefined_one_last(layers):
+    assert numbers(Selection(k=1), layers, [99.0, *VALUES[1:]]) == [5]
+    assert numbers(Selection(k=5), layers, [99.0, *VALUES[1:]]) == [2, 3, 4, 5, 6]
+    assert numbers(Selection(k=5), layers, [99.0, math.nan, *VALUES[2:]]) == [1, 3, 4, 5, 6]
     assert numbers(Selection(k=2), layers, [0.1, math.nan, 0.5, math.nan, 0.3, 0.2]) == [3, 5]
 
 

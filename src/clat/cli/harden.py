@@ -59,7 +59,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TIME", help="for everything: 90s, 30m, 2h")
     parser.add_argument("--epochs", type=int, help="or: the length of the training")
     parser.add_argument("--max-clean-drop", type=float, metavar="POINTS", help="clean accuracy that may be lost")
-    parser.add_argument("--objective", help="n-fgsm, fast-at, gat, pgd-2, pgd-10, trades (default: what the budget allows)")
+    parser.add_argument(
+        "--objective", help="n-fgsm, fast-at, gat, pgd-2, pgd-10, trades (default: what the budget allows)"
+    )
     parser.add_argument("--keep", default="best", help="against robust overfitting: best, last, clat, clat-plus")
     parser.add_argument("--protocol", default="cr", help="of the test before and after (default: cr)")
     parser.add_argument("--num-samples", type=int, help="test images (default: up to 1000, as the budget allows)")

@@ -69,10 +69,15 @@ class Ranked(ShownAsTable, Generic[Row]):
         """Return the rows, most critical first.
 
         Returns:
-            All of `rows`; those without a defined value come last, ties keep their order.
+            All of `rows`; those that cannot be compared come last, and last of them those without a defined value.
+            Ties keep their order.
         """
-        order = {row.name: self.value(row) for row in self.rows}
-        return sorted(self.rows, key=lambda row: (math.isnan(order[row.name]), -_number(order[row.name])))
+
+        def place(row: Row) -> tuple[bool, bool, float]:
+            value = self.value(row)
+            return math.isnan(value), not self.comparable(row), -_number(value)
+
+        return sorted(self.rows, key=place)
 
     def top(self, k: int) -> list[str]:
         """Return the names of the most critical layers.

@@ -40,9 +40,9 @@ class Selection:
     """
 
     rule: Literal["critical", "least-critical", "random", "all", "named"] = "critical"
-    """`critical`: the k most critical by `ranking`. `least-critical`: the k least, for CLAT's criticality layer 1
-    aside (its C is no ratio). `random`: k layers drawn anew at each selection. `all`: every layer. `named`:
-    those in `layers`."""
+    """`critical`: the k most critical by `ranking`. `least-critical`: the k least. For CLAT's criticality layer 1,
+    whose C is no ratio, is the last that `critical` takes, and none that `least-critical` does. `random`: k layers
+    drawn anew at each selection. `all`: every layer. `named`: those in `layers`."""
     ranking: Annotated[AnyRanking, WrapValidator(_leave_names)] = BY_CRITICALITY
     """What `critical` and `least-critical` rank by, see `clat.criticality.rankings`: criticality, or another.
     A ranking, in a recipe a table {name = "mrc", radius = 0.2}, or its name with what is to differ beside it: RiFT
