@@ -71,6 +71,14 @@ def shared_layers() -> str:
     return f"share {min(shared)} to {max(shared)} with the paper's lists, {sum(shared) / len(rows):.1f} on average"
 
 
+def curvature_row(name: str, row: str) -> str:
+    """A line of the table of rankings on the third set of starts."""
+    (group,) = [one for one in read("claim/narrow-3/table")["groups"] if one["name"] == row]
+    found = [group[f"{kind}_less_control"] for kind in ("clean", "robust")]
+    both = " | ".join(f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in found)
+    return f"{name} (`{row}`) | {len(group['seeds'])} | {both}"
+
+
 def images_of_a_selection() -> str:
     rows = [one for one in read("paper/T10/table")["entries"] if one["weights"] == "random, full width"]
     assert len({tuple(one["layers"]) for one in rows}) == 1, "not the same layers from all numbers of images"
@@ -120,6 +128,12 @@ def averaged_weights() -> str:
 
 
 SENTENCES: list[tuple[str, Callable[[], str]]] = [
+    ("docs/results/claim/overfitted.md", lambda: curvature_row("the paper's index", "clat")),
+    ("docs/results/claim/overfitted.md", lambda: curvature_row("curvature", "clat-rank-curvature")),
+    (
+        "docs/results/claim/overfitted.md",
+        lambda: curvature_row("curvature over N_i", "clat-rank-curvature-numel"),
+    ),
     ("README.md", lambda: f"a CLAT step takes {steps('clat 11', 'to_pgd_at', 2)} of the time of a PGD-AT step"),
     (
         "docs/results/README.md",
