@@ -566,3 +566,13 @@ def test_the_hash_of_the_first_stage_ignores_the_second_but_not_the_span_of_the_
 )
 def test_the_default_batch_norm_policy(stage, policy):
     assert stage.bn_policy == policy
+
+
+def test_a_stage_whose_name_is_a_number_is_told_from_the_stage_of_that_number(tmp_path):
+    path = tmp_path / "numbers.toml"
+    stage = '[[stages]]\nname = "{}"\nepochs = 1\nobjective = {{name = "pgd-at"}}\n'
+    path.write_text("".join(map(stage.format, ("first", "0", "9"))))
+    changed = read(path, "--stages.9.epochs", "5", "--stages.1.epochs", "4")
+    assert [one.epochs for one in changed.stages] == [1, 4, 5]
+    with pytest.raises(ClatError, match="'0' is the name of one stage and the number of another"):
+        read(path, "--stages.0.epochs", "5")

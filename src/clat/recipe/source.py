@@ -178,9 +178,13 @@ def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
 
 
 def _item(items: list[Any], key: str, whole: str) -> Any:
-    if key.isdecimal() and len(key) < 10 and int(key) < len(items):
-        return items[int(key)]
     names = {str(item.get("name", "")).replace("-", "_"): item for item in items if isinstance(item, dict)}
-    if key in names:
-        return names[key]
+    numbered = items[int(key)] if key.isdecimal() and len(key) < 10 and int(key) < len(items) else None
+    named = names.get(key)
+    if named is not None and numbered is not None and named is not numbered:
+        raise ClatError(
+            f"override --{whole}: '{key}' is the name of one stage and the number of another: rename the stage"
+        )
+    if named is not None or numbered is not None:
+        return numbered if named is None else named
     raise unknown("stage", key, names, where=f" in --{whole}")
