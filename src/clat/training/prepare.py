@@ -27,6 +27,7 @@ from clat.network.swap import swapped
 from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.runtime.blocks import check_blocks
 from clat.training.augmentation import augmentation
+from clat.training.frozen import frozen_parameters, movable_layers
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
 Data = Any
@@ -49,6 +50,8 @@ class RunInputs:
     """What is done to the training images, a batch at a time."""
     notes: tuple[str, ...] = ()
     """What was decided for the user while the network was built."""
+    frozen: frozenset[str] = frozenset()
+    """Names of parameters that came in frozen, and stay."""
     own_model: bool = False
     """The network is the user's, and not the recipe's."""
     own_data: bool = False
@@ -123,11 +126,12 @@ def prepare(
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
+        frozen = frozen_parameters(model)
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
         for treatment in stage.treatments:
             treatment.requires(model, sample)
-        _check_selection(stage, model, sample, first=stage is recipe.stages[0])
+        _check_selection(stage, model, sample, frozen, first=stage is recipe.stages[0])
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     check_blocks(recipe.engine, model, sample)
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
@@ -143,7 +147,7 @@ def prepare(
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
-    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), **own)
+    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), frozen, **own)
 
 
 def train_loader(
@@ -186,15 +190,25 @@ def train_loader(
     )
 
 
-def _check_selection(stage: StageConfig, model: nn.Module, x: Tensor, *, first: bool) -> None:
-    """Raise ClatError if the stage's selection asks for layers that the model does not have, or for weights to
-    rewind to that there are not."""
+def _check_selection(
+    stage: StageConfig, model: nn.Module, x: Tensor, frozen: frozenset[str], *, first: bool
+) -> None:
+    """Raise ClatError if the stage's selection asks for layers that the model does not have or that are frozen, or
+    for weights to rewind to that there are not."""
     rule = stage.selection
     if rule is None:
         return
-    layers = rule.candidates(model, x)
+    candidates = rule.candidates(model, x)
+    layers = movable_layers(model, candidates, frozen)
     if rule.rule == "named":
-        find_layers(layers, rule.layers)
+        still = [layer.name for layer in find_layers(candidates, rule.layers) if layer not in layers]
+        if still:
+            raise ClatError(
+                f"stage '{stage.name}': selection.layers names {still[0]}, which came in frozen "
+                "(requires_grad=False): leave it out, or model.requires_grad_(True)"
+            )
+    if not layers:
+        raise ClatError(f"stage '{stage.name}': all layers that it may select came in frozen (requires_grad=False)")
     if rule.initial is not None:
         with swapped(model, copied(tensors_of(model))):
             fit_state(model, read_state(rule.initial, rule.initial_key)[0], rule.initial)

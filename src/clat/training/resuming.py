@@ -128,6 +128,7 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
     """
     if other_normalisation(out, inputs.model):
         raise ClatError(f"the run in {out} began with a network that normalises images otherwise: give that one")
+    _check_frozen(out, inputs)
     if not (out / STATE).exists():
         return
     saved = load_state(out / STATE, recipe_hash(recipe))
@@ -139,6 +140,18 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
             f"{out / STATE} does not fit the model {type(inputs.model).__name__}, in {len(misfits)} weights, "
             f"such as {misfits[0]}{'' if given['model'] else hint}"
         )
+
+
+def _check_frozen(out: Path, inputs: RunInputs) -> None:
+    """Raise ClatError if other parameters came in frozen than when the run began, which says so if it knows."""
+    recorded = read_about(out).get("model")
+    if not isinstance(recorded, dict):
+        return
+    before, now = set(recorded.get("frozen", ())), set(inputs.frozen)
+    if before != now and recorded.get("own"):
+        name = min(before ^ now)
+        state = "frozen (requires_grad=False)" if name in before else "trained"
+        raise ClatError(f"the run in {out} began with a network whose parameter {name} was {state}: give that one")
 
 
 def _check_finished(out: Path, recipe: Recipe, progress: Progress) -> None:

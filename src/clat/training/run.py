@@ -233,7 +233,8 @@ def _run(
                 blocks = blocks_as(recipe.engine, part, recipe.batch_size // engine.world)
                 with logits_only(part), guarded(part), blocks:
                     heldout, name = as_batch(inputs.heldout, engine), inputs.model_name(recipe)
-                    trainer = Trainer(recipe, part, loader, heldout, engine, log, out, stop, saved, name)
+                    frozen = inputs.frozen
+                    trainer = Trainer(recipe, part, loader, heldout, engine, log, out, stop, saved, name, frozen)
                     trainer.run()
             summary = _summary(trainer.progress, recipe)
             if engine.rank == 0:

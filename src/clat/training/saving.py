@@ -68,6 +68,8 @@ class RunFiles:
         self.out, self.recipe, self.model, self.engine = out, recipe, model, engine
         self.name = recipe.model.name if name is None else name
         self.hash = recipe_hash(recipe)
+        # What has infinities from the beginning, such as an attention's mask, is meant to.
+        self._unbounded = {name for name, value in model.named_buffers() if not torch.isfinite(value).all()}
         self.writer = BackgroundWriter(engine.device)
 
     @contextmanager
@@ -96,7 +98,8 @@ class RunFiles:
         Raises:
             Diverged: a value is infinite or not a number, in any process.
         """
-        values = [own_slice(value) for value in (*trainable.parameters.values(), *self.model.buffers())]
+        buffers = [value for name, value in self.model.named_buffers() if name not in self._unbounded]
+        values = [own_slice(value) for value in (*trainable.parameters.values(), *buffers)]
         if self.engine.any_of(not all(bool(torch.isfinite(value).all()) for value in values)):
             self.writer.wait()
             raise diverged("a weight", self.recipe, progress, progress.step, self.out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -18,6 +18,7 @@ from clat.runtime.callback import StageContext
 from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.flags import StepFlags
+from clat.training.frozen import Frozen, movable_layers
 from clat.training.optimizer import OptimizerState, build_optimizer, rates_by_depth
 from clat.training.step import take_step
 from clat.training.trainable import TrainableSet, freeze_and_choose
@@ -46,13 +47,16 @@ class StageRunner:
         engine: Engine,
         loader: Loader,
         heldout: tuple[Tensor, Tensor],
+        frozen: Collection[str] = (),
     ) -> None:
         self.recipe, self.number, self.model = recipe, number, model
         self.engine, self.loader = engine, loader
         self.config = recipe.stages[number]
+        self.frozen = Frozen(model, frozen)
         self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
         rule = self.config.selection
-        self.candidates: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
+        found: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
+        self.candidates = movable_layers(model, found, frozen) if frozen else found
         self.trainable: TrainableSet
 
     def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
@@ -70,8 +74,10 @@ class StageRunner:
             once=not self.config.treatments,
         )
         whole = self.config.selection is None
-        found = freeze_and_choose(self.model, layers, self.config.bn_policy, whole=whole)
-        parameters = self.callbacks.choose_parameters(found)
+        found = self.frozen.without(
+            self.model, freeze_and_choose(self.model, layers, self.config.bn_policy, whole=whole)
+        )
+        parameters = self.frozen.without(self.model, self.callbacks.choose_parameters(found))
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         config = self.recipe.optimizer_of(self.number)

@@ -7,7 +7,7 @@ recipe is the whole truth about where a run stands: a killed and resumed run doe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Trainer:
         stop: asked after each step.
         saved: the state to go on from, if any.
         name: what the network is called, if not by the recipe.
+        frozen: names of parameters that stay as they came in.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Trainer:
         stop: StopFlag,
         saved: Checkpoint | None = None,
         name: str | None = None,
+        frozen: Collection[str] = (),
     ) -> None:
         self.recipe, self.model, self.loader, self.heldout = recipe, model, loader, heldout
-        self.engine, self.log, self.out, self.stop = engine, log, out, stop
+        self.engine, self.log, self.out, self.stop, self.frozen = engine, log, out, stop, frozen
         self.progress = Progress() if saved is None else saved.progress
         self.optimizer_state = {} if saved is None else saved.optimizer
         self.collapsed, self.pace = False, RunPace(recipe, loader.num_batches)
@@ -130,7 +132,7 @@ class Trainer:
 
     def _enter_stage(self) -> None:
         here = self.model, self.engine, self.loader, self.heldout
-        self.runner = StageRunner(self.recipe, self.progress.stage, *here)
+        self.runner = StageRunner(self.recipe, self.progress.stage, *here, self.frozen)
         self.progress.joined = True
 
     def _before_epoch(self, stage: StageConfig, *, done: int) -> None:

@@ -1,0 +1,97 @@
+"""Parameters that came in frozen: what a network's owner does not want trained stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from clat.core.errors import ClatError
+from clat.core.notices import notice
+from clat.network.layers import Layer
+
+
+def frozen_parameters(model: nn.Module) -> frozenset[str]:
+    """Return which parameters take no gradient, such as a fixed normalisation or position embedding, and say so.
+
+    Args:
+        model: a network as its owner gives it.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ClatError: all of them are.
+    """
+    named = dict(model.named_parameters())
+    frozen = [name for name, parameter in named.items() if not parameter.requires_grad]
+    if not frozen:
+        return frozenset()
+    if len(frozen) == len(named):
+        raise ClatError(
+            "all parameters of the model are frozen (requires_grad=False), so that nothing would be trained: "
+            "model.requires_grad_(True)"
+        )
+    noun, verb = ("parameter", "stays as it is") if len(frozen) == 1 else ("parameters", "stay as they are")
+    notice(
+        f"{len(frozen)} of {len(named)} {noun}, {frozen[0]} the first, came in frozen (requires_grad=False) and "
+        f"{verb}: model.requires_grad_(True) has all of them trained"
+    )
+    return frozenset(frozen)
+
+
+def movable_layers(model: nn.Module, layers: Sequence[Layer], frozen: Collection[str]) -> list[Layer]:
+    """Return the layers that have a parameter which is not frozen.
+
+    Args:
+        model: the network, plain.
+        layers: some of its layers.
+        frozen: names of parameters.
+
+    Returns:
+        Some of the layers, in their order.
+    """
+    return [
+        layer
+        for layer in layers
+        if any(
+            f"{layer.name}.{name}" not in frozen
+            for name, _ in model.get_submodule(layer.name).named_parameters(remove_duplicate=False)
+        )
+    ]
+
+
+class Frozen:
+    """The parameters of a network that stay, whatever it is turned into meanwhile."""
+
+    def __init__(self, model: nn.Module, names: Collection[str]) -> None:
+        """Note them.
+
+        Args:
+            model: the network, plain, as it is trained.
+            names: of parameters that stay.
+        """
+        self._kept = {id(parameter): parameter for name, parameter in model.named_parameters() if name in names}
+
+    def without(self, model: nn.Module, found: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Leave them out.
+
+        Args:
+            model: the network as it is now.
+            found: name -> parameter.
+
+        Returns:
+            The others; of a frozen weight that low-rank factors were put beside, these stay out as well.
+        """
+        if not self._kept:
+            return dict(found)
+        beside = tuple(
+            name.removesuffix("original")
+            for name, parameter in model.named_parameters()
+            if id(parameter) in self._kept and name.endswith(".original")
+        )
+        return {
+            name: parameter
+            for name, parameter in found.items()
+            if id(parameter) not in self._kept and not (beside and name.startswith(beside))
+        }

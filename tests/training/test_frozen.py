@@ -1,0 +1,111 @@
+"""Parameters that came in frozen stay, in every kind of stage; what is all frozen is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import clat
+from clat.core.errors import ClatError
+from clat.core.notices import listening
+from clat.criticality.selection import Selection
+from clat.recipe.toml import build_recipe
+from helpers import runs as kit
+
+
+class Owned(nn.Module):
+    """The tiny network behind a fixed normalisation, held as parameters, and with a frozen convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(0.4), requires_grad=False)
+        self.count = nn.Parameter(torch.tensor(3), requires_grad=False)
+        self.inner = kit.tiny()
+        self.inner.conv2.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x - self.mean)
+
+
+@pytest.fixture(autouse=True)
+def said() -> Iterator[list[str]]:
+    lines: list[str] = []
+    with listening(lines.append):
+        yield lines
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"name": "on", "epochs": 1, "objective": {"name": "pgd-at", "steps": 1}, "treatments": [{"name": "awp"}]},
+        {
+            "name": "lora",
+            "epochs": 1,
+            "objective": {"name": "pgd-at", "steps": 1},
+            "treatments": [{"name": "lora"}],
+        },
+        {
+            "name": "clat",
+            "epochs": 1,
+            "objective": {"name": "clat", "steps": 1},
+            "selection": {"rule": "all"},
+        },
+    ],
+    ids=lambda stage: stage["name"],
+)
+def test_they_stay_and_the_rest_moves(last: dict[str, Any], tmp_path: Any, said: list[str]) -> None:
+    model = Owned()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    recipe = kit.recipe(stages=(kit.pgd_at(1), build_recipe({"stages": [{"epochs": 1, **last}]}).stages[0]))
+    clat.train(recipe, tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    changed = moved(model, before)
+    assert not changed & {"mean", "count", "inner.conv2.weight", "inner.conv2.bias"}
+    assert {"inner.conv1.weight", "inner.head.weight"} <= changed
+    assert not model.mean.requires_grad
+    assert not model.inner.conv2.weight.requires_grad
+    assert any("parameters, mean the first, came in frozen (requires_grad=False) and stay" in one for one in said)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {"mean", "count", "inner.conv2.weight"} <= set(about["model"]["frozen"])
+
+
+def test_a_frozen_layer_is_not_selected(tmp_path: Any) -> None:
+    stage = kit.clat(1, selection=Selection(rule="random", k=1, every=1))
+    clat.train(kit.recipe(stages=(stage,)), tmp_path / "run", model=Owned(), data=kit.data(), quiet=True)
+    assert "inner.conv2" not in kit.records(tmp_path / "run", "selection")[0]["layers"]
+    for selection, says in (
+        ({"rule": "named", "layers": ["inner.conv2"]}, "selection.layers names inner.conv2, which came in frozen"),
+        ({"rule": "all", "include": ["inner.conv2"]}, "all layers that it may select came in frozen"),
+    ):
+        recipe = kit.recipe(stages=(kit.clat(1, selection=Selection(**selection)),))
+        with pytest.raises(ClatError, match=says):
+            clat.train(recipe, tmp_path / "no", model=Owned(), data=kit.data(), quiet=True)
+
+
+def test_a_network_that_is_all_frozen_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ClatError, match="all parameters of the model are frozen"):
+        clat.train(
+            kit.recipe(), tmp_path / "run", model=kit.tiny().requires_grad_(False), data=kit.data(), quiet=True
+        )
+
+
+def test_a_resumed_run_wants_the_same_ones_frozen(tmp_path: Any) -> None:
+    clat.train(kit.recipe(), tmp_path / "run", model=Owned(), data=kit.data(), quiet=True)
+    other = Owned()
+    other.inner.conv2.requires_grad_(True)
+    with pytest.raises(ClatError, match=r"whose parameter inner\.conv2\.\w+ was frozen"):
+        clat.resume(tmp_path / "run", model=other, data=kit.data(), quiet=True)
+
+
+def test_a_buffer_with_infinities_from_the_beginning_is_no_divergence(tmp_path: Any) -> None:
+    model = kit.tiny()
+    model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    clat.train(kit.recipe(), tmp_path / "run", model=model, data=kit.data(), quiet=True)
