@@ -9,10 +9,26 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.data import ImageSet, Loader, as_image_set, as_train_and_test, load_split
 
 from .conftest import encoded, picture
@@ -218,6 +234,79 @@ def test_random_items_follow_from_seed_epoch_and_row() -> None:
     assert len(first[:, 0, 0, 0].unique()) == N
 
 
+class OwnSampler(Sampler):
+    def __iter__(self) -> Any:
+        return iter([1, 2])
+
+    def __len__(self) -> int:
+        return 2
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "subset": {"sampler": SubsetRandomSampler([9, 2, 7])},
+    "subset of a tensor": {"sampler": SubsetRandomSampler(torch.tensor([9, 2, 7]))},
+    "list": {"sampler": [9, 2, 7]},
+    "array": {"sampler": np.array([9, 2, 7])},
+    "batches of a subset": {"batch_sampler": BatchSampler(SubsetRandomSampler([9, 2, 7]), 2, False)},
+    "lists of batches": {"batch_sampler": [[9, 2], [7]]},
+    "one by one": {"sampler": SubsetRandomSampler([9, 2, 7]), "batch_size": None},
+}
+
+
+@pytest.mark.parametrize("dataset", ["TensorDataset", "PIL", "datasets", "datasets with a transform"])
+@pytest.mark.parametrize("how", SAMPLED)
+def test_a_loader_is_the_items_that_its_sampler_is_limited_to(how: str, dataset: str) -> None:
+    found = as_image_set(DataLoader(FORMS[dataset], **SAMPLED[how]), "test")
+    assert found.labels.tolist() == [2, 1, 0]
+    x, _ = next(iter(Loader(found, 3, workers=0).epoch()))
+    assert torch.equal(x, IMAGES[[2, 7, 9]].float() / 255)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": SequentialSampler(range(N))},
+        {"sampler": RandomSampler(range(N)), "drop_last": True, "batch_size": 5},
+        {"batch_sampler": BatchSampler(RandomSampler(range(N)), 5, True)},
+        {"batch_size": None, "shuffle": True},
+        {"collate_fn": transformers.default_data_collator},
+        {"collate_fn": transformers.DefaultDataCollator()},
+    ],
+)
+@pytest.mark.parametrize("dataset", ["PIL", "datasets in a format"])
+def test_a_loader_of_all_items(options: dict[str, Any], dataset: str) -> None:
+    assert torch.equal(as_image_set(DataLoader(FORMS[dataset], **options)).labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sampler": WeightedRandomSampler([1.0] * N, N)}, "a WeightedRandomSampler, which is not followed"),
+        ({"sampler": RandomSampler(range(N), replacement=True)}, "a RandomSampler"),
+        ({"sampler": RandomSampler(range(N), num_samples=5)}, "a RandomSampler"),
+        ({"sampler": OwnSampler()}, "a OwnSampler"),
+        ({"batch_sampler": BatchSampler(OwnSampler(), 2, False)}, "a OwnSampler"),
+        ({"sampler": ["a", "b"]}, "a list"),
+        ({"collate_fn": lambda items: items}, "collate_fn of its own (<lambda>)"),
+        ({"collate_fn": OwnSampler.__len__}, "collate_fn of its own (__len__)"),
+    ],
+)
+def test_a_loader_that_changes_what_is_read_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClatError) as caught:
+        as_image_set(DataLoader(Pairs(), **options), "test")
+    said = str(caught.value)
+    assert said.startswith("the test data are a DataLoader with a ")
+    assert says in said
+    assert "give its data set" in said
+    assert "\n" not in said
+
+
+def test_a_distributed_sampler_has_no_say_and_that_is_said() -> None:
+    loader = DataLoader(Pairs(), sampler=DistributedSampler(Pairs(), num_replicas=2, rank=1))
+    with pytest.warns(Notice, match="whatever a DistributedSampler says"):
+        assert torch.equal(as_image_set(loader).labels, LABELS)
+
+
 class Stream(IterableDataset):
     def __iter__(self) -> Any:
         yield from ((IMAGES[k], k % 3) for k in range(N))
@@ -247,6 +336,7 @@ def broken(k: int) -> Any:
         (Pairs(broken), "item 0 of the train data (Pairs) failed, KeyError: 'no such file'"),
         (Pairs(n=0), "are empty"),
         (Stream(), "are a stream"),
+        (DataLoader(Stream(), 4), "are a stream"),
         (hub(label=LABELS.tolist()).to_iterable_dataset(), "are a stream"),
         (hub(), "no label column"),
         (3, "the train data are a int: expected an ImageSet"),

@@ -25,6 +25,7 @@ from clat.data.imageset import ImageSet
 from clat.data.items import DatasetImages, open_items, read_item_labels
 from clat.data.lazy import FloatImages, LazyImages
 from clat.data.split_names import find_split, split_meant
+from clat.data.torch_loader import dataset_of
 
 FORMS = (
     "an ImageSet, a torch Dataset or DataLoader, a datasets.Dataset or DatasetDict, (images, labels) as tensors or"
@@ -57,10 +58,11 @@ def as_image_set(
     """Read images and labels of your own, in whatever form you have them.
 
     Args:
-        source: an `ImageSet`, which is returned as it is; a torch ``Dataset`` or ``DataLoader``, whose order and
-            batches have no say; a ``datasets.Dataset``; (images, labels) as tensors or NumPy arrays; a mapping of
-            splits to any of these, such as a ``DatasetDict``; or a name or path as for `load_split`. Images are
-            uint8, or floating-point in [0, 1]. Items of a data set are (image, label), or mappings.
+        source: an `ImageSet`, which is returned as it is; a torch ``Dataset``; a ``DataLoader``, which stands for
+            its data set or the items that its sampler is limited to; a ``datasets.Dataset``; (images, labels) as
+            tensors or NumPy arrays; a mapping of splits to any of these, such as a ``DatasetDict``; or a name or
+            path as for `load_split`. Images are uint8, or floating-point in [0, 1]. Items of a data set are
+            (image, label), or mappings.
         split: which one of a mapping or a folder; else only what the set is called. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels, of images that are decoded here: see `load_split`. Arrays have to have that size.
@@ -129,7 +131,7 @@ def as_train_and_test(data: Any, **settings: Any) -> tuple[ImageSet, ImageSet]:
 
 def _read(source: Any, wanted: WantedColumns, split: str, image_size: int | None) -> _Found:
     if isinstance(source, DataLoader):
-        source = source.dataset
+        source = dataset_of(source, split)
     if isinstance(source, IterableDataset) or is_of_datasets(source, "IterableDataset", "IterableDatasetDict"):
         raise ClatError(
             f"the {split} data are a stream ({kind_of(source)}): give a data set with a length and numbered items"
