@@ -381,6 +381,15 @@ def test_targets_that_are_not_the_items_labels_are_not_believed(declared: Any) -
     assert torch.equal(as_image_set(Pairs(targets=declared)).labels, LABELS)
 
 
+def test_a_rare_class_whose_number_the_items_change() -> None:
+    """As a target_transform of torchvision does, which `targets` know nothing of."""
+    targets = [0] * 100
+    targets[5] = targets[50] = 2
+    found = as_image_set(Pairs(lambda k: (IMAGES[k % N], min(targets[k], 1)), n=100, targets=targets))
+    assert found.labels.tolist() == [min(one, 1) for one in targets]
+    found.pixels()
+
+
 @pytest.mark.parametrize("data", [(IMAGES, LABELS), Pairs(), IMAGES, [Pairs()]])
 def test_training_needs_train_and_test(data: Any) -> None:
     with pytest.raises(ClatError, match=r"expected \(train, test\)"):
