@@ -189,6 +189,51 @@ def test_names_of_classes() -> None:
     assert test.class_names == train.class_names
 
 
+class Wrapped(Dataset):
+    """Another data set, as pairs."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, k: int) -> Any:
+        return self.dataset[k]["image"], self.dataset[k]["label"]
+
+
+def pixels_of(rows: dict[str, Any]) -> dict[str, Any]:
+    return {"pixel_values": [np.asarray(one) for one in rows["image"]], "labels": rows["label"]}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda dataset: dataset.with_transform(lambda rows: rows),
+        lambda dataset: dataset.with_transform(pixels_of),
+        lambda dataset: Subset(Subset(dataset, range(N)), range(N)),
+        lambda dataset: Subset(dataset.with_transform(pixels_of), range(N)),
+        lambda dataset: DataLoader(dataset.with_transform(pixels_of), sampler=list(range(1, N))),
+        Wrapped,
+    ],
+)
+def test_the_classes_of_datasets_keep_their_names_with_a_transform(made: Any) -> None:
+    """Another order of the names in test is seen, and brought into that of train."""
+    names = ["ant", "bee", "cow"]
+    train = hub(label=LABELS.tolist()).cast_column("label", datasets.ClassLabel(names=names))
+    test = hub(label=(2 - LABELS).tolist()).cast_column("label", datasets.ClassLabel(names=names[::-1]))
+    found = as_image_set({"train": made(train), "test": made(test)}, "test")
+    assert found.class_names == tuple(names)
+    assert found.labels.tolist() == LABELS.tolist()[-len(found) :]
+    assert "the split numbers its classes otherwise" in found.notes[0]
+
+
+def test_labels_that_a_transform_changes_have_no_names() -> None:
+    dataset = hub(label=LABELS.tolist()).cast_column("label", datasets.ClassLabel(names=["ant", "bee", "cow"]))
+    turned = dataset.with_transform(lambda rows: {**rows, "label": [2 - one for one in rows["label"]]})
+    assert as_image_set(turned).class_names == ("0", "1", "2")
+
+
 def test_a_folder_s_path(tmp_path) -> None:
     for k in range(N):
         file = tmp_path / "pets" / ("train", "val")[k % 2] / ("cat", "dog")[k % 3 > 0] / f"{k}.png"
