@@ -183,13 +183,15 @@ def test_refuses(options: dict[str, Any], message: str, model: Any, images: Imag
         (" 3\n0\n\n7 ", [3, 0, 7]),
         ("3,0, 7", [3, 0, 7]),
         ("", []),
+        ("\ufeff3\n0\n", [3, 0]),
+        ("\ufeff[3, 0]", [3, 0]),
         ("3 -1 x", [3, "-1", "x"]),
         ("[3.0, true]", [3.0, True]),
     ],
 )
 def test_numbers_from_a_file(text: str, entries: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "ids"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert read_ids(file) == entries
 
 
