@@ -287,6 +287,17 @@ def test_more_outputs_than_named_classes_are_refused(names: Any, linear: Any, im
         evaluate(linear(classes=6), named, protocol="fgsm", eps=0.1)
 
 
+def test_outputs_that_the_network_names_in_another_order_are_refused(linear: Any, images: ImageSet) -> None:
+    network = linear(classes=5)
+    named = ImageSet("pets", "test", tuple("abcde"), images.images, images.labels)
+    network.class_names = ("b", "a", "c", "d", "e")
+    with pytest.raises(ClatError, match="names its outputs b, a, c, d, e, in another order than 'pets/test'"):
+        evaluate(network, named, protocol="fgsm", eps=0.1)
+    for names in ("abcde", [f"LABEL_{k}" for k in range(5)]):
+        network.class_names = tuple(names)
+        assert evaluate(network, named, protocol="fgsm", eps=0.1).notes == []
+
+
 def test_more_outputs_than_numbered_classes_are_said(linear: Any, images: ImageSet) -> None:
     numbered = ImageSet("pets", "test", tuple("01234"), images.images, images.labels)
     said = "the model has 6 outputs, the data {} classes: they count as the first ones"
