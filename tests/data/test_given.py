@@ -9,10 +9,26 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.data import ImageSet, Loader, as_image_set, as_train_and_test, load_split
 
 from .conftest import encoded, picture
@@ -173,6 +189,51 @@ def test_names_of_classes() -> None:
     assert test.class_names == train.class_names
 
 
+class Wrapped(Dataset):
+    """Another data set, as pairs."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, k: int) -> Any:
+        return self.dataset[k]["image"], self.dataset[k]["label"]
+
+
+def pixels_of(rows: dict[str, Any]) -> dict[str, Any]:
+    return {"pixel_values": [np.asarray(one) for one in rows["image"]], "labels": rows["label"]}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda dataset: dataset.with_transform(lambda rows: rows),
+        lambda dataset: dataset.with_transform(pixels_of),
+        lambda dataset: Subset(Subset(dataset, range(N)), range(N)),
+        lambda dataset: Subset(dataset.with_transform(pixels_of), range(N)),
+        lambda dataset: DataLoader(dataset.with_transform(pixels_of), sampler=list(range(1, N))),
+        Wrapped,
+    ],
+)
+def test_the_classes_of_datasets_keep_their_names_with_a_transform(made: Any) -> None:
+    """Another order of the names in test is seen, and brought into that of train."""
+    names = ["ant", "bee", "cow"]
+    train = hub(label=LABELS.tolist()).cast_column("label", datasets.ClassLabel(names=names))
+    test = hub(label=(2 - LABELS).tolist()).cast_column("label", datasets.ClassLabel(names=names[::-1]))
+    found = as_image_set({"train": made(train), "test": made(test)}, "test")
+    assert found.class_names == tuple(names)
+    assert found.labels.tolist() == LABELS.tolist()[-len(found) :]
+    assert "the split numbers its classes otherwise" in found.notes[0]
+
+
+def test_labels_that_a_transform_changes_have_no_names() -> None:
+    dataset = hub(label=LABELS.tolist()).cast_column("label", datasets.ClassLabel(names=["ant", "bee", "cow"]))
+    turned = dataset.with_transform(lambda rows: {**rows, "label": [2 - one for one in rows["label"]]})
+    assert as_image_set(turned).class_names == ("0", "1", "2")
+
+
 def test_a_folder_s_path(tmp_path) -> None:
     for k in range(N):
         file = tmp_path / "pets" / ("train", "val")[k % 2] / ("cat", "dog")[k % 3 > 0] / f"{k}.png"
@@ -218,6 +279,79 @@ def test_random_items_follow_from_seed_epoch_and_row() -> None:
     assert len(first[:, 0, 0, 0].unique()) == N
 
 
+class OwnSampler(Sampler):
+    def __iter__(self) -> Any:
+        return iter([1, 2])
+
+    def __len__(self) -> int:
+        return 2
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "subset": {"sampler": SubsetRandomSampler([9, 2, 7])},
+    "subset of a tensor": {"sampler": SubsetRandomSampler(torch.tensor([9, 2, 7]))},
+    "list": {"sampler": [9, 2, 7]},
+    "array": {"sampler": np.array([9, 2, 7])},
+    "batches of a subset": {"batch_sampler": BatchSampler(SubsetRandomSampler([9, 2, 7]), 2, False)},
+    "lists of batches": {"batch_sampler": [[9, 2], [7]]},
+    "one by one": {"sampler": SubsetRandomSampler([9, 2, 7]), "batch_size": None},
+}
+
+
+@pytest.mark.parametrize("dataset", ["TensorDataset", "PIL", "datasets", "datasets with a transform"])
+@pytest.mark.parametrize("how", SAMPLED)
+def test_a_loader_is_the_items_that_its_sampler_is_limited_to(how: str, dataset: str) -> None:
+    found = as_image_set(DataLoader(FORMS[dataset], **SAMPLED[how]), "test")
+    assert found.labels.tolist() == [2, 1, 0]
+    x, _ = next(iter(Loader(found, 3, workers=0).epoch()))
+    assert torch.equal(x, IMAGES[[2, 7, 9]].float() / 255)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": SequentialSampler(range(N))},
+        {"sampler": RandomSampler(range(N)), "drop_last": True, "batch_size": 5},
+        {"batch_sampler": BatchSampler(RandomSampler(range(N)), 5, True)},
+        {"batch_size": None, "shuffle": True},
+        {"collate_fn": transformers.default_data_collator},
+        {"collate_fn": transformers.DefaultDataCollator()},
+    ],
+)
+@pytest.mark.parametrize("dataset", ["PIL", "datasets in a format"])
+def test_a_loader_of_all_items(options: dict[str, Any], dataset: str) -> None:
+    assert torch.equal(as_image_set(DataLoader(FORMS[dataset], **options)).labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sampler": WeightedRandomSampler([1.0] * N, N)}, "a WeightedRandomSampler, which is not followed"),
+        ({"sampler": RandomSampler(range(N), replacement=True)}, "a RandomSampler"),
+        ({"sampler": RandomSampler(range(N), num_samples=5)}, "a RandomSampler"),
+        ({"sampler": OwnSampler()}, "a OwnSampler"),
+        ({"batch_sampler": BatchSampler(OwnSampler(), 2, False)}, "a OwnSampler"),
+        ({"sampler": ["a", "b"]}, "a list"),
+        ({"collate_fn": lambda items: items}, "collate_fn of its own (<lambda>)"),
+        ({"collate_fn": OwnSampler.__len__}, "collate_fn of its own (__len__)"),
+    ],
+)
+def test_a_loader_that_changes_what_is_read_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClatError) as caught:
+        as_image_set(DataLoader(Pairs(), **options), "test")
+    said = str(caught.value)
+    assert said.startswith("the test data are a DataLoader with a ")
+    assert says in said
+    assert "give its data set" in said
+    assert "\n" not in said
+
+
+def test_a_distributed_sampler_has_no_say_and_that_is_said() -> None:
+    loader = DataLoader(Pairs(), sampler=DistributedSampler(Pairs(), num_replicas=2, rank=1))
+    with pytest.warns(Notice, match="whatever a DistributedSampler says"):
+        assert torch.equal(as_image_set(loader).labels, LABELS)
+
+
 class Stream(IterableDataset):
     def __iter__(self) -> Any:
         yield from ((IMAGES[k], k % 3) for k in range(N))
@@ -247,6 +381,7 @@ def broken(k: int) -> Any:
         (Pairs(broken), "item 0 of the train data (Pairs) failed, KeyError: 'no such file'"),
         (Pairs(n=0), "are empty"),
         (Stream(), "are a stream"),
+        (DataLoader(Stream(), 4), "are a stream"),
         (hub(label=LABELS.tolist()).to_iterable_dataset(), "are a stream"),
         (hub(), "no label column"),
         (3, "the train data are a int: expected an ImageSet"),
@@ -289,6 +424,15 @@ def test_what_is_refused_later() -> None:
 @pytest.mark.parametrize("declared", [[0] * N, [0] * 3, None, ["a"] * N])
 def test_targets_that_are_not_the_items_labels_are_not_believed(declared: Any) -> None:
     assert torch.equal(as_image_set(Pairs(targets=declared)).labels, LABELS)
+
+
+def test_a_rare_class_whose_number_the_items_change() -> None:
+    """As a target_transform of torchvision does, which `targets` know nothing of."""
+    targets = [0] * 100
+    targets[5] = targets[50] = 2
+    found = as_image_set(Pairs(lambda k: (IMAGES[k % N], min(targets[k], 1)), n=100, targets=targets))
+    assert found.labels.tolist() == [min(one, 1) for one in targets]
+    found.pixels()
 
 
 @pytest.mark.parametrize("data", [(IMAGES, LABELS), Pairs(), IMAGES, [Pairs()]])

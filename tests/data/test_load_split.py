@@ -6,16 +6,19 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from clat.core.errors import ClatError
-from clat.core.notices import Notice
+from clat.core.notices import Notice, listening
 from clat.data import cache as copies
 from clat.data import cache_root, data_root, load_split, sources
+from clat.data.decode import EncodedImages
 
-from .conftest import WriteParquet, encoded, picture
+from .conftest import WriteParquet, encoded, picture, write_images
 
 
 def image_folder(root: Path, size: tuple[int, int] = (12, 10)) -> Path:
@@ -225,6 +228,39 @@ class TestCopy:
         image_set = load_split(folder)
         assert (image_set.images[0].permute(1, 2, 0).numpy() == picture(9)).all()
         assert len(image_set) == 1
+
+    @pytest.mark.parametrize("decoded", [False, True])
+    @pytest.mark.parametrize("kind", ["beside the folder", "hidden", "absolute, in a table"])
+    def test_images_that_the_walk_does_not_meet_are_seen_to_change(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, decoded: bool
+    ) -> None:
+        """A list may name files beside its folder or in a hidden one, a table those of any place."""
+        monkeypatch.setenv("CLAT_CACHE_DIR", str(tmp_path / "cache"))
+        place = tmp_path / "set" / ".thumbs" if kind == "hidden" else tmp_path / "images"
+        write_images(place, "0.png", "1.png")
+        named = {"hidden": ".thumbs", "beside the folder": "../images"}.get(kind, str(place))
+        paths = [f"{named}/{k}.png" for k in range(2)]
+        (tmp_path / "set").mkdir(exist_ok=True)
+        if kind == "absolute, in a table":
+            table = pa.table({"image": paths, "label": [0, 1]})
+            pq.write_table(table, tmp_path / "set" / "test.parquet")
+        else:
+            lines = [f"{path},{k}\n" for k, path in enumerate(paths)]
+            (tmp_path / "set" / "test.csv").write_text("file_name,label\n" + "".join(lines))
+
+        def read() -> torch.Tensor:
+            limit = 0 if decoded else None
+            return load_split(tmp_path / "set", "test", resident_limit=limit, decoded=decoded).load().images
+
+        with listening(lambda _: None):
+            first = read()
+            assert torch.equal(read(), first)
+            (place / "0.png").write_bytes(encoded(picture(77, 5, 4)))
+            second = read()
+            assert (second[0].permute(1, 2, 0).numpy() == picture(77, 5, 4)).all()
+            assert torch.equal(second[1], first[1])
+            monkeypatch.setattr(EncodedImages, "fetch", lambda *_: pytest.fail("decoded again"))
+            assert torch.equal(read(), second), "the copy is found as long as nothing changes"
 
     @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "foreign"])
     def test_a_damaged_one_is_replaced(self, folder: Path, tmp_path: Path, damage: str) -> None:

@@ -287,6 +287,53 @@ class TestLists:
         assert "leave out" in refused(flat)
         assert load_split(flat, classes="0,9,10").labels.tolist() == [2, 1, 0]
 
+    def test_whole_numbers_with_a_decimal_point_are_numbers(self, tmp_path: Path) -> None:
+        """What pandas writes for a column of whole numbers that once had a gap."""
+        write_images(tmp_path, *(f"{k}.png" for k in range(12)))
+        rows = "".join(f"{k}.png,{k}.0\n" for k in range(12))
+        (tmp_path / "train.csv").write_text(f"file_name,label\n{rows}")
+        (tmp_path / "test.csv").write_text("file_name,label\n10.png,10\n2.png,2.0\n")
+        train = load_split(tmp_path)
+        assert train.labels.tolist() == list(range(12))
+        assert train.class_names == tuple(map(str, range(12)))
+        assert load_split(tmp_path, "test").labels.tolist() == [10, 2]
+
+    def test_a_negative_number_in_a_list_is_refused_as_in_a_table(self, flat: Path, parquet: WriteParquet) -> None:
+        folder = parquet(pictures(2), folder="table", label=([-1, 1], datasets.Value("int64")))
+        (flat / "train/metadata.csv").write_text("file_name,label\n0.png,-1\n1.png,1\n")
+        said = [refused(one, label_column="label") for one in (flat, folder)]
+        assert said[0].replace("'set/", "'table/") == said[1]
+        assert "-1" in said[0]
+        image_set = load_split(flat, classes="-1,1")
+        assert (image_set.class_names, image_set.labels.tolist()) == (("-1", "1"), [0, 1]), "unless it is a class"
+
+    @pytest.mark.parametrize(
+        ("text", "classes", "expected"),
+        [
+            ("1.0,2.0", "2.0,1.0", [1, 0]),
+            ("1.0,2.0", "1,2", [0, 1]),
+            ("1,2", "1.0,2.0", [0, 1]),
+            ("+1,-1", "-1,+1", [1, 0]),
+            ("0.0,1.0", "owl,cat", [0, 1]),
+            ("1.0,2.5", None, [0, 1]),
+        ],
+    )
+    def test_classes_that_are_numbers(
+        self, flat: Path, text: str, classes: str | None, expected: list[int]
+    ) -> None:
+        one, two = text.split(",")
+        (flat / "train/metadata.csv").write_text(f"file_name,label\n0.png,{one}\n1.png,{two}\n")
+        image_set = load_split(flat, classes=classes)
+        assert image_set.labels.tolist() == expected
+        assert image_set.class_names == tuple((classes or text).split(","))
+
+    def test_numbers_in_test_among_names_in_train(self, flat: Path) -> None:
+        (flat / "train.csv").write_text("image,target\ntrain/1.png,1.0\ntrain/0.png,1.5\n")
+        (flat / "test.csv").write_text("image,target\ntest/3.png,1.0\n")
+        test = load_split(flat, "test")
+        assert (test.class_names, test.labels.tolist()) == (("1.0", "1.5"), [0])
+        assert load_split(flat, "test", classes="owl,cat").labels.tolist() == [1], "words for numbers"
+
 
 def test_a_folder_with_its_classes_in_a_file_of_json(parquet: WriteParquet, tmp_path: Path) -> None:
     folder = parquet(pictures(2))

@@ -183,13 +183,15 @@ def test_refuses(options: dict[str, Any], message: str, model: Any, images: Imag
         (" 3\n0\n\n7 ", [3, 0, 7]),
         ("3,0, 7", [3, 0, 7]),
         ("", []),
+        ("\ufeff3\n0\n", [3, 0]),
+        ("\ufeff[3, 0]", [3, 0]),
         ("3 -1 x", [3, "-1", "x"]),
         ("[3.0, true]", [3.0, True]),
     ],
 )
 def test_numbers_from_a_file(text: str, entries: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "ids"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert read_ids(file) == entries
 
 
@@ -283,6 +285,17 @@ def test_more_outputs_than_named_classes_are_refused(names: Any, linear: Any, im
     named = ImageSet("pets", "test", tuple(names), images.images, images.labels % len(names))
     with pytest.raises(ClatError, match=rf"6 outputs, the data {len(names)} classes \({', '.join(names)}\): give"):
         evaluate(linear(classes=6), named, protocol="fgsm", eps=0.1)
+
+
+def test_outputs_that_the_network_names_in_another_order_are_refused(linear: Any, images: ImageSet) -> None:
+    network = linear(classes=5)
+    named = ImageSet("pets", "test", tuple("abcde"), images.images, images.labels)
+    network.class_names = ("b", "a", "c", "d", "e")
+    with pytest.raises(ClatError, match="names its outputs b, a, c, d, e, in another order than 'pets/test'"):
+        evaluate(network, named, protocol="fgsm", eps=0.1)
+    for names in ("abcde", [f"LABEL_{k}" for k in range(5)]):
+        network.class_names = tuple(names)
+        assert evaluate(network, named, protocol="fgsm", eps=0.1).notes == []
 
 
 def test_more_outputs_than_numbered_classes_are_said(linear: Any, images: ImageSet) -> None:

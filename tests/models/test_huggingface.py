@@ -18,6 +18,7 @@ from clat.core.errors import ClatError
 from clat.core.notices import listening
 from clat.models import Normalized, load_model, save_pretrained, save_weights
 from clat.models.normalize import statistics_of
+from clat.models.output_names import in_other_order, output_names
 from helpers.libraries import need
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -122,6 +123,47 @@ def test_folders_work_both_ways(folder: Path, tmp_path: Path, capfd, images: Ten
     assert torch.equal(ByHand(plain)(images), model(images))
     assert torch.equal(load_model(f"hf:{tmp_path / 'tuned'}", num_classes=5).eval()(images), model(images))
     capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "order"),
+    [
+        (("dog", "cat"), ("cat", "dog"), ["dog", "cat"]),
+        (("Dog ", "Cat"), ("cat", "dog"), ["dog", "cat"]),
+        (("cat", "dog"), ("cat", "dog"), None),
+        (("LABEL_1", "LABEL_0"), ("cat", "dog"), None),
+        (("dog", "cat"), ("cat", "dog", "owl"), None),
+        (("dog", "cat"), ("cat", "owl"), None),
+        (("1", "0"), ("0", "1"), None),
+        (("cat", "cat"), ("cat", "dog"), None),
+    ],
+)
+def test_outputs_that_have_the_names_of_the_data_in_another_order(
+    names: tuple[str, ...], data: tuple[str, ...], order: list[str] | None
+) -> None:
+    network = resnet(2, id2label=dict(enumerate(names)))
+    assert output_names(Normalized(network)) == names
+    assert in_other_order(Normalized(network), data) == order
+    assert in_other_order(nn.Linear(2, 2), data) is None
+
+
+def test_names_of_outputs_follow_the_weights(tmp_path: Path, images: Tensor) -> None:
+    """A new classifier, and weights of a file, are of classes that the folder's configuration does not know."""
+    clat.save_pretrained(Normalized(resnet(2, id2label={0: "dog", 1: "cat"}), MEAN, STD), tmp_path / "net")
+    name = f"hf:{tmp_path / 'net'}"
+    model = load_model(name, num_classes=2)
+    assert output_names(model) == ("dog", "cat")
+    assert output_names(load_model(name, num_classes=2, classifier="new")) == ("LABEL_0", "LABEL_1")
+    save_weights(model, tmp_path / "tuned.safetensors")
+    tuned = load_model(name, num_classes=2, weights=tmp_path / "tuned.safetensors")
+    assert output_names(tuned) == ("LABEL_0", "LABEL_1")
+    clat.save_pretrained(tuned, tmp_path / "written", class_names=("cat", "dog"))
+    assert output_names(tuned) == ("LABEL_0", "LABEL_1")
+    written = clat.from_pretrained(tmp_path / "written")
+    assert output_names(written) == ("cat", "dog")
+    assert torch.equal(written(images), tuned.eval()(images))
+    clat.save_pretrained(model, tmp_path / "numbers", class_names=("0", "1"))
+    assert output_names(clat.from_pretrained(tmp_path / "numbers")) == ("dog", "cat")
 
 
 def test_what_save_pretrained_refuses(folder: Path, tmp_path: Path) -> None:

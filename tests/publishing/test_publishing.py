@@ -16,6 +16,7 @@ import clat
 from clat.core.errors import ClatError
 from clat.evaluation import EvaluationRecord
 from clat.models import Normalized, load_model, save_weights
+from clat.models.output_names import output_names
 from clat.models.settings import NetworkConfig
 from clat.publishing import model_card, write_card_file
 from helpers.libraries import need
@@ -46,6 +47,7 @@ def test_a_folder_gives_the_same_logits(network, record, images: Tensor, tmp_pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net"]
     again = clat.from_pretrained(folder)
     assert torch.equal(again(images), network(images))
+    assert output_names(again) == names
     assert not again.training
     said = json.loads((folder / "config.json").read_text())
     assert said["clat"]["network"] == {"name": "resnet18", "width": 4}

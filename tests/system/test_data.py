@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.libraries import need
+
 MODEL = ("--model", "own_network:Net", "--num-samples", 4, "--device", "cpu")
 COMMANDS = {
     "evaluate": ("--protocol", "fgsm", "--split", "train"),
@@ -74,6 +76,25 @@ def test_the_order_of_the_classes_is_said_and_written(clat, pets, tmp_path):
     assert "note: the network's outputs are taken for: 0 cat, 1 dog" in done.out
     result = json.loads(out.read_text())
     assert any("0 cat, 1 dog" in note for note in result["notes"])
+
+
+def test_a_network_that_names_its_outputs_in_another_order(clat, pets, tmp_path):
+    transformers = need("transformers")
+    sizes = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    config = transformers.ResNetConfig(**sizes, num_labels=2, id2label={0: "dog", 1: "cat"})
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "net")
+    words = ("--data", pets, "--split", "train", "--eps", "0.1")
+    evaluation = ("evaluate", "--model", f"hf:{tmp_path / 'net'}", *words, "--protocol", "fgsm")
+    done = clat(*evaluation)
+    assert done.code != 0
+    assert "outputs are 0 dog, 1 cat by its configuration, the data's classes 0 cat, 1 dog" in done.err
+    assert "--classes dog,cat" in done.err
+    for classes in ("dog,cat", "cat,dog"):
+        assert clat(*evaluation, "--classes", classes).code == 0, "whoever says the order is believed"
+    transfer = ("transfer", *words, "--attack", "fgsm")
+    transfer += tuple(word for name in "ab" for word in ("--network", name, f"hf:{tmp_path / 'net'}"))
+    assert "--classes dog,cat" in clat(*transfer).err
+    assert clat(*transfer, "--classes", "dog,cat").code == 0
 
 
 def test_validation_that_stands_in_is_said_and_written(clat, pets, tmp_path):

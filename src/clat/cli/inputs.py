@@ -5,6 +5,7 @@ Commands import this module where their work begins: it loads torch.
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
 from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
+from clat.models.output_names import in_other_order
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.recipe.source import read_value
@@ -79,9 +81,15 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     model = unwrapped(model)
     check_model(model, sample, images.num_classes)
     _check_outputs(model, sample, images)
+    order = in_other_order(model, images.class_names)
+    if order is not None and options.classes is None:
+        raise ClatError(
+            f"the model's outputs are {_listed(order)} by its configuration, the data's classes"
+            f" {_listed(images.class_names)}: say which order it is, --classes {_as_option(order)}"
+        )
     foreign = options.weights is not None or ":" in options.model
     if foreign and list(images.class_names) != [str(number) for number in range(images.num_classes)]:
-        notice(f"the network's outputs are taken for: {_listed(images)}; --classes gives another order")
+        notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
     return model.to(device).eval()
 
 
@@ -90,16 +98,24 @@ def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
     with modes.attack_mode(model), torch.no_grad():
         outputs = model(sample).shape[1]
     if outputs != images.num_classes:
+        said = f"the model has {outputs} outputs, the data {images.num_classes} classes"
         raise ClatError(
-            f"the model has {outputs} outputs, the data {images.num_classes} classes ({_listed(images)}): list the"
+            f"{said} ({_listed(images.class_names)}): list the"
             " classes of all outputs, in their order, with --classes FILE (a name a line), or name1,name2,..."
         )
 
 
-def _listed(images: ImageSet) -> str:
+def _listed(names: Sequence[str]) -> str:
     """Return the numbers and names of the classes, in one line."""
-    numbered = [f"{number} {name}" for number, name in enumerate(images.class_names)]
+    numbered = [f"{number} {name}" for number, name in enumerate(names)]
     return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
+
+
+def _as_option(names: Sequence[str]) -> str:
+    """Return the names as `--classes` takes them, or where that is too long what to give."""
+    if len(names) > 12 or any("," in name for name in names):
+        return "FILE, a name a line in the order of id2label in its config.json"
+    return shlex.quote(",".join(names))
 
 
 def read_images(options: Namespace, *, resident_limit: int | None = PART_BYTES) -> ImageSet:

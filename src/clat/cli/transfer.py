@@ -68,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
     described = _described(options.network)
     device = pick_device(options.device)
     images = first_images(options)
-    networks = {name: build_model(one, images, device) for name, one in described.items()}
+    networks = {
+        name: build_model(argparse.Namespace(**vars(one), classes=options.classes), images, device)
+        for name, one in described.items()
+    }
     with evaluation_progress(console()) as progress:
         matrix = transfer(
             networks,

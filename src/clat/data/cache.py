@@ -2,7 +2,8 @@
 
 A copy is one safetensors file: pixels, labels and, in its header, the names and a checksum. It is found by a
 fingerprint of its source files, written beside its place and moved there in one step, and never needed:
-whatever is wrong with it or its folder, the images are decoded again.
+whatever is wrong with it or its folder, the images are decoded again. Files that a list or table names outside its
+folder are only known once that is read: the copy's header has them, with a fingerprint of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -69,12 +71,32 @@ def folder_fingerprint(folder: Path) -> str:
     tree = read_tree(folder)
     digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16)
     digest.update(repr(sorted(tree.content)).encode())  # an empty folder is a class too
-    for path in tree.below(""):
+    _add_files(digest, folder, tree.below(""))
+    return digest.hexdigest()
+
+
+def files_fingerprint(folder: Path, paths: Iterable[str]) -> str:
+    """Return a hash over the path, size and modification time of some files; none is opened.
+
+    Args:
+        folder: where paths begin that are not absolute.
+        paths: of the files, which need not exist.
+
+    Returns:
+        32 hexadecimal digits, which change when one of the files is written, removed or made; "" for no files.
+    """
+    names = list(paths)
+    digest = hashlib.blake2b(digest_size=16)
+    _add_files(digest, folder, names)
+    return digest.hexdigest() if names else ""
+
+
+def _add_files(digest: hashlib.blake2b, folder: Path, paths: Iterable[str]) -> None:
+    for path in paths:
         digest.update(os.fsencode(f"{path}\0"))
-        with contextlib.suppress(OSError):  # a link that leads nowhere
+        with contextlib.suppress(OSError, ValueError):  # a link that leads nowhere, or no path at all
             stat = os.stat(folder / path)
             digest.update(f"{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def copy_path(name: str, split: str, *key: object) -> Path:
@@ -93,18 +115,22 @@ def copy_path(name: str, split: str, *key: object) -> Path:
     return cache_root() / "decoded" / f"{readable}-{digest}.safetensors"
 
 
-def read_copy(path: Path) -> ImageSet | None:
+def read_copy(path: Path, folder: Path = Path()) -> ImageSet | None:
     """Return the resident `ImageSet` stored at `path`.
 
     Args:
         path: as `copy_path` gives it.
+        folder: the data set's.
 
     Returns:
-        The set as it was stored; None when there is none or its content is damaged.
+        The set as it was stored; None when there is none, its content is damaged, or a file outside `folder` that
+        it was made of has changed since.
     """
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})["clat"])
+            if meta.pop("outside_fingerprint") != files_fingerprint(folder, meta.pop("outside")):
+                return None
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
         if meta.pop("checksum") != _checksum(images, labels):
             return None
@@ -114,12 +140,14 @@ def read_copy(path: Path) -> ImageSet | None:
         return None
 
 
-def write_copy(path: Path, image_set: ImageSet) -> bool:
+def write_copy(path: Path, image_set: ImageSet, outside: Sequence[str] = (), fingerprint: str = "") -> bool:
     """Store an `ImageSet` at `path`, in one step.
 
     Args:
         path: as `copy_path` gives it; its folder is made.
         image_set: a resident one.
+        outside: the files that it was made of beside those of `folder_fingerprint`.
+        fingerprint: what `files_fingerprint` said of them before they were read.
 
     Returns:
         True if it is stored; False, and nothing is left behind, where that is not possible.
@@ -132,6 +160,8 @@ def write_copy(path: Path, image_set: ImageSet) -> bool:
         "class_names": image_set.class_names,
         "description": image_set.description,
         "notes": image_set.notes,
+        "outside": list(outside),
+        "outside_fingerprint": fingerprint,
         "checksum": _checksum(images, labels),
     }
     temporary = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.parsing import parse_json
 from clat.data.tree import read_tree, shown
 
+_WHOLE = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 _MOST = 1_000_000  # classes that are counted, though there are images of a few only
 
 Classes = str | os.PathLike[str] | Sequence[str]
@@ -44,6 +46,22 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     """
     found = sorted(set(names))
     return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else found)
+
+
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text is, with a sign, a decimal point or zeros after it if it has them.
+
+    Args:
+        text: such as a cell of a list.
+
+    Returns:
+        The number; None where the text is something else.
+
+    >>> whole_number("7"), whole_number("11.0"), whole_number("-1"), whole_number("1.5"), whole_number("cat")
+    (7, 11, -1, None, None)
+    """
+    found = _WHOLE.fullmatch(text.strip())
+    return int(found[1]) if found else None
 
 
 def class_name(folder: str) -> str:
@@ -129,7 +147,12 @@ def number_classes(
         ClatError: a class that is not in the list, or numbers that leave some out.
     """
     first = own if train is None else train
-    if given is None and own.names is None and own.values.dtype.kind == "i":
+    plain = given is None and own.names is None and own.values.dtype.kind == "i"
+    if plain and first.names is None and first.values.dtype.kind != "i":  # numbers among the names of train
+        spelt = {whole_number(name): name for name in first.values.tolist()}
+        own = Labels(np.array([spelt.get(value, str(value)) for value in own.values.tolist()], dtype=object))
+        plain = False
+    if plain:
         values, names, notes = *_counted(own.values, first.values, where, as_they_are), []
     else:
         values, found = _named(own, given, where)
@@ -165,12 +188,13 @@ def _named(labels: Labels, given: tuple[str, ...] | None, where: str) -> tuple[n
     """Return numbers of named classes, and the names."""
     if labels.names is not None:
         return labels.values, labels.names
-    if given is not None and labels.values.dtype.kind == "i" and not all(name.isdecimal() for name in given):
+    numbers = {whole_number(name): name for name in given or ()}
+    if given is not None and labels.values.dtype.kind == "i" and None in numbers:
         if len(labels.values) and labels.values.max() >= len(given):  # words for numbers from 0 on
             raise ClatError(f"'{where}' has the label {labels.values.max()}, the list has {len(given)} classes")
         return labels.values, given
     found, values = np.unique(labels.values, return_inverse=True)
-    names = [str(name) for name in found.tolist()]
+    names = [numbers.get(name, str(name)) for name in found.tolist()]  # the list may write 1 as 1.0
     order = class_order(names)
     return np.array([order.index(name) for name in names], dtype=np.int64)[values], order
 

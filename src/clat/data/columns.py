@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clat.core.errors import ClatError, unknown
-from clat.data.classes import Labels
+from clat.data.classes import Labels, whole_number
 
 _IMAGE_NAMES = ("image", "img", "file_name", "filename", "file", "path", "image_path")
 _LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")
@@ -100,7 +100,8 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
     """Return a column's values as labels: whole numbers, or names as text.
 
     Args:
-        values: (N,); an array is one of whole numbers, and text that is nothing but digits counts as numbers.
+        values: (N,); an array is one of whole numbers, and text that is nothing but whole numbers (3, 3.0, -1)
+            counts as numbers.
         names: the classes that the numbers stand for, where the table says so.
         column: the column's name, for messages.
         name: the data set's, for messages.
@@ -115,9 +116,10 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
         if "" in values:
             raise ClatError(f"row {values.index('')} of {where} holds no label")
-        if not all(value.isdecimal() for value in values):
+        whole = [whole_number(value) for value in values]
+        if None in whole:
             return Labels(np.array([unicodedata.normalize("NFC", value) for value in values], dtype=object))
-        values = [int(value) for value in values]
+        values = whole
     if isinstance(values, list) and not all(type(value) is int for value in values):
         raise ClatError(f"label {where} is not made of whole numbers or names without gaps")
     numbers = np.asarray(values).astype(np.int64)

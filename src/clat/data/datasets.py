@@ -109,14 +109,16 @@ def load_split(
     folder = locate(text)
     title = text if folder is None else shown(folder.resolve().name)
     key = (split, image_size, wanted)
-    path = None
+    path = source = None
     if cache and folder is not None:  # asked for before `datasets` is imported: that makes the second start quick
-        path = copies.copy_path(title, *key, copies.folder_fingerprint(folder))
-        copy = copies.read_copy(path)
+        source = copies.folder_fingerprint(folder)
+        path = copies.copy_path(title, *key, source)
+        copy = copies.read_copy(path, folder)
         if copy is not None and copy.nbytes <= resident_limit:
             return copy
 
     table = open_table(text, folder, split, wanted)
+    outside = copies.files_fingerprint(folder or Path(), table.outside)
     origin = f"from {'the Hugging Face hub' if folder is None else shown(str(folder))}"
     where = f"{title}/{split}"
     image_set = ImageSet(
@@ -131,9 +133,9 @@ def load_split(
     if image_set.nbytes > resident_limit:
         if not decoded:
             return image_set
-        if path is None:
+        if source is None:
             source = table.fingerprint if folder is None else copies.folder_fingerprint(folder)
-            path = copies.copy_path(title, *key, source)
+        path = copies.copy_path(title, *key, source, *([outside] if outside else []))
         return _from_copy(image_set, path, workers)
     if cache and folder is None:
         path = copies.copy_path(title, *key, table.fingerprint)
@@ -143,7 +145,7 @@ def load_split(
     if workers is None:
         workers = default_workers() if len(image_set) > _FEW else 0
     image_set = image_set.load(workers)
-    if path is not None and not copies.write_copy(path, image_set):
+    if path is not None and not copies.write_copy(path, image_set, table.outside, outside):
         notice(
             f"the decoded images of '{title}' are not kept for the next time: {path.parent} cannot be written to "
             "or is full; set CLAT_CACHE_DIR"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
@@ -20,11 +20,12 @@ from clat.data.classes import Classes, Labels, number_classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.datasets import default_resident_limit, load_split
 from clat.data.decode import EncodedImages
-from clat.data.hf_objects import has_transform, is_of_datasets, open_dataset
+from clat.data.hf_objects import has_transform, is_of_datasets, names_of_labels, open_dataset
 from clat.data.imageset import ImageSet
 from clat.data.items import DatasetImages, open_items, read_item_labels
 from clat.data.lazy import FloatImages, LazyImages
 from clat.data.split_names import find_split, split_meant
+from clat.data.torch_loader import dataset_of
 
 FORMS = (
     "an ImageSet, a torch Dataset or DataLoader, a datasets.Dataset or DatasetDict, (images, labels) as tensors or"
@@ -57,10 +58,11 @@ def as_image_set(
     """Read images and labels of your own, in whatever form you have them.
 
     Args:
-        source: an `ImageSet`, which is returned as it is; a torch ``Dataset`` or ``DataLoader``, whose order and
-            batches have no say; a ``datasets.Dataset``; (images, labels) as tensors or NumPy arrays; a mapping of
-            splits to any of these, such as a ``DatasetDict``; or a name or path as for `load_split`. Images are
-            uint8, or floating-point in [0, 1]. Items of a data set are (image, label), or mappings.
+        source: an `ImageSet`, which is returned as it is; a torch ``Dataset``; a ``DataLoader``, which stands for
+            its data set or the items that its sampler is limited to; a ``datasets.Dataset``; (images, labels) as
+            tensors or NumPy arrays; a mapping of splits to any of these, such as a ``DatasetDict``; or a name or
+            path as for `load_split`. Images are uint8, or floating-point in [0, 1]. Items of a data set are
+            (image, label), or mappings.
         split: which one of a mapping or a folder; else only what the set is called. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels, of images that are decoded here: see `load_split`. Arrays have to have that size.
@@ -129,7 +131,7 @@ def as_train_and_test(data: Any, **settings: Any) -> tuple[ImageSet, ImageSet]:
 
 def _read(source: Any, wanted: WantedColumns, split: str, image_size: int | None) -> _Found:
     if isinstance(source, DataLoader):
-        source = source.dataset
+        source = dataset_of(source, split)
     if isinstance(source, IterableDataset) or is_of_datasets(source, "IterableDataset", "IterableDatasetDict"):
         raise ClatError(
             f"the {split} data are a stream ({kind_of(source)}): give a data set with a length and numbered items"
@@ -170,7 +172,7 @@ def _of_items(dataset: Any, wanted: WantedColumns, split: str, image_size: int |
     items = open_items(dataset, wanted, where)
     values = read_item_labels(items)
     images = DatasetImages(items, values, size=image_size)
-    named = _class_names(dataset, int(values.max()) + 1)
+    named = _class_names(dataset, items.keys[1], values)
     notes = []
     if images.draws_at_random():
         notes.append(
@@ -227,12 +229,22 @@ def _labels_of(source: Any, wanted: WantedColumns) -> Labels:
     return _read(source, wanted, "train", None).labels
 
 
-def _class_names(dataset: Any, count: int) -> tuple[str, ...] | None:
-    """The `classes` of a data set, or of the one that it is a part of, where there are enough of them."""
-    names = getattr(dataset, "classes", None)
-    while names is None and (dataset := getattr(dataset, "dataset", None)) is not None:
+def _class_names(dataset: Any, key: Any, values: np.ndarray) -> tuple[str, ...] | None:
+    """The `classes` of a data set, or of the one that it is a part of, where there are enough of them.
+
+    Of one of ``datasets`` it is the names of its features; `key`: what an item calls its label.
+    """
+    names, rows = None, None
+    while dataset is not None:
+        if is_of_datasets(dataset, "Dataset"):
+            return names_of_labels(dataset, key, rows, values)
         names = getattr(dataset, "classes", None)
-    if not isinstance(names, list | tuple) or len(names) < count or len(set(map(str, names))) < len(names):
+        if names is not None:
+            break
+        if isinstance(dataset, Subset):
+            rows = list(dataset.indices) if rows is None else [dataset.indices[row] for row in rows]
+        dataset = getattr(dataset, "dataset", None)
+    if not isinstance(names, list | tuple) or len(names) <= values.max() or len(set(map(str, names))) < len(names):
         return None
     return tuple(map(str, names))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clat.core.errors import ClatError, first_line
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
@@ -36,6 +39,33 @@ def has_transform(dataset: Any) -> bool:
         True if its items come out of a function.
     """
     return bool(dataset.format["type"] == "custom")
+
+
+def names_of_labels(
+    dataset: Any, column: Any, rows: Sequence[int] | None, values: np.ndarray
+) -> tuple[str, ...] | None:
+    """Return the names of the classes that labels are numbers of, where a data set's features say so.
+
+    Args:
+        dataset: a ``datasets.Dataset``, whose items may come out of a function.
+        column: what an item calls its label; where no column is called so, any column of classes may be it.
+        rows: those that the labels are of; None: all.
+        values: the labels, (N,) int64.
+
+    Returns:
+        The names of a column of classes that has these very labels; None where there is none.
+    """
+    import datasets  # the user has it loaded
+
+    plain = dataset.with_format(None)
+    named = {name: kind for name, kind in plain.features.items() if isinstance(kind, datasets.ClassLabel)}
+    for name in [column] if column in plain.features else named:
+        if name not in named:
+            continue
+        stored = plain.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
+        if np.array_equal(stored if rows is None else stored[np.asarray(rows, dtype=np.int64)], values):
+            return tuple(named[name].names)
+    return None
 
 
 def open_dataset(dataset: Any, wanted: WantedColumns, name: str) -> Part:

@@ -123,7 +123,8 @@ class DatasetImages(LazyImages):
                 here = f"item {row} of {self.items.where}"
                 if label != self.labels[row]:
                     raise ClatError(
-                        f"{here} has label {label}, and had {self.labels[row]} before: expected the same"
+                        f"{here} has label {label}, and had {self.labels[row]} before, or in `targets` of the data"
+                        " set: expected the same, or no `targets`"
                     )
                 pixels = to_pixels(image, self.size, here)
                 if expected is not None and (tuple(pixels.shape), pixels.dtype) != expected:
@@ -149,8 +150,8 @@ class DatasetImages(LazyImages):
 def read_item_labels(items: Items) -> np.ndarray:
     """Return the class number of every item.
 
-    They are taken from `targets` or `labels` of the data set where those agree with some of its items; else all
-    items are read once.
+    They are taken from `targets` or `labels` of the data set where those agree with some of its items, among them
+    one of each class, which a `target_transform` may change; else all items are read once.
 
     Args:
         items: as `open_items` found them.
@@ -165,14 +166,20 @@ def read_item_labels(items: Items) -> np.ndarray:
     said = _declared(items.dataset)
     if said is not None and len(said) == n:
         looked_at = {round(k * (n - 1) / (_LOOKED_AT - 1)) for k in range(_LOOKED_AT)}
-        with seeded_draws():
-            if all(items.read(row)[1] == said[row] for row in looked_at):
-                return said
+        looked_at |= set(np.unique(said, return_index=True)[1].tolist())
+        rows = sorted(looked_at)
+        if np.array_equal(_read_labels(items, rows), said[rows]):
+            return said
+    return _read_labels(items, list(range(n)))
+
+
+def _read_labels(items: Items, rows: list[int]) -> np.ndarray:
+    """Return the class numbers of these items, which are read."""
     parts = DataLoader(
         _Labels(items),
         batch_size=None,
-        sampler=[list(range(start, min(start + 256, n))) for start in range(0, n, 256)],
-        num_workers=default_workers() if n > _FEW else 0,
+        sampler=[rows[start : start + 256] for start in range(0, len(rows), 256)],
+        num_workers=default_workers() if len(rows) > _FEW else 0,
         generator=torch.Generator(),
     )
     found: list[int] = []

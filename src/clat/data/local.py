@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from clat.data.columns import WantedColumns, choose_image_column, choose_label_c
 from clat.data.folders import ClassFolders, class_splits, split_folders
 from clat.data.lists import LISTS, named_lists, read_list
 from clat.data.split_names import split_meant
-from clat.data.tables import TABLES, find_tables, missing_shards, open_rows, read_columns, read_labels
+from clat.data.tables import TABLES, find_tables, image_paths, missing_shards, open_rows, read_columns, read_labels
 from clat.data.tree import IMAGES, Tree, join, read_tree, shown
 
 _ARCHIVES = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst"))
@@ -34,6 +35,8 @@ class Part:
     notes: list[str]
     root: Path | None = None
     """Where the paths begin."""
+    outside: tuple[str, ...] = ()
+    """The paths that a list or table names outside its folder or in a hidden one, or in another spelling."""
 
 
 class Source(Protocol):
@@ -140,7 +143,7 @@ class Tables:
         if beside:
             files = "1 image file" if beside == 1 else f"{beside} image files"
             notes.append(f"the tables are read, {files} beside them left out")
-        return Part(rows, columns.image, labels, notes, root)
+        return Part(rows, columns.image, labels, notes, root, _outside(self.tree, image_paths(rows, columns.image)))
 
     def known_labels(self, split: str) -> Labels | None:
         train = _train_of(self.splits, split)
@@ -187,15 +190,17 @@ class ImageFiles:
         return split in self.lists and (self.wanted.columns or not self.folders.get(split))
 
     def read(self, split: str) -> Part:
+        outside: tuple[str, ...] = ()
         if self._listed(split):
             paths, labels, notes = self._from_list(split)
+            outside = _outside(self.tree, paths)
         else:
             paths, labels, notes = self.folders[split].read()
             if split in self.lists:
                 notes.append(
                     f"{self.lists[split][0]} is left unread, as folders name the classes; see label_column"
                 )
-        return Part(Files(paths), "image", labels, notes, self.tree.root)
+        return Part(Files(paths), "image", labels, notes, self.tree.root, outside)
 
     def known_labels(self, split: str) -> Labels | None:
         train = _train_of(self.splits, split)
@@ -226,6 +231,13 @@ class ImageFiles:
         if twice:
             notes.append(f"{twice} files are listed twice or more in {file}")
         return paths, to_labels(columns[label], None, label, self.name), notes
+
+
+def _outside(tree: Tree, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the paths, each once, that a walk through the tree does not meet."""
+    named = dict.fromkeys(paths)
+    inside = set(tree.below("")) if named else ()
+    return tuple(path for path in named if path not in inside)
 
 
 def _train_of(splits: tuple[str, ...], split: str) -> str | None:

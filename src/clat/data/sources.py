@@ -47,6 +47,8 @@ class ImageTable:
     """Where the paths of images begin."""
     fingerprint: str
     """A text that changes with the content, for a set from the hub; else empty."""
+    outside: tuple[str, ...] = ()
+    """The paths of its images that a walk through the folder does not meet; see `Part`."""
 
 
 def locate(name: str) -> Path | None:
@@ -168,6 +170,7 @@ def read_table(
         notes=(*notes, *part.notes, *more),
         root=part.root,
         fingerprint=str(getattr(part.rows, "_fingerprint", "")),
+        outside=part.outside,
     )
 
 

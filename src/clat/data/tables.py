@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clat.core.errors import ClatError
 from clat.data.batches import read_batches, read_schema
@@ -208,6 +209,23 @@ def open_rows(root: Path, paths: Sequence[str], columns: Columns) -> Any:
             target = _write(root, paths, columns, Path(temporary_folder().name))
     rows = datasets.Dataset.from_file(str(target))
     return rows.cast_column(columns.image, datasets.Image(decode=False))
+
+
+def image_paths(rows: Any, column: str) -> list[str]:
+    """Return the paths of the images that a table only names.
+
+    Args:
+        rows: as `open_rows` gives them.
+        column: of the images.
+
+    Returns:
+        The paths as the table has them, without those of images that lie in it.
+    """
+    found: list[str] = []
+    for stored in rows.data.column(column).chunks:
+        named = pc.is_null(pc.struct_field(stored, "bytes"))
+        found += pc.struct_field(stored, "path").filter(named).drop_null().to_pylist()
+    return found
 
 
 def _copy_name(root: Path, paths: Sequence[str], columns: Columns) -> str:

@@ -26,6 +26,7 @@ from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.state import Extent
 from clat.evaluation.subset import check_ids
+from clat.models.output_names import in_other_order
 from clat.network import modes
 from clat.network.cost import Cost
 from clat.network.edge import unwrapped
@@ -101,6 +102,13 @@ def evaluate_set(
     size = _images_at_a_time(images, part_bytes, options.get("batch_size", BATCH_SIZE))
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    order = in_other_order(model, images.class_names) if foreign else None
+    if order is not None:
+        listed = ", ".join(order[:5]) + (", ..." if len(order) > 5 else "")
+        raise ClatError(
+            f"the model names its outputs {listed}, in another order than {where} has its classes: give the names"
+            " to clat.load_split or clat.as_image_set as classes=[...], or correct model.config.id2label"
+        )
     logits = _tried(model, images, device, layout)
     if logits is None:
         layout = torch.contiguous_format

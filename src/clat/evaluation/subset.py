@@ -26,7 +26,7 @@ def read_ids(path: str | Path) -> list[Any]:
         ClatError: the file cannot be read, or holds no list.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

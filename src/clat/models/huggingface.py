@@ -83,16 +83,19 @@ def build_huggingface(wanted: NetworkRequest) -> LibraryNetwork:
         )
     if not wanted.weights_follow:
         _check_complete(network, report, wanted)
+    if not wanted.own_classes:  # what the outputs are follows from other data or from a file: nobody has named them
+        _name_outputs(network, [f"LABEL_{number}" for number in range(network.config.num_labels)])
     return LibraryNetwork(network.float(), _statistics(folder, network, wanted))
 
 
-def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
+def save_pretrained(model: nn.Module, folder: str | Path, class_names: Sequence[str] = ()) -> Path:
     """Write a Hugging Face model as a folder that `from_pretrained`, and `hf:FOLDER` here, read.
 
     Args:
         model: A network of transformers, perhaps with a normalisation around it, as `clat.load_model("hf:...")` and
             `clat.train` return it. The normalisation is written as the image processor's.
         folder: A new folder.
+        class_names: Of its outputs, in their order; none leaves those that its configuration has.
 
     Returns:
         The folder.
@@ -124,7 +127,16 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
             _quiet(transformers),
         ):
             whole = Path(place) / "whole"  # a reader finds the folder complete, or none
-            network.save_pretrained(whole)
+            config = network.config
+            before = getattr(config, "id2label", None), getattr(config, "label2id", None)
+            named = before[0] is not None and len(before[0]) == len(class_names)
+            try:
+                if named:
+                    _name_outputs(network, class_names)
+                network.save_pretrained(whole)
+            finally:
+                if named:
+                    config.id2label, config.label2id = before
             (whole / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n")
             whole.rename(folder)
     except OSError as error:
@@ -202,6 +214,11 @@ def read_table(file: Path, title: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ClatError(f"{title}: {file.name} holds no table; save it with save_pretrained")
     return found
+
+
+def _name_outputs(network: Any, names: Sequence[str]) -> None:
+    network.config.id2label = dict(enumerate(names))
+    network.config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def _check_complete(network: nn.Module, report: Mapping[str, Any], wanted: NetworkRequest) -> None:

@@ -77,7 +77,8 @@ def save_pretrained(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     if _of_transformers(model):
-        huggingface.save_pretrained(model, folder)
+        numbers = list(class_names) == [str(number) for number in range(len(class_names))]
+        huggingface.save_pretrained(model, folder, () if numbers else class_names)
         write_card_file(folder, text)
         return folder
     claim_output(folder)
@@ -142,7 +143,11 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
         raise ClatError(f"model '{source}': {CONFIG} is damaged ({error}); save the network again") from None
     settings = {key: getattr(config, key) for key in SETTINGS}
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-    return load_model(name, **settings, **sizes, weights=folder / WEIGHTS).eval()
+    found = load_model(name, **settings, **sizes, weights=folder / WEIGHTS).eval()
+    names = data.get("id2label")
+    if isinstance(names, dict) and len(names) == num_classes:
+        bare(found).class_names = tuple(names.values())  # type: ignore[assignment]
+    return found
 
 
 def _described(config: NetworkConfig) -> dict[str, Any]:
