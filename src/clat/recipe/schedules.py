@@ -32,8 +32,8 @@ class Schedule:
     peak: float | None = None
     """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
     start: float = 0.0
-    """Epochs of the schedule that lie behind where it is taken up: a stage's own goes on where another stopped. They
-    are part of its span."""
+    """Epochs of the schedule that lie behind where it is taken up, and are part of its span: a stage's own goes on
+    where another stopped."""
     warmup: float = 0.0
     """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
     then takes the rest of the span."""
