@@ -74,6 +74,8 @@ class Objective:
 
     reparametrises = False
     """Whether its callback puts parameters of its own into the network's layers."""
+    apart: ClassVar[tuple[str, ...]] = ()
+    """Names of the treatments that it cannot share a stage with."""
     attacks = True
     """Whether it trains on attacked images, so that there is an eps to schedule."""
     shards: ClassVar[bool] = False
@@ -94,6 +96,11 @@ class Objective:
     def _check_label_smoothing(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
+
+    @property
+    def owns_weights(self) -> bool:
+        """Return whether the weights of layers have to be parameters that move, computed from no others."""
+        return False
 
     @property
     def replays(self) -> int:

@@ -90,6 +90,10 @@ class Cure(DivergenceAttack):
         if isinstance(self.masked, str) and self.masked not in MASKED_GROUPS:
             raise unknown("group of masked weights", self.masked, MASKED_GROUPS)
 
+    @property
+    def owns_weights(self) -> bool:
+        return self.percent > 0
+
     def requires(self, model: nn.Module, x: Tensor) -> None:
         if self.percent > 0:
             maskable(model, dict(model.named_parameters()), self.masked)
