@@ -198,8 +198,10 @@ class InnerAttack(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attack(Step()).threat.eps == 0:
-            raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
+        check_moves(self.attack(Step(threat=UNBOUNDED)).threat)
+
+    def check(self, threat: ThreatModel) -> None:
+        self.attack(Step(threat=threat))
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         """Return the attack's settings for this step.
@@ -216,6 +218,23 @@ class InnerAttack(Objective):
             scaled = parse_size(alpha, what="alpha", norm=threat.norm) * step.eps_share
             alpha = None if step.eps_share == 0 else scaled
         return Attack.under(threat, alpha=alpha, steps=self.steps, random_start=random_start)
+
+
+UNBOUNDED = ThreatModel.parse("8/255", "l2")
+"""A threat model whose norm allows any size: settings are checked by it before the run's is known."""
+
+
+def check_moves(threat: ThreatModel) -> None:
+    """Raise an error if the ball of an objective's attack is a point.
+
+    Args:
+        threat: of the attack.
+
+    Raises:
+        ClatError: eps is 0.
+    """
+    if threat.eps == 0:
+        raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
 
 def threat_of(step: Step, eps: Size | None) -> ThreatModel:

@@ -27,7 +27,7 @@ from clat.core.seeds import derive_seed, generator
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step, check_weight, threat_of
+from clat.objectives.base import Examples, Loss, Objective, Step, check_moves, check_weight, threat_of
 from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
@@ -67,7 +67,7 @@ class Mixing(Objective):
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
 
     def check(self, threat: ThreatModel) -> None:
-        threat_of(Step(threat=threat), self.eps)
+        check_moves(threat_of(Step(threat=threat), self.eps))
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:

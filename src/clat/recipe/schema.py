@@ -176,7 +176,10 @@ class Recipe:
         for stage in self.stages:
             if stage.schedule is not None:
                 stage.schedule.check(stage.epochs)
-            stage.objective.check(self.threat)
+            try:
+                stage.objective.check(self.threat)
+            except ClatError as error:
+                raise ClatError(f"stage '{stage.name}': {error}") from None
             if self.micro_batch is not None and not stage.objective.splits:
                 name = stage.objective.name
                 raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")
