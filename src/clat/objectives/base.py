@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -127,6 +128,18 @@ class Objective:
         Raises:
             ClatError: with what the network lacks.
         """
+
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str] | None:
+        """Return which parameters it needs to move: where a selection chooses none of them, nothing is left to do.
+
+        Args:
+            model: the network as it enters the stage.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Returns:
+            Names of parameters of the network; None: all.
+        """
+        return None
 
     def on_stage_start(self, context: StageContext) -> StageCallback | None:
         """Return the state that the objective carries through a stage, if any.
