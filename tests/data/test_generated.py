@@ -157,6 +157,25 @@ def test_batches_are_full_and_hold_the_fraction(ramp: ImageSet, extra: ImageSet)
     assert own != [s for x, _ in loader.epoch(1) for s in sources(x, ramp, extra) if s < 26]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "counts"),
+    [
+        (0.29, {100: 29, 99: 28, 200: 58}),
+        (0.57, {100: 57}),
+        (0.7, {8: 5, 10: 7, 64: 44, 90: 63, 100: 70, 128: 89, 256: 179, 512: 358, 1024: 716, 2048: 1433}),
+        (0.5, {7: 3, 128: 64}),
+        (0.3, {10: 3, 128: 38, 512: 153}),
+        (0.2, {5: 1, 128: 25, 512: 102}),
+        (np.float64(0.29), {100: 29}),
+        (1 - 2**-53, {2**10: 2**10 - 1}),
+    ],
+)
+def test_the_part_of_a_batch_is_rounded_down_from_the_fraction_as_it_is_written(
+    extra: ImageSet, fraction: float, counts: dict[int, int]
+) -> None:
+    assert {size: Extra(extra, fraction).per_batch(size) for size in counts} == counts
+
+
 def test_a_short_last_batch_of_the_set_is_filled_up(ramp: ImageSet, extra: ImageSet) -> None:
     """26 images, 11 own ones a batch of 12: three batches, and the last has 4 of the set and 8 extra."""
     batches = list(Loader(ramp, 12, extra=Extra(extra, 0.1)).epoch(0))

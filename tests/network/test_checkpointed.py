@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import typing
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,13 @@ def net(width=4, dropout=0.0):
     if dropout:
         model.layer2[0].conv2 = nn.Sequential(model.layer2[0].conv2, nn.Dropout(dropout))
     return model
+
+
+class DrawsInPython(nn.Module):
+    """A scale from `random` and one from NumPy, as older stochastic depth draws."""
+
+    def forward(self, x):
+        return x * (0.5 + random.random()) * (0.5 + np.random.rand()) if self.training else x  # noqa: NPY002
 
 
 def batch(n=8, size=16):
@@ -191,3 +200,22 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ClatError, match="the network has no blocks"):
         clat.train(recipe, tmp_path / "run", model=runs.tiny(), data=runs.data(), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_block_that_draws_from_python_or_numpy_draws_the_same_in_its_second_run():
+    """And leaves the streams where a single run would."""
+    x, y = batch()
+    found = []
+    for checkpoint in (False, True):
+        model = net().train()
+        model.layer2[0].conv2 = nn.Sequential(model.layer2[0].conv2, DrawsInPython())
+        model.layer4[1].conv2 = nn.Sequential(model.layer4[1].conv2, DrawsInPython())
+        with modes.preserve_random_states(model), unfolded() if not checkpoint else blocks_checkpointed(model):
+            random.seed(1)
+            np.random.seed(2)  # noqa: NPY002
+            F.cross_entropy(model(x), y).backward()
+            after = random.random(), np.random.rand()  # noqa: NPY002
+        found.append(({name: p.grad for name, p in model.named_parameters()}, after))
+    (plain, streams), (again, other) = found
+    assert streams == other
+    assert all(torch.equal(again[name], gradient) for name, gradient in plain.items())

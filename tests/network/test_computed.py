@@ -95,7 +95,7 @@ def test_a_computed_bias_or_normalisation_is_refused_as_well(build: Any) -> None
         prune.l1_unstructured(model.get_submodule(layer), key, amount=0.5)
         with pytest.raises(ClatError, match=f"layer '{layer}' has .*computes its {key}"):
             Reinitialise(modules=(layer,)).requires(model, torch.zeros(1, 3, 8, 8))
-    Reinitialise(modules=("bn",), batch_norm=False).requires(model, torch.zeros(1, 3, 8, 8))
+    Reinitialise(modules=("bn", "c1"), batch_norm=False).requires(model, torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("ranking", ["criticality", "mrc", "activation", "rewinding", "rewinding-drop"])

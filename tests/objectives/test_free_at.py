@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused(net, images, labels):
     with pytest.raises(ClatError, match="replays is 0"):
         FreeAT(replays=0)
     with pytest.raises(ClatError, match="did you mean 8/255"):
-        FreeAT(eps=8)
+        FreeAT(eps=8).check(ThreatModel.parse())
     with pytest.raises(ClatError, match="carries a perturbation"):
         FreeAT().loss(net, images, labels, Step())
     with pytest.raises(ClatError, match="does not fit"):

@@ -85,4 +85,4 @@ def test_under_l2_the_noise_is_a_point_of_the_larger_ball_and_the_step_has_lengt
 @pytest.mark.parametrize("settings", [{"noise": -1}, {"noise": math.inf}, {"steps": 2}, {"eps": 8}])
 def test_what_makes_no_sense_is_refused(settings):
     with pytest.raises(ClatError):
-        NFGSM(**settings)
+        NFGSM(**settings).check(ThreatModel.parse())

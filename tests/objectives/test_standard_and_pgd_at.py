@@ -86,7 +86,14 @@ def test_the_attack_uses_stored_statistics_and_the_loss_those_of_the_batch(build
     assert int(net.bn1.num_batches_tracked) == 1
 
 
-@pytest.mark.parametrize("settings", [{"eps": 8}, {"steps": 0}, {"alpha": "x"}, {"eps": -0.1}, {"alpha": 0}])
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"alpha": "x"}, {"eps": -0.1}, {"alpha": 0}, {"eps": 0}])
 def test_impossible_attacks_are_refused_when_the_objective_is_built(settings):
     with pytest.raises(ClatError):
         PgdAT(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"eps": 8}, {"alpha": 2}])
+def test_sizes_in_pixel_values_are_refused_once_the_norm_is_known(settings):
+    PgdAT(**settings).check(ThreatModel.parse(0.5, "l2"))
+    with pytest.raises(ClatError, match="did you mean"):
+        PgdAT(**settings).check(ThreatModel.parse())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.data import ImageSet, Loader
 from clat.network.layers import enumerate_layers
 from clat.objectives import PgdAT, Step, Twins
 from clat.runtime.engine import Engine, EngineConfig
@@ -227,8 +228,11 @@ def test_layers_are_numbered_as_before(build, joined, images):
 def test_what_does_not_fit_is_refused(build, context, net, images, labels):
     with pytest.raises(ClatError, match="train it with a recipe"):
         Twins(steps=1).loss(net, images, labels, Step())
-    with pytest.raises(ClatError, match="batch_size at least 2"):
-        Twins().on_stage_start(context(build(), batch_size=1))
+    single = Loader(
+        ImageSet("one", "train", tuple("abcde"), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), labels[:1]), 1
+    )
+    with pytest.raises(ClatError, match="batch_size, and images to train on, at least 2"):
+        Twins().on_stage_start(context(build(), loader=single))
     with pytest.raises(ClatError, match="needs a network with BatchNorm"):
         Twins().on_stage_start(context(nn.Sequential(nn.Flatten(), nn.Linear(192, 5))))
     loose = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 
 import pytest
 
@@ -373,6 +374,37 @@ def test_overrides(file, words, where, value):
 )
 def test_what_does_not_fit_is_refused_in_one_line(file, words, says):
     assert says in refused(file, *words)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "pgd-at", "eps": 2.0},
+        {"name": "pgd-at", "eps": "3/2", "alpha": 1.5},
+        {"name": "trades", "alpha": 1.5},
+        {"name": "fast-at", "eps": 1.5},
+        {"name": "n-fgsm", "eps": 1.5},
+        {"name": "gat", "eps": 1.5},
+        {"name": "grad-align", "eps": 1.5, "lambda": 0.2},
+        {"name": "free-at", "eps": 1.5},
+        {"name": "autolora", "alpha": 1.5},
+    ],
+    ids=str,
+)
+def test_an_objective_s_own_sizes_are_measured_in_the_run_s_norm(objective):
+    data = {"eps": 0.5, "norm": "l2", "stages": [{"name": "s", "epochs": 1, "objective": objective}]}
+    recipe = build_recipe(data)
+    assert build_recipe(tomllib.loads(recipe_toml(recipe))) == recipe
+    with pytest.raises(ClatError, match=r"stage 's': (eps|alpha) is \S+, but images lie in \[0, 1\]") as caught:
+        build_recipe(data | {"norm": "linf"})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "free-at", "mixing"])
+def test_an_objective_s_eps_of_zero_is_refused(name):
+    stage = {"name": "s", "epochs": 1, "objective": {"name": name, "eps": 0}}
+    with pytest.raises(ClatError, match="eps is 0: the attack would not move"):
+        build_recipe({"stages": [stage]})
 
 
 def test_a_clat_stage_needs_a_selection(file):

@@ -94,6 +94,39 @@ def test_constant():
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "cosine"},
+        {"kind": "piecewise", "milestones": (0.25, 0.5, 0.75)},
+        {"kind": "one-cycle", "peak": 0.4},
+        {"kind": "cyclic", "peak": 0.6},
+        {"kind": "constant"},
+        {"kind": "cosine", "warmup": 5},
+    ],
+)
+def test_a_schedule_that_is_taken_up_goes_on_as_if_it_had_not_been_left(settings):
+    whole, second = Schedule(lr=0.2, **settings), Schedule(lr=0.2, start=4, **settings)
+    planned = Schedule(lr=0.2, start=4, epochs=10, **settings)
+    second.check(6)
+    planned.check(6)
+    for done in (0, 0.5, 2, 3.9, 5, 5.99):
+        expected = learning_rate(whole, 4 + done, 10)
+        assert expected > 0
+        assert learning_rate(second, done, 6) == learning_rate(planned, done, 6) == expected
+
+
+def test_a_stage_that_is_trained_beyond_the_planned_schedule_is_refused():
+    for start, trained in ((2, 4), (4.5, 1)):
+        with pytest.raises(ClatError, match=f"schedule.epochs has to be at least {start + trained:g} and not 5"):
+            Schedule(start=start, epochs=5).check(trained)
+    Schedule(start=2, epochs=5).check(3)
+    Schedule(epochs=5).check(9)  # without a start, the rate stays as it is at the end
+    Schedule(start=4, warmup=4.5).check(1)
+    with pytest.raises(ClatError, match="the schedule has 5 epochs in all"):
+        Schedule(start=4, warmup=5).check(1)
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"lr": 0}, "schedule.lr"),

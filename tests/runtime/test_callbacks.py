@@ -121,6 +121,38 @@ def test_an_order_in_which_one_would_undo_the_other_is_refused(treatments, says)
         StageConfig(name="x", epochs=9, objective=PgdAT(), treatments=treatments)
 
 
+@pytest.mark.parametrize(
+    ("objective", "treatment"),
+    [
+        (Cure(), LoRA()),
+        (Cure(masked="all"), LoRA()),
+        (AutoLoRa(), LoRA()),
+        (AutoLoRa(), Reinitialise(modules=("conv2",))),
+    ],
+)
+def test_a_treatment_that_takes_an_objective_s_weights_away_is_refused(objective, treatment):
+    says = f"^stage 'x': '{objective.name}' works on weights that '{treatment.name}' replaces: give '"
+    for treatments in ((treatment, AWP()), (AWP(), treatment)):
+        with pytest.raises(ClatError, match=says):
+            StageConfig(name="x", epochs=9, objective=objective, treatments=treatments)
+
+
+@pytest.mark.parametrize(
+    ("objective", "treatment"),
+    [(Cure(percent=0, steps=1), LoRA()), (Twins(steps=1), LoRA()), (Twins(steps=1), Reinitialise(modules=("*",)))],
+)
+def test_an_objective_that_leaves_weights_alone_shares_its_stage(tmp_path, objective, treatment):
+    stage = kit.pgd_at(1, objective=objective, treatments=(treatment,))
+    clat.train(kit.recipe(stages=(stage,)), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+
+
+def test_awp_moves_what_lora_leaves_moving_in_either_order(tmp_path):
+    for name, treatments in {"first": (AWP(gamma=0.1), LoRA()), "last": (LoRA(), AWP(gamma=0.1))}.items():
+        recipe = kit.recipe(stages=(kit.pgd_at(1, treatments=treatments),))
+        clat.train(recipe, tmp_path / name, model=kit.tiny(), data=kit.data(), quiet=True)
+    assert kit.same(kit.weights(tmp_path / "first", "last"), kit.weights(tmp_path / "last", "last"))
+
+
 @pytest.mark.parametrize("last", [LoRA(), EMA(decay=0.5), SWA(window=1)])
 def test_interpolation_ends_between_the_start_and_what_the_others_leave(tmp_path, last):
     """alpha = 1 is the network as it would be without the interpolation, alpha = 0 the start."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,22 @@ def test_a_step_has_the_bits_of_a_stage_s(batches: Any, name: str, batch_norm: s
     expected = staged(Clat(**SETTINGS[name]), batch_norm, heldout, rest).state_dict()
     assert not torch.equal(model.conv2.weight, kit.tiny().conv2.weight)
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def test_lambda_follows_from_the_seed_in_a_network_that_draws_from_python_and_numpy(batches: Any) -> None:
+    heldout, _ = batches
+    model, weights = kit.tiny(dropout=0.0), set()
+    model.bn1.register_forward_hook(
+        lambda bn, _, out: out * (0.5 + random.random()) * (0.5 + np.random.rand()) if model.training else out  # noqa: NPY002
+    )
+    before = random.getstate()
+    for _ in range(2):
+        with clat.Clat(model, ["conv2"], heldout, eps="0.05", steps=1) as tuning:
+            weights.add(tuning.weight)
+        assert random.getstate() == before
+        random.seed()
+        before = random.getstate()
+    assert len(weights) == 1
 
 
 def test_the_fifteen_lines(batches: Any) -> None:

@@ -6,12 +6,15 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import clat
 from clat.core import files
@@ -79,6 +82,43 @@ def test_two_runs_of_one_seed_are_bit_identical_whatever_the_global_random_state
     train(tmp_path / "again")
     assert torch.equal(torch.get_rng_state(), before), "a run must leave the global random state alone"
     kit.assert_same_run(finished, tmp_path / "again")
+
+
+class DrawsInPython(kit.TinyNet):
+    """Scales from `random` and NumPy in its forward pass, as older stochastic depth draws."""
+
+    def forward(self, x):
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        if self.training:
+            x = x * (0.5 + random.random()) * (0.5 + np.random.rand())  # noqa: NPY002
+        return self.head(self.dropout(F.relu(self.bn3(self.conv3(x))).mean((2, 3))))
+
+
+def drawing():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DrawsInPython()
+
+
+def test_a_network_that_draws_from_python_and_numpy_gives_the_same_bits_and_leaves_their_states(
+    tmp_path, at_step, monkeypatch
+):
+    def go(out):
+        clat.train(kit.recipe(), tmp_path / out, model=drawing(), data=kit.data(), quiet=True)
+
+    random.seed(4321)
+    np.random.seed(4321)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    go("one")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    with monkeypatch.context():
+        at_step(11, interrupt)
+        with pytest.raises(Interrupted):
+            go("other")
+    clat.resume(tmp_path / "other", model=drawing(), data=kit.data(), quiet=True)
+    kit.assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from clat.core.errors import ClatError
 from clat.treatments import LoRA, Reinitialise
@@ -67,3 +68,68 @@ def test_a_weight_that_is_computed_is_refused(tiny_resnet, context):
     with pytest.raises(ClatError, match="name lora and its kin later"):
         reinitialise(model, ("layer1",), seed=0)
     reinitialise(model, ("linear",), seed=0)
+
+
+def transformer():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        model = nn.ModuleDict(
+            {"block": layer, "group": nn.GroupNorm(2, 8), "slope": nn.PReLU(), "rest": nn.Linear(8, 2)}
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_attention_and_every_normalisation_are_drawn_too():
+    model, twin = transformer(), transformer()
+    before, random = state(model), torch.get_rng_state()
+    reinitialise(model, ("block", "group", "slope"), seed=3)
+    reinitialise(twin, ("block", "group", "slope"), seed=3)
+    assert torch.equal(random, torch.get_rng_state())
+    after = state(model)
+    assert {name for name in before if torch.equal(before[name], after[name])} == {"rest.weight", "rest.bias"}
+    assert all(torch.equal(after[name], value) for name, value in state(twin).items())
+    for norm in ("block.norm1", "block.norm2", "group"):
+        assert torch.equal(after[f"{norm}.weight"], torch.ones(8))
+    assert not after["block.self_attn.in_proj_bias"].any()
+    assert after["block.self_attn.in_proj_weight"].std().item() == pytest.approx((2 / 8) ** 0.5, rel=0.2)
+    assert after["slope.weight"].item() == 0.25
+
+
+def test_a_layer_norm_alone_is_drawn_and_kept_with_batch_norm_off():
+    model = transformer()
+    reinitialise(model, ("block.norm1",), seed=3)
+    assert torch.equal(model["block"].norm1.weight, torch.ones(8))
+    assert not torch.equal(model["block"].norm2.weight, torch.ones(8))
+    before = state(model)
+    with pytest.raises(ClatError, match="hold normalisation alone, which batch_norm = false keeps"):
+        reinitialise(model, ("block.norm1", "group"), seed=3, batch_norm=False)
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())
+
+
+def test_a_parameter_that_nothing_draws_and_a_pattern_without_any_are_refused():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(8))
+
+    model = transformer()
+    model["block"].scale, model["relu"] = Scale(), nn.ReLU()
+    before = state(model)
+    with pytest.raises(ClatError, match=r"nothing draws 'block.scale.gamma' anew: .* leave it out"):
+        Reinitialise(modules=("rest", "block")).requires(model, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ClatError, match=r"'relu' matches nothing that could be drawn anew$"):
+        reinitialise(model, ("rest", "relu"), seed=0)
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())
+
+
+def test_convolutions_are_drawn_as_they_always_were(tiny_resnet):
+    model = tiny_resnet()
+    reinitialise(model, ("layer2", "linear"), seed=3)
+    drawn = torch.cat(
+        [value.flatten() for name, value in model.state_dict().items() if name[:6] in ("layer2", "linear")]
+    )
+    assert drawn.double().abs().sum().item() == pytest.approx(486.8740154759289, rel=1e-12)

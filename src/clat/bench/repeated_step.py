@@ -85,7 +85,7 @@ def repeated_step(
         blocks_as(config, placed, count),
         modes.restore_flags(placed),
         guarded(placed),
-        torch.random.fork_rng(devices=[]),
+        modes.preserve_random_states(placed),
     ):
         runner = StageRunner(recipe, 0, placed, engine, loader, batch)
         runner.make_trainable(_selected(recipe, runner, batch), {})

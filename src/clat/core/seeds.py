@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import random
 
 import numpy as np
 import torch
@@ -55,6 +56,28 @@ def generator(*parts: int | str | float | None, device: torch.device | str = "cp
         TypeError: a part that `derive_seed` refuses.
     """
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+def seed_global(seed: int) -> None:
+    """Seed the global random states: those of torch on every device, of Python's `random` and of NumPy.
+
+    Networks draw from them in their forward pass: dropout from torch's, older stochastic depth from the others.
+
+    Args:
+        seed: a number of 63 bits, as `derive_seed` returns it.
+    """
+    torch.manual_seed(seed)
+    seed_python(seed)
+
+
+def seed_python(seed: int) -> None:
+    """Seed the global random states of Python's `random` and of NumPy.
+
+    Args:
+        seed: a number of 63 bits, of which NumPy takes 32.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (what users draw from)
 
 
 def permutation(n: int, *parts: int | str | float | None) -> torch.Tensor:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from clat.core.seeds import seed_python
+
 
 @contextmanager
 def seeded_draws() -> Iterator[Callable[[int], None]]:
@@ -24,8 +26,7 @@ def seeded_draws() -> Iterator[Callable[[int], None]]:
 
     def seed(number: int) -> None:
         torch.default_generator.manual_seed(number)
-        random.seed(number)
-        np.random.seed(number % 2**32)  # noqa: NPY002
+        seed_python(number)
 
     try:
         yield seed

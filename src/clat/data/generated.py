@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,12 @@ class Extra:
             batch_size: images of the whole batch, over all processes.
 
         Returns:
-            fraction * batch_size, rounded down.
+            fraction * batch_size, rounded down, of the fraction as it is written: 0.29 of 100 are 29.
 
         Raises:
             ClatError: the fraction of the batch is less than an image.
         """
-        count = int(batch_size * self.fraction)
+        count = math.floor(batch_size * Fraction(repr(float(self.fraction))))
         if count == 0:
             raise ClatError(f"{self.fraction} of batch_size {batch_size} is no extra image: raise one of the two")
         return count

@@ -41,9 +41,9 @@ class Loader:
         mixup: alpha of a blend of the augmented images, and of their labels; see `clat.data.mixup`. With `cutmix`
             too, each batch has one of the two, with equal probability.
         extra: generated images in every batch, as in the published sampler of Wang et al. 2023: of a batch of B,
-            int(fraction * B) are extra, and an epoch is still ceil(N / B) batches, all of them full. So it costs
-            what an epoch of the N images alone costs, and shows a random 1 - `fraction` of them. `shuffle` and
-            `drop_last` then have no say.
+            fraction * B are extra, rounded down, and an epoch is still ceil(N / B) batches, all of them full. So
+            it costs what an epoch of the N images alone costs, and shows a random 1 - `fraction` of them. `shuffle`
+            and `drop_last` then have no say.
         drop_last: leave out the last batch when it is not full. It is kept by default; with several processes
             its shares may then differ by one image, or be empty.
         rank: the number of this process, from 0. Each gets a contiguous share of each batch; together,

@@ -8,11 +8,13 @@ do here: update BatchNorm statistics, or compute otherwise than the first did.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -51,17 +53,22 @@ def blocks_checkpointed(model: nn.Module) -> Iterator[int]:
 class _SecondRun:
     """The context of a block's second run, which may be entered more than once.
 
-    Made at the first run, it knows the modes of that: by the time of the backward pass they may be others.
+    Made at the first run, it knows the modes of that, and the random states of Python and NumPy (torch's own
+    checkpointing knows torch's): by the time of the backward pass they may be others.
     """
 
     def __init__(self, block: nn.Module) -> None:
         self.block, self.stack = block, ExitStack()
         self.training = [(module, module.training) for module in block.modules()]
         self.tracking = [(norm, norm.track_running_stats) for norm in modes.batch_norms(block)]
+        self.python, self.numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what users draw from)
 
     def __enter__(self) -> None:
         enter = self.stack.enter_context
         enter(modes.restore_flags(self.block))
+        enter(modes.preserve_python_states())
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
         for module, training in self.training:
             module.training = training
         for norm, tracking in self.tracking:

@@ -166,10 +166,16 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
         model: the network, on whose devices, beside the CPU, torch's states are kept.
     """
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with preserve_python_states(), torch.random.fork_rng(devices=sorted(devices, key=str)):
+        yield
+
+
+@contextmanager
+def preserve_python_states() -> Iterator[None]:
+    """Keep the global random states of Python and NumPy as they are, whatever is drawn inside."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=sorted(devices, key=str)):
-            yield
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -74,6 +75,8 @@ class Objective:
 
     reparametrises = False
     """Whether its callback puts parameters of its own into the network's layers."""
+    apart: ClassVar[tuple[str, ...]] = ()
+    """Names of the treatments that it cannot share a stage with."""
     attacks = True
     """Whether it trains on attacked images, so that there is an eps to schedule."""
     shards: ClassVar[bool] = False
@@ -94,6 +97,11 @@ class Objective:
     def _check_label_smoothing(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ClatError(f"label_smoothing is {self.label_smoothing}: expected at least 0 and less than 1")
+
+    @property
+    def owns_weights(self) -> bool:
+        """Return whether the weights of layers have to be parameters that move, computed from no others."""
+        return False
 
     @property
     def replays(self) -> int:
@@ -120,6 +128,18 @@ class Objective:
         Raises:
             ClatError: with what the network lacks.
         """
+
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str] | None:
+        """Return which parameters it needs to move: where a selection chooses none of them, nothing is left to do.
+
+        Args:
+            model: the network as it enters the stage.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Returns:
+            Names of parameters of the network; None: all.
+        """
+        return None
 
     def on_stage_start(self, context: StageContext) -> StageCallback | None:
         """Return the state that the objective carries through a stage, if any.
@@ -191,8 +211,10 @@ class InnerAttack(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attack(Step()).threat.eps == 0:
-            raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
+        check_moves(self.attack(Step(threat=UNBOUNDED)).threat)
+
+    def check(self, threat: ThreatModel) -> None:
+        self.attack(Step(threat=threat))
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:
         """Return the attack's settings for this step.
@@ -209,6 +231,23 @@ class InnerAttack(Objective):
             scaled = parse_size(alpha, what="alpha", norm=threat.norm) * step.eps_share
             alpha = None if step.eps_share == 0 else scaled
         return Attack.under(threat, alpha=alpha, steps=self.steps, random_start=random_start)
+
+
+UNBOUNDED = ThreatModel.parse("8/255", "l2")
+"""A threat model whose norm allows any size: settings are checked by it before the run's is known."""
+
+
+def check_moves(threat: ThreatModel) -> None:
+    """Raise an error if the ball of an objective's attack is a point.
+
+    Args:
+        threat: of the attack.
+
+    Raises:
+        ClatError: eps is 0.
+    """
+    if threat.eps == 0:
+        raise ClatError("eps is 0: the attack would not move; leave it out for the run's eps")
 
 
 def threat_of(step: Step, eps: Size | None) -> ThreatModel:

@@ -23,6 +23,7 @@ from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.feature import feature_change, run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.core.errors import ClatError, unknown
+from clat.core.seeds import seed_global
 from clat.network import modes
 from clat.network.features import TAPS, read_features
 from clat.network.frozen_norm import frozen_norms_lean
@@ -81,7 +82,7 @@ class ClatCallback(StageCallback):
         assert here is not None  # only a run selects
         x, y = (part[: here.batch_size] for part in here.heldout)
         step = Step(layers, seed=seed, threat=here.threat, callback=self, once=here.once)
-        torch.manual_seed(seed)  # for dropout, as in a training step
+        seed_global(seed)  # for dropout, as in a training step
         found = None
         if here.engine.computes_for_all:
             with here.engine.autocast(), frozen_norms_lean(here.model):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from clat.attacks.ball import Ball
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
+from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
-from clat.objectives.base import Examples, Loss, Objective, Step, cross_entropy, threat_of
+from clat.objectives.base import UNBOUNDED, Examples, Loss, Objective, Step, check_moves, cross_entropy, threat_of
 from clat.runtime.callback import StageCallback, StageContext, StateDict
 
 
@@ -41,7 +42,10 @@ class FreeAT(Objective):
         super().__post_init__()
         if self.replays < 1:
             raise ClatError(f"replays is {self.replays}: Free-AT trains on each batch at least once")
-        self._attack(Step())
+        check_moves(threat_of(Step(threat=UNBOUNDED), self.eps))
+
+    def check(self, threat: ThreatModel) -> None:
+        self._attack(Step(threat=threat))
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         share = context.loader.batch_size // context.engine.world

@@ -61,6 +61,7 @@ class GradAlign(InnerAttack):
             check_weight("GradAlign", "lambda", self.lambda_)
 
     def check(self, threat: ThreatModel) -> None:
+        super().check(threat)
         self._weight(Step(threat=threat))
 
     def attack(self, step: Step, *, random_start: bool = True) -> Attack:

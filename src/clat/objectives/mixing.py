@@ -13,6 +13,7 @@ cross-entropy alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,10 +28,12 @@ from clat.core.seeds import derive_seed, generator
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.models.mixture import Mixture
-from clat.objectives.base import Examples, Loss, Objective, Step, check_weight, threat_of
+from clat.objectives.base import Examples, Loss, Objective, Step, check_moves, check_weight, threat_of
 from clat.runtime.callback import StageCallback, StageContext
 
 ATTACKS = ("apgd", "pgd")
+
+_GATE = "gate."  # what the parameters that move are called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,14 @@ class Mixing(Objective):
             raise ClatError(f"mixing: strength is ({low}, {high}), expected 0 < low <= high")
 
     def check(self, threat: ThreatModel) -> None:
-        threat_of(Step(threat=threat), self.eps)
+        check_moves(threat_of(Step(threat=threat), self.eps))
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
         if not isinstance(model, Mixture) or model.gate is None:
             raise ClatError('the objective "mixing" trains the gate of a mixture: give model.gate and two members')
+
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str] | None:
+        return {name for name, _ in model.named_parameters() if name.startswith(_GATE)}
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return GateOnly(context.model)
@@ -133,7 +139,7 @@ class GateOnly(StageCallback):
         assert isinstance(self.model, Mixture)
         self.model.standard.eval()
         self.model.robust.eval()
-        return {name: parameter for name, parameter in parameters.items() if name.startswith("gate.")}
+        return {name: parameter for name, parameter in parameters.items() if name.startswith(_GATE)}
 
 
 def mixing_loss(

@@ -63,8 +63,11 @@ class Twins(PgdAT):
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         self.requires(context.model, context.heldout[0][:1])
-        if context.batch_size < 2 * context.engine.world:
-            raise ClatError("twins splits each process's batch in half: give batch_size at least 2 a process")
+        if context.loader.batch_size < 2 * context.engine.world:  # which may be less than the recipe's
+            raise ClatError(
+                "twins splits each process's batch in half: give batch_size, and images to train on, at least 2 a "
+                "process"
+            )
         return TwinsCallback(context.model)
 
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:

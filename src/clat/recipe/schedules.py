@@ -32,7 +32,8 @@ class Schedule:
     peak: float | None = None
     """Where a cyclic or one-cycle schedule is highest, as a fraction of the span; None: 0.5, one-cycle 0.025."""
     start: float = 0.0
-    """Epochs of the schedule that lie behind where it is taken up: a stage's own goes on where another stopped."""
+    """Epochs of the schedule that lie behind where it is taken up, and are part of its span: a stage's own goes on
+    where another stopped."""
     warmup: float = 0.0
     """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
     then takes the rest of the span."""
@@ -58,17 +59,23 @@ class Schedule:
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
 
     def check(self, span: int) -> None:
-        """Raise an error unless the warm-up ends before the schedule does.
+        """Raise an error unless the warm-up, and what is trained from `start` on, end before the schedule does.
 
         Args:
-            span: epochs that are trained under the schedule; `epochs`, where it is set, takes its place.
+            span: epochs that are trained under the schedule; `epochs`, where it is set, is its length all the same.
 
         Raises:
-            ClatError: the warm-up is as long as the schedule or longer.
+            ClatError: the warm-up is as long as the schedule or longer, or training from `start` on leads beyond
+                `epochs`.
         """
-        if self.warmup >= (self.epochs or span):
+        if self.warmup >= _length(self, span):
             raise ClatError(
-                f"schedule.warmup is {self.warmup}: the schedule has {self.epochs or span} epochs in all"
+                f"schedule.warmup is {self.warmup}: the schedule has {_length(self, span):g} epochs in all"
+            )
+        if self.start > 0 and self.start + span > _length(self, span):
+            raise ClatError(
+                f"schedule.start is {self.start}: with {span} epochs to train, schedule.epochs has to be at least "
+                f"{self.start + span:g} and not {self.epochs}; or leave it out"
             )
 
 
@@ -78,16 +85,22 @@ def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
     Args:
         schedule: what the rate follows.
         epochs_done: epochs since the schedule began, 0 or more; a step counts as its fraction of an epoch.
-        span: epochs that are trained under it; `schedule.epochs`, where it is set, takes its place.
+        span: epochs that are trained under it, from `schedule.start` on; `schedule.epochs`, where it is set, is its
+            length all the same.
 
     Returns:
         The rate, 0 or more; beyond the schedule's end it stays as it is there.
     """
-    span = schedule.epochs or span
+    length = _length(schedule, span)
     epochs_done += schedule.start
     if epochs_done < schedule.warmup:
         return _rate(schedule, 0.0) * epochs_done / schedule.warmup
-    return _rate(schedule, min((epochs_done - schedule.warmup) / (span - schedule.warmup), 1.0))
+    return _rate(schedule, min((epochs_done - schedule.warmup) / (length - schedule.warmup), 1.0))
+
+
+def _length(schedule: Schedule, span: int) -> float:
+    """Return the epochs of the whole schedule, of which `span` are trained."""
+    return schedule.epochs or schedule.start + span
 
 
 def _rate(schedule: Schedule, progress: float) -> float:

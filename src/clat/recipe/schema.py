@@ -22,7 +22,7 @@ from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
 from clat.recipe.schedules import Schedule, learning_rate
 from clat.recipe.sharding import check_sharding
 from clat.runtime.engine import EngineConfig
-from clat.treatments import AnyTreatment
+from clat.treatments import AnyTreatment, Treatment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,18 @@ class StageConfig:
                 treatment.check_beside(names)
             except ClatError as error:
                 raise ClatError(f"stage '{self.name}' {error}") from None
+            self._check_beside(treatment)
             treatment.check(self.epochs)
         self._check_ranking()
+
+    def _check_beside(self, treatment: Treatment) -> None:
+        """Raise an error for a treatment that the objective cannot share a stage with."""
+        objective = self.objective
+        if treatment.name in objective.apart or (objective.owns_weights and treatment.reparametrises):
+            raise ClatError(
+                f"stage '{self.name}': '{objective.name}' works on weights that '{treatment.name}' replaces: give "
+                f"'{treatment.name}' a stage of its own, before or after this one"
+            )
 
     def _check_ranking(self) -> None:
         """Raise an error for a ranking that moves or rewinds weights which are not a layer's own."""
@@ -166,7 +176,10 @@ class Recipe:
         for stage in self.stages:
             if stage.schedule is not None:
                 stage.schedule.check(stage.epochs)
-            stage.objective.check(self.threat)
+            try:
+                stage.objective.check(self.threat)
+            except ClatError as error:
+                raise ClatError(f"stage '{stage.name}': {error}") from None
             if self.micro_batch is not None and not stage.objective.splits:
                 name = stage.objective.name
                 raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")

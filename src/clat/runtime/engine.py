@@ -101,11 +101,6 @@ class Engine:
         """Return by whose number the network draws: its own, or 0, where all have to leave out the same blocks."""
         return 0 if self.shards else self.rank
 
-    @property
-    def cuda_devices(self) -> list[torch.device]:
-        """Return the device if it is a GPU, for `torch.random.fork_rng`."""
-        return [self.device] if self.device.type == "cuda" else []
-
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to this process's device, into the memory layout asked for.
 

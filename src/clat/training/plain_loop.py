@@ -20,7 +20,7 @@ from clat.attacks.draws import part_of_batch
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
 from clat.core.notices import notice
-from clat.core.seeds import derive_seed
+from clat.core.seeds import derive_seed, seed_global
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import updating_batch_norms
@@ -235,7 +235,7 @@ class ClatFineTuning:
         seed = derive_seed(self.seed, "begin", 0)
         model = self.model
         with modes.preserve_random_states(model), logits_only(model), guarded(model), frozen_norms_lean(model):
-            torch.manual_seed(seed)  # for dropout, as in a training step
+            seed_global(seed)  # for dropout, as in a training step
             step = replace(self._step(), seed=seed)
             self._callback.calibration = self.objective.calibration(model, x, y, step, before=before)
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from clat.core.seeds import derive_seed
+from clat.core.seeds import derive_seed, seed_global
 from clat.data.loader import Loader
 from clat.network import modes
 from clat.network.compiled import compile_seconds
@@ -99,8 +98,8 @@ class Trainer:
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
             warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
-        forked = torch.random.fork_rng(devices=self.engine.cuda_devices)
-        with forked, metered(self.model) as live, self.files.all_written():
+        kept = modes.preserve_random_states(self.model)
+        with kept, metered(self.model) as live, self.files.all_written():
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
             while self.progress.stage < len(self.recipe.stages):
                 with modes.restore_flags(self.model):
@@ -177,8 +176,8 @@ class Trainer:
         with self.log.bar(label, batches, progress.step, self.pace.within(progress.epoch)) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
-                # Dropout and the like draw from the global stream: seeded by place, like everything else.
-                torch.manual_seed(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as))
+                # Dropout and the like draw from the global streams: seeded by place, like everything else.
+                seed_global(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as))
                 loss = self._train_step(self.engine.images(x), y, rate, flags)
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)

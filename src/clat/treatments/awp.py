@@ -76,26 +76,28 @@ class WeightPerturbation(StageCallback):
 
     @contextmanager
     def around_loss(self, cost: Callable[[], Tensor]) -> Iterator[None]:
-        if self.scalars["epochs"] < self.settings.warmup or self.settings.gamma == 0 or not self.weights:
+        # A treatment that joined later, such as LoRA, may have left some of them frozen.
+        weights = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
+        if self.scalars["epochs"] < self.settings.warmup or self.settings.gamma == 0 or not weights:
             yield
             return
-        moved = perturbed(self.weights, self._gradients(cost), self.settings.gamma)
-        with exchanged(self.weights, moved):
+        moved = perturbed(weights, self._gradients(cost, weights), self.settings.gamma)
+        with exchanged(weights, moved):
             del moved
             yield
 
-    def _gradients(self, cost: Callable[[], Tensor]) -> dict[str, Tensor]:
-        """Return the gradients of the cost by the weights that it depends on, over all processes.
+    def _gradients(self, cost: Callable[[], Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of the cost by those of the weights that it depends on, over all processes.
 
         BatchNorm is as in any training pass, but for its stored statistics, which only the pass at the perturbed
         weights updates.
         """
         gradients: dict[str, Tensor] = {}
         with modes.preserve_statistics(self.model):
-            weights = list(self.weights.values())
+            tensors = list(weights.values())
             for part in cost.parts if isinstance(cost, StepCost) else (cost,):
-                found = self.engine.completed(gradients_by(part(), weights), weights)
-                for name, g in zip(self.weights, found, strict=True):
+                found = self.engine.completed(gradients_by(part(), tensors), tensors)
+                for name, g in zip(weights, found, strict=True):
                     if g is not None:
                         gradients[name] = gradients[name] + g if name in gradients else g
         self.engine.average(gradients.values())

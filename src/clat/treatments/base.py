@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,6 +56,18 @@ class Treatment:
         Raises:
             ClatError: with what the network lacks.
         """
+
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str] | None:
+        """Return which parameters it lets move: where a selection chooses none of them, nothing is left to do.
+
+        Args:
+            model: the network as it enters the stage.
+            x: an image, (1, C, H, W) in [0, 1].
+
+        Returns:
+            Names of parameters of the network; None: all.
+        """
+        return None
 
     def check(self, epochs: int) -> None:
         """Raise an error if the settings make no sense for a stage of this length.

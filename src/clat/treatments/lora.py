@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -74,8 +75,30 @@ class LoRA(Treatment):
     def requires(self, model: nn.Module, x: Tensor) -> None:
         self.layers(model, x)
 
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str]:
+        moving = [model.get_submodule(name) for name in self.layers(model, x)]
+        if self.affine:
+            moving += normalisations(model)
+        head = classifier_of(model, x) if self.classifier == "full" else None
+        if head is not None:
+            moving.append(model.get_submodule(head))
+        wanted = {id(parameter) for part in moving for parameter in part.parameters()}
+        return {name for name, parameter in model.named_parameters() if id(parameter) in wanted}
+
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return LoRACallback(self, context)
+
+
+def normalisations(model: nn.Module) -> list[nn.Module]:
+    """Return the normalisation layers, whose scale and shift `affine` lets move.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The modules, each once.
+    """
+    return [part for part in model.modules() if isinstance(part, _NormBase | nn.GroupNorm | nn.LayerNorm)]
 
 
 class LoRACallback(StageCallback):
@@ -97,8 +120,7 @@ class LoRACallback(StageCallback):
         biases = (getattr(model.get_submodule(name), "bias", None) for name in names)
         moving = [*self.branch.factors, *(bias for bias in biases if bias is not None)]
         if settings.affine:
-            normalisations = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-            moving += [p for part in model.modules() if isinstance(part, normalisations) for p in part.parameters()]
+            moving += [parameter for part in normalisations(model) for parameter in part.parameters()]
         if settings.classifier == "full":
             moving += [parameter for part in whole for parameter in part.parameters()]
         self._moving = {id(parameter) for parameter in moving}

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError, unknown
 from clat.core.seeds import derive_seed
+from clat.data.draws import seeded_draws
 from clat.network.computed import is_computed, plain_weight
 from clat.network.low_rank import LowRank
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
+
+_DRAWN = (nn.modules.conv._ConvNd, nn.Linear)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_KNOWN = (*_DRAWN, *_NORMS, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reinitialise(Treatment):
     """Kaiming-normal convolutions and linear layers (fan-out; zero biases), BatchNorm as new, in the named modules.
 
-    Together with a selection of the same modules, the rest stays as it was trained.
+    The projections of attention are drawn as linear layers; what else has parameters starts as its own
+    `reset_parameters` has it. Together with a selection of the same modules, the rest stays as it was trained.
     """
 
     name: Literal["reinitialise"] = "reinitialise"
@@ -31,7 +38,8 @@ class Reinitialise(Treatment):
     modules: tuple[str, ...] = ()
     """Patterns of module names ("layer2", "layer3.*"); everything below a matching module is drawn anew."""
     batch_norm: bool = True
-    """Whether BatchNorm in them starts anew too. CURE's code keeps its scale, shift and statistics by default."""
+    """Whether BatchNorm in them, and any other normalisation, starts anew too. CURE's code keeps its scale, shift
+    and statistics by default."""
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -53,59 +61,101 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
         model: the network that changes.
         patterns: patterns of module names ("layer2", "layer3.*").
         seed: the same seed gives the same weights.
-        batch_norm: start BatchNorm in them anew, too.
+        batch_norm: start BatchNorm and other normalisation in them anew, too.
 
     Raises:
         ClatError: as `chosen_layers` does; nothing has changed then.
     """
     generator = torch.Generator().manual_seed(seed)
-    for module in chosen_layers(model, patterns, batch_norm=batch_norm):
-        if isinstance(module, _BatchNorm):
+    for name, module in chosen_layers(model, patterns, batch_norm=batch_norm).items():
+        if isinstance(module, _NORMS):
             module.reset_parameters()
-            continue
-        weight, bias = module._parameters["weight"], module._parameters["bias"]
-        assert weight is not None
-        fan_out = len(weight) * weight[0, 0].numel()
-        fresh = torch.randn(weight.shape, generator=generator) * (2 / fan_out) ** 0.5
+        elif isinstance(module, _DRAWN):
+            weight, bias = module._parameters["weight"], module._parameters["bias"]
+            assert weight is not None
+            _draw(weight, len(weight) * weight[0, 0].numel(), generator)
+            _zero(bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            for parameter in module.parameters(recurse=False):
+                if parameter.dim() == 2:  # a projection, or three that are stacked, each of that many outputs
+                    _draw(parameter, module.embed_dim, generator)
+                else:
+                    _zero(parameter)
+        else:
+            _reset(module, derive_seed(seed, name))
+
+
+def _draw(weight: nn.Parameter, fan_out: int, generator: torch.Generator) -> None:
+    fresh = torch.randn(weight.shape, generator=generator) * (2 / fan_out) ** 0.5
+    with torch.no_grad():
+        weight.copy_(fresh)
+
+
+def _zero(bias: nn.Parameter | None) -> None:
+    if bias is not None:
         with torch.no_grad():
-            weight.copy_(fresh)
-            if bias is not None:
-                bias.zero_()
+            bias.zero_()
 
 
-def chosen_layers(model: nn.Module, patterns: tuple[str, ...], *, batch_norm: bool) -> list[nn.Module]:
-    """Return the layers that can be drawn anew in the chosen modules.
+def _reset(module: nn.Module, seed: int) -> None:
+    """Give a module the parameters that its own `reset_parameters` draws; on the CPU, whatever device it is on."""
+    twin = copy.deepcopy(module).cpu()
+    with seeded_draws() as seeded:
+        seeded(seed)
+        twin.reset_parameters()  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter, fresh in zip(module.parameters(recurse=False), twin.parameters(recurse=False), strict=True):
+            parameter.copy_(fresh)
+
+
+def chosen_layers(model: nn.Module, patterns: tuple[str, ...], *, batch_norm: bool) -> dict[str, nn.Module]:
+    """Return the layers that are drawn anew in the chosen modules: all that hold parameters.
 
     Args:
         model: the network.
         patterns: patterns of module names ("layer2", "layer3.*").
-        batch_norm: BatchNorms are among them.
+        batch_norm: BatchNorm and other normalisation is among them.
 
     Returns:
-        Convolutions, linear layers and BatchNorms, in the model's order.
+        By name, in the model's order: convolutions, linear layers, attention, normalisation, and what has a
+        `reset_parameters` of its own.
 
     Raises:
-        ClatError: for a pattern that matches no module, and for a layer whose weight or bias is computed, so that
-            it could not be drawn.
+        ClatError: for a pattern that matches no module or none with something to draw, for a layer whose weight or
+            bias is computed, so that it could not be drawn, and for a parameter that nobody knows how to draw.
     """
     check_patterns(model, patterns)
-    within = {
-        module
-        for name, top in model.named_modules()
-        if name and any(fnmatchcase(name, pattern) for pattern in patterns)
-        for module in top.modules()
-    }
-    kinds = (nn.modules.conv._ConvNd, nn.Linear, *((_BatchNorm,) if batch_norm else ()))
-    found = {
-        name: module for name, module in model.named_modules() if module in within and isinstance(module, kinds)
-    }
-    for name, module in found.items():
+    names = {module: name for name, module in model.named_modules()}
+    norms = {module for module in names if isinstance(module, _NORMS)}
+    inside = {part for norm in norms for part in norm.modules() if part is not norm}  # a norm sees to that itself
+    found: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        tops = [top for top, name in names.items() if name and fnmatchcase(name, pattern)]
+        within = {part for top in tops for part in top.modules()} - inside
+        holding = {names[part]: part for part in within if isinstance(part, _KNOWN) or _own(part)}
+        if not holding:
+            raise ClatError(f"reinitialise: '{pattern}' matches nothing that could be drawn anew")
+        found |= {name: part for name, part in holding.items() if batch_norm or part not in norms}
+    if not found:
+        raise ClatError("reinitialise: the modules hold normalisation alone, which batch_norm = false keeps")
+    layers = {name: found[name] for name in names.values() if name in found}
+    for name, module in layers.items():
         for key in ("weight", "bias"):
             if parametrize.is_parametrized(module, key) and _has_factors(module, key):
                 raise ClatError("reinitialise: a layer has low-rank factors already; name lora and its kin later")
-            if is_computed(module, key):
+            if isinstance(module, _KNOWN) and is_computed(module, key):
                 plain_weight(model, name, "reinitialise", key)
-    return list(found.values())
+    for name, module in layers.items():
+        if not isinstance(module, _KNOWN) and not callable(getattr(module, "reset_parameters", None)):
+            raise ClatError(
+                f"reinitialise: nothing draws '{name}.{_own(module)[0]}' anew: give '{name}' a "
+                "reset_parameters(), or name modules that leave it out"
+            )
+    return layers
+
+
+def _own(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters(recurse=False)]
 
 
 def _has_factors(module: nn.Module, key: str) -> bool:

@@ -46,6 +46,8 @@ class AutoLoRa(InnerAttack):
     """
 
     reparametrises = True
+    apart = ("reinitialise",)  # the branch is there before a treatment comes
+    owns_weights = True
     name: Literal["autolora"] = "autolora"
     rank: int = 8
     """Rank of the branch."""

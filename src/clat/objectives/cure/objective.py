@@ -18,7 +18,7 @@ its decay of r, which halves it at every iteration after epoch 100 (`rate_end` i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -90,9 +90,16 @@ class Cure(DivergenceAttack):
         if isinstance(self.masked, str) and self.masked not in MASKED_GROUPS:
             raise unknown("group of masked weights", self.masked, MASKED_GROUPS)
 
+    @property
+    def owns_weights(self) -> bool:
+        return self.percent > 0
+
     def requires(self, model: nn.Module, x: Tensor) -> None:
         if self.percent > 0:
             maskable(model, dict(model.named_parameters()), self.masked)
+
+    def movable(self, model: nn.Module, x: Tensor) -> Set[str] | None:
+        return None if self.percent == 0 else set(maskable(model, dict(model.named_parameters()), self.masked))
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         conservation = revision = None
