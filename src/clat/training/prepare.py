@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
-from clat.core.seeds import derive_seed, generator
+from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
@@ -21,6 +21,7 @@ from clat.data.splits import mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
+from clat.network import modes
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
@@ -28,6 +29,7 @@ from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.runtime.blocks import check_blocks
 from clat.training.augmentation import augmentation
 from clat.training.frozen import frozen_parameters, movable_layers
+from clat.training.picks import check_picks
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
 Data = Any
@@ -222,6 +224,7 @@ def _check_selection(
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
         )
+    check_picks(stage, model, x, layers)
 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:
@@ -299,11 +302,11 @@ def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.
         in_channels: channels of the images.
 
     Returns:
-        The network on the CPU. The global random state is as before.
+        The network on the CPU. The global random states are as before.
 
     Raises:
         ClatError: there is no such network, or its weights do not fit.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(recipe.seed, "init"))
+    with modes.preserve_python_states(), torch.random.fork_rng(devices=[]):
+        seed_global(derive_seed(recipe.seed, "init"))
         return build_model(recipe.model, num_classes, in_channels)
