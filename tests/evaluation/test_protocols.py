@@ -297,6 +297,15 @@ def test_restarts_are_passes_of_their_own() -> None:
     assert len({one.seed for one in searches}) == 5
 
 
+def test_an_attack_that_is_listed_again_draws_anew() -> None:
+    square = AttackSpec(attack="square", steps=15)
+    several = Protocol(name="several", attacks=(square, PGD_2, square, replace(square, steps=30), PGD_2))
+    seeds = [search.seed for _, _, search in built(several)]
+    assert len(set(seeds)) == len(seeds)
+    alone = Protocol(name="alone", attacks=(square, PGD_2))
+    assert seeds[:2] == [search.seed for _, _, search in built(alone)], "its first time is as it was"
+
+
 def test_an_attack_draws_the_same_alone_and_in_company() -> None:
     (alone,), inside = built("apgd-ce", seed=3), built("autoattack", seed=3)
     assert alone[2].seed == inside[0][2].seed

@@ -106,9 +106,11 @@ def plan_searches(
         # CR takes its targets in turn within one search, as what it finds of one decides on the next.
         apart = spec_targets is not None and spec.attack != "cr"
         targets: list[int | None] = list(range(1, (spec_targets or 0) + 1)) if apart else [None]
+        earlier = sum(one.label == spec.label for one in protocol.attacks[:position])
+        again = (earlier,) if earlier else ()  # an attack that is listed once more draws anew
         for restart in range(spec.restarts):
             for target in targets:
-                place = derive_seed(seed, spec.label, restart, target)
+                place = derive_seed(seed, spec.label, restart, target, *again)
                 told = spec_targets if target is None else target
                 build = _builder(spec, loss, told, restart, threat, place, room, leave)
                 group = first if alike else len(result)
