@@ -26,6 +26,7 @@ from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
+from clat.network.logits import SQUASHED_NOTE, within_unit
 
 BATCH_SIZE = 250
 """Samples attacked at a time, at most."""
@@ -112,6 +113,8 @@ def evaluate(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
+        if bool(within_unit(first).all()):
+            notes.append(SQUASHED_NOTE)
         state_file = StateFile(None, {})
         if state is not None:
             key = {
