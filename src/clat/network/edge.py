@@ -72,11 +72,12 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
         x: images, (N, C, H, W), floating point.
 
     Returns:
-        The same values, exactly.
+        The same values, exactly, without the gradient that may be asked of `x`.
 
     Raises:
         ClatError: `x` is float64 and holds digits that float32 does not.
     """
+    x = x.detach() if x.requires_grad else x
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()
