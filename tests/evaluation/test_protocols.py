@@ -140,6 +140,7 @@ def test_a_built_in_name_stays_what_it_is(name: str) -> None:
     [
         ({"attack": "apgdd"}, "unknown attack 'apgdd'; did you mean 'apgd'"),
         ({"attack": "pgd", "steps": 0}, "steps of attack 'pgd' is 0"),
+        ({"attack": "pgd", "steps": True}, "steps of attack 'pgd' is True"),
         ({"attack": "fab", "targets": 0}, "targets of attack 'fab' is 0"),
         ({"attack": "pgd", "restarts": 0}, "restarts of attack 'pgd' is 0"),
         ({"attack": "square", "targets": 3}, "attack 'square' has no setting 'targets': it has steps"),
@@ -220,6 +221,10 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ('name = "autoattack"\nattacks = [{ attack = "pgd" }]', "'autoattack' is the name of a built-in protocol"),
         ('name = "m"\nattacks = []', "protocol 'm' has no attacks"),
         ("name = m", "not valid TOML"),
+        ('name = "m"\nattacks = [{ attack = "pgd", steps = true }]', r"attacks\.0\.steps: is true: expected a num"),
+        ('name = "m"\nattacks = [{ attack = "stadv", bound = true }]', r"attacks\.0\.bound: is true"),
+        ('name = "m"\nnum_samples = true\nattacks = [{ attack = "pgd" }]', "num_samples: is true"),
+        ('name = "m"\nnum_samples = -5\nattacks = [{ attack = "pgd" }]', "num_samples of protocol 'm' is -5"),
     ],
 )
 def test_a_file_with_a_mistake(text: str, message: str, tmp_path: Path) -> None:

@@ -238,6 +238,15 @@ def test_robustbench_s_entry(record: EvaluationRecord) -> None:
     assert short["footnote"] == "Evaluated on 1000 of RobustBench's 10000 images."
     with pytest.raises(ClatError, match="RobustBench has cifar10"):
         clat.robustbench_entry(EvaluationRecord.from_dict(data | {"data": {"name": "digits"}}), **said)
+    for name, split in (("cifar10", "train"), ("cifar10", "validation"), ("imagenet", "train")):
+        of_split = data | {"data": {"name": name, "split": split}}
+        with pytest.raises(ClatError, match=f"is of '{name}/{split}': RobustBench lists results on 'test'"):
+            clat.robustbench_entry(EvaluationRecord.from_dict(of_split), **said)
+    for n, note in ((5000, "need not be the 5000"), (50_000, "50000 images, of which RobustBench takes 5000")):
+        known = {"data": {"name": "imagenet", "split": "val"}, "clean_accuracy": {"value": 0.7, "n": n}}
+        entry = clat.robustbench_entry(EvaluationRecord.from_dict(data | known), **said, footnote="Ours.")
+        assert entry["footnote"].startswith("Ours. Evaluated on")
+        assert note in entry["footnote"]
 
 
 class Hub:
