@@ -35,6 +35,8 @@ PRECISIONS = ("float32", "bfloat16")
 TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
 exact float32 either way."""
 
+RESUMED_NOTE = "went on from a state file: the cost is of the last session alone"
+
 
 def evaluate(
     model: nn.Module,
@@ -130,7 +132,7 @@ def evaluate(
         reached = state_file.load()
         if reached is not None:
             _check_outputs(model, x, y, state_file, alone[:1])
-            notes.append("went on from a state file: the cost is of the last session alone")
+            notes.append(RESUMED_NOTE)
         elif extent is not None:
             reached = extent.known_state(sum(one.attack < extent.known for one in todo))
         if reached is None:
