@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,33 @@ def test_networks_that_others_build(network, images: Tensor, tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ClatError, match="damaged"):
         clat.from_pretrained(folder)
+
+
+def test_the_outputs_are_the_network_s_own(images: Tensor, tmp_path: Path) -> None:
+    """Neither class names nor a number are given: a reader would assume 10."""
+    seven = load_model("resnet18", width=4, num_classes=7).eval()
+    before = torch.random.get_rng_state()
+    folder = clat.save_pretrained(seven, tmp_path / "net", network=NetworkConfig(name="resnet18", width=4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(clat.from_pretrained(folder)(images), seven(images))
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"network": "resnet18"}, "of another shape"),
+        ({"network": NetworkConfig(name="resnet50", width=4)}, "missing"),
+        ({"network": NetworkConfig(name="resnet18", width=4), "num_classes": 6}, "of another shape (linear.bias"),
+        ({"network": NetworkConfig(name="resnet18", width=4), "in_channels": 1}, "of another shape (conv1.weight"),
+        ({"network": NetworkConfig(name="resnet19")}, "did you mean 'resnet18'"),
+    ],
+)
+def test_a_name_of_another_network_is_refused(network, said: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """A folder that nobody could read."""
+    with pytest.raises(ClatError, match=re.escape(says)) as raised:
+        clat.save_pretrained(network, tmp_path / "net", **said)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "net").exists()
 
 
 def test_a_network_of_timm_as_a_folder(images: Tensor, tmp_path: Path) -> None:
@@ -272,7 +300,7 @@ class Hub:
 
 @pytest.fixture
 def folder(network: nn.Module, tmp_path: Path) -> Path:
-    return clat.save_pretrained(network, tmp_path / "net", network="resnet18", num_classes=5)
+    return clat.save_pretrained(network, tmp_path / "net", network=NetworkConfig(name="resnet18", width=4))
 
 
 def test_push(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
