@@ -15,6 +15,7 @@ from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
 from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
@@ -288,6 +289,7 @@ def test_the_steps_of_pgd() -> None:
     assert (type(search), search.steps, search.alpha, search.random_start) == (PgdSearch, 20, 2 / 255, True)
     ((_, _, search),) = built("fgsm", eps=8 / 255)
     assert (search.steps, search.alpha) == (1, pytest.approx(10 / 255))
+    assert search.seed == derive_seed(0, "pgd-1", 0, None), "as ever, whatever it is shown as"
     assert search.loss is cross_entropy
     ((_, _, search),) = built("cw-pgd-20", eps=8 / 255)
     assert (search.steps, search.alpha, search.loss) == (20, 2 / 255, carlini_wagner)
@@ -330,3 +332,11 @@ def test_attacks_that_know_no_eps_are_told_apart():
     assert not PROTOCOLS["stadv"].bounded_by_eps
     assert not PROTOCOLS["pixle"].bounded_by_eps
     assert PROTOCOLS["autoattack"].bounded_by_eps
+
+
+def test_the_names_that_results_show() -> None:
+    assert [spec.shown for spec in PROTOCOLS["fgsm"].attacks] == ["fgsm"]
+    assert AttackSpec(attack="pgd", steps=1).shown == "pgd-1"
+    assert [label for _, label, _ in built("fgsm")] == ["fgsm"]
+    others = [spec for name, protocol in PROTOCOLS.items() if name != "fgsm" for spec in protocol.attacks]
+    assert all(spec.shown == spec.label for spec in others)

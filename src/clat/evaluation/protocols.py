@@ -120,7 +120,7 @@ class AttackSpec:
 
     @property
     def label(self) -> str:
-        """Return the attack's name in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
+        """Return the attack's name, which its seeds are made of: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
         if self.settings is not None:
@@ -128,6 +128,11 @@ class AttackSpec:
         if self.attack == "pgd":
             return f"{self.loss}-pgd-{self.steps}" if self.loss else f"pgd-{self.steps}"
         return f"{self.attack}-t" if self.targets and self.attack != "cr" else self.attack
+
+    @property
+    def shown(self) -> str:
+        """Return the attack's name in a result: its label, or what the protocol of one step is called."""
+        return "fgsm" if self == _FGSM else self.label
 
     def data(self) -> dict[str, Any]:
         """Return the settings as plain data, which is what a protocol's hash is taken of.
@@ -247,6 +252,7 @@ def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)
 _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)
+_FGSM = AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4")
 
 PROTOCOLS: dict[str, Protocol] = {}
 OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
@@ -275,7 +281,7 @@ for _steps in (10, 20, 50, 100):
 for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
     _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
-_built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
+_built_in("fgsm", _FGSM)
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
 _built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1
