@@ -26,7 +26,7 @@ from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
-from clat.network.logits import SQUASHED_NOTE, within_unit
+from clat.network.logits import SQUASHED_NOTE, look_squashed
 
 BATCH_SIZE = 250
 """Samples attacked at a time, at most."""
@@ -115,7 +115,7 @@ def evaluate(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
-        if bool(within_unit(first).all()):
+        if look_squashed(first):
             notes.append(SQUASHED_NOTE)
         state_file = StateFile(None, {})
         if state is not None:

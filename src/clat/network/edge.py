@@ -93,8 +93,8 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
 
 def _check_values(model: nn.Module) -> None:
     """Refuse a network whose weights hold no values; Accelerate's hooks fill them in when a layer is called."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    if any(one.is_meta for one in tensors) and not any(hasattr(module, "_hf_hook") for module in model.modules()):
+    places = {tensor.device.type for tensor in itertools.chain(model.parameters(), model.buffers())}
+    if places == {"meta"} and not any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise ClatError(
             "the model's weights are on the device 'meta', without values: build it on another device, or load "
             "them by load_state_dict(..., assign=True)"

@@ -15,6 +15,8 @@ SQUASHED_NOTE = (
     "may seem more robust than it is; let it return logits"
 )
 _COARSE = (torch.bfloat16, torch.float16)
+_TELLING = 20
+"""So many outputs of either sign lie in [0, 1] by chance in one case of a million."""
 
 
 def check_logits(logits: object, y: Tensor) -> None:
@@ -72,6 +74,18 @@ def are_probabilities(outputs: Tensor) -> bool:
     held = next((kind for kind in _COARSE if torch.equal(outputs.to(kind).to(outputs.dtype), outputs)), None)
     tolerance = 1e-3 if held is None else max(1e-3, 2 * torch.finfo(held).eps)
     return bool((outputs >= 0).all()) and bool(((outputs.double().sum(1) - 1).abs() < tolerance).all())
+
+
+def look_squashed(outputs: Tensor) -> bool:
+    """Return whether a network's outputs look as if a sigmoid had made them: all in [0, 1], and enough to tell.
+
+    Args:
+        outputs: what it returned for a batch, (N, classes).
+
+    Returns:
+        True where they do. A few logits may lie there by chance.
+    """
+    return outputs.numel() >= _TELLING and bool(within_unit(outputs).all())
 
 
 def within_unit(outputs: Tensor) -> Tensor:
