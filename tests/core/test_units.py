@@ -48,6 +48,11 @@ def test_what_the_message_suggests_is_accepted() -> None:
 
 def test_large_sizes_are_fine_in_l2() -> None:
     assert parse_size("3/2", norm="l2") == Fraction(3, 2)
+    for value in ("1e400", 10**400, 1e300):  # what no float holds, or no square of one
+        with pytest.raises(ClatError, match="expected at most 1,000,000,000"):
+            parse_size(value, norm="l2")
+    with pytest.raises(ClatError, match=r"expected at most 1$"):
+        parse_size("1e400")
 
 
 @pytest.mark.parametrize("value", [-0.03, "-8/255", -1])

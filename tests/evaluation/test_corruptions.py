@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import clat
 from clat import cli
 from clat.core.errors import ClatError
 from clat.data import ImageSet
@@ -177,3 +178,10 @@ def test_the_package_itself() -> None:
         assert one.dtype == torch.uint8
         assert not torch.equal(one, pixels)
         assert torch.equal(one, corrupted(pixels, name, 5, seed=0)), name
+
+
+def test_images_of_floating_point_are_refused(package: ModuleType) -> None:
+    images = clat.as_image_set((torch.rand(3, 3, 32, 32), torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(ClatError, match="corruptions are made for 8 bits") as raised:
+        evaluate_corruptions(Brightness(), images)
+    assert "\n" not in str(raised.value)

@@ -493,6 +493,30 @@ def test_one_image_that_looks_like_probabilities_is_not_enough() -> None:
         evaluate(Broken(lambda out: out), x[:1], torch.tensor([1]), eps="8/255", protocol="fgsm")
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_probabilities_in_half_precision_are_seen(kind: torch.dtype) -> None:
+    """Their sum is not 1 by float32's standards."""
+    x, y = torch.rand(40, 3, 8, 8), torch.zeros(40, dtype=torch.int64)
+    outputs = Broken(lambda out: (5 * out).to(kind).softmax(1))
+    with pytest.raises(ClatError, match="returns probabilities"):
+        evaluate(outputs, x, y, eps="8/255", protocol="fgsm")
+    with pytest.raises(ClatError, match="returns probabilities"):
+        evaluate(Broken(lambda out: (5 * out).to(kind).softmax(1).float()), x, y, eps="8/255", protocol="fgsm")
+
+
+def test_outputs_that_look_like_probabilities_are_noted() -> None:
+    x, y = torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.int64)
+
+    def notes(output: Callable[[Tensor], Any]) -> str:
+        return "\n".join(evaluate(Broken(output), x, y, eps="8/255", protocol="fgsm").notes)
+
+    assert "look like probabilities" in notes(torch.sigmoid)
+    assert "look like probabilities" not in notes(lambda out: out - 0.5)
+    alone = evaluate(Broken(torch.sigmoid), x[:1], y[:1], eps="8/255", protocol="fgsm")
+    assert alone.notes == [], "a few logits may be such by chance"
+    assert "look like probabilities" not in notes(lambda out: torch.cat([out[:-1], out[-1:] + 1])), "a single image"
+
+
 def test_logarithms_of_probabilities_are_logits() -> None:
     x, y = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 2])
     evaluate(Broken(lambda out: out.log_softmax(1)), x, y, eps="8/255", protocol="fgsm")

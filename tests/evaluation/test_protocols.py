@@ -15,6 +15,7 @@ from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.core.errors import ClatError
+from clat.core.seeds import derive_seed
 from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
@@ -140,6 +141,7 @@ def test_a_built_in_name_stays_what_it_is(name: str) -> None:
     [
         ({"attack": "apgdd"}, "unknown attack 'apgdd'; did you mean 'apgd'"),
         ({"attack": "pgd", "steps": 0}, "steps of attack 'pgd' is 0"),
+        ({"attack": "pgd", "steps": True}, "steps of attack 'pgd' is True"),
         ({"attack": "fab", "targets": 0}, "targets of attack 'fab' is 0"),
         ({"attack": "pgd", "restarts": 0}, "restarts of attack 'pgd' is 0"),
         ({"attack": "square", "targets": 3}, "attack 'square' has no setting 'targets': it has steps"),
@@ -220,6 +222,10 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         ('name = "autoattack"\nattacks = [{ attack = "pgd" }]', "'autoattack' is the name of a built-in protocol"),
         ('name = "m"\nattacks = []', "protocol 'm' has no attacks"),
         ("name = m", "not valid TOML"),
+        ('name = "m"\nattacks = [{ attack = "pgd", steps = true }]', r"attacks\.0\.steps: is true: expected a num"),
+        ('name = "m"\nattacks = [{ attack = "stadv", bound = true }]', r"attacks\.0\.bound: is true"),
+        ('name = "m"\nnum_samples = true\nattacks = [{ attack = "pgd" }]', "num_samples: is true"),
+        ('name = "m"\nnum_samples = -5\nattacks = [{ attack = "pgd" }]', "num_samples of protocol 'm' is -5"),
     ],
 )
 def test_a_file_with_a_mistake(text: str, message: str, tmp_path: Path) -> None:
@@ -283,6 +289,7 @@ def test_the_steps_of_pgd() -> None:
     assert (type(search), search.steps, search.alpha, search.random_start) == (PgdSearch, 20, 2 / 255, True)
     ((_, _, search),) = built("fgsm", eps=8 / 255)
     assert (search.steps, search.alpha) == (1, pytest.approx(10 / 255))
+    assert search.seed == derive_seed(0, "pgd-1", 0, None), "as ever, whatever it is shown as"
     assert search.loss is cross_entropy
     ((_, _, search),) = built("cw-pgd-20", eps=8 / 255)
     assert (search.steps, search.alpha, search.loss) == (20, 2 / 255, carlini_wagner)
@@ -295,6 +302,15 @@ def test_restarts_are_passes_of_their_own() -> None:
     searches = [search for _, _, search in built(twice)]
     assert [(one.restart, one.target) for one in searches[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert len({one.seed for one in searches}) == 5
+
+
+def test_an_attack_that_is_listed_again_draws_anew() -> None:
+    square = AttackSpec(attack="square", steps=15)
+    several = Protocol(name="several", attacks=(square, PGD_2, square, replace(square, steps=30), PGD_2))
+    seeds = [search.seed for _, _, search in built(several)]
+    assert len(set(seeds)) == len(seeds)
+    alone = Protocol(name="alone", attacks=(square, PGD_2))
+    assert seeds[:2] == [search.seed for _, _, search in built(alone)], "its first time is as it was"
 
 
 def test_an_attack_draws_the_same_alone_and_in_company() -> None:
@@ -316,3 +332,11 @@ def test_attacks_that_know_no_eps_are_told_apart():
     assert not PROTOCOLS["stadv"].bounded_by_eps
     assert not PROTOCOLS["pixle"].bounded_by_eps
     assert PROTOCOLS["autoattack"].bounded_by_eps
+
+
+def test_the_names_that_results_show() -> None:
+    assert [spec.shown for spec in PROTOCOLS["fgsm"].attacks] == ["fgsm"]
+    assert AttackSpec(attack="pgd", steps=1).shown == "pgd-1"
+    assert [label for _, label, _ in built("fgsm")] == ["fgsm"]
+    others = [spec for name, protocol in PROTOCOLS.items() if name != "fgsm" for spec in protocol.attacks]
+    assert all(spec.shown == spec.label for spec in others)

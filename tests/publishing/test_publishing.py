@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,33 @@ def test_networks_that_others_build(network, images: Tensor, tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ClatError, match="damaged"):
         clat.from_pretrained(folder)
+
+
+def test_the_outputs_are_the_network_s_own(images: Tensor, tmp_path: Path) -> None:
+    """Neither class names nor a number are given: a reader would assume 10."""
+    seven = load_model("resnet18", width=4, num_classes=7).eval()
+    before = torch.random.get_rng_state()
+    folder = clat.save_pretrained(seven, tmp_path / "net", network=NetworkConfig(name="resnet18", width=4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(clat.from_pretrained(folder)(images), seven(images))
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"network": "resnet18"}, "of another shape"),
+        ({"network": NetworkConfig(name="resnet50", width=4)}, "missing"),
+        ({"network": NetworkConfig(name="resnet18", width=4), "num_classes": 6}, "of another shape (linear.bias"),
+        ({"network": NetworkConfig(name="resnet18", width=4), "in_channels": 1}, "of another shape (conv1.weight"),
+        ({"network": NetworkConfig(name="resnet19")}, "did you mean 'resnet18'"),
+    ],
+)
+def test_a_name_of_another_network_is_refused(network, said: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """A folder that nobody could read."""
+    with pytest.raises(ClatError, match=re.escape(says)) as raised:
+        clat.save_pretrained(network, tmp_path / "net", **said)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "net").exists()
 
 
 def test_a_network_of_timm_as_a_folder(images: Tensor, tmp_path: Path) -> None:
@@ -240,6 +268,15 @@ def test_robustbench_s_entry(record: EvaluationRecord) -> None:
     assert short["footnote"] == "Evaluated on 1000 of RobustBench's 10000 images."
     with pytest.raises(ClatError, match="RobustBench has cifar10"):
         clat.robustbench_entry(EvaluationRecord.from_dict(data | {"data": {"name": "digits"}}), **said)
+    for name, split in (("cifar10", "train"), ("cifar10", "validation"), ("imagenet", "train")):
+        of_split = data | {"data": {"name": name, "split": split}}
+        with pytest.raises(ClatError, match=f"is of '{name}/{split}': RobustBench lists results on 'test'"):
+            clat.robustbench_entry(EvaluationRecord.from_dict(of_split), **said)
+    for n, note in ((5000, "need not be the 5000"), (50_000, "50000 images, of which RobustBench takes 5000")):
+        known = {"data": {"name": "imagenet", "split": "val"}, "clean_accuracy": {"value": 0.7, "n": n}}
+        entry = clat.robustbench_entry(EvaluationRecord.from_dict(data | known), **said, footnote="Ours.")
+        assert entry["footnote"].startswith("Ours. Evaluated on")
+        assert note in entry["footnote"]
 
 
 class Hub:
@@ -265,7 +302,7 @@ class Hub:
 
 @pytest.fixture
 def folder(network: nn.Module, tmp_path: Path) -> Path:
-    return clat.save_pretrained(network, tmp_path / "net", network="resnet18", num_classes=5)
+    return clat.save_pretrained(network, tmp_path / "net", network=NetworkConfig(name="resnet18", width=4))
 
 
 def test_push(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def test_shares_beside_one_another_give_the_verdicts_of_one_process_also_where_o
     one, two = (read(tmp_path / f"{name}.json") for name in ("one", "two"))
     assert two["environment"]["processes"] == 2
     assert two["cost"]["backwards"] == one["cost"]["backwards"]
+    assert two["notes"] == one["notes"], "the cost is of all shares"
     assert len(place.started) == 3
     assert not list(tmp_path.glob("*.state*"))
 
@@ -57,12 +58,16 @@ def test_shares_beside_one_another_give_the_verdicts_of_one_process_also_where_o
 def test_with_a_state_only_the_shares_that_are_missing_run_again(clat, place, trained, tmp_path):
     words = [*WORDS, *known(trained), "--jobs", 2, "--state", tmp_path / "state"]
     assert clat(*words, "--out", tmp_path / "one.json").code == 0
+    assert "went on from a state file" not in str(read(tmp_path / "one.json")["notes"])
     (tmp_path / "state.2p-1.json").unlink()
     (tmp_path / "state.2p-1").unlink()
     place.started.clear()
     assert clat(*words, "--out", tmp_path / "two.json").code == 0
     assert [words[-1].endswith("state.2p-1.json") for words in place.started] == [True]
     assert verdicts(tmp_path / "two.json") == verdicts(tmp_path / "one.json")
+    (tmp_path / "state.2p-1.json").unlink()  # its state stays: the share goes on from it, at no cost
+    assert clat(*words, "--out", tmp_path / "three.json").code == 0
+    assert "went on from a state file" in str(read(tmp_path / "three.json")["notes"])
 
 
 def test_a_network_that_each_draws_for_itself_is_refused(refused, place, tmp_path):

@@ -143,7 +143,7 @@ class ApgdSearch:
             "previous_value": torch.zeros_like(value),  # the reference compares the first value with zero too
             "rises": torch.zeros(n, dtype=torch.int64, device=x.device),
             "halved_last": torch.ones(n, dtype=torch.bool, device=x.device),
-            "step_size": torch.full((n,), 2 * self.eps, device=x.device),
+            "step_size": torch.full((n,), 2 * self.eps, dtype=x.dtype, device=x.device),
             "t": torch.zeros(n, dtype=torch.int64, device=x.device),
             "done": wrong,
         }
@@ -153,7 +153,7 @@ class ApgdSearch:
         """Make one step with momentum, keep the best point, and adapt the step size at the end of a window."""
         x, point, done = state["x"], state["point"], state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
-        inertia = _wide(torch.where(state["t"] > 0, 0.25, 0.0), x)
+        inertia = _wide(0.25 * (state["t"] > 0).to(x.dtype), x)
         moved = ball.project(torch.addcmul(point, _wide(state["step_size"], x), state["direction"]))
         moved = moved.sub_(point).mul_(1 - inertia).add_(point)
         moved = ball.project(moved.addcmul_(point - state["previous_point"], inertia))

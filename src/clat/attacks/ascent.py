@@ -11,6 +11,8 @@ from torch import Tensor
 from clat.attacks.ball import Ball
 from clat.core.errors import ClatError
 
+NO_GRADIENT = "the model has no gradient towards its input: does it detach, or round to integers?"
+
 
 def ascend(value: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, alpha: float, steps: int) -> Tensor:
     """Return the last point of a walk uphill on `value` inside a ball.
@@ -56,7 +58,13 @@ def input_gradient(value: Tensor, point: Tensor, *, again: bool = False, differe
         ClatError: if there is no gradient at all.
     """
     check_path(value)
-    return torch.autograd.grad(value, point, retain_graph=again or differentiable, create_graph=differentiable)[0]
+    # What the network returned may require a gradient, by its weights, and have none towards its input.
+    gradient = torch.autograd.grad(
+        value, point, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True
+    )[0]
+    if gradient is None:
+        raise ClatError(NO_GRADIENT)
+    return gradient
 
 
 def check_path(value: Tensor) -> None:
@@ -69,7 +77,7 @@ def check_path(value: Tensor) -> None:
         ClatError: if `value` requires no gradient.
     """
     if not value.requires_grad:
-        raise ClatError("the model has no gradient towards its input: does it detach, or round to integers?")
+        raise ClatError(NO_GRADIENT)
 
 
 def check_found(x_adv: Tensor) -> None:

@@ -131,7 +131,7 @@ class ConstraintRelaxationSearch:
         x, y, t, active = state["x"], state["y"], state["t"], ~state["done"]
         ball = Ball(x, self.eps, self.norm, bounds=(state["low"], state["high"]) if self.norm == "linf" else None)
         seeking, phase = state["pair"] < 0, t % CYCLE
-        relaxation = self._relaxation(t)
+        relaxation = self._relaxation(t).to(x.dtype)
         place = (state["pair"] % self.targets)[:, None]
         point = state["point"].detach().requires_grad_(True)
         with torch.enable_grad():
@@ -146,7 +146,7 @@ class ConstraintRelaxationSearch:
         fooled = (inside & (logits.argmax(1) != y)) | value.isnan()
         near = inside & ~seeking & (rise > -NEAR)
         example = point
-        size = torch.where(seeking, torch.where(t == PART // 2, 0.25, 0.5), relaxation)
+        size = torch.where(seeking, torch.where(t == PART // 2, 0.25, 0.5).to(x.dtype), relaxation)
         moved = torch.addcmul(point, _wide(size * self.eps, x), direction)
         landed = ball.project(moved)
         relaxed = ~seeking & (phase < PART)
@@ -203,7 +203,7 @@ class ConstraintRelaxationSearch:
         if not len(rows):
             return
         x, t = state["x"][rows], state["t"][rows]
-        relaxation = self._relaxation(t)
+        relaxation = self._relaxation(t).to(x.dtype)
         shrunk = self._within(x, state["point"][rows], self.eps * (1 - relaxation))
         draw = self._draw(state["pair"][rows], t // CYCLE + 1)
         noise = self._noise(state["ids"][rows], draw, x, relaxation[:, None] * self.eps)

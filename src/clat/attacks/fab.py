@@ -192,11 +192,12 @@ class FabSearch:
             classes = logits.shape[1]
             rivals = [state["target"]] if "target" in state else [(y + k) % classes for k in range(1, classes)]
             margins = [losses.targeted_margin(logits, y, rival) for rival in rivals]
+            totals = [margin.sum() for margin in margins]
         nearest = torch.full_like(y, torch.inf, dtype=logits.dtype)
         rise, w = torch.zeros_like(nearest), torch.zeros_like(point, requires_grad=False)
         # One class after the other rather than the whole Jacobian at once, which could fill the memory.
-        for number, margin in enumerate(margins, start=1):
-            gradient = input_gradient(margin.sum(), point, again=number < len(margins))
+        for number, (margin, total) in enumerate(zip(margins, totals, strict=True), start=1):
+            gradient = input_gradient(total, point, again=number < len(margins))
             margin = margin.detach()
             if len(margins) == 1:
                 return -margin, gradient

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.attacks import losses
-from clat.attacks.ascent import check_found, check_path
+from clat.attacks.ascent import NO_GRADIENT, check_found, check_path
 from clat.attacks.noise import uniform
 from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
@@ -214,7 +214,11 @@ class StadvSearch:
             logits = self.model(adv)
             value = losses.margin(logits, state["y"])
             check_path(value)
+            reached: list[bool] = []
+            adv.register_hook(lambda slope: reached.append(slope is not None))
             (gradient,) = torch.autograd.grad((value - self.tau * roughness(flow)).sum(), flow)
+        if not any(reached):  # the roughness alone has a slope
+            raise ClatError(NO_GRADIENT)
         return adv.detach(), value.detach(), logits.detach().argmax(1) != state["y"], gradient
 
     def _adam(self, state: SearchState, gradient: Tensor) -> Tensor:

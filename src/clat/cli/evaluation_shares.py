@@ -22,6 +22,7 @@ from clat.cli.places import check_place, place_for
 from clat.core.errors import ClatError
 from clat.evaluation import Evaluation, Protocol
 from clat.evaluation.dataset import count_shares, evaluate_set
+from clat.evaluation.evaluate import RESUMED_NOTE
 from clat.network.cost import Cost
 from clat.runtime.jobs.job import Job
 from clat.runtime.jobs.schedule import run_jobs
@@ -158,12 +159,13 @@ def option_words(options: Namespace, add_options: Callable[[argparse.ArgumentPar
 
 def _with_cost(result: Evaluation, records: list[Path], seconds: float, workers: int) -> Evaluation:
     """Return the result with what all shares took, and the time that passed meanwhile."""
-    total = result.cost
-    for record in records:
-        if record.exists():
-            total = total + Cost(**json.loads(record.read_text())["cost"])
+    shares = [json.loads(record.read_text()) for record in records if record.exists()]
+    total = sum((Cost(**share["cost"]) for share in shares), result.cost)
     cost = replace(total, seconds=seconds + result.cost.seconds)
-    return replace(result, cost=cost, environment={**result.environment, "processes": workers})
+    # This process went on from the shares' states, whose cost is counted, unless one of them was gone on from too.
+    counted = len(shares) == len(records) and not any(RESUMED_NOTE in share["notes"] for share in shares)
+    notes = [note for note in result.notes if not (counted and note == RESUMED_NOTE)]
+    return replace(result, cost=cost, notes=notes, environment={**result.environment, "processes": workers})
 
 
 def one_share(options: Namespace, protocol: Protocol, prepared: Prepared, number: int, workers: int) -> int:

@@ -8,6 +8,9 @@ from clat.core.errors import ClatError
 
 Size = float | int | str | Fraction
 
+_LARGEST = 10**9
+"""No two images are as far apart, in any norm."""
+
 
 def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fraction:
     """Return an eps or alpha as an exact fraction.
@@ -22,8 +25,8 @@ def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fractio
         The size, at least 0.
 
     Raises:
-        ClatError: it is no number, negative, or above 1 under linf, which is nearly always a size in pixel values
-            (8 meant as 8/255).
+        ClatError: it is no number, negative, larger than any image, or above 1 under linf, which is nearly always a
+            size in pixel values (8 meant as 8/255).
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ClatError(f"{what} is {value!r}: expected a number or a fraction such as '8/255'")
@@ -40,6 +43,8 @@ def parse_size(value: Size, *, what: str = "eps", norm: str = "linf") -> Fractio
     if norm == "linf" and size > 1:
         hint = f"did you mean {size_text(size / 255)}?" if size <= 255 else "expected at most 1"
         raise ClatError(f"{what} is {value}, but images lie in [0, 1]: {hint}")
+    if size > _LARGEST:  # beyond a float's range in the end
+        raise ClatError(f"{what} is {value}, but images lie in [0, 1]: expected at most {_LARGEST:,}")
     return size
 
 

@@ -121,7 +121,8 @@ def evaluate_corruptions(
         The accuracy for each corruption and severity, and on the images as they are.
 
     Raises:
-        ClatError: the package is missing, the images are too small, or a name or severity that does not exist.
+        ClatError: the package is missing, the images are too small or not of 8 bits, or a name or severity that
+            does not exist.
     """
     package = _package()
     names = list(package.get_corruption_names() if names is None else names)
@@ -141,7 +142,11 @@ def evaluate_corruptions(
             f"(--image-size {SMALLEST})"
         )
     pixels = images.load().images
-    assert isinstance(pixels, Tensor)
+    if not isinstance(pixels, Tensor):
+        raise ClatError(
+            f"the images of '{images.name}/{images.split}' are floating point, and corruptions are made for 8 "
+            "bits: give them as (255 * x).round().to(torch.uint8)"
+        )
 
     def measured(shown: Tensor) -> Accuracy:
         right = is_right(model, shown.float() / 255, images.labels, batch_size=batch_size)

@@ -26,6 +26,7 @@ from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
+from clat.network.logits import SQUASHED_NOTE, look_squashed
 
 BATCH_SIZE = 250
 """Samples attacked at a time, at most."""
@@ -33,6 +34,8 @@ PRECISIONS = ("float32", "bfloat16")
 """Precisions of the search, but for FAB's, Square's and Pixle's, which is float32 always. float32 may be
 TensorFloat32 on a GPU, as torch's flags have it. The verdict on every example is a fresh forward pass in
 exact float32 either way."""
+
+RESUMED_NOTE = "went on from a state file: the cost is of the last session alone"
 
 
 def evaluate(
@@ -112,6 +115,8 @@ def evaluate(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not keep_examples,
         )  # fmt: skip
+        if look_squashed(first):
+            notes.append(SQUASHED_NOTE)
         state_file = StateFile(None, {})
         if state is not None:
             key = {
@@ -127,7 +132,7 @@ def evaluate(
         reached = state_file.load()
         if reached is not None:
             _check_outputs(model, x, y, state_file, alone[:1])
-            notes.append("went on from a state file: the cost is of the last session alone")
+            notes.append(RESUMED_NOTE)
         elif extent is not None:
             reached = extent.known_state(sum(one.attack < extent.known for one in todo))
         if reached is None:

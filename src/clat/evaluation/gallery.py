@@ -219,7 +219,7 @@ def _views(
     clean, attacked = (
         predict(network, images, y, batch_size=batch_size).softmax(1) for images in (x, result.x_adv)
     )
-    labels = [spec.label for spec in result.protocol.attacks]
+    labels = [spec.shown for spec in result.protocol.attacks]
     views = []
     for place in range(len(x)):
         right, fooled_by = bool(result.correct[place]), int(result.fooled_by[place])

@@ -17,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.evaluation.planned_search import PlannedSearch
 from clat.evaluation.state import EvaluationState, StateFile
 from clat.network.folding import unfolded
-from clat.network.logits import check_logits
+from clat.network.logits import are_probabilities, check_logits
 from clat.network.precision import exact_float32, is_exact
 
 Report = Callable[[str, int, int, float], None]
@@ -62,7 +62,7 @@ class EvaluationJob:
             ClatError: they are probabilities, are not finite, or do not fit the labels.
         """
         logits = self._logits(*next(self._batches()))
-        if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+        if are_probabilities(logits):
             raise ClatError("the model returns probabilities: let it return logits (their logarithm will do)")
         return logits
 

@@ -87,16 +87,16 @@ def plan_searches(
         spec_targets = spec.targets
         if spec_targets is not None and spec_targets > classes - 1:
             notes.append(
-                f"{spec.label}: {classes - 1} targets instead of {spec_targets}, as there are {classes} classes"
+                f"{spec.shown}: {classes - 1} targets instead of {spec_targets}, as there are {classes} classes"
             )
             spec_targets = classes - 1
         loss = spec.loss
         if loss == "dlr-targeted" and classes < 4:
-            notes.append(f"{spec.label}: the margin instead of the targeted DLR, which needs 4 classes")
+            notes.append(f"{spec.shown}: the margin instead of the targeted DLR, which needs 4 classes")
             loss = "margin-targeted"
         if loss == "dlr" and classes < 3:
             raise ClatError(
-                f"{spec.label} needs at least 3 classes, the model has {classes}: use apgd with loss ce"
+                f"{spec.shown} needs at least 3 classes, the model has {classes}: use apgd with loss ce"
             )
         if spec.attack == "cr":
             notes.append(CR_NOTE)
@@ -106,13 +106,15 @@ def plan_searches(
         # CR takes its targets in turn within one search, as what it finds of one decides on the next.
         apart = spec_targets is not None and spec.attack != "cr"
         targets: list[int | None] = list(range(1, (spec_targets or 0) + 1)) if apart else [None]
+        earlier = sum(one.label == spec.label for one in protocol.attacks[:position])
+        again = (earlier,) if earlier else ()  # an attack that is listed once more draws anew
         for restart in range(spec.restarts):
             for target in targets:
-                place = derive_seed(seed, spec.label, restart, target)
+                place = derive_seed(seed, spec.label, restart, target, *again)
                 told = spec_targets if target is None else target
                 build = _builder(spec, loss, told, restart, threat, place, room, leave)
                 group = first if alike else len(result)
-                result.append(PlannedSearch(position, spec.label, build, group, exact=spec.attack in EXACT))
+                result.append(PlannedSearch(position, spec.shown, build, group, exact=spec.attack in EXACT))
     return result, notes
 
 

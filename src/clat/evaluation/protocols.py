@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from clat.attacks.square import AUTOATTACK_SCHEDULE
+from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
 from clat.core.parsing import parse_toml
 from clat.core.plugins import PluginKind
@@ -40,6 +41,17 @@ ATTACK_LOSSES = {"apgd": ("ce", "dlr", "dlr-targeted"), "pgd": ("cw",)}
 """What `loss` can be. PGD's own, the cross-entropy, is the one that is not told."""
 
 
+def _no_flag(value: Any) -> Any:
+    """Refuse true and false where a number is expected: pydantic takes them for 1 and 0."""
+    if isinstance(value, bool):
+        raise ClatError(f"is {str(value).lower()}: expected a number")
+    return value
+
+
+_Whole = Annotated[int, BeforeValidator(_no_flag)]
+_Number = Annotated[float, BeforeValidator(_no_flag)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec:
     """One attack of a protocol. What is left out is filled in from ATTACKS; what an attack does not use stays None
@@ -50,25 +62,25 @@ class AttackSpec:
     attack: str
     """A name from ATTACKS, or a function of your own by its path or entry point, see `clat.evaluation.own_attack`.
     FAB, Square and Pixle search in float32 whatever the evaluation's precision."""
-    steps: int | None = None
+    steps: _Whole | None = None
     """Gradient steps; queries for Square."""
     loss: str | None = None
     """APGD: "ce", "dlr", or "dlr-targeted". PGD: "cw", see `clat.attacks.losses.carlini_wagner`; None: the
     cross-entropy."""
-    targets: int | None = None
+    targets: _Whole | None = None
     """APGD with a targeted loss, FAB, CR: aim at so many wrong classes, the most likely first; None: untargeted."""
-    restarts: int = 1
+    restarts: _Whole = 1
     alpha_ratio: str | None = None
     """PGD: step over eps, as a fraction."""
-    bound: float | None = None
+    bound: _Number | None = None
     """stAdv: the largest flow."""
-    schedule: int | None = None
+    schedule: _Whole | None = None
     """Square: over how many queries windows shrink to their smallest. AutoAttack's 5,000 queries are half of
     10,000; in the paper it is as many as there are queries."""
     verdict: str | None = None
     """PGD: "any", robust only if no iterate fools the model, the random start included, so that a sample is left at
     its first example; None: its last iterate decides, as in published PGD-k numbers."""
-    rounds: int | None = None
+    rounds: _Whole | None = None
     """CR: how often a target is tried at most."""
     settings: dict[str, Any] | None = None
     """Keywords of an attack of your own."""
@@ -93,7 +105,7 @@ class AttackSpec:
     def _check_values(self) -> None:
         for what in ("steps", "targets", "restarts", "schedule", "rounds"):
             value = getattr(self, what)
-            if value is not None and value < 1:
+            if isinstance(value, bool) or (value is not None and value < 1):
                 raise ClatError(f"{what} of attack '{self.attack}' is {value}: expected at least 1")
         if self.loss is not None and self.loss not in ATTACK_LOSSES[self.attack]:
             raise unknown("loss", self.loss, ATTACK_LOSSES[self.attack])
@@ -108,7 +120,7 @@ class AttackSpec:
 
     @property
     def label(self) -> str:
-        """Return the attack's name in a result: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20", "cw-pgd-20"."""
+        """Return the attack's name, which its seeds are made of: "apgd-ce", "apgd-t", "fab-t", "cr", "pgd-20"."""
         if self.attack == "apgd":
             return "apgd-t" if self.targets else f"apgd-{self.loss}"
         if self.settings is not None:
@@ -116,6 +128,11 @@ class AttackSpec:
         if self.attack == "pgd":
             return f"{self.loss}-pgd-{self.steps}" if self.loss else f"pgd-{self.steps}"
         return f"{self.attack}-t" if self.targets and self.attack != "cr" else self.attack
+
+    @property
+    def shown(self) -> str:
+        """Return the attack's name in a result: its label, or what the protocol of one step is called."""
+        return "fgsm" if self == _FGSM else self.label
 
     def data(self) -> dict[str, Any]:
         """Return the settings as plain data, which is what a protocol's hash is taken of.
@@ -141,12 +158,14 @@ class Protocol:
 
     name: str
     attacks: tuple[AttackSpec, ...]
-    num_samples: int | None = None
+    num_samples: _Whole | None = None
     """The customary sample count; None: all."""
 
     def __post_init__(self) -> None:
         if not self.attacks:
             raise ClatError(f"protocol '{self.name}' has no attacks")
+        if self.num_samples is not None:
+            at_least(f"num_samples of protocol '{self.name}'", self.num_samples, 1)
         if self.name in PROTOCOLS and _but_for_verdicts(self) != _but_for_verdicts(PROTOCOLS[self.name]):
             raise ClatError(f"'{self.name}' is the name of a built-in protocol: call yours something else")
         if "autoattack" in re.sub("[^a-z]", "", self.name.lower()) and self.name != "autoattack":
@@ -233,6 +252,7 @@ def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)
 _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)
+_FGSM = AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4")
 
 PROTOCOLS: dict[str, Protocol] = {}
 OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
@@ -261,7 +281,7 @@ for _steps in (10, 20, 50, 100):
 for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
     _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
-_built_in("fgsm", AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"))
+_built_in("fgsm", _FGSM)
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
 _built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1

@@ -93,7 +93,7 @@ class Evaluation:
         """Return for each attack the accuracy left after it and those before it."""
         found: dict[str, Accuracy] = {}
         for position, spec in enumerate(self.protocol.attacks):
-            label = f"{spec.label} ({position + 1})" if spec.label in found else spec.label
+            label = f"{spec.shown} ({position + 1})" if spec.shown in found else spec.shown
             found[label] = Accuracy(
                 int(robust_after(self.correct, self.fooled_by, position).sum()), len(self.correct)
             )

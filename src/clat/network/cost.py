@@ -60,8 +60,8 @@ def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
     cost = Cost()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
-    def count_backward(gradient: Tensor) -> None:
-        cost.backwards += len(gradient)
+    def count_backward(gradient: Tensor | None) -> None:
+        cost.backwards += 0 if gradient is None else len(gradient)
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
         x = first_tensor(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -30,10 +31,11 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
         The network and the images; both are the given objects where nothing had to be done.
 
     Raises:
-        ClatError: no network, images outside [0, 1], wrong labels, or float64 images with values that float32 does
-            not hold for a network that is not float64.
+        ClatError: no network, or one without values, images outside [0, 1], wrong labels, or float64 images with
+            values that float32 does not hold for a network that is not float64.
     """
     model = unwrapped(model)
+    _check_values(model)
     check_images(x)
     if y is not None:
         check_labels(y, None, len(x))
@@ -72,11 +74,12 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
         x: images, (N, C, H, W), floating point.
 
     Returns:
-        The same values, exactly.
+        The same values, exactly, without the gradient that may be asked of `x`.
 
     Raises:
         ClatError: `x` is float64 and holds digits that float32 does not.
     """
+    x = x.detach() if x.requires_grad else x
     if x.dtype == torch.float32 or (x.dtype == torch.float64 and floating_type(model) == torch.float64):
         return x
     converted = x.float()
@@ -86,6 +89,16 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
             "them with x.float()"
         )
     return converted
+
+
+def _check_values(model: nn.Module) -> None:
+    """Refuse a network whose weights hold no values; Accelerate's hooks fill them in when a layer is called."""
+    places = {tensor.device.type for tensor in itertools.chain(model.parameters(), model.buffers())}
+    if places == {"meta"} and not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise ClatError(
+            "the model's weights are on the device 'meta', without values: build it on another device, or load "
+            "them by load_state_dict(..., assign=True)"
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

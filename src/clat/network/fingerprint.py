@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def fingerprint(model: nn.Module) -> str:
     sha = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         sha.update(name.encode())
-        sha.update(_raw(value))
+        for part in _parts(value):
+            sha.update(part)
     return sha.hexdigest()[:16]
 
 
@@ -96,6 +98,18 @@ def digest(tensor: Tensor) -> str:
         The digits, the start of a SHA-256.
     """
     return hashlib.sha256(_raw(tensor)).hexdigest()[:16]
+
+
+def _parts(value: object) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of an entry of a state: of quantised layers it is no tensor, but a tuple of them."""
+    if isinstance(value, Tensor):
+        yield _raw(value.dequantize() if value.is_quantized else value)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _parts(part)
+    else:
+        known = value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype)
+        yield (repr(value) if known else type(value).__name__).encode()
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -10,6 +10,14 @@ from clat.core.errors import ClatError
 SINGLE = "of a single logit z return torch.stack([-z / 2, z / 2], 1), z of shape (N,): the logits of both classes"
 """What to do with a network that gives one number an image."""
 
+SQUASHED_NOTE = (
+    "the network's outputs look like probabilities, all of them in [0, 1]: attacks on these find less, so that it "
+    "may seem more robust than it is; let it return logits"
+)
+_COARSE = (torch.bfloat16, torch.float16)
+_TELLING = 20
+"""So many outputs of either sign lie in [0, 1] by chance in one case of a million."""
+
 
 def check_logits(logits: object, y: Tensor) -> None:
     """Raise an error unless a model's output is logits with a class for every label.
@@ -51,6 +59,45 @@ def check_output(logits: object, count: int, labels: Tensor | None = None) -> No
         raise ClatError(f"{start}: {SINGLE}")
     if highest >= logits.shape[1]:
         raise ClatError(f"a label is {highest}, but the model has {logits.shape[1]} classes")
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Return whether a network's outputs are those of a softmax: at least 0, with a sum of 1 for each image.
+
+    Args:
+        outputs: what it returned for a batch, (N, classes).
+
+    Returns:
+        True where they are, up to the rounding of the type that holds them all, which may be another than theirs:
+        a softmax in bfloat16 misses a sum of 1 by more than one in float32.
+    """
+    held = next((kind for kind in _COARSE if torch.equal(outputs.to(kind).to(outputs.dtype), outputs)), None)
+    tolerance = 1e-3 if held is None else max(1e-3, 2 * torch.finfo(held).eps)
+    return bool((outputs >= 0).all()) and bool(((outputs.double().sum(1) - 1).abs() < tolerance).all())
+
+
+def look_squashed(outputs: Tensor) -> bool:
+    """Return whether a network's outputs look as if a sigmoid had made them: all in [0, 1], and enough to tell.
+
+    Args:
+        outputs: what it returned for a batch, (N, classes).
+
+    Returns:
+        True where they do. A few logits may lie there by chance.
+    """
+    return outputs.numel() >= _TELLING and bool(within_unit(outputs).all())
+
+
+def within_unit(outputs: Tensor) -> Tensor:
+    """Return for which images all outputs lie in [0, 1], as those of a sigmoid do.
+
+    Args:
+        outputs: what a network returned, (N, classes).
+
+    Returns:
+        One flag an image, (N,) bool. That logits do so for a whole batch is rare, but may be.
+    """
+    return ((outputs >= 0) & (outputs <= 1)).all(1)
 
 
 def _unfit_kind(output: Tensor) -> str | None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clat.core.errors import ClatError
@@ -23,9 +25,10 @@ from clat.core.version import __version__
 from clat.evaluation.result import EvaluationRecord
 from clat.models import huggingface
 from clat.models.files import load_weights, save_weights
-from clat.models.fitting import bare
+from clat.models.fitting import bare, fitting_entries
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
+from clat.network.modes import preserve_random_states
 from clat.publishing.card import model_card, write_card_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -53,7 +56,8 @@ def save_pretrained(
         folder: a new folder.
         network: what `clat.load_model` calls it: a name, or a recipe's `[model]`. None: whoever reads the folder
             has to bring the network.
-        num_classes: the network's outputs; None: as many as there are class names.
+        num_classes: the network's outputs; None: as many as there are class names, else as its last linear layer
+            has.
         in_channels: of its images.
         class_names: in the order of its outputs.
         results: of `clat.evaluate` for this network, or their files; they become the card's table.
@@ -63,7 +67,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ClatError: the folder is taken or cannot be written, or a file holds no result.
+        ClatError: the folder is taken or cannot be written, a file holds no result, or `network` names another
+            network than this.
     """
     folder = Path(folder)
     records = [one if isinstance(one, EvaluationRecord) else EvaluationRecord.from_json(one) for one in results]
@@ -81,6 +86,9 @@ def save_pretrained(
         huggingface.save_pretrained(model, folder, () if numbers else class_names)
         write_card_file(folder, text)
         return folder
+    outputs = num_classes or len(class_names) or _outputs(model)
+    if config is not None:
+        _check_name(model, config, outputs, in_channels)
     claim_output(folder)
     data = {
         "architectures": [type(bare(model)).__name__],
@@ -88,7 +96,7 @@ def save_pretrained(
         "clat": {
             "version": __version__,
             "network": described or None,
-            "num_classes": num_classes or len(class_names) or None,
+            "num_classes": outputs,
             "in_channels": in_channels,
         },
         "id2label": {str(number): name for number, name in enumerate(class_names)},
@@ -130,7 +138,7 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
         return load_model(f"hf:{source}", num_classes=classes).eval()
     network = ours.get("network")
     name = network.get("name") if isinstance(network, dict) else None
-    if not isinstance(name, str) or (":" in name and not name.startswith(_BUILT_BY_NAME)) or name == "mixture":
+    if not isinstance(name, str) or not _is_built_by_name(name):
         built = f"'{name}', which" if name else f"a {_first(data.get('architectures'))}, which"
         raise ClatError(
             f"model '{source}' is {built} code of its own builds: give the network to put the weights into, "
@@ -141,21 +149,58 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
         num_classes, in_channels = int(ours["num_classes"] or 10), int(ours.get("in_channels") or 3)
     except (TypeError, ValueError, KeyError) as error:
         raise ClatError(f"model '{source}': {CONFIG} is damaged ({error}); save the network again") from None
-    settings = {key: getattr(config, key) for key in SETTINGS}
-    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-    found = load_model(name, **settings, **sizes, weights=folder / WEIGHTS).eval()
+    found = load_model(name, **_settings(config, num_classes, in_channels), weights=folder / WEIGHTS).eval()
     names = data.get("id2label")
     if isinstance(names, dict) and len(names) == num_classes:
         bare(found).class_names = tuple(names.values())  # type: ignore[assignment]
     return found
 
 
+def _is_built_by_name(name: str) -> bool:
+    return name != "mixture" and (":" not in name or name.startswith(_BUILT_BY_NAME))
+
+
+def _settings(config: NetworkConfig, num_classes: int, in_channels: int) -> dict[str, Any]:
+    """Return what a reader builds the network with, beside its name."""
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    return {key: getattr(config, key) for key in SETTINGS} | sizes
+
+
+def _outputs(model: nn.Module) -> int | None:
+    """Return the outputs of the last linear layer; None where there is none."""
+    linear = [module for module in bare(model).modules() if isinstance(module, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def _check_name(model: nn.Module, config: NetworkConfig, num_classes: int | None, in_channels: int) -> None:
+    """Refuse a name and settings under which a reader would build a network that the weights do not fit.
+
+    It is built without values. What a library does not build so, or builds from files, is not looked at.
+    """
+    known = replace(config, weights=None, weights_key=None, **_without_weights(config))
+    if not _is_built_by_name(known.name) or known.is_trained:
+        return
+    try:
+        with preserve_random_states(nn.Identity()), torch.device("meta"):
+            named = load_model(known.name, **_settings(known, num_classes or 10, in_channels))
+    except Exception:
+        if ":" in known.name:
+            return
+        raise
+    fitting_entries(named, bare(model).state_dict(), f"of this network, to be called '{known.name}',")
+
+
 def _described(config: NetworkConfig) -> dict[str, Any]:
     """Return what names the network again; where its weights came from, and its normalisation, which goes with the
     weights, are left out."""
-    found = {key: getattr(config, key) for key in ("name", *SETTINGS)}
+    found = {key: getattr(config, key) for key in ("name", *SETTINGS)} | _without_weights(config)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _without_weights(config: NetworkConfig) -> dict[str, Any]:
+    """Return the arguments of a network whose weights follow."""
     args = {key: value for key, value in (config.args or {}).items() if key not in ("pretrained", "weights")}
-    return {key: value for key, value in (found | {"args": args or None}).items() if value is not None}
+    return {"args": args or None}
 
 
 def _of_transformers(model: nn.Module) -> bool:

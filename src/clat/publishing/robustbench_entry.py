@@ -10,6 +10,8 @@ from clat.evaluation.result import EvaluationRecord
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 """What RobustBench evaluates on, by its name of the data set."""
+SPLITS = {"cifar10": ("test",), "cifar100": ("test",), "imagenet": ("test", "validation", "valid", "val")}
+"""What the split of these images may be called."""
 
 
 def robustbench_entry(
@@ -41,7 +43,7 @@ def robustbench_entry(
         The entry by RobustBench's keys; accuracies are texts in percent, with two decimals.
 
     Raises:
-        ClatError: the result is none of AutoAttack, or of a data set that RobustBench has not.
+        ClatError: the result is none of AutoAttack, or of a data set or split that RobustBench has not.
     """
     full = PROTOCOLS["autoattack"]
     clean, robust = result.clean_accuracy, result.robust_accuracy
@@ -53,9 +55,13 @@ def robustbench_entry(
     dataset = result.text("data", "name") or "unknown"
     if dataset not in TEST_IMAGES:
         raise ClatError(f"{result.name} is of '{dataset}': RobustBench has {', '.join(TEST_IMAGES)}")
-    notes = [] if footnote is None else [footnote]
-    if clean.n != TEST_IMAGES[dataset]:
-        notes.append(f"Evaluated on {clean.n} of RobustBench's {TEST_IMAGES[dataset]} images.")
+    split = result.text("data", "split")
+    if split is not None and split not in SPLITS[dataset]:
+        raise ClatError(
+            f"{result.name} is of '{dataset}/{split}': RobustBench lists results on '{SPLITS[dataset][0]}', "
+            "evaluate there"
+        )
+    notes = [*([] if footnote is None else [footnote]), *_images_note(dataset, clean.n)]
     measured = _percent(robust.value)
     return {
         "link": link,
@@ -73,6 +79,17 @@ def robustbench_entry(
         **({"footnote": " ".join(notes)} if notes else {}),
         "unreliable": False,
     }
+
+
+def _images_note(dataset: str, n: int | None) -> list[str]:
+    """Return what a reader has to know of the images: a result does not say which of a split they are."""
+    usual = TEST_IMAGES[dataset]
+    if n is not None and n > usual:
+        return [f"Evaluated on {n} images, of which RobustBench takes {usual}."]
+    if n != usual:
+        return [f"Evaluated on {n} of RobustBench's {usual} images."]
+    own = f"Evaluated on {n} images, which need not be the {usual} that RobustBench takes."
+    return [own] if dataset == "imagenet" else []
 
 
 def _percent(value: float) -> str:

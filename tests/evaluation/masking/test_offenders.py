@@ -51,6 +51,7 @@ OFFENDERS: dict[str, tuple[Callable[[nn.Module], nn.Module], float, str]] = {
     "noise": (lambda net: Around(net, before=lambda x: x + 0.1 * torch.randn_like(x)), EPS, "random forward"),
     "noise of the image": (image_noise, EPS, "jumping logits"),
     "extreme logits": (lambda net: Around(net, after=lambda z: 1e4 * z), 2 * EPS, "saturated softmax"),
+    "a sigmoid": (lambda net: Around(net, after=torch.sigmoid), EPS, "squashed outputs"),
     "a ripple": (shattered, 2 * EPS, "black box"),
     "a reversed slope": (lambda net: Around(net, before=Reversed.apply), 2 * EPS, "black box"),
     "the batch": (BatchStatistics, EPS, "batch dependence"),

@@ -13,6 +13,7 @@ from clat.evaluation.batch_dependence import cause, differing, is_random, logits
 from clat.evaluation.masking.attacked_network import AttackedNetwork
 from clat.evaluation.masking.report import OK, SUSPICIOUS
 from clat.network import modes
+from clat.network.logits import within_unit
 
 FEW = 0.01
 """The share of images that may show what none should."""
@@ -100,6 +101,23 @@ def saturation(network: AttackedNetwork) -> Finding:
     """
     others = network.logits.softmax(1).topk(2, dim=1).values[:, 1]
     return _rare(others < torch.finfo(torch.float32).tiny, "the softmax is saturated beyond float32")
+
+
+def squashed(network: AttackedNetwork) -> Finding:
+    """Measure on how many images all outputs lie in [0, 1], as those of a sigmoid do.
+
+    The slope of such an output vanishes where the network is sure, so that attacks find less than on logits. That
+    logits lie there on some images is nothing unusual.
+
+    Args:
+        network: the network under check.
+
+    Returns:
+        The share of all images, the verdict and why.
+    """
+    inside = within_unit(network.logits)
+    why = f"all outputs lie in [0, 1], as probabilities do, on {int(inside.sum())} of {len(inside)} images"
+    return float(inside.double().mean()), SUSPICIOUS if inside.all() else OK, why
 
 
 def randomness(network: AttackedNetwork) -> Finding:

@@ -41,6 +41,7 @@ from clat.evaluation.masking.network_signs import (
     jumps,
     randomness,
     saturation,
+    squashed,
     zero_gradients,
 )
 from clat.evaluation.masking.report import OK, SUSPICIOUS
@@ -241,6 +242,7 @@ SIGNS: dict[str, Callable[[AttackedNetwork], Finding]] = {
     "zero gradients": zero_gradients,
     "broken gradients": broken_gradients,
     "saturated softmax": saturation,
+    "squashed outputs": squashed,
     "jumping logits": jumps,
     "random forward": randomness,
     "batch dependence": batch_dependence,
