@@ -168,6 +168,9 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
     assert [row[2] for row in found["rows"]] == ["random, full width", "PGD-AT, tiny"]
     assert all(len(row[3].split()) == 5 for row in found["rows"])
     assert found["rows"][0][4] == "11 10 4 2 12"
+    with monkeypatch.context() as patch:
+        patch.setattr("clat.studies.paper.layer_tables.top_layers", None)
+        assert run("T8", tmp_path)["rows"] == found["rows"], "ranked once a store"
     selected = run("T13", tmp_path)
     assert [row[4] for row in selected["rows"]] == ["11", "11", "4"]
     assert selected["rows"][2][3] == "not at this scale, whose stage selects 2 times"

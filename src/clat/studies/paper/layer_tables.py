@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clat.bench.repeated_step import with_statistics
 from clat.core.errors import ClatError
+from clat.core.files import write_json
 from clat.core.formatting import DASH, count
 from clat.criticality.rankings import CriticalityRanking
 from clat.data import Loader, hold_out
@@ -133,20 +134,26 @@ def critical_layers(request: Request) -> Content:
 
 
 def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int], dict[str, Any]]:
+    """Return the most critical layers of random weights or of what PGD-AT leaves, ranked once a store."""
     if line.dataset in request.missing:
         raise ClatError(request.missing[line.dataset])
-    seed = request.seeds[0]
-    run = request.store.run_of(RunSpec(network=line.network, dataset=line.dataset, seed=seed))
-    if random:
-        x, y = heldout_batch(request, run, FEW)
-        classes = request.store.test_images(run).num_classes
-        model = full_network(line.network, line.dataset, classes, x, seed)
-        return top_layers(model, x, y, seed=seed), {"images": len(x)}
-    failure = request.store.train(run, request.console)
+    seed, store = request.seeds[0], request.store
+    run = store.run_of(RunSpec(network=line.network, dataset=line.dataset, seed=seed))
+    failure = None if random else store.train(run, request.console)
     if failure:
         raise ClatError(failure)
-    x, y = heldout_batch(request, run, 100)
-    return top_layers(request.store.network(run, "stage-1"), x, y, seed=seed), {"images": len(x), "run": run.key}
+    weights, images = ("random", FEW) if random else ("stage-1", 100)
+    about = {"run": run.key, "weights": weights, "images": images, "eps": EPS, "alpha": ALPHA, "top": TOP}
+    file, held = store.cached("rankings", about)
+    if held is None:
+        x, y = heldout_batch(request, run, images)
+        if random:
+            model = full_network(line.network, line.dataset, store.test_images(run).num_classes, x, seed)
+        else:
+            model = store.network(run, weights)
+        held = {**about, "layers": top_layers(model, x, y, seed=seed), "measured": len(x)}
+        write_json(file, held)
+    return held["layers"], {"images": held["measured"], **({} if random else {"run": run.key})}
 
 
 def _texts(entry: Mapping[str, Any]) -> list[str]:
