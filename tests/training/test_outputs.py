@@ -115,3 +115,14 @@ def test_a_buffer_that_is_saved_nowhere_is_told_of(tmp_path):
         del said[:]
         clat.train(kit.recipe(), tmp_path / "plain", model=kit.tiny(), data=kit.data(), quiet=True)
     assert said == []
+
+
+def test_outputs_that_the_network_names_in_another_order_are_told_of(tmp_path):
+    train, test = kit.data()
+    said: list[str] = []
+    for number, names in enumerate((train.class_names[::-1], train.class_names)):
+        model = kit.tiny()
+        model.class_names = list(names)
+        with listening(said.append):
+            clat.train(kit.recipe(), tmp_path / str(number), model=model, data=(train, test), quiet=True)
+    assert len([one for one in said if "in another order than the data has its classes" in one]) == 1

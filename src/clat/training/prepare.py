@@ -21,6 +21,7 @@ from clat.data.splits import mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
+from clat.models.output_names import in_other_order
 from clat.network import modes
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
@@ -129,6 +130,13 @@ def prepare(
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
         frozen = frozen_parameters(model)
+        order = in_other_order(model, train_set.class_names)
+        if order is not None:
+            listed = ", ".join(order[:5]) + (", ..." if len(order) > 5 else "")
+            notice(
+                f"the model names its outputs {listed}, in another order than the data has its classes, which is "
+                "the one that it is taught: data.classes (classes=[...]) gives another"
+            )
     for stage in recipe.stages:
         stage.objective.requires(model, sample)
         for treatment in stage.treatments:
