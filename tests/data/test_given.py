@@ -460,3 +460,9 @@ def test_a_decoded_image_is_not_turned_once_more() -> None:
 
     found = as_image_set(Pairs(opened), "test")
     assert torch.equal(found.pixels(), IMAGES)
+
+
+@pytest.mark.parametrize("batches", [torch.arange(4, 12).split(4), np.array_split(np.arange(4, 12), 2)])
+def test_batches_of_numbers_in_any_form(batches: Any) -> None:
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=list(batches))
+    assert torch.equal(as_image_set(loader, "test").pixels(), IMAGES[4:])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import AveragedModel
 
 from clat.core.errors import ClatError
@@ -82,6 +83,27 @@ def test_within_a_wrapper_a_network_keeps_its_names_and_its_normalisation(wrap, 
         again = wrap(copy.deepcopy(model))
         load_weights(again, path)
         assert torch.equal(again(x), model(x))
+
+
+class Tempered(nn.Module):
+    """Looks like a wrapper, and has a parameter of its own."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.module, self.temperature = net, nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) * self.temperature
+
+
+@pytest.mark.parametrize("wrap", [Tempered, checkpoint_wrapper])
+def test_nothing_is_lost_of_what_looks_like_a_wrapper(wrap, tmp_path: Path) -> None:
+    model = wrap(small(1))
+    path = save_weights(model, tmp_path / "net.safetensors")
+    assert len(read_state(path)[0]) == len(model.state_dict())
+    again = wrap(small(2))
+    load_weights(again, path)
+    assert equal(again, model)
 
 
 def test_tied_strided_and_half_weights(tmp_path: Path) -> None:

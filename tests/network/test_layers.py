@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clat.core.errors import ClatError
 from clat.models.densenet import densenet121
@@ -202,6 +203,20 @@ def test_a_layer_that_only_scales_the_logits_stays() -> None:
         "hidden",
         "other",
     ]
+
+
+class Reentrant(Heads):
+    """Its second half runs in a checkpoint that shows no graph."""
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.hidden(torch.relu(self.c2(torch.relu(self.c1(x)))).mean((2, 3)))
+        return checkpoint(lambda h: self.head(torch.relu(self.other(torch.relu(h)))), h, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_where_no_graph_shows_who_reads_what_the_last_layer_alone_is_left_out() -> None:
+    net = Reentrant(lambda one, other: one)
+    assert names(enumerate_layers(net, torch.rand(2, 3, 8, 8))) == ["c1", "c2", "hidden", "other"]
 
 
 def numbered_net() -> nn.Sequential:

@@ -109,3 +109,23 @@ def test_a_buffer_with_infinities_from_the_beginning_is_no_divergence(tmp_path: 
     model = kit.tiny()
     model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
     clat.train(kit.recipe(), tmp_path / "run", model=model, data=kit.data(), quiet=True)
+
+
+def test_a_tied_weight_that_is_frozen_makes_none_of_its_layers_movable(tmp_path: Any) -> None:
+    model = kit.tiny()
+    model.conv3.weight = model.conv2.weight
+    model.conv3.bias = model.conv2.bias
+    model.conv2.requires_grad_(False)
+    stage = kit.clat(1, selection=Selection(rule="all"))
+    clat.train(kit.recipe(stages=(stage,)), tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    assert kit.records(tmp_path / "run", "selection")[0]["layers"] == ["conv1"]
+
+
+def test_what_a_method_would_move_and_is_frozen_is_said_before_the_run(tmp_path: Any) -> None:
+    model = kit.tiny().requires_grad_(False)
+    model.head.bias.requires_grad_(True)
+    stage = {"name": "lora", "epochs": 1, "objective": {"name": "pgd-at"}, "treatments": [{"name": "lora"}]}
+    recipe = kit.recipe(stages=(build_recipe({"stages": [stage]}).stages[0],))
+    with pytest.raises(ClatError, match="all that 'lora' would move came in frozen"):
+        clat.train(recipe, tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    assert not (tmp_path / "run").exists()

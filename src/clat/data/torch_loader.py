@@ -106,7 +106,8 @@ def _numbers(drawn: Iterable[Any] | None) -> list[int] | None:
     if drawn is None:
         return None
     found: list[int] = []
-    for entry in drawn.tolist() if isinstance(drawn, Tensor) else drawn:
+    for one in drawn:
+        entry = one.tolist() if isinstance(one, Tensor | np.ndarray) else one
         numbers = entry if isinstance(entry, list | tuple) else [entry]
         if not all(hasattr(number, "__index__") for number in numbers):
             return None

@@ -17,6 +17,7 @@ from clat.core.files import replace_file
 from clat.core.notices import notice
 from clat.models.entries import StateDict, choose_state
 from clat.models.fitting import bare, bare_prefix, fitting_entries
+from clat.models.names import BOOKKEEPING
 from clat.models.normalize import Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.reading import one_line, read_content
 
@@ -147,7 +148,7 @@ def save_weights(
     copies = {
         name.removeprefix(inside): value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in (model.state_dict() if state is None else state).items()
-        if isinstance(value, Tensor) and name.startswith(inside)
+        if isinstance(value, Tensor) and (name.startswith(inside) or name.split(".")[-1] not in BOOKKEEPING)
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

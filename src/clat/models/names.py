@@ -48,10 +48,13 @@ def wrapped_part(model: nn.Module) -> str | None:
         model: any module.
 
     Returns:
-        The name of its only child, one of WRAPPER_PARTS; None where the module is no wrapper.
+        The name of its only child, one of WRAPPER_PARTS; None where the module is no wrapper, as one with
+        parameters or buffers of its own.
     """
     children = [name for name, child in model.named_children()]
-    return children[0] if len(children) == 1 and children[0] in WRAPPER_PARTS else None
+    own = {name for name, _ in model.named_parameters(recurse=False)}
+    own |= {name for name, _ in model.named_buffers(recurse=False)}
+    return children[0] if len(children) == 1 and children[0] in WRAPPER_PARTS and own <= BOOKKEEPING else None
 
 
 def fit_names(found: Collection[str], expected: Collection[str], required: Collection[str], source: object) -> Fit:

@@ -54,9 +54,8 @@ def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
-    if logits is None:
+    if logits is None or None in made:  # what no gradient reaches, as in a reentrant checkpoint, shows no readers
         return set()
-    made.pop(None, None)  # what no gradient reaches shows no readers
     read, used = ({made[node] for node in _behind(nodes) if node in made} for nodes in (reading, [logits.grad_fn]))
     unread = set(made.values()) - read
     return {

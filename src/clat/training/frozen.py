@@ -8,7 +8,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.notices import notice
-from clat.network.layers import Layer
+from clat.network.layers import Layer, layer_parameters
 
 
 def frozen_parameters(model: nn.Module) -> frozenset[str]:
@@ -32,10 +32,10 @@ def frozen_parameters(model: nn.Module) -> frozenset[str]:
             "all parameters of the model are frozen (requires_grad=False), so that nothing would be trained: "
             "model.requires_grad_(True)"
         )
-    noun, verb = ("parameter", "stays as it is") if len(frozen) == 1 else ("parameters", "stay as they are")
+    verb = "stays as it is" if len(frozen) == 1 else "stay as they are"
     notice(
-        f"{len(frozen)} of {len(named)} {noun}, {frozen[0]} the first, came in frozen (requires_grad=False) and "
-        f"{verb}: model.requires_grad_(True) has all of them trained"
+        f"{len(frozen)} of {len(named)} parameters, {frozen[0]} the first, came in frozen (requires_grad=False) "
+        f"and {verb}: model.requires_grad_(True) has all of them trained"
     )
     return frozenset(frozen)
 
@@ -51,14 +51,9 @@ def movable_layers(model: nn.Module, layers: Sequence[Layer], frozen: Collection
     Returns:
         Some of the layers, in their order.
     """
-    return [
-        layer
-        for layer in layers
-        if any(
-            f"{layer.name}.{name}" not in frozen
-            for name, _ in model.get_submodule(layer.name).named_parameters(remove_duplicate=False)
-        )
-    ]
+    # Of tied parameters one name alone is listed.
+    kept = {id(parameter) for name, parameter in model.named_parameters() if name in frozen}
+    return [layer for layer in layers if any(id(one) not in kept for one in layer_parameters(model, layer.name))]
 
 
 class Frozen:

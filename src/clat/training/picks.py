@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
@@ -12,7 +12,30 @@ from clat.network.layers import Layer, find_layers
 from clat.recipe.schema import StageConfig
 
 
-def check_picks(stage: StageConfig, model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> None:
+def check_whole(stage: StageConfig, model: nn.Module, x: Tensor, frozen: Collection[str]) -> None:
+    """Raise an error if a stage that moves the whole network has nothing to move, since that came in frozen.
+
+    Args:
+        stage: has no selection.
+        model: the network as it enters the stage.
+        x: an image, (1, C, H, W) in [0, 1].
+        frozen: names of parameters that stay.
+
+    Raises:
+        ClatError: with what finds nothing.
+    """
+    for one in (stage.objective, *stage.treatments):
+        movable = one.movable(model, x)
+        if movable is not None and movable <= set(frozen):
+            raise ClatError(
+                f"stage '{stage.name}': all that '{one.name}' would move came in frozen (requires_grad=False): "
+                "model.requires_grad_(True)"
+            )
+
+
+def check_picks(
+    stage: StageConfig, model: nn.Module, x: Tensor, layers: Sequence[Layer], frozen: Collection[str] = ()
+) -> None:
     """Raise an error if a selection of the stage could choose layers of which nothing moves.
 
     Args:
@@ -20,6 +43,7 @@ def check_picks(stage: StageConfig, model: nn.Module, x: Tensor, layers: Sequenc
         model: the network as it enters the stage.
         x: an image, (1, C, H, W) in [0, 1].
         layers: those that take part in the selection, in forward order.
+        frozen: names of parameters that stay.
 
     Raises:
         ClatError: with the layers that are not to take part.
@@ -30,11 +54,12 @@ def check_picks(stage: StageConfig, model: nn.Module, x: Tensor, layers: Sequenc
         movable = one.movable(model, x)
         if movable is None:
             continue
-        idle = [layer.name for layer in eligible if movable.isdisjoint(trainable_parameters(model, [layer]))]
+        moving = movable - set(frozen)
+        idle = [layer.name for layer in eligible if moving.isdisjoint(trainable_parameters(model, [layer]))]
         if len(idle) >= count:
             raise ClatError(
                 f"stage '{stage.name}': '{one.name}' finds nothing to move in {', '.join(idle)}, and the selection "
-                "may choose no other layer: select others, or leave these out with selection.exclude"
+                "may choose no others: select other layers, or leave these out with selection.exclude"
             )
 
 

@@ -30,7 +30,7 @@ from clat.recipe.schema import DataConfig, Recipe, StageConfig
 from clat.runtime.blocks import check_blocks
 from clat.training.augmentation import augmentation
 from clat.training.frozen import frozen_parameters, movable_layers
-from clat.training.picks import check_picks
+from clat.training.picks import check_picks, check_whole
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
 Data = Any
@@ -207,6 +207,7 @@ def _check_selection(
     for weights to rewind to that there are not."""
     rule = stage.selection
     if rule is None:
+        check_whole(stage, model, x, frozen)
         return
     candidates = rule.candidates(model, x)
     layers = movable_layers(model, candidates, frozen)
@@ -232,7 +233,7 @@ def _check_selection(
         raise ClatError(
             f"stage '{stage.name}': selection.k is {rule.k}, but there are {most} layers to select from"
         )
-    check_picks(stage, model, x, layers)
+    check_picks(stage, model, x, layers, frozen)
 
 
 def _data(recipe: Recipe, data: Data | None) -> tuple[ImageSet, ImageSet, ImageSet]:

@@ -89,7 +89,8 @@ def other_normalisation(run: Path, model: nn.Module) -> bool:
 def _holds(model: nn.Module, file: Path) -> bool:
     """Return whether a weight file holds just what the model does."""
     saved, _ = read_state(file)
-    mine = bare(model).state_dict()
+    # An earlier version kept the name of a wrapper in the file.
+    mine = next((own for one in (bare(model), model) if (own := one.state_dict()).keys() == saved.keys()), {})
     return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 

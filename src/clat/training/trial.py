@@ -169,8 +169,12 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
 
 def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the buffers that a state dict leaves out."""
-    saved = model.state_dict().keys()
-    return {name: value.detach().clone() for name, value in model.named_buffers() if name not in saved}
+    unsaved = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    return {name: value.detach().clone() for name, value in model.named_buffers() if name in unsaved}
 
 
 def _tell_unsaved(model: nn.Module, before: dict[str, Tensor]) -> None:
