@@ -21,7 +21,7 @@ from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
 from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
-from clat.models.output_names import in_other_order
+from clat.models.output_names import are_numbers, in_other_order
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.recipe.source import read_value
@@ -88,7 +88,7 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             f" {_listed(images.class_names)}: say which order it is, --classes {_as_option(order)}"
         )
     foreign = options.weights is not None or ":" in options.model
-    if foreign and list(images.class_names) != [str(number) for number in range(images.num_classes)]:
+    if foreign and not are_numbers(images.class_names):
         notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
     return model.to(device).eval()
 

@@ -26,7 +26,7 @@ from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.state import Extent
 from clat.evaluation.subset import check_ids
-from clat.models.output_names import in_other_order
+from clat.models.output_names import are_numbers, first_names, in_other_order
 from clat.network import modes
 from clat.network.cost import Cost
 from clat.network.edge import unwrapped
@@ -104,10 +104,10 @@ def evaluate_set(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     order = in_other_order(model, images.class_names) if foreign else None
     if order is not None:
-        listed = ", ".join(order[:5]) + (", ..." if len(order) > 5 else "")
         raise ClatError(
-            f"the model names its outputs {listed}, in another order than {where} has its classes: give the names"
-            " to clat.load_split or clat.as_image_set as classes=[...], or correct model.config.id2label"
+            f"the model names its outputs {first_names(order)}, in another order than {where} has its "
+            "classes: give the names to clat.load_split or clat.as_image_set as classes=[...], or correct "
+            "model.config.id2label"
         )
     logits = _tried(model, images, device, layout)
     if logits is None:
@@ -225,11 +225,10 @@ def _outputs_note(logits: object, images: ImageSet, foreign: bool) -> list[str]:
     if outputs <= images.num_classes:
         return []
     said = f"the model has {outputs} outputs, the data {images.num_classes} classes"
-    if foreign and images.class_names != tuple(map(str, range(images.num_classes))):
-        listed = ", ".join(images.class_names[:5]) + (", ..." if images.num_classes > 5 else "")
+    if foreign and not are_numbers(images.class_names):
         raise ClatError(
-            f"{said} ({listed}): give the classes of all outputs, in their order, to clat.load_split or"
-            " clat.as_image_set as classes=[...], or labels that are numbers of outputs as (x, y)"
+            f"{said} ({first_names(images.class_names)}): give the classes of all outputs, in their order, to "
+            "clat.load_split or clat.as_image_set as classes=[...], or labels that are numbers of outputs as (x, y)"
         )
     return [f"{said}: they count as the first ones"]
 

@@ -44,11 +44,40 @@ def in_other_order(model: nn.Module, class_names: Sequence[str]) -> list[str] | 
     """
     named = list(map(_alike, output_names(model) or ()))
     given = {_alike(name): name for name in class_names}
-    numbers = list(class_names) == list(map(str, range(len(class_names))))
-    if numbers or len(given) < len(class_names) or len(named) != len(given) or set(named) != set(given):
+    if (
+        are_numbers(class_names)
+        or len(given) < len(class_names)
+        or len(named) != len(given)
+        or set(named) != set(given)
+    ):
         return None
     order = [given[name] for name in named]
     return None if order == list(class_names) else order
+
+
+def are_numbers(class_names: Sequence[str]) -> bool:
+    """Return whether classes are called 0, 1, 2, ..., which is no name.
+
+    Args:
+        class_names: in the order of their numbers.
+
+    Returns:
+        True where they are.
+    """
+    return list(class_names) == list(map(str, range(len(class_names))))
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names in a line, and whether there are more.
+
+    Args:
+        names: in the order in which they are shown.
+        most: how many.
+
+    Returns:
+        Such as "cat, dog, ...".
+    """
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _alike(name: str) -> str:

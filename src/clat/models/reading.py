@@ -56,6 +56,25 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
         raise _unreadable(path, error) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, of which no tensor is read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Text under text keys.
+
+    Raises:
+        ClatError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # as in read_content
+        raise _unreadable(path, error) from error
+
+
 def refuse_bombs(path: Path) -> None:
     """Raise an error if reading this PyTorch file could take much more memory than the file is large.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.network import modes
+from clat.network.graph import nodes_behind
 from clat.network.layers import Layer
 from clat.network.outputs import first_tensor
 
@@ -73,13 +74,4 @@ def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> li
 
 def _leaves(tensor: Tensor) -> set[int]:
     """Return the ids of the leaf tensors that a tensor was computed from."""
-    found, todo, done = set(), [tensor.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in done:
-            continue
-        done.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        todo += [following for following, _ in node.next_functions]
-    return found
+    return {id(node.variable) for node in nodes_behind([tensor.grad_fn]) if hasattr(node, "variable")}

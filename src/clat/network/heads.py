@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat.network import modes
+from clat.network.graph import nodes_behind
 from clat.network.outputs import first_tensor
 
 
@@ -56,23 +57,12 @@ def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
             handle.remove()
     if logits is None or None in made:  # what no gradient reaches, as in a reentrant checkpoint, shows no readers
         return set()
-    read, used = ({made[node] for node in _behind(nodes) if node in made} for nodes in (reading, [logits.grad_fn]))
+    read, used = (
+        {made[node] for node in nodes_behind(nodes) if node in made} for nodes in (reading, [logits.grad_fn])
+    )
     unread = set(made.values()) - read
     return {
         name
         for name in unread
         if given[name].dim() == 2 and (given[name].shape == logits.shape or name not in used)
     }
-
-
-def _behind(nodes: Iterable[Any]) -> set[Any]:
-    """Return the nodes of the autograd graph that these were computed from, and these."""
-    found: set[Any] = set()
-    todo = [node for node in nodes if node is not None]
-    while todo:
-        node = todo.pop()
-        if node in found:
-            continue
-        found.add(node)
-        todo += [following for following, _ in node.next_functions if following is not None]
-    return found

@@ -26,6 +26,7 @@ from clat.evaluation.result import EvaluationRecord
 from clat.models import huggingface
 from clat.models.files import load_weights, save_weights
 from clat.models.fitting import bare, fitting_entries
+from clat.models.output_names import are_numbers
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
 from clat.network.modes import preserve_random_states
@@ -82,8 +83,7 @@ def save_pretrained(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     if _of_transformers(model):
-        numbers = list(class_names) == [str(number) for number in range(len(class_names))]
-        huggingface.save_pretrained(model, folder, () if numbers else class_names)
+        huggingface.save_pretrained(model, folder, () if are_numbers(class_names) else class_names)
         write_card_file(folder, text)
         return folder
     outputs = num_classes or len(class_names) or _outputs(model)

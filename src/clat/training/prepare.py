@@ -21,7 +21,7 @@ from clat.data.splits import mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
-from clat.models.output_names import in_other_order
+from clat.models.output_names import first_names, in_other_order
 from clat.network import modes
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
@@ -132,10 +132,9 @@ def prepare(
         frozen = frozen_parameters(model)
         order = in_other_order(model, train_set.class_names)
         if order is not None:
-            listed = ", ".join(order[:5]) + (", ..." if len(order) > 5 else "")
             notice(
-                f"the model names its outputs {listed}, in another order than the data has its classes, which is "
-                "the one that it is taught: data.classes (classes=[...]) gives another"
+                f"the model names its outputs {first_names(order)}, in another order than the data has its "
+                "classes, which is the one that it is taught: data.classes (classes=[...]) gives another"
             )
     for stage in recipe.stages:
         stage.objective.requires(model, sample)

@@ -13,6 +13,7 @@ from clat.core.errors import ClatError
 from clat.models.files import read_state, recorded_statistics
 from clat.models.fitting import bare
 from clat.models.normalize import same_statistics, statistics_of
+from clat.models.reading import read_metadata
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.training.prepare import RunInputs
@@ -82,7 +83,7 @@ def other_normalisation(run: Path, model: nn.Module) -> bool:
     first = run / "weights" / FIRST
     if not first.is_file():
         return False
-    before, now = recorded_statistics(read_state(first)[1], first), statistics_of(model)
+    before, now = recorded_statistics(read_metadata(first), first), statistics_of(model)
     return before != now and (before is None or now is None or not same_statistics(before, now))
 
 

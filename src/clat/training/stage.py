@@ -56,7 +56,7 @@ class StageRunner:
         self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
         rule = self.config.selection
         found: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
-        self.candidates = movable_layers(model, found, frozen) if frozen else found
+        self.candidates = movable_layers(model, found, frozen)
         self.trainable: TrainableSet
 
     def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:
