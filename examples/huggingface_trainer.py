@@ -63,6 +63,7 @@ class ClatTrainer(Trainer):
     def __init__(self, *args: Any, critical: CriticalLayers, **settings: Any) -> None:
         self.critical = critical
         super().__init__(*args, callbacks=[critical], **settings)
+        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, whatever the model's own would be
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return CLAT's loss in training; in evaluation the model's own."""

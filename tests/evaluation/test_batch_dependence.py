@@ -13,7 +13,7 @@ import clat
 from clat.core.errors import ClatError
 from clat.data import ImageSet
 from clat.evaluation import evaluate_set
-from clat.evaluation.batch_dependence import differing
+from clat.evaluation.batch_dependence import RANDOM_NOTE, differing
 from clat.evaluation.curve import eps_curve
 from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS
 from clat.evaluation.transfer import transfer
@@ -50,8 +50,12 @@ class Placed(Centred):
 class Noisy(Centred):
     """What it draws for an image depends on how many others there are."""
 
+    def __init__(self, net: nn.Module, size: float = 0.1) -> None:
+        super().__init__(net)
+        self.size = size
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x + 0.1 * torch.randn_like(x).flip(0))
+        return self.net(x + self.size * torch.randn_like(x).flip(0))
 
 
 def small(*norms: nn.Module) -> nn.Module:
@@ -120,7 +124,18 @@ def test_sound_networks_get_no_note(name: str, batch_size: int, x: Tensor, y: Te
 
 def test_randomness_is_told_apart(x: Tensor, y: Tensor) -> None:
     (note,) = clat.evaluate(Noisy(small()), x, y, protocol="fgsm", eps=0.1).notes
-    assert note == "the network's outputs are random: two passes over one image give different logits"
+    assert note == RANDOM_NOTE
+
+
+def test_more_steps_of_pgd_find_more_against_random_outputs(x: Tensor, y: Tensor) -> None:
+    """One wrong output among many is luck, and the verdict is a fresh one: PGD makes all its steps first."""
+    net, x = Noisy(small(), 0.3), x.repeat(25, 1, 1, 1)
+    y = net.net(x).argmax(1)
+    robust = {}
+    for protocol in ("pgd-20", "clat-pgd-10"):
+        torch.manual_seed(0)
+        robust[protocol] = clat.evaluate(net, x, y, protocol=protocol, eps=0.1).robust_accuracy.value
+    assert robust["pgd-20"] <= robust["clat-pgd-10"] + 0.05
 
 
 def test_a_set_in_parts_says_it_once(x: Tensor, y: Tensor) -> None:

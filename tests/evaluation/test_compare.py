@@ -246,3 +246,8 @@ def test_evaluations_in_memory(linear: Any, samples: Any) -> None:
     expected = results[1].clean_accuracy.value - results[0].clean_accuracy.value
     assert comparison.differences["clean"].value == pytest.approx(expected)
     assert comparison.differences["clean"].p_value < 1e-4
+
+
+def test_an_empty_group_of_seeds_is_refused(tmp_path):
+    with pytest.raises(ClatError, match="the first group is empty"):
+        compare_seeds([], against=[tmp_path / "b.json"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader
-from clat.evaluation import AttackSpec, Evaluation, Protocol, evaluate, evaluate_set
+from clat.evaluation import AttackSpec, Evaluation, Protocol, dataset, evaluate, evaluate_set
 from clat.evaluation.subset import read_ids
 
 SHORT = Protocol(
@@ -305,3 +305,13 @@ def test_more_outputs_than_numbered_classes_are_said(linear: Any, images: ImageS
     pair = images.images.float() / 255, images.labels
     notes = evaluate(linear(classes=6), pair, protocol="fgsm", eps=0.1).notes
     assert notes[-1] == said.format(int(images.labels.max()) + 1)
+
+
+def test_parts_do_not_depend_on_the_batch_size(model: Any, images: ImageSet, eps: float, tmp_path: Path) -> None:
+    """Whoever runs out of memory goes on with smaller batches."""
+    assert dataset._images_at_a_time(images) % 250 == 0
+    settings = {"protocol": SHORT, "eps": eps, "state": tmp_path / "state"}
+    whole = evaluate_set(model, images, batch_size=8, **settings)
+    again = evaluate_set(model, images, batch_size=5, **settings)
+    assert same(whole, again)
+    assert again.cost.backwards == 0

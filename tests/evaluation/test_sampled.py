@@ -153,6 +153,7 @@ def test_the_full_protocol_goes_on_from_its_state(case: Case, screen: str, tmp_p
     again = case.sampled(screen=screen, sample=9, state=tmp_path / "state")
     assert (again.left, again.sample, again.fell) == (found.left, found.sample, found.fell)
     assert again.sample_cost.backwards == 0
+    assert again.full_cost is None, "what the screen took before is not known"
 
 
 @pytest.mark.parametrize("calls", [3, 12, 40, 90, 200])
@@ -195,6 +196,7 @@ def test_some_images(case: Case) -> None:
 def test_the_result_file(case: Case, tmp_path: Path) -> None:
     found = case.sampled(sample=9, about={"model": "linear"})
     found.to_json(tmp_path / "sampled.json")
+    assert found.full_cost is not None
     data = json.loads((tmp_path / "sampled.json").read_text())
     assert data["what"] == "sampled-evaluation"
     assert (data["model"], data["n"], data["sample"]) == ("linear", 60, 9)

@@ -15,6 +15,7 @@ from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.evaluation import Accuracy, evaluate, find_protocol
 from clat.evaluation.transfer import make_examples, transfer
+from clat.network.logits import SQUASHED_NOTE
 from clat.report.robustness import transfer_map
 
 
@@ -64,16 +65,36 @@ def test_pgd_attacks_images_that_are_wrong_already(linear: Any, samples: Any) ->
         wrong = model(x).argmax(1) != y
     assert wrong.any()
     options = {"threat": ThreatModel.parse(0.078), "seed": 0}
-    pgd = make_examples(model, x, y, protocol=find_protocol("pgd-10"), batch_size=7, **options)
-    apgd = make_examples(model, x, y, protocol=find_protocol("apgd-ce"), batch_size=7, **options)
+    pgd, _ = make_examples(model, x, y, protocol=find_protocol("pgd-10"), batch_size=7, **options)
+    apgd, _ = make_examples(model, x, y, protocol=find_protocol("apgd-ce"), batch_size=7, **options)
     moved = (pgd - x).abs().flatten(1).amax(1)
     assert (moved[wrong] > 0).any()
     assert (moved.double() <= 0.078).all()
     assert torch.equal(apgd[wrong], x[wrong])
     with torch.no_grad():
         assert (model(pgd).argmax(1) != y)[wrong].all()
-    other = make_examples(model, x, y, protocol=find_protocol("pgd-10"), batch_size=30, **options)
+    other, _ = make_examples(model, x, y, protocol=find_protocol("pgd-10"), batch_size=30, **options)
     assert torch.equal(pgd, other)
+
+
+def test_what_an_evaluation_notes_of_an_attacker_is_kept(linear: Any, samples: Any) -> None:
+    model = linear()
+    squashed = nn.Sequential(linear(), nn.Sigmoid())
+    x, y = samples(model, 30)
+    matrix = transfer({"one": model, "squashed": squashed}, x, y, eps=0.078)
+    assert matrix.notes == (f"squashed: {SQUASHED_NOTE}",)
+    three = nn.Sequential(linear(), Firsts())
+    y = y.clamp_max(2)
+    matrix = transfer({"one": three, "two": three}, x, y, eps=0.078, protocol="apgd-t")
+    assert len(matrix.notes) == 4
+    assert "one: apgd-t: 2 targets instead of" in matrix.notes[0]
+
+
+class Firsts(nn.Module):
+    """The first three logits alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3]
 
 
 def test_bad_input(linear: Any, samples: Any) -> None:

@@ -93,8 +93,10 @@ def test_the_result_file(case: Case, tmp_path: Path) -> None:
     assert data["what"] == "evaluation"
     whole = data["robust_accuracy_of_all"]
     assert (whole["n"], whole["of"]) == (FIRST, 600)
-    low, high = count_interval(600, FIRST, found.evaluation.robust_accuracy.correct, whole["confidence"])
+    confidence, robust = whole["confidence_of_last_look"], found.evaluation.robust_accuracy.correct
+    low, high = count_interval(600, FIRST, robust, confidence)
     assert (whole["low"], whole["high"]) == (low / 600, high / 600)
+    assert (whole["confidence"], round(confidence, 3)) == (0.95, 0.975)
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, 101.0, float("nan")])

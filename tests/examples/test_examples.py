@@ -61,3 +61,24 @@ def keep(model: torch.nn.Module, states: list[dict[str, torch.Tensor]]) -> torch
     """Note a network's weights and statistics."""
     states.append({name: value.clone() for name, value in model.state_dict().items()})
     return model
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_accumulated_gradients_of_the_trainer_are_a_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """transformers takes the loss of most models for one that is scaled already, and ours is not theirs."""
+    for library in NEEDS["huggingface_trainer"]:
+        need(library)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    example = importlib.import_module("huggingface_trainer")
+    try:
+        settings = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+        model = example.ResNetForImageClassification(example.ResNetConfig(**settings, num_labels=10))
+        x, y = torch.rand(8, 1, 8, 8).expand(-1, 3, -1, -1), torch.arange(8)
+        arguments = example.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+        critical = example.CriticalLayers((x, y), steps=1)
+        trainer = example.ClatTrainer(model, arguments, train_dataset=example.Images(x, y), critical=critical)
+        assert trainer.model_accepts_loss_kwargs is False
+    finally:
+        for module in ("digits", "huggingface_trainer"):
+            sys.modules.pop(module, None)

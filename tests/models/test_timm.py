@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import clat
 from clat.core.errors import ClatError
 from clat.core.notices import listening
-from clat.models import load_model, save_weights
+from clat.models import Normalized, load_model, load_weights, save_weights
 from clat.models.normalize import STATISTICS, statistics_of
+from clat.models.settings import NetworkConfig
 from helpers.libraries import need
 
 SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2}
@@ -51,6 +52,27 @@ def test_it_is_the_network_wrapped_by_hand(timm, images: Tensor, labels: Tensor)
     one, other = (clat.evaluate(net, images, labels, eps="4/255", protocol="pgd-10") for net in (model, by_hand))
     assert torch.equal(one.robust, other.robust)
     assert torch.equal(one.correct, other.correct)
+
+
+def test_weights_of_a_network_without_a_normalisation_stay_without(
+    timm, tmp_path: Path, images: Tensor, labels: Tensor
+) -> None:
+    """Trained on images in [0, 1], as clat gives them to a network that nobody wrapped."""
+    torch.manual_seed(0)
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=5, **SMALL).eval()
+    path, said = save_weights(plain, tmp_path / "net.safetensors"), []
+    with listening(said.append):
+        again = build(weights=path)
+    note = f"weights {path}: trained without a normalisation, so that of '{VIT}' by its library is left out"
+    assert said == [note]
+    assert statistics_of(again) is None
+    assert torch.equal(again(images), plain(images))
+    clat.save_pretrained(plain, tmp_path / "folder", network=NetworkConfig(name=VIT, args=SMALL), num_classes=5)
+    with listening(said.append):
+        assert torch.equal(clat.from_pretrained(tmp_path / "folder")(images), plain(images))
+        del said[:]
+        load_weights(Normalized(plain, 0.5, 0.5), path)
+    assert "trained with no normalisation, but this VisionTransformer keeps its own" in said[0]
 
 
 def test_saved_weights_fit_the_unwrapped_network(timm, tmp_path: Path, images: Tensor) -> None:

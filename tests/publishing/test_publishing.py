@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 import clat
 from clat.core.errors import ClatError
 from clat.evaluation import EvaluationRecord
+from clat.evaluation.record import TEST_DECIDES
 from clat.models import Normalized, load_model, save_weights
 from clat.models.output_names import output_names
 from clat.models.settings import NetworkConfig
 from clat.publishing import model_card, write_card_file
+from clat.publishing.robustbench_entry import board_of
 from helpers.libraries import need
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -262,6 +265,16 @@ def test_robustbench_s_entry(record: EvaluationRecord) -> None:
         "number_forward_passes": 1, "dataset": "cifar10", "venue": "ICML 2026", "architecture": "ResNet-18",
         "eps": "8/255", "clean_acc": "85.71", "reported": "52.48", "autoattack_acc": "52.48", "unreliable": False,
     }  # fmt: skip
+    assert board_of(EvaluationRecord.from_dict(data)) == "cifar10/Linf"
+    for norm, eps in (("linf", "0.03"), ("l2", "8/255"), ("l1", "12")):
+        odd = EvaluationRecord.from_dict(
+            data | {"protocol": data["protocol"] | {"norm": norm}, "eps": {"text": eps, "value": 1.0}}
+        )
+        note = f"Evaluated at {norm} {eps}; RobustBench lists linf 8/255 and l2 0.5."
+        assert clat.robustbench_entry(odd, **said)["footnote"] == note
+        assert board_of(odd) is None
+    decided = EvaluationRecord.from_dict(data | {"notes": ["cost aside", TEST_DECIDES]})
+    assert "The test split decides in this run" in clat.robustbench_entry(decided, **said)["footnote"]
     data["clean_accuracy"]["n"] = 1000
     short = clat.robustbench_entry(EvaluationRecord.from_dict(data), **said, reported=53.0)
     assert short["reported"] == "53.00"
@@ -344,3 +357,17 @@ def test_what_push_refuses(folder: Path, tmp_path: Path) -> None:
         clat.push(tmp_path / "absent", "me/net")
     with pytest.raises(ClatError, match=r"no config.json"):
         clat.push(tmp_path, "me/net")
+
+
+def test_a_delta_holds_the_sign_of_zero(tmp_path: Path) -> None:
+    base = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.zero_()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned[0].weight.neg_()
+        tuned[1].bias.fill_(1)
+    clat.save_delta(base, tuned, tmp_path / "delta.safetensors")
+    clat.apply_delta(base, tmp_path / "delta.safetensors")
+    assert torch.equal(torch.signbit(base[0].weight), torch.signbit(tuned[0].weight))

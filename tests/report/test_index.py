@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_runs_measured_in_different_ways_are_told_apart(tmp_path):
     path, _ = write_index([first, second])
     assert "Points of different colours were measured in different ways" in Page(path.read_text()).text
     assert "n = 500" in Page(path.read_text()).text
+
+
+def test_runs_of_other_attacks_of_one_name_or_of_other_images_are_told_apart(tmp_path):
+    """Their protocols' and images' hashes say so; the words are the same."""
+    runs = [fake.write_run(tmp_path / name) for name in "abcd"]
+    for run, digest, images in zip(runs, ("aaaaaaaa1", "aaaaaaaa1", "bbbbbbbb2", "aaaaaaaa1"), "xxxy", strict=True):
+        file = run / "evaluations" / "last.json"
+        data = json.loads(file.read_text())
+        data["protocol"]["hash"] = digest
+        file.write_text(json.dumps({**data, "images": images * 8}))
+    path, _ = write_index(runs)
+    words = Page(path.read_text()).text
+    assert "Points of different colours were measured in different ways" in words
+    for expected, times in (("hash aaaaaa, image hash xxxxxx", 2), ("bbbbbb, image hash xxxxxx", 1), ("yyyyyy", 1)):
+        assert words.count(expected) >= times, expected
 
 
 def test_what_differs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from clat.evaluation.result import EvaluationRecord
 from clat.report.classes import ROWS, class_section
 from clat.report.evaluation_page import write_evaluation_page
 from clat.report.outcome import outcome
-from clat.report.page import write_report
+from clat.report.page import _by_class, write_report
 from clat.report.reading import read_run
 from helpers import run_folders as fake
 from helpers.html_page import Page
@@ -168,3 +169,18 @@ def test_results_without_classes_say_nothing_class_by_class() -> None:
     assert class_section([]) is None
     torn = {"labels": "0 1 2", "correct": "11", "robust": "11"}
     assert class_section([("n", EvaluationRecord.from_dict(torn))]) is None
+
+
+def test_classes_of_other_images_do_not_stand_beside_one_another(tmp_path: Path) -> None:
+    run = fake.write_run(tmp_path / "run")
+    bits = {"correct": "1101", "robust": "1000", "labels": "0 1 0 1", "classes": ["a", "b"]}
+    for name, images in (("stage-1", "aa"), ("last", "aa")):
+        file = run / "evaluations" / f"{name}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **bits, "n": 4, "images": images}))
+    alike = _by_class(read_run(run))
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "images": "bb"}))
+    other = _by_class(read_run(run))
+    assert alike is not None
+    assert other is not None
+    assert (len(alike.networks), len(other.networks)) == (2, 1)

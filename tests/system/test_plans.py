@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from clat import cli
+from clat.cli import evaluation_setup
+from clat.core.notices import notice
 from clat.evaluation import AttackSpec, Protocol
 
 WORDS = ["evaluate", "--model", "means_network:network", "--device", "cpu", "--eps", "0.01"]
@@ -119,6 +121,19 @@ def test_within_a_budget(run: Any) -> None:
         assert data["robust_accuracy_of_all"]["n"] == plan["images"] == data["data"]["n"]
 
 
+@pytest.mark.parametrize("plan", [["--target-width", "30"], ["--protocol", "fast"], ["--budget", "20s"]])
+def test_what_was_said_of_the_network_is_kept(run: Any, monkeypatch: Any, plan: list[str]) -> None:
+    built = evaluation_setup.build_model
+
+    def build(*args: Any) -> Any:
+        notice("the network is odd")
+        return built(*args)
+
+    monkeypatch.setattr(evaluation_setup, "build_model", build)
+    _, _, data = run(*plan, "--batch-size", "20", "--num-samples", "40")
+    assert data["notes"][0] == "the network is odd"
+
+
 def test_up_to_a_width(run: Any) -> None:
     code, said, data = run("--protocol", "fgsm", "--target-width", "20")
     assert code == 0
@@ -131,6 +146,8 @@ def test_up_to_a_width(run: Any) -> None:
     [
         (["--budget", "soon"], "the budget is 'soon': expected a time such as 90s, 30m or 1h30m"),
         (["--budget", "0m"], "the budget is '0m'"),
+        (["--budget", "1m", "--norm", "l1"], "--budget looks with cr, which knows linf and l2: for l1 give"),
+        (["--protocol", "fast", "--norm", "l1"], "--protocol fast looks with cr"),
         (["--budget", "0.01s"], "is too small for a batch of 250 images under pgd-20"),
         (["--budget", "1m", "--target-width", "1"], "--budget and --target-width both say when to stop"),
         (["--budget", "1m", "--state", "s"], "--budget chooses by the clock"),

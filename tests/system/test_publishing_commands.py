@@ -37,7 +37,7 @@ def test_a_folder_for_the_hub(clat: Any, network: Any, trained: Path, workplace:
 
 def test_a_network_of_a_recipe(clat: Any, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "net"
-    words = ["--weights", trained / "weights" / "best.safetensors", "--out", out]
+    words = ["--weights", trained / "weights" / "best.safetensors", "--data", "digits", "--out", out]
     assert clat("export", "--model", trained / "recipe.toml", *words).code == 0
     assert json.loads((out / "config.json").read_text())["clat"]["network"] == {"name": "own_network:Net"}
 
@@ -45,7 +45,7 @@ def test_a_network_of_a_recipe(clat: Any, trained: Path, tmp_path: Path) -> None
 def test_other_formats(clat: Any, network: Any, tmp_path: Path) -> None:
     done = clat("export", *network, "--out", tmp_path / "net.pt2")
     assert done.code == 0
-    assert "logits of 16 images agree within" in done.out
+    assert "for images 3 x 8 x 8: logits of 16 images agree within" in done.out
     assert (tmp_path / "net.pt2").is_file()
 
 
@@ -55,6 +55,10 @@ def test_a_delta_and_back(clat: Any, network: Any, trained: Path, tmp_path: Path
     done = clat("export", *network, "--base", base, "--out", delta)
     assert done.code == 0
     assert "in 2 tensors" in done.out, "the weight and bias of a layer"
+    (line,) = (one for one in done.out.splitlines() if one.startswith("clat apply"))
+    printed = [word if word != "tuned.safetensors" else str(tmp_path / "p.safetensors") for word in line.split()]
+    assert "--data=digits" in printed
+    assert clat(*printed[1:]).code == 0
     words = ["--model", "own_network:Net", "--data", "digits", "--weights"]
     assert clat("apply", delta, *words, base, "--out", again).code == 0
     one, two = load_file(tuned), load_file(again)
@@ -68,6 +72,7 @@ def test_a_delta_and_back(clat: Any, network: Any, trained: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ("--out net --card odd.md", "--card odd.md: no UTF-8 text"),
         ("--out net.pb", "expected a folder, or a name in .onnx, .pt2, .safetensors or .json"),
         ("--out net.safetensors", "a delta has a base and a name in .safetensors"),
         ("--out net.onnx --title A", "are for a folder's model card"),
@@ -84,6 +89,7 @@ def test_a_delta_and_back(clat: Any, network: Any, trained: Path, tmp_path: Path
 )
 def test_what_export_refuses(refused: Any, network: Any, trained: Path, words: str, says: str) -> None:
     result = str(trained / "evaluations" / "last.json")
+    Path("odd.md").write_bytes(b"\xff\xfe# odd")
     assert says in refused("export", *network, *words.replace("RESULT", result).split())
 
 
@@ -139,3 +145,19 @@ def test_a_hub_that_cannot_be_reached(
 def test_plugins_that_are_not_there_or_not_of_their_kind(refused: Any, words: str, says: str) -> None:
     assert says in refused(*words.split())
     assert not Path("new").exists()
+
+
+def test_the_images_that_a_network_is_for_are_named(refused: Any, network: Any, tmp_path: Path) -> None:
+    without = [word for word in network if word not in ("--data", "digits")]
+    for name in ("net", "net.onnx", "net.pt2"):
+        assert "name the images that the network is for: --data D" in refused(
+            "export", *without, "--out", tmp_path / name
+        )
+
+
+def test_a_result_of_other_weights_is_refused(refused: Any, network: Any, trained: Path, tmp_path: Path) -> None:
+    other = trained / "evaluations" / "stage-1.json"
+    assert "is a result of other weights than these" in refused(
+        "export", *network, "--result", other, "--out", tmp_path / "net"
+    )
+    assert not (tmp_path / "net").exists()

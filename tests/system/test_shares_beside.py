@@ -9,7 +9,8 @@ import pytest
 
 from clat import cli
 from clat.cli import evaluate
-from clat.cli.evaluation_shares import option_words, parse_share
+from clat.cli.evaluation_shares import OWN, parse_share
+from clat.cli.options import option_words
 from clat.core.errors import ClatError
 from clat.runtime.jobs import schedule
 from helpers.places import InThisProcess
@@ -70,6 +71,28 @@ def test_with_a_state_only_the_shares_that_are_missing_run_again(clat, place, tr
     assert "went on from a state file" in str(read(tmp_path / "three.json")["notes"])
 
 
+def test_what_was_measured_before_costs_what_it_did(clat, place, trained, tmp_path):
+    words = [*WORDS, *known(trained), "--jobs", 2, "--state", tmp_path / "state"]
+    assert clat(*words, "--out", tmp_path / "one.json").code == 0
+    for number in range(2):  # as long as on two cores at a time
+        file = tmp_path / f"state.2p-{number}.json"
+        data = read(file)
+        file.write_text(json.dumps({**data, "cost": {**data["cost"], "seconds": 1000.0}}))
+    assert clat(*words, "--out", tmp_path / "two.json").code == 0
+    one, two = (read(tmp_path / f"{name}.json")["cost"] for name in ("one", "two"))
+    assert two["backwards"] == one["backwards"]
+    assert 1000 <= two["seconds"] < 1100
+    for number in range(2):
+        (tmp_path / f"state.2p-{number}").unlink()  # as told where another evaluation's state is in the way
+    place.started.clear()
+    other = [word if word != "0.1" else "0.05" for word in words]
+    assert clat(*other, "--out", tmp_path / "three.json").code == 0
+    assert len(place.started) == 2
+    single = [word if word != "0.1" else "0.05" for word in WORDS]
+    assert clat(*single, *known(trained), "--out", tmp_path / "four.json").code == 0
+    assert read(tmp_path / "three.json")["cost"]["backwards"] == read(tmp_path / "four.json")["cost"]["backwards"]
+
+
 def test_a_network_that_each_draws_for_itself_is_refused(refused, place, tmp_path):
     drawn = ["--model", "own_network:Net", "--jobs", 2, "--out", tmp_path / "out.json"]
     assert "belongs to another evaluation (model" in refused(*WORDS, *drawn)
@@ -118,7 +141,7 @@ def test_a_share_gets_the_options_that_are_no_defaults(tmp_path):
     options, rest = build_parser(cli.COMMANDS).parse_known_args([*words, "--out", "o.json"])
     assert isinstance(options, Namespace)
     assert not rest
-    found = option_words(options, evaluate.add_options)
+    found = option_words(options, evaluate.add_options, without=OWN)
     again, rest = build_parser(cli.COMMANDS).parse_known_args(["evaluate", *found])
     assert not rest
     assert vars(again) == vars(options) | {"jobs": None, "out": None}

@@ -39,6 +39,14 @@ def test_another_number_takes_means_and_its_part_of_the_images(tmp_path):
     assert {tuple(part.shape) for part in parts} == {(2, 3, 2, 2)}
 
 
+def test_a_buffer_shaped_like_images_is_none(tmp_path):
+    """A normalisation's mean, (1, 3, 1, 1), of which each of two processes had the same."""
+    mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+    both = {"model.mean": torch.stack([mean, mean])}
+    save_state(tmp_path / "state", Checkpoint(Progress(), {"mean": mean}, {}, {}, both), "hash")
+    assert torch.equal(load_state(tmp_path / "state", "hash", 0, 1).weights["mean"], mean)
+
+
 def test_a_perturbation_of_one_process_is_divided(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     own = FreePerturbation(torch.zeros(4, 3, 2, 2))

@@ -15,6 +15,7 @@ from clat.core.errors import ClatError
 from clat.core.notices import listening
 from clat.criticality.selection import Selection
 from clat.recipe.toml import build_recipe
+from clat.training.stage import StageRunner
 from helpers import runs as kit
 
 
@@ -129,3 +130,39 @@ def test_what_a_method_would_move_and_is_frozen_is_said_before_the_run(tmp_path:
     with pytest.raises(ClatError, match="all that 'lora' would move came in frozen"):
         clat.train(recipe, tmp_path / "run", model=model, data=kit.data(), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_norm_that_came_in_frozen_keeps_its_statistics(tmp_path: Any, said: list[str]) -> None:
+    model = kit.tiny()
+    model.bn2.requires_grad_(False)
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
+    clat.train(kit.recipe(stages=(kit.pgd_at(1),)), tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    changed = {name for name, value in model.named_buffers() if not torch.equal(value, statistics[name])}
+    assert {name.partition(".")[0] for name in changed} == {"bn1", "bn3"}
+    assert any("stay as they are, with the statistics of BatchNorm among them" in one for one in said)
+
+
+@pytest.mark.parametrize("treatment", [{"name": "ema"}, {"name": "swa", "window": 2, "unit": "batches"}])
+def test_averages_leave_a_frozen_whole_number_as_it_is(tmp_path: Any, treatment: dict[str, Any]) -> None:
+    stage = {"name": "on", "epochs": 2, "objective": {"name": "pgd-at", "steps": 1}, "treatments": [treatment]}
+    recipe = kit.recipe(stages=(build_recipe({"stages": [stage]}).stages[0],))
+    model = Owned()
+    clat.train(recipe, tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    assert int(model.count) == 3
+
+
+def test_what_is_drawn_anew_starts_without_momentum(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    make = StageRunner.make_trainable
+
+    def spied(self: StageRunner, selected: Any, state: Any) -> None:
+        seen.append(dict(state))
+        make(self, selected, state)
+
+    monkeypatch.setattr(StageRunner, "make_trainable", spied)
+    anew = {"name": "reinitialise", "modules": ["conv2"]}
+    again = {"epochs": 1, "objective": {"name": "pgd-at", "steps": 1}}
+    stages = build_recipe({"stages": [{**again, "name": "a"}, {**again, "name": "b", "treatments": [anew]}]}).stages
+    clat.train(kit.recipe(stages=stages), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    assert {"conv1.weight", "conv3.weight"} <= seen[-1].keys()
+    assert not {"conv2.weight", "conv2.bias"} & seen[-1].keys()

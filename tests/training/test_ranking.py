@@ -97,6 +97,8 @@ def test_the_test_split_decides_only_where_it_is_told_to_and_the_run_says_so(tmp
     assert "the test split decides" in warning
     assert "the test split decides" in write_report(tmp_path / "run").read_text()
     assert [line["kind"] for line in kit.records(tmp_path / "run", "warning")] == ["test-split"]
+    result = json.loads((tmp_path / "run" / "evaluations" / "best.json").read_text())
+    assert result["notes"][0].startswith("the test split decides in this run")
 
 
 def test_the_measurement_is_on_held_out_images_and_of_the_runs_seed(

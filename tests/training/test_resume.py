@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import clat
 from clat.core import files
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.evaluation import heldout
 from clat.evaluation.job import EvaluationJob
 from clat.models import Normalized, load_weights
@@ -426,7 +427,7 @@ def test_another_recipe_model_or_data_is_refused(tmp_path, monkeypatch, at_step)
         resume(out, kit.tiny(width=5))
     train_set, test = kit.data()
     other = dataclasses.replace(train_set, images=255 - train_set.images)
-    with pytest.raises(ClatError, match="images differ"):
+    with pytest.raises(ClatError, match="began with other images: give it the same"):
         clat.resume(out, model=kit.tiny(), data=(other, test), quiet=True)
     recipe = out / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("seed = 0", "seed = 5", 1))
@@ -637,7 +638,71 @@ def test_a_network_that_normalises_otherwise_neither_reuses_nor_resumes(tmp_path
     run(clat.train, 0.25, (kit.recipe(), tmp_path / "one"))
     with pytest.raises(ClatError, match="normalises images otherwise: it has nothing to reuse"):
         run(clat.train, 0.5, (kit.recipe(), tmp_path / "two"), reuse=tmp_path / "one")
-    with pytest.raises(ClatError, match="normalises images otherwise: give that one"):
+    with pytest.raises(ClatError, match="normalises images otherwise: give it the same"):
         run(clat.resume, 0.5, (tmp_path / "one",))
     run(clat.train, (0.25,) * 3, (kit.recipe(), tmp_path / "two"), reuse=tmp_path / "one")
     kit.assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.fixture
+def unsaid():
+    """Notices, such as that parameters came in frozen, are no warnings here."""
+    with listening(lambda text: None):
+        yield
+
+
+def black(image):
+    return image * 0
+
+
+def white(image):
+    return image * 0 + 255
+
+
+def smooth():
+    """The tiny network's weights under another activation."""
+
+    class Smooth(kit.TinyNet):
+        def forward(self, x):
+            x = F.silu(self.bn2(self.conv2(F.silu(self.bn1(self.conv1(x))))))
+            return self.head(self.dropout(F.silu(self.bn3(self.conv3(x))).mean((2, 3))))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Smooth()
+
+
+def partly_frozen():
+    model = kit.tiny()
+    model.conv2.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ({"augment": black}, {}, "black as the augmentation from Python"),
+        ({}, {"augment": black}, "none as the augmentation from Python"),
+        ({"augment": black}, {"augment": white}, "black as the augmentation from Python"),
+        ({}, {"model": smooth}, "a network that is built otherwise"),
+        ({"model": partly_frozen}, {}, r"parameter conv2.bias was frozen \(requires_grad=False\)"),
+        ({}, {"model": partly_frozen}, "parameter conv2.bias was trained"),
+    ],
+)
+def test_what_began_otherwise_neither_reuses_nor_resumes(unsaid, tmp_path, at_step, monkeypatch, first, then, said):
+    def settings(given):
+        return {"data": kit.data(), "quiet": True, **given, "model": given.get("model", kit.tiny)()}
+
+    with monkeypatch.context():
+        at_step(10, interrupt)
+        with pytest.raises(Interrupted):
+            clat.train(kit.recipe(), tmp_path / "one", **settings(first))
+    with pytest.raises(ClatError, match=f"{said}: it has nothing to reuse"):
+        clat.train(kit.recipe(), tmp_path / "two", reuse=tmp_path / "one", **settings(then))
+    assert not (tmp_path / "two").exists()
+    before = (tmp_path / "one" / "run.json").read_bytes()
+    again = then | ({"augment": white} if "augment" in first and not then else {})  # without one: told how to go on
+    with pytest.raises(ClatError, match=f"{said}: give it the same"):
+        clat.resume(tmp_path / "one", **settings(again))
+    assert (tmp_path / "one" / "run.json").read_bytes() == before
+    clat.resume(tmp_path / "one", **settings(first))

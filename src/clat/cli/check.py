@@ -7,6 +7,7 @@ import argparse
 from clat.cli.console import console, show
 from clat.cli.options import EPS, add_measuring_options, add_model_options
 from clat.cli.outputs import Outputs
+from clat.core.notices import recorded
 from clat.core.units import parse_size
 
 HELP = "signs that a network's gradients mislead attacks"
@@ -21,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--strict", action="store_true", help="leave with exit code 1 if something is suspicious")
-    add_measuring_options(parser, default_samples=500)
+    add_measuring_options(parser, default_samples=500, l1=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     parse_size(options.eps, norm=options.norm)
     device = pick_device(options.device)
     images = first_images(options)
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
     with watching(console()):
         report = check(
             model,
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             norm=options.norm,
             seed=options.seed,
             batch_size=options.batch_size,
-            about={**about_model(options), **about_data(images)},
+            about={**about_model(options, said), **about_data(images)},
         )
     show(report.table())
     outputs.write(report)

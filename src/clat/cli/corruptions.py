@@ -13,6 +13,7 @@ from clat.cli.options import (
 )
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError
+from clat.core.notices import recorded
 
 HELP = "accuracy under common corruptions: noise, blur, weather, compression"
 
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"--severities is '{options.severities}': expected numbers such as 1,3,5") from None
     device = pick_device(options.device)
     images = first_images(options)
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
     found = evaluate_corruptions(
         model,
         images,
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         batch_size=options.batch_size,
         report=lambda name, severity: say(f"{name}, severity {severity}"),
-        about={**about_model(options), **about_data(images)},
+        about={**about_model(options, said), **about_data(images)},
     )
     show(found.table())
     data = found.to_dict()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from clat.cli.console import console, say
 from clat.cli.options import add_measuring_options, add_model_options
 from clat.cli.outputs import Outputs
+from clat.core.notices import recorded
 from clat.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     sizes = [parse_size(size.strip(), norm=options.norm) for size in options.eps.split(",")]
     device = pick_device(options.device)
     images = first_images(options)
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
 
     def measure(eps: Fraction) -> Evaluation:
         with evaluation_progress(console()) as report:
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
                 batch_size=options.batch_size,
                 seed=options.seed,
                 report=report,
-                about=about_model(options),
+                about=about_model(options, said),
             )
 
     result = trace_curve(measure, sizes, options.norm)

@@ -15,8 +15,8 @@ from clat.evaluation.budget import EvaluationPlan, choose, random_order, run_pil
 from clat.evaluation.fast import NAME as FAST
 from clat.evaluation.fast import with_signs
 from clat.evaluation.protocols import PLANS, PROTOCOLS
+from clat.evaluation.sampled import CONFIDENCE, SampledEvaluation, evaluate_sampled
 from clat.evaluation.sampled import NAME as SAMPLED
-from clat.evaluation.sampled import SampledEvaluation, evaluate_sampled
 from clat.evaluation.widen import PartialEvaluation, SetInterval, check_width, evaluate_until
 
 DEFAULT_PROTOCOL = "pgd-20"
@@ -106,6 +106,9 @@ def _check(options: Namespace) -> None:
         )
     if options.target_width is not None:
         check_width(options.target_width)
+    if options.norm == "l1" and (options.budget is not None or options.protocol in PLANS):
+        plan = "--budget" if options.budget is not None else f"--protocol {options.protocol}"
+        raise ClatError(f"{plan} looks with cr, which knows linf and l2: for l1 give --protocol apgd-l1 alone")
 
 
 def _protocol(options: Namespace) -> Protocol:
@@ -164,7 +167,7 @@ def _say_sampled(found: SampledEvaluation, options: Namespace, prepared: Prepare
     say(f"sample           AutoAttack fools {found.fell} of {found.sample} of these, drawn at random")
     low, high = found.interval
     say(
-        f"robust accuracy  at least {low:.2%} ({found.confidence:.1%} confidence), at most {high:.2%}, estimate "
+        f"robust accuracy  at least {low:.2%} ({CONFIDENCE:.0%} confidence), at most {high:.2%}, estimate "
         f"{found.estimate:.2%}   {SAMPLED}, {found.threat}"
     )
     say(f"cost  {cost_text(found.cost)}")
@@ -260,4 +263,4 @@ def _say_partial(found: PartialEvaluation, options: Namespace, prepared: Prepare
 
 def _interval_text(known: SetInterval) -> str:
     low, high = known.interval
-    return f"robust accuracy from {low:.2%} to {high:.2%} ({known.confidence:.1%} confidence)"
+    return f"robust accuracy from {low:.2%} to {high:.2%} ({CONFIDENCE:.0%} confidence)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,9 +80,8 @@ class Prepared:
         Args:
             found: what `run` returned in the first process.
         """
-        if isinstance(found, Evaluation):
-            found = replace(found, notes=[*self.said, *found.notes])
-        self.outputs.write(found)
+        data = found.to_dict()
+        self.outputs.write({**data, "notes": [*self.said, *data["notes"]]})
 
     def draw_gallery(self, result: Evaluation, data: dict[str, Any]) -> None:
         """Draw the page with pictures, where there is to be one.

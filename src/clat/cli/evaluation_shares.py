@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clat.cli.console import console, say
 from clat.cli.evaluation_setup import Prepared
+from clat.cli.options import option_words
 from clat.cli.places import check_place, place_for
 from clat.core.errors import ClatError
 from clat.evaluation import Evaluation, Protocol
@@ -74,15 +75,18 @@ def in_shares(
     if options.jobs is None:
         raise ClatError("an evaluation on a cluster is cut for so many workers: add --jobs N")
     with _state(options) as state, place_for(options, state.parent) as place:
-        count = count_shares(prepared.images, len(prepared.ids), protocol, options.batch_size, options.jobs)
+        count = count_shares(prepared.images, len(prepared.ids), protocol, options.jobs)
         records = [state.with_name(f"{state.name}.{options.jobs}p-{number}.json") for number in range(count)]
+        earlier = {record for record in records if _is_done(record)}
+        for record in set(records) - earlier:
+            record.unlink(missing_ok=True)  # of a state that was removed
         start = time.perf_counter()
         if place is not None:
-            words = ["evaluate", *option_words(options, add_options)]
+            words = ["evaluate", *option_words(options, add_options, without=OWN)]
             jobs = [
                 _job(options, number, words, state, record)
                 for number, record in enumerate(records)
-                if not record.exists()
+                if record not in earlier
             ]
             with jobs_shown(console()) as shown:
                 failures = run_jobs(jobs, place, show=shown.show, changed=shown.changed)
@@ -101,7 +105,12 @@ def in_shares(
                 **settings,
             )
         )
-        return None if result is None else _with_cost(result, records, seconds, options.jobs)
+        return None if result is None else _with_cost(result, records, earlier, seconds, options.jobs)
+
+
+def _is_done(record: Path) -> bool:
+    """Return whether a share was measured before: its result says what it cost, and its state what it found."""
+    return record.exists() and record.with_suffix("").exists()
 
 
 @contextmanager
@@ -132,38 +141,18 @@ def _job(options: Namespace, number: int, words: list[str], state: Path, record:
     )
 
 
-def option_words(options: Namespace, add_options: Callable[[argparse.ArgumentParser], None]) -> list[str]:
-    """Return the words that give a command the options which differ from their defaults.
-
-    Args:
-        options: what the parser read.
-        add_options: adds the command's options to a parser.
-
-    Returns:
-        The words, without those in OWN.
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    add_options(parser)
-    words: list[str] = []
-    for action in parser._actions:  # the public way to an option's default and name is through its action
-        value = getattr(options, action.dest, None)
-        if action.dest in OWN or value is None or value == action.default:
-            continue
-        flag = action.option_strings[-1]
-        if isinstance(value, list):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
-    return words
-
-
-def _with_cost(result: Evaluation, records: list[Path], seconds: float, workers: int) -> Evaluation:
-    """Return the result with what all shares took, and the time that passed meanwhile."""
-    shares = [json.loads(record.read_text()) for record in records if record.exists()]
-    total = sum((Cost(**share["cost"]) for share in shares), result.cost)
-    cost = replace(total, seconds=seconds + result.cost.seconds)
+def _with_cost(
+    result: Evaluation, records: list[Path], earlier: set[Path], seconds: float, workers: int
+) -> Evaluation:
+    """Return the result with what all shares took, and the time that passed meanwhile; shares of an earlier session
+    took a worker's part of theirs."""
+    shares = {record: json.loads(record.read_text()) for record in records if record.exists()}
+    costs = {record: Cost(**share["cost"]) for record, share in shares.items()}
+    total = sum(costs.values(), result.cost)
+    before = sum(costs[record].seconds for record in earlier) / workers
+    cost = replace(total, seconds=before + seconds + result.cost.seconds)
     # This process went on from the shares' states, whose cost is counted, unless one of them was gone on from too.
-    counted = len(shares) == len(records) and not any(RESUMED_NOTE in share["notes"] for share in shares)
+    counted = len(shares) == len(records) and not any(RESUMED_NOTE in share["notes"] for share in shares.values())
     notes = [note for note in result.notes if not (counted and note == RESUMED_NOTE)]
     return replace(result, cost=cost, notes=notes, environment={**result.environment, "processes": workers})
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import say
-from clat.cli.options import add_column_options, add_device_option, add_model_options
+from clat.cli.options import add_column_options, add_device_option, add_model_options, option_words
 from clat.core.errors import ClatError
 from clat.core.files import claim_output, write_json
 
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "       clat export --result aa.json --entry name=... --out Id.json  RobustBench's model_info"
     )
     add_model_options(parser, required=False)
-    parser.add_argument("--data", default="digits", help="the images that it is for: classes and shape")
+    parser.add_argument("--data", help="the images that it is for: classes and shape")
     parser.add_argument("--split", default="test", help="split (default: test)")
     add_column_options(parser)
     parser.add_argument("--base", metavar="FILE", help="weights before fine-tuning, for a delta")
@@ -81,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError("--result, --card and --title are for a folder's model card: name a folder with --out")
     if options.model is None:
         raise ClatError("name a network: clat export --model M --weights W --data D --out PATH")
+    if options.data is None:
+        raise ClatError("name the images that the network is for: --data D, whose classes and shape are written")
     claim_output(options.out)
     from clat.cli.inputs import build_model, pick_device, read_images
 
@@ -98,7 +101,9 @@ def _network(options: argparse.Namespace, model: nn.Module, images: ImageSet) ->
 
     x, _ = tensors(images.take(min(COMPARED, len(images))))
     done = export_network(model, options.out, x)
-    say(f"wrote {done.path}: logits of {done.n} images agree within {done.difference:.1g} of the largest")
+    shape = " x ".join(map(str, images.shape))
+    agree = f"logits of {done.n} images agree within {done.difference:.1g} of the largest"
+    say(f"wrote {done.path}, for images {shape}: {agree}")
     return 0
 
 
@@ -112,14 +117,19 @@ def _delta(options: argparse.Namespace, model: nn.Module, images: ImageSet) -> i
     part = sum(value.numel() for value in moved.values())
     size = Path(options.out).stat().st_size
     say(f"wrote {options.out}: {part:,} of {whole:,} numbers in {len(moved)} tensors, {size / 1000:,.0f} kB")
-    say(f"clat apply {options.out} --model {options.model} --weights {options.base} --out tuned.safetensors")
+    given = argparse.Namespace(**{**vars(options), "weights": options.base, "base": None, "out": None})
+    words = option_words(given, add_options, without=("base", "out", "device"))
+    say(f"clat apply {shlex.join([options.out, *words])} --out tuned.safetensors")
     return 0
 
 
 def _folder(options: argparse.Namespace, model: nn.Module, images: ImageSet) -> int:
     from clat.publishing import save_pretrained, write_card_file
 
-    text = None if options.card is None else Path(options.card).read_text(encoding="utf-8")
+    try:
+        text = None if options.card is None else Path(options.card).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ClatError(f"--card {options.card}: no UTF-8 text") from None
     folder = save_pretrained(
         model,
         options.out,
@@ -164,8 +174,12 @@ def _entry(options: argparse.Namespace) -> int:
     claim_output(options.out)
     from clat.evaluation import EvaluationRecord
     from clat.publishing import robustbench_entry
+    from clat.publishing.robustbench_entry import board_of
 
     settings: dict[str, Any] = {**said, "additional_data": options.additional_data}
-    write_json(options.out, robustbench_entry(EvaluationRecord.from_json(options.result[0]), **settings))
-    say(f"wrote {options.out}")
+    result = EvaluationRecord.from_json(options.result[0])
+    write_json(options.out, robustbench_entry(result, **settings))
+    board = board_of(result)
+    where = "whose radius RobustBench has no table for" if board is None else f"for model_info/{board}"
+    say(f"wrote {options.out}, {where}")
     return 0

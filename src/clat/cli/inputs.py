@@ -200,11 +200,12 @@ def origin_of(options: Namespace) -> dict[str, dict[str, Any]]:
     return {name: {key: one for key, one in table.items() if one is not None} for name, table in tables.items()}
 
 
-def about_model(options: Namespace) -> dict[str, object]:
+def about_model(options: Namespace, notes: Sequence[str] = ()) -> dict[str, object]:
     """Return what a result's file says of the network of `build_model`.
 
     Args:
         options: with the options of `add_model_options`.
+        notes: what was said while it was built, for results without notes of their own.
 
     Returns:
         Plain data.
@@ -214,6 +215,7 @@ def about_model(options: Namespace) -> dict[str, object]:
         "model_args": model_arguments(options.model_args),
         "weights": options.weights,
         "weights_key": options.weights_key,
+        **({"model_notes": list(notes)} if notes else {}),
     }
 
 

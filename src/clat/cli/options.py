@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 EPS = "perturbation size, a float or a fraction (default: 8/255)"
 RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
@@ -97,17 +97,21 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (default: as they are)")
 
 
-def add_measuring_options(parser: argparse.ArgumentParser, default_samples: int | None = None) -> None:
+def add_measuring_options(
+    parser: argparse.ArgumentParser, default_samples: int | None = None, *, l1: bool = True
+) -> None:
     """Add the options that an evaluation and all around it take: data, attack, device and output.
 
     Args:
         parser: the command's parser, changed in place.
         default_samples: images to measure on where the user does not say; None: all.
+        l1: it knows that norm too.
     """
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
     add_column_options(parser)
-    parser.add_argument("--norm", default="linf", help="linf, l2, or l1 for protocols of apgd (default: linf)")
+    norms = "linf, l2, or l1 for protocols of apgd" if l1 else "linf or l2"
+    parser.add_argument("--norm", default="linf", help=f"{norms} (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"so many images, the first (default: {many})")
     parser.set_defaults(default_samples=default_samples)
@@ -187,3 +191,31 @@ def logger_field(options: argparse.Namespace) -> list[str]:
         Words as on a command line; none if there is no logger.
     """
     return ["--monitor.loggers", json.dumps(options.logger)] if options.logger else []
+
+
+def option_words(
+    options: argparse.Namespace, add_options: Callable[[argparse.ArgumentParser], None], *, without: Collection[str]
+) -> list[str]:
+    """Return the words that give a command the options which differ from their defaults.
+
+    Args:
+        options: what the parser read.
+        add_options: adds the command's options to a parser.
+        without: names of options that it does not get.
+
+    Returns:
+        The words.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    words: list[str] = []
+    for action in parser._actions:  # the public way to an option's default and name is through its action
+        value = getattr(options, action.dest, None)
+        if action.dest in without or value is None or value == action.default:
+            continue
+        flag = action.option_strings[-1]
+        if isinstance(value, list):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words

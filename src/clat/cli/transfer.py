@@ -10,6 +10,7 @@ from clat.cli.console import console, say, show
 from clat.cli.options import EPS, add_image_options, add_measuring_options
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
+from clat.core.notices import recorded
 from clat.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def run(options: argparse.Namespace) -> int:
     described = _described(options.network)
     device = pick_device(options.device)
     images = first_images(options)
-    networks = {
-        name: build_model(argparse.Namespace(**vars(one), classes=options.classes), images, device)
-        for name, one in described.items()
-    }
+    networks, models = {}, {}
+    for name, one in described.items():
+        with recorded() as said:
+            networks[name] = build_model(argparse.Namespace(**vars(one), classes=options.classes), images, device)
+        models[name] = vars(one) | ({"notes": said} if said else {})
     with evaluation_progress(console()) as progress:
         matrix = transfer(
             networks,
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             report=lambda name: say(f"attacking {name}"),
             progress=progress,
-            about={"models": {name: vars(one) for name, one in described.items()}, **about_data(images)},
+            about={"models": models, **about_data(images)},
         )
     for note in matrix.notes:
         say(f"note: {note}")

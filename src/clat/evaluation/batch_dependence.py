@@ -14,6 +14,11 @@ from clat.evaluation.predict import predict
 from clat.network import modes
 from clat.network.guard import floating_type
 
+RANDOM_NOTE = (
+    "the network's outputs are random, two passes over one image give different logits: attacks that stop at the "
+    "first wrong one (all but pgd) leave accuracies too high"
+)
+
 
 def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the logits of each image given to the network by itself.
@@ -150,7 +155,7 @@ def batch_notes(
     if not differing(model, alone, among).any():
         return []
     if is_random(model, x, y):
-        return ["the network's outputs are random: two passes over one image give different logits"]
+        return [RANDOM_NOTE]
     return [
         f"the network's outputs depend on the batch{cause(model)}, an image alone gets other logits than among "
         f"others: these numbers are of batches of {batch_size} alone"

@@ -195,6 +195,8 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     Raises:
         ClatError: as `compare` does.
     """
+    if not seeds:
+        raise ClatError("the first group is empty: give results of at least one seed")
     everything = _read_all([*seeds, *against])
     groups = [group for group in (everything[: len(seeds)], everything[len(seeds) :]) if group]
     for sources, group in zip((seeds, against), groups, strict=False):

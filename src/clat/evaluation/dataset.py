@@ -99,7 +99,7 @@ def evaluate_set(
         raise ClatError(f"ids name no image of {where}: there is nothing to evaluate")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     at_least("batch_size", options.get("batch_size", BATCH_SIZE), 1)
-    size = _images_at_a_time(images, part_bytes, options.get("batch_size", BATCH_SIZE))
+    size = _images_at_a_time(images, part_bytes)
     device = device_of(model, torch.device("cpu"))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     order = in_other_order(model, images.class_names) if foreign else None
@@ -160,22 +160,19 @@ def evaluate_set(
     return replace(whole, cost=replace(whole.cost, seconds=longest), environment=environment)
 
 
-def count_shares(
-    images: ImageSet, count: int, protocol: str | Path | Protocol, batch_size: int, workers: int
-) -> int:
+def count_shares(images: ImageSet, count: int, protocol: str | Path | Protocol, workers: int) -> int:
     """Return into how many shares `evaluate_set` cuts a set.
 
     Args:
         images: the set.
         count: how many of its images are evaluated.
         protocol: as for `evaluate_set`.
-        batch_size: as for `evaluate_set`.
         workers: as for `evaluate_set`.
 
     Returns:
         The number of shares, at least one.
     """
-    size = _images_at_a_time(images, None, batch_size)
+    size = _images_at_a_time(images)
     return len(cut_shares(count, workers, size, uneven=_is_long(protocol, images)))
 
 
@@ -184,13 +181,14 @@ def _is_long(protocol: str | Path | Protocol, images: ImageSet) -> bool:
     return survivor_passes(find_protocol(protocol), images.num_classes) > LONG
 
 
-def _images_at_a_time(images: ImageSet, part_bytes: int | None, batch_size: int) -> int:
+def _images_at_a_time(images: ImageSet, part_bytes: int | None = None) -> int:
     """Return how many images are one part: what `part_bytes` hold, or PART_BYTES, but then whole batches.
 
-    It is the same on every device, so that whoever measures a share finds its images.
+    It is the same on every device and for every batch size, so that whoever measures a share, or goes on with
+    smaller batches, finds its images.
     """
     held = max((part_bytes or PART_BYTES) // (4 * math.prod(images.shape)), 1)
-    return held if part_bytes is not None or held < batch_size else held - held % batch_size
+    return held if part_bytes is not None or held < BATCH_SIZE else held - held % BATCH_SIZE
 
 
 def _wait_for_all(device: torch.device) -> None:

@@ -22,6 +22,7 @@ from clat.evaluation.planned_search import PlannedSearch, plan_searches
 from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.state import EvaluationState, Extent, StateFile
+from clat.models.fitting import bare
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
@@ -111,9 +112,11 @@ def evaluate(
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
+        # One wrong output of a network whose outputs are random is no verdict to stop at.
+        random = bool(differing(model, alone, first[ends]).any()) and is_random(model, x, y)
         todo, notes = plan_searches(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
-            leave=not keep_examples,
+            leave=not (keep_examples or random),
         )  # fmt: skip
         if look_squashed(first):
             notes.append(SQUASHED_NOTE)
@@ -155,6 +158,7 @@ def evaluate(
         notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},
+        network=fingerprint(bare(model)),
     )
 
 

@@ -17,6 +17,12 @@ from clat.core.parsing import parse_json
 from clat.evaluation.protocols import protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
 
+TEST_DECIDES = (
+    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
+    "those on new images"
+)
+"""The note of results of a run with that option."""
+
 
 @dataclass(frozen=True)
 class RecordedAccuracy:

@@ -28,7 +28,7 @@ from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
-from clat.evaluation.evaluate import Evaluation
+from clat.evaluation.evaluate import RESUMED_NOTE, Evaluation
 from clat.evaluation.finite import most_in_set, sample_needed
 from clat.evaluation.protocols import PROTOCOLS
 from clat.evaluation.state import UNTRIED, Extent
@@ -107,9 +107,9 @@ class SampledEvaluation:
     def full_cost(self) -> Cost | None:
         """Return about what full AutoAttack would cost: the screen, and the sample's part for all that it left.
 
-        None without a sample.
+        None without a sample, and where the passes of an earlier session are not known.
         """
-        if not self.sample:
+        if not self.sample or RESUMED_NOTE in self.notes:
             return None
         times = self.left / self.sample
         forwards, backwards = (
@@ -142,7 +142,8 @@ class SampledEvaluation:
                 "estimate": self.estimate,
                 "low": low,
                 "high": high,
-                "confidence": self.confidence,
+                "confidence": CONFIDENCE,
+                "confidence_of_last_look": self.confidence,
                 "method": "clopper-pearson, hypergeometric; one-sided: the upper bound is certain",
             },
             "cost": {
@@ -229,6 +230,7 @@ def evaluate_sampled(
     order = order[permutation(len(order), seed, NAME)]
     allowed = int(width * len(robust) / 100 + 1e-9)
 
+    own = screen == "apgd"
     looks, size, spent, notes = 0, 0, Cost(), list(first.notes)
     while True:
         looks += 1
@@ -239,7 +241,9 @@ def evaluate_sampled(
             attacks[order[size:wanted]] = len(FULL.attacks)
             result = through(Extent(attacks, begun, result.correct, result.fooled_by, result.predicted))
             spent, size = spent + result.cost, wanted
-            notes += result.notes
+            # What this session has written to the state itself is counted.
+            notes += [note for note in result.notes if note != RESUMED_NOTE or not own]
+            own = True
         found = SampledEvaluation(
             n=len(robust),
             clean=first.clean_accuracy,

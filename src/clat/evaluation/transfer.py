@@ -23,7 +23,6 @@ from clat.core.formatting import interval, percent
 from clat.core.notebook import ShownAsTable
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
 from clat.core.units import Size
-from clat.evaluation.batch_dependence import batch_notes
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.job import Report
 from clat.evaluation.planned_search import plan_searches
@@ -188,11 +187,11 @@ def transfer(
             report(attacker)
         with metered(model) as one:
             watch = None if progress is None else _of(attacker, progress)
-            x_adv = make_examples(
+            x_adv, said = make_examples(
                 model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed, progress=watch
             )
         cost += one
-        notes += [f"{attacker}: {note}" for note in batch_notes(model, x, y, batch_size)]
+        notes += [f"{attacker}: {note}" for note in said]
         rows.append([is_right(victim, x_adv, y, batch_size=batch_size) for victim in networks.values()])
     return TransferMatrix(
         names=tuple(networks),
@@ -223,8 +222,8 @@ def make_examples(
     batch_size: int,
     seed: int,
     progress: Report | None = None,
-) -> Tensor:
-    """Return the adversarial examples of an evaluation.
+) -> tuple[Tensor, list[str]]:
+    """Return the adversarial examples of an evaluation, and its notes.
 
     The network is right on none that it is not robust on, so that its own accuracy on them is its robust accuracy.
     PGD attacks the images too that the network gets wrong already, which matters to other networks; the attacks
@@ -241,7 +240,7 @@ def make_examples(
         progress: told how far each attack is.
 
     Returns:
-        The examples, (N, C, H, W) in [0, 1], where `x` is.
+        The examples, (N, C, H, W) in [0, 1], where `x` is; and what there is to say of the network and the attacks.
 
     Raises:
         ClatError: as `clat.evaluate` does.
@@ -261,7 +260,7 @@ def make_examples(
     assert result.x_adv is not None
     rows = (~result.correct).nonzero().squeeze(1)
     if protocol.attacks[0].attack != "pgd" or not len(rows):
-        return result.x_adv
+        return result.x_adv, result.notes
     device = device_of(model, x.device)
     todo, _ = plan_searches(protocol, threat, classes=_classes(model, x, y), seed=seed, leave=False)
     with modes.attack_mode(model), torch.autocast(device.type, enabled=False):
@@ -270,7 +269,7 @@ def make_examples(
     still_wrong = ~is_right(model, found, y[rows], batch_size=batch_size)
     kept = rows[still_wrong]
     result.x_adv[kept] = found[still_wrong.to(found.device)]
-    return result.x_adv
+    return result.x_adv, result.notes
 
 
 def _classes(model: nn.Module, x: Tensor, y: Tensor) -> int:

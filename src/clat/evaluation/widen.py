@@ -30,7 +30,7 @@ class SetInterval:
         robust: how many of the evaluated images withstood.
         n: how many were evaluated.
         of: how many there are.
-        confidence: of the interval.
+        confidence: of this look at the interval; where looks came before, all together hold with CONFIDENCE.
     """
 
     robust: int
@@ -58,7 +58,8 @@ class SetInterval:
         """
         low, high = self.interval
         return {
-            "low": low, "high": high, "n": self.n, "of": self.of, "confidence": self.confidence,
+            "low": low, "high": high, "n": self.n, "of": self.of,
+            "confidence": CONFIDENCE, "confidence_of_last_look": self.confidence,
             "method": "clopper-pearson, hypergeometric: of the accuracy on all of the images",
         }  # fmt: skip
 

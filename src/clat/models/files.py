@@ -22,7 +22,7 @@ from clat.models.normalize import Statistics, parse_normalize, same_statistics, 
 from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
-"""Metadata entry in which save_weights records the model's mean and std, as JSON."""
+"""Metadata entry in which save_weights records the model's mean and std, as JSON; null where it has none."""
 
 
 def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dict[str, str]]:
@@ -59,8 +59,8 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
     skipped.
 
     A file that brings a normalisation, as ours record it or as the statistics of a wrapper, is refused by a model
-    that has none: it would evaluate another function. One that has another keeps its own, with a notice. load_model
-    applies the file's by itself.
+    that has none: it would evaluate another function. One that has another keeps its own, with a notice, and so it
+    does of a file of ours that says it has none. load_model applies the file's by itself.
 
     Args:
         model: Any network; in a Normalized one the weights go to the network inside.
@@ -83,10 +83,12 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
             f"weights {path}: trained with a normalisation, but this {type(bare(model)).__name__} has none; "
             "use load_model(..., weights=...), or wrap it in Normalized"
         )
-    if brought is not None and own is not None and not same_statistics(brought, own):
+    none = brought is None and has_none(metadata)
+    if own is not None and (none or (brought is not None and not same_statistics(brought, own))):
+        trained = "no normalisation" if none else f"the normalisation {brought}"
         notice(
-            f"weights {path}: trained with the normalisation {brought}, but this {type(bare(model)).__name__} "
-            f"keeps its own, {own}, and so is another function; load_model(..., weights=...) takes the file's"
+            f"weights {path}: trained with {trained}, but this {type(bare(model)).__name__} keeps its own, {own}, "
+            "and so is another function; load_model(..., weights=...) takes the file's"
         )
     entries.put_into(model)
     return metadata
@@ -118,8 +120,8 @@ def save_weights(
 ) -> Path:
     """Write the model's parameters and buffers as safetensors, and return the path.
 
-    The model's normalisation, where it has one, is recorded with it. A reader, or a run that is killed, finds the
-    old file or the new one whole.
+    The model's normalisation, or that it has none, is recorded with it. A reader, or a run that is killed, finds
+    the old file or the new one whole.
 
     Args:
         model: Any network; of one in a Normalized, DataParallel, AveragedModel or the like the network inside is
@@ -143,6 +145,7 @@ def save_weights(
     statistics = statistics_of(model)
     if statistics is not None:
         header[NORMALIZE_KEY] = json.dumps({"mean": statistics[0], "std": statistics[1]})
+    header.setdefault(NORMALIZE_KEY, "null")
     inside = bare_prefix(model)
     # One fresh, contiguous copy an entry: safetensors refuses tied weights and views that share memory.
     copies = {
@@ -158,6 +161,18 @@ def save_weights(
     return path
 
 
+def has_none(metadata: Mapping[str, str]) -> bool:
+    """Return whether save_weights recorded that a network has no normalisation: images go in as they are.
+
+    Args:
+        metadata: The metadata that read_state returned.
+
+    Returns:
+        False also of a file that says nothing of it.
+    """
+    return metadata.get(NORMALIZE_KEY) == "null"
+
+
 def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statistics | None:
     """Return the normalisation that save_weights recorded in a file's metadata.
 
@@ -171,7 +186,7 @@ def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statisti
     Raises:
         ClatError: The record is damaged.
     """
-    if NORMALIZE_KEY not in metadata:
+    if NORMALIZE_KEY not in metadata or has_none(metadata):
         return None
     try:
         record = json.loads(metadata[NORMALIZE_KEY])

@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.notices import notice
 from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
-from clat.models.files import read_state, recorded_statistics
+from clat.models.files import has_none, read_state, recorded_statistics
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
@@ -142,15 +143,18 @@ def load_model(
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     options |= {key: value for key, value in given.items() if value is not None}
     state = own = None
+    plain = False
     if weights is not None:  # before building: a bad path should not cost a large network's set-up
         state, metadata = read_state(weights, weights_key)
         statistics = statistics or recorded_statistics(metadata, weights)
+        plain = statistics is None and has_none(metadata)
     if name.startswith(robustbench.PREFIX):
         entry = robustbench.entry(name, num_classes)
         if state is None:
             raise ClatError(f"model '{name}' needs weights: download the file that RobustBench lists and name it")
         state, own = robustbench.split_statistics(state, weights)
-        statistics = statistics or own or entry.normalize
+        own = own or (None if plain else entry.normalize)
+        statistics = statistics or own
         _check_channels(statistics, in_channels)
         model = _built(name, entry.builder, options, args)
     elif (library := _library(name)) is not None:
@@ -176,6 +180,11 @@ def load_model(
         entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
         entries.put_into(model)
         statistics = statistics or entries.statistics
+    if plain and statistics is None and own is not None:
+        notice(
+            f"weights {weights}: trained without a normalisation, so that of '{name}' by its library is left out"
+        )
+        own = None
     return with_normalize(model, statistics or own)
 
 

@@ -47,6 +47,20 @@ def put(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         own[name].copy_(slice_like(value, own[name]))
 
 
+def move_towards(average: Tensor, value: Tensor, share: float) -> None:
+    """Move an average in place by a share of its distance to a value; what is no floating point takes the value.
+
+    Args:
+        average: a tensor without history.
+        value: of the same shape and type.
+        share: from 0 to 1.
+    """
+    if average.is_floating_point() or average.is_complex():
+        average.lerp_(value, share)
+    else:
+        average.copy_(value)
+
+
 @contextmanager
 def exchanged(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
     """Have the tensors of `own` hold other values while the code inside runs.

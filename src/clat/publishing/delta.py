@@ -17,7 +17,7 @@ from clat.models.files import NORMALIZE_KEY, recorded_statistics, save_weights
 from clat.models.fitting import bare, bare_prefix, listed
 from clat.models.normalize import statistics_of
 from clat.models.reading import read_content
-from clat.network.fingerprint import fingerprint
+from clat.network.fingerprint import digest, fingerprint
 
 BASE, RESULT = "clat.delta.base", "clat.delta.result"
 """Entries of the file's header: fingerprints of the network that it is for, and of the one that it gives."""
@@ -49,7 +49,7 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
         )
     if statistics_of(base) != statistics_of(tuned):
         raise ClatError("base and network normalise their images differently: a delta holds weights only")
-    moved = {name: value for name, value in after.items() if not torch.equal(value, before[name])}
+    moved = {name: value for name, value in after.items() if digest(value) != digest(before[name])}
     if not moved:
         raise ClatError("base and network are the same: there is no delta to write")
     header = {BASE: fingerprint(bare(base)), RESULT: fingerprint(bare(tuned))}

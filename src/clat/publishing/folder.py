@@ -29,6 +29,7 @@ from clat.models.fitting import bare, fitting_entries
 from clat.models.output_names import are_numbers
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
+from clat.network.fingerprint import fingerprint
 from clat.network.modes import preserve_random_states
 from clat.publishing.card import model_card, write_card_file
 
@@ -68,13 +69,19 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ClatError: the folder is taken or cannot be written, a file holds no result, or `network` names another
-            network than this.
+        ClatError: the folder is taken or cannot be written, a file holds no result or one of other weights, or
+            `network` names another network than this.
     """
     folder = Path(folder)
     records = [one if isinstance(one, EvaluationRecord) else EvaluationRecord.from_json(one) for one in results]
     config = NetworkConfig(name=network) if isinstance(network, str) else network
     described = {} if config is None else _described(config)
+    here = fingerprint(bare(model))
+    for record in records:
+        if (of := record.text("network")) not in (None, here):
+            raise ClatError(
+                f"{record.name} is a result of other weights than these ({of}, here {here}): evaluate this network"
+            )
     text = model_card(
         title or folder.name,
         network=described,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from clat.core.errors import ClatError
 from clat.evaluation.protocols import PROTOCOLS
+from clat.evaluation.record import TEST_DECIDES
 from clat.evaluation.result import EvaluationRecord
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 """What RobustBench evaluates on, by its name of the data set."""
 SPLITS = {"cifar10": ("test",), "cifar100": ("test",), "imagenet": ("test", "validation", "valid", "val")}
 """What the split of these images may be called."""
+
+BOARDS = {
+    ("cifar10", "linf"): "8/255",
+    ("cifar10", "l2"): "0.5",
+    ("cifar100", "linf"): "8/255",
+    ("imagenet", "linf"): "4/255",
+}
+"""The radius of each of RobustBench's tables under AutoAttack, by data set and norm."""
 
 
 def robustbench_entry(
@@ -62,6 +72,8 @@ def robustbench_entry(
             "evaluate there"
         )
     notes = [*([] if footnote is None else [footnote]), *_images_note(dataset, clean.n)]
+    notes += [_radius_note(result, dataset)] if board_of(result) is None else []
+    notes += [f"{note[0].upper()}{note[1:]}." for note in result.data.get("notes") or [] if note == TEST_DECIDES]
     measured = _percent(robust.value)
     return {
         "link": link,
@@ -79,6 +91,28 @@ def robustbench_entry(
         **({"footnote": " ".join(notes)} if notes else {}),
         "unreliable": False,
     }
+
+
+def board_of(result: EvaluationRecord) -> str | None:
+    """Return which of RobustBench's tables a result belongs to.
+
+    Args:
+        result: of `clat evaluate`.
+
+    Returns:
+        DATASET/NORM, as the folders of `model_info` are called; None where there is none of its norm and radius.
+    """
+    dataset, norm = result.text("data", "name"), result.text("protocol", "norm")
+    listed = BOARDS.get((str(dataset), str(norm)))
+    if listed is None or result.eps is None or Fraction(result.eps) != Fraction(listed):
+        return None
+    return f"{dataset}/{str(norm).capitalize()}"
+
+
+def _radius_note(result: EvaluationRecord, dataset: str) -> str:
+    """Return what a reader has to know of a radius that RobustBench has no table for."""
+    own = [f"{norm} {eps}" for (name, norm), eps in BOARDS.items() if name == dataset]
+    return f"Evaluated at {result.text('protocol', 'norm')} {result.eps}; RobustBench lists {' and '.join(own)}."
 
 
 def _images_note(dataset: str, n: int | None) -> list[str]:

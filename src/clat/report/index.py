@@ -89,9 +89,10 @@ def render_index(runs: Sequence[Run], folder: Path, left_out: Sequence[str] = ()
     script = (Path(__file__).parent / "index.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pages = [_page(run, folder) for run in runs]
+    measured = _measured([run.end for run in runs])
     points = [
-        ScatterPoint(place, run.name, page, end.clean_accuracy, end.robust_accuracy, _measured(end))
-        for place, (run, page) in enumerate(zip(runs, pages, strict=True), start=1)
+        ScatterPoint(place, run.name, page, end.clean_accuracy, end.robust_accuracy, how)
+        for place, (run, page, how) in enumerate(zip(runs, pages, measured, strict=True), start=1)
         if (end := run.end) is not None and end.clean_accuracy is not None and end.robust_accuracy is not None
     ]
     return (
@@ -102,7 +103,7 @@ def render_index(runs: Sequence[Run], folder: Path, left_out: Sequence[str] = ()
             style=style_sheet("style", "index"),
             script=Markup(script),
             policy=Markup(f"script-src 'sha256-{digest}'"),
-            runs=list(zip(runs, pages, [_cells(run) for run in runs], strict=True)),
+            runs=list(zip(runs, pages, map(_cells, runs, measured), strict=True)),
             columns=COLUMNS,
             numeric=NUMERIC,
             plot=scatter_plot(points),
@@ -114,7 +115,7 @@ def render_index(runs: Sequence[Run], folder: Path, left_out: Sequence[str] = ()
     )
 
 
-def _cells(run: Run) -> dict[str, IndexCell]:
+def _cells(run: Run, measured: str) -> dict[str, IndexCell]:
     """Return the cells of a run's row, in the order of COLUMNS."""
     end, seconds = run.end, number(part(run.summary, "cost").get("seconds"))
     stages = run.recipe.get("stages") or [{"name": stage.name} for stage in run.stages]
@@ -123,7 +124,7 @@ def _cells(run: Run) -> dict[str, IndexCell]:
         "Method": " + ".join(str(stage.get("name", "?")) for stage in stages),
         "Model": text(run.info, "model", "name") or text(run.recipe, "model", "name") or "",
         "Data": text(run.info, "data", "name") or text(run.recipe, "data", "name") or "",
-        "Measured by": "" if end is None else _measured(end),
+        "Measured by": measured,
         "Status": run.status,
     }
     cells = {name: IndexCell(value or "–", value.lower()) for name, value in plain.items()}
@@ -143,8 +144,22 @@ def _accuracy(accuracy: RecordedAccuracy | None) -> IndexCell:
     return IndexCell(percent(accuracy.value), accuracy.value, small)
 
 
-def _measured(end: EvaluationRecord) -> str:
-    """Return protocol, radius, data and number of images in words: what two results must share to compare."""
+def _measured(ends: Sequence[EvaluationRecord | None]) -> list[str]:
+    """Return what each result must share with another to compare with it, in words: protocol, radius, data and
+    number of images, and the first digits of the protocol's and the images' hashes where the words do not tell
+    results apart that they do."""
+    words = ["" if end is None else _setting_in_words(end) for end in ends]
+    found = list(words)
+    for name, kept in (("protocol hash", "protocol_hash"), ("image hash", "images")):
+        digests = [None if end is None else getattr(end, kept) for end in ends]
+        for place, digest in enumerate(digests):
+            alike = {other for word, other in zip(words, digests, strict=True) if word == words[place]}
+            if digest is not None and len(alike - {None}) > 1:
+                found[place] += f", {name} {digest[:6]}"
+    return found
+
+
+def _setting_in_words(end: EvaluationRecord) -> str:
     split = "/".join(name for key in ("name", "split") if (name := end.text("data", key)))
     norm = end.text("protocol", "norm")
     radius = f" at {end.eps}" + (f" {norm}" if norm not in (None, "linf") else "") if end.eps else ""

@@ -44,7 +44,7 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but measured differently: the two do not compare."
         )
-    if _other_images(before, last):
+    if other_images(before, last):
         return (
             f"Robust accuracy is {percent(last.robust_accuracy.value)} at the end ({measured}) and was "
             f"{percent(before.robust_accuracy.value)} before, but on other images: the two do not compare."
@@ -92,7 +92,7 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
         return f"{other.name} has no final test result to compare with"
     if theirs.setting != last.setting:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
-    if _other_images(theirs, last):
+    if other_images(theirs, last):
         return f"{other.name} was measured on other images, so it is not comparable"
     return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
 
@@ -111,8 +111,16 @@ def _budget(run: Run, other: Run) -> str:
     return f"at a different budget ({theirs} epochs, {ours} here){passes}"
 
 
-def _other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
-    """Return whether both say which images they are of, and these differ."""
+def other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    """Return whether two results are of different images.
+
+    Args:
+        one: a result.
+        other: another.
+
+    Returns:
+        True if both say which images they are of, and these differ.
+    """
     return None not in (one.images, other.images) and one.images != other.images
 
 

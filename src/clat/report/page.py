@@ -15,7 +15,7 @@ from clat.core.errors import ClatError
 from clat.evaluation.gallery import kinds_of
 from clat.evaluation.masking.report import signs_in_words
 from clat.report.classes import ClassSection, class_section
-from clat.report.outcome import evaluation_before, outcome, overfitting
+from clat.report.outcome import evaluation_before, other_images, outcome, overfitting
 from clat.report.reading import read_run
 from clat.report.records import Json, Run, listed, part, text
 from clat.report.run_plots import moment_name, run_plots
@@ -162,7 +162,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def _by_class(run: Run) -> ClassSection | None:
     """Return the end class by class, beside where it came from."""
     ends = [one for one in (evaluation_before(run), run.end) if one is not None]
-    comparable = ends if len({str(one.setting) for one in ends}) == 1 else ends[-1:]
+    alike = len({str(one.setting) for one in ends}) == 1 and not other_images(ends[0], ends[-1])
+    comparable = ends if alike else ends[-1:]
     return class_section([(moment_name(run, one), one) for one in comparable])
 
 

@@ -80,6 +80,8 @@ class StageCallback:
     def __init__(self) -> None:
         self.scalars: dict[str, float] = {}
         """Small state. Saved, and shown in the log of each epoch."""
+        self.redrawn: frozenset[str] = frozenset()
+        """Names of parameters that got new values as the stage began: no optimizer remembers anything of them."""
 
     def tensors(self) -> StateDict:
         """Return the tensors to save, the same in every process.

@@ -19,6 +19,7 @@ class CallbackList(StageCallback):
     def __init__(self, members: Iterable[tuple[str, StageCallback]] = ()) -> None:
         super().__init__()
         self.members = dict(members)
+        self.redrawn = frozenset().union(*(one.redrawn for one in self.members.values()))
 
     def __getitem__(self, name: str) -> StageCallback:
         return self.members[name]

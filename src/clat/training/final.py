@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet
 from clat.evaluation import Evaluation, EvaluationRecord, evaluate_set, evaluation_progress, find_protocol
+from clat.evaluation.record import TEST_DECIDES
 from clat.evaluation.result import RecordedAccuracy
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
@@ -69,6 +71,8 @@ def final_evaluations(
                     ids=ids,
                     report=report if engine.rank == 0 else None,
                 )
+            if recipe.data.decide_on == "test-split":
+                result = replace(result, notes=[TEST_DECIDES, *result.notes])
             results[label] = EvaluationRecord.from_dict(result.to_dict())
             if engine.rank == 0:
                 result.to_json(file)

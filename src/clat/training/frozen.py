@@ -8,6 +8,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.notices import notice
+from clat.network import modes
 from clat.network.layers import Layer, layer_parameters
 
 
@@ -35,7 +36,7 @@ def frozen_parameters(model: nn.Module) -> frozenset[str]:
     verb = "stays as it is" if len(frozen) == 1 else "stay as they are"
     notice(
         f"{len(frozen)} of {len(named)} parameters, {frozen[0]} the first, came in frozen (requires_grad=False) "
-        f"and {verb}: model.requires_grad_(True) has all of them trained"
+        f"and {verb}, with the statistics of BatchNorm among them: model.requires_grad_(True) has all trained"
     )
     return frozenset(frozen)
 
@@ -67,6 +68,16 @@ class Frozen:
             names: of parameters that stay.
         """
         self._kept = {id(parameter): parameter for name, parameter in model.named_parameters() if name in names}
+        norms = (*modes.batch_norms(model), *modes.tracking_instance_norms(model))
+        self._norms = [norm for norm in norms if self._all_kept(list(norm.parameters()))]
+
+    def _all_kept(self, parameters: Sequence[nn.Parameter]) -> bool:
+        return bool(parameters) and all(id(parameter) in self._kept for parameter in parameters)
+
+    def keep_statistics(self) -> None:
+        """Have BatchNorm and InstanceNorm whose scale and shift stay go on with the statistics that they have."""
+        for norm in self._norms:
+            norm.training = False
 
     def without(self, model: nn.Module, found: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Leave them out.

@@ -11,12 +11,6 @@ from clat.training.stage import StageRunner
 from clat.training.state import Progress
 from clat.training.trainable import TrainableSet
 
-TEST_DECIDES = (
-    "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
-    "those on new images"
-)
-"""What a run with that option says wherever its results are shown."""
-
 
 def nothing_moves(stage: str) -> str:
     """Return the warning of an epoch of which no step depended on what moves.

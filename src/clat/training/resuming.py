@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet
 from clat.evaluation.result import EvaluationRecord
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
+from clat.training.beginning import class_of, other_beginning
 from clat.training.final import evaluated_weights
 from clat.training.prepare import RunInputs
-from clat.training.reuse import other_normalisation
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, Progress, load_state
 from clat.training.status import read_about
@@ -39,15 +41,10 @@ def describe_given(model: object, data: object, augment: object, train_set: Imag
         For each, its class or name; None where it did not come from Python.
     """
     return {
-        "model": None if model is None else _class_of(model),
-        "data": None if data is None else _class_of(data) if train_set is None else train_set.name,
-        "augment": None if augment is None else _class_of(augment),
+        "model": class_of(model),
+        "data": class_of(data) if data is None or train_set is None else train_set.name,
+        "augment": class_of(augment),
     }
-
-
-def _class_of(value: object) -> str:
-    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)  # a function's own name
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def how_to_resume(out: Path, given: Given) -> str:
@@ -113,7 +110,9 @@ def other_configuration(out: Path, environment: dict[str, Any]) -> str | None:
     return f"the run began with {changes}: it goes on, but not to the bits of one that was not stopped"
 
 
-def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
+def check_state(
+    out: Path, recipe: Recipe, inputs: RunInputs, given: Given, augment: Callable[[Tensor], Any] | None = None
+) -> None:
     """Raise an error unless the saved state of a run, where there is one, can be gone on with.
 
     Args:
@@ -121,16 +120,20 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
         recipe: the run's.
         inputs: the network that the state has to fit.
         given: what was given from Python, for the message.
+        augment: the callable that was, in place of the recipe's augmentation.
 
     Raises:
         ClatError: the state is damaged, belongs to another recipe, or holds the weights of another network; or the
-            network normalises its images otherwise.
+            run began with another network, other images or another augmentation.
     """
-    if other_normalisation(out, inputs.model):
-        raise ClatError(f"the run in {out} began with a network that normalises images otherwise: give that one")
-    _check_frozen(out, inputs)
-    if not (out / STATE).exists():
-        return
+    if (out / STATE).exists():
+        _check_saved(out, recipe, inputs, given)
+    if (other := other_beginning(out, inputs, augment)) is not None:
+        raise ClatError(f"the run in {out} began with {other}: give it the same")
+
+
+def _check_saved(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> None:
+    """Raise ClatError if the saved state is damaged, or does not fit the recipe or the network."""
     saved = load_state(out / STATE, recipe_hash(recipe))
     _check_finished(out, recipe, saved.progress)
     misfits = _misfits(saved, recipe, inputs.model.state_dict())
@@ -140,18 +143,6 @@ def check_state(out: Path, recipe: Recipe, inputs: RunInputs, given: Given) -> N
             f"{out / STATE} does not fit the model {type(inputs.model).__name__}, in {len(misfits)} weights, "
             f"such as {misfits[0]}{'' if given['model'] else hint}"
         )
-
-
-def _check_frozen(out: Path, inputs: RunInputs) -> None:
-    """Raise ClatError if other parameters came in frozen than when the run began, which says so if it knows."""
-    recorded = read_about(out).get("model")
-    if not isinstance(recorded, dict):
-        return
-    before, now = set(recorded.get("frozen", ())), set(inputs.frozen)
-    if before != now and recorded.get("own"):
-        name = min(before ^ now)
-        state = "frozen (requires_grad=False)" if name in before else "trained"
-        raise ClatError(f"the run in {out} began with a network whose parameter {name} was {state}: give that one")
 
 
 def _check_finished(out: Path, recipe: Recipe, progress: Progress) -> None:

@@ -2,89 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.models.files import read_state, recorded_statistics
+from clat.models.files import read_state
 from clat.models.fitting import bare
-from clat.models.normalize import same_statistics, statistics_of
-from clat.models.reading import read_metadata
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
+from clat.training.beginning import FIRST, other_beginning
 from clat.training.prepare import RunInputs
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
 
-FIRST = "stage-0.safetensors"
-"""The weights that a network from Python began with, in a run's `weights`."""
 
-
-def shared_stages(recipe: Recipe, reuse: Path, inputs: RunInputs) -> int:
+def shared_stages(
+    recipe: Recipe, reuse: Path, inputs: RunInputs, augment: Callable[[Tensor], Any] | None = None
+) -> int:
     """Return how many finished stages of another run this recipe begins with.
 
     Args:
         recipe: of the run that begins.
         reuse: the other run's folder.
         inputs: the network and the images of the run that begins.
+        augment: the callable that it was given from Python in place of the recipe's augmentation.
 
     Returns:
         At least 1, and fewer than the recipe's stages.
 
     Raises:
-        ClatError: there is no run, or it shares no stage: images, first weights, data, seed or settings differ.
+        ClatError: there is no run, or it shares no stage: network, images, augmentation, seed or settings differ.
     """
     if not (reuse / "recipe.toml").is_file():
         raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
-    if other_data(reuse, inputs):
-        raise ClatError(f"the run in {reuse} was trained on other images: it has nothing to reuse")
+    if (other := other_beginning(reuse, inputs, augment)) is not None:
+        raise ClatError(f"the run in {reuse} began with {other}: it has nothing to reuse")
     if inputs.given != (first := reuse / "weights" / FIRST).is_file() or (
         inputs.given and not _holds(inputs.model, first)
     ):
         raise ClatError(f"the run in {reuse} started from other weights: it has nothing to reuse")
-    if other_normalisation(reuse, inputs.model):
-        raise ClatError(f"the network of the run in {reuse} normalises images otherwise: it has nothing to reuse")
+    return _finished_alike(recipe, reuse)
+
+
+def _finished_alike(recipe: Recipe, reuse: Path) -> int:
     for number in range(len(recipe.stages) - 1, 0, -1):
         if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
             return number
     raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
-
-
-def other_data(run: Path, inputs: RunInputs) -> bool:
-    """Return whether a run says that its images were others.
-
-    Args:
-        run: its folder.
-        inputs: the images to compare with.
-
-    Returns:
-        False also where the run says nothing.
-    """
-    try:
-        return bool(json.loads((run / "run.json").read_text())["data"]["fingerprint"] != inputs.fingerprint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def other_normalisation(run: Path, model: nn.Module) -> bool:
-    """Return whether a run that was given its network from Python was given one with another normalisation.
-
-    Args:
-        run: its folder.
-        model: the network to compare with.
-
-    Returns:
-        False also where the run built its network by its recipe, which says what it normalises by.
-    """
-    first = run / "weights" / FIRST
-    if not first.is_file():
-        return False
-    before, now = recorded_statistics(read_metadata(first), first), statistics_of(model)
-    return before != now and (before is None or now is None or not same_statistics(before, now))
 
 
 def _holds(model: nn.Module, file: Path) -> bool:
@@ -95,19 +64,18 @@ def _holds(model: nn.Module, file: Path) -> bool:
     return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 
-def copy_beginning(recipe: Recipe, out: Path, inputs: RunInputs, reuse: Path) -> None:
+def copy_beginning(recipe: Recipe, out: Path, reuse: Path) -> None:
     """Take over what another run did, up to the end of the last stage that both have.
 
     Args:
         recipe: of the run that begins.
         out: its folder, which is filled with the weights, rankings, metrics and state of these stages.
-        inputs: its network and images.
-        reuse: the other run's folder.
+        reuse: the other run's folder, of which `shared_stages` has found that it began alike.
 
     Raises:
-        ClatError: as `shared_stages`.
+        ClatError: the other run shares no finished stage.
     """
-    number = shared_stages(recipe, reuse, inputs)
+    number = _finished_alike(recipe, reuse)
     file = reuse / "states" / f"stage-{number}.safetensors"
     saved = load_state(file, recipe_hash(recipe, number))
     progress = saved.progress

@@ -48,7 +48,7 @@ from clat.training.resuming import (
     how_to_resume,
     other_configuration,
 )
-from clat.training.reuse import other_data, shared_stages
+from clat.training.reuse import shared_stages
 from clat.training.run_folder import claimed, recorder, refuse_taken
 from clat.training.start import as_batch, starting_state
 from clat.training.state import Progress
@@ -121,7 +121,7 @@ def train(
         refuse_taken(out, beside or {})
     inputs = prepare(recipe, model, data, augment, engine.layout.world)
     if reuse is not None:
-        shared_stages(recipe, reuse, inputs)
+        shared_stages(recipe, reuse, inputs, augment)
     given = describe_given(model, data, augment, inputs.train)
     with claimed(out, recipe, beside or {}, given) if is_first_process() else nullcontext():
         engine.launch()
@@ -176,9 +176,7 @@ def resume(
         engine = Engine(recipe.engine if devices is None else replace(recipe.engine, devices=devices))
         inputs = prepare(recipe, model, data, augment, engine.layout.world)
         given = describe_given(model, data, augment, inputs.train)
-        if other_data(out, inputs):
-            raise ClatError(f"the images differ from those that the run in {out} began with: give it the same")
-        check_state(out, recipe, inputs, given)
+        check_state(out, recipe, inputs, given, augment)
         engine.launch()
         return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died, loggers=loggers)
 

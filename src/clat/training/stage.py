@@ -77,6 +77,7 @@ class StageRunner:
         found = self.frozen.without(
             self.model, freeze_and_choose(self.model, layers, self.config.bn_policy, whole=whole)
         )
+        self.frozen.keep_statistics()
         parameters = self.frozen.without(self.model, self.callbacks.choose_parameters(found))
         for parameter in parameters.values():
             parameter.requires_grad_(True)

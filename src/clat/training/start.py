@@ -14,8 +14,9 @@ from clat.models import load_weights, save_weights
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.engine import Engine
+from clat.training.beginning import FIRST
 from clat.training.prepare import RunInputs
-from clat.training.reuse import FIRST, copy_beginning
+from clat.training.reuse import copy_beginning
 from clat.training.run_folder import FOLDERS
 from clat.training.saving import STATE
 from clat.training.state import Checkpoint, load_state
@@ -46,7 +47,7 @@ def starting_state(
             clear_temporaries(out / folder)
         clear_temporaries(out)
         if reuse is not None:
-            copy_beginning(recipe, out, inputs, reuse)
+            copy_beginning(recipe, out, reuse)
         elif not state.exists() and first.exists():
             load_weights(model, first)  # killed before its first state
         elif inputs.given and not first.exists():

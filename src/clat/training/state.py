@@ -187,15 +187,16 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0, world: int | None = 
         return {name.removeprefix(kind): v for name, v in tensors.items() if name.startswith(kind)}
 
     own = group("own.")
-    tensors |= {name: _share_of(values, rank, world or len(values)) for name, values in own.items()}
+    count = world or len(next(iter(own.values()), ()))
+    tensors |= {name: _share_of(name, values, rank, count) for name, values in own.items()}
     return Checkpoint(progress, group("model."), _by_parameter(group), group("companion."), own)
 
 
-def _share_of(values: Tensor, rank: int, world: int) -> Tensor:
+def _share_of(name: str, values: Tensor, rank: int, world: int) -> Tensor:
     """Return what process `rank` of `world` takes of what each of the earlier processes had, (before, ...)."""
     if len(values) == world:
         return values[rank]
-    if values.ndim > 4:  # of images, each process's share of a batch
+    if name.startswith("companion.") and values.ndim > 4:  # of images, each process's share of a batch
         return values.flatten(0, 1).tensor_split(world)[rank]
     return values.mean(0) if values.is_floating_point() else values[0]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed, seed_global
 from clat.data.loader import Loader
+from clat.evaluation.record import TEST_DECIDES
 from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
@@ -97,7 +98,7 @@ class Trainer:
         """
         earlier, start = self.progress.cost, time.perf_counter()
         if self.recipe.data.decide_on == "test-split":
-            warn(self.log, self.progress, "test-split", records.TEST_DECIDES, once=True)
+            warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
         kept = modes.preserve_random_states(self.model)
         with kept, metered(self.model) as live, self.files.all_written():
             self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
@@ -119,6 +120,8 @@ class Trainer:
                 progress.best = None  # the best weights of an earlier method are no result of this one
             if stage.selection is not None or not self.recipe.keeps_optimizer(progress.stage):
                 self.optimizer_state = {}  # newly selected layers start without momentum
+            for name in self.runner.callbacks.redrawn:
+                self.optimizer_state.pop(name, None)
         if stage.selection is None or progress.selected is not None:
             self.runner.make_trainable(progress.selected, self.optimizer_state)
         while progress.epoch < first + stage.epochs:

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.exchange import copied, exchanged, put, tensors_of
+from clat.network.exchange import copied, exchanged, move_towards, put, tensors_of
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
@@ -101,7 +101,7 @@ class MovingAverage(StageCallback):
         self.scalars["steps"] += 1
         decay = self.settings.decay_after(int(self.scalars["steps"]), self.steps)
         for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter, 1 - decay)
+            move_towards(self.average[name], parameter, 1 - decay)
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:

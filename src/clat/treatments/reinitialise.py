@@ -17,6 +17,7 @@ from clat.core.seeds import derive_seed
 from clat.data.draws import seeded_draws
 from clat.network.computed import is_computed, plain_weight
 from clat.network.low_rank import LowRank
+from clat.network.swap import names_of
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
@@ -49,12 +50,20 @@ class Reinitialise(Treatment):
         chosen_layers(model, self.modules, batch_norm=self.batch_norm)
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
-        seed = derive_seed(context.seed, "reinitialise")
-        reinitialise(context.model, self.modules, seed, batch_norm=self.batch_norm)
-        return StageCallback()
+        seed, found = derive_seed(context.seed, "reinitialise"), StageCallback()
+        drawn = reinitialise(context.model, self.modules, seed, batch_norm=self.batch_norm)
+        found.redrawn = frozenset(
+            f"{name}.{part}"
+            for layer in drawn.values()
+            for name in names_of(context.model, layer)
+            for part, _ in layer.named_parameters()
+        )
+        return found
 
 
-def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True) -> None:
+def reinitialise(
+    model: nn.Module, patterns: tuple[str, ...], seed: int, *, batch_norm: bool = True
+) -> dict[str, nn.Module]:
     """Draw every layer in the chosen modules anew, in place.
 
     Args:
@@ -63,11 +72,15 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
         seed: the same seed gives the same weights.
         batch_norm: start BatchNorm and other normalisation in them anew, too.
 
+    Returns:
+        The layers that were, by name.
+
     Raises:
         ClatError: as `chosen_layers` does; nothing has changed then.
     """
     generator = torch.Generator().manual_seed(seed)
-    for name, module in chosen_layers(model, patterns, batch_norm=batch_norm).items():
+    chosen = chosen_layers(model, patterns, batch_norm=batch_norm)
+    for name, module in chosen.items():
         if isinstance(module, _NORMS):
             module.reset_parameters()
         elif isinstance(module, _DRAWN):
@@ -83,6 +96,7 @@ def reinitialise(model: nn.Module, patterns: tuple[str, ...], seed: int, *, batc
                     _zero(parameter)
         else:
             _reset(module, derive_seed(seed, name))
+    return chosen
 
 
 def _draw(weight: nn.Parameter, fan_out: int, generator: torch.Generator) -> None:

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
 from clat.network import modes
-from clat.network.exchange import copied, exchanged, put, tensors_of
+from clat.network.exchange import copied, exchanged, move_towards, put, tensors_of
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
@@ -136,7 +136,7 @@ class WindowAverage(StageCallback):
             self.average = copied(dict(self.model.named_parameters()))
             return
         for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter, 1 / self.scalars["averaged"])
+            move_towards(self.average[name], parameter, 1 / self.scalars["averaged"])
 
     def _replace(self) -> None:
         """Put the average in the network's place."""

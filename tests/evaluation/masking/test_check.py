@@ -16,6 +16,7 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.data import load_split
+from clat.evaluation.masking import network_signs
 from clat.evaluation.masking.attacked_network import AttackedNetwork
 from clat.evaluation.masking.excess import must_not_beat
 from clat.evaluation.masking.network_signs import _rare
@@ -258,6 +259,31 @@ def test_a_real_robust_network_passes(name: str, clean: float) -> None:
     report = clat.check(foreign_network(name), part.images.float() / 255, part.labels, eps="2/255")
     assert {row.name: row.verdict for row in report.rows} == dict.fromkeys(SIGNS, OK)
     assert report.clean.value == clean
+
+
+def test_points_of_the_ball_are_drawn_where_the_images_are(monkeypatch):
+    """torch refuses a generator of the CPU for images on a GPU."""
+    asked = []
+    made = network_signs.generator
+
+    def spied(*parts, device="cpu"):
+        asked.append((parts[1], device))
+        return made(*parts, device=device)
+
+    monkeypatch.setattr(network_signs, "generator", spied)
+    model, x = nn.Sequential(nn.Flatten(1), nn.Linear(48, 3)), torch.rand(8, 3, 4, 4)
+    clat.check(model, x, model(x).argmax(1), eps="8/255")
+    assert ("check-around", torch.device("cpu")) in asked
+
+
+def test_an_eps_that_holds_every_image_is_refused():
+    model, x = nn.Sequential(nn.Flatten(1), nn.Linear(48, 3)), torch.rand(8, 3, 4, 4)
+    y = model(x).argmax(1)
+    with pytest.raises(ClatError, match=r"eps 128 in l2 is above 7, where a ball holds .* 128 of 255 is 128/255"):
+        clat.check(model, x, y, eps=128, norm="l2")
+    clat.check(model, x, y, eps=7, norm="l2")
+    with pytest.raises(ClatError, match="unknown norm 'l1'"):
+        clat.check(model, x, y, eps=7, norm="l1")
 
 
 @pytest.mark.parametrize(

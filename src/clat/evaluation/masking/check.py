@@ -11,8 +11,8 @@ from clat.core.checks import at_least
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
 from clat.core.progress import counted
-from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
-from clat.core.units import Size
+from clat.core.threat_model import ThreatModel
+from clat.core.units import Size, size_text
 from clat.evaluation.masking.attacked_network import BLACK_BOX, AttackedNetwork
 from clat.evaluation.masking.network_signs import DoesNotApply
 from clat.evaluation.masking.report import NOT_RUN, SUSPICIOUS, CheckReport, CheckRow
@@ -59,9 +59,14 @@ def check(
         ClatError: for bad input, as `clat.evaluate` does, and where the network is right on no image.
     """
     model, x = accept(model, x, y)
-    threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
+    threat = ThreatModel.parse(eps, norm)
     at_least("batch_size", batch_size, 1)
     network = AttackedNetwork(model, x, y, threat, seed, batch_size, layers)
+    if threat.eps > network.largest:
+        raise ClatError(
+            f"eps {threat.text} in {norm} is above {size_text(network.largest)}, where a ball holds every image of "
+            "this size: sizes are those of images in [0, 1], 128 of 255 is 128/255"
+        )
     with metered(model) as cost:
         # It asks nothing of the gradient, so what it refuses is bad input and no sign.
         network.robust(BLACK_BOX)

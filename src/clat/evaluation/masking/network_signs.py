@@ -175,7 +175,7 @@ def _gradient_sizes(network: AttackedNetwork, *, around: bool = False) -> Tensor
     for number, (x, y) in enumerate(network.batches()):
         if around:
             ball = Ball(x, network.threat.radius, network.threat.norm)
-            x = ball.random_point(generator(network.seed, "check-around", number))
+            x = ball.random_point(generator(network.seed, "check-around", number, device=x.device))
         with modes.attack_mode(network.model), torch.enable_grad():
             point = x.detach().requires_grad_(True)
             value = losses.cross_entropy(network.model(point).float(), y).sum()
