@@ -433,3 +433,26 @@ def test_archives_are_not_unpacked(tmp_path: Path) -> None:
     """A bomb would fill the disk."""
     (tmp_path / "train.zip").write_bytes(b"PK\x03\x04")
     assert "unpack" in refused(tmp_path)
+
+
+def test_a_listed_split_is_numbered_as_the_train_folders_are(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"train/{name}/{k}.png" for name in ("ant", "cat", "dog") for k in range(2)))
+    write_images(tmp_path, "test/0.png", "test/1.png")
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n0.png,cat\n1.png,dog\n")
+    test = load_split(tmp_path, "test")
+    assert test.class_names == ("ant", "cat", "dog")
+    assert test.labels.tolist() == [1, 2]
+
+
+def test_lists_take_names_without_the_spaces_around_them_and_paths_however_they_are_written(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{k}.png" for k in range(4)))
+    absolute = tmp_path / "3.png"
+    rows = ["0.png,cat", "1.png, cat", "./1.png,dog ", "2.png,dog", f"{absolute},dog"]
+    (tmp_path / "train.csv").write_text("\n".join(["file_name,label", *rows]) + "\n")
+    train = load_split(tmp_path, "train")
+    assert train.class_names == ("cat", "dog")
+    assert train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert "1 files are listed twice or more in train.csv" in train.notes
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "metadata.csv").write_text(f"file_name,label\n{absolute},a\n{absolute},b\n")
+    assert len(load_split(tmp_path / "set", "train")) == 2

@@ -466,3 +466,35 @@ def test_a_decoded_image_is_not_turned_once_more() -> None:
 def test_batches_of_numbers_in_any_form(batches: Any) -> None:
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=list(batches))
     assert torch.equal(as_image_set(loader, "test").pixels(), IMAGES[4:])
+
+
+def test_a_column_called_label_comes_before_other_columns_of_classes():
+    """And the column called image before other columns of images."""
+    files = [{"bytes": encoded(pixels), "path": None} for pixels in PIXELS]
+    masks = [{"bytes": encoded(255 - pixels), "path": None} for pixels in PIXELS]
+    features = datasets.Features(
+        {
+            "annotation": datasets.Image(),
+            "image": datasets.Image(),
+            "label": datasets.Value("int64"),
+            "domain": datasets.ClassLabel(names=["photo", "sketch"]),
+        }
+    )
+    columns = {"annotation": masks, "image": files, "label": LABELS.tolist(), "domain": [k % 2 for k in range(N)]}
+    found = as_image_set(datasets.Dataset.from_dict(columns, features=features))
+    assert torch.equal(found.labels, LABELS)
+    assert torch.equal(found.pixels(), IMAGES)
+
+
+def test_an_image_set_that_is_not_what_is_asked_for_is_refused(ramp):
+    size = ramp.shape[1] + 1
+    for asked, says in (
+        ({"image_size": size}, f"pixels: read it with image_size={size}"),
+        ({"channels": 4 - ramp.shape[0]}, f"channels: read it with channels={4 - ramp.shape[0]}"),
+        ({"classes": [*ramp.class_names[::-1]]}, "whose classes have an order already"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            as_image_set(ramp, **asked)
+        with pytest.raises(ClatError, match=says):
+            as_image_set({"train": ramp}, "train", **asked)
+    assert as_image_set(ramp, classes=list(ramp.class_names), channels=ramp.shape[0]) is ramp

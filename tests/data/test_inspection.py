@@ -87,3 +87,14 @@ def test_many_classes(tmp_path: Path) -> None:
     assert report.class_table().row_count == 20
     assert str(report.class_table().caption) == "and 10 more"
     assert len(report.to_dict()["classes"]) == 30
+
+
+def test_images_without_a_label_are_no_images_of_the_first_class(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.png", "1.png", "2.png")
+    (tmp_path / "train.csv").write_text("file_name,label\n0.png,0\n1.png,1\n")
+    (tmp_path / "test.csv").write_text("file_name,label\n2.png,-1\n")
+    report = inspect_data(str(tmp_path))
+    test = next(split for split in report.splits if split.name == "test")
+    assert (sum(test.counts.values()), test.unlabelled, test.images) == (0, 1, 1)
+    assert "test: 1 of 1 images have no label (-1)" in report.lines()
+    assert not report.sound

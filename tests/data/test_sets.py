@@ -10,6 +10,7 @@ from PIL import Image
 from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader, hold_out, load_split
 from clat.data.decode import to_array
+from clat.data.splits import images_in_both
 
 from .conftest import WriteParquet, encoded, picture
 
@@ -142,3 +143,11 @@ def test_a_photograph_is_turned_as_its_tag_says() -> None:
     image = Image.fromarray(picture(0))
     image.getexif()[0x112] = 6  # orientation: turn by 270 degrees
     assert to_array(image).shape == (3, 12, 10)
+
+
+def test_held_out_images_that_are_trained_on_are_counted(ramp):
+    twice = ramp.subset([*range(len(ramp)), 0, 1])
+    train, heldout = hold_out(twice, 4, 0)
+    expected = sum(any(torch.equal(image, other) for other in train.pixels()) for image in heldout.pixels())
+    assert images_in_both(train, heldout) == expected
+    assert images_in_both(*hold_out(ramp, 4, 0)) == 0

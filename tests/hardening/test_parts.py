@@ -22,8 +22,10 @@ from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
 from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, refuse_hopeless, set_point
 from clat.hardening.recipe import stage_alone
+from clat.hardening.run import _possible
 from clat.network.exchange import copied, tensors_of
 from clat.runtime.engine import Engine, EngineConfig
+from clat.training.resuming import how_to_resume
 
 COSTS = {"n-fgsm": 1.0, "pgd-2": 2.0, "pgd-10": 8.0}
 """Seconds a step."""
@@ -269,3 +271,23 @@ def test_the_card_names_no_ball_for_what_eps_does_not_bound():
     assert threat_in_words(PROTOCOLS["stadv"], config) == "stadv"
     both = Protocol(name="both", attacks=(AttackSpec(attack="apgd"), AttackSpec(attack="stadv")))
     assert threat_in_words(both, config) == "perturbations of linf size 0.1 and stadv"
+
+
+def test_fields_are_those_of_the_objectives_that_may_be_taken():
+    """A field that fast-at has not is no slip where another one is asked for, or may be chosen."""
+    beta = {"stages.harden.objective.beta": 3}
+    assert _possible(HardenConfig(budget=60.0, objective="trades", fields=beta))[0] == ["trades"]
+    steps = {"stages.harden.objective.steps": 7, "monitor.steps": 3, "monitor.num_samples": 40, "monitor.every": 2}
+    names, monitor = _possible(HardenConfig(budget=60.0, fields=steps))
+    assert "pgd-10" in names
+    assert "fast-at" not in names
+    assert (monitor.steps, monitor.num_samples, monitor.every) == (3, 40, 2)
+    with pytest.raises(ClatError, match="unknown field"):
+        _possible(HardenConfig(budget=60.0, fields={"stages.harden.objective.btea": 3}))
+
+
+def test_a_stopped_hardening_says_how_to_go_on(tmp_path):
+    given = {"model": "m.Net", "data": "d", "augment": None}
+    assert how_to_resume(tmp_path, given).startswith("clat.resume(")
+    (tmp_path / "harden.json").write_text("{}")
+    assert how_to_resume(tmp_path, given).startswith(f"clat harden --resume {tmp_path} (from Python: ")

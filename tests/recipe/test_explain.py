@@ -67,3 +67,15 @@ def test_groups_hold_every_recipe_once():
     assert {"trades-clat", "cifar10-resnet18"} <= groups[THEN_CLAT].keys()
     assert {"trades", "rift", "cifar10-resnet18-pgd-at"} <= groups[WITHOUT].keys()
     assert groups[SMALL]["demo-pgd-at"].startswith("The control of the demo")
+
+
+def test_arguments_of_a_network_read_back():
+    recipe = build_recipe(
+        {
+            "model": {"name": "timm:resnet18", "args": {"img_size": 64, "drop_rate": 0.1, "a b": ["x"]}},
+            "stages": [{"name": "a", "epochs": 1, "objective": {"name": "pgd-at"}}],
+        }
+    )
+    text = explained_recipe(recipe)
+    assert build_recipe(tomllib.loads(text)) == recipe
+    assert 'args = { img_size = 64, drop_rate = 0.1, "a b" = ["x"] }  # table, or none' in text

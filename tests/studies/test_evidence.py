@@ -21,6 +21,7 @@ from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
 from clat.studies.evidence.request import EvidenceRequest, Finals
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist, headroom
+from clat.studies.evidence.summary import answer_table
 from clat.studies.paper import scales, store
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.folder import claim
@@ -356,6 +357,22 @@ def test_the_answer_is_made_from_the_regimes_files(tmp_path, capsys):
     assert (tmp_path / "answer" / "differences.svg").exists()
     assert cli.main(["evidence", "--answer", str(tmp_path), "--out", str(tmp_path / "answer")]) == 2
     assert "has no regime that `clat evidence` has confirmed" in capsys.readouterr().err
+
+
+def test_what_holm_takes_back_is_no_gain():
+    """p = 0.03 in one of six regimes is 0.18 after the correction."""
+    one = confirmed(0.1, control="X").to_dict() | {"p": 0.03, "exceeds": True, "falls_short": False}
+    rest = one | {"p": 0.5, "exceeds": False}
+    tables = [
+        {"id": f"evidence, r{number}", "remark": "", "confirmed": [entry]}
+        for number, entry in enumerate([one] + [rest] * 5)
+    ]
+    told = answer_table(tables)
+    assert "gains in" not in told["outcome"]
+    assert told["entries"][0]["verdict"] == "not settled"
+    assert answer_table(tables[:1])["entries"][0]["verdict"] == "gains"
+    with pytest.raises(ClatError, match="has not been measured under cr, which decides"):
+        answer_table([tables[0] | {"confirmed": [one | {"protocol": "clat-pgd-10"}]}])
 
 
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):

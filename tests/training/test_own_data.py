@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import clat
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.data import ImagenetSettings, Loader
 from clat.recipe.schema import DataConfig
 from clat.recipe.toml import read_recipe
@@ -267,3 +268,12 @@ def test_the_name_of_an_augmentation_belongs_to_the_recipe(tmp_path):
     with pytest.raises(ClatError, match="the augmentation is 'imagenet': expected a callable"):
         train(tmp_path / "run", one_stage(), kit.data(train=48), augment="imagenet")
     assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_held_out_and_trained_on_are_told_of(tmp_path):
+    train, test = kit.data()
+    oversampled = train.subset([*range(80), *range(40)])
+    with pytest.warns(Notice, match=r"of the 16 held-out images are trained on as well, as the train split holds"):
+        clat.train(kit.recipe(), tmp_path / "run", model=kit.tiny(), data=(oversampled, test), quiet=True)
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert any("held-out images are trained on as well" in note for note in notes)

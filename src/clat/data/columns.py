@@ -13,7 +13,8 @@ from clat.core.errors import ClatError, unknown
 from clat.data.classes import Labels, whole_number
 
 _IMAGE_NAMES = ("image", "img", "file_name", "filename", "file", "path", "image_path")
-_LABEL_NAMES = ("label", "fine_label", "labels", "target", "targets", "class")
+_LABELS = ("label", "fine_label", "labels")
+_LABEL_NAMES = (*_LABELS, "target", "targets", "class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class WantedColumns:
 def choose_image_column(columns: Collection[str], images: Sequence[str], wanted: str | None, name: str) -> str:
     """Choose the column that holds the images.
 
-    It is the wanted one, else the first of `images`, else one of a usual name, such as ``image`` or ``file_name``.
+    It is the wanted one, else of `images` one of a usual name or the first, else any column of a usual name, such
+    as ``image`` or ``file_name``.
 
     Args:
         columns: the names of all columns.
@@ -53,7 +55,7 @@ def choose_image_column(columns: Collection[str], images: Sequence[str], wanted:
     if wanted is not None and wanted not in columns:
         raise unknown("image column", wanted, columns)
     usual = [column for column in _IMAGE_NAMES if column in columns]
-    found = wanted or next(iter([*images, *usual]), None)
+    found = wanted or next(iter([*(column for column in usual if column in images), *images, *usual]), None)
     if found is None:
         raise ClatError(
             f"data set '{name}' has no image column; its columns: {', '.join(columns) or 'none'}; name one: "
@@ -67,8 +69,8 @@ def choose_label_column(
 ) -> str:
     """Choose the column that holds the labels.
 
-    It is the wanted one, else of `classes` one of a usual name or the first, else any column of a usual name, such
-    as ``label`` or ``target``.
+    It is the wanted one, else of `classes` one of a usual name, else one called ``label``, ``fine_label`` or
+    ``labels``, else the first of `classes`, else any column of a usual name, such as ``target``.
 
     Args:
         columns: the names of all columns.
@@ -86,8 +88,10 @@ def choose_label_column(
     others = [column for column in columns if column != image]
     if wanted is not None and wanted not in others:
         raise unknown("label column", wanted, others)
-    usual = [column for column in _LABEL_NAMES if column in classes] or list(classes)
-    found = wanted or next(iter(usual or [column for column in _LABEL_NAMES if column in others]), None)
+    usual = [column for column in _LABEL_NAMES if column in classes]
+    called = [column for column in _LABELS if column in others]
+    rest = [column for column in _LABEL_NAMES if column in others]
+    found = wanted or next(iter([*usual, *called, *classes, *rest]), None)
     if found is None:
         raise ClatError(
             f"data set '{name}' has no label column (columns: {', '.join(columns)}): name one with label_column or "
@@ -107,13 +111,14 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
         name: the data set's, for messages.
 
     Returns:
-        The values as int64, or as text in Unicode's composed form (NFC).
+        The values as int64, or as text in Unicode's composed form (NFC) without spaces around it.
 
     Raises:
         ClatError: other values, gaps among them, or numbers beyond the names.
     """
     where = f"column '{column}' of data set '{name}'"
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        values = [value.strip() for value in values]
         if "" in values:
             raise ClatError(f"row {values.index('')} of {where} holds no label")
         whole = [whole_number(value) for value in values]

@@ -58,11 +58,11 @@ def as_image_set(
     """Read images and labels of your own, in whatever form you have them.
 
     Args:
-        source: an `ImageSet`, which is returned as it is; a torch ``Dataset``; a ``DataLoader``, which stands for
-            its data set or the items that its sampler is limited to; a ``datasets.Dataset``; (images, labels) as
-            tensors or NumPy arrays; a mapping of splits to any of these, such as a ``DatasetDict``; or a name or
-            path as for `load_split`. Images are uint8, or floating-point in [0, 1]. Items of a data set are
-            (image, label), or mappings.
+        source: an `ImageSet`, which is returned as it is, and has to be what is asked for; a torch ``Dataset``; a
+            ``DataLoader``, which stands for its data set or the items that its sampler is limited to; a
+            ``datasets.Dataset``; (images, labels) as tensors or NumPy arrays; a mapping of splits to any of these,
+            such as a ``DatasetDict``; or a name or path as for `load_split`. Images are uint8, or floating-point in
+            [0, 1]. Items of a data set are (image, label), or mappings.
         split: which one of a mapping or a folder; else only what the set is called. Where there is no ``test``,
             ``validation`` stands in for it, and the set's notes say so.
         image_size: pixels, of images that are decoded here: see `load_split`. Arrays have to have that size.
@@ -81,7 +81,7 @@ def as_image_set(
         ClatError: a source of another form, or one without images or labels that fit it; it says what to do.
     """
     if isinstance(source, ImageSet):
-        return source
+        return _as_it_is(source, image_size, channels, classes)
     if isinstance(source, str | os.PathLike):
         asked = {"label_column": label_column, "image_column": image_column, "classes": classes}
         limit = {"image_size": image_size, "resident_limit": resident_limit}
@@ -96,9 +96,21 @@ def as_image_set(
             train_labels = _labels_of(splits["train"], wanted)
         source = splits[name]
         if isinstance(source, ImageSet):
-            return replace(source, notes=(*notes, *source.notes))
+            return _as_it_is(replace(source, notes=(*notes, *source.notes)), image_size, channels, classes)
     found = _read(source, wanted, split, image_size)
     return _numbered(found, split, wanted, train_labels, notes, image_size, channels, resident_limit)
+
+
+def _as_it_is(images: ImageSet, size: int | None, channels: int | None, classes: Any) -> ImageSet:
+    """Return the set, which is not changed any more; refuse what is asked for and it is not."""
+    where, (own, *pixels) = f"'{images.name}/{images.split}'", images.shape
+    if size is not None and pixels != [size, size]:
+        raise ClatError(f"{where} is an ImageSet of {pixels[1]}x{pixels[0]} pixels: read it with image_size={size}")
+    if channels is not None and channels != own:
+        raise ClatError(f"{where} is an ImageSet of {own} channels: read it with channels={channels}")
+    if classes is not None and read_classes(classes) != images.class_names:
+        raise ClatError(f"{where} is an ImageSet whose classes have an order already: read it with classes=[...]")
+    return images
 
 
 def as_train_and_test(data: Any, **settings: Any) -> tuple[ImageSet, ImageSet]:

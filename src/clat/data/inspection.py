@@ -52,11 +52,13 @@ class SplitReport:
     broken: list[str]
     """A line for each file that cannot be read."""
     notes: list[str]
+    unlabelled: int = 0
+    """Images whose label is -1, as in splits that are published without labels."""
 
     @property
     def images(self) -> int:
-        """Return the number of images, also of those that cannot be read."""
-        return sum(self.counts.values())
+        """Return the number of images, also of those that cannot be read or have no label."""
+        return sum(self.counts.values()) + self.unlabelled
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class DataReport:
 
     @property
     def sound(self) -> bool:
-        """Return True if every file can be read and no image is in two splits."""
-        return not (self.unreadable or self.repeated or any(split.broken for split in self.splits))
+        """Return True if every file can be read, every image has a label and none is in two splits."""
+        return not (
+            self.unreadable or self.repeated or any(split.broken or split.unlabelled for split in self.splits)
+        )
 
     def lines(self) -> list[str]:
         """Return what is to be said beside the tables.
@@ -89,6 +93,8 @@ class DataReport:
         """
         said = [f"split '{name}' cannot be read: {why}" for name, why in self.unreadable.items()]
         for split in self.splits:
+            if split.unlabelled:
+                said.append(f"{split.name}: {split.unlabelled} of {split.images} images have no label (-1)")
             said += [f"{split.name}: {note}" for note in split.notes]
             said += [f"{split.name}: {line}" for line in _first(split.broken)]
         for (one, two), count in self.repeated.items():
@@ -228,7 +234,8 @@ def inspect_data(
 
 
 def _report(split: str, table: ImageTable, found: Sequence[Found]) -> SplitReport:
-    counts = torch.bincount(table.labels.clamp_min(0), minlength=len(table.class_names)).tolist()
+    labelled = table.labels[table.labels >= 0]
+    counts = torch.bincount(labelled, minlength=len(table.class_names)).tolist()
     sizes = Counter((one.width, one.height) for one in found if one.problem is None)
     return SplitReport(
         name=split,
@@ -236,6 +243,7 @@ def _report(split: str, table: ImageTable, found: Sequence[Found]) -> SplitRepor
         sizes=dict(sizes.most_common()),
         broken=[one.problem for one in found if one.problem is not None],
         notes=list(table.notes),
+        unlabelled=len(table.labels) - len(labelled),
     )
 
 

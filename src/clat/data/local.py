@@ -206,7 +206,7 @@ class ImageFiles:
         train = _train_of(self.splits, split)
         if train is not None and self._listed(train):
             return self._from_list(train)[1]
-        if self._listed(split) or split_meant(split) == "train":
+        if split_meant(split) == "train" or (train is None and self._listed(split)):
             return None
         others = [train] if train is not None else [one for one in self.splits if not self._listed(one)]
         names = class_order(name for one in others for name in self.folders[one].classes)
@@ -222,7 +222,7 @@ class ImageFiles:
             raise ClatError(f"split '{split}' of data set '{self.name}' is empty: {file} lists nothing")
         image = choose_image_column(columns, [], self.wanted.image_column, self.name)
         label = choose_label_column(columns, image, [], self.wanted.label_column, self.name)
-        paths = [join(os.path.dirname(file), str(value)) for value in columns[image]]
+        paths = [os.path.normpath(os.path.join(os.path.dirname(file), str(value))) for value in columns[image]]
         for row, path in enumerate(paths):
             if not os.path.isfile(self.tree.root / path):
                 raise ClatError(f"row {row} of {file} names '{columns[image][row]}', which is no file beside it")

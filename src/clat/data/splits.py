@@ -48,6 +48,23 @@ def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = No
     return train, image_set.subset(held)
 
 
+def images_in_both(train: ImageSet, heldout: ImageSet) -> int:
+    """Return how many held-out images are trained on as well, since their set holds them more than once.
+
+    Args:
+        train: a set.
+        heldout: another one.
+
+    Returns:
+        A number; 0 where the pixels of one of them are not in memory.
+    """
+    if not (train.resident and heldout.resident):
+        return 0
+    known = {image.tobytes() for image in heldout.pixels().cpu().contiguous().numpy()}
+    found = known & {image.tobytes() for image in train.pixels().cpu().contiguous().numpy() if known}
+    return sum(image.tobytes() in found for image in heldout.pixels().cpu().contiguous().numpy())
+
+
 def mixed(image_set: ImageSet) -> ImageSet:
     """Return a set whose first images stand for all of it.
 

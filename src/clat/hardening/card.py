@@ -89,6 +89,7 @@ def card(
         f"Measured on {count} of `{images.name}/{images.split}` under `{test.protocol.title}`{ball}, seed "
         f"{config.seed}, on {environment['device']}; pairs of "
         "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
+        *(f"- {note}" for note in images.notes),
         masking,
         "",
         "## How it was made",

@@ -4,10 +4,11 @@ attempt has done is not done again."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clat.core.files import write_json
 from clat.core.progress import watching
@@ -35,6 +36,7 @@ def conclude(
     plan: Plan,
     recorded: dict[str, Any],
     *,
+    augment: Callable[[Tensor], Any] | None = None,
     quiet: bool,
 ) -> Hardened:
     """Keep the promise, measure, and write what a hardening leaves.
@@ -46,6 +48,7 @@ def conclude(
         config: what the user asked for.
         plan: what was trained, and how many images are tested.
         recorded: what harden.json says.
+        augment: the callable that the training had in the place of the recipe's augmentation.
         quiet: print nothing.
 
     Returns:
@@ -59,7 +62,7 @@ def conclude(
     promise = None
     if config.max_clean_drop is not None:
         with watching(log.console):
-            promise = keep_promise(out, original, inputs, config, plan.recipe, log)
+            promise = keep_promise(out, original, inputs, config, plan.recipe, log, augment)
     save_weights(model, out / WEIGHTS)
     test = _final_test(inputs, config, plan, recorded)
     start = inputs.engine.place(copy.deepcopy(original))

@@ -62,7 +62,9 @@ def step_seconds(
     return found
 
 
-def check_seconds(inputs: HardenInputs, x: Tensor, y: Tensor, config: HardenConfig) -> float:
+def check_seconds(
+    inputs: HardenInputs, x: Tensor, y: Tensor, config: HardenConfig, *, steps: int = MONITOR_STEPS
+) -> float:
     """Return what the check after an epoch takes for an image: in the precision of the training, other than a test.
 
     Args:
@@ -70,11 +72,12 @@ def check_seconds(inputs: HardenInputs, x: Tensor, y: Tensor, config: HardenConf
         x: held-out images in [0, 1], (N, C, H, W), on the device.
         y: their labels, (N,) int64, there too.
         config: the threat model.
+        steps: of the attack.
 
     Returns:
         Seconds.
     """
-    attack, started = Attack(config.threat, steps=MONITOR_STEPS), 0.0
+    attack, started = Attack(config.threat, steps=steps), 0.0
     for count in (8, TIMED_IMAGES):  # the first warms up
         started = time.perf_counter()
         heldout_accuracies(

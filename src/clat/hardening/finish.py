@@ -15,7 +15,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
-from clat.data import Loader
+from clat.data import Loader, PerImage
 from clat.evaluation import Evaluation, evaluate_set
 from clat.evaluation.by_class import class_accuracies
 from clat.evaluation.heldout import heldout_accuracies
@@ -81,7 +81,13 @@ def discard_attempts(out: Path) -> None:
 
 
 def keep_promise(
-    out: Path, original: nn.Module, inputs: HardenInputs, config: HardenConfig, recipe: Recipe, log: RunLog
+    out: Path,
+    original: nn.Module,
+    inputs: HardenInputs,
+    config: HardenConfig,
+    recipe: Recipe,
+    log: RunLog,
+    augment: Callable[[Tensor], Any] | None = None,
 ) -> dict[str, Any]:
     """Give the network the weights of the most robust point that holds the promise, or of the end if none does.
 
@@ -92,6 +98,7 @@ def keep_promise(
         config: `max_clean_drop`, which is set.
         recipe: the training's; its augmentation is used where BatchNorm statistics are counted.
         log: told what was chosen.
+        augment: the callable that the training had in the place of the recipe's augmentation.
 
     Returns:
         Plain data: whether it is kept, at which alpha, and every point that was measured.
@@ -111,7 +118,7 @@ def keep_promise(
         size = min(config.batch_size, len(inputs.train))
         loader = Loader(
             inputs.train, size, device=inputs.engine.device, seed=config.seed, shuffle=True,
-            augment=augmentation(recipe.data), drop_last=True,
+            augment=augmentation(recipe.data) if augment is None else PerImage(augment), drop_last=True,
         )  # fmt: skip
         for number, (images, _) in enumerate(loader.epoch(0)):
             if number == STATISTICS_BATCHES:

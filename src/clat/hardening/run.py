@@ -35,15 +35,15 @@ from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
 from clat.hardening.promise import refuse_hopeless
-from clat.hardening.recipe import MONITORED, TUNING, harden_recipe, stage_alone
+from clat.hardening.recipe import MONITOR_STEPS, MONITORED, TUNING, harden_recipe, stage_alone
 from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import ending, image_seconds, images_to_test, number_reason
+from clat.recipe.schema import MonitorConfig
 from clat.recipe.toml import read_recipe
 from clat.training.log import RunLog
+from clat.training.resuming import HARDENING
 from clat.training.run import resume, train
 from clat.training.run_folder import refuse_taken
-
-ABOUT = "harden.json"
 
 
 def run_hardening(
@@ -78,7 +78,7 @@ def run_hardening(
     """
     started, out = time.perf_counter(), Path(out)
     config = config if augment is None else replace(config, augment="none")
-    refuse_taken(out, (ABOUT,))
+    refuse_taken(out, (HARDENING,))
     find_protocol(config.protocol)
     inputs = harden_inputs(model, train_set, test_set, config)
     log = RunLog(None, quiet=quiet)
@@ -99,9 +99,9 @@ def run_hardening(
         data=(train_set, test_set),
         augment=augment,
         quiet=quiet,
-        beside={ABOUT: recorded},
+        beside={HARDENING: recorded},
     )
-    return conclude(out, model, inputs, config, plan, recorded, quiet=quiet)
+    return conclude(out, model, inputs, config, plan, recorded, augment=augment, quiet=quiet)
 
 
 def plan_hardening(
@@ -163,7 +163,7 @@ def resume_hardening(
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
     resume(out, model=inputs.model, data=(train_set, test_set), augment=augment, quiet=quiet)
-    return conclude(out, model, inputs, config, plan, recorded, quiet=quiet)
+    return conclude(out, model, inputs, config, plan, recorded, augment=augment, quiet=quiet)
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
@@ -179,14 +179,14 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         ClatError: there is no usable harden.json.
     """
     try:
-        recorded = parse_json((out / ABOUT).read_text())
+        recorded = parse_json((out / HARDENING).read_text())
         return HardenConfig(**recorded["config"]), recorded
     except (OSError, ValueError, KeyError, TypeError):
-        raise ClatError(f"{out} holds no hardening to resume: there is no usable {ABOUT} in it") from None
+        raise ClatError(f"{out} holds no hardening to resume: there is no usable {HARDENING} in it") from None
 
 
 def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:
-    harden_recipe(config, next(iter(CANDIDATES)), 2, convolutional=True)  # a slip in its fields is told at once
+    names, monitor = _possible(config)
     if config.max_clean_drop is not None:
         refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     log.say("looking at the network", style="bold")
@@ -194,12 +194,9 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     with watching(log.console):
         seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
         check = check_seconds(inputs, x, y, config)
+        alike = monitor.steps == MONITOR_STEPS
+        watched = check if alike else check_seconds(inputs, x, y, config, steps=monitor.steps)
     log.say(f"  held-out clean {seen.clean}  PGD robust {seen.robust}")
-    names = (
-        [config.objective]
-        if config.objective
-        else [name for name, one in CANDIDATES.items() if config.norm in one.norms and one.worth_from < 1000]
-    )
     count = min(config.batch_size, len(inputs.train))
     stages = {name: stage_alone(config, name) for name in names}
     log.say("measuring what a step costs here")
@@ -221,7 +218,7 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         inputs.model,
         costs,
         train_images=len(inputs.train),
-        check_seconds=len(x) * check,
+        check_seconds=min(monitor.num_samples, len(inputs.heldout)) * watched / monitor.every,
         measuring_seconds=after_training,
         spent=time.perf_counter() - started,
         settings={
@@ -239,3 +236,20 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
         log.say(f"  {reason}")
     log.say(f"  will take {ending(plan.seconds)}")
     return plan, seen
+
+
+def _possible(config: HardenConfig) -> tuple[list[str], MonitorConfig]:
+    """Return the objectives that the user's fields leave, and the check after an epoch; a slip in the fields is
+    told at once, as the first objective has it."""
+    names = [name for name, one in CANDIDATES.items() if config.norm in one.norms and one.worth_from < 1000]
+    found: dict[str, MonitorConfig] = {}
+    slip: ClatError | None = None
+    for name in [config.objective] if config.objective else names:
+        try:
+            found[name] = harden_recipe(config, name, 2, convolutional=True).monitor
+        except ClatError as error:
+            slip = slip or error
+    if not found:
+        assert slip is not None
+        raise slip
+    return list(found), next(iter(found.values()))

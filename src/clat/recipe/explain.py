@@ -87,7 +87,15 @@ def _value(value: Any) -> str:
     """Return a value in TOML, on one line."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
     return tomli_w.dumps({"v": value}).partition("=")[2].strip()
+
+
+def _key(name: str) -> str:
+    """Return a key in TOML, in quotes where it needs them."""
+    return tomli_w.dumps({name: 0}).partition(" = 0")[0]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -113,6 +121,8 @@ def _type(hint: Any) -> str:
         return f"list of {_type(arguments[0])}"
     if origin is tuple:
         return f"list of {len(arguments)}: {', '.join(map(_type, arguments))}"
+    if origin is dict:
+        return "table"
     return NAMES.get(hint, str(hint))
 
 

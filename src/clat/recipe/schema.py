@@ -145,7 +145,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: Schedule = field(default_factory=Schedule)
-    """The learning rate over all epochs of all stages that have none of their own."""
+    """The learning rate over all epochs of the run; a stage with a schedule of its own has that instead."""
     optimizer: AnyOptimizer = field(default_factory=OptimizerConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -17,7 +17,7 @@ from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
-from clat.data.splits import mixed
+from clat.data.splits import images_in_both, mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
@@ -122,6 +122,11 @@ def prepare(
         for images in (train_set, test):
             for note in images.notes:
                 notice(f"{images.split} images: {note}")
+        if (count := images_in_both(train_set, heldout)) > 0:
+            notice(
+                f"{count} of the {len(heldout)} held-out images are trained on as well, as the train split holds "
+                "them more than once: what they decide looks better than it is; give each image once"
+            )
         model = (
             build_network(recipe, train_set.num_classes, train_set.shape[0]) if model is None else trainable(model)
         )

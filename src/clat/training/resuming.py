@@ -26,6 +26,8 @@ Given = dict[str, str | None]
 """What a run was given from Python instead of what its recipe names: "model" (its class), "data" (its name),
 "augment" (its class)."""
 _KINDS = ("model", "data", "augment")
+HARDENING = "harden.json"
+"""What the folder of a hardening holds, which a run is a part of."""
 
 
 def describe_given(model: object, data: object, augment: object, train_set: ImageSet | None = None) -> Given:
@@ -57,6 +59,8 @@ def how_to_resume(out: Path, given: Given) -> str:
     Returns:
         A line to type.
     """
+    if (out / HARDENING).exists():  # whose promise, test and card come after the training
+        return f"clat harden --resume {shlex.quote(str(out))} (from Python: clat.hardening.resume_hardening)"
     again = [f"{name}=..." for name in _KINDS if given.get(name) is not None]
     if not again:
         return f"clat train --resume {shlex.quote(str(out))}"

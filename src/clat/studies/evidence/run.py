@@ -16,7 +16,7 @@ from clat.runtime.jobs.job import JobPlace
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import EvidenceRow, Regime
-from clat.studies.evidence.request import EvidenceRequest
+from clat.studies.evidence.request import DECIDING, EvidenceRequest
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.evidence.table import Ratios, evidence_table
 from clat.studies.paper.accuracy import evaluated
@@ -241,4 +241,6 @@ def confirm(
                 )
             )
             request.console.print(f"{request.regime.name}: {how.protocol}: measured")
+    if all(one.protocol != DECIDING for one in confirmed):
+        confirmed = []  # what is measured beside it decides nothing
     return confirmed, list(dict.fromkeys(wrong))

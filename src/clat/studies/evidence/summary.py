@@ -13,7 +13,8 @@ from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
 from clat.report.plots import BLUE, GREEN, MUTED, styled
 from clat.report.widths import WIDTH
-from clat.studies.evidence.comparison import holm
+from clat.studies.evidence.comparison import LEVEL, holm
+from clat.studies.evidence.request import DECIDING
 from clat.studies.evidence.screening import GOAL
 from clat.studies.measurement import computing_device
 from clat.studies.paper.cells import difference_text, points
@@ -65,17 +66,35 @@ def collect(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     return found
 
 
-def verdict(table: Table) -> str:
-    """Return what a regime says.
+def decided(table: Table) -> dict[str, Any]:
+    """Return what a regime found under the protocol that decides.
 
     Args:
         table: the regime's.
 
     Returns:
-        GAINS, NOT or OPEN.
+        The entry of its `confirmed`.
+
+    Raises:
+        ClatError: If it was not measured under that protocol.
     """
-    one = table["confirmed"][0]
-    return GAINS if one["exceeds"] else NOT if one["falls_short"] else OPEN
+    for one in table["confirmed"]:
+        if one["protocol"] == DECIDING:
+            return dict(one)
+    raise ClatError(f"'{table['id']}' has not been measured under {DECIDING}, which decides: run it again")
+
+
+def verdict(one: Table, corrected: float) -> str:
+    """Return what a regime says.
+
+    Args:
+        one: of `decided`.
+        corrected: its p, corrected for the number of regimes.
+
+    Returns:
+        GAINS, NOT or OPEN. That it does not gain rests on bounds, whose number is not corrected for.
+    """
+    return GAINS if one["exceeds"] and corrected < LEVEL else NOT if one["falls_short"] else OPEN
 
 
 def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
@@ -87,7 +106,8 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
     Returns:
         Plain data.
     """
-    corrected = holm([table["confirmed"][0]["p"] for table in tables])
+    confirmed = [decided(table) for table in tables]
+    corrected = holm([one["p"] for one in confirmed])
     environment = describe_environment(computing_device().type)
     command = invocation()
     made = [("command", " ".join(command))] if command else []
@@ -102,7 +122,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "remark": " ".join(table["remark"] for table in tables),
         "outcome": " ".join(sentences(tables)),
         "columns": list(COLUMNS),
-        "rows": [_row(table, p) for table, p in zip(tables, corrected, strict=True)],
+        "rows": [_row(*one) for one in zip(tables, confirmed, corrected, strict=True)],
         "caption": "Clean and robust: points less the control under the protocol that decides, with 95 % bootstrap "
         "intervals over seeds and images, on networks of seeds that chose neither. p of both: the larger of "
         f"the two; Holm: corrected for the number of regimes. CLAT gains at {points(100 * GOAL['clean'])} "
@@ -113,8 +133,8 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "made": made,
         "failed": 0,
         "entries": [
-            {"regime": table["id"], "verdict": verdict(table), "p_corrected": p, **table["confirmed"][0]}
-            for table, p in zip(tables, corrected, strict=True)
+            {"regime": table["id"], "verdict": verdict(one, p), "p_corrected": p, **one}
+            for table, one, p in zip(tables, confirmed, corrected, strict=True)
         ],
         "environment": environment,
         "command": command,
@@ -132,20 +152,21 @@ def sentences(tables: Sequence[Table]) -> list[str]:
         controls were the hardest.
     """
     named: dict[str, list[str]] = {GAINS: [], NOT: [], OPEN: []}
-    for table in tables:
-        named[verdict(table)].append(_name(table))
+    confirmed = [decided(table) for table in tables]
+    corrected = holm([one["p"] for one in confirmed])
+    for table, one, p in zip(tables, confirmed, corrected, strict=True):
+        named[verdict(one, p)].append(_name(table))
     parts = [f"{what} in {len(names)} ({', '.join(names)})" for what, names in named.items() if names]
     ranges = [
         f"{points(100 * min(values))} to {points(100 * max(values))} {kind}"
         for kind in GOAL
-        for values in [[table["confirmed"][0]["differences"][kind]["value"] for table in tables]]
+        for values in [[one["differences"][kind]["value"] for one in confirmed]]
     ]
-    smallest = min(holm([table["confirmed"][0]["p"] for table in tables]))
-    controls = dict.fromkeys(table["confirmed"][0]["control"]["row"] for table in tables)
+    controls = dict.fromkeys(one["control"]["row"] for one in confirmed)
     return [
         f"Of {len(tables)} regimes, CLAT {'; '.join(parts)}.",
         f"Its best form less the control that it has to beat comes to {' and to '.join(ranges)}, in points.",
-        f"The smallest p of both differences, corrected for the number of regimes, is {_p(smallest)}.",
+        f"The smallest p of both differences, corrected for the number of regimes, is {_p(min(corrected))}.",
         f"The controls that were the hardest to beat: {'; '.join(controls)}.",
     ]
 
@@ -158,14 +179,13 @@ def _name(table: Table) -> str:
     return str(table["id"]).rpartition(", ")[2]
 
 
-def _row(table: Table, corrected: float) -> list[str]:
-    one = table["confirmed"][0]
+def _row(table: Table, one: Table, corrected: float) -> list[str]:
     shown = [
         difference_text(of["value"], of["low"], of["high"]) for of in (one["differences"][kind] for kind in GOAL)
     ]
     images = one["form"]["clean"]["images"]
     about = [_name(table), one["form"]["row"], one["control"]["row"], str(len(one["seeds"])), f"{images:,}"]
-    return [*about, *shown, *map(_p, (one["p"], corrected)), verdict(table)]
+    return [*about, *shown, *map(_p, (one["p"], corrected)), verdict(one, corrected)]
 
 
 @styled()
@@ -184,7 +204,7 @@ def differences(tables: Sequence[Table]) -> Figure:
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.axvline(100 * least, color=GREEN, linewidth=1.0, linestyle="--")
         for place, table in enumerate(tables):
-            one = table["confirmed"][0]["differences"][kind]
+            one = decided(table)["differences"][kind]
             axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=BLUE, linewidth=1.0)
             axes.plot(100 * one["value"], place, "o", color=BLUE, markersize=4)
         axes.set_xlabel(f"{kind}, points less the control; green: the goal")
