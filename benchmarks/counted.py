@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from clat.attacks.ascent import input_gradient
 from clat.attacks.feature import run_feature_attack
 from clat.attacks.settings import Attack
 from clat.bench.memory import TensorMemory
@@ -78,8 +79,9 @@ def fake_network(build: Callable[[], nn.Module], shape: tuple[int, int, int]) ->
         FakeTensorMode()
     ):  # and no mode for functions, such as a device: convolutions would not fold (clat.network.folding)
         made = FakeNetwork(build(), shape)
-        with modes.attack_mode(made.model), torch.no_grad():
-            made.model(made.images(1))  # the first pass computes convolutions twice, to learn which ones fold
+        point = made.images(1).requires_grad_(True)
+        with modes.attack_mode(made.model):  # the first pass computes convolutions twice, to learn which ones fold
+            input_gradient(made.model(point).sum(), point)
         yield made
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -302,7 +303,9 @@ def test_curvature_is_the_jacobian_times_the_change(build: Build, normaliser: st
     assert len(report.rows) == {convolutional: 3, Attentive: 5}[build]  # type: ignore[index]
 
 
-def test_curvature_of_a_layer_that_no_pixel_reaches_is_zero() -> None:
+def test_a_layer_that_no_pixel_reaches_is_none() -> None:
+    """Its W would be 0, and C of the layer after it infinite."""
+
     class Token(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -316,9 +319,74 @@ def test_curvature_of_a_layer_that_no_pixel_reaches_is_zero() -> None:
     x = torch.rand(2, 3, 4, 4)
     for metric in ("weakness", "curvature"):
         report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
-        assert [row.name for row in report.rows] == ["conv", "fc"]
+        assert [row.name for row in report.rows] == ["conv"]
         assert weaknesses(report)[0] > 0
-        assert weaknesses(report)[1] == 0
+
+
+class Blocks(nn.Module):
+    """Three layers, of whose middle one each image has several rows, in an order of its own."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.third, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h = len(x), self.first(x)
+        if self.order == "views":
+            h = self.second(torch.cat([h, h.flip(3)])).view(2, n, 4, 16).transpose(0, 1)
+        elif self.order == "samples":
+            h = self.second(torch.stack([h, h.flip(3)], 1).flatten(0, 1)).view(n, 2, 4, 16)
+        else:  # part by part
+            h = torch.cat([self.second(part) for part in h.split(3)]).view(n, 1, 4, 16)
+        h = h.mean(1).transpose(1, 2)  # (N, positions, channels)
+        if self.order == "views":
+            h = self.third(h.transpose(0, 1).reshape(-1, 4)).view(16, n, 4).transpose(0, 1)
+        else:
+            h = self.third(h)
+        return self.head(h.relu().mean(1))
+
+
+def test_rows_of_an_image_are_found_in_whichever_order_they_are() -> None:
+    """Two views of each image, all first ones first, and positions before images: the same function, the same W."""
+    x, y = torch.rand(8, 3, 4, 4), torch.arange(8) % 2
+    x_adv = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
+    for predecessor in ("forward", "input"):
+        one, other = (
+            measure_criticality(Blocks(order), x, y, eps=0.1, x_adv=x_adv, predecessor=predecessor)
+            for order in ("samples", "views")
+        )
+        assert [row.name for row in one.rows] == ["first", "second", "third"]
+        assert weaknesses(other) == pytest.approx(weaknesses(one))
+        assert [row.criticality for row in other.rows] == pytest.approx([row.criticality for row in one.rows])
+
+
+def test_a_layer_that_sees_parts_of_the_batch_is_told_of() -> None:
+    with pytest.raises(ClatError, match="layer 'second' ran on 3 rows where 16 images have 16: the network"):
+        measure_criticality(Blocks("parts"), torch.rand(8, 3, 4, 4), torch.arange(8) % 2, eps=0.1)
+
+
+def test_layers_are_ranked_in_forward_order_however_they_are_listed(tiny_resnet: Build, images: Tensor) -> None:
+    net = tiny_resnet()
+    layers, y = enumerate_layers(net, images), torch.zeros(len(images), dtype=torch.long)
+    assert measure_criticality(net, images, y, eps=0.1, layers=layers[::-1]) == measure_criticality(
+        net, images, y, eps=0.1, layers=layers
+    )
+
+
+def test_the_relative_norm_is_taken_in_float32() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.Flatten(), nn.Linear(64 * 16, 2))
+    with torch.no_grad():
+        net[0].weight.mul_(3000)
+        net[2].weight.div_(3000)
+    x, y = torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long)
+    x_adv = (x + 0.1).clamp(0, 1)
+    wide = measure_criticality(net, x, y, eps=0.1, x_adv=x_adv, normaliser="relative")
+    half = measure_criticality(copy.deepcopy(net).half(), x, y, eps=0.1, x_adv=x_adv, normaliser="relative")
+    assert weaknesses(half) == pytest.approx(weaknesses(wide), rel=0.01)
 
 
 # What must not matter

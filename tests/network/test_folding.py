@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from clat.attacks.ascent import input_gradient
 from clat.core.errors import ClatError
 from clat.network import folding, modes
 from clat.network.folding import DeferredConv, fold, unfolded
@@ -58,7 +59,7 @@ def value_and_gradient(net, x):
     x = x.detach().requires_grad_(True)
     value = net(x)
     weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
-    return value.detach(), torch.autograd.grad(value, x, weights.to(value.dtype))[0]
+    return value.detach(), input_gradient((value * weights.to(value.dtype)).sum(), x)
 
 
 def assert_unchanged(net, images, times=3):
@@ -161,6 +162,15 @@ def test_a_function_of_ones_own_between(images):
             return 2 * gradient
 
     assert_unchanged(frozen(Pair(Doubled.apply)), images)
+
+    class Beside(Pair):
+        """Reads the convolution's result after the BatchNorm has, without asking whether it is there yet."""
+
+        def forward(self, x):
+            out = self.conv(x)
+            return self.norm(out) + Doubled.apply(out)
+
+    assert_unchanged(frozen(Beside()), images)
 
 
 class Twice(nn.Module):

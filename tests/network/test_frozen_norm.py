@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+import clat
+from clat.attacks.ascent import input_gradient
 from clat.network import modes
 from clat.network.calls import CallCounter
+from clat.network.edge import unwrapped
 from clat.network.frozen_norm import SCALED, frozen_norms_lean
 
 
@@ -145,6 +151,49 @@ def test_an_attack_keeps_half(tiny_resnet, images):
     net.requires_grad_(False)
     plain = elements(lambda: net(x))
     with modes.attack_mode(net):
-        net(x)  # the first pass learns which convolutions a BatchNorm follows
+        input_gradient(net(x).sum(), x)  # the first pass learns which convolutions a BatchNorm follows
         lean = elements(lambda: net(x))
     assert lean < 0.6 * plain
+
+
+class Checkpointed(nn.Module):
+    """Convolutions and BatchNorm that run anew in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.tail = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+        self.lean = True
+
+    def forward(self, x):
+        return self.tail(checkpoint(self.body, x, use_reentrant=False) if self.lean else self.body(x))
+
+
+def test_activation_checkpoints_see_one_network_twice():
+    """Also where the backward pass comes after what made the network lean."""
+    x, y = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    net = Checkpointed()
+    net(x)
+    plain = copy.deepcopy(net)
+    plain.lean = False
+    for metric in ("weakness", "curvature"):
+        one, other = (clat.measure_criticality(each, x, y, eps=0.1, metric=metric) for each in (net, plain))
+        assert [row.name for row in one.rows] == [row.name for row in other.rows]
+        assert [row.weakness for row in one.rows] == pytest.approx([row.weakness for row in other.rows])
+    gradients = []
+    for each in (net, plain):
+        with clat.Clat(each, ["body.3"], (x, y), eps=0.1, steps=2) as tuning:
+            tuning.loss(x, y).backward()
+            gradients.append(each.body[3].weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_copies_of_data_parallel_are_not_attacked():
+    """They would compute with what is put into the original, on its device."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).eval()
+    x, y = torch.rand(4, 3, 8, 8), torch.arange(4) % 3
+    wrapped = nn.DataParallel(net)
+    assert unwrapped(wrapped) is net
+    assert [row.name for row in clat.measure_criticality(wrapped, x, y, eps=0.1).rows] == ["0"]
+    one, other = (clat.attacks.pgd(each, x, y, eps=0.1, seed=0) for each in (wrapped, net))
+    assert torch.equal(one, other)

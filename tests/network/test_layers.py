@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -415,3 +416,60 @@ def test_transformer_encoder_layers(batch_first: bool, tap: str) -> None:
                 torch.testing.assert_close(value, whole[i])
     for value, graded in zip(whole, read_features(model, x, layers, tap=tap).values, strict=True):
         torch.testing.assert_close(value, graded)
+
+
+class Squeezed(nn.Module):
+    """Gives logits without a batch axis for a single image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).mean((2, 3), keepdim=True).squeeze())
+
+
+def test_a_classifier_behind_squeeze_is_one() -> None:
+    assert [layer.name for layer in enumerate_layers(Squeezed(), torch.rand(1, 3, 8, 8))] == ["body.0", "body.2"]
+
+
+class ClassToken(nn.Module):
+    """A query of the class token alone, as in class attention: no image has a part in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 4, 2, 2), nn.Parameter(torch.rand(1, 1, 4))
+        self.q, self.k, self.out, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patches(x).flatten(2).transpose(1, 2)
+        q, k = self.q(self.token.expand(len(x), -1, -1)), self.k(t)
+        return self.head(self.out((q @ k.transpose(1, 2)).softmax(-1) @ t)[:, 0])
+
+
+def test_a_query_of_the_class_token_alone_is_no_layer() -> None:
+    names = [layer.name for layer in enumerate_layers(ClassToken(), torch.rand(2, 3, 8, 8))]
+    assert names == ["patches", "k", "out"]
+
+
+def test_dead_and_detached_layers_are_layers() -> None:
+    """What gives the same for two images may give another thing for the next; a frozen trunk has no gradient."""
+    dead = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        dead[0].weight.zero_()
+        dead[0].bias.fill_(-1)
+
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = copy.deepcopy(dead)
+            nn.init.normal_(self.net[0].weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                h = self.net[:3](x)
+            return self.net[3:](h)
+
+    x = torch.rand(2, 3, 8, 8)
+    assert [layer.name for layer in enumerate_layers(dead, x)] == ["0", "2"]
+    assert [layer.name for layer in enumerate_layers(Detached(), x)] == ["net.0", "net.2"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clat.attacks.ball import Ball
 from clat.core.errors import ClatError
+from clat.network.folding import readers_known
 
 NO_GRADIENT = "the model has no gradient towards its input: does it detach, or round to integers?"
 
@@ -58,6 +59,7 @@ def input_gradient(value: Tensor, point: Tensor, *, again: bool = False, differe
         ClatError: if there is no gradient at all.
     """
     check_path(value)
+    readers_known(value)
     # What the network returned may require a gradient, by its weights, and have none towards its input.
     gradient = torch.autograd.grad(
         value, point, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True

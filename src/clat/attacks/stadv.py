@@ -20,6 +20,7 @@ from clat.attacks.search import SearchState, run_search
 from clat.core.errors import ClatError
 from clat.network import modes
 from clat.network.edge import Network, accept_network
+from clat.network.folding import readers_known
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma and Ba 2015)."""
@@ -214,6 +215,7 @@ class StadvSearch:
             logits = self.model(adv)
             value = losses.margin(logits, state["y"])
             check_path(value)
+            readers_known(value.sum())
             reached: list[bool] = []
             adv.register_hook(lambda slope: reached.append(slope is not None))
             (gradient,) = torch.autograd.grad((value - self.tau * roughness(flow)).sum(), flow)

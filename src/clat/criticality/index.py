@@ -34,7 +34,7 @@ from clat.core.units import Size
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
 from clat.network.edge import accept, as_measured
-from clat.network.features import TAPS, feature_distance, read_features
+from clat.network.features import TAPS, feature_distance, feature_norm, read_features
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
 
@@ -90,7 +90,8 @@ def measure_criticality(
         metric: "weakness" (the paper's) or "curvature"; see METRICS.
         predecessor: what C compares with, "forward" (the paper's) or "input"; see PREDECESSORS.
         seed: seed of the attack's start.
-        layers: some of `enumerate_layers`, to choose which are ranked; None: all of them.
+        layers: some of `enumerate_layers`, to choose which are ranked; None: all of them. Of some, the layer before
+            is the one before it among these.
 
     Returns:
         A report with W and C of every layer, and the accuracies on x and x'.
@@ -103,7 +104,7 @@ def measure_criticality(
     check_names(normaliser, tap, metric, predecessor)
     model, x = accept(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
-    layers = list(layers) if layers is not None else enumerate_layers(model, x)
+    layers = enumerate_layers(model, x) if layers is None else sorted(layers, key=lambda layer: layer.index)
     if not layers:
         raise ClatError("there is no layer to rank: leave layers out, or take them from enumerate_layers")
     with modes.attack_mode(model):
@@ -263,7 +264,8 @@ def _normalisation(clean: Tensor, normaliser: str) -> Tensor | float:
         return float(elements)
     if normaliser == "sqrt":
         return math.sqrt(elements)
-    return torch.linalg.vector_norm(clean, dim=1).clamp_min(torch.finfo(clean.dtype).tiny)
+    found = feature_norm(clean)
+    return found.clamp_min(torch.finfo(found.dtype).tiny)
 
 
 def _accuracies(both: Tensor | None, y: Tensor) -> tuple[float, float]:

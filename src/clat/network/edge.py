@@ -102,9 +102,11 @@ def _check_values(model: nn.Module) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network that torch.compile wrapped, and one of TorchScript's as a module with hooks and flags.
+    """Return the network that torch.compile or DataParallel wrapped, and one of TorchScript's as a module with
+    hooks and flags.
 
-    A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names.
+    A compiled network would be compiled anew for every set of flags and hooks, and its layers have other names; the
+    copies of DataParallel would compute with what is put into the original, on its device.
 
     Args:
         model: any network.
@@ -119,7 +121,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise ClatError(
             f"the model is a {type(model).__name__}, expected a torch.nn.Module: wrap it in one that calls it"
         )
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+    while True:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
         model = inner
     return Scripted(model) if isinstance(model, torch.jit.ScriptModule) else model
 

@@ -86,7 +86,8 @@ def read_features(
         if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
             feature = feature.clone()
         value = feature.movedim(layer.input_axis if where == "input" else layer.batch_axis, 0)
-        if flat or len(value) != count:  # windows, say, that are folded into the batch
+        value = _by_sample(value, layer, where, count)
+        if flat:
             value = value.reshape(count, -1)
         values[position] = reduce(value, layer) if reduce is not None else value
         if stop and len(values) == wanted:
@@ -138,6 +139,26 @@ def read_features(
     if unread:
         raise ClatError(f"layer '{unread[0]}' takes no tensor, so there is no input to compare it with")
     return Features([values[position] for position in range(wanted)], logits)
+
+
+def _by_sample(value: Tensor, layer: Layer, where: str, count: int) -> Tensor:
+    """Return a feature whose first axis is the batch as (N, ...), where it has several rows a sample: windows,
+    positions or views, say, that are folded into the batch."""
+    rows, views_first = layer.rows, layer.views_first
+    if where == "input":
+        rows, views_first = layer.input_rows, layer.input_views_first
+    elif where != "output" and len(value) != rows * count and len(value) % count == 0:
+        rows = len(value) // count  # of a call that comes after the rows were brought together, say
+    if len(value) != rows * count:
+        raise ClatError(
+            f"layer '{layer.name}' ran on {len(value)} rows where {count} images have {rows * count}: the network "
+            "gives it a part of the batch at a time, and only the first is seen"
+        )
+    if rows == 1:
+        return value
+    if views_first:
+        return value.reshape(rows, count, *value.shape[1:]).transpose(0, 1)
+    return value.reshape(count, rows, *value.shape[1:])
 
 
 def _call(layer: Layer, tap: str) -> tuple[str, int] | None:

@@ -22,11 +22,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import has_torch_function_variadic
 
 from clat.core.errors import ClatError
+from clat.network.graph import nodes_behind
 
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _feeding: WeakSet[nn.Module] = WeakSet()
 """The convolutions whose result, when last computed, was read by a frozen BatchNorm first."""
+
+_feeding_alone: WeakSet[nn.Module] = WeakSet()
+"""Those of them whose result nothing else read, by a gradient's graph: a function of autograd's of somebody's own
+reads a promise without asking it, and its gradient would be lost."""
+
+_running: list[FoldedConvs] = []
+"""Those that are at work, the innermost last."""
 
 _enabled = True
 
@@ -52,6 +60,18 @@ class FoldedConvs:
         self.convolutions: list[Any]
         self.convolutions = [m for m in model.modules() if type(m) in FOLDABLE and "forward" not in m.__dict__]
         self._folded: dict[tuple[nn.Module, nn.Module, torch.dtype], _Folded] = {}
+        self.watched: dict[nn.Module, Any] = {}
+        """Convolutions whose result BatchNorm read in the pass that runs -> the node of that result."""
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have `readers_known` tell these, while the code inside runs."""
+        _running.append(self)
+        try:
+            yield
+        finally:
+            _running.remove(self)
+            self.watched.clear()
 
     def forward(self, convolution: _ConvNd, x: Tensor) -> Tensor:
         """Return the convolution's result, or a promise of it.
@@ -61,11 +81,12 @@ class FoldedConvs:
             x: its input, (N, C_in, *positions).
 
         Returns:
-            A promise (`DeferredConv`) where a frozen BatchNorm read the result first when it was last computed,
-            else the result, with a note of how it came to be.
+            A promise (`DeferredConv`) where a frozen BatchNorm read the result first when it was last computed, and
+            for a gradient nothing else did; else the result, with a note of how it came to be.
         """
         possible = _enabled and _plain_call(convolution, x)
-        if possible and convolution in _feeding:
+        known = _feeding_alone if torch.is_grad_enabled() and x.requires_grad else _feeding
+        if possible and convolution in known:
             return DeferredConv(self, convolution, x)
         result = _plain(convolution, x)
         if possible:
@@ -163,7 +184,26 @@ def deferred_input(x: Tensor) -> Tensor:
     if given._version != before:  # changed in place since: too late to compute anything from it
         return x
     _feeding.add(convolution)
+    if x.grad_fn is not None:
+        if convolution in folds.watched:  # no gradient was asked for since: once more would be in vain
+            return x
+        folds.watched[convolution] = x.grad_fn
     return DeferredConv(folds, convolution, given)
+
+
+def readers_known(value: Tensor) -> None:
+    """Take note of which results of convolutions BatchNorm alone has read, now that a gradient is asked for.
+
+    Where it did, the plain result, which was computed beside the promise, leads nowhere.
+
+    Args:
+        value: what the gradient is of.
+    """
+    for folds in _running:
+        if folds.watched:
+            behind = nodes_behind([value.grad_fn])
+            _feeding_alone.update(one for one, node in folds.watched.items() if node not in behind)
+            folds.watched.clear()
 
 
 class DeferredConv(Tensor):
@@ -216,6 +256,7 @@ class DeferredConv(Tensor):
         """
         if self.computed is None:
             _feeding.discard(self.convolution)
+            _feeding_alone.discard(self.convolution)
             self.computed = _plain(self.convolution, self.x)
         return self.computed
 
@@ -258,9 +299,25 @@ def _computed(given: Any) -> Any:
     return given
 
 
+def is_checkpointed() -> bool:
+    """Return whether a part of a network is running under activation checkpointing (the kind without reentry).
+
+    It runs once more in the backward pass, and there it has to save the very same, also where that comes after the
+    attack.
+
+    Returns:
+        False where torch does not say.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    look = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = None if look is None else look(False)
+    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
+
+
 def _plain_call(convolution: _ConvNd, x: Tensor) -> bool:
     """Return whether nobody looks at the result unseen: no hooks, no gradient of the weights, no mode."""
-    if torch.compiler.is_compiling() or has_torch_function_variadic(x):
+    if torch.compiler.is_compiling() or has_torch_function_variadic(x) or is_checkpointed():
         return False
     if convolution._forward_hooks or convolution._forward_pre_hooks or convolution._backward_hooks:
         return False

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from clat.network.folding import DeferredConv, FoldedConvs, deferred_input
+from clat.network.folding import DeferredConv, FoldedConvs, deferred_input, is_checkpointed
 from clat.network.slices import is_sharded
 
 NORM_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -91,7 +91,8 @@ def frozen_norms_lean(model: nn.Module) -> Iterator[None]:
     for norm in scaled:
         norm.settle()
     try:
-        yield
+        with folds.at_work():
+            yield
     finally:
         for module in (*convolutions, *norms):
             del module.forward
@@ -111,7 +112,8 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
             return x.normalised(norm)
     if type(x) is DeferredConv:
         x = x.plain()
-    if not fixed or _moves(norm) or not (torch.is_grad_enabled() and x.requires_grad):
+    plain = not fixed or _moves(norm) or not (torch.is_grad_enabled() and x.requires_grad)
+    if plain or is_checkpointed():
         return _BatchNorm.forward(norm, x)
     return batch_norm(x, norm)
 

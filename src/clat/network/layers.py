@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
@@ -48,6 +49,11 @@ class Layer:
         feature_shape: the shape of one sample's output, without the batch.
         batch_axis: the axis of the batch in the output.
         input_axis: the axis of the batch in the input.
+        rows: of that axis for each sample, in the output: more than 1 where windows, positions or views of an image
+            are folded into the batch.
+        input_rows: the same in the input.
+        views_first: of several rows a sample, all samples' first ones come first; else each sample's are together.
+        input_views_first: the same of the input.
         norm_call: which normalisation call of a forward pass, from 0, takes this very output; None where none does.
         activation_call: which activation call, from 0, is the first before the next layer runs; None where there is
             none.
@@ -62,6 +68,10 @@ class Layer:
     feature_shape: tuple[int, ...]
     batch_axis: int = 0
     input_axis: int = 0
+    rows: int = 1
+    input_rows: int = 1
+    views_first: bool = False
+    input_views_first: bool = False
     norm_call: int | None = None
     activation_call: int | None = None
     norm_name: str | None = None
@@ -85,6 +95,8 @@ class _Seen:
     def __init__(self, name: str, module: nn.Module, kind: str, entering: Tensor | None, output: Tensor) -> None:
         self.name, self.module, self.kind = name, module, kind
         self.input_shape = torch.Size([1]) if entering is None else entering.shape
+        self.entering = None if entering is None else entering.detach().clone()  # which may be overwritten
+        self.values, self.differentiable = output.detach().clone(), output.requires_grad
         self.taps = {"output": (output, output._version, -1)}
 
     @property
@@ -122,8 +134,8 @@ def enumerate_layers(
 ) -> list[Layer]:
     """Return the layers of `model` in forward order, numbered from 1, found by one forward pass.
 
-    The numbers count the layers that stay. Layers whose output has no batch axis, because no image reaches them,
-    are left out. Leaves no trace in the model.
+    The numbers count the layers that stay. Layers that no image reaches, such as those of a position embedding, are
+    left out. Leaves no trace in the model.
 
     Args:
         model: any network, in any mode.
@@ -142,21 +154,24 @@ def enumerate_layers(
         The layers, at least one.
 
     Raises:
-        ClatError: a pattern matches nothing, there is no such group, the batch is empty, or no layer is left.
+        ClatError: a pattern matches nothing, there is no such group, the batch is empty, no layer is left, or one
+            has rows of which nobody can tell which image they belong to.
     """
     model = unwrapped(model)
     check_group(group)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
-    seen, logits = _trace(model, x[:1], include)
-    doubled = {entry.name: entry for entry in _trace(model, x[:1].repeat_interleave(2, 0), include)[0]}
-    # What no image reaches has one shape for one image and for two.
-    seen = [entry for entry in seen if entry.output.shape != doubled[entry.name].output.shape]
+    # Two images at least: of one alone, a network that calls squeeze() gives logits without a batch axis.
+    seen, logits = _trace(model, x[:1].repeat_interleave(2, 0), include)
+    tripled = {entry.name: entry for entry in _trace(model, x[:1].repeat_interleave(3, 0), include)[0]}
+    pair = torch.cat([x[:1], _another(x[:1])]).detach().requires_grad_(True)
+    other = {entry.name: entry for entry in _trace(model, pair, include)[0]}
+    seen = [entry for entry in seen if _is_reached(entry, tripled[entry.name], other[entry.name])]
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
     if not classifier and chosen:
         heads = {chosen[-1].name} if _is_classifier(chosen[-1], logits) else set()
         if not heads or any(_gives_logits(entry, logits) for entry in chosen[:-1]):  # there may be several
-            heads |= find_heads(model, x[:1], [entry.name for entry in seen])
+            heads |= find_heads(model, x[:1].repeat_interleave(2, 0), [entry.name for entry in seen])
         chosen = [entry for entry in chosen if entry.name not in heads]
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(entry.name, pattern) for entry in seen):
@@ -172,17 +187,24 @@ def enumerate_layers(
             raise ClatError(f"no layer of the group '{group}' is left: {LAYER_GROUPS[group]}")
     if not chosen:
         raise ClatError("no layer is left: the model ran no convolution or linear layer that the patterns keep")
-    return [_layer(number, entry, model, doubled[entry.name]) for number, entry in enumerate(chosen, start=1)]
+    return [
+        _layer(number, entry, model, tripled[entry.name], other[entry.name])
+        for number, entry in enumerate(chosen, start=1)
+    ]
 
 
-def _layer(index: int, entry: _Seen, model: nn.Module, doubled: _Seen) -> Layer:
-    """Return what `entry` tells of a layer; `doubled` is the same of two samples.
+def _layer(index: int, entry: _Seen, model: nn.Module, tripled: _Seen, other: _Seen) -> Layer:
+    """Return what `entry` tells of a layer, of a sample twice; `tripled`: three times; `other`: of it and another.
 
-    Their shapes show the axis of the batch (sequence-first transformers have it second).
+    Their shapes show the axis of the batch (sequence-first transformers have it second), and whose rows stay what
+    they were which belong to the first sample.
     """
     shape = list(entry.output.shape)
-    axis = _batch_axis(entry.output.shape, doubled.output.shape)
-    if shape[axis] == 1:
+    axis = _batch_axis(entry.output.shape, tripled.output.shape)
+    shape[axis] //= 2
+    rows, input_axis = shape[axis], _batch_axis(entry.input_shape, tripled.input_shape)
+    input_rows = entry.input_shape[input_axis] // 2 if len(entry.input_shape) > input_axis else 1
+    if rows == 1:
         del shape[axis]
     return Layer(
         index=index,
@@ -191,7 +213,14 @@ def _layer(index: int, entry: _Seen, model: nn.Module, doubled: _Seen) -> Layer:
         num_params=sum(parameter.numel() for parameter in layer_parameters(model, entry.name)),
         feature_shape=tuple(shape),
         batch_axis=axis,
-        input_axis=_batch_axis(entry.input_shape, doubled.input_shape),
+        input_axis=input_axis,
+        rows=rows,
+        input_rows=max(input_rows, 1),
+        views_first=rows > 1 and _views_first(entry.name, entry.values, other.values, axis),
+        input_views_first=input_rows > 1
+        and entry.entering is not None
+        and other.entering is not None
+        and _views_first(entry.name, entry.entering, other.entering, input_axis),
         norm_call=entry.call("norm"),
         activation_call=entry.call("activation"),
         norm_name=entry.norm_name,
@@ -199,8 +228,64 @@ def _layer(index: int, entry: _Seen, model: nn.Module, doubled: _Seen) -> Layer:
     )
 
 
+def _another(x: Tensor) -> Tensor:
+    """Return an image that differs from `x`, (1, C, H, W), in most pixels."""
+    negative = 1 - x
+    return torch.zeros_like(x) if _has_values(x) and torch.equal(negative, x) else negative
+
+
+def _has_values(x: Tensor) -> bool:
+    """Return whether a tensor holds numbers, other than those that only count what a pass would cost."""
+    return not x.is_meta and not isinstance(x, FakeTensor)
+
+
+def _is_reached(entry: _Seen, tripled: _Seen, other: _Seen) -> bool:
+    """Return whether images reach a layer: it has a batch axis, and a gradient leads back to them, or what it gets
+    or gives differs between them, as in a branch that takes no gradient."""
+    if entry.output.shape == tripled.output.shape:
+        return False
+    if other.differentiable or not _has_values(other.values):
+        return True
+    pairs = [(other.values, _batch_axis(entry.output.shape, tripled.output.shape))]
+    if other.entering is not None and entry.input_shape != tripled.input_shape:
+        pairs.append((other.entering, _batch_axis(entry.input_shape, tripled.input_shape)))
+    return not all(_alike(value.movedim(axis, 0)) for value, axis in pairs)
+
+
+def _alike(value: Tensor) -> bool:
+    """Return whether two samples' rows, (2 rows, ...), are the same, in whichever order they are."""
+    return torch.equal(*value.chunk(2)) or torch.equal(value[0::2], value[1::2])
+
+
+def _views_first(name: str, same: Tensor, other: Tensor, axis: int) -> bool:
+    """Return whether of several rows a sample the first ones of all samples come first.
+
+    Args:
+        name: of the layer, for the message.
+        same: values of a sample twice.
+        other: values of it and another one.
+        axis: the batch's.
+
+    Returns:
+        False where each sample's rows are together.
+
+    Raises:
+        ClatError: neither of them.
+    """
+    if not _has_values(same):
+        return False
+    one, two = same.movedim(axis, 0), other.movedim(axis, 0)
+    together, apart = (torch.allclose(one[part], two[part]) for part in (slice(len(one) // 2), slice(0, None, 2)))
+    if not together and not apart:
+        raise ClatError(
+            f"layer '{name}' gets several rows of each image, in an order that does not tell whose they are: leave "
+            f"it out with exclude=['{name}']"
+        )
+    return apart and not together
+
+
 def _batch_axis(one: torch.Size, two: torch.Size) -> int:
-    """Return the axis in which the shapes of one sample and of two differ."""
+    """Return the axis in which the shapes of two samples and of three differ."""
     return next((axis for axis, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), 0)
 
 
@@ -314,8 +399,8 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
             hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
     try:
-        with modes.attack_mode(model), torch.no_grad(), CallCounter(note_call):
-            output = model(x)
+        with modes.attack_mode(model), torch.set_grad_enabled(x.requires_grad), CallCounter(note_call):
+            output = model(x.clone() if x.requires_grad else x)  # a leaf cannot be changed in place
     finally:
         for hook in hooks:
             hook.remove()
