@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,6 +78,106 @@ def curvature_row(name: str, row: str) -> str:
     found = [group[f"{kind}_less_control"] for kind in ("clean", "robust")]
     both = " | ".join(f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in found)
     return f"{name} (`{row}`) | {len(group['seeds'])} | {both}"
+
+
+RANKINGS = {
+    "paper": ("paper's index", "paper"),
+    "sqrt": ("`sqrt`", "sqrt"),
+    "curvature": ("curvature", None),
+    "curvature over N_i": ("curvature over N_i", "curvature"),
+    "paper, norm tap": ("paper, norm tap", "paper, norm tap"),
+    "relative": ("`relative`", "relative"),
+    "relative, norm tap": ("`relative`, norm tap (`clat-plus`)", "relative, norm tap"),
+    "mrc": ("RiFT's module robust criticality", "mrc"),
+    "weights of the layer": ("number of weights", "weights of the layer"),
+    "depth": ("depth", None),
+    "spectral norm": ("spectral norm", None),
+    "spectral norm x criticality": ("spectral norm times the paper's index", None),
+}
+"""A ranking -> what the page calls it, and its name when it was measured first."""
+INDEX = tuple(RANKINGS)[:7]
+
+
+def rhos(time: int, kind: str) -> dict[str, Any]:
+    """Each ranking's correlations with the accuracies after tuning a layer alone."""
+    file = ("layers/index_meaning", "layers/second/index_meaning")[time]
+    found: dict[str, Any] = read(file)["alone"][f"spearman with {kind} accuracy"]
+    return found
+
+
+def ranking_row(name: str) -> str:
+    shown, first = RANKINGS[name]
+    cells = []
+    for kind in ("clean", "robust"):
+        for time, called in enumerate((first, name)):
+            one = None if called is None else rhos(time, kind)[called]
+            numbers = [] if one is None else [*one["by seed"], one["of the means"]]
+            texts = [f"{round(value, 2) + 0.0:+.2f}".replace("+0.00", "0.00") for value in numbers]
+            cells.append(f"{', '.join(texts[:-1])}; {texts[-1]}" if texts else "–")
+    return f"| {shown} | {' | '.join(cells)} |"
+
+
+def of_networks(kind: str, names: Iterable[str], times: Iterable[int] = (0, 1)) -> list[float]:
+    found = []
+    for time in times:
+        for name in names:
+            called = name if time else RANKINGS[name][1]
+            found += [] if called is None else rhos(time, kind)[called]["by seed"]
+    return found
+
+
+def what_the_index_foretells() -> str:
+    for name in INDEX:
+        values = of_networks("robust", [name])
+        assert min(values) < 0 < max(values), f"{name} has one sign"
+    clean, robust = (of_networks(kind, INDEX) for kind in ("clean", "robust"))
+    return (
+        f"is never above {max(robust):.2f}; with the clean accuracy it lies between {min(clean):.2f} and "
+        f"{max(clean):+.2f}"
+    )
+
+
+def what_the_weights_foretell() -> str:
+    weights, rift = (of_networks("clean", [name]) for name in ("weights of the layer", "mrc"))
+    return (
+        f"in all six networks ({min(weights):.2f} to {max(weights):.2f}); so does RiFT's criticality "
+        f"({min(rift):.2f} to {max(rift):.2f})"
+    )
+
+
+def what_robust_accuracy_followed() -> str:
+    both = ("weights of the layer", "mrc")
+    first, second = (of_networks("robust", both, [time]) for time in (0, 1))
+    for name in both:
+        assert min(of_networks("robust", [name])) < 0
+    return (
+        f"the second time ({min(second):.2f} to {max(second):.2f}), and did not the first "
+        f"({min(first):.2f} to {max(first):+.2f})"
+    )
+
+
+def a_layer_alone() -> str:
+    """What tuning one layer gives up and gains against tuning all, of both times."""
+    times = [
+        {group["name"]: group for group in read(file)["groups"]} for file in ("layers/alone", "layers/second/alone")
+    ]
+    lost = [
+        sorted(-group["clean_less_control"]["value"] for name, group in one.items() if name != "whole")
+        for one in times
+    ]
+    gained = [
+        max(group["robust_less_control"]["value"] for name, group in one.items() if name != "whole")
+        for one in times
+    ]
+    sixteen = [one["layer-16"]["robust_less_control"] for one in times]
+    second, first = (
+        f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in sixteen[::-1]
+    )
+    ranges = [f"{100 * one[0]:.1f} to {100 * one[-1]:.1f}" for one in lost]
+    return (
+        f"{ranges[0]} points the first time and {ranges[1]} the second, and gains at most {100 * gained[0]:.1f} "
+        f"robust and {100 * gained[1]:.1f}: layer 16, {second} the second time and {first} the first"
+    )
 
 
 def images_of_a_selection() -> str:
@@ -198,6 +299,11 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/hardening/README.md", averaged_weights),
     ("docs/results/paper/README.md", shared_layers),
     ("docs/results/paper/README.md", images_of_a_selection),
+    *(("docs/results/layers/README.md", partial(ranking_row, name)) for name in RANKINGS),
+    ("docs/results/layers/README.md", what_the_index_foretells),
+    ("docs/results/layers/README.md", what_the_weights_foretell),
+    ("docs/results/layers/README.md", what_robust_accuracy_followed),
+    ("docs/results/layers/README.md", a_layer_alone),
     ("docs/results/README.md", lambda: f"| PGD-AT to the end | {accuracies('pgd-at', 'last')} |"),
     ("docs/results/README.md", lambda: f"(the paper's form, ratio 0.1) | {accuracies('clat', 'last')} |"),
     ("docs/results/README.md", lambda: f"early-stopped on held-out images | {accuracies('pgd-at', 'best')} |"),
