@@ -568,3 +568,14 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
         evaluate(model, given.pop("x"), given.pop("y"), **given)
     assert "\n" not in str(raised.value)
     assert len(passes) <= LOOK + 1, "nothing may be attacked before the input is known to be good"
+
+
+def test_whose_result_it_is_is_told_also_of_odd_buffers(linear: Any, samples: Any) -> None:
+    model = linear()
+    x, y = samples(model, 4)
+    plain = evaluate(model, x, y, protocol="fgsm", eps=0.1).to_dict()["network"]
+    assert set(plain) == {"weights", "structure"}
+    model.register_buffer("rows", torch.eye(3).to_sparse())
+    model.register_buffer("conjugate", torch.ones(2, dtype=torch.complex64).conj())
+    odd = evaluate(model, x, y, protocol="fgsm", eps=0.1).to_dict()["network"]
+    assert odd["weights"] != plain["weights"]

@@ -473,3 +473,45 @@ def test_dead_and_detached_layers_are_layers() -> None:
     x = torch.rand(2, 3, 8, 8)
     assert [layer.name for layer in enumerate_layers(dead, x)] == ["0", "2"]
     assert [layer.name for layer in enumerate_layers(Detached(), x)] == ["net.0", "net.2"]
+
+
+class Deciding(nn.Module):
+    """Which layer runs depends on the images; what it keeps of them stays in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = (self.a(x) if x.mean() < 0.4 else self.b(x)).relu()
+        self.last.detach().numpy()
+        return self.head(self.last.mean((2, 3)))
+
+
+def test_a_network_that_decides_by_the_images_has_the_layers_that_ran_and_no_graph_stays() -> None:
+    net = Deciding()
+    assert [layer.name for layer in enumerate_layers(net, 0.1 * torch.rand(1, 3, 8, 8))] == ["a"]
+    copy.deepcopy(net)
+
+
+class Mixing(nn.Module):
+    """Takes the mean of the batch off, and folds patches into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.patch, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x - x.mean())
+        h = self.patch(h.permute(0, 2, 3, 1).reshape(-1, 4)).relu()
+        return self.head(h.view(len(x), -1, 4).mean(1))
+
+
+def test_rows_that_nobody_can_tell_apart_are_refused_where_they_are_read_alone() -> None:
+    net, x = Mixing(), torch.rand(2, 3, 4, 4)
+    first, patch = enumerate_layers(net, x)
+    assert (patch.rows, patch.views_first) == (16, None)
+    read_features(net, x, [first])
+    with pytest.raises(ClatError, match="layer 'patch' has 16 rows of each image, in an order that does not tell"):
+        read_features(net, x, [patch])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import clat
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.evaluation import EvaluationRecord
 from clat.evaluation.record import TEST_DECIDES
 from clat.models import Normalized, load_model, save_weights
@@ -371,3 +372,17 @@ def test_a_delta_holds_the_sign_of_zero(tmp_path: Path) -> None:
     clat.save_delta(base, tuned, tmp_path / "delta.safetensors")
     clat.apply_delta(base, tmp_path / "delta.safetensors")
     assert torch.equal(torch.signbit(base[0].weight), torch.signbit(tuned[0].weight))
+
+
+def test_a_result_of_the_network_in_another_precision_is_not_refused(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    wide = clat.evaluate(copy.deepcopy(network).double(), images, labels, protocol="fgsm", eps="8/255")
+    with pytest.warns(Notice, match="is of a network with other names or types: whether its weights were these"):
+        clat.save_pretrained(network, tmp_path / "one", results=[EvaluationRecord.from_dict(wide.to_dict())])
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    found = clat.evaluate(other, images, labels, protocol="fgsm", eps="8/255")
+    with pytest.raises(ClatError, match="is a result of other weights than these"):
+        clat.save_pretrained(network, tmp_path / "two", results=[EvaluationRecord.from_dict(found.to_dict())])

@@ -120,11 +120,12 @@ def test_a_stage_that_is_trained_beyond_the_planned_schedule_is_refused():
         with pytest.raises(ClatError, match=f"schedule.epochs has to be at least {start + trained:g} and not 5"):
             Schedule(start=start, epochs=5).check(trained)
     Schedule(start=2, epochs=5).check(3)
-    Schedule(kind="piecewise", epochs=5).check(9)  # without a start, the rate stays as it is at the end
-    Schedule(epochs=9).check(9)
+    Schedule(kind="piecewise", epochs=5).check_rate(9)  # without a start, the rate stays as it is at the end
+    Schedule(epochs=9).check_rate(9)
     for kind in ("cosine", "cyclic"):
         with pytest.raises(ClatError, match=r"schedule\.epochs is 5: the rate is 0 from there on, and 9 epochs"):
-            Schedule(kind=kind, epochs=5).check(9)
+            Schedule(kind=kind, epochs=5).check_rate(9)
+        Schedule(kind=kind, epochs=5).check(9)  # as a run from before says it
     Schedule(start=4, warmup=4.5).check(1)
     with pytest.raises(ClatError, match="the schedule has 5 epochs in all"):
         Schedule(start=4, warmup=5).check(1)

@@ -166,3 +166,20 @@ def test_what_is_drawn_anew_starts_without_momentum(tmp_path: Any, monkeypatch: 
     clat.train(kit.recipe(stages=stages), tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
     assert {"conv1.weight", "conv3.weight"} <= seen[-1].keys()
     assert not {"conv2.weight", "conv2.bias"} & seen[-1].keys()
+
+
+def test_a_run_whose_frozen_batch_norm_counted_before_says_so(tmp_path: Any, said: list[str]) -> None:
+    def frozen() -> nn.Module:
+        model = kit.tiny()
+        model.bn2.requires_grad_(False)
+        return model
+
+    clat.train(kit.recipe(), tmp_path / "run", model=frozen(), data=kit.data(), quiet=True)
+    file = tmp_path / "run" / "run.json"
+    about = json.loads(file.read_text())
+    assert about["model"].pop("frozen_statistics") == "kept"
+    clat.resume(tmp_path / "run", model=frozen(), data=kit.data(), quiet=True)
+    assert not any("went on counting" in one for one in said)
+    file.write_text(json.dumps(about))
+    clat.resume(tmp_path / "run", model=frozen(), data=kit.data(), quiet=True)
+    assert any("went on counting the statistics of BatchNorm" in one for one in said)

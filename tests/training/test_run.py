@@ -667,3 +667,11 @@ def test_the_names_of_the_classes_are_compared_and_not_their_number(tmp_path):
     with pytest.raises(ClatError, match="class 1 is 'b' in train and 'c' in test"):
         run(tmp_path / "run", data=(train_set, other))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_begin_whose_rate_is_zero_for_a_part_of_it(tmp_path):
+    short = kit.recipe(schedule=Schedule(lr=0.1, epochs=2))
+    with pytest.raises(ClatError, match=r"schedule\.epochs is 2: the rate is 0 from there on, and 4 epochs"):
+        clat.train(short, tmp_path / "run", model=kit.tiny(), data=kit.data(), quiet=True)
+    own = dataclasses.replace(kit.clat(), schedule=Schedule(lr=0.01))
+    kit.recipe(stages=(kit.pgd_at(2), own), schedule=Schedule(lr=0.1, epochs=2)).check_rates()

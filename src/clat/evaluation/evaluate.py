@@ -26,7 +26,7 @@ from clat.models.fitting import bare
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
-from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests
+from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests, structure_hash
 from clat.network.logits import SQUASHED_NOTE, look_squashed
 
 BATCH_SIZE = 250
@@ -101,7 +101,7 @@ def evaluate(
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     _check_settings(x, threat, batch_size, precision, keep_examples=keep_examples, state=state)
     ids = _numbers(x, ids)
-    samples = sample_digests(x, y, ids)
+    samples, network = sample_digests(x, y, ids), _identity(model)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     batch_size = at_a_time(batch_size, x.shape[1:], device)
@@ -158,8 +158,16 @@ def evaluate(
         notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},
-        network=fingerprint(bare(model)),
+        network=network,
     )
+
+
+def _identity(model: nn.Module) -> dict[str, str] | None:
+    """Return what tells whose result it is; None where the weights cannot be read as bytes."""
+    try:
+        return {"weights": fingerprint(bare(model)), "structure": structure_hash(bare(model))}
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
 
 
 def _check_outputs(model: nn.Module, x: Tensor, y: Tensor, state: StateFile, alone: Tensor) -> None:

@@ -41,7 +41,7 @@ class Evaluation:
         notes: what differs from the protocol's letter.
         x_adv: the adversarial examples, (N, C, H, W), if they were asked for.
         about: what the caller adds to the JSON (model, weights, data).
-        network: a fingerprint of the network's weights, which tells whose result it is.
+        network: hashes of the network's weights and structure, which tell whose result it is.
     """
 
     protocol: Protocol
@@ -58,7 +58,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    network: str | None = None
+    network: dict[str, str] | None = None
 
     @property
     def eps(self) -> str:

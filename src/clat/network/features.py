@@ -156,6 +156,11 @@ def _by_sample(value: Tensor, layer: Layer, where: str, count: int) -> Tensor:
         )
     if rows == 1:
         return value
+    if views_first is None:
+        raise ClatError(
+            f"layer '{layer.name}' has {rows} rows of each image, in an order that does not tell whose they are: "
+            "leave it out (exclude)"
+        )
     if views_first:
         return value.reshape(rows, count, *value.shape[1:]).transpose(0, 1)
     return value.reshape(count, rows, *value.shape[1:])

@@ -186,6 +186,7 @@ def deferred_input(x: Tensor) -> Tensor:
     _feeding.add(convolution)
     if x.grad_fn is not None:
         if convolution in folds.watched:  # no gradient was asked for since: once more would be in vain
+            folds.watched[convolution] = None
             return x
         folds.watched[convolution] = x.grad_fn
     return DeferredConv(folds, convolution, given)
@@ -202,7 +203,8 @@ def readers_known(value: Tensor) -> None:
     for folds in _running:
         if folds.watched:
             behind = nodes_behind([value.grad_fn])
-            _feeding_alone.update(one for one, node in folds.watched.items() if node not in behind)
+            known = {one: node for one, node in folds.watched.items() if node is not None}
+            _feeding_alone.update(one for one, node in known.items() if node not in behind)
             folds.watched.clear()
 
 

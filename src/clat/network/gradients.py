@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clat.network.folding import readers_known
+
 
 def gradients_by(value: Tensor, tensors: Sequence[Tensor], *, again: bool = False) -> list[Tensor | None]:
     """Return d value / d tensor for each of `tensors`.
@@ -22,4 +24,5 @@ def gradients_by(value: Tensor, tensors: Sequence[Tensor], *, again: bool = Fals
     """
     if not value.requires_grad:
         return [None] * len(tensors)
+    readers_known(value)
     return list(torch.autograd.grad(value, tensors, retain_graph=again, allow_unused=True))

@@ -10,7 +10,7 @@ and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -52,7 +52,8 @@ class Layer:
         rows: of that axis for each sample, in the output: more than 1 where windows, positions or views of an image
             are folded into the batch.
         input_rows: the same in the input.
-        views_first: of several rows a sample, all samples' first ones come first; else each sample's are together.
+        views_first: of several rows a sample, all samples' first ones come first; False: each sample's are
+            together; None: nobody can tell.
         input_views_first: the same of the input.
         norm_call: which normalisation call of a forward pass, from 0, takes this very output; None where none does.
         activation_call: which activation call, from 0, is the first before the next layer runs; None where there is
@@ -70,8 +71,8 @@ class Layer:
     input_axis: int = 0
     rows: int = 1
     input_rows: int = 1
-    views_first: bool = False
-    input_views_first: bool = False
+    views_first: bool | None = False
+    input_views_first: bool | None = False
     norm_call: int | None = None
     activation_call: int | None = None
     norm_name: str | None = None
@@ -92,11 +93,16 @@ class _Seen:
     taps: dict[str, tuple[Tensor, int, int]]
     norm_name: str | None = None
 
-    def __init__(self, name: str, module: nn.Module, kind: str, entering: Tensor | None, output: Tensor) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, kind: str, entering: Tensor | None, output: Tensor, *, values: bool
+    ) -> None:
         self.name, self.module, self.kind = name, module, kind
+        self.shape = output.shape
         self.input_shape = torch.Size([1]) if entering is None else entering.shape
-        self.entering = None if entering is None else entering.detach().clone()  # which may be overwritten
-        self.values, self.differentiable = output.detach().clone(), output.requires_grad
+        # Either may be overwritten later in the pass.
+        self.entering = entering.detach().clone() if values and entering is not None else None
+        self.values = output.detach().clone() if values else None
+        self.differentiable = output.requires_grad
         self.taps = {"output": (output, output._version, -1)}
 
     @property
@@ -154,19 +160,21 @@ def enumerate_layers(
         The layers, at least one.
 
     Raises:
-        ClatError: a pattern matches nothing, there is no such group, the batch is empty, no layer is left, or one
-            has rows of which nobody can tell which image they belong to.
+        ClatError: a pattern matches nothing, there is no such group, the batch is empty, or no layer is left.
     """
     model = unwrapped(model)
     check_group(group)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
     # Two images at least: of one alone, a network that calls squeeze() gives logits without a batch axis.
-    seen, logits = _trace(model, x[:1].repeat_interleave(2, 0), include)
-    tripled = {entry.name: entry for entry in _trace(model, x[:1].repeat_interleave(3, 0), include)[0]}
-    pair = torch.cat([x[:1], _another(x[:1])]).detach().requires_grad_(True)
-    other = {entry.name: entry for entry in _trace(model, pair, include)[0]}
-    seen = [entry for entry in seen if _is_reached(entry, tripled[entry.name], other[entry.name])]
+    seen, logits = _trace(model, x[:1].repeat_interleave(2, 0), include, values=True)
+    tripled = {
+        entry.name: (entry.shape, entry.input_shape)
+        for entry in _trace(model, x[:1].repeat_interleave(3, 0), include)[0]
+    }
+    pair = torch.cat([x[:1], _another(x[:1])]).detach()
+    other = {entry.name: entry for entry in _trace(model, pair, include, values=True)[0]}
+    seen = _reached(model, pair, include, seen, tripled, other)
     chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
     if not classifier and chosen:
         heads = {chosen[-1].name} if _is_classifier(chosen[-1], logits) else set()
@@ -188,22 +196,25 @@ def enumerate_layers(
     if not chosen:
         raise ClatError("no layer is left: the model ran no convolution or linear layer that the patterns keep")
     return [
-        _layer(number, entry, model, tripled[entry.name], other[entry.name])
+        _layer(number, entry, model, tripled.get(entry.name), other.get(entry.name))
         for number, entry in enumerate(chosen, start=1)
     ]
 
 
-def _layer(index: int, entry: _Seen, model: nn.Module, tripled: _Seen, other: _Seen) -> Layer:
-    """Return what `entry` tells of a layer, of a sample twice; `tripled`: three times; `other`: of it and another.
+def _layer(
+    index: int, entry: _Seen, model: nn.Module, tripled: tuple[torch.Size, torch.Size] | None, other: _Seen | None
+) -> Layer:
+    """Return what `entry` tells of a layer, of a sample twice; `tripled`: the shapes of its output and input of it
+    three times; `other`: of it and another sample. Both are None where the layer runs for some images alone.
 
-    Their shapes show the axis of the batch (sequence-first transformers have it second), and whose rows stay what
+    The shapes show the axis of the batch (sequence-first transformers have it second), and whose rows stay what
     they were which belong to the first sample.
     """
-    shape = list(entry.output.shape)
-    axis = _batch_axis(entry.output.shape, tripled.output.shape)
-    shape[axis] //= 2
-    rows, input_axis = shape[axis], _batch_axis(entry.input_shape, tripled.input_shape)
-    input_rows = entry.input_shape[input_axis] // 2 if len(entry.input_shape) > input_axis else 1
+    shape = list(entry.shape)
+    tripled = (entry.shape, entry.input_shape) if tripled is None else tripled
+    axis, input_axis = _batch_axis(entry.shape, tripled[0]), _batch_axis(entry.input_shape, tripled[1])
+    rows, input_rows = _rows(entry.shape, tripled[0], axis), _rows(entry.input_shape, tripled[1], input_axis)
+    shape[axis] = rows
     if rows == 1:
         del shape[axis]
     return Layer(
@@ -215,12 +226,10 @@ def _layer(index: int, entry: _Seen, model: nn.Module, tripled: _Seen, other: _S
         batch_axis=axis,
         input_axis=input_axis,
         rows=rows,
-        input_rows=max(input_rows, 1),
-        views_first=rows > 1 and _views_first(entry.name, entry.values, other.values, axis),
+        input_rows=input_rows,
+        views_first=rows > 1 and _views_first(entry.values, other.values if other else None, axis),
         input_views_first=input_rows > 1
-        and entry.entering is not None
-        and other.entering is not None
-        and _views_first(entry.name, entry.entering, other.entering, input_axis),
+        and _views_first(entry.entering, other.entering if other else None, input_axis),
         norm_call=entry.call("norm"),
         activation_call=entry.call("activation"),
         norm_name=entry.norm_name,
@@ -239,49 +248,67 @@ def _has_values(x: Tensor) -> bool:
     return not x.is_meta and not isinstance(x, FakeTensor)
 
 
-def _is_reached(entry: _Seen, tripled: _Seen, other: _Seen) -> bool:
-    """Return whether images reach a layer: it has a batch axis, and a gradient leads back to them, or what it gets
-    or gives differs between them, as in a branch that takes no gradient."""
-    if entry.output.shape == tripled.output.shape:
+def _reached(
+    model: nn.Module,
+    pair: Tensor,
+    include: Sequence[str],
+    seen: Sequence[_Seen],
+    tripled: Mapping[str, tuple[torch.Size, torch.Size]],
+    other: Mapping[str, _Seen],
+) -> list[_Seen]:
+    """Return the layers that images reach: they have a batch axis, and what they get or give differs between two
+    images, or a gradient leads back to these, as from one that is dead for both."""
+    growing = [entry for entry in seen if entry.name not in tripled or entry.shape != tripled[entry.name][0]]
+    alike = {entry.name for entry in growing if _is_alike(entry, tripled.get(entry.name), other.get(entry.name))}
+    if alike:
+        try:
+            traced = _trace(model, pair.clone().requires_grad_(True), include)[0]
+        except RuntimeError:  # a network that goes by way of NumPy, say
+            return growing
+        alike -= {entry.name for entry in traced if entry.differentiable}
+    return [entry for entry in growing if entry.name not in alike]
+
+
+def _is_alike(entry: _Seen, tripled: tuple[torch.Size, torch.Size] | None, other: _Seen | None) -> bool:
+    """Return whether a layer gets and gives the same for two images."""
+    if tripled is None or other is None or other.values is None or not _has_values(other.values):
         return False
-    if other.differentiable or not _has_values(other.values):
-        return True
-    pairs = [(other.values, _batch_axis(entry.output.shape, tripled.output.shape))]
-    if other.entering is not None and entry.input_shape != tripled.input_shape:
-        pairs.append((other.entering, _batch_axis(entry.input_shape, tripled.input_shape)))
-    return not all(_alike(value.movedim(axis, 0)) for value, axis in pairs)
+    pairs = [(other.values, _batch_axis(entry.shape, tripled[0]))]
+    if other.entering is not None and entry.input_shape != tripled[1]:
+        pairs.append((other.entering, _batch_axis(entry.input_shape, tripled[1])))
+    return all(_same_rows(value.movedim(axis, 0)) for value, axis in pairs)
 
 
-def _alike(value: Tensor) -> bool:
+def _same_rows(value: Tensor) -> bool:
     """Return whether two samples' rows, (2 rows, ...), are the same, in whichever order they are."""
+    if len(value) % 2:
+        return False
     return torch.equal(*value.chunk(2)) or torch.equal(value[0::2], value[1::2])
 
 
-def _views_first(name: str, same: Tensor, other: Tensor, axis: int) -> bool:
+def _rows(two: torch.Size, three: torch.Size, axis: int) -> int:
+    """Return how many rows each sample has, by the shapes of two and of three; 1 where their number varies."""
+    if axis >= len(two) or two[axis] % 2 or three[axis] * 2 != two[axis] * 3:
+        return 1
+    return two[axis] // 2
+
+
+def _views_first(same: Tensor | None, other: Tensor | None, axis: int) -> bool | None:
     """Return whether of several rows a sample the first ones of all samples come first.
 
     Args:
-        name: of the layer, for the message.
         same: values of a sample twice.
         other: values of it and another one.
         axis: the batch's.
 
     Returns:
-        False where each sample's rows are together.
-
-    Raises:
-        ClatError: neither of them.
+        False where each sample's rows are together; None where neither is so.
     """
-    if not _has_values(same):
+    if same is None or other is None or same.shape != other.shape or not _has_values(same):
         return False
     one, two = same.movedim(axis, 0), other.movedim(axis, 0)
     together, apart = (torch.allclose(one[part], two[part]) for part in (slice(len(one) // 2), slice(0, None, 2)))
-    if not together and not apart:
-        raise ClatError(
-            f"layer '{name}' gets several rows of each image, in an order that does not tell whose they are: leave "
-            f"it out with exclude=['{name}']"
-        )
-    return apart and not together
+    return apart and not together if together or apart else None
 
 
 def _batch_axis(one: torch.Size, two: torch.Size) -> int:
@@ -360,8 +387,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_Seen], Tensor | None]:
-    """Run `model` once and note each layer's first call, with the calls that follow its output."""
+def _trace(
+    model: nn.Module, x: Tensor, include: Sequence[str], *, values: bool = False
+) -> tuple[list[_Seen], Tensor | None]:
+    """Run `model` once and note each layer's first call, with the calls that follow its output.
+
+    `values`: keep what entered it and came out.
+    """
     seen: dict[str, _Seen] = {}
     modules = dict(model.named_modules())
     layers = [name for name, module in modules.items() if kind_of(module) is not None]
@@ -372,7 +404,7 @@ def _trace(model: nn.Module, x: Tensor, include: Sequence[str]) -> tuple[list[_S
         def hook(module: nn.Module, args: Any, named: Any, output: Any) -> None:
             tensor = first_tensor(output)
             if name not in seen and tensor is not None:
-                seen[name] = _Seen(name, module, kind, first_argument(args, named), tensor)
+                seen[name] = _Seen(name, module, kind, first_argument(args, named), tensor, values=values)
 
         return module.register_forward_hook(hook, with_kwargs=True)
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
+from clat.core.notices import notice
 from clat.core.version import __version__
 from clat.evaluation.result import EvaluationRecord
 from clat.models import huggingface
@@ -29,7 +30,7 @@ from clat.models.fitting import bare, fitting_entries
 from clat.models.output_names import are_numbers
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
-from clat.network.fingerprint import fingerprint
+from clat.network.fingerprint import fingerprint, structure_hash
 from clat.network.modes import preserve_random_states
 from clat.publishing.card import model_card, write_card_file
 
@@ -76,12 +77,8 @@ def save_pretrained(
     records = [one if isinstance(one, EvaluationRecord) else EvaluationRecord.from_json(one) for one in results]
     config = NetworkConfig(name=network) if isinstance(network, str) else network
     described = {} if config is None else _described(config)
-    here = fingerprint(bare(model))
     for record in records:
-        if (of := record.text("network")) not in (None, here):
-            raise ClatError(
-                f"{record.name} is a result of other weights than these ({of}, here {here}): evaluate this network"
-            )
+        _check_result(model, record)
     text = model_card(
         title or folder.name,
         network=described,
@@ -119,6 +116,19 @@ def save_pretrained(
     except OSError as error:
         raise ClatError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _check_result(model: nn.Module, record: EvaluationRecord) -> None:
+    """Refuse the result of another network, as far as it says whose it is.
+
+    One of another structure may be of this one in a wrapper or another precision.
+    """
+    weights, structure = record.text("network", "weights"), record.text("network", "structure")
+    if weights is None or weights == fingerprint(bare(model)):
+        return
+    if structure == structure_hash(bare(model)):
+        raise ClatError(f"{record.name} is a result of other weights than these: evaluate this network")
+    notice(f"{record.name} is of a network with other names or types: whether its weights were these is not known")
 
 
 def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn.Module:

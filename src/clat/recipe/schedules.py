@@ -59,28 +59,38 @@ class Schedule:
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
 
     def check(self, span: int) -> None:
-        """Raise an error unless the warm-up ends before the schedule does, and the training before its rate is 0.
+        """Raise an error unless the warm-up, and what is trained from `start` on, end before the schedule does.
 
         Args:
             span: epochs that are trained under the schedule; `epochs`, where it is set, is its length all the same.
 
         Raises:
-            ClatError: the warm-up is as long as the schedule or longer, or training leads beyond `epochs` where
-                the rate is 0 then, or from `start` on.
+            ClatError: the warm-up is as long as the schedule or longer, or training from `start` on leads beyond
+                `epochs`.
         """
         if self.warmup >= _length(self, span):
             raise ClatError(
                 f"schedule.warmup is {self.warmup}: the schedule has {_length(self, span):g} epochs in all"
             )
-        if self.start == 0 and span > _length(self, span) and learning_rate(self, span, span) == 0:
-            raise ClatError(
-                f"schedule.epochs is {self.epochs}: the rate is 0 from there on, and {span} epochs are trained; "
-                "give that many or more, or leave it out"
-            )
         if self.start > 0 and self.start + span > _length(self, span):
             raise ClatError(
                 f"schedule.start is {self.start}: with {span} epochs to train, schedule.epochs has to be at least "
                 f"{self.start + span:g} and not {self.epochs}; or leave it out"
+            )
+
+    def check_rate(self, span: int) -> None:
+        """Raise an error where a training that begins would go on at a rate of 0; one that has begun may end so.
+
+        Args:
+            span: epochs that are trained under the schedule.
+
+        Raises:
+            ClatError: `epochs` are fewer, and the rate is 0 at their end.
+        """
+        if span > _length(self, span) and learning_rate(self, span, span) == 0:
+            raise ClatError(
+                f"schedule.epochs is {self.epochs}: the rate is 0 from there on, and {span} epochs are trained; "
+                "give that many or more, or leave it out"
             )
 
 

@@ -227,6 +227,20 @@ class Recipe:
         """
         return self.stages[stage].optimizer or self.optimizer
 
+    def check_rates(self) -> None:
+        """Raise an error where a run that begins would train at a rate of 0.
+
+        Raises:
+            ClatError: a schedule ends before the stages that are trained under it.
+        """
+        shared = 0
+        for number, stage in enumerate(self.stages):
+            if stage.schedule is None:
+                shared = self.first_epoch(number) + stage.epochs
+            else:
+                stage.schedule.check_rate(stage.epochs)
+        self.schedule.check_rate(shared)
+
     def keeps_optimizer(self, stage: int) -> bool:
         """Return whether a stage's optimizer can go on with what that of the stage before remembers.
 

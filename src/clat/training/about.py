@@ -49,7 +49,7 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
             "class": f"{type(inputs.model).__module__}.{type(inputs.model).__qualname__}",
             "parameters": sum(parameter.numel() for parameter in inputs.model.parameters()),
             "structure": structure,
-            **({"frozen": sorted(inputs.frozen)} if inputs.frozen else {}),
+            **({"frozen": sorted(inputs.frozen), "frozen_statistics": "kept"} if inputs.frozen else {}),
         },
         "data": {
             "name": inputs.train.name,

@@ -69,14 +69,14 @@ class Frozen:
         """
         self._kept = {id(parameter): parameter for name, parameter in model.named_parameters() if name in names}
         norms = (*modes.batch_norms(model), *modes.tracking_instance_norms(model))
-        self._norms = [norm for norm in norms if self._all_kept(list(norm.parameters()))]
+        self.norms = [norm for norm in norms if self._all_kept(list(norm.parameters()))]
 
     def _all_kept(self, parameters: Sequence[nn.Parameter]) -> bool:
         return bool(parameters) and all(id(parameter) in self._kept for parameter in parameters)
 
     def keep_statistics(self) -> None:
         """Have BatchNorm and InstanceNorm whose scale and shift stay go on with the statistics that they have."""
-        for norm in self._norms:
+        for norm in self.norms:
             norm.training = False
 
     def without(self, model: nn.Module, found: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

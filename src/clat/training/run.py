@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.core.notices import notice
 from clat.core.stopping import answered, last_words
 from clat.evaluation import EvaluationRecord
 from clat.evaluation.shown import results_html
@@ -36,6 +37,7 @@ from clat.runtime.peers import ending_together
 from clat.runtime.sharding import shared_out
 from clat.training.about import about_run
 from clat.training.final import final_evaluations
+from clat.training.frozen import Frozen
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import only_one_in
 from clat.training.log import RunLog
@@ -112,6 +114,7 @@ def train(
             Also a loss or weight that is no longer finite; the last good state stays.
     """
     recipe = (recipe if isinstance(recipe, Recipe) else read_recipe(recipe)).resolved()
+    recipe.check_rates()
     out, reuse = Path(out), None if reuse is None else Path(reuse)
     engine = Engine(recipe.engine)
     # Whatever can be wrong is found before the folder is made and other processes are started.
@@ -171,12 +174,19 @@ def resume(
         recipe = read_recipe(out / "recipe.toml")
         if shard is not None:
             recipe = replace(recipe, engine=replace(recipe.engine, shard=shard))
+        recorded = read_about(out).get("model")
         wanted_loggers(recipe.monitor.loggers)
         check_trackers(loggers)
         engine = Engine(recipe.engine if devices is None else replace(recipe.engine, devices=devices))
         inputs = prepare(recipe, model, data, augment, engine.layout.world)
         given = describe_given(model, data, augment, inputs.train)
         check_state(out, recipe, inputs, given, augment)
+        counted = isinstance(recorded, dict) and "frozen" in recorded and "frozen_statistics" not in recorded
+        if counted and Frozen(inputs.model, inputs.frozen).norms:
+            notice(
+                f"the run in {out} began with a version that went on counting the statistics of BatchNorm whose "
+                "scale and shift are frozen: from here on they stay"
+            )
         engine.launch()
         return _run(recipe, out, engine, inputs, given, reuse=None, quiet=quiet, died=died, loggers=loggers)
 
