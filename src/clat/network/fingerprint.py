@@ -62,7 +62,8 @@ def structure_hash(model: nn.Module) -> str:
     for name, module in model.named_modules():
         sha.update(f"{name} {type(module).__qualname__};".encode())
     for name, value in sorted(model.state_dict().items()):
-        sha.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        kind = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        sha.update(f"{name} {kind};".encode())
     return sha.hexdigest()[:16]
 
 
