@@ -215,7 +215,7 @@ class StadvSearch:
             logits = self.model(adv)
             value = losses.margin(logits, state["y"])
             check_path(value)
-            readers_known(value.sum())
+            readers_known(value)
             reached: list[bool] = []
             adv.register_hook(lambda slope: reached.append(slope is not None))
             (gradient,) = torch.autograd.grad((value - self.tau * roughness(flow)).sum(), flow)

@@ -117,8 +117,7 @@ def _delta(options: argparse.Namespace, model: nn.Module, images: ImageSet) -> i
     part = sum(value.numel() for value in moved.values())
     size = Path(options.out).stat().st_size
     say(f"wrote {options.out}: {part:,} of {whole:,} numbers in {len(moved)} tensors, {size / 1000:,.0f} kB")
-    given = argparse.Namespace(**{**vars(options), "weights": options.base, "base": None, "out": None})
-    words = option_words(given, add_options, without=("base", "out", "device"))
+    words = option_words(before, add_options, without=("base", "out", "device"))
     say(f"clat apply {shlex.join([options.out, *words])} --out tuned.safetensors")
     return 0
 

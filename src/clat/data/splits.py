@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from clat.core.errors import ClatError
 from clat.core.seeds import permutation
 from clat.data.imageset import ImageSet
@@ -60,9 +62,10 @@ def images_in_both(train: ImageSet, heldout: ImageSet) -> int:
     """
     if not (train.resident and heldout.resident):
         return 0
-    known = {image.tobytes() for image in heldout.pixels().cpu().contiguous().numpy()}
-    found = known & {image.tobytes() for image in train.pixels().cpu().contiguous().numpy() if known}
-    return sum(image.tobytes() in found for image in heldout.pixels().cpu().contiguous().numpy())
+    held, trained = (
+        Counter(image.tobytes() for image in part.pixels().cpu().contiguous().numpy()) for part in (heldout, train)
+    )
+    return sum(count for image, count in held.items() if image in trained)
 
 
 def mixed(image_set: ImageSet) -> ImageSet:

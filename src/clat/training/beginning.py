@@ -12,6 +12,7 @@ from clat.models.files import recorded_statistics
 from clat.models.normalize import same_statistics, statistics_of
 from clat.models.reading import read_metadata
 from clat.network.fingerprint import structure_hash
+from clat.training.frozen import Frozen
 from clat.training.prepare import RunInputs
 from clat.training.status import read_about
 
@@ -51,6 +52,21 @@ def _differences(run: Path, inputs: RunInputs, augment: Callable[[Tensor], Any] 
     given = _part(about, "given")
     if "augment" in given and _own_name(given["augment"]) != _own_name(class_of(augment)):
         yield f"{given['augment'] or 'none'} as the augmentation from Python"
+
+
+def counted_frozen_statistics(run: Path, inputs: RunInputs) -> bool:
+    """Return whether a run began with a version that counted statistics of BatchNorm which came in frozen.
+
+    Args:
+        run: its folder.
+        inputs: the network and the images of now.
+
+    Returns:
+        False also where there is no such BatchNorm.
+    """
+    network = _part(read_about(run), "model")
+    counted = "frozen" in network and "frozen_statistics" not in network
+    return counted and bool(Frozen(inputs.model, inputs.frozen).norms)
 
 
 def _part(about: dict[str, Any], name: str) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from clat.runtime.engine import Engine, is_first_process
 from clat.runtime.peers import ending_together
 from clat.runtime.sharding import shared_out
 from clat.training.about import about_run
+from clat.training.beginning import counted_frozen_statistics
 from clat.training.final import final_evaluations
-from clat.training.frozen import Frozen
 from clat.training.interrupt import Interrupted, stop_on_signals
 from clat.training.lock import only_one_in
 from clat.training.log import RunLog
@@ -174,15 +174,13 @@ def resume(
         recipe = read_recipe(out / "recipe.toml")
         if shard is not None:
             recipe = replace(recipe, engine=replace(recipe.engine, shard=shard))
-        recorded = read_about(out).get("model")
         wanted_loggers(recipe.monitor.loggers)
         check_trackers(loggers)
         engine = Engine(recipe.engine if devices is None else replace(recipe.engine, devices=devices))
         inputs = prepare(recipe, model, data, augment, engine.layout.world)
         given = describe_given(model, data, augment, inputs.train)
         check_state(out, recipe, inputs, given, augment)
-        counted = isinstance(recorded, dict) and "frozen" in recorded and "frozen_statistics" not in recorded
-        if counted and Frozen(inputs.model, inputs.frozen).norms:
+        if counted_frozen_statistics(out, inputs):
             notice(
                 f"the run in {out} began with a version that went on counting the statistics of BatchNorm whose "
                 "scale and shift are frozen: from here on they stay"
