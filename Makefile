@@ -45,11 +45,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.criticality_cost
 	$(BIN)/python -m benchmarks.augmentation
 
-# torch first and pinned: an open range would take the newest build, with gigabytes of CUDA libraries. torchvision has
-# no build for CPUs there, and would not import beside this torch: it lies apart, for tests/helpers/libraries.py.
+# torch first and pinned, from the index of its builds for CPUs, which spare gigabytes of CUDA libraries, unless pip is set
+# up for an index of one's own. torchvision may not import beside this torch: it lies apart, for tests/helpers/libraries.py.
+CPU_BUILDS = $(shell $(PYTHON) -m pip config list 2>/dev/null | grep -qE "index-url|find-links" \
+    || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CPU_BUILDS) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/torchvision "$(TORCHVISION)"

@@ -1,6 +1,6 @@
 """CLAT with the Trainer of Hugging Face transformers: a callback freezes, the Trainer's loss is CLAT's.
 
-pip install 'torch-clat[hf]' accelerate && python examples/huggingface_trainer.py
+pip install '.[hf]' accelerate && python examples/huggingface_trainer.py
 """
 
 from __future__ import annotations

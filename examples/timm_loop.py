@@ -1,6 +1,6 @@
 """CLAT in a loop as timm's training script has it: its optimizers, schedules, averaged weights and meters.
 
-pip install 'torch-clat[timm]' && python examples/timm_loop.py
+pip install '.[timm]' && python examples/timm_loop.py
 """
 
 from __future__ import annotations

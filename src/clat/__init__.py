@@ -1,7 +1,7 @@
 """clat: Criticality-Leveraged Adversarial Training.
 
 report = clat.measure_criticality(model, x, y, eps="8/255")     # which layers are robustness-critical
-result = clat.train("cifar10-resnet18", "runs/first")           # fine-tune just those
+result = clat.train("cifar10-resnet18", "runs/first")           # PGD-AT, then CLAT, which fine-tunes just those
 clat.evaluate(model, x, y, protocol="pgd-20", eps="8/255")      # what it brought
 clat.check(model, x, y, eps="8/255")                            # whether to believe it
 

@@ -138,7 +138,7 @@ def test_bad_input(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(ClatError, match=says):
             evaluate_corruptions(Brightness(), given, **options)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    with pytest.raises(ClatError, match=r"pip install 'torch-clat\[corruptions\]'"):
+    with pytest.raises(ClatError, match=r"pip install imagecorruptions-imaug"):
         evaluate_corruptions(Brightness(), images)
 
 

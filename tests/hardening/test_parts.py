@@ -21,9 +21,10 @@ from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
 from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, refuse_hopeless, set_point
-from clat.hardening.recipe import stage_alone
+from clat.hardening.recipe import harden_stages, stage_alone
 from clat.hardening.run import _possible
 from clat.network.exchange import copied, tensors_of
+from clat.recipe.toml import build_recipe, read_recipe
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.resuming import how_to_resume
 
@@ -133,6 +134,16 @@ def test_fields_of_the_recipe_are_as_the_user_says():
     )
     alone = stage_alone(HardenConfig(epochs=5, fields={"stages.0.objective.steps": 3}), "pgd-10")
     assert alone.objective.steps == 3, "what is measured is what is trained"
+
+
+@pytest.mark.parametrize("keep", ["clat", "clat-plus"])
+def test_what_tunes_at_the_end_is_the_method_that_the_recipe_of_its_name_has(keep):
+    tuning = build_recipe({"stages": harden_stages("pgd-2", 10, keep=keep)}).stages[1]
+    published = read_recipe(f"{keep}-finetune").stages[0]
+    ratios = [0.1 if stage.objective.ratio is None else stage.objective.ratio for stage in (tuning, published)]
+    assert type(tuning.objective) is type(published.objective)
+    assert ratios[0] == ratios[1]
+    assert tuning.selection.ranking == published.selection.ranking
 
 
 def test_the_most_robust_point_that_keeps_the_promise():

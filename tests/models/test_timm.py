@@ -187,4 +187,4 @@ def test_images_that_it_does_not_take(images: Tensor) -> None:
 
 def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert refusal(VIT).endswith("needs timm, which is not installed: pip install 'torch-clat[timm]'")
+    assert refusal(VIT).endswith("needs timm, which is not installed: pip install timm")

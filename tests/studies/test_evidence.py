@@ -12,10 +12,11 @@ from scipy import stats
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.evaluation.crossed import standard_error
 from clat.runtime.jobs import schedule
 from clat.studies.evidence import run
 from clat.studies.evidence.answer import answer
-from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift, standard_error
+from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
@@ -43,34 +44,6 @@ def test_of_a_single_seed_the_test_is_the_paired_t_test():
     assert compare(a - b).p == pytest.approx(float(stats.ttest_rel(a[0], b[0]).pvalue))
 
 
-def test_where_all_images_say_the_same_only_the_seeds_count():
-    values = np.repeat([[0.1], [0.3], [0.2]], 40, axis=1)
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(np.std([0.1, 0.3, 0.2], ddof=1) / np.sqrt(3))
-    assert freedom == pytest.approx(2)
-
-
-def test_where_all_seeds_say_the_same_only_the_images_count():
-    values = np.repeat(np.random.default_rng(1).normal(size=(1, 60)), 4, axis=0)
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(values[0].std(ddof=1) / np.sqrt(60))
-    assert freedom == pytest.approx(59)
-
-
-def test_the_standard_error_is_that_of_drawing_seeds_and_images_anew():
-    random = np.random.default_rng(2)
-    seeds, images = 4, 80
-
-    def draw():
-        by_seed, by_image = 0.5 * random.normal(size=(seeds, 1)), random.normal(size=(1, images))
-        return by_seed + by_image + random.normal(size=(seeds, images))
-
-    drawn = [draw() for _ in range(2000)]
-    spread = np.std([one.mean() for one in drawn])
-    told = np.sqrt(np.mean([standard_error(one)[0] ** 2 for one in drawn]))
-    assert told == pytest.approx(spread, rel=0.05)
-
-
 def test_p_finds_no_difference_as_rarely_as_it_says_and_a_detectable_one_as_often():
     random = np.random.default_rng(3)
 
@@ -89,7 +62,7 @@ def test_p_finds_no_difference_as_rarely_as_it_says_and_a_detectable_one_as_ofte
 
 
 def compare_fast(values):
-    """The p of `compare`, without its bootstrap."""
+    """The p of `compare`, in less time."""
     error, freedom = standard_error(values)
     return 2 * stats.t.sf(abs(values.mean()) / error, freedom)
 
@@ -222,7 +195,7 @@ def test_what_is_confirmed_stands_beside_its_rows():
     one = confirmed(0.1)
     told = one.to_dict()
     assert told["form"]["row"] == "form"
-    assert told["differences"]["clean"]["upper"] >= told["differences"]["clean"]["value"]
+    assert told["differences"]["clean"]["high"] >= told["differences"]["clean"]["value"]
     assert (told["exceeds"], told["falls_short"]) == (True, False)
 
 

@@ -526,6 +526,23 @@ def test_bad_input_is_found_before_the_folder_is_made(tmp_path, changes, model, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (["--model.name", "resnet18", "--model.width", "8"], "this one has random weights: name its file"),
+        (
+            ["--model.name", "timm:resnet18", "--model.args.pretrained", "true", "--model.classifier", "new"],
+            "no stage trains it",
+        ),
+    ],
+)
+def test_what_is_drawn_at_random_has_to_be_trained(tmp_path, network, says):
+    tuning = clat.read_recipe("clat-finetune", ["--data.name", "digits", *network])
+    with pytest.raises(ClatError, match=says):
+        clat.train(tuning, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_batches_of_one_image_are_refused_where_batch_norm_cannot_normalise_them(tmp_path):
     def flat():
         return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Flatten())

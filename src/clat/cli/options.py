@@ -97,6 +97,10 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (default: as they are)")
 
 
+SAMPLE = "so many images: the first, or each class's share of files sorted by class"
+"""What --num-samples takes, in help texts."""
+
+
 def add_measuring_options(
     parser: argparse.ArgumentParser, default_samples: int | None = None, *, l1: bool = True
 ) -> None:
@@ -113,7 +117,7 @@ def add_measuring_options(
     norms = "linf, l2, or l1 for protocols of apgd" if l1 else "linf or l2"
     parser.add_argument("--norm", default="linf", help=f"{norms} (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
-    parser.add_argument("--num-samples", type=int, help=f"so many images, the first (default: {many})")
+    parser.add_argument("--num-samples", type=int, help=f"{SAMPLE} (default: {many})")
     parser.set_defaults(default_samples=default_samples)
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)

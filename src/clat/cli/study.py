@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clat.cli.console import console, say, show
-from clat.cli.options import folder
+from clat.cli.options import SAMPLE, folder
 from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
 
@@ -29,7 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
     parser.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one network, in the process that --jobs starts
-    parser.add_argument("--num-samples", type=int, help="of these two: so many images, the first (default: all)")
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        help=f"of these two: {SAMPLE} (default: all)",
+    )
     add_place_options(parser, "rows")
     parser.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
 

@@ -100,6 +100,11 @@ class Selection:
         """Return whether the rule needs a ranking."""
         return self.rule in ("critical", "least-critical")
 
+    @property
+    def moves_classifier(self) -> bool:
+        """Return whether the classifier is among the layers that may be selected."""
+        return self.ranking.whole_network if self.classifier is None else self.classifier
+
     def due(self, done: int) -> bool:
         """Return whether layers are selected at this point of the stage.
 
@@ -124,15 +129,14 @@ class Selection:
         Raises:
             ClatError: for a pattern that matches no layer, or if none is left.
         """
-        whole = self.ranking.whole_network
         return enumerate_layers(
             model,
             x,
             include=self.include,
             exclude=self.exclude,
             group=self.group,
-            shortcuts=whole if self.shortcuts is None else self.shortcuts,
-            classifier=whole if self.classifier is None else self.classifier,
+            shortcuts=self.ranking.whole_network if self.shortcuts is None else self.shortcuts,
+            classifier=self.moves_classifier,
         )
 
 

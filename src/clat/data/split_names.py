@@ -63,4 +63,5 @@ def find_split(asked: str, present: Iterable[str], name: str) -> tuple[str, tupl
                 return found, (f"split '{found}' stands in for '{asked}'",)
             alike = [split for split in there if meant and split != found and split_meant(split) == meant]
             return found, (f"split '{found}' is read, beside it there is {', '.join(alike)}",) if alike else ()
-    raise ClatError(f"data set '{name}' has no split '{asked}'; it has: {', '.join(there) or 'none'}")
+    hint = f"; of class folders, move some images of each class to {name}/test/CLASS" if stands_in and there else ""
+    raise ClatError(f"data set '{name}' has no split '{asked}'; it has: {', '.join(there) or 'none'}{hint}")

@@ -35,7 +35,8 @@ def hold_out(image_set: ImageSet, n: int, seed: int, train_size: int | None = No
         raise ClatError(f"cannot hold out {n} images of {here}: give 0 or more")
     if n >= total:
         raise ClatError(
-            f"cannot hold out {n} of the {total} images of {here}: at least one must be left to train on"
+            f"cannot hold out {n} of the {total} images of {here}: at least one must be left to train on; hold out "
+            f"{max(total // 10, 1)}, say"
         )
     left = total - n
     if train_size is None:

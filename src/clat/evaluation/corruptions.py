@@ -259,7 +259,7 @@ def _package() -> Any:
         import imagecorruptions
     except ImportError as error:
         raise ClatError(
-            f"corruptions need a package that is not installed ({error}): pip install 'torch-clat[corruptions]'"
+            f"corruptions need a package that is not installed ({error}): pip install imagecorruptions-imaug"
         ) from None
     return imagecorruptions
 

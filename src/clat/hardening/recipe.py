@@ -16,8 +16,12 @@ LABEL_SMOOTHING = 0.1
 MONITORED = 500
 """Held-out images on which each epoch is checked, at most."""
 MONITOR_STEPS = 10
-TUNING = ("clat", "clat-plus")
-"""Values of `keep` that tune the critical layers at the end."""
+TUNING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "clat": ({"name": "clat"}, {}),
+    "clat-plus": ({"name": "clat-plus", "ratio": 0.3}, {"normaliser": "relative", "tap": "norm"}),
+}
+"""Values of `keep` that tune the critical layers at the end -> the objective, and how layers are ranked: as in the
+recipes clat-finetune and clat-plus-finetune."""
 TUNED = 0.2
 """The part of the epochs that they get."""
 
@@ -68,8 +72,9 @@ def harden_stages(objective: str, epochs: int, *, keep: str = "best", ema: bool 
     }
     if not tuning:
         return [stage]
-    selection = {"rule": "critical", "k": 1, "every": max(tuning // 2, 1)}
-    return [stage, {"name": keep, "epochs": tuning, "objective": {"name": keep}, "selection": selection}]
+    objective_of_tuning, ranked = TUNING[keep]
+    selection = {"rule": "critical", "k": 1, "every": max(tuning // 2, 1), **ranked}
+    return [stage, {"name": keep, "epochs": tuning, "objective": {**objective_of_tuning}, "selection": selection}]
 
 
 def harden_recipe(

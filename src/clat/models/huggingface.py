@@ -32,7 +32,7 @@ from clat.models.libraries import (
 from clat.models.normalize import Statistics, statistics_of
 from clat.models.reading import one_line, refuse_bombs
 
-INSTALL = "pip install 'torch-clat[hf]'"
+INSTALL = "pip install transformers"
 PROCESSOR = "preprocessor_config.json"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DECIDED_HERE = (

@@ -17,7 +17,7 @@ from clat.models.libraries import (
 )
 from clat.models.reading import refuse_bombs
 
-INSTALL = "pip install 'torch-clat[timm]'"
+INSTALL = "pip install timm"
 _STORED = ("local-dir", "hf-hub", "hf_hub")
 """timm's own prefixes of names that stand for weights in a folder or on the hub."""
 

@@ -136,7 +136,9 @@ def _needs(library: str) -> None:
     try:
         importlib.import_module(library)
     except ImportError:
-        raise ClatError(f".onnx needs {library}, which is not installed: pip install 'torch-clat[onnx]'") from None
+        raise ClatError(
+            f".onnx needs {library}, which is not installed: pip install onnx onnxruntime onnxscript"
+        ) from None
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def push(
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError:
-        raise ClatError("the hub needs huggingface_hub: pip install 'torch-clat[hf]'") from None
+        raise ClatError("the hub needs huggingface_hub: pip install huggingface-hub") from None
     api: Any = huggingface_hub.HfApi(library_name="clat")
     try:
         there = (folder / CARD).exists() and _has_card(api, errors, repo)

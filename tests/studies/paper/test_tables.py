@@ -196,7 +196,7 @@ def test_the_epochs_of_methods_are_timed_against_pgd_at(tmp_path, one_process):
 def test_one_seed_settles_nothing():
     import numpy as np
 
-    from clat.evaluation.bootstrap import crossed_interval
+    from clat.evaluation.crossed import crossed_interval
 
     clear = np.ones((2, 50)) * 0.5 + np.random.default_rng(0).normal(0, 0.1, (2, 50))
     cell = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", printed_effect=1.0)
@@ -284,7 +284,7 @@ def test_the_plan_counts_what_lambda_is_chosen_from(tmp_path, table):
 
 def test_pairs_of_other_images_have_no_effect():
     one = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", verdicts=np.ones((1, 4)), seeds=(0,))
-    assert replace(one, failure="killed").texts()[5] == "100.0 [100.0, 100.0]; another seed failed: killed"
+    assert replace(one, failure="killed").texts()[5] == "100.0 [51.0, 100.0]; another seed failed: killed"
     other = replace(one, images=("x",))
     assert effect_of(replace(one, images=("x",)), other).value == 0
     assert effect_of(replace(one, images=("y",)), other) is None

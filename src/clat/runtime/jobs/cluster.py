@@ -37,7 +37,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ClatError("--on ray needs Ray, which is not installed: pip install 'torch-clat[ray]'") from None
+        raise ClatError("--on ray needs Ray, which is not installed: pip install ray") from None
     return ray
 
 

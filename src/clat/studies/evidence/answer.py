@@ -49,7 +49,7 @@ def _verdict(one: Confirmation) -> str:
     goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
     if one.exceeds:
         return f"CLAT gains: {goal} or more, for steps that cost less."
-    uppers = {kind: 100 * found.upper for kind, found in one.differences.items()}
+    uppers = {kind: 100 * found.high for kind, found in one.differences.items()}
     if one.falls_short:
         short = [kind for kind, least in GOAL.items() if uppers[kind] < 100 * least]
         bounds = " and ".join(f"{points(uppers[kind])} {kind}" for kind in short)

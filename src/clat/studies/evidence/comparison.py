@@ -1,13 +1,11 @@
 """A form against a control: the difference over seeds and images, how sure it is, and what could have been seen.
 
-The standard error is that of a mean over two crossed random factors, seeds and images, from the mean squares of the
-two-way layout; its degrees of freedom follow Satterthwaite (1946). Several tests at once are corrected as Holm
-(1979) has it. The interval is the crossed bootstrap's (`clat.evaluation.bootstrap`).
+Standard error, degrees of freedom and interval are those of `clat.evaluation.crossed`; several tests at once are
+corrected as Holm (1979) has it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +14,9 @@ import numpy as np
 import scipy  # whose parts are loaded where they are used
 from numpy.typing import NDArray
 
-from clat.evaluation.bootstrap import crossed_interval
+from clat.evaluation.crossed import CONFIDENCE, crossed_interval, standard_error
 
-LEVEL, POWER = 0.05, 0.8
+LEVEL, POWER = 1 - CONFIDENCE, 0.8
 """Of a two-sided test, and the probability with which it is to find what is there."""
 
 
@@ -29,6 +27,7 @@ class CrossedDifference:
     value: float
     low: float
     high: float
+    """Above it the true difference does not lie, with a confidence of 1 - LEVEL / 2; as for `low`."""
     error: float
     """Standard error over seeds and images."""
     freedom: float
@@ -41,18 +40,13 @@ class CrossedDifference:
         """Return the smallest true difference that a test at LEVEL would find with a probability of POWER."""
         return smallest_shift(self.freedom) * self.error
 
-    @property
-    def upper(self) -> float:
-        """Return the value above which the true difference does not lie, with a confidence of 1 - LEVEL / 2."""
-        return self.value + float(scipy.stats.t.isf(LEVEL / 2, self.freedom)) * self.error
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data.
 
         Returns:
-            The fields, the bound, and the smallest difference that could have been seen.
+            The fields, and the smallest difference that could have been seen.
         """
-        return {**vars(self), "upper": self.upper, "detectable": self.detectable}
+        return {**vars(self), "detectable": self.detectable}
 
 
 def compare(differences: NDArray[np.float64]) -> CrossedDifference:
@@ -73,37 +67,6 @@ def compare(differences: NDArray[np.float64]) -> CrossedDifference:
     return CrossedDifference(
         value=interval.value, low=interval.low, high=interval.high, error=error, freedom=freedom, p=p
     )
-
-
-def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the standard error of a mean over seeds and images, and its degrees of freedom.
-
-    With MS for the mean squares of seeds, images and what is left, S seeds and N images,
-    Var(mean) = (MS_seeds + MS_images - MS_rest) / (S N).
-
-    Args:
-        values: (S, N).
-
-    Returns:
-        (standard error, degrees of freedom).
-    """
-    seeds, images = values.shape
-    by_image = values.mean(axis=0)
-    if seeds == 1:
-        return float(by_image.std(ddof=1)) / math.sqrt(images), images - 1.0
-    by_seed = values.mean(axis=1)
-    rest = values - by_image[None, :] - by_seed[:, None] + values.mean()
-    parts = [
-        (images * float(by_seed.var(ddof=1)), seeds - 1.0),
-        (seeds * float(by_image.var(ddof=1)), images - 1.0),
-        (-float((rest**2).sum()) / ((seeds - 1) * (images - 1)), (seeds - 1.0) * (images - 1)),
-    ]
-    whole = sum(square for square, _ in parts)
-    whole = max(whole, *(square for square, _ in parts))  # where the seeds differ by less than chance
-    spread = sum(square**2 / free for square, free in parts)
-    if spread == 0:
-        return 0.0, seeds - 1.0
-    return math.sqrt(whole / (seeds * images)), whole**2 / spread
 
 
 def smallest_shift(freedom: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clat.evaluation.bootstrap import CrossedInterval, crossed_interval
+from clat.evaluation.crossed import CrossedInterval, accuracy_interval
 from clat.studies.evidence.comparison import LEVEL, CrossedDifference, compare
 from clat.studies.evidence.screening import GOAL, Screened
 
@@ -36,9 +36,9 @@ class Confirmation:
             verdicts: of one of the two rows.
             kind: clean or robust.
         """
-        return crossed_interval(verdicts[kind])
+        return accuracy_interval(verdicts[kind])
 
-    @cached_property  # a bootstrap each, asked for by every sentence
+    @cached_property  # asked for by every sentence
     def differences(self) -> dict[str, CrossedDifference]:
         """Return clean and robust -> the form less the control."""
         return {kind: compare(self.by_form[kind] - self.by_control[kind]) for kind in GOAL}
@@ -58,7 +58,7 @@ class Confirmation:
     def falls_short(self) -> bool:
         """Return whether a true difference as large as the goal is excluded in one of the accuracies."""
         found = self.differences
-        return any(found[kind].upper < least for kind, least in GOAL.items())
+        return any(found[kind].high < least for kind, least in GOAL.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; accuracies and differences in [0, 1] and [-1, 1]."""

@@ -123,7 +123,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "outcome": " ".join(sentences(tables)),
         "columns": list(COLUMNS),
         "rows": [_row(*one) for one in zip(tables, confirmed, corrected, strict=True)],
-        "caption": "Clean and robust: points less the control under the protocol that decides, with 95 % bootstrap "
+        "caption": "Clean and robust: points less the control under the protocol that decides, with 95 % "
         "intervals over seeds and images, on networks of seeds that chose neither. p of both: the larger of "
         f"the two; Holm: corrected for the number of regimes. CLAT gains at {points(100 * GOAL['clean'])} "
         f"points clean and {points(100 * GOAL['robust'])} robust or more, both beyond chance; it does not "

@@ -68,7 +68,7 @@ def evidence_table(
             "accuracy in which it does so by less; the control with the smallest is the one to beat. Step: "
             "CLAT's time over X's, in the same runs. Passes: millions of samples, forward and backward, of a "
             f"whole run. Fresh seeds, clean, robust: test images under {DECIDING}, eps {EPS}, on networks of "
-            "other seeds than those that chose; in brackets 95 % bootstrap intervals over seeds and images."
+            "other seeds than those that chose; in brackets 95 % intervals over seeds and images."
         ),
         "notes": [[one.row.name, one.failure] for one in found if one.failure]
         + [["confirmation", failure] for failure in failures],

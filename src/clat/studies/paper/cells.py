@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clat.core.errors import ClatError
 from clat.core.formatting import DASH, MINUS
-from clat.evaluation.bootstrap import CrossedInterval, crossed_interval
+from clat.evaluation.crossed import CrossedInterval, accuracy_interval, crossed_interval
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import SeedSummary
 from clat.studies.paper.printed import Printed
@@ -55,7 +55,7 @@ class Cell:
     @property
     def interval(self) -> CrossedInterval | None:
         """Return the accuracy with its interval over seeds and images."""
-        return None if self.verdicts is None else crossed_interval(self.verdicts)
+        return None if self.verdicts is None else accuracy_interval(self.verdicts)
 
     @property
     def settled(self) -> str:
@@ -137,7 +137,7 @@ def measured_on(cells: Sequence[Cell]) -> str:
     weights = "the last weights, of the best ones where a row says checkpoint=best" if best else "the last weights"
     return (
         f"Percent, of {weights}, on n test images, {', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % "
-        "bootstrap intervals over seeds and images, of a single seed over images alone."
+        "intervals over seeds and images (Student's t, two crossed factors), of a single seed over images alone."
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clat.evaluation.bootstrap import CrossedInterval
+from clat.evaluation.crossed import CrossedInterval
 from clat.studies.paper.accuracy import printed_effect, printed_effect_flag
 from clat.studies.paper.cells import Cell, effect_of, effect_text, points
 from clat.studies.paper.methods import AVERAGED
