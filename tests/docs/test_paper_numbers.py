@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+import clat
+from clat.evaluation.crossed import CrossedInterval, crossed_interval
+from clat.studies.paper.cells import verdicts_of
 from helpers.results import RESULTS, page_text, read, signed
 
 
@@ -218,6 +221,43 @@ def averaging_less_pgd_at() -> str:
     return f"{narrow_effect('T20', 'ema', STRONG)} under `clat-v2` and {narrow_effect('T20', 'ema', 'clean')} clean"
 
 
+def in_points(found: CrossedInterval) -> str:
+    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+
+
+def under_autoattack(folder: str, row: str) -> dict[str, CrossedInterval]:
+    """Clean and robust of a form less PGD-AT, over seeds and images, by the verdicts in a folder of the claim's."""
+
+    def verdicts(name: str) -> list[clat.EvaluationRecord]:
+        files = sorted((RESULTS / "claim" / "finals" / folder).glob(f"{name}@?-last.json"))
+        assert len(files) == 3
+        return [clat.EvaluationRecord.from_json(file) for file in files]
+
+    return {
+        kind: crossed_interval(verdicts_of(verdicts(row), kind) - verdicts_of(verdicts("pgd-at"), kind))
+        for kind in ("clean", "robust")
+    }
+
+
+def plus_under_autoattack() -> str:
+    plus, printed = (under_autoattack("autoattack", row)["robust"] for row in ("plus-output-ratio-0.3", "clat"))
+    return f"that of `clat-plus` is {in_points(plus)}, of CLAT {in_points(printed)}"
+
+
+def plus_gains() -> str:
+    found = under_autoattack("autoattack", "plus-output-ratio-0.3")
+    value, interval = in_points(found["robust"]).split(" ", 1)
+    clean, around = in_points(found["clean"]).split(" ", 1)
+    return f"({value} robust {interval}, {clean} clean {around}"
+
+
+def strongest_under_autoattack() -> str:
+    found = under_autoattack("cosine", "clat-both-all-ratio-1.0-from-75%")
+    value, interval = in_points(found["robust"]).split(" ", 1)
+    clean, around = in_points(found["clean"]).split(" ", 1)
+    return f"{value.lstrip('+')} {interval} for {clean.lstrip('-')} {around}, over seeds and images"
+
+
 SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", critical_less_pgd_at),
     ("docs/results/paper/README.md", critical_less_random),
@@ -243,7 +283,22 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/README.md", clat_less_averaged),
     ("docs/results/README.md", shares_of_loss),
     ("docs/results/README.md", by_number_of_layers),
+    ("docs/results/README.md", lambda: f"({narrow_effect('T5', 'pgd-at+clat, dynamic', PGD_10)})"),
+    ("README.md", lambda: f"(Table 5: {narrow_effect('T5', 'pgd-at+clat, dynamic', PGD_10)} under PGD-10)"),
+    ("README.md", lambda: f"({narrow_effect('T7', 'pgd-at+clat, critical', PGD_10)} under PGD-10)"),
+    ("docs/results/claim/overfitted.md", plus_under_autoattack),
+    ("docs/results/claim/README.md", plus_gains),
+    ("docs/results/claim/README.md", strongest_under_autoattack),
 ]
+
+
+def test_what_the_front_page_calls_settled_is() -> None:
+    for what in ("clean", PGD_10, STRONG):
+        assert narrow_cell("T20", "ema", what)["effect"]["low"] > 0
+    anew = [one for one in read("paper/T5/narrow/table")["contrasts"] if one["against"] == "pgd-at+clat, fixed"]
+    assert anew[0]["effect"]["high"] < anew[0]["paper_effect_points"] / 100
+    entries = read("paper/T7/narrow/table")["entries"]
+    assert {one["settled"] for one in entries} == {None, "not settled"}
 
 
 @pytest.mark.parametrize(("page", "sentence"), SENTENCES)
