@@ -14,7 +14,7 @@ from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
 from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
 from clat.evaluation.statistics import PairedDifference
-from clat.hardening import HardenConfig
+from clat.hardening import HardenConfig, inputs
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.card import paired_sentence, threat_in_words
 from clat.hardening.cost import closing_seconds
@@ -302,3 +302,43 @@ def test_a_stopped_hardening_says_how_to_go_on(tmp_path):
     assert how_to_resume(tmp_path, given).startswith("clat.resume(")
     (tmp_path / "harden.json").write_text("{}")
     assert how_to_resume(tmp_path, given).startswith(f"clat harden --resume {tmp_path} (from Python: ")
+
+
+def black():
+    return ImageSet("x", "train", ("a", "b"), torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.arange(20) % 2)
+
+
+def test_the_network_is_tried_where_it_is(monkeypatch):
+    """A network that lies on the GPU already, as after a training, gets its trial image there."""
+    seen = []
+    monkeypatch.setattr(inputs, "check_model", lambda model, x, classes: seen.append(x.device.type))
+    monkeypatch.setattr(Engine, "place", lambda self, model: model)
+    images = black()
+    inputs.harden_inputs(nn.Linear(1, 1, device="meta"), images, images, HardenConfig(device="cpu", epochs=1))
+    assert seen == ["meta"]
+
+
+def test_a_hardening_that_a_launcher_started_several_times_is_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    images = black()
+    with pytest.raises(ClatError, match="runs in one process, and 2 were started"):
+        inputs.harden_inputs(nn.Linear(1, 1), images, images, HardenConfig(device="cpu", epochs=1))
+
+
+def test_the_first_look_is_timed_after_a_warm_up(monkeypatch):
+    """The first work on a GPU takes seconds, which is not what a pass takes."""
+    clock, calls = [0.0], []
+
+    def measured(model, x, y, attack, **settings):
+        clock[0] += 100.0 if not calls else 1.0
+        calls.append(len(x))
+        return torch.tensor(len(x)), torch.tensor(0)
+
+    monkeypatch.setattr("clat.hardening.look.heldout_correct", measured)
+    monkeypatch.setattr("clat.hardening.look.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("clat.hardening.look._criticality", lambda *args: None)
+    x, y = torch.rand(40, 3, 4, 4), torch.zeros(40, dtype=torch.long)
+    found = look(nn.Identity(), x, y, ThreatModel.parse("0.1", "linf"), num_classes=2)
+    assert calls == [8, 40]
+    assert found.seconds_per_pass == pytest.approx(1 / (40 * 11))

@@ -91,6 +91,14 @@ def test_other_batch_sizes_and_hooked_blocks_run_as_before(tiny_resnet, images, 
         hook.remove()
 
 
+def test_each_part_of_a_batch_runs_compiled(tiny_resnet, images, counted):
+    net = tiny_resnet()
+    with blocks_compiled(net, 2, 3):
+        for count, so_far in ((2, 8), (3, 16), (1, 16)):
+            net(images[:count])
+            assert len(counted) == so_far
+
+
 def test_the_feature_attack_runs_compiled_up_to_the_block_of_its_layer(tiny_resnet, images, counted):
     net = tiny_resnet()
     layer = enumerate_layers(net, images)[10]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from clat.criticality.rankings import make_ranking
 from clat.evaluation.predict import predict
 from clat.evaluation.protocols import AttackSpec, Protocol
 from clat.evaluation.transfer import transfer
+from clat.network.edge import accept, beside
 from clat.recipe import build_recipe
 
 Entrance = Callable[[nn.Module, Tensor, Tensor], Any]
@@ -369,3 +371,54 @@ def test_a_compiled_network_is_trained_in_place(build: Any, noise_sets: Any, tmp
 def test_what_is_no_network_is_refused(name: str, x: Tensor, y: Tensor) -> None:
     with pytest.raises(ClatError, match=r"the model is a function, expected a torch\.nn\.Module"):
         EVERYTHING[name](lambda images: images.mean((2, 3)), x, y)
+
+
+class Elsewhere(nn.Module):
+    """A network that says where its tensors are."""
+
+    def __init__(self, *places: str) -> None:
+        super().__init__()
+        self.places = places
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter([SimpleNamespace(device=torch.device(place)) for place in self.places])
+
+
+class Moved:
+    """An image batch that notes where it is moved to."""
+
+    place: Any = None
+
+    def to(self, place: torch.device) -> Moved:
+        self.place = place
+        return self
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"), [(["cuda:1"], "cuda:1"), (["cuda:0", "cpu"], None), ([], None), (["meta"], None)]
+)
+def test_images_are_brought_to_the_device_of_a_network_that_has_one(places: list[str], moved: str | None) -> None:
+    (found,) = beside(Elsewhere(*places), Moved())  # type: ignore[arg-type]
+    assert found.place == (None if moved is None else torch.device(moved))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ranking", ["criticality", "mrc", "activation"])
+def test_every_ranking_brings_them_there(ranking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noted(model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+        seen.append(len(tensors))
+        return tensors
+
+    module = {"criticality": "index", "mrc": "robust_criticality", "activation": "activation"}[ranking]
+    monkeypatch.setattr(f"clat.criticality.{module}.beside", noted)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    x, y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    make_ranking(ranking, {}).measure(net, x, y, layers=None, eps="0.1", norm="linf", seed=0, initial=None)
+    assert seen[0] == 2
+
+
+def test_a_device_without_float64_is_refused_in_one_line() -> None:
+    x: Any = SimpleNamespace(device=SimpleNamespace(type="mps"))
+    with pytest.raises(ClatError, match="'mps', which has no float64: move network and images to the CPU"):
+        accept(nn.Linear(1, 1), x)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from clat.core.errors import ClatError
-from clat.runtime.engine import EngineConfig, is_first_process
-from clat.runtime.layout import ProcessLayout, find_layout
+from clat.runtime.engine import Engine, EngineConfig, is_first_process
+from clat.runtime.layout import ProcessLayout, find_layout, without_launcher
 
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE")
 MEETING = ("SLURM_JOB_NAME", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK")
@@ -34,9 +34,10 @@ def test_the_recipe_says_where_no_launcher_does(monkeypatch):
 
 def test_torchrun_and_slurm_know_better(monkeypatch):
     run = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": 8}
-    assert found(monkeypatch, **run, LOCAL_WORLD_SIZE=4) == ProcessLayout(nodes=2, devices=4)
+    assert found(monkeypatch, **run, LOCAL_WORLD_SIZE=4) == ProcessLayout(nodes=2, devices=4, started=True)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert found(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=2) == ProcessLayout(nodes=3, devices=2)
+    slurm = found(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=2)
+    assert slurm == ProcessLayout(nodes=3, devices=2, started=True)
     assert found(monkeypatch, SLURM_JOB_NAME="bash").world == 1, "an allocation in which one types"
 
 
@@ -53,6 +54,21 @@ def test_torchrun_and_slurm_know_better(monkeypatch):
 def test_what_a_launcher_started_unevenly_is_refused(monkeypatch, environment, says):
     with pytest.raises(ClatError, match=says):
         found(monkeypatch, **environment)
+
+
+def test_in_a_slurm_job_of_one_task_clat_starts_the_processes_itself(monkeypatch):
+    config = EngineConfig(device="cpu", devices=2)
+    job = {"SLURM_JOB_NAME": "train", "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0}
+    assert not found(monkeypatch, config, SLURM_NTASKS=1, **job).started
+    engine = Engine(config)
+    assert engine.world == 2
+    assert not engine.fabric.strategy.cluster_environment.creates_processes_externally
+
+
+def test_a_command_of_its_own_is_none_of_the_processes_of_a_launcher():
+    environment = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2", "MASTER": "mine"}
+    started = {"SLURM_NTASKS": "4", "RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x", "MASTER_PORT": "1"}
+    assert without_launcher({**environment, **started}) == environment
 
 
 def test_machines_that_nobody_lets_meet_are_refused(monkeypatch):

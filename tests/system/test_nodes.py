@@ -101,6 +101,11 @@ def test_two_machines_of_two_processes_train_as_one_process_does(place):
     assert len(selected[0]) == 1
     scalars = [[r["objective_state"] for r in some if r["event"] == "epoch"][-1] for some in records]
     assert scalars[0] == pytest.approx(scalars[1], rel=1e-3)
+    losses = [next(r["loss"] for r in some if r["event"] == "epoch") for some in records]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3), "the loss is that of all shares"
+    first = [json.loads((place / name / "summary.json").read_text())["stages"][0] for name in ("four", "one")]
+    for passes in ("forwards", "backwards"):
+        assert first[0][passes] == first[1][passes], "what all processes did counts"
 
 
 @pytest.mark.slow

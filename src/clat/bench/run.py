@@ -171,7 +171,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
         "rows": {label: {k: v for k, v in asdict(row).items() if v is not None} for label, row in rows.items()},
         "plain": {name: {"seconds": times[name].seconds, "cpu_seconds": times[name].cpu_seconds} for name in plain},
         "surroundings": _surroundings(measured, bench) if bench.surroundings else {},
-        "environment": describe_environment(device.type),
+        "environment": describe_environment(device),
     }
 
 

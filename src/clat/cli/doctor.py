@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     found: dict[str, Any] = {
         "what": "doctor",
-        "environment": describe_environment(device.type),
+        "environment": describe_environment(device),
         "packages": {name: _version(name) for name in (*PACKAGES, *OPTIONAL)},
         "processor": _processor(),
         "gpus": _gpus(),

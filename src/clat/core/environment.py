@@ -15,17 +15,18 @@ from clat.core.processor import describe_processor
 from clat.core.version import __version__
 
 
-def describe_environment(device: str = "cpu") -> dict[str, Any]:
+def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Return the versions, the machine and the number of threads, for a result file.
 
     Args:
-        device: the kind of device that computes, "cpu" or "cuda", perhaps with a number.
+        device: the one that computes, such as "cpu" or "cuda:1".
 
     Returns:
         Plain data that JSON can hold, with the keys clat, python, torch, platform, device and threads, and revision
         where clat runs from a checkout.
     """
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else describe_processor()
+    place = torch.device(device)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else describe_processor()
     found = revision()
     return {
         "clat": __version__,
@@ -33,7 +34,7 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": f"{device} ({name})",
+        "device": f"{place.type} ({name})",
         "threads": torch.get_num_threads(),
     }
 

@@ -22,7 +22,7 @@ from clat.core.seeds import generator
 from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
-from clat.network.edge import accept, as_measured
+from clat.network.edge import accept, as_measured, beside
 from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
@@ -76,6 +76,7 @@ def measure_activation_ranking(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a batch of one class.
     """
+    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
@@ -87,7 +88,8 @@ def measure_activation_ranking(
         check_labels(targets[1], None, len(x))
         if targets[0].shape != x.shape:
             raise ClatError(f"the target images have shape {tuple(targets[0].shape)}, x has {tuple(x.shape)}")
-        targets = as_measured(model, targets[0]), targets[1]
+        images, labels = beside(model, *targets)
+        targets = as_measured(model, images), labels
     with measuring(model, x.device) as cost:
         before = _predictions(model, x, y, batch_size)
         if targets is None:

@@ -13,6 +13,7 @@ from clat.core.errors import unknown
 from clat.core.units import Size
 from clat.criticality.rankings import Ranking, make_ranking
 from clat.criticality.selection import Selection, select
+from clat.network.edge import beside
 
 
 def select_layers(
@@ -58,6 +59,7 @@ def select_layers(
     own = {each.name for each in fields(chosen)} - {"name"} if isinstance(ranking, str) else set()
     for name in settings.keys() - own:
         raise unknown("setting", name, own, where=f" of the ranking '{chosen.name}'")
+    x, y = beside(model, x, y)
     check_images(x)
     check_labels(y, None, len(x))
     ranked = {"ranking": chosen} if rule in ("critical", "least-critical") else {}

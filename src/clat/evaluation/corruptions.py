@@ -163,7 +163,7 @@ def evaluate_corruptions(
         clean=measured(pixels),
         accuracies=found,
         seed=seed,
-        environment=describe_environment(device_of(model, torch.device("cpu")).type),
+        environment=describe_environment(device_of(model, torch.device("cpu"))),
         about=about or {},
     )
 

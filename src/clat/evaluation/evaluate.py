@@ -154,7 +154,7 @@ def evaluate(
         predicted=reached.predicted,
         samples=samples,
         cost=cost,
-        environment=describe_environment(device.type),
+        environment=describe_environment(device),
         notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
         x_adv=examples,
         about=about or {},

@@ -201,7 +201,7 @@ def transfer(
         clean=torch.stack([is_right(model, x, y, batch_size=batch_size) for model in networks.values()]),
         right=torch.stack([torch.stack(row) for row in rows]),
         cost=cost,
-        environment=describe_environment(device_of(model, x.device).type),
+        environment=describe_environment(device_of(model, x.device)),
         about=about or {},
         notes=tuple(notes),
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader, hold_out
 from clat.hardening.settings import HardenConfig
+from clat.network.fingerprint import device_of
 from clat.runtime.engine import Engine, EngineConfig
+from clat.runtime.layout import find_layout
 from clat.training.trial import check_model
 
 
@@ -43,10 +47,15 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
         ClatError: the network does not fit the images, or there are too few of them.
     """
     engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
+    if (world := find_layout(engine_config).world) > 1:
+        raise ClatError(
+            f"a hardening runs in one process, and {world} were started: start it without torchrun or srun"
+        )
     engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
-    sample, _ = next(iter(Loader(heldout_part.take(1), 1, workers=0).epoch()))
+    device = device_of(model, torch.device("cpu"))
+    sample, _ = next(iter(Loader(heldout_part.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
     return HardenInputs(
         engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine, engine_config

@@ -12,7 +12,7 @@ features and outputs) must outlast that.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -24,8 +24,8 @@ from clat.network.frozen_norm import SCALED
 
 
 @contextmanager
-def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
-    """Run the blocks of `model` compiled on batches of `batch_size`, while the code inside runs.
+def blocks_compiled(model: nn.Module, *batch_sizes: int) -> Iterator[int]:
+    """Run the blocks of `model` compiled on batches of `batch_sizes`, while the code inside runs.
 
     Blocks are the members of a Sequential or ModuleList that have parts of their own (the residual blocks of a
     ResNet, the layers of a dense block). Anything else runs as before, and so does a block on batches of another
@@ -34,7 +34,7 @@ def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
 
     Args:
         model: the network, on the device on which it runs; its blocks have their own classes again afterwards.
-        batch_size: images of a batch.
+        batch_sizes: images of a batch, or of each of its parts.
 
     Yields:
         How many blocks there are.
@@ -42,7 +42,7 @@ def blocks_compiled(model: nn.Module, batch_size: int) -> Iterator[int]:
     found = blocks(model)
     classes: dict[type[nn.Module], type[nn.Module]]
     backend = _backend(next((p.device.type for p in model.parameters()), "cpu"))
-    classes = {type(block): _compiled_class(type(block), batch_size, backend) for block in found}
+    classes = {type(block): _compiled_class(type(block), batch_sizes, backend) for block in found}
     classes.update(SCALED)
     before = [(module, type(module)) for block in found for module in block.modules() if type(module) in classes]
     with _many_variants() if found else nullcontext():
@@ -129,22 +129,22 @@ def _backend(device: str) -> Any:
     )
 
 
-def _compiled_class(kind: type[nn.Module], batch_size: int, backend: Any) -> type[nn.Module]:
+def _compiled_class(kind: type[nn.Module], sizes: Sequence[int], backend: Any) -> type[nn.Module]:
     """Return `kind` with a forward that is compiled where it can be. A class, so that copies of a block keep it."""
     plain = kind.forward
     compiled = torch.compile(plain, dynamic=False, backend=backend)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if _fits(self, batch_size, args, kwargs):
+        if _fits(self, sizes, args, kwargs):
             return compiled(self, *args)
         return plain(self, *args, **kwargs)
 
     return type(kind.__name__, (kind,), {"forward": forward})
 
 
-def _fits(block: nn.Module, batch_size: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _fits(block: nn.Module, sizes: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether the block is compiled for this call: a batch of the right size that nobody looks into."""
-    if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or len(args[0]) != batch_size:
+    if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or len(args[0]) not in sizes:
         return False
     if has_torch_function_variadic(args[0]):
         return False

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,17 @@ class Cost:
         )
 
 
+_measured: ContextVar[bool] = ContextVar("_measured", default=False)
+"""Whether the peak of memory is being measured around this."""
+
+
 @contextmanager
 def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
     """Count the passes through `model`, the time and the memory that the code inside takes.
 
     Args:
         model: the network; hooks at its outermost call count.
-        memory: whether the peak is measured. Leave it out for a part of something metered: CUDA has one peak, and a
-            part that resets it loses the whole's.
+        memory: whether the peak is measured. CUDA has one: of a part of something metered it is the whole's so far.
 
     Yields:
         The cost, which is complete on leaving.
@@ -77,13 +81,16 @@ def metered(model: nn.Module, *, memory: bool = True) -> Iterator[Cost]:
         if logits is not None and logits.requires_grad and x is not None and not x.requires_grad:
             logits.register_hook(count_backward)
 
-    if memory and device.type == "cuda":
+    outer = _measured.get()
+    if memory and device.type == "cuda" and not outer:
         torch.cuda.reset_peak_memory_stats(device)
+    token = _measured.set(outer or memory)
     hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
     start = time.perf_counter()
     try:
         yield cost
     finally:
+        _measured.reset(token)
         for hook in hooks:
             hook.remove()
         if device.type == "cuda":

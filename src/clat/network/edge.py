@@ -36,6 +36,8 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
     """
     model = unwrapped(model)
     _check_values(model)
+    if x.device.type == "mps":
+        raise ClatError("images on 'mps', which has no float64: move network and images to the CPU")
     check_images(x)
     if y is not None:
         check_labels(y, None, len(x))
@@ -64,6 +66,22 @@ def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tupl
     if not isinstance(network, nn.Module) and callable(network) and not isinstance(network, type):
         network = FunctionNetwork(network)
     return accept(network, x, y)  # type: ignore[arg-type]
+
+
+def beside(model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors on the network's device: images may be in memory while the network is on a GPU.
+
+    Args:
+        model: any network.
+        tensors: such as images and labels.
+
+    Returns:
+        As many; as they are where the network has no tensors, or has them in several places.
+    """
+    places = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
+    if len(places) != 1 or (place := places.pop()).type == "meta":
+        return tensors
+    return tuple(tensor.to(place) for tensor in tensors)
 
 
 def as_measured(model: nn.Module, x: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, on whose devices, beside the CPU, torch's states are kept.
     """
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
     with preserve_python_states(), torch.random.fork_rng(devices=sorted(devices, key=str)):
         yield
 

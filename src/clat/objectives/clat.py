@@ -296,6 +296,7 @@ class Clat(InnerAttack):
                 logits["clean"], clean = examples.clean_logits, examples.clean_features
             else:
                 clean = features("clean", constant=self.detach_clean and "clean" not in read)
+                torch.clear_autocast_cache()  # before 2.11 torch handed weights cast without a gradient out again
             if self.detach_clean:
                 clean = [feature.detach() for feature in clean]
             change = feature_change(features(self.feature_input), clean, relative=self.relative)

@@ -15,19 +15,19 @@ from clat.network.sharded import check_shardable
 from clat.runtime.engine import EngineConfig
 
 
-def blocks_as(config: EngineConfig, model: nn.Module, batch_size: int) -> AbstractContextManager[Any]:
+def blocks_as(config: EngineConfig, model: nn.Module, *batch_sizes: int) -> AbstractContextManager[Any]:
     """Return a context in which the blocks of `model` run as the engine's settings ask for.
 
     Args:
         config: the settings, of which `compile` and `checkpoint_blocks` count.
         model: the network, on the device on which it runs.
-        batch_size: images of a pass, at which blocks are compiled.
+        batch_sizes: images of a pass, at which blocks are compiled; several where a batch has uneven parts.
 
     Returns:
         The context, to be entered around training.
     """
     if config.compile:
-        return blocks_compiled(model, batch_size)
+        return blocks_compiled(model, *batch_sizes)
     return blocks_checkpointed(model) if config.checkpoint_blocks else nullcontext()
 
 

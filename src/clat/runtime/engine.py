@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.logger import quiet
-from clat.network.modes import batch_norms
+from clat.network.modes import batch_norms, tracking_instance_norms
 from clat.runtime.buckets import average_in_buckets
 from clat.runtime.layout import find_layout
 from clat.runtime.settings import EngineConfig
@@ -62,6 +62,7 @@ class Engine:
             self.fabric = SingleProcess(cuda=cuda, bfloat16=self.precision == "bf16-mixed")
             return
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
 
         with quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
             self.fabric = Fabric(
@@ -69,6 +70,8 @@ class Engine:
                 devices=layout.devices,
                 num_nodes=layout.nodes,
                 strategy="ddp",
+                # Left to itself it takes any job of SLURM's for one whose processes are started already.
+                plugins=[] if layout.started else [LightningEnvironment()],
                 precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
             )
 
@@ -130,6 +133,8 @@ class Engine:
         Returns:
             The context, which does nothing in precision 32.
         """
+        if self.shards and self.precision == "bf16-mixed":  # its cache would keep what resharding lets go of
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         context: AbstractContextManager[Any] = self.fabric.autocast()
         return context
 
@@ -180,13 +185,13 @@ class Engine:
         return [torch.zeros_like(one) if gradient is None and n else gradient for gradient, one, n in found]
 
     def average_statistics(self, model: nn.Module) -> None:
-        """Replace BatchNorm statistics, which each process updates on its own share, by their mean.
+        """Replace the statistics of norms, which each process updates on its own share, by their mean.
 
         Args:
-            model: the network; statistics of BatchNorm modules that are frozen are left alone.
+            model: the network; statistics of modules that are frozen are left alone.
         """
-        updating = (bn for bn in batch_norms(model) if bn.training)
-        self.average(b for bn in updating for b in bn.buffers(recurse=False) if b.is_floating_point())
+        updating = (norm for norm in (*batch_norms(model), *tracking_instance_norms(model)) if norm.training)
+        self.average(b for norm in updating for b in norm.buffers(recurse=False) if b.is_floating_point())
 
     def share(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of process 0.
@@ -213,6 +218,19 @@ class Engine:
         if self.world == 1 or not tensors:
             return
         average_in_buckets(tensors, self.world)
+
+    def means(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean of each number over the processes. All must call it.
+
+        Args:
+            values: this process's, by name; one that it lacks counts as 0, one that process 0 lacks is left out.
+
+        Returns:
+            The means, the same in every process.
+        """
+        names = self.from_first(list(values))
+        own = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
+        return dict(zip(names, (self.total(own) / self.world).tolist(), strict=True))
 
     def total(self, counts: Tensor) -> Tensor:
         """Return the sum over the processes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,12 @@ class ProcessLayout:
     Attributes:
         nodes: machines.
         devices: processes on each of them.
+        started: a launcher has started them; else clat does.
     """
 
     nodes: int
     devices: int
+    started: bool = False
 
     @property
     def world(self) -> int:
@@ -57,8 +60,27 @@ def find_layout(config: EngineConfig) -> ProcessLayout:
     return ProcessLayout(nodes=config.nodes, devices=config.devices)
 
 
+LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+"""Beginnings of what SLURM and torchrun tell the processes that they start."""
+MEETING = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for a command of its own, which is none of the processes that a launcher started.
+
+    Args:
+        environment: variables, such as those of this process.
+
+    Returns:
+        Those that do not say which of several processes it is, and where they meet.
+    """
+    return {
+        name: value for name, value in environment.items() if name not in MEETING and not name.startswith(LAUNCHERS)
+    }
+
+
 def _even(world: int, devices: int, launcher: str) -> ProcessLayout:
     """Return the layout of `world` processes, `devices` on each machine."""
     if devices < 1 or world % devices:
         raise ClatError(f"{launcher} started {world} processes, {devices} on this machine: start as many on each")
-    return ProcessLayout(nodes=world // devices, devices=devices)
+    return ProcessLayout(nodes=world // devices, devices=devices, started=True)

@@ -21,6 +21,7 @@ from clat.report.page import write_report
 from clat.runtime.jobs.job import JobPlace, JobStatus, why_failed
 from clat.runtime.jobs.schedule import PATIENCE, STOPPED
 from clat.runtime.jobs.signals import signals_noted
+from clat.runtime.layout import without_launcher
 from clat.studies.beside import run_rows_beside
 from clat.studies.collect import collect, write_table
 from clat.studies.row import Row, Scale, Study, seeded
@@ -222,7 +223,7 @@ def run_row(row: Row, recipe: Path, out: Path) -> str | None:
 def _exit_code(command: Sequence[str], output: IO[str]) -> int:
     """Run a command and return its exit code. Where this process is asked to stop, the command is too, and saves
     its state before it leaves; then Interrupted, or KeyboardInterrupt for Ctrl-C, is raised."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**without_launcher(os.environ), "PYTHONUNBUFFERED": "1"}
     with signals_noted() as noted:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         code = None

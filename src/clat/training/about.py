@@ -38,7 +38,7 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
         "started": now(),
         "finished": None,
         "environment": {
-            **describe_environment(engine.device.type),
+            **describe_environment(engine.device),
             "precision": recipe.engine.precision,
             "processes": engine.world,
             **({"sharded": True} if engine.shards else {}),

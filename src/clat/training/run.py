@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.notices import notice
@@ -236,7 +237,9 @@ def _run(
         with stop_on_signals() as stop, last_words(leave), together:
             finish("running")
             with shared_out(model, engine) as part:
-                blocks = blocks_as(recipe.engine, part, recipe.batch_size // engine.world)
+                parts = batch_parts(loader.batch_size // engine.world, recipe.micro_batch)
+                sizes = {rows.stop - rows.start for rows in parts}
+                blocks = blocks_as(recipe.engine, part, *sizes)
                 with logits_only(part), guarded(part), blocks:
                     heldout, name = as_batch(inputs.heldout, engine), inputs.model_name(recipe)
                     frozen = inputs.frozen

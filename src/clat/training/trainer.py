@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clat.core.seeds import derive_seed, seed_global
@@ -97,17 +98,24 @@ class Trainer:
             Diverged: the loss or a weight is not finite.
         """
         earlier, start = self.progress.cost, time.perf_counter()
+
+        def spent() -> Cost:
+            passes = torch.tensor([live.forwards, live.backwards], device=self.engine.device)
+            forwards, backwards = self.engine.total(passes).tolist()
+            seconds = time.perf_counter() - start
+            return earlier + replace(live, forwards=forwards, backwards=backwards, seconds=seconds)
+
         if self.recipe.data.decide_on == "test-split":
             warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
         kept = modes.preserve_random_states(self.model)
         with kept, metered(self.model) as live, self.files.all_written():
-            self._spent = lambda: earlier + replace(live, seconds=time.perf_counter() - start)
+            self._spent = spent
             while self.progress.stage < len(self.recipe.stages):
                 with modes.restore_flags(self.model):
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
                 stop_if_asked(self.stop, self.engine, self.files.writer.wait)
-        self.progress.cost = earlier + live
+        self.progress.cost = replace(spent(), peak_memory_bytes=(earlier + live).peak_memory_bytes)
 
     def _stage(self, stage: StageConfig) -> None:
         progress, first = self.progress, self.recipe.first_epoch(self.progress.stage)
@@ -215,6 +223,7 @@ class Trainer:
         self.optimizer_state = self.runner.trainable.optimizer_state
         self.engine.average_statistics(self.model)
         images = steps * self.loader.batch_size
+        progress.sums = self.engine.means(progress.sums)
         record = records.epoch_record(progress, self.recipe, self.runner, steps=steps, images=images, rate=rate)
         check = None
         if last or progress.epoch % self.recipe.monitor.every == 0:

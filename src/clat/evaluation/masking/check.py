@@ -81,7 +81,7 @@ def check(
         threat=threat,
         seed=seed,
         cost=cost,
-        environment=describe_environment(device_of(model, x.device).type),
+        environment=describe_environment(device_of(model, x.device)),
         about=about or {},
     )
 

@@ -12,6 +12,7 @@ import torch
 
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import Job
+from clat.runtime.layout import without_launcher
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"
@@ -140,7 +141,7 @@ class LocalProcesses:
         """
         threads = max(1, torch.get_num_threads() // (self.count * job.processes))
         changes = {"PYTHONUNBUFFERED": "1", **({VISIBLE: ",".join(gpus)} if gpus else {})}
-        return {THREADS: str(threads), **os.environ, **changes}
+        return {THREADS: str(threads), **without_launcher(os.environ), **changes}
 
     def leave(self, process: LocalProcess) -> None:
         """Give back what a job that has ended had.

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clat.runtime.layout import without_launcher
+
 
 class CommandRunner:
     """Runs one `clat` command on the machine that it is on; an actor of Ray."""
@@ -36,7 +38,7 @@ class CommandRunner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder if Path(folder).is_dir() else None,
-                env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                env={**without_launcher(os.environ), **environment, "PYTHONUNBUFFERED": "1"},
             )
         return platform.node()
 

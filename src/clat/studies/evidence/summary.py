@@ -108,7 +108,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
     """
     confirmed = [decided(table) for table in tables]
     corrected = holm([one["p"] for one in confirmed])
-    environment = describe_environment(computing_device().type)
+    environment = describe_environment(computing_device())
     command = invocation()
     made = [("command", " ".join(command))] if command else []
     made += [(key, str(value)) for key, value in environment.items()]

@@ -43,7 +43,7 @@ def evidence_table(
         Plain data.
     """
     regime, scale = request.regime, request.store.scale
-    environment = describe_environment(computing_device().type)
+    environment = describe_environment(computing_device())
     command = invocation()
     how = {form: one if isinstance(one, str) else one.how for form, one in ratios.items()}
     made = [("command", " ".join(command))] if command else []

@@ -249,7 +249,7 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         Plain data.
     """
     table, scale = request.table, request.store.scale
-    environment = describe_environment(computing_device().type)
+    environment = describe_environment(computing_device())
     command = invocation()
     ratios = content.about.get("ratios", {})
     how = [one["how"] if isinstance(one, dict) else one for one in ratios.values()]
