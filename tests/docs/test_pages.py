@@ -46,10 +46,10 @@ def test_each_invariant_stands_beside_a_test_that_exists():
             assert function in tests, file
 
 
-def test_every_room_is_in_the_table_and_in_the_picture():
+def test_every_package_is_in_the_table_and_in_the_picture():
     rooms = {folder.parent.name for folder in (ROOT / "src" / "clat").glob("*/__init__.py")}
     picture = (ROOT / "docs" / "assets" / "rooms.svg").read_text()
-    assert set(re.findall(r"^\| `(\w+)` \|", section("The rooms"), flags=re.M)) == rooms
+    assert set(re.findall(r"^\| `(\w+)` \|", section("The packages"), flags=re.M)) == rooms
     assert set(re.findall(r'class="name"[^>]*>(\w+)<', picture)) == rooms
 
 

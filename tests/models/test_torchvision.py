@@ -94,8 +94,8 @@ def test_what_is_refused(models, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "module", "install"),
     [
-        ("timm:resnet18", "timm", "clat[timm]"),
-        ("hf:owner/name", "transformers", "clat[hf]"),
+        ("timm:resnet18", "timm", "pip install timm"),
+        ("hf:owner/name", "transformers", "pip install transformers"),
         ("torchvision:resnet18", "torchvision", "see pytorch.org"),
     ],
 )

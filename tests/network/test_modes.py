@@ -23,7 +23,7 @@ from clat.criticality.robust_criticality import measure_robust_criticality
 from clat.evaluation import evaluate
 from clat.network import modes
 from clat.network.layers import enumerate_layers
-from clat.objectives import Trades
+from clat.objectives import FastAT, Trades
 from clat.objectives.base import Step
 
 
@@ -216,7 +216,7 @@ def test_attack_mode_itself(model: Restless, images: Tensor) -> None:
         assert not any(module.training for module in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
     with modes.attack_mode(model, "train"):
-        assert [name for name, module in model.named_modules() if module.training] == ["bn1", "bn2"]
+        assert [name for name, module in model.named_modules() if module.training] == ["bn1"]  # bn2 is frozen
         assert model.bn1(torch.ones(2, 4, 3, 3)).abs().max() < 1e-6  # normalised by the batch
 
 
@@ -227,6 +227,20 @@ def test_batch_statistics_are_used_when_asked_for(images: Tensor) -> None:
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     assert bn.training
     assert bn.num_batches_tracked == 0
+
+
+def test_batch_norm_that_is_frozen_stays_so_in_an_attack_on_batch_statistics(images: Tensor) -> None:
+    """The loss sees it with stored statistics, and the attack is on that network."""
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3).eval())
+    with modes.attack_mode(net, "train"):
+        assert [bn.training for bn in net] == [True, False]
+    frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10)).eval()
+    frozen(images)
+    y = torch.zeros(len(images), dtype=torch.long)
+    batch, stored = (
+        FastAT(eps="8/255", attack_bn=bn).examples(frozen, images, y, Step(seed=1)) for bn in ("train", "eval")
+    )
+    assert torch.equal(batch[0], stored[0])
 
 
 def test_unknown_batch_norm_mode(model: Restless) -> None:

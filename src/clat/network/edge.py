@@ -36,9 +36,9 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
     """
     model = unwrapped(model)
     _check_values(model)
+    check_images(x)
     if x.device.type == "mps":
         raise ClatError("images on 'mps', which has no float64: move network and images to the CPU")
-    check_images(x)
     if y is not None:
         check_labels(y, None, len(x))
     return model, as_measured(model, x)

@@ -61,7 +61,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
     Args:
         model: the network, in any mode.
         batch_norm: "eval" uses the stored statistics; "train" normalises by the batch, as some published recipes do
-            (Fast-AT, AWP), and still leaves the stored statistics untouched.
+            (Fast-AT, AWP), where the model does so now, and still leaves the stored statistics untouched.
         labels: (N,) int64; the model's first output is then refused unless it is logits for all of them.
 
     Raises:
@@ -71,6 +71,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
         raise unknown("BatchNorm mode of an attack", batch_norm, ("eval", "train"))
     if torch.is_inference_mode_enabled():
         raise ClatError("torch.inference_mode() is on, where no gradient exists: use torch.no_grad() instead")
+    training = [bn for bn in batch_norms(model) if bn.training]  # others are frozen: the loss sees them so too
     with (
         restore_flags(model),
         preserve_buffers(model),
@@ -82,7 +83,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
         model.eval()
         model.requires_grad_(False)
         if batch_norm == "train":
-            for bn in batch_norms(model):
+            for bn in training:
                 bn.training = True
                 bn.track_running_stats = False  # so torch normalises by the batch and writes nothing down
         with frozen_norms_lean(model):

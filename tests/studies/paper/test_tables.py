@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+import clat
 from clat import cli
 from clat.core.errors import ClatError
 from clat.evaluation.effort import mean_passes
@@ -21,6 +23,7 @@ from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import claim
+from clat.studies.paper.layer_tables import in_order
 from clat.studies.paper.page import compact, markdown, render
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
@@ -269,6 +272,20 @@ def test_attacks_are_planned_by_their_passes(tmp_path, monkeypatch):
     left = (len(networks) - 1) * TINY.test_size * each
     assert attack_seconds(asked, held) == pytest.approx(left), "what is measured takes nothing"
     assert needed_attacks(request_for(find_table("T9"), DIGITS, held, QUIET), (), ()) == []
+
+
+def test_an_infinite_criticality_is_the_largest(tmp_path):
+    """In its file it is null."""
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 1, 1) for _ in range(3)), torch.nn.Flatten(), torch.nn.Linear(16, 2)
+    )
+    x, y = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    found = clat.measure_criticality(net, x, y, eps=0.1)
+    rows = [replace(row, criticality=float("inf") if row.name == "1" else row.criticality) for row in found.rows]
+    replace(found, rows=tuple(rows)).to_json(tmp_path / "report.json")
+    assert "Infinity" not in (tmp_path / "report.json").read_text()
+    assert in_order(tmp_path, {"report": "report.json", "layers": ["1", "2"], "indices": [2, 3]}) == [2, 3]
+    assert in_order(tmp_path, {"report": "report.json", "layers": ["0", "1"], "indices": [1, 2]}) == [2, 1]
 
 
 @pytest.mark.parametrize("table", ["T7", "T20", "F3"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.formatting import DASH, count
 from clat.criticality.rankings import CriticalityRanking
+from clat.criticality.report import CriticalityReport
 from clat.data import Loader, hold_out
 from clat.models import build_model
 from clat.models.settings import ModelConfig
@@ -194,7 +195,8 @@ def selected_layers(request: Request) -> Content:
             selections = [one for one in request.store.records(runs[0]) if one["event"] == "selection"]
             if number < len(selections):
                 found = selections[number]
-                entry |= {"layers": _in_order(request, runs[0], found), "epoch": found["epoch"], "run": runs[0].key}
+                folder = request.store.folder / "runs" / runs[0].key
+                entry |= {"layers": in_order(folder, found), "epoch": found["epoch"], "run": runs[0].key}
             else:
                 entry["absent"] = f"not at this scale, whose stage selects {len(selections)} times"
         entries.append({**entry, "failure": failure})
@@ -216,12 +218,19 @@ def _part(request: Request) -> str:
     return f"{scale.start(request.table.share)} of {scale.epochs} epochs"
 
 
-def _in_order(request: Request, run: StoredRun, selection: Mapping[str, Any]) -> list[int]:
-    """Return a selection's layers by falling criticality, which its report has; the record has them forward."""
-    report = json.loads((request.store.folder / "runs" / run.key / selection["report"]).read_text())
-    value = {row["name"]: row["criticality"] or 0.0 for row in report["rows"]}
+def in_order(folder: Path, selection: Mapping[str, Any]) -> list[int]:
+    """Return a selection's layers by falling criticality, which its report has; the record has them forward.
+
+    Args:
+        folder: the run's.
+        selection: the record, with the names and numbers of the layers and the report's place in the folder.
+
+    Returns:
+        The numbers of the layers.
+    """
+    order = [row.name for row in CriticalityReport.from_json(folder / selection["report"]).ranked()]
     pairs = zip(selection["layers"], selection["indices"], strict=True)
-    return [index for _, index in sorted(pairs, key=lambda pair: -value.get(pair[0], 0.0))]
+    return [index for _, index in sorted(pairs, key=lambda pair: order.index(pair[0]))]
 
 
 def parameters(request: Request) -> Content:
