@@ -228,9 +228,20 @@ class Engine:
         Returns:
             The means, the same in every process.
         """
+        means = self.total(self.numbers(values)) / self.world
+        return dict(zip(self.from_first(list(values)), means.tolist(), strict=True))
+
+    def numbers(self, values: Mapping[str, float]) -> Tensor:
+        """Return numbers as a tensor, in the order that process 0 has them in. All must call it.
+
+        Args:
+            values: this process's, by name; one that it lacks counts as 0, one that process 0 lacks is left out.
+
+        Returns:
+            float64, (names of process 0,), on the device.
+        """
         names = self.from_first(list(values))
-        own = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
-        return dict(zip(names, (self.total(own) / self.world).tolist(), strict=True))
+        return torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
 
     def total(self, counts: Tensor) -> Tensor:
         """Return the sum over the processes.

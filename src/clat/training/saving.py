@@ -19,7 +19,7 @@ from clat.recipe.toml import recipe_hash
 from clat.runtime.callback_list import CallbackList
 from clat.runtime.engine import Engine
 from clat.training.stage import StageRunner
-from clat.training.state import Checkpoint, Progress, save_state
+from clat.training.state import SUMS, Checkpoint, Progress, save_state
 from clat.training.trainable import TrainableSet
 from clat.training.writer import BackgroundWriter
 
@@ -125,8 +125,8 @@ class RunFiles:
     def snapshot(self, progress: Progress, runner: StageRunner) -> Checkpoint:
         """Return where the run stands.
 
-        Processes have buffers of their own between the ends of epochs, when BatchNorm statistics are averaged, and
-        callbacks may have more.
+        Processes have buffers and sums of losses of their own between the ends of epochs, when they are averaged,
+        and callbacks may have more.
 
         Args:
             progress: the run's; the callbacks' scalars enter it.
@@ -147,6 +147,7 @@ class RunFiles:
         }
         theirs = {f"model.{name}": value for name, value in buffers.items()}
         theirs |= {f"companion.{name}": value for name, value in own.items()}
+        theirs |= {SUMS: self.engine.numbers(progress.sums)} if progress.sums else {}
         tensors = callbacks.tensors() | own
         gathered = self.engine.gather(theirs)
         first = self.engine.rank == 0

@@ -25,6 +25,9 @@ from clat.network.exchange import copied
 from clat.network.slices import slice_like
 from clat.training.optimizer import OptimizerState
 
+SUMS = "progress.sums"
+"""What the sums of each of several processes are called in the file."""
+
 
 @dataclass
 class Progress:
@@ -67,7 +70,7 @@ class Checkpoint(NamedTuple):
     callbacks: dict[str, Tensor]
     own: dict[str, Tensor]
     """What each of several processes had of its own of these, in order of rank, (world, ...), by their names in the
-    file: "model.NAME", "companion.NAME"."""
+    file: "model.NAME", "companion.NAME", SUMS."""
 
     def put_into(self, model: nn.Module, source: object = "the saved state") -> None:
         """Load the weights and buffers into a network.
@@ -189,6 +192,8 @@ def load_state(path: Path, recipe_hash: str, rank: int = 0, world: int | None = 
     own = group("own.")
     count = world or len(next(iter(own.values()), ()))
     tensors |= {name: _share_of(name, values, rank, count) for name, values in own.items()}
+    if SUMS in tensors:
+        progress.sums = dict(zip(progress.sums, tensors[SUMS].tolist(), strict=True))
     return Checkpoint(progress, group("model."), _by_parameter(group), group("companion."), own)
 
 
