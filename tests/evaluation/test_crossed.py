@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from clat.evaluation.crossed import accuracy_interval, crossed_interval, standard_error
-from clat.evaluation.statistics import Accuracy
+from clat.evaluation.statistics import Accuracy, PairedDifference
 from clat.studies.evidence.comparison import compare
 
 
@@ -24,6 +25,7 @@ def test_an_accuracy_of_nothing_is_not_certain():
     found = accuracy_interval(np.zeros((3, 32)))
     assert (found.value, found.low) == (0.0, pytest.approx(0.0, abs=1e-12))
     assert found.high == pytest.approx(0.107, abs=0.001)
+    assert found.to_dict()["over"] == "images"
 
 
 def test_an_accuracy_stays_within_its_range():
@@ -48,9 +50,32 @@ def test_of_one_seed_it_is_the_t_interval_over_images():
     assert (found.low, found.high) == pytest.approx(expected)
 
 
+def test_seeds_whose_differences_cancel_are_not_certain():
+    """Neither seeds nor images differ in the mean; all of it is what is left."""
+    values = np.zeros((2, 100))
+    values[:, :2] = [[1, -1], [-1, 1]]
+    found = compare(values)
+    assert found.low < 0 < found.high
+    assert found.error == pytest.approx(np.sqrt(np.sum(values**2) / 99 / 200))
+    assert np.isfinite(list(found.to_dict().values())).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_differences_that_are_all_the_same_are_no_more_certain_than_their_images(value, seeds):
+    found = crossed_interval(np.full((seeds, 50), value))
+    first, second = torch.full((50,), value < 0), torch.full((50,), value > 0)
+    assert (found.low, found.high) == PairedDifference.between(first, second).interval
+    assert (found.value, found.to_dict()["over"]) == (value, "images")
+    told = compare(np.full((seeds, 50), value))
+    assert (told.p < 0.05) == (value != 0)
+    assert told.detectable > 0
+
+
 def test_a_single_verdict_says_nothing():
     found = crossed_interval(np.array([[1.0]]))
-    assert (found.value, found.low, found.high) == (1.0, -1.0, 1.0)
+    assert found.value == 1.0
+    assert found.low < 0
 
 
 @pytest.mark.parametrize(("shift", "sign"), [(0.4, 1), (-0.4, -1), (0.0, 0)])

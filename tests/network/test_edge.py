@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -402,20 +403,61 @@ def test_images_are_brought_to_the_device_of_a_network_that_has_one(places: list
     assert found.place == (None if moved is None else torch.device(moved))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("ranking", ["criticality", "mrc", "activation"])
-def test_every_ranking_brings_them_there(ranking: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+MEASURES: dict[str, tuple[str, Entrance]] = {
+    "criticality": ("index", lambda model, x, y: clat.measure_criticality(model, x, y, eps=0.1, steps=1)),
+    "given x_adv": ("index", lambda model, x, y: clat.measure_criticality(model, x, y, eps=0.1, x_adv=1 - x)),
+    "mrc": ("robust_criticality", lambda model, x, y: clat.measure_robust_criticality(model, x, y, x_adv=1 - x)),
+    "activation": ("activation", lambda model, x, y: clat.measure_activation_ranking(model, x, y, steps=1)),
+    "rewinding": (
+        "rewinding",
+        lambda model, x, y: clat.measure_rewinding_drop(model, doubled(model), x, y),
+    ),
+    "choice": ("choice", lambda model, x, y: clat.select_layers(model, x, y, eps=0.1, k=1)),
+}
 
-    def noted(model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
-        seen.append(len(tensors))
-        return tensors
 
-    module = {"criticality": "index", "mrc": "robust_criticality", "activation": "activation"}[ranking]
-    monkeypatch.setattr(f"clat.criticality.{module}.beside", noted)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+def doubled(model: nn.Module) -> dict[str, Tensor]:
+    return {name: 2 * value for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_ranking_computes_with_what_was_brought_there(measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees none of the images that were given: those beside it are darker here."""
+    seen: set[float] = set()
+
+    class Noting(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.update(x.detach().amax((1, 2, 3)).tolist())
+            return super().forward(x)
+
+    def darker(model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor / 4 if tensor.is_floating_point() else tensor for tensor in tensors)
+
+    net = Noting(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
     x, y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
-    make_ranking(ranking, {}).measure(net, x, y, layers=None, eps="0.1", norm="linf", seed=0, initial=None)
-    assert seen[0] == 2
+    module, run = MEASURES[measure]
+    monkeypatch.setattr(f"clat.criticality.{module}.beside", darker)
+    run(net, x, y)
+    given = {*x.amax((1, 2, 3)).tolist(), *(1 - x).amax((1, 2, 3)).tolist()}
+    assert seen
+    assert not seen & given
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "y", "says"),
+    [
+        (lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), "the model is a function"),
+        (nn.Flatten(), np.zeros((2, 3, 8, 8), np.float32), torch.tensor([0, 1]), "torch"),
+        (nn.Flatten(), torch.rand(2, 3, 8, 8), [0, 1], "labels"),
+    ],
+)
+@pytest.mark.parametrize("run", [clat.measure_criticality, clat.measure_robust_criticality, clat.select_layers])
+def test_what_is_no_network_or_no_tensor_is_refused_in_one_line(
+    model: Any, x: Any, y: Any, says: str, run: Any
+) -> None:
+    with pytest.raises(ClatError, match=says) as caught:
+        run(model, x, y, eps=0.1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_device_without_float64_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

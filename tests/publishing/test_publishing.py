@@ -1,4 +1,4 @@
-"""What leaves the house: folders both ways, cards, deltas, exported networks, RobustBench's entry, the hub."""
+"""What is handed on: folders both ways, cards, deltas, exported networks, RobustBench's entry, the hub."""
 
 from __future__ import annotations
 

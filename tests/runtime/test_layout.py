@@ -66,7 +66,7 @@ def test_in_a_slurm_job_of_one_task_clat_starts_the_processes_itself(monkeypatch
 
 
 def test_a_command_of_its_own_is_none_of_the_processes_of_a_launcher():
-    environment = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2", "MASTER": "mine"}
+    environment = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "SLURM_TMPDIR": "/scratch", "GROUP_NAME": "mine"}
     started = {"SLURM_NTASKS": "4", "RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x", "MASTER_PORT": "1"}
     assert without_launcher({**environment, **started}) == environment
 

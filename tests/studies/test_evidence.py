@@ -165,7 +165,7 @@ def test_what_costs_more_or_is_not_whole_is_not_chosen():
     ("found", "told"),
     [
         (confirmed(0.1), "CLAT gains: +2.0 points clean and +1.0 robust"),
-        (confirmed(0.0), "CLAT does not gain +2.0 points clean and +1.0 robust: more than +0.0 clean and"),
+        (confirmed(0.0), "CLAT does not gain +2.0 points clean and +1.0 robust: more than +0.1 clean and"),
         (
             confirmed(0.015),
             "does not gain +2.0 points clean and +1.0 robust: more than +1.9 clean is",

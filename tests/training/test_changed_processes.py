@@ -6,7 +6,7 @@ import torch
 
 from clat.objectives.free_at import FreePerturbation
 from clat.training.resuming import other_configuration
-from clat.training.state import Checkpoint, Progress, load_state, save_state
+from clat.training.state import SUMS, Checkpoint, Progress, load_state, save_state
 
 MEANS = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
 COUNTS = torch.tensor([4, 7])
@@ -37,6 +37,21 @@ def test_another_number_takes_means_and_its_part_of_the_images(tmp_path):
     parts = [load(rank, 4).callbacks["objective.delta"] for rank in range(4)]
     assert torch.equal(torch.cat(parts), IMAGES.flatten(0, 1))
     assert {tuple(part.shape) for part in parts} == {(2, 3, 2, 2)}
+
+
+def test_sums_of_losses_are_those_that_each_had_or_their_mean(tmp_path):
+    sums, each = {"loss": 1.0, "part": 2.0}, torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64)
+    whole = Checkpoint(Progress(sums=sums), {}, {}, {}, {SUMS: each})
+    save_state(tmp_path / "state", whole, "hash")
+
+    def found(rank, world):
+        return load_state(tmp_path / "state", "hash", rank, world).progress.sums
+
+    assert [found(rank, 2) for rank in (0, 1)] == [sums, {"loss": 3.0, "part": 6.0}]
+    for world in (1, 4):
+        assert found(world - 1, world) == {"loss": 2.0, "part": 4.0}
+    save_state(tmp_path / "state", Checkpoint(Progress(sums=sums), {}, {}, {}, {}), "hash")
+    assert found(1, 2) == sums, "of one process, or of an earlier version"
 
 
 def test_a_buffer_shaped_like_images_is_none(tmp_path):

@@ -76,8 +76,8 @@ def measure_activation_ranking(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a batch of one class.
     """
-    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     check_attacked(tap, value)
@@ -88,8 +88,8 @@ def measure_activation_ranking(
         check_labels(targets[1], None, len(x))
         if targets[0].shape != x.shape:
             raise ClatError(f"the target images have shape {tuple(targets[0].shape)}, x has {tuple(x.shape)}")
-        images, labels = beside(model, *targets)
-        targets = as_measured(model, images), labels
+        images, labels = beside(model, as_measured(model, targets[0]), targets[1])
+        targets = images, labels
     with measuring(model, x.device) as cost:
         before = _predictions(model, x, y, batch_size)
         if targets is None:

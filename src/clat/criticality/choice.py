@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from clat.core.checks import check_images, check_labels
 from clat.core.errors import unknown
 from clat.core.units import Size
 from clat.criticality.rankings import Ranking, make_ranking
 from clat.criticality.selection import Selection, select
-from clat.network.edge import beside
+from clat.network.edge import accept, beside
 
 
 def select_layers(
@@ -59,9 +58,8 @@ def select_layers(
     own = {each.name for each in fields(chosen)} - {"name"} if isinstance(ranking, str) else set()
     for name in settings.keys() - own:
         raise unknown("setting", name, own, where=f" of the ranking '{chosen.name}'")
+    model, x = accept(model, x, y)
     x, y = beside(model, x, y)
-    check_images(x)
-    check_labels(y, None, len(x))
     ranked = {"ranking": chosen} if rule in ("critical", "least-critical") else {}
     wanted = Selection(rule=rule, k=k, include=tuple(include), exclude=tuple(exclude), **ranked)  # type: ignore[arg-type]
     layers = wanted.candidates(model, x)

@@ -102,8 +102,8 @@ def measure_criticality(
     """
     normaliser = default_normaliser(metric) if normaliser is None else normaliser
     check_names(normaliser, tap, metric, predecessor)
-    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = enumerate_layers(model, x) if layers is None else sorted(layers, key=lambda layer: layer.index)
     if not layers:
@@ -115,7 +115,7 @@ def measure_criticality(
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
-        x_adv = as_measured(model, x_adv)
+        (x_adv,) = beside(model, as_measured(model, x_adv))
         if torch.equal(x_adv, x):
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
         with torch.autocast(x.device.type, enabled=False):

@@ -82,8 +82,8 @@ def measure_rewinding_drop(
     Raises:
         ClatError: if `initial` does not fit, or equals the model in every layer.
     """
-    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     first = _first_weights(model, initial, layers)
@@ -151,8 +151,8 @@ def measure_rewinding_criticality(
     Raises:
         ClatError: if `initial` does not fit or equals the model in every layer, or for settings that make no sense.
     """
-    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     check_search(loss, alphas, draws, sigmas)

@@ -100,8 +100,8 @@ def measure_robust_criticality(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a loss that is not finite.
     """
-    x, y = beside(model, x, y)
     model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
     if layers is None:
         layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
     check_ranking(x, layers, batch_size)
@@ -114,7 +114,7 @@ def measure_robust_criticality(
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
         check_images(x_adv)
-        x_adv = as_measured(model, x_adv)
+        (x_adv,) = beside(model, as_measured(model, x_adv))
         clean = loss_and_accuracy(model, {}, x, y, batch_size)[1]
         loss, accuracy = loss_and_accuracy(model, {}, x_adv, y, batch_size)
         if not math.isfinite(loss):

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy  # whose parts are loaded where they are used
+import torch
 from numpy.typing import NDArray
 
-from clat.evaluation.statistics import Accuracy
+from clat.evaluation.statistics import Accuracy, PairedDifference
 
-CONFIDENCE = 0.95
+CONFIDENCE, CROSSED = 0.95, "crossed-t"
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,18 @@ class CrossedInterval:
     high: float
     seeds: int
     images: int
-    method: str = "crossed-t"
+    method: str = CROSSED
 
     def to_dict(self) -> dict[str, float | int | str]:
-        """Return plain data; a single seed's interval is over images alone, and `over` says so.
+        """Return plain data.
+
+        The interval of a single seed, or of seeds that agree in all, is over images alone, and `over` says so.
 
         Returns:
             The fields, and what the interval is over.
         """
-        return {**vars(self), "over": "seeds and images" if self.seeds > 1 else "images"}
+        both = self.seeds > 1 and self.method == CROSSED
+        return {**vars(self), "over": "seeds and images" if both else "images"}
 
     @property
     def sign(self) -> int:
@@ -55,10 +59,15 @@ def crossed_interval(values: NDArray[np.float64], *, least: float = -1.0) -> Cro
 
     Returns:
         The mean and its interval, in the unit of the values. Of a single seed it speaks of those two networks, over
-        images alone.
+        images alone. Where all values are the same, of which a standard error says nothing, it is that of a paired
+        difference over images.
     """
     seeds, images = values.shape
     value = float(values.mean())
+    if values.min() == values.max():
+        one = torch.from_numpy(values[0])
+        low, high = PairedDifference.between(one < 0, one > 0).interval
+        return CrossedInterval(value, low, high, seeds, images, "bonett-price")
     error, freedom = standard_error(values)
     reach = float(scipy.stats.t.isf((1 - CONFIDENCE) / 2, freedom)) * error
     return CrossedInterval(value, max(value - reach, least), min(value + reach, 1.0), seeds, images)
@@ -107,8 +116,8 @@ def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
         (-float((rest**2).sum()) / ((seeds - 1) * (images - 1)), (seeds - 1.0) * (images - 1)),
     ]
     whole = sum(square for square, _ in parts)
-    whole = max(whole, *(square for square, _ in parts))  # where the seeds differ by less than chance
+    whole = max(whole, *(abs(square) for square, _ in parts))  # where the seeds differ by less than chance
     spread = sum(square**2 / free for square, free in parts)
     if spread == 0:
-        return 0.0, seeds - 1.0
+        return 0.0, images - 1.0
     return math.sqrt(whole / (seeds * images)), whole**2 / spread

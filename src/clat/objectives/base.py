@@ -207,7 +207,8 @@ class InnerAttack(Objective):
     steps: int = 10
     """Gradient steps of the attack."""
     attack_bn: Literal["eval", "train"] = "eval"
-    """BatchNorm while attacking: the stored statistics, or those of the batch (stored ones stay untouched)."""
+    """BatchNorm while attacking: the stored statistics, or, where it is in training mode itself, those of the batch
+    (stored ones stay untouched)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

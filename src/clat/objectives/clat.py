@@ -291,12 +291,14 @@ class Clat(InnerAttack):
 
         parts: dict[str, Tensor] = {}
         if weight > 0:
+            constant = self.detach_clean and "clean" not in read
             clean: Sequence[Tensor]
             if examples.clean_logits is not None:
                 logits["clean"], clean = examples.clean_logits, examples.clean_features
             else:
-                clean = features("clean", constant=self.detach_clean and "clean" not in read)
-                torch.clear_autocast_cache()  # before 2.11 torch handed weights cast without a gradient out again
+                clean = features("clean", constant=constant)
+                if constant:  # before 2.11 torch would hand out again the weights that were cast without a gradient
+                    torch.clear_autocast_cache()
             if self.detach_clean:
                 clean = [feature.detach() for feature in clean]
             change = feature_change(features(self.feature_input), clean, relative=self.relative)

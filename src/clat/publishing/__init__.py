@@ -1,4 +1,4 @@
-"""What leaves the house: folders for the hub with a model card, deltas, exported networks, RobustBench's entry."""
+"""What is handed on: folders for the hub with a model card, deltas, exported networks, RobustBench's entry."""
 
 from clat.publishing.card import model_card, write_card_file
 from clat.publishing.delta import apply_delta, save_delta

@@ -62,7 +62,7 @@ class Engine:
             self.fabric = SingleProcess(cuda=cuda, bfloat16=self.precision == "bf16-mixed")
             return
         from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import LightningEnvironment
+        from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
         with quiet("lightning_fabric.utilities.rank_zero"):  # it says which precision, also where none is meant
             self.fabric = Fabric(
@@ -71,7 +71,7 @@ class Engine:
                 num_nodes=layout.nodes,
                 strategy="ddp",
                 # Left to itself it takes any job of SLURM's for one whose processes are started already.
-                plugins=[] if layout.started else [LightningEnvironment()],
+                plugins=[LightningEnvironment()] if SLURMEnvironment.detect() and not layout.started else [],
                 precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
             )
 
@@ -228,19 +228,19 @@ class Engine:
         Returns:
             The means, the same in every process.
         """
-        means = self.total(self.numbers(values)) / self.world
-        return dict(zip(self.from_first(list(values)), means.tolist(), strict=True))
+        names = self.from_first(list(values))
+        return dict(zip(names, (self.total(self.numbers(values, names)) / self.world).tolist(), strict=True))
 
-    def numbers(self, values: Mapping[str, float]) -> Tensor:
-        """Return numbers as a tensor, in the order that process 0 has them in. All must call it.
+    def numbers(self, values: Mapping[str, float], names: Iterable[str]) -> Tensor:
+        """Return numbers as a tensor.
 
         Args:
-            values: this process's, by name; one that it lacks counts as 0, one that process 0 lacks is left out.
+            values: this process's, by name; one that it lacks counts as 0.
+            names: of those wanted, in their order.
 
         Returns:
-            float64, (names of process 0,), on the device.
+            float64, (names,), on the device.
         """
-        names = self.from_first(list(values))
         return torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=self.device)
 
     def total(self, counts: Tensor) -> Tensor:

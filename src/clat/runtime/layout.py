@@ -60,9 +60,13 @@ def find_layout(config: EngineConfig) -> ProcessLayout:
     return ProcessLayout(nodes=config.nodes, devices=config.devices)
 
 
-LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_")
-"""Beginnings of what SLURM and torchrun tell the processes that they start."""
-MEETING = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TOLD = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "ROLE_NAME"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"),
+    *("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+)
+"""What torchrun and SLURM tell the processes that they start: which of how many each is, and where they meet."""
 
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
@@ -74,9 +78,7 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     Returns:
         Those that do not say which of several processes it is, and where they meet.
     """
-    return {
-        name: value for name, value in environment.items() if name not in MEETING and not name.startswith(LAUNCHERS)
-    }
+    return {name: value for name, value in environment.items() if name not in TOLD}
 
 
 def _even(world: int, devices: int, launcher: str) -> ProcessLayout:

@@ -19,7 +19,7 @@ from clat.data.channels import with_channels
 from clat.data.per_image import PerImage
 from clat.data.splits import images_in_both, mixed
 from clat.evaluation.protocols import find_protocol
-from clat.models import build_model, model_names
+from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.models.output_names import first_names, in_other_order
 from clat.network import modes
@@ -115,7 +115,7 @@ def prepare(
     if recipe.evaluation.weights != "none":
         find_protocol(recipe.evaluation.protocol)
     if model is None:
-        _check_start(recipe)
+        _check_classifier(recipe)
     processes = recipe.engine.devices * recipe.engine.nodes if processes is None else processes
     train_set, heldout, test = _data(recipe, data)
     own_model = model is not None
@@ -206,19 +206,10 @@ def train_loader(
     )
 
 
-def _check_start(recipe: Recipe) -> None:
-    """Raise ClatError if what is drawn at random would stay so: a built-in network of which the first stage tunes
-    selected layers alone, or a new classifier that no stage moves."""
-    first, model = recipe.stages[0], recipe.model
-    drawn = model.name in model_names() and not model.starts_from_weights  # a factory may load weights of its own
-    if drawn and first.selection is not None and first.objective.keeps_robustness:
-        raise ClatError(
-            f"stage '{first.name}' tunes selected layers of a network that is robust already, and this one has "
-            "random weights: name its file in model.weights (--model.weights), or begin with a stage that trains "
-            "all of it, as the recipe pgd-at-clat does"
-        )
+def _check_classifier(recipe: Recipe) -> None:
+    """Raise ClatError if a new classifier, which is drawn at random, would stay so."""
     rules = [stage.selection for stage in recipe.stages]
-    if model.classifier == "new" and not any(rule is None or rule.moves_classifier for rule in rules):
+    if recipe.model.classifier == "new" and not any(rule is None or rule.moves_classifier for rule in rules):
         raise ClatError(
             'model.classifier = "new" draws the classifier at random, and no stage trains it: begin with a stage '
             "without a selection, as the recipe pgd-at-clat does"

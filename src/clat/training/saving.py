@@ -147,7 +147,8 @@ class RunFiles:
         }
         theirs = {f"model.{name}": value for name, value in buffers.items()}
         theirs |= {f"companion.{name}": value for name, value in own.items()}
-        theirs |= {SUMS: self.engine.numbers(progress.sums)} if progress.sums else {}
+        if progress.sums:
+            theirs[SUMS] = self.engine.numbers(progress.sums, self.engine.from_first(list(progress.sums)))
         tensors = callbacks.tensors() | own
         gathered = self.engine.gather(theirs)
         first = self.engine.rank == 0

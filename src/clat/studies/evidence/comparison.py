@@ -60,10 +60,9 @@ def compare(differences: NDArray[np.float64]) -> CrossedDifference:
     """
     error, freedom = standard_error(differences)
     interval = crossed_interval(differences)
-    if error == 0:
-        p = 1.0 if interval.value == 0 else 0.0
-    else:
-        p = 2 * float(scipy.stats.t.sf(abs(interval.value) / error, freedom))
+    if error == 0:  # all the same: what the interval says stands in for it
+        error = (interval.high - interval.low) / 2 / float(scipy.stats.t.isf(LEVEL / 2, freedom))
+    p = 2 * float(scipy.stats.t.sf(abs(interval.value) / error, freedom))
     return CrossedDifference(
         value=interval.value, low=interval.low, high=interval.high, error=error, freedom=freedom, p=p
     )

@@ -137,7 +137,8 @@ def measured_on(cells: Sequence[Cell]) -> str:
     weights = "the last weights, of the best ones where a row says checkpoint=best" if best else "the last weights"
     return (
         f"Percent, of {weights}, on n test images, {', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % "
-        "intervals over seeds and images (Student's t, two crossed factors), of a single seed over images alone."
+        "intervals over seeds and images (Student's t, two crossed factors), of a single seed over images alone "
+        "(accuracies: Wilson's)."
     )
 
 
