@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
+from scipy import stats
 
 import clat
 from clat.evaluation.crossed import CrossedInterval, crossed_interval
@@ -221,6 +222,46 @@ def averaging_less_pgd_at() -> str:
     return f"{narrow_effect('T20', 'ema', STRONG)} under `clat-v2` and {narrow_effect('T20', 'ema', 'clean')} clean"
 
 
+IMAGENETTE = ("resnet18", "wrn-34-10", "resnet50")
+
+
+def on_imagenette(what: str) -> dict[str, dict[str, Any]]:
+    """Network -> the cell of X + CLAT in T15."""
+    rows = read("paper/T15/narrow/table")["entries"]
+    tuned = [one for one in rows if one["row"] == "pgd-at+clat"]
+    return {one["network"]: one for one in tuned if ("clean" if one["kind"] == "clean" else one["attack"]) == what}
+
+
+def lower_on_imagenette() -> str:
+    found = [on_imagenette(PGD_10)[network] for network in IMAGENETTE]
+    weak = [
+        f"{signed(one['effect']['value'])} [{signed(one['effect']['low'])}, {signed(one['effect']['high'])}]"
+        for one in found
+    ]
+    paper = [f"{one['paper_effect_points']:+.1f}" for one in found]
+    clean, strong = (
+        [signed(on_imagenette(what)[network]["effect"]["value"]) for network in IMAGENETTE]
+        for what in ("clean", STRONG)
+    )
+    return (
+        f"under PGD-10 ResNet-18 {weak[0]}, WRN-34-10 {weak[1]} and ResNet-50 {weak[2]}, where the paper has "
+        f"{paper[0]}, {paper[1]} and {paper[2]}; clean {clean[0]}, {clean[1]} and {clean[2]}; under `clat-v2` "
+        f"{strong[0]}, {strong[1]} and {strong[2]}."
+    )
+
+
+def over_networks() -> str:
+    values = [on_imagenette(PGD_10)[network]["effect"]["value"] for network in IMAGENETTE]
+    around = stats.ttest_1samp(values, 0).confidence_interval()
+    return f"the mean under PGD-10 is {signed(mean(values))} [{signed(around.low)}, {signed(around.high)}]"
+
+
+def ratios_on_imagenette() -> str:
+    chosen = read("paper/T15/narrow/table")["ratios"]
+    first, second, third = (chosen[f"{network}, imagenette"]["ratio"] for network in IMAGENETTE)
+    return f"(ratios {first}, {second} and {third})"
+
+
 def in_points(found: CrossedInterval) -> str:
     return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
@@ -274,6 +315,10 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", printed_in_t5),
     ("docs/results/paper/README.md", ratios_of_t5),
     ("docs/results/paper/README.md", selected_in_t13),
+    ("docs/results/paper/README.md", lower_on_imagenette),
+    ("docs/results/paper/README.md", over_networks),
+    ("docs/results/paper/README.md", ratios_on_imagenette),
+    ("docs/results/README.md", lower_on_imagenette),
     ("docs/results/README.md", anew_less_once),
     ("docs/results/paper/README.md", by_number_of_layers),
     ("docs/results/README.md", lambda: critical_less_pgd_at("AutoAttack's kind (`clat-v2`)")),
@@ -300,6 +345,10 @@ def test_what_the_front_page_calls_settled_is() -> None:
     assert anew[0]["effect"]["high"] < anew[0]["paper_effect_points"] / 100, "the paper's gain is excluded"
     entries = read("paper/T7/narrow/table")["entries"]
     assert {one["settled"] for one in entries} == {None, "not settled"}
+    for what in ("clean", PGD_10, STRONG):
+        below = [one["effect"]["value"] for one in on_imagenette(what).values()]
+        assert len(below) == 3
+        assert max(below) < 0
 
 
 @pytest.mark.parametrize(("page", "sentence"), SENTENCES)
