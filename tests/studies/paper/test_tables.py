@@ -14,6 +14,7 @@ from rich.console import Console
 import clat
 from clat import cli
 from clat.core.errors import ClatError
+from clat.evaluation.crossed import crossed_interval
 from clat.evaluation.effort import mean_passes
 from clat.evaluation.protocols import find_protocol
 from clat.studies.paper import attack_plan, plan, scales, store
@@ -21,6 +22,7 @@ from clat.studies.paper.attack_plan import attack_seconds, needed_attacks
 from clat.studies.paper.catalogue import find_table
 from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
+from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import claim
 from clat.studies.paper.layer_tables import in_order
@@ -197,10 +199,6 @@ def test_the_epochs_of_methods_are_timed_against_pgd_at(tmp_path, one_process):
 
 
 def test_one_seed_settles_nothing():
-    import numpy as np
-
-    from clat.evaluation.crossed import crossed_interval
-
     clear = np.ones((2, 50)) * 0.5 + np.random.default_rng(0).normal(0, 0.1, (2, 50))
     cell = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", printed_effect=1.0)
     assert replace(cell, effect=crossed_interval(clear)).settled == "same sign"
@@ -272,6 +270,14 @@ def test_attacks_are_planned_by_their_passes(tmp_path, monkeypatch):
     left = (len(networks) - 1) * TINY.test_size * each
     assert attack_seconds(asked, held) == pytest.approx(left), "what is measured takes nothing"
     assert needed_attacks(request_for(find_table("T9"), DIGITS, held, QUIET), (), ()) == []
+
+
+@pytest.mark.parametrize(("seeds", "says"), [(1, "interval over images"), (3, "interval over seeds and images")])
+def test_the_plot_says_what_its_intervals_are_over(seeds, says):
+    differences = np.random.default_rng(0).normal(size=(seeds, 40))
+    cell = Cell(dataset="d", network="n", row="r", attack="a", kind="clean", printed_effect=1.0)
+    figure = effects([replace(cell, effect=crossed_interval(differences))])
+    assert figure.axes[0].get_xlabel().endswith(says)
 
 
 def test_an_infinite_criticality_is_the_largest(tmp_path):

@@ -141,7 +141,8 @@ def effects(cells: Sequence[Cell]) -> Figure | None:
     axes.set_yticks(range(len(shown)), names)
     axes.tick_params(axis="y", length=0, labelsize=6.5)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel("effect, points; ours with 95 % interval over seeds and images")
+    alone = all(cell.effect.seeds == 1 for cell in shown if cell.effect is not None)
+    axes.set_xlabel(f"effect, points; ours with 95 % interval over {'images' if alone else 'seeds and images'}")
     axes.grid(True, axis="x")
     axes.legend(fontsize=7)
     return figure
