@@ -12,7 +12,8 @@ Each image goes through a program of its own, counted by `pair` and `t`:
   on z_target - z_y with a relaxation s that is halved from cycle to cycle. Ten steps of s * eps in a ball of
   (1 + s) * eps, where what counts is the point projected into the eps-ball; ten in the eps-ball; ten more there
   after the perturbation was shrunk to (1 - s) * eps and noise of s * eps was added.
-* *Rounds*: a target is tried again only if its margin nearly vanished in the round before.
+* *Rounds*: a target is tried again only if its margin nearly vanished in the round before, or that of any wrong
+  class in a relaxed part (the published search asks for its own alone).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PART = 10
 """Steps of seeking, and of each of the three parts of a cycle."""
 CYCLE = 3 * PART
 NEAR = 0.05
-"""A target whose margin came below this, in logits, is worth another round."""
+"""A target whose search brought a margin below this, in logits, is worth another round."""
 LEAST_RELAXATION = 0.05
 
 
