@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from statistics import mean
 from typing import Any
@@ -15,6 +15,11 @@ import clat
 from clat.evaluation.crossed import CrossedInterval, crossed_interval
 from clat.studies.paper.cells import verdicts_of
 from helpers.results import RESULTS, page_text, read, signed
+
+
+def with_interval(found: Mapping[str, Any]) -> str:
+    """A difference in points with its interval, as the pages have it."""
+    return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
 
 
 def narrow_cell(table: str, row: str, what: str) -> dict[str, Any]:
@@ -29,7 +34,7 @@ def narrow_effect(table: str, row: str, what: str) -> str:
     """An effect of a paper's table at narrow scale, with its interval over seeds and images."""
     found = narrow_cell(table, row, what)["effect"]
     assert found["seeds"] == 3
-    return f"{signed(found['value'])} [{signed(found['low'])}, {signed(found['high'])}]"
+    return with_interval(found)
 
 
 PGD_10, STRONG = "clat-pgd-10, eps 0.03", "clat-v2, eps 0.03"
@@ -71,7 +76,7 @@ def contrast(table: str, row: str, against: str) -> tuple[str, ...]:
         for one in read(f"paper/{table}/narrow/table")["contrasts"]
         if (one["row"], one["against"]) == (row, against)
     ]
-    return tuple(f"{signed(one['value'])} [{signed(one['low'])}, {signed(one['high'])}]" for one in found)
+    return tuple(map(with_interval, found))
 
 
 def most_less_least_critical() -> str:
@@ -234,10 +239,7 @@ def on_imagenette(what: str) -> dict[str, dict[str, Any]]:
 
 def lower_on_imagenette() -> str:
     found = [on_imagenette(PGD_10)[network] for network in IMAGENETTE]
-    weak = [
-        f"{signed(one['effect']['value'])} [{signed(one['effect']['low'])}, {signed(one['effect']['high'])}]"
-        for one in found
-    ]
+    weak = [with_interval(one["effect"]) for one in found]
     paper = [f"{one['paper_effect_points']:+.1f}" for one in found]
     clean, strong = (
         [signed(on_imagenette(what)[network]["effect"]["value"]) for network in IMAGENETTE]
@@ -263,7 +265,7 @@ def ratios_on_imagenette() -> str:
 
 
 def in_points(found: CrossedInterval) -> str:
-    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+    return with_interval(vars(found))
 
 
 def under_autoattack(folder: str, row: str) -> dict[str, CrossedInterval]:

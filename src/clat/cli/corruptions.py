@@ -29,11 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="digits", help="data set, as for criticality")
     parser.add_argument("--split", default="test", help="split (default: test)")
     add_column_options(parser)
-    parser.add_argument(
-        "--num-samples",
-        type=int,
-        help=f"{SAMPLE} (default: at most 1000)",
-    )
+    parser.add_argument("--num-samples", type=int, help=f"{SAMPLE} (default: at most 1000)")
     parser.set_defaults(default_samples=1000)
     parser.add_argument("--names", help="corruptions, with commas (default: the fifteen common ones)")
     parser.add_argument("--severities", default="1,2,3,4,5", help="with commas (default: 1,2,3,4,5)")

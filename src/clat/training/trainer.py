@@ -115,7 +115,7 @@ class Trainer:
                     self._stage(self.recipe.stages[self.progress.stage])
                 self._finish_stage()
                 stop_if_asked(self.stop, self.engine, self.files.writer.wait)
-        self.progress.cost = replace(spent(), peak_memory_bytes=(earlier + live).peak_memory_bytes)
+        self.progress.cost = spent()
 
     def _stage(self, stage: StageConfig) -> None:
         progress, first = self.progress, self.recipe.first_epoch(self.progress.stage)
