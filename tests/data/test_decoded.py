@@ -7,6 +7,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,18 +158,15 @@ def test_of_several_that_ask_at_once_one_decodes(folder: Path, told: list[str]) 
     """Threads stand for processes: what keeps them apart is a lock on a file."""
     images = read(folder).images
     path = folder.parent / "cache" / "decoded" / "copy.npy"
-    found: list[torch.Tensor] = []
+    together = threading.Barrier(4)
 
-    def ask() -> None:
+    def ask() -> torch.Tensor:
+        together.wait()
         with listening(told.append):
-            found.append(decoded.decoded_copy(images, path, name="pets", workers=0).fetch(torch.arange(14)))
+            return decoded.decoded_copy(images, path, name="pets", workers=0).fetch(torch.arange(14))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
+    with ThreadPoolExecutor(4) as threads:
+        found = [one.result() for one in [threads.submit(ask) for _ in range(4)]]
     assert all(torch.equal(one, found[0]) for one in found)
     assert sum(line.startswith("decoding") for line in told) == 1
 

@@ -89,6 +89,29 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
+class SavedAsJson:
+    """Base of results: what they hold as plain data, and its file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, of which JSON is written.
+
+        Returns:
+            Dicts, lists, text, finite numbers, booleans and None.
+        """
+        raise NotImplementedError
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the result as JSON.
+
+        Args:
+            path: the file, which is replaced in one step if there is one.
+
+        Raises:
+            ClatError: the file cannot be written.
+        """
+        write_json(path, self.to_dict())
+
+
 def claim_output(path: str | Path) -> Path:
     """Check, before hours of work, that a result can be written where the user asked.
 

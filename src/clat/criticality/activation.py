@@ -22,7 +22,7 @@ from clat.core.seeds import generator
 from clat.core.units import Size
 from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
-from clat.network.edge import accept, as_measured, beside
+from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.features import TAPS, feature_distance, read_features
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
@@ -76,8 +76,7 @@ def measure_activation_ranking(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a batch of one class.
     """
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     check_attacked(tap, value)

@@ -12,7 +12,7 @@ from clat.core.errors import unknown
 from clat.core.units import Size
 from clat.criticality.rankings import Ranking, make_ranking
 from clat.criticality.selection import Selection, select
-from clat.network.edge import accept, beside
+from clat.network.edge import accept_on_device
 
 
 def select_layers(
@@ -58,8 +58,7 @@ def select_layers(
     own = {each.name for each in fields(chosen)} - {"name"} if isinstance(ranking, str) else set()
     for name in settings.keys() - own:
         raise unknown("setting", name, own, where=f" of the ranking '{chosen.name}'")
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     ranked = {"ranking": chosen} if rule in ("critical", "least-critical") else {}
     wanted = Selection(rule=rule, k=k, include=tuple(include), exclude=tuple(exclude), **ranked)  # type: ignore[arg-type]
     layers = wanted.candidates(model, x)

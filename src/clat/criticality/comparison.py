@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,13 @@ import scipy  # whose parts are loaded where they are used, stats in a second
 
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.notebook import ShownAsTable
 from clat.criticality.ranking_report import LayerRow, Ranked
 
 
 @dataclass(frozen=True)
-class RankingComparison(ShownAsTable):
+class RankingComparison(ShownAsTable, SavedAsJson):
     """Comparison of two or more rankings.
 
     Attributes:
@@ -71,14 +70,6 @@ class RankingComparison(ShownAsTable):
             "kendall": self.kendall,
             "reports": [report.to_dict() for report in self.reports],
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the comparison.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
     def table(self, top: int = 0) -> Table:
         """Return the ranks, a row a layer.

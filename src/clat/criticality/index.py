@@ -33,7 +33,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.units import Size
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
-from clat.network.edge import accept, as_measured, beside
+from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.features import TAPS, feature_distance, feature_norm, read_features
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
@@ -102,8 +102,7 @@ def measure_criticality(
     """
     normaliser = default_normaliser(metric) if normaliser is None else normaliser
     check_names(normaliser, tap, metric, predecessor)
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     attack = Attack.parse(eps=eps, alpha=alpha, steps=steps, norm=norm)
     layers = enumerate_layers(model, x) if layers is None else sorted(layers, key=lambda layer: layer.index)
     if not layers:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 from clat.core.checks import at_least
 from clat.core.console import Table, plain_console
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.notebook import ShownAsTable
 from clat.core.parsing import parse_json
 from clat.network.cost import Cost
@@ -32,7 +32,7 @@ class LayerRow:
 Row = TypeVar("Row", bound=LayerRow)
 
 
-class Ranked(ShownAsTable, Generic[Row]):
+class Ranked(ShownAsTable, SavedAsJson, Generic[Row]):
     """Base of the reports.
 
     Attributes:
@@ -133,14 +133,6 @@ class Ranked(ShownAsTable, Generic[Row]):
             ValueError, KeyError, TypeError: if the data is of something else.
         """
         raise NotImplementedError
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the report.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:

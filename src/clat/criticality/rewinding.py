@@ -43,7 +43,7 @@ from clat.criticality.probing import (
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.models.files import fit_state
-from clat.network.edge import accept, beside
+from clat.network.edge import accept_on_device
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.swap import swapped
@@ -82,8 +82,7 @@ def measure_rewinding_drop(
     Raises:
         ClatError: if `initial` does not fit, or equals the model in every layer.
     """
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     first = _first_weights(model, initial, layers)
@@ -151,8 +150,7 @@ def measure_rewinding_criticality(
     Raises:
         ClatError: if `initial` does not fit or equals the model in every layer, or for settings that make no sense.
     """
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     layers = enumerate_layers(model, x) if layers is None else list(layers)
     check_ranking(x, layers, batch_size)
     check_search(loss, alphas, draws, sigmas)

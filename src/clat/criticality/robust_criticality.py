@@ -44,7 +44,7 @@ from clat.criticality.probing import (
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.network.computed import with_plain_weights
-from clat.network.edge import accept, as_measured, beside
+from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.layers import Layer, enumerate_layers
 
 PUBLISHED = MappingProxyType({"eps": "8/255", "alpha": "2/225", "steps": 10, "batch_size": 512})
@@ -100,8 +100,7 @@ def measure_robust_criticality(
     Raises:
         ClatError: for images outside [0, 1], settings that make no sense, or a loss that is not finite.
     """
-    model, x = accept(model, x, y)
-    x, y = beside(model, x, y)
+    model, x, y = accept_on_device(model, x, y)
     if layers is None:
         layers = enumerate_layers(model, x, shortcuts=True, classifier=True)
     check_ranking(x, layers, batch_size)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clat.core.console import Table
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.formatting import p_text, percent, points
 from clat.core.notebook import ShownAsTable
 from clat.evaluation.result import Evaluation, EvaluationRecord
@@ -26,7 +26,7 @@ ACCURACIES = ("clean", "robust")
 
 
 @dataclass(frozen=True)
-class Comparison(ShownAsTable):
+class Comparison(ShownAsTable, SavedAsJson):
     """Two networks on the same samples.
 
     Attributes:
@@ -62,14 +62,6 @@ class Comparison(ShownAsTable):
             },
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the comparison as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
-
     def table(self) -> Table:
         """Return a rich table with a row for the clean and one for the robust accuracy.
 
@@ -89,7 +81,7 @@ class Comparison(ShownAsTable):
 
 
 @dataclass(frozen=True)
-class SeedComparison(ShownAsTable):
+class SeedComparison(ShownAsTable, SavedAsJson):
     """One or two groups of networks that differ in their seed alone.
 
     Attributes:
@@ -126,14 +118,6 @@ class SeedComparison(ShownAsTable):
             "notes": list(self.notes),
             **({"differences": differences} if differences else {}),
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the comparison as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
     def table(self) -> Table:
         """Return a rich table with a row for each accuracy and group.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError, unknown
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.formatting import percent
 from clat.core.notebook import ShownAsTable
 from clat.core.parsing import parse_json
@@ -39,7 +39,7 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorruptionResult(ShownAsTable):
+class CorruptionResult(ShownAsTable, SavedAsJson):
     """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are."""
 
     clean: Accuracy
@@ -74,10 +74,6 @@ class CorruptionResult(ShownAsTable):
             "mean_error_less_clean": self.mean_error - (1 - self.clean.value),
             "environment": self.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write it; an existing file is replaced."""
-        write_json(path, self.to_dict())
 
     def table(self) -> Table:
         """Return a row a corruption, and the means."""

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.notebook import html_table
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import evaluate
@@ -26,7 +26,7 @@ from clat.evaluation.statistics import Accuracy
 
 
 @dataclass(frozen=True)
-class EpsCurve:
+class EpsCurve(SavedAsJson):
     """Accuracies by rising eps, and the evaluations that they come from.
 
     Attributes:
@@ -75,14 +75,6 @@ class EpsCurve:
             ],
             "environment": one.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the curve as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
 
 def eps_curve(

@@ -7,13 +7,12 @@ looks for what such networks have in common; its cost does not grow with the num
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.data import ImageSet, Loader
 from clat.data.sample import sample_ids
 from clat.evaluation.evaluate import Evaluation
@@ -26,7 +25,7 @@ SIGN_IMAGES = 200
 
 
 @dataclass(frozen=True)
-class FastEvaluation:
+class FastEvaluation(SavedAsJson):
     """The verdicts of cr, and the signs that say if they may be believed.
 
     Attributes:
@@ -52,14 +51,6 @@ class FastEvaluation:
             That of the evaluation, with the plan's name, the warning and the signs.
         """
         return {**self.evaluation.to_dict(), "plan": NAME, "warning": self.warning, "signs": self.signs.to_dict()}
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
 
 def with_signs(

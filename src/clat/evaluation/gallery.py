@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.data import ImageSet, Loader
 from clat.data.pictures import data_uri
 from clat.evaluation.evaluate import evaluate
@@ -59,7 +58,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
+class Gallery(SavedAsJson):
     """`networks`: what they are called; `counts`: of all images that were evaluated, how many are of each kind;
     `setting`: the attack in words."""
 
@@ -71,10 +70,6 @@ class Gallery:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a JSON file."""
         return {"what": "gallery", **asdict(self)}
-
-    def to_json(self, path: str | Path) -> None:
-        """Write it; an existing file is replaced."""
-        write_json(path, self.to_dict())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Gallery:

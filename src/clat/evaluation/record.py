@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.formatting import number
 from clat.core.parsing import parse_json
 from clat.evaluation.protocols import protocol_title, unbounded_attacks
@@ -75,7 +75,7 @@ class RecordedAccuracy:
 
 
 @dataclass(frozen=True)
-class EvaluationRecord:
+class EvaluationRecord(SavedAsJson):
     """A result as its file tells it, whatever version wrote it: what is not there, or torn, is None.
 
     Attributes:
@@ -137,14 +137,6 @@ class EvaluationRecord:
             Plain data, with what this version does not know too.
         """
         return self.data
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the data as it was read as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.data)
 
     def text(self, *keys: str) -> str | None:
         """Return a value of the data as text.

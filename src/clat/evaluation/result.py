@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.threat_model import ThreatModel
 from clat.evaluation.protocols import Protocol
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
@@ -22,7 +21,7 @@ __all__ = ["Evaluation", "EvaluationRecord", "RecordedAccuracy"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(SavedAsJson):
     """The result of an evaluation, sample by sample.
 
     Attributes:
@@ -137,14 +136,6 @@ class Evaluation:
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write everything as JSON, which `EvaluationRecord.from_json` reads.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
 
 def _bits(flags: Tensor) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.seeds import permutation
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
@@ -44,7 +44,7 @@ APGD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledEvaluation:
+class SampledEvaluation(SavedAsJson):
     """Bounds of what AutoAttack would leave of all images, from a random sample.
 
     Attributes:
@@ -154,14 +154,6 @@ class SampledEvaluation:
             "notes": self.notes,
             "environment": self.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
 
 def evaluate_sampled(

@@ -18,7 +18,7 @@ from clat.attacks.search import at_a_time, run_search
 from clat.core.console import Table
 from clat.core.environment import describe_environment
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.formatting import interval, percent
 from clat.core.notebook import ShownAsTable
 from clat.core.threat_model import EVALUATION_NORMS, ThreatModel
@@ -36,7 +36,7 @@ from clat.network.fingerprint import device_of
 
 
 @dataclass(frozen=True)
-class TransferMatrix(ShownAsTable):
+class TransferMatrix(ShownAsTable, SavedAsJson):
     """The accuracy of each network on examples made on each network.
 
     Attackers and victims are the same networks, so the diagonal is white box.
@@ -103,14 +103,6 @@ class TransferMatrix(ShownAsTable):
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the matrix as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
     def table(self) -> Table:
         """Return a rich table with a row for each attacker and a column for each victim.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set, join_evaluations
 from clat.evaluation.evaluate import Evaluation
@@ -65,7 +65,7 @@ class SetInterval:
 
 
 @dataclass(frozen=True)
-class PartialEvaluation:
+class PartialEvaluation(SavedAsJson):
     """An evaluation of a random part of a set, and what it says of the whole.
 
     Attributes:
@@ -86,14 +86,6 @@ class PartialEvaluation:
         """
         more = {} if self.plan is None else {"budget": self.plan}
         return {**self.evaluation.to_dict(), "robust_accuracy_of_all": self.whole.to_dict(), **more}
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
 
 def check_width(width: float) -> None:

@@ -68,6 +68,25 @@ def accept_network(network: Network, x: Tensor, y: Tensor | None = None) -> tupl
     return accept(network, x, y)  # type: ignore[arg-type]
 
 
+def accept_on_device(model: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return what `accept` does, and images and labels on the network's device.
+
+    Args:
+        model: as for `accept`.
+        x: images, as for `accept`.
+        y: labels, as for `accept`.
+
+    Returns:
+        The network, the images and the labels.
+
+    Raises:
+        ClatError: as `accept` does.
+    """
+    model, x = accept(model, x, y)
+    x, y = beside(model, x, y)
+    return model, x, y
+
+
 def beside(model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Return tensors on the network's device: images may be in memory while the network is on a GPU.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from clat.core.console import Table
-from clat.core.files import write_json
+from clat.core.files import SavedAsJson
 from clat.core.formatting import percent
 from clat.core.notebook import ShownAsTable
 from clat.core.threat_model import ThreatModel
@@ -36,7 +35,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class CheckReport(ShownAsTable):
+class CheckReport(ShownAsTable, SavedAsJson):
     """The signs of gradient masking that were looked for on one network.
 
     Attributes:
@@ -86,14 +85,6 @@ class CheckReport(ShownAsTable):
             "cost": asdict(self.cost),
             "environment": self.environment,
         }
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the report as JSON.
-
-        Args:
-            path: the file, which is replaced in one step if there is one.
-        """
-        write_json(path, self.to_dict())
 
     def table(self) -> Table:
         """Return a rich table with a row a sign.

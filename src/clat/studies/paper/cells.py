@@ -135,8 +135,9 @@ def measured_on(cells: Sequence[Cell]) -> str:
     seeds = sorted({one.verdicts.shape[0] for one in cells if one.verdicts is not None})
     best = any("checkpoint=best" in cell.row for cell in cells)
     weights = "the last weights, of the best ones where a row says checkpoint=best" if best else "the last weights"
+    counted = f"{', '.join(map(str, seeds)) or '-'} seed{'' if seeds == [1] else 's'}"
     return (
-        f"Percent, of {weights}, on n test images, {', '.join(map(str, seeds)) or '-'} seeds. In brackets: 95 % "
+        f"Percent, of {weights}, on n test images, {counted}. In brackets: 95 % "
         "intervals over seeds and images (Student's t, two crossed factors), of a single seed over images alone "
         "(accuracies: Wilson's)."
     )
