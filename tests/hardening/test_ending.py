@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import clat
+from clat.core.errors import ClatError
 from clat.evaluation.job import EvaluationJob
 from clat.hardening import conclude, finish
 from helpers import runs as kit
@@ -89,6 +91,20 @@ def test_a_network_that_is_right_on_nothing_ends_all_the_same(tmp_path):
     assert done.after.robust_accuracy.value < 0.5
     assert "gradient masking" in (tmp_path / "run" / "README.md").read_text()
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_another_network_does_not_become_the_one_before(tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(conclude, "keep_promise", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            harden(tmp_path / "run")
+    other = kit.nearest_colour()
+    with torch.no_grad():
+        next(other.parameters()).mul_(0.5)
+    sets = kit.data(train=192, test=32)
+    with pytest.raises(ClatError, match=r"began with other weights: .*stage-0\.safetensors holds"):
+        clat.hardening.resume_hardening(tmp_path / "run", other, *sets, quiet=True)
+    assert go_on(tmp_path / "run").before.robust_accuracy.n == 32
 
 
 def test_a_protocol_from_a_file_is_recorded(tmp_path, monkeypatch):

@@ -409,3 +409,115 @@ def test_attacks_fold(tiny_resnet, images, folds):
         net(images), net(images)
     assert folds
     assert folding._enabled
+
+
+class Signed(nn.Module):
+    """Calls its convolution with other weights than it has."""
+
+    def __init__(self, conv, way):
+        super().__init__()
+        self.conv, self.way = conv, way
+
+    def forward(self, x):
+        if self.way == "functional_call":
+            return functional_call(self.conv, {"weight": self.conv.weight.sign()}, (x,))
+        own = self.conv.weight.data
+        if self.way == "data replaced":
+            self.conv.weight.data = own.sign()
+            out = self.conv(x)
+            self.conv.weight.data = own
+            return out
+        kept = own.clone()
+        own.sign_()
+        out = self.conv(x)
+        own.copy_(kept)
+        return out
+
+
+@pytest.mark.parametrize("way", ["functional_call", "data replaced", "data changed"])
+def test_a_convolution_that_is_lent_other_weights(images, folds, way):
+    """Weights that are generated, masked or binary: the ones at the call count, not those that BatchNorm finds."""
+    pair = Pair()
+    assert_unchanged(frozen(nn.Sequential(Signed(pair.conv, way), pair.norm)), images)
+    assert not folds
+
+
+def test_a_forward_that_was_put_into_torchs_class(images, folds, monkeypatch):
+    """As weight standardisation sometimes is."""
+
+    def forward(self, x):
+        weight = self.weight / self.weight.std((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, self.bias)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    assert_unchanged(frozen(Pair()), images)
+    assert not folds
+
+
+def test_a_batch_norm_that_was_replaced_in_torchs_class(images, monkeypatch):
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: x * 2, raising=False)
+    assert_unchanged(frozen(Pair()), images)
+
+
+def without_gradient(x):
+    with torch.no_grad():
+        x.abs().mean()
+    return x
+
+
+def test_what_is_read_without_gradients_has_them_all_the_same(images):
+    """A monitor between convolution and BatchNorm, in every second pass the first to read the promise."""
+    assert_unchanged(frozen(Pair(without_gradient)), images, times=4)
+
+
+class Cut(nn.Module):
+    """A convolution without gradients, BatchNorm with them, beside a way for the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair(padding=1)
+        self.beside = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.pair.conv(x)
+        return self.pair.norm(h) + self.beside(x)
+
+
+def test_what_the_network_cuts_stays_cut(images):
+    assert_unchanged(frozen(Cut()), images)
+
+
+def doubled(x):
+    if x.requires_grad:
+        x.register_hook(lambda gradient: 2 * gradient)
+    return x
+
+
+def test_a_hook_on_the_result_is_called_in_every_pass(images):
+    assert_unchanged(frozen(Pair(doubled)), images, times=4)
+
+
+class Half(nn.Module):
+    """A convolution in a region of bfloat16, BatchNorm outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            h = self.pair.conv(x)
+        return self.pair.norm(input=h.float())
+
+
+def test_a_region_of_another_type_around_the_convolution_alone(images):
+    assert_unchanged(frozen(Half()), images)
+
+
+def test_inputs_may_be_named(images):
+    class Named(Pair):
+        def forward(self, x):
+            return self.norm(input=self.conv(input=x))
+
+    assert_unchanged(frozen(Named()), images)

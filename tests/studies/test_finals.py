@@ -71,6 +71,20 @@ def finals(out, chosen, **settings):
     return run_finals(chosen, out, QUIET, **settings)
 
 
+def test_a_result_of_a_network_that_was_trained_anew_is_not_taken(done, tmp_path):
+    out, chosen = tmp_path / "out", done[1]
+    shutil.copytree(done[0], out)
+    finals(out, chosen, names=["standard"])
+    last = out / "runs" / "standard@1" / "weights" / "last.safetensors"
+    shutil.copy(out / "runs" / "pgd-at@0" / "weights" / "last.safetensors", last)
+    with pytest.raises(ClatError, match=r"standard@1-last.json was measured with weights of SHA-256 \w{12}, which"):
+        finals(out, chosen, names=["standard"])
+    recipe = out / "runs" / "standard@0" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('eps = "0.1"', 'eps = "0.2"'))
+    with pytest.raises(ClatError, match=r"standard@0-last.json was measured with eps 0.1, which"):
+        finals(out, chosen, names=["standard"])
+
+
 def test_every_row_and_the_early_stopped_control(done):
     out, chosen = done
     table = finals(out, chosen)
@@ -108,7 +122,7 @@ def test_the_verdicts_are_those_of_the_weights_on_the_first_test_images(done):
 def test_what_is_there_is_not_measured_again(done, monkeypatch):
     out, chosen = done
     finals(out, chosen)
-    monkeypatch.setattr("clat.studies.measurement.Measurement.measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("clat.studies.measurement.evaluate_set", lambda *_, **__: pytest.fail("measured again"))
     finals(out, chosen)
 
 

@@ -30,7 +30,7 @@ from clat.hardening.candidates import CANDIDATES
 from clat.hardening.conclude import conclude
 from clat.hardening.cost import MEASURED_SHARE, check_seconds, closing_seconds, step_seconds
 from clat.hardening.finish import PICTURES
-from clat.hardening.hardened import Hardened
+from clat.hardening.hardened import RESULT, Hardened
 from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
@@ -40,6 +40,7 @@ from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import ending, image_seconds, images_to_test, number_reason
 from clat.recipe.schema import MonitorConfig
 from clat.recipe.toml import read_recipe
+from clat.training.beginning import FIRST, holds
 from clat.training.log import RunLog
 from clat.training.resuming import HARDENING
 from clat.training.run import resume, train
@@ -154,16 +155,28 @@ def resume_hardening(
         The same as `run_hardening`.
 
     Raises:
-        ClatError: there is none in `out`, or the images are others.
+        ClatError: there is none in `out`, or the network or the images are others.
     """
     out = Path(out)
     train_set, test_set = as_train_and_test((train_set, test_set))
     config, recorded = read_hardening(out)
     inputs = harden_inputs(model, train_set, test_set, config)
+    _refuse_other_start(out, inputs.model)
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
     resume(out, model=inputs.model, data=(train_set, test_set), augment=augment, quiet=quiet)
     return conclude(out, model, inputs, config, plan, recorded, augment=augment, quiet=quiet)
+
+
+def _refuse_other_start(out: Path, model: nn.Module) -> None:
+    """Refuse a network that the hardening did not begin with: it would be measured as "before", and be the start of
+    the line on which a promise is kept."""
+    first = out / "weights" / FIRST
+    if not (out / RESULT).exists() and first.is_file() and not holds(first, model):
+        raise ClatError(
+            f"the hardening in {out} began with other weights: give the network that it began with, which "
+            f"{first} holds"
+        )
 
 
 def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:

@@ -4,7 +4,8 @@ BatchNorm with stored statistics multiplies each channel and adds to it, which t
 itself with other weights: apart they take a quarter of a ResNet's time on a CPU. Which convolutions a BatchNorm
 follows cannot be read off a network, so inside `frozen_norms_lean` a convolution that fed one when it last ran does
 not compute; it returns a promise. BatchNorm computes both together; whatever else reads the promise has the plain
-convolution computed. The numbers agree but for rounding.
+convolution computed. The numbers agree but for rounding; two whose results do not, as where somebody has put
+another forward into torch's class, are left apart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ _feeding: WeakSet[nn.Module] = WeakSet()
 _feeding_alone: WeakSet[nn.Module] = WeakSet()
 """Those of them whose result nothing else read, by a gradient's graph: a function of autograd's of somebody's own
 reads a promise without asking it, and its gradient would be lost."""
+
+_apart: WeakSet[nn.Module] = WeakSet()
+"""The convolutions that a BatchNorm follows and that did not compute with it what they compute alone."""
 
 _running: list[FoldedConvs] = []
 """Those that are at work, the innermost last."""
@@ -73,25 +77,26 @@ class FoldedConvs:
             _running.remove(self)
             self.watched.clear()
 
-    def forward(self, convolution: _ConvNd, x: Tensor) -> Tensor:
+    def forward(self, convolution: _ConvNd, input: Tensor) -> Tensor:  # torch's name, which may be said
         """Return the convolution's result, or a promise of it.
 
         Args:
             convolution: one of `convolutions`.
-            x: its input, (N, C_in, *positions).
+            input: its input, (N, C_in, *positions).
 
         Returns:
             A promise (`DeferredConv`) where a frozen BatchNorm read the result first when it was last computed, and
             for a gradient nothing else did; else the result, with a note of how it came to be.
         """
-        possible = _enabled and _plain_call(convolution, x)
-        known = _feeding_alone if torch.is_grad_enabled() and x.requires_grad else _feeding
+        possible = _enabled and convolution not in _apart and _plain_call(convolution, input)
+        known = _feeding_alone if torch.is_grad_enabled() and input.requires_grad else _feeding
         if possible and convolution in known:
-            return DeferredConv(self, convolution, x)
-        result = _plain(convolution, x)
+            return DeferredConv(self, convolution, input)
+        result = type(convolution).forward(convolution, input)
         if possible:
             # The versions tell later whether somebody has changed either tensor in place.
-            result.convolved = (result._version, self, convolution, x, x._version)  # type: ignore[attr-defined]
+            call = _Call.of(convolution, input)
+            result.convolved = (result._version, self, convolution, input, input._version, call)  # type: ignore[attr-defined]
         return result
 
     def weights(self, convolution: _ConvNd, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -121,6 +126,58 @@ class FoldedConvs:
             versions = [source._version for source in sources if source is not None]
             known = self._folded[convolution, norm, dtype] = _Folded(sources, versions, weight, bias)
         return known.weight, known.bias
+
+
+class _Call(NamedTuple):
+    """Under what a convolution was called; together with BatchNorm it is computed only if that still holds."""
+
+    weight: Tensor
+    bias: Tensor | None
+    memory: tuple[int, ...]
+    """Versions and places: weights may be changed, or others lent for a call, by way of `.data`."""
+    differentiates: bool
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, convolution: _ConvNd, x: Tensor) -> _Call:
+        weight, bias, device = convolution.weight, convolution.bias, x.device.type
+        parts = [part for part in (weight, bias) if part is not None]
+        memory = tuple(number for part in parts for number in (part._version, _place(part)))
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return cls(weight, bias, memory, torch.is_grad_enabled(), autocast)
+
+    def holds(self, convolution: _ConvNd, x: Tensor) -> bool:
+        now = _Call.of(convolution, x)
+        return self.weight is now.weight and self.bias is now.bias and self[2:] == now[2:]
+
+    def plain(self, convolution: Any, x: Tensor) -> Tensor:
+        """Return what the convolution's own call would have."""
+        parts = [part for part in (self.weight, self.bias) if part is not None]
+        if self.memory != tuple(number for part in parts for number in (part._version, _place(part))):
+            raise ClatError(_late(convolution, "weights"))
+        device = x.device.type
+        with (
+            torch.set_grad_enabled(self.differentiates),
+            torch.autocast(
+                device, self.autocast or torch.get_autocast_dtype(device), enabled=self.autocast is not None
+            ),
+        ):
+            result: Tensor = convolution._conv_forward(x, self.weight, self.bias)
+        return result
+
+
+def _place(tensor: Tensor) -> int:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # a tensor without memory of its own, as inside torch.vmap
+        return 0
+
+
+def _late(convolution: nn.Module, what: str) -> str:
+    return (
+        f"the {what} of {convolution} changed in place before its result was read, in this pass and not in an "
+        "earlier one: run the model within clat.network.folding.unfolded()"
+    )
 
 
 class _Folded(NamedTuple):
@@ -165,31 +222,58 @@ def fold(convolution: _ConvNd, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return weight.detach(), bias.detach()
 
 
-def deferred_input(x: Tensor) -> Tensor:
+def deferred_input(x: Tensor, norm: _BatchNorm) -> Tensor:
     """Return what a frozen BatchNorm takes for its input: a promise of it if it is a convolution's result.
 
     Now that it is known who reads that, the first pass computes what later ones will.
 
     Args:
         x: what the BatchNorm was called with.
+        norm: the BatchNorm.
 
     Returns:
-        A promise, or `x` where it is nothing else, or where it or the convolution's input was changed in place
-        since.
+        A promise, or `x` where it is nothing else, somebody waits for its gradient, it or the convolution's input
+        was changed in place since, or both together do not compute what they compute apart.
     """
     version, *convolved = getattr(x, "convolved", (None,))
     if version is None or x._version != version:
         return x
-    folds, convolution, given, before = convolved
+    folds, convolution, given, before, call = convolved
     if given._version != before:  # changed in place since: too late to compute anything from it
         return x
-    _feeding.add(convolution)
+    if x._backward_hooks or x.retains_grad or not call.holds(convolution, given):
+        return x
+    if convolution not in _feeding:
+        if not _agree(DeferredConv(folds, convolution, given), x, norm):
+            _apart.add(convolution)
+            return x
+        _feeding.add(convolution)
     if x.grad_fn is not None:
         if convolution in folds.watched:  # no gradient was asked for since: once more would be in vain
             folds.watched[convolution] = None
             return x
         folds.watched[convolution] = x.grad_fn
     return DeferredConv(folds, convolution, given)
+
+
+def _agree(promise: DeferredConv, x: Tensor, norm: Any) -> bool:
+    """Return whether convolution and BatchNorm compute together what they compute apart, but for rounding."""
+    with torch.no_grad():
+        together, apart = _together(promise, norm), _BatchNorm.forward(norm, x)
+        shift = norm.running_mean * (norm.running_var + norm.eps).rsqrt()
+        size = apart.abs().max() + (shift if norm.weight is None else shift * norm.weight).abs().max()
+        tolerance = 0.01 if torch.finfo(together.dtype).bits > 16 else 0.1  # 0.01: of TensorFloat32
+        return not ((together - apart).abs().max() > tolerance * size)
+
+
+def _together(promise: DeferredConv, norm: _BatchNorm) -> Tensor:
+    """Return what `norm`, frozen, makes of a convolution's result, from one convolution."""
+    device, dtype = promise.given.device.type, promise.convolution.weight.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    weight, bias = promise.folds.weights(promise.convolution, norm, dtype)
+    result: Tensor = promise.convolution._conv_forward(promise.x, weight, bias)
+    return result
 
 
 def readers_known(value: Tensor) -> None:
@@ -215,13 +299,14 @@ class DeferredConv(Tensor):
     convolution: Any
     given: Tensor
     version: int
+    call: _Call
     computed: Tensor | None
 
     @staticmethod
     def __new__(cls, folds: FoldedConvs, convolution: nn.Module, x: Tensor) -> DeferredConv:
         promise = Tensor._make_subclass(cls, _NOTHING)  # a tensor, so that every function of torch asks it first
         promise.folds, promise.convolution, promise.computed = folds, convolution, None
-        promise.given, promise.version = x, x._version
+        promise.given, promise.version, promise.call = x, x._version, _Call.of(convolution, x)  # type: ignore[arg-type]
         return promise
 
     def __init__(self, *_: Any) -> None:
@@ -241,11 +326,14 @@ class DeferredConv(Tensor):
             ClatError: it has been overwritten since, which no earlier pass did.
         """
         if self.given._version != self.version:
-            raise ClatError(
-                f"the input of {self.convolution} was changed in place before its result was read, in this pass "
-                "and not in an earlier one: run the model within clat.network.folding.unfolded()"
-            )
+            raise ClatError(_late(self.convolution, "input"))
         return self.given
+
+    @property
+    def together(self) -> bool:
+        """Return whether a BatchNorm that reads it now may compute both: nobody has read it, and what held when the
+        convolution was called still does."""
+        return self.computed is None and self.call.holds(self.convolution, self.given)
 
     def plain(self) -> Tensor:
         """Return the convolution's own result.
@@ -259,7 +347,7 @@ class DeferredConv(Tensor):
         if self.computed is None:
             _feeding.discard(self.convolution)
             _feeding_alone.discard(self.convolution)
-            self.computed = _plain(self.convolution, self.x)
+            self.computed = self.call.plain(self.convolution, self.x)
         return self.computed
 
     def normalised(self, norm: _BatchNorm) -> Tensor:
@@ -274,20 +362,10 @@ class DeferredConv(Tensor):
         Raises:
             ClatError: the convolution's input has been overwritten since.
         """
-        device, dtype = self.given.device.type, self.convolution.weight.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        weight, bias = self.folds.weights(self.convolution, norm, dtype)
-        result: Tensor = self.convolution._conv_forward(self.x, weight, bias)
-        return result
+        return _together(self, norm)
 
 
 _NOTHING = torch.empty(0)
-
-
-def _plain(convolution: Any, x: Tensor) -> Tensor:
-    result: Tensor = type(convolution).forward(convolution, x)
-    return result
 
 
 def _computed(given: Any) -> Any:

@@ -26,6 +26,10 @@ from clat.network.slices import is_sharded
 NORM_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+_TORCHS = _BatchNorm.forward
+"""torch's own, which somebody may replace in its classes."""
+
+
 class ScaledNorm(_BatchNorm):
     """A BatchNorm in a compiled block.
 
@@ -77,7 +81,9 @@ def frozen_norms_lean(model: nn.Module) -> Iterator[None]:
     # Subclasses and modules with a forward of their own (a callback's) may compute something else.
     norms: list[Any]
     norms = [
-        module for module in model.modules() if type(module) in NORM_KINDS and "forward" not in module.__dict__
+        module
+        for module in model.modules()
+        if type(module) in NORM_KINDS and "forward" not in module.__dict__ and type(module).forward is _TORCHS
     ]
     scaled = [module for module in model.modules() if isinstance(module, ScaledNorm)]
     before = [(norm, norm.scale, norm.shift) for norm in scaled]
@@ -104,11 +110,12 @@ def _moves(norm: _BatchNorm) -> bool:
     return any(p is not None and p.requires_grad for p in (norm.weight, norm.bias))
 
 
-def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _forward(norm: _BatchNorm, input: Tensor) -> Tensor:  # torch's name, which a network may say
+    x = input
     fixed = not norm.training and norm.running_mean is not None and norm.running_var is not None
     if fixed and not (_moves(norm) and torch.is_grad_enabled()):
-        x = deferred_input(x)
-        if type(x) is DeferredConv and x.computed is None:
+        x = deferred_input(x, norm)
+        if type(x) is DeferredConv and x.together:
             return x.normalised(norm)
     if type(x) is DeferredConv:
         x = x.plain()

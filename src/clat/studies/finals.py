@@ -85,17 +85,16 @@ def run_finals(
         return [(row, weights, folder / f"{row.name}-{weights}.json") for row, weights in pairs]
 
     wanted = results(_to_measure(rows, names, out))
-    missing = {
+    measurements = {
         file: measurement_of(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
         for row, weights, file in wanted
-        if not file.exists()
     }
+    missing = {file: one for file, one in measurements.items() if not file.exists()}
     if place is not None and missing:
         _measure_beside(missing, out, place, console)
     for row, weights, file in wanted:
-        if file in missing and not file.exists():
-            missing[file].measure()
-        found = EvaluationRecord.from_json(file)
+        measurements[file].measure()
+        found = measurements[file].result()
         if otherwise := _otherwise(found, **settings):
             raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
         clean, robust = (_share(found, kind) for kind in ACCURACIES)

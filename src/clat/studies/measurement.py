@@ -3,6 +3,7 @@ made, in this process or as a job beside others."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet, hold_out
-from clat.evaluation import evaluate_set
+from clat.evaluation import EvaluationRecord, evaluate_set
 from clat.evaluation.job import Report
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
@@ -25,6 +26,9 @@ from clat.runtime.jobs.job import Job
 from clat.studies.cost import evaluation_cost
 from clat.training.final import discard_state
 from clat.training.prepare import build_network, read_split
+
+DIGEST = "weights_sha256"
+"""What a result calls the SHA-256 of the weight file that it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,39 @@ class Measurement:
         """Return the words after `clat` that measure it in a process of its own."""
         return ["study", "--measure", json.dumps(asdict(self))]
 
+    @property
+    def weights_file(self) -> Path:
+        """Return the file of the weights that are measured."""
+        return Path(self.run) / "weights" / f"{self.weights}.safetensors"
+
+    def result(self) -> EvaluationRecord:
+        """Return the result, which is there.
+
+        Returns:
+            What the file holds.
+
+        Raises:
+            ClatError: If it cannot be read, or is of other weights or another threat model than the run has now: a
+                run that was trained anew keeps its name.
+        """
+        found = EvaluationRecord.from_json(self.file)
+        held, now = found.text(DIGEST), _digest(self.weights_file)
+        changed = [
+            f"{name} {before}"
+            for name, before, after in (
+                ("weights of SHA-256", held and held[:12], now and now[:12]),
+                ("eps", found.eps, self.eps),
+                ("norm", found.text("protocol", "norm"), self.norm),
+            )
+            if before is not None and after is not None and before != after
+        ]
+        if changed:
+            raise ClatError(
+                f"{self.file} was measured with {', '.join(changed)}, which is not what {self.run} has: move the "
+                "file away, to measure again"
+            )
+        return found
+
     def measure(self, images: ImageSet | None = None, report: Report | None = None) -> None:
         """Measure it, going on where an interrupted call was, and write the result, unless that is there.
 
@@ -79,7 +116,7 @@ class Measurement:
         images = split_images(recipe, self.split) if images is None else images
         images, ids = images.sampled(self.num_samples)
         model = build_network(recipe, images.num_classes, images.shape[0])
-        load_weights(model, Path(self.run) / "weights" / f"{self.weights}.safetensors")
+        load_weights(model, self.weights_file)
         result = evaluate_set(
             model.eval().to(computing_device()),
             images,
@@ -93,10 +130,19 @@ class Measurement:
             channels_last=self.channels_last,
             state=file.with_suffix(".state"),
             report=report,
-            about={"model": recipe.model.name, **self.about},
+            about={"model": recipe.model.name, DIGEST: _digest(self.weights_file), **self.about},
         )
         result.to_json(file)
         discard_state(file)
+
+
+def _digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None where there is none, as in a copy of results without their networks."""
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def measurement_from(text: str) -> Measurement:

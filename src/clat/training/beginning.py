@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from clat.models.files import recorded_statistics
+from clat.models.files import read_state, recorded_statistics
+from clat.models.fitting import bare
 from clat.models.normalize import same_statistics, statistics_of
 from clat.models.reading import read_metadata
 from clat.network.fingerprint import structure_hash
@@ -102,3 +104,22 @@ def _normalises_otherwise(run: Path, model: nn.Module) -> bool:
         return False
     before, now = recorded_statistics(read_metadata(first), first), statistics_of(model)
     return before != now and (before is None or now is None or not same_statistics(before, now))
+
+
+def holds(file: Path, model: nn.Module) -> bool:
+    """Return whether a weight file holds just what a network does.
+
+    Args:
+        file: weights of a run, such as those of a given start.
+        model: the network; its wrappers do not count.
+
+    Returns:
+        Whether names and values are the same, to the bit.
+
+    Raises:
+        ClatError: the file cannot be read.
+    """
+    saved, _ = read_state(file)
+    # An earlier version kept the name of a wrapper in the file.
+    mine = next((own for one in (bare(model), model) if (own := one.state_dict()).keys() == saved.keys()), {})
+    return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)

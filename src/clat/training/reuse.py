@@ -7,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.models.files import read_state
-from clat.models.fitting import bare
 from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
-from clat.training.beginning import FIRST, other_beginning
+from clat.training.beginning import FIRST, holds, other_beginning
 from clat.training.prepare import RunInputs
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
@@ -43,7 +40,7 @@ def shared_stages(
     if (other := other_beginning(reuse, inputs, augment)) is not None:
         raise ClatError(f"the run in {reuse} began with {other}: it has nothing to reuse")
     if inputs.given != (first := reuse / "weights" / FIRST).is_file() or (
-        inputs.given and not _holds(inputs.model, first)
+        inputs.given and not holds(first, inputs.model)
     ):
         raise ClatError(f"the run in {reuse} started from other weights: it has nothing to reuse")
     return _finished_alike(recipe, reuse)
@@ -54,14 +51,6 @@ def _finished_alike(recipe: Recipe, reuse: Path) -> int:
         if state_hash(reuse / "states" / f"stage-{number}.safetensors") == recipe_hash(recipe, number):
             return number
     raise ClatError(f"{reuse} shares no finished stage with this recipe: model, data, seed or settings differ")
-
-
-def _holds(model: nn.Module, file: Path) -> bool:
-    """Return whether a weight file holds just what the model does."""
-    saved, _ = read_state(file)
-    # An earlier version kept the name of a wrapper in the file.
-    mine = next((own for one in (bare(model), model) if (own := one.state_dict()).keys() == saved.keys()), {})
-    return saved.keys() == mine.keys() and all(torch.equal(saved[name], mine[name].cpu()) for name in mine)
 
 
 def copy_beginning(recipe: Recipe, out: Path, reuse: Path) -> None:

@@ -205,7 +205,7 @@ class Store:
             if file in self.unmeasured:
                 raise ClatError(self.unmeasured[file])
             what.measure(self.test_images(run))
-        return EvaluationRecord.from_json(file)
+        return what.result()
 
     def measurement(self, run: StoredRun, measure: Measure) -> Measurement:
         """Return what has to be measured of a network, for this process or another.
