@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 
 from clat.data import Augment, ImageSet, Loader
 from clat.network import modes
+from clat.network.computed import copied_network
 from clat.network.guard import guarded
+from clat.network.outputs import logits_only
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
 from clat.runtime.blocks import blocks_as
@@ -80,11 +81,12 @@ def repeated_step(
     )
     loader = Loader(images, count, device=engine.device, shuffle=True, augment=Augment(), drop_last=True)
     batch = next(iter(Loader(images, count, device=engine.device).epoch()))
-    placed = engine.place(copy.deepcopy(model))
+    placed = engine.place(copied_network(model))
     with (
         blocks_as(config, placed, count),
         modes.restore_flags(placed),
         guarded(placed),
+        logits_only(placed),
         modes.preserve_random_states(placed),
     ):
         runner = StageRunner(recipe, 0, placed, engine, loader, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from clat.core.errors import ClatError
 from clat.core.units import Size, parse_size
 from clat.criticality.index import measure_criticality
 from clat.data import ImageSet
+from clat.network.computed import copied_network
 from clat.network.cost import metered
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import Engine, EngineConfig
@@ -131,7 +131,7 @@ def measure(model: nn.Module, bench: Bench) -> dict[str, Any]:
     rows: dict[str, Timed] = {}
     engine = Engine(bench.engine)
     with ExitStack() as stack:
-        model = with_statistics(copy.deepcopy(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
+        model = with_statistics(copied_network(model).cpu(), images.images[:64].float() / 255)  # type: ignore[index]
         measured: dict[str, RepeatedStep] = {}
         for label, stage in bench.stages.items():
             stage.objective.requires(model, torch.zeros(1, *bench.image_shape))
@@ -190,7 +190,7 @@ def _plain_steps(model: nn.Module, bench: Bench, one: RepeatedStep) -> dict[str,
     found = {}
     for name in sorted((objectives.keys() & PLAIN.keys()) | {BASE}):
         steps = getattr(objectives.get(name), "steps", 10)
-        net = copy.deepcopy(model).to(one.runner.engine.device)
+        net = copied_network(model).to(one.runner.engine.device)
         found[f"plain {name}"] = PLAIN[name](net, x, y, eps=float(parse_size(bench.eps)), steps=steps)
     return found
 

@@ -3,12 +3,11 @@ attempt has done is not done again."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from clat.core.files import write_json
 from clat.core.progress import watching
@@ -24,13 +23,13 @@ from clat.hardening.plan import Plan
 from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import MOST, FinalTest
 from clat.models import load_weights, save_weights
+from clat.network.computed import copied_network
 from clat.report.page import write_report
 from clat.training.log import RunLog
 
 
 def conclude(
     out: Path,
-    original: nn.Module,
     inputs: HardenInputs,
     config: HardenConfig,
     plan: Plan,
@@ -43,8 +42,7 @@ def conclude(
 
     Args:
         out: the folder, with the weights of the training.
-        original: the network before the training; it stays as it is.
-        inputs: the network that gets the hardened weights, and the images.
+        inputs: the network before the training, its copy that gets the hardened weights, and the images.
         config: what the user asked for.
         plan: what was trained, and how many images are tested.
         recorded: what harden.json says.
@@ -62,10 +60,10 @@ def conclude(
     promise = None
     if config.max_clean_drop is not None:
         with watching(log.console):
-            promise = keep_promise(out, original, inputs, config, plan.recipe, log, augment)
+            promise = keep_promise(out, inputs, config, plan.recipe, log, augment)
     save_weights(model, out / WEIGHTS)
     test = _final_test(inputs, config, plan, recorded)
-    start = inputs.engine.place(copy.deepcopy(original))
+    start = inputs.engine.place(copied_network(inputs.original))
     files = {one: out / "evaluations" / f"{one}.json" for one in ("before", "after")}
     log.say(f"measuring before and after on {len(test.ids):,} test images", style="bold")
     with evaluation_progress(log.console) as report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from clat.hardening.inputs import HardenInputs, whole_batch
 from clat.hardening.promise import CONFIDENCE, PromisePoint, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import LEAST_MASKING, FinalTest, images_to_check
+from clat.network.computed import copied_network
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
 from clat.training.augmentation import augmentation
@@ -82,7 +82,6 @@ def discard_attempts(out: Path) -> None:
 
 def keep_promise(
     out: Path,
-    original: nn.Module,
     inputs: HardenInputs,
     config: HardenConfig,
     recipe: Recipe,
@@ -93,8 +92,8 @@ def keep_promise(
 
     Args:
         out: the hardening's folder; the points are kept in it until `discard_attempts`, and are not measured twice.
-        original: the network before the training; it stays as it is.
-        inputs: the network at the end of the training, which is changed, and the images that decide.
+        inputs: the network before the training and at its end, of which the latter is changed, and the images that
+            decide.
         config: `max_clean_drop`, which is set.
         recipe: the training's; its augmentation is used where BatchNorm statistics are counted.
         log: told what was chosen.
@@ -105,7 +104,7 @@ def keep_promise(
     """
     assert config.max_clean_drop is not None
     model, end = inputs.model, copied(tensors_of(inputs.model))
-    start = copied(tensors_of(inputs.engine.place(copy.deepcopy(original))))
+    start = copied(tensors_of(inputs.engine.place(copied_network(inputs.original))))
     x, y = whole_batch(inputs.heldout, inputs.engine)
     attack = Attack(config.threat, steps=10)
 

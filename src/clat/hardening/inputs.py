@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -11,18 +10,21 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader, hold_out
 from clat.hardening.settings import HardenConfig
+from clat.network.computed import copied_network
 from clat.network.fingerprint import device_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.runtime.layout import find_layout
-from clat.training.trial import check_model
+from clat.training.trial import check_model, trainable
 
 
 @dataclass(frozen=True)
 class HardenInputs:
     """The network and the images of a hardening, on the device and cut as its training run cuts them."""
 
+    original: nn.Module
+    """The user's, out of any wrapper; it stays as it is."""
     model: nn.Module
-    """A copy of the user's, on its device."""
+    """A copy of it, on its device."""
     train: ImageSet
     heldout: ImageSet
     """Cut from train; it decides everything."""
@@ -44,8 +46,9 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
         The copy on its device, the two parts of train, and test.
 
     Raises:
-        ClatError: the network does not fit the images, or there are too few of them.
+        ClatError: the network does not fit the images, or is none that can be trained; there are too few images.
     """
+    model = trainable(model)
     engine_config = EngineConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
     if (world := find_layout(engine_config).world) > 1:
         raise ClatError(
@@ -58,7 +61,7 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
     sample, _ = next(iter(Loader(heldout_part.take(1), 1, device=device, workers=0).epoch()))
     check_model(model, sample, train_set.num_classes)
     return HardenInputs(
-        engine.place(copy.deepcopy(model)), train_part, heldout_part, test_set, engine, engine_config
+        model, engine.place(copied_network(model)), train_part, heldout_part, test_set, engine, engine_config
     )
 
 

@@ -102,7 +102,7 @@ def run_hardening(
         quiet=quiet,
         beside={HARDENING: recorded},
     )
-    return conclude(out, model, inputs, config, plan, recorded, augment=augment, quiet=quiet)
+    return conclude(out, inputs, config, plan, recorded, augment=augment, quiet=quiet)
 
 
 def plan_hardening(
@@ -165,7 +165,7 @@ def resume_hardening(
     recipe = read_recipe(out / "recipe.toml")
     plan = Plan(recipe=recipe, **{**recorded["plan"], "reasons": tuple(recorded["plan"]["reasons"])})
     resume(out, model=inputs.model, data=(train_set, test_set), augment=augment, quiet=quiet)
-    return conclude(out, model, inputs, config, plan, recorded, augment=augment, quiet=quiet)
+    return conclude(out, inputs, config, plan, recorded, augment=augment, quiet=quiet)
 
 
 def _refuse_other_start(out: Path, model: nn.Module) -> None:

@@ -64,6 +64,23 @@ def is_computed(module: nn.Module, key: str) -> bool:
     return key not in module._parameters and isinstance(getattr(module, key, None), Tensor)
 
 
+def copied_network(model: nn.Module) -> nn.Module:
+    """Return a copy of a network, also of one whose weights a hook computes: tensors with a history, which
+    `copy.deepcopy` refuses.
+
+    Args:
+        model: any network; it is left as it is.
+
+    Returns:
+        The copy, in the modes that the network is in.
+    """
+    with modes.computed_kept(model):
+        for part in model.modules():
+            if part._forward_pre_hooks:
+                vars(part).update({key: x.detach() for key, x in vars(part).items() if isinstance(x, Tensor)})
+        return deepcopy(model)
+
+
 def with_plain_weights(model: nn.Module) -> nn.Module:
     """Return the same function in evaluation mode, with parameters where weights are computed from others.
 
@@ -78,11 +95,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
     """
     if not any(parametrize.is_parametrized(part) or _removable(part) for part in model.modules()):
         return model
-    with modes.computed_kept(model):
-        for part in model.modules():
-            if part._forward_pre_hooks:  # tensors with a history, which cannot be copied
-                vars(part).update({key: x.detach() for key, x in vars(part).items() if isinstance(x, Tensor)})
-        plain = deepcopy(model).eval()
+    plain = copied_network(model).eval()
     with torch.no_grad():
         for part in list(plain.modules()):
             for number, hook in _removable(part).items():

@@ -96,7 +96,7 @@ class FoldedConvs:
         if possible:
             # The versions tell later whether somebody has changed either tensor in place.
             call = _Call.of(convolution, input)
-            result.convolved = (result._version, self, convolution, input, input._version, call)  # type: ignore[attr-defined]
+            result.convolved = (result._version, self, convolution, input, input._version, call)
         return result
 
     def weights(self, convolution: _ConvNd, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

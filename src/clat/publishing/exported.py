@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import tempfile
@@ -20,6 +19,7 @@ from clat.core.checks import check_images
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
 from clat.models.reading import one_line
+from clat.network.computed import copied_network
 from clat.network.edge import unwrapped
 from clat.network.outputs import logits_of
 
@@ -69,7 +69,7 @@ def export_network(
         for library in ("onnx", "onnxscript", "onnxruntime"):
             _needs(library)
     claim_output(path)
-    plain = _PlainNetwork(copy.deepcopy(unwrapped(model)).cpu().float()).eval().requires_grad_(False)
+    plain = _PlainNetwork(copied_network(unwrapped(model)).cpu().float()).eval().requires_grad_(False)
     x = x.detach().cpu().float()
     with torch.no_grad():
         expected = plain(x)
@@ -93,14 +93,14 @@ def export_network(
 
 
 class _PlainNetwork(nn.Module):
-    """A network that returns its logits alone."""
+    """A network that returns its logits alone, and leaves its input as it is where the inner one writes into it."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = logits_of(self.net(images))
+        logits: Tensor = logits_of(self.net(images.clone()))
         return logits
 
 
