@@ -644,3 +644,18 @@ def test_table_and_text() -> None:
     assert "2 (= W)" in text
     assert "PGD-10" in text
     assert "90.0% clean" in text
+
+
+def test_a_network_that_normalises_by_the_batch_sees_images_and_examples_apart():
+    """What moves all pixels alike is taken out by the batch's mean, so that no layer changes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.BatchNorm2d(3, track_running_stats=False),
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)),
+    ).eval()
+    x, y = 0.5 * torch.rand(16, 3, 8, 8), torch.arange(16) % 4
+    report = measure_criticality(net, x, y, eps=0.1, x_adv=x + 0.1, normaliser="relative")
+    assert max(row.weakness for row in report.rows) < 1e-5
+    assert report.clean_accuracy == report.adversarial_accuracy
+    with torch.no_grad():
+        assert report.clean_accuracy == (net(x).argmax(1) == y).double().mean().item()

@@ -219,3 +219,31 @@ def test_windows_that_are_folded_into_the_batch_belong_to_their_images() -> None
         assert own.shape == (3,)
         torch.testing.assert_close(own, flattened)
     torch.testing.assert_close(feature_change(whole[1], whole[0], relative=False), sum(distances[1]))
+
+
+class Auxiliary(nn.Module):
+    """A second head that runs in training alone, as GoogLeNet's do, between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.b1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.c2, self.b2 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.side, self.side_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.b1(self.c1(x)))
+        if self.training:
+            F.relu(self.side_norm(self.side(out)))
+        return self.fc(F.relu(self.b2(self.c2(out))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("tap", ["norm", "activation"])
+def test_a_branch_of_training_alone_does_not_shift_the_taps(tap: str) -> None:
+    model, x = Auxiliary(), torch.rand(4, 3, 8, 8)
+    c2 = enumerate_layers(model, x)[1]
+    found: list[Tensor] = []
+    model.b2.register_forward_hook(lambda module, args, output: found.append(output))
+    model.train()
+    value = read_features(model, x, [c2], tap=tap, flat=False).values[0]
+    assert torch.equal(value, found[0] if tap == "norm" else F.relu(found[0]))

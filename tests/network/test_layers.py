@@ -94,7 +94,7 @@ def test_order_numbers_and_taps() -> None:
     assert [layer.feature_shape for layer in layers] == [(4, 8, 8)] * 3 + [(4, 4, 4)]
     assert [(layer.norm_call, layer.norm_name) for layer in layers] == [(0, "bn"), *[(None, None)] * 3]
     # tanh after first; none of its own after twice; relu after middle; relu after the sum
-    assert [layer.activation_call for layer in layers] == [0, None, 1, 2]
+    assert [layer.activation_call for layer in layers] == [0, None, 0, 0]
     assert all(layer.kind == "conv" and not layer.overwritten for layer in layers)
 
 
@@ -309,7 +309,7 @@ class Tokens(nn.Module):
 def test_which_normalisation_belongs_to_a_layer() -> None:
     layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8), classifier=True)
     assert [(layer.name, layer.norm_call, layer.norm_name) for layer in layers] == [
-        ("patch", None, None), ("fc", 1, None), ("fc2", 2, None), ("head", None, None),
+        ("patch", None, None), ("fc", 0, None), ("fc2", 0, None), ("head", None, None),
     ]  # fmt: skip
 
 
@@ -407,7 +407,7 @@ def test_transformer_encoder_layers(batch_first: bool, tap: str) -> None:
     parts = ("self_attn", "linear1", "linear2")
     assert names(layers) == ["patch", *(f"blocks.layers.{i}.{part}" for i in (0, 1) for part in parts)]
     assert [layer.feature_shape for layer in layers[1:]] == [(6, 8), (6, 16), (6, 8)] * 2
-    assert [layer.activation_call for layer in layers] == [None, None, 0, None, None, 1, None]
+    assert [layer.activation_call for layer in layers] == [None, None, 0, None, None, 0, None]
     with torch.no_grad():
         whole = read_features(model, x, layers, tap=tap).values
         for subset in ([2], [5], [1, 6], [3]):

@@ -210,8 +210,17 @@ def _weaknesses(
     """Return per layer the normalised change of each sample, (N,), and the logits of x and x_adv, (2 N, classes).
 
     With `inputs`, the changes of what enters each layer follow those of the layers. One forward pass over both
-    halves; each change is reduced where it arises, so that never more than one layer's features are held.
+    halves; each change is reduced where it arises, so that never more than one layer's features are held. A network
+    that normalises by the batch sees each half as the batch that it is.
     """
+    if any(norm.running_mean is None for norm in modes.batch_norms(model)):
+        with torch.no_grad():
+            clean, moved = (read_features(model, part, layers, tap=tap, inputs=inputs) for part in (x, x_adv))
+        assert clean.logits is not None
+        assert moved.logits is not None
+        pairs = zip(clean.values, moved.values, strict=True)
+        found = [feature_distance(after, before) / _normalisation(before, normaliser) for before, after in pairs]
+        return found, torch.cat([clean.logits, moved.logits])
 
     def change(feature: Tensor, layer: Layer) -> Tensor:
         before, after = feature.chunk(2)

@@ -93,28 +93,32 @@ def read_features(
         if stop and len(values) == wanted:
             raise _Enough
 
-    hooked: list[tuple[int, Layer]] = []
-    called: dict[tuple[str, int], list[tuple[int, Layer]]] = {}
-    for position, layer in enumerate(layers):
-        call = _call(layer, tap)
+    calls = [_call(layer, tap) for layer in layers]
+    awaited: dict[tuple[str, int], list[int]] = {}  # kind and number of a call -> positions
+
+    def on_output(position: int, output: Any) -> None:
+        call = calls[position]
         if call is None:
-            hooked.append((position, layer))
-        else:
-            called.setdefault(call, []).append((position, layer))
+            keep(position, layers[position], "output", first_tensor(output))
+        elif position not in begun:
+            begun.add(position)
+            kind, number = call
+            awaited.setdefault((kind, counter.counts[kind] + number), []).append(position)
 
     def on_call(kind: str, number: int, argument: Any, result: Any) -> None:
-        for position, layer in called.get((kind, number), ()):
-            keep(position, layer, kind, result)
+        for position in awaited.get((kind, number), ()):
+            keep(position, layers[position], kind, result)
 
+    counter, begun = CallCounter(on_call), set[int]()
     modules = dict(model.named_modules())
     strange = [layer.name for layer in layers if layer.name not in modules]
     if strange:
         raise ClatError(f"the model has no layer '{strange[0]}': call enumerate_layers on this model")
     logits: Tensor | None = None
     with ExitStack() as stack:
-        for position, layer in hooked:
+        for position, layer in enumerate(layers):
             handle = modules[layer.name].register_forward_hook(
-                lambda module, args, output, p=position, at=layer: keep(p, at, "output", first_tensor(output))
+                lambda module, args, output, p=position: on_output(p, output)
             )
             stack.callback(handle.remove)
         for position, layer in enumerate(layers, start=len(layers)) if inputs else ():
@@ -123,8 +127,8 @@ def read_features(
                 with_kwargs=True,
             )
             stack.callback(handle.remove)
-        if called:
-            stack.enter_context(CallCounter(on_call))
+        if any(call is not None for call in calls):
+            stack.enter_context(counter)
         try:
             logits = first_tensor(model(x))
         except _Enough:
@@ -167,7 +171,7 @@ def _by_sample(value: Tensor, layer: Layer, where: str, count: int) -> Tensor:
 
 
 def _call(layer: Layer, tap: str) -> tuple[str, int] | None:
-    """Return the functional call that holds the layer's feature, or None for the module's own output."""
+    """Return the functional call, counted from the layer on, that holds its feature; None: the module's output."""
     if tap == "activation" and layer.activation_call is not None:
         return "activation", layer.activation_call
     if tap != "output" and layer.norm_call is not None:

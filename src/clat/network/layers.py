@@ -55,9 +55,11 @@ class Layer:
         views_first: of several rows a sample, all samples' first ones come first; False: each sample's are
             together; None: nobody can tell.
         input_views_first: the same of the input.
-        norm_call: which normalisation call of a forward pass, from 0, takes this very output; None where none does.
-        activation_call: which activation call, from 0, is the first before the next layer runs; None where there is
-            none.
+        norm_call: which normalisation call after the layer's own, from 0, takes this very output; None where none
+            does.
+        activation_call: which activation call after the layer's own, from 0, is the first before the next layer
+            runs; None where there is none. Both are counted from the layer on, since a branch that runs in training
+            alone may come before it.
         norm_name: the BatchNorm module behind `norm_call`.
         overwritten: the taps whose tensor later code changes in place.
     """
@@ -84,13 +86,14 @@ class _Seen:
     """The first call of a layer, as the tracing run noted it.
 
     It keeps for each tap the tensor, its version counter (to find later in-place changes) and, for the functional
-    ones, the number of the call.
+    ones, the number of the call, from the layer's own on; `began`: how many calls of each kind came before that.
     """
 
     name: str
     module: nn.Module
     kind: str
     taps: dict[str, tuple[Tensor, int, int]]
+    began: dict[str, int]
     norm_name: str | None = None
 
     def __init__(
@@ -104,6 +107,7 @@ class _Seen:
         self.values = output.detach().clone() if values else None
         self.differentiable = output.requires_grad
         self.taps = {"output": (output, output._version, -1)}
+        self.began = {}
 
     @property
     def output(self) -> Tensor:
@@ -405,6 +409,7 @@ def _trace(
             tensor = first_tensor(output)
             if name not in seen and tensor is not None:
                 seen[name] = _Seen(name, module, kind, first_argument(args, named), tensor, values=values)
+                seen[name].began = dict(counter.counts)
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
@@ -412,13 +417,15 @@ def _trace(
         if kind == "norm":
             for entry in seen.values():
                 if "norm" not in entry.taps and argument is entry.output:
-                    entry.taps["norm"] = (result, result._version, number)
+                    entry.taps["norm"] = (result, result._version, number - entry.began["norm"])
                     entry.norm_name = running_norm[-1] if running_norm else None
             return
         main_path = [entry for entry in seen.values() if not _is_shortcut(entry)]
         if main_path and "activation" not in main_path[-1].taps:
-            main_path[-1].taps["activation"] = (result, result._version, number)
+            last = main_path[-1]
+            last.taps["activation"] = (result, result._version, number - last.began["activation"])
 
+    counter = CallCounter(note_call)
     hooks = []
     for name, module in modules.items():
         kind = kind_of(module)
@@ -431,7 +438,7 @@ def _trace(
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
             hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
     try:
-        with modes.attack_mode(model), torch.set_grad_enabled(x.requires_grad), CallCounter(note_call):
+        with modes.attack_mode(model), torch.set_grad_enabled(x.requires_grad), counter:
             output = model(x.clone() if x.requires_grad else x)  # a leaf cannot be changed in place
     finally:
         for hook in hooks:
