@@ -340,3 +340,32 @@ def test_instance_norm_that_keeps_statistics_is_frozen_with_the_rest() -> None:
     assert moved() == []
     net(x)
     assert "1.running_mean" in moved()
+
+
+class Observer(nn.Module):
+    """Its buffer is empty until the first image, as those of quantisation-aware training are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.empty(0))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.low.resize_(x.shape[1]).copy_(x.amin((0, 2, 3)))
+            self.count += 1
+        return x
+
+
+def test_buffers_that_grow_are_put_back_and_can_grow_again(images: Tensor, labels: Tensor) -> None:
+    net = nn.Sequential(Observer(), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
+    with modes.preserve_buffers(net):
+        net(images)
+    low = net[0].low
+    enumerate_layers(net, images)
+    evaluate(net, images, labels, eps="8/255", protocol="pgd-10")
+    assert net[0].low is low
+    assert low.shape == (0,)
+    assert net[0].count == 0
+    net(images)
+    assert low.shape == (3,)

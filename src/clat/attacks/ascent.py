@@ -61,9 +61,17 @@ def input_gradient(value: Tensor, point: Tensor, *, again: bool = False, differe
     check_path(value)
     readers_known(value)
     # What the network returned may require a gradient, by its weights, and have none towards its input.
-    gradient = torch.autograd.grad(
-        value, point, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True
-    )[0]
+    try:
+        gradient = torch.autograd.grad(
+            value, point, retain_graph=again or differentiable, create_graph=differentiable, allow_unused=True
+        )[0]
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error) and "checkpoint" not in str(error).lower():
+            raise
+        raise ClatError(
+            "the network uses torch.utils.checkpoint with use_reentrant=True, through which no gradient can be "
+            "asked for: give it use_reentrant=False"
+        ) from error
     if gradient is None:
         raise ClatError(NO_GRADIENT)
     return gradient

@@ -28,6 +28,7 @@ from clat.network.cost import metered
 from clat.network.edge import accept
 from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests, structure_hash
 from clat.network.logits import SQUASHED_NOTE, look_squashed
+from clat.network.outputs import left_out, left_out_text
 
 BATCH_SIZE = 250
 """Samples attacked at a time, at most."""
@@ -106,7 +107,8 @@ def evaluate(
     device = device_of(model, x.device)
     batch_size = at_a_time(batch_size, x.shape[1:], device)
     ends = first_and_last(len(x), batch_size)
-    alone = logits_alone(model, x[ends], y[ends])
+    with left_out(bare(model)) as others:
+        alone = logits_alone(model, x[ends], y[ends])
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         upto = None if extent is None else extent.attacks
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
@@ -118,6 +120,8 @@ def evaluate(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
             leave=not (keep_examples or random),
         )  # fmt: skip
+        if others:
+            notes.append(left_out_text(bare(model), others))
         if look_squashed(first):
             notes.append(SQUASHED_NOTE)
         state_file = StateFile(None, {})

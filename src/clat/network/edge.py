@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
@@ -130,7 +131,10 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
 
 def _check_values(model: nn.Module) -> None:
     """Refuse a network whose weights hold no values; Accelerate's hooks fill them in when a layer is called."""
-    places = {tensor.device.type for tensor in itertools.chain(model.parameters(), model.buffers())}
+    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+        raise ClatError("the model has lazy layers that have seen no image yet: call it on a batch once")
+    places = {tensor.device.type for tensor in tensors}
     if places == {"meta"} and not any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise ClatError(
             "the model's weights are on the device 'meta', without values: build it on another device, or load "
@@ -172,8 +176,10 @@ class Scripted(nn.Module):
 
     def __init__(self, script: nn.Module) -> None:
         super().__init__()
-        self.script = script
-        self.training = script.training
+        if hasattr(script, "training"):
+            self.script, self.training = script, script.training
+        else:  # torch.jit.freeze leaves neither modes nor parameters: no part of this one
+            vars(self)["script"], self.training = script, False
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.script(x)

@@ -116,5 +116,6 @@ def _parts(value: object) -> Iterator[bytes | memoryview]:
 def _raw(tensor: Tensor) -> memoryview:
     whole = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     flat = whole.resolve_conj().resolve_neg().cpu().contiguous()
-    # A single element counts as contiguous whatever its stride, but cannot be viewed as bytes then.
-    return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data
+    # A single element counts as contiguous whatever its stride, but cannot be viewed as bytes then. A copy, as what
+    # NumPy has seen can never be resized again, which the buffers of observers are.
+    return flat.as_strided((flat.numel(),), (1,)).clone().view(torch.uint8).numpy().data

@@ -80,7 +80,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
         logits_only(model),
         guarded(model, labels),
     ):
-        model.eval()
+        _evaluating(model)
         model.requires_grad_(False)
         if batch_norm == "train":
             for bn in training:
@@ -88,6 +88,15 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
                 bn.track_running_stats = False  # so torch normalises by the batch and writes nothing down
         with frozen_norms_lean(model):
             yield
+
+
+def _evaluating(model: nn.Module) -> None:
+    """Put the network into evaluation mode; one that torch.export made has but the mode it was made in."""
+    try:
+        model.eval()
+    except NotImplementedError:
+        for module in model.modules():
+            module.training = False
 
 
 @contextmanager
@@ -109,7 +118,10 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
             if buffer is None or copy is None:
                 continue
-            if buffer._version != copy[0]:
+            if buffer.shape != copy[1].shape:  # an observer's, which grows when it sees its first image
+                with torch.no_grad():
+                    buffer.set_(copy[1])
+            elif buffer._version != copy[0]:
                 with torch.no_grad():
                     buffer.copy_(copy[1])
             elif 0 not in buffer.stride():

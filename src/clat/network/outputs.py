@@ -7,7 +7,7 @@ logits alone, so inside of `logits_only` a network returns just those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,45 @@ def other_parts(output: Any) -> list[str]:
         for name, part in parts.items()
         if part is not None and not name.startswith("_") and not _has(part, logits)
     ]
+
+
+@contextmanager
+def left_out(model: nn.Module) -> Iterator[list[str]]:
+    """Note what `model` returns beside its logits when it is called inside.
+
+    Args:
+        model: the network as its author wrote it, out of anything that takes the logits for itself.
+
+    Yields:
+        The names of the parts, of the last call; see `other_parts`.
+    """
+    names: list[str] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        names[:] = other_parts(output)
+
+    # First of the hooks, which sees the output as the network gives it.
+    handle = model.register_forward_hook(note, prepend=True)
+    try:
+        yield names
+    finally:
+        handle.remove()
+
+
+def left_out_text(model: nn.Module, names: Sequence[str], mode: str = "") -> str:
+    """Return the line that says what is left out.
+
+    Args:
+        model: the network.
+        names: of its parts, at least one.
+        mode: what the line calls the mode: "" or "in training mode ".
+
+    Returns:
+        A line without a full stop.
+    """
+    noun, verb = ("output", "is") if len(names) == 1 else ("outputs", "are")
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"{type(model).__name__} {mode}returns more than logits: its {noun} {listed} {verb} left out"
 
 
 @contextmanager

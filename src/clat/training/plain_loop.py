@@ -190,7 +190,8 @@ class ClatFineTuning:
         self._batches += 1
         self._set_modes()
         model = self.model
-        with logits_only(model), guarded(model), frozen_norms_lean(model), part_of_batch(0, len(x)):
+        labels = None if y.is_floating_point() else y
+        with logits_only(model), guarded(model, labels), frozen_norms_lean(model), part_of_batch(0, len(x)):
             found = self.objective.loss(model, x, y, step)
         if not torch.isfinite(found.total):
             raise ClatError("the loss is not finite: lower the learning rate")

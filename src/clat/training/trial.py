@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from clat.network import modes
 from clat.network.edge import Scripted, unwrapped
 from clat.network.guard import floating_type, guarded
 from clat.network.logits import check_output
-from clat.network.outputs import logits_of, other_parts
+from clat.network.outputs import left_out, left_out_text, logits_of
 
 
 def trainable(model: nn.Module) -> nn.Module:
@@ -57,25 +56,18 @@ def tried(model: nn.Module, x: Tensor, mode: str) -> Iterator[None]:
     Raises:
         ClatError: the pass failed; with the images' shape, and what the network says that it takes.
     """
-    seen: list[Any] = []
-    # First of the hooks, which sees the output as the network gives it.
-    handle = bare(model).register_forward_hook(lambda net, args, output: seen.append(output), prepend=True)
-    try:
-        yield
-    except Exception as error:  # a network of anybody's, which may raise anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-        shape = tuple(x.shape[1:])
-        raise ClatError(
-            f"the model does not run {mode}on images of shape {shape}: {reason}{advice(model, shape)}"
-        ) from error
-    finally:
-        handle.remove()
-    others = other_parts(seen[-1]) if seen else []
+    author = bare(model)
+    with left_out(author) as others:
+        try:
+            yield
+        except Exception as error:  # a network of anybody's, which may raise anything
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+            shape = tuple(x.shape[1:])
+            raise ClatError(
+                f"the model does not run {mode}on images of shape {shape}: {reason}{advice(model, shape)}"
+            ) from error
     if others:
-        noun, verb = ("output", "is") if len(others) == 1 else ("outputs", "are")
-        names = ", ".join(f"'{name}'" for name in others)
-        kind = type(bare(model)).__name__
-        notice(f"{kind} {mode}returns more than logits: its {noun} {names} {verb} left out")
+        notice(left_out_text(author, others, mode))
 
 
 def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str | None = None) -> None:
