@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clat.attacks import pgd
+from clat.attacks import fgsm, pgd
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
@@ -133,6 +134,26 @@ def test_robust_implies_correct(seed: int, tiny_resnet: Build, images: Tensor) -
     assert result.correct.dtype == result.robust.dtype == torch.bool
     assert not (result.robust & ~result.correct).any()
     assert result.correct[1::2].all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_is_the_published_one(norm: str, tiny_resnet: Build, images: Tensor) -> None:
+    """x + eps sign(gradient), from the image itself, and no draw of numbers; `fgsm-rs` starts at random."""
+    model, eps = tiny_resnet(), 4 / 255
+    with torch.no_grad():
+        y = model(images).argmax(1)
+    found = evaluate(model, images, y, eps=eps, norm=norm, protocol="fgsm", keep_examples=True).x_adv
+    point = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model.eval()(point), y, reduction="sum"), point)
+    if norm == "linf":
+        by_hand = images + eps * gradient.sign()
+    else:
+        by_hand = images + eps * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+    torch.testing.assert_close(found, by_hand.clamp(0, 1), rtol=0, atol=1e-4)
+    attack = fgsm(model, images, y, eps=eps, norm=norm, random_start=False)
+    torch.testing.assert_close(found, attack, rtol=0, atol=1e-6)
+    started = evaluate(model, images, y, eps=eps, norm=norm, protocol="fgsm-rs", keep_examples=True).x_adv
+    assert not torch.allclose(started, found, atol=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -30,7 +30,7 @@ def test_the_hash_is_stable() -> None:
         "screen": "1debc5b0ef9e", "standard": "ce44f2ece0a5", "autoattack": "79501f02fe0f",
         "clat-v1": "58d62172f4b2", "clat-v2": "be8c2d7148ac", "pgd-10": "e67a3bc0954a",
         "pgd-20": "1debc5b0ef9e", "pgd-50": "46b744c3eb2f", "pgd-100": "156fa0822e2b",
-        "fgsm": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
+        "fgsm": "8ce6bd83adc5", "fgsm-rs": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
         "fab-t": "cbdd8c6b5dab", "fab": "95d61c8ed2a3", "square": "8575be3541e4",
         "cr": "481d4bd45cea", "cw-pgd-20": "427b5552c4b3", "stadv": "47a5af81f7d7", "pixle": "ac23891899d2",
         "clat-pgd-10": "660a4b391bd5", "clat-pgd-50": "2cd08e1014be", "clat-pgd-100": "3fff981f4a17",
@@ -76,6 +76,13 @@ def test_what_the_names_stand_for() -> None:
     assert all(
         spec.restarts == 1 for name, protocol in PROTOCOLS.items() if name != "apgd-l1" for spec in protocol.attacks
     )
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(ClatError, match=r"unknown start 'zero'.*image"):
+        AttackSpec(attack="pgd", start="zero")
+    with pytest.raises(ClatError, match="attack 'apgd' has no setting 'start'"):
+        AttackSpec(attack="apgd", start="image")
 
 
 def test_every_change_of_content_changes_the_hash() -> None:
@@ -284,11 +291,13 @@ def test_what_too_few_classes_force_is_said() -> None:
 
 
 def test_the_steps_of_pgd() -> None:
-    """alpha = eps / 4: 2/255 at 8/255, as customary; FGSM goes 10/255, as Fast-AT does."""
+    """alpha = eps / 4: 2/255 at 8/255, as customary; FGSM: eps from the image; Fast-AT's: 10/255 from elsewhere."""
     ((_, _, search),) = built("pgd-20", eps=8 / 255)
     assert (type(search), search.steps, search.alpha, search.random_start) == (PgdSearch, 20, 2 / 255, True)
     ((_, _, search),) = built("fgsm", eps=8 / 255)
-    assert (search.steps, search.alpha) == (1, pytest.approx(10 / 255))
+    assert (search.steps, search.alpha, search.random_start) == (1, 8 / 255, False)
+    ((_, _, search),) = built("fgsm-rs", eps=8 / 255)
+    assert (search.steps, search.alpha, search.random_start) == (1, pytest.approx(10 / 255), True)
     assert search.seed == derive_seed(0, "pgd-1", 0, None), "as ever, whatever it is shown as"
     assert search.loss is cross_entropy
     ((_, _, search),) = built("cw-pgd-20", eps=8 / 255)
@@ -338,5 +347,5 @@ def test_the_names_that_results_show() -> None:
     assert [spec.shown for spec in PROTOCOLS["fgsm"].attacks] == ["fgsm"]
     assert AttackSpec(attack="pgd", steps=1).shown == "pgd-1"
     assert [label for _, label, _ in built("fgsm")] == ["fgsm"]
-    others = [spec for name, protocol in PROTOCOLS.items() if name != "fgsm" for spec in protocol.attacks]
+    others = [spec for name, one in PROTOCOLS.items() if name[:4] != "fgsm" for spec in one.attacks]
     assert all(spec.shown == spec.label for spec in others)

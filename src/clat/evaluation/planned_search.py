@@ -134,8 +134,9 @@ def _builder(
         ratio = float(parse_size(spec.alpha_ratio or 0, what="alpha_ratio", norm="l2"))
         what = carlini_wagner if loss == "cw" else cross_entropy
         return lambda model: PgdSearch(
-            model, eps, ratio * eps, norm, steps, seed=seed, loss=what, verdict=spec.verdict or "last", leave=leave
-        )
+            model, eps, ratio * eps, norm, steps, random_start=spec.start is None, seed=seed, loss=what,
+            verdict=spec.verdict or "last", leave=leave,
+        )  # fmt: skip
     if spec.attack == "apgd" and norm == "l1":
         return lambda model: ApgdL1Search(model, eps, steps=steps, loss=loss or "ce", target=target or 1, seed=seed)
     if spec.attack == "apgd":

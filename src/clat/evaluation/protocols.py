@@ -27,7 +27,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
     "cr": {"steps": 150, "targets": 3, "rounds": 5},
     "fab": {"steps": 100, "targets": None},
-    "pgd": {"steps": 20, "alpha_ratio": "1/4", "loss": None, "verdict": None},
+    "pgd": {"steps": 20, "alpha_ratio": "1/4", "loss": None, "start": None, "verdict": None},
     "pixle": {},
     "square": {"steps": 5000, "schedule": AUTOATTACK_SCHEDULE},
     "stadv": {"steps": 100, "bound": 0.05},
@@ -77,6 +77,8 @@ class AttackSpec:
     schedule: _Whole | None = None
     """Square: over how many queries windows shrink to their smallest. AutoAttack's 5,000 queries are half of
     10,000; in the paper it is as many as there are queries."""
+    start: str | None = None
+    """PGD: "image", begin there; None: at a random point of the ball."""
     verdict: str | None = None
     """PGD: "any", robust only if no iterate fools the model, the random start included, so that a sample is left at
     its first example; None: its last iterate decides, as in published PGD-k numbers."""
@@ -111,6 +113,8 @@ class AttackSpec:
             raise unknown("loss", self.loss, ATTACK_LOSSES[self.attack])
         if self.verdict is not None and self.verdict != "any":
             raise unknown("verdict", self.verdict, ("any",))
+        if self.start is not None and self.start != "image":
+            raise unknown("start", self.start, ("image",))
         if self.attack == "apgd" and (self.loss == "dlr-targeted") != (self.targets is not None):
             raise ClatError("attack 'apgd': give targets with loss 'dlr-targeted', and only with it")
         if self.alpha_ratio is not None and not parse_size(self.alpha_ratio, what="alpha_ratio", norm="l2"):
@@ -131,8 +135,8 @@ class AttackSpec:
 
     @property
     def shown(self) -> str:
-        """Return the attack's name in a result: its label, or what the protocol of one step is called."""
-        return "fgsm" if self == _FGSM else self.label
+        """Return the attack's name in a result: its label, or what one of a single step is called."""
+        return next((name for name, spec in ONE_STEP.items() if spec == self), self.label)
 
     def data(self) -> dict[str, Any]:
         """Return the settings as plain data, which is what a protocol's hash is taken of.
@@ -252,7 +256,11 @@ def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)
 _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)
-_FGSM = AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4")
+ONE_STEP = {
+    "fgsm": AttackSpec(attack="pgd", steps=1, alpha_ratio="1", start="image"),
+    "fgsm-rs": AttackSpec(attack="pgd", steps=1, alpha_ratio="5/4"),
+}
+"""FGSM as published (Goodfellow et al. 2015), and that of Fast-AT, from a random start (Wong et al. 2020)."""
 
 PROTOCOLS: dict[str, Protocol] = {}
 OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
@@ -281,7 +289,8 @@ for _steps in (10, 20, 50, 100):
 for _steps in (10, 50, 100):  # CLAT's own: 0.007 a step at 0.03, the last iterate decides
     _built_in(f"clat-pgd-{_steps}", AttackSpec(attack="pgd", steps=_steps, alpha_ratio="7/30"))
 _built_in("cw-pgd-20", replace(_pgd(20), loss="cw"))  # the "C&W" of CURE's tables
-_built_in("fgsm", _FGSM)
+for _name, _spec in ONE_STEP.items():
+    _built_in(_name, _spec)
 _built_in("apgd-ce", _APGD_CE)
 _built_in("apgd-t", _APGD_T)
 _built_in("apgd-l1", replace(_APGD_CE, restarts=5), replace(_APGD_T, targets=5))  # of AutoAttack in l1
