@@ -297,7 +297,7 @@ def test_seeds_and_numbers() -> None:
 
     def noise(seed: int, ids: Tensor | None = None) -> Tensor:
         model = Brightness()
-        evaluate(model, x, y, eps=0.1, protocol="fgsm", seed=seed, ids=ids)
+        evaluate(model, x, y, eps=0.1, protocol="fgsm-rs", seed=seed, ids=ids)
         return model.seen[3] - x
 
     assert torch.equal(noise(0), noise(0))
