@@ -62,6 +62,15 @@ def test_the_numbers_are_on_the_page(run_dir: Path) -> None:
     assert "Missing from this page" not in words
 
 
+def test_what_qualifies_an_accuracy_stands_below_it(run_dir: Path) -> None:
+    for label, notes in (("stage-1", ["of both"]), ("best", ["of both"]), ("last", ["of both", "of the last"])):
+        file = run_dir / "evaluations" / f"{label}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"notes": notes}))
+    words = page_of(run_dir).text
+    assert words.count("of both") == 1
+    assert "last (epoch 30): of the last" in words
+
+
 def test_sections_come_in_the_order_of_a_readers_questions(run_dir: Path) -> None:
     source = write_report(run_dir).read_text(encoding="utf-8")
     headings = re.findall(r"<h2>(.*?)</h2>", source)

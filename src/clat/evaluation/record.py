@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +129,8 @@ class EvaluationRecord(SavedAsJson):
     def _repr_html_(self) -> str:
         title = f"{self.name}: {self.protocol}" + (f" at {self.eps}" if self.eps else "")
         clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
-        return evaluation_html(title, clean, self.per_attack, robust, f"{self.setting['n']} images")
+        caption = "\n".join([f"{self.setting['n']} images", *self.notes])
+        return evaluation_html(title, clean, self.per_attack, robust, caption)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as it was read.
@@ -177,6 +179,13 @@ class EvaluationRecord(SavedAsJson):
     def eps(self) -> str | None:
         """Return the radius as exact text, "8/255"; None too where no attack heeds it."""
         return (self.text("eps", "text") or self.text("eps")) if self.bounded_by_eps else None
+
+    @property
+    def notes(self) -> list[str]:
+        """Return all that qualifies the accuracies, a line each: the result's notes and its plan's warning."""
+        listed = self.data.get("notes")
+        said = [*(listed if isinstance(listed, list) else []), self.text("warning") or ""]
+        return list(dict.fromkeys(line for one in said if (line := " ".join(str(one).split()))))
 
     @property
     def images(self) -> str | None:
@@ -251,6 +260,22 @@ class EvaluationRecord(SavedAsJson):
                 f"{self.name} is damaged: {len(self.correct)} clean and {len(self.robust)} robust verdicts"
             )
         return self.correct, self.robust
+
+
+def notes_of(results: Mapping[str, EvaluationRecord]) -> list[str]:
+    """Return what qualifies several results' accuracies, each note once.
+
+    Args:
+        results: what each is called -> the result.
+
+    Returns:
+        The notes; one that not all have begins with whose it is.
+    """
+    whose: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for note in result.notes:
+            whose.setdefault(note, []).append(name)
+    return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in whose.items()]
 
 
 def _flags(bits: Any) -> Tensor | None:

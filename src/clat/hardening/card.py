@@ -3,6 +3,7 @@ numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def write_card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write README.md into the folder of a hardening.
 
@@ -36,8 +38,9 @@ def write_card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        notes: what qualifies the numbers.
     """
-    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise))
+    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise, notes))
 
 
 def card(
@@ -47,6 +50,7 @@ def card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the model card's text.
 
@@ -57,6 +61,7 @@ def card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        notes: what qualifies the numbers.
 
     Returns:
         Markdown with the front matter of a Hugging Face model card.
@@ -89,7 +94,8 @@ def card(
         f"Measured on {count} of `{images.name}/{images.split}` under `{test.protocol.title}`{ball}, seed "
         f"{config.seed}, on {environment['device']}; pairs of "
         "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
-        *(f"- {note}" for note in images.notes),
+        *(f"- {note}" for note in notes),
+        "",
         masking,
         "",
         "## How it was made",

@@ -54,7 +54,7 @@ def render_evaluation(result: EvaluationRecord, gallery: Gallery) -> str:
             style=style_sheet("style", "pictures"),
             outcome=accuracy_sentence(result),
             facts=[(name, value) for name, value in facts.items() if value],
-            notes=[str(note) for note in result.data.get("notes") or []],
+            notes=result.notes,
             found=gallery,
             kinds=kinds_of(gallery),
             per_attack=result.per_attack,
