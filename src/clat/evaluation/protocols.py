@@ -21,7 +21,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.parsing import parse_toml
 from clat.core.plugins import PluginKind
 from clat.core.units import parse_size
-from clat.evaluation.own_attack import check_own_settings, find_own_attack
+from clat.evaluation.own_attack import check_own_settings, find_own_attack, source_digest
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
@@ -188,6 +188,16 @@ class Protocol:
     def bounded_by_eps(self) -> bool:
         """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
         return not unbounded_attacks(self.data(), alone=True)
+
+    def attack_sources(self) -> dict[str, str]:
+        """Return what tells if the code of a user's own attacks has changed, which the hash does not.
+
+        Returns:
+            Attack -> digest of the module that defines it, for those whose module can be read.
+        """
+        own = [spec.attack for spec in self.attacks if spec.settings is not None]
+        digests = {name: source_digest(name) for name in own}
+        return {name: digest for name, digest in digests.items() if digest is not None}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Protocol:

@@ -192,6 +192,12 @@ class EvaluationRecord(SavedAsJson):
         """Return the digest of what was evaluated; None in a file of a version that had none."""
         return self.text("images")
 
+    @property
+    def attack_sources(self) -> dict[str, str]:
+        """Return for each attack of a user's own the digest of its code, as far as the file says."""
+        said = self.data.get("attack_sources")
+        return {str(name): str(one) for name, one in said.items()} if isinstance(said, dict) else {}
+
     @cached_property
     def clean_accuracy(self) -> RecordedAccuracy | None:
         """Return the accuracy on clean images."""

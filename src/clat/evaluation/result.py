@@ -41,6 +41,7 @@ class Evaluation(SavedAsJson):
         x_adv: the adversarial examples, (N, C, H, W), if they were asked for.
         about: what the caller adds to the JSON (model, weights, data).
         network: hashes of the network's weights and structure, which tell whose result it is.
+        attack_sources: for each attack of the user's own, a digest of its code, as far as that can be read.
     """
 
     protocol: Protocol
@@ -58,6 +59,7 @@ class Evaluation(SavedAsJson):
     x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
     network: dict[str, str] | None = None
+    attack_sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def eps(self) -> str:
@@ -129,6 +131,7 @@ class Evaluation(SavedAsJson):
             "notes": self.notes,
             "images": self.images,
             "network": self.network,
+            **({"attack_sources": self.attack_sources} if self.attack_sources else {}),
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
             "labels": _numbers(self.labels),
