@@ -14,6 +14,7 @@ from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
 from clat.core.formatting import p_text, percent, points
 from clat.core.notebook import ShownAsTable
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.same_run import refuse_one_run, structure_notes
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
@@ -269,7 +270,7 @@ def _plain(value: Any) -> str:
 
 
 def _setting_text(setting: dict[str, Any]) -> str:
-    return f"{setting['protocol']['name']}, {setting['norm']} eps {setting['eps']}, n = {setting['n']}"
+    return f"{setting_text(setting['protocol'], setting['norm'], setting['eps'])}, n = {setting['n']}"
 
 
 def _columns(table: Table, *names: str) -> None:

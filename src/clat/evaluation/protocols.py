@@ -259,6 +259,34 @@ def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
     return [] if alone and len(found) < len(names) else found
 
 
+def ball_text(data: Any, norm: str | None, eps: str | None) -> str:
+    """Return the ball of a protocol's attacks as every result shows it.
+
+    Args:
+        data: `Protocol.data()`, or what a result's JSON has under "protocol".
+        norm: its norm, if it is known.
+        eps: its radius as exact text, if it is known.
+
+    Returns:
+        Such as "linf eps 8/255"; nothing where no attack heeds eps.
+    """
+    return f"{norm or ''} eps {eps}".strip() if eps and not unbounded_attacks(data, alone=True) else ""
+
+
+def setting_text(data: Mapping[str, Any], norm: str | None, eps: str | None) -> str:
+    """Return a protocol with its ball. Arguments as for `ball_text`.
+
+    Args:
+        data: the protocol.
+        norm: its norm.
+        eps: its radius.
+
+    Returns:
+        Such as "pgd-20, linf eps 8/255", or "stadv" alone.
+    """
+    return ", ".join(filter(None, (protocol_title(data), ball_text(data, norm, eps))))
+
+
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)
 _APGD_T = AttackSpec(attack="apgd", loss="dlr-targeted", steps=100, targets=9)
 _SQUARE = AttackSpec(attack="square", steps=5000)

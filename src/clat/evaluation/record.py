@@ -15,7 +15,7 @@ from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
 from clat.core.formatting import number
 from clat.core.parsing import parse_json
-from clat.evaluation.protocols import protocol_title, unbounded_attacks
+from clat.evaluation.protocols import ball_text, protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
 
 TEST_DECIDES = (
@@ -127,7 +127,7 @@ class EvaluationRecord(SavedAsJson):
         return cls.from_dict(data, str(path))
 
     def _repr_html_(self) -> str:
-        title = f"{self.name}: {self.protocol}" + (f" at {self.eps}" if self.eps else "")
+        title = f"{self.name}: {self.protocol}" + (f" at {self.ball}" if self.ball else "")
         clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
         caption = "\n".join([f"{self.setting['n']} images", *self.notes])
         return evaluation_html(title, clean, self.per_attack, robust, caption)
@@ -179,6 +179,11 @@ class EvaluationRecord(SavedAsJson):
     def eps(self) -> str | None:
         """Return the radius as exact text, "8/255"; None too where no attack heeds it."""
         return (self.text("eps", "text") or self.text("eps")) if self.bounded_by_eps else None
+
+    @property
+    def ball(self) -> str:
+        """Return norm and radius, "linf eps 8/255"; nothing where no attack heeds them."""
+        return ball_text(self.data.get("protocol"), self.text("protocol", "norm"), self.eps)
 
     @property
     def notes(self) -> list[str]:

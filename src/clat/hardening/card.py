@@ -11,7 +11,7 @@ from clat.core.environment import describe_environment
 from clat.core.files import write_text
 from clat.core.formatting import percent, points
 from clat.evaluation.compare import Comparison
-from clat.evaluation.protocols import Protocol, unbounded_attacks
+from clat.evaluation.protocols import Protocol, ball_text, unbounded_attacks
 from clat.evaluation.statistics import PairedDifference
 from clat.hardening.plan import Plan
 from clat.hardening.settings import HardenConfig
@@ -68,7 +68,8 @@ def card(
     """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
     environment, images = describe_environment(), test.images
-    ball = f", {config.norm} eps {config.threat.text}" if test.protocol.bounded_by_eps else ""
+    setting = ball_text(test.protocol.data(), config.norm, config.threat.text)
+    ball = f", {setting}" if setting else ""
     epochs = f"{plan.epochs} epoch{'s' if plan.epochs != 1 else ''}"
     count = f"{len(test.ids):,} image{'s' if len(test.ids) != 1 else ''}"
     rows = "\n".join(

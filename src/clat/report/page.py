@@ -160,6 +160,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     known = {
         "Model": text(run.info, "model", "name") or text(run.recipe, "model", "name"),
         "Data": text(run.info, "data", "name") or text(run.recipe, "data", "name"),
+        "Norm": text(run.recipe, "norm"),
         "eps": text(run.recipe, "eps"),
         "Epochs": str(run.epochs[-1]["epoch"]) if run.epochs else None,
         "Trained in the last stage": share,
@@ -209,8 +210,8 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
     found: dict[tuple[str | None, ...], Json] = {}
     for one in (evaluation for run in runs for evaluation in run.evaluations):
         found.setdefault(
-            (one.protocol, one.protocol_hash, one.eps),
-            {**part(one.data, "protocol"), "name": one.protocol, "eps": one.eps},
+            (one.protocol, one.protocol_hash, one.ball),
+            {**part(one.data, "protocol"), "name": one.protocol, "ball": one.ball},
         )
     return list(found.values())
 
