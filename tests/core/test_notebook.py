@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -43,6 +45,9 @@ def test_what_is_displayed():
     record = EvaluationRecord.from_dict(result.to_dict(), "mine")
     for one in (result, record):
         assert str(one.robust_accuracy) in one._repr_html_()
+    assert repr(digits) == "ImageSet('digits', 'test', 20 images 3x8x8 uint8, 10 classes)"
+    assert re.fullmatch(r"clean [\d.]+% \[\S+ \S+\]  pgd-10 robust .*\(n = 20\), linf eps 0.1", str(result))
+    assert "McNemar, exact" in str(clat.compare(result, result))
     for report in (
         clat.measure_criticality(model, x, y, eps="0.1"),
         clat.compare(result, result),

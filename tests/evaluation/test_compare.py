@@ -197,6 +197,31 @@ def test_two_checkpoints_of_one_run_are_not_two_seeds(tmp_path: Path) -> None:
     assert len(compare_seeds([last], [best]).labels) == 2, "what the two groups share is no spread of seeds"
 
 
+def test_one_network_measured_twice_is_not_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, same, other, wider = (
+        result(tmp_path / f"{name}.json", network={"weights": weights, "structure": structure})
+        for name, weights, structure in (
+            ("one", "aa", "s"), ("same", "aa", "s"), ("other", "bb", "s"), ("wider", "cc", "t"),
+        )
+    )  # fmt: skip
+    with pytest.raises(ClatError, match=r"one.json and .*same.json are of one network \(weights aa\), not of two"):
+        compare_seeds([one, other, same])
+    assert compare_seeds([one, other], [same]).notes == ()
+    (note,) = compare_seeds([one, other, wider]).notes
+    assert note.startswith(f"{one} and {wider} are of networks with different structures")
+    assert compare_seeds([one, other], [wider, result(tmp_path / "untold.json")]).notes == ()
+
+
+def test_an_attack_whose_code_changed_is_another_one(tmp_path: Path) -> None:
+    old, new, untold = (
+        result(tmp_path / f"{name}.json", attack_sources=sources)
+        for name, sources in (("old", {"mine:up": "aa"}), ("new", {"mine:up": "bb"}), ("untold", None))
+    )
+    with pytest.raises(ClatError, match="the code of attack 'mine:up' changed between them"):
+        compare(old, new)
+    assert compare(old, untold).notes == compare(untold, new).notes == ()
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = result(tmp_path / "a.json"), result(tmp_path / "b.json", "1111", "1111")
     out = tmp_path / "difference.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,6 +125,21 @@ def test_mean_corruption_error_in_closed_form() -> None:
 def test_baselines_that_do_not_fit(baseline: dict[str, Any], says: str) -> None:
     with pytest.raises(ClatError, match=says):
         mean_corruption_error(result({"a": [0.3]}), baseline)
+
+
+def test_unlike_images_are_refused_whoever_names_them(package: ModuleType) -> None:
+    images = dark_set()
+    less = images.subset(torch.arange(len(images) - 1))
+    turned = replace(images, labels=1 - images.labels)
+    known, fewer, other = (
+        evaluate_corruptions(Brightness(), one, names=["lighter"], severities=[2]).to_dict()
+        for one in (images, less, turned)
+    )
+    assert (known["n"], len(known["images"])) == (len(images), 16)
+    for one, says in ((fewer, r"different images \(n"), (other, r"different images \(images")):
+        with pytest.raises(ClatError, match=says):
+            mean_corruption_error(known, one)
+    assert mean_corruption_error(known, known | {"n": None, "images": None}) == mean_corruption_error(known, known)
 
 
 def test_bad_input(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

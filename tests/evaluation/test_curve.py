@@ -40,6 +40,8 @@ def test_without_clean_accuracy_and_with_doubles(linear: Any, samples: Any) -> N
         eps_curve(model, x, y, eps=[0])
     with pytest.raises(ClatError, match="did you mean 8/255"):
         eps_curve(model, x, y, eps=[8])
+    with pytest.raises(ClatError, match="protocol 'pixle' heeds no eps"):
+        eps_curve(model, x, y, eps=["4/255"], protocol="pixle")
 
 
 def test_the_result_as_data_and_plot(linear: Any, samples: Any, tmp_path: Path) -> None:
@@ -77,6 +79,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--eps", "1/255,,2/255"], "eps is ''"),
         (["--eps", "1/255,8"], "did you mean 8/255"),
         (["--protocol", "pgd-21"], "unknown protocol"),
+        (["--protocol", "stadv"], "protocol 'stadv' heeds no eps"),
         (["--plot", "c.pdf"], "must end in .svg or .png"),
         (["--out", "c.json"], "exists already"),
     ):

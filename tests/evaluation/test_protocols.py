@@ -20,6 +20,7 @@ from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
 from clat.evaluation.planned_search import plan_searches
+from clat.evaluation.protocols import ball_text, setting_text
 
 PGD_2 = AttackSpec(attack="pgd", steps=2)
 
@@ -349,3 +350,13 @@ def test_the_names_that_results_show() -> None:
     assert [label for _, label, _ in built("fgsm")] == ["fgsm"]
     others = [spec for name, one in PROTOCOLS.items() if name[:4] != "fgsm" for spec in one.attacks]
     assert all(spec.shown == spec.label for spec in others)
+
+
+def test_a_ball_is_shown_where_an_attack_heeds_it() -> None:
+    pgd, stadv = PROTOCOLS["pgd-20"].data(), PROTOCOLS["stadv"].data()
+    both = {"name": "both", "attacks": [*pgd["attacks"], *stadv["attacks"]]}
+    assert setting_text(pgd, "l2", "0.5") == "pgd-20, l2 eps 0.5"
+    assert setting_text(both, "linf", "8/255") == "both, linf eps 8/255"
+    assert setting_text(stadv, "linf", "8/255") == "stadv"
+    assert setting_text({"name": "stadv"}, "linf", None) == "stadv", "as a comparison's setting has it"
+    assert ball_text({"name": "of an old file"}, None, "8/255") == "eps 8/255"

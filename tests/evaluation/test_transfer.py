@@ -14,6 +14,7 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.evaluation import Accuracy, evaluate, find_protocol
+from clat.evaluation.live import evaluation_progress
 from clat.evaluation.transfer import make_examples, transfer
 from clat.network.logits import SQUASHED_NOTE
 from clat.report.robustness import transfer_map
@@ -119,7 +120,10 @@ def test_bad_input(linear: Any, samples: Any) -> None:
 def test_the_result_as_data_and_plot(linear: Any, samples: Any, tmp_path: Path) -> None:
     models = {"first": linear(), "second": linear(seed=1)}
     x, y = samples(models["first"], 20)
-    matrix = transfer(models, x, y, eps="5/255", about={"note": "mine"})
+    told: list[str] = []
+    with evaluation_progress() as report:
+        matrix = transfer(models, x, y, eps="5/255", about={"note": "mine"}, report=report, attacking=told.append)
+    assert told == ["first", "second"]
     matrix.to_json(tmp_path / "matrix.json")
     data = json.loads((tmp_path / "matrix.json").read_text())
     assert data["networks"] == ["first", "second"]
@@ -178,6 +182,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         ([*first, *second[:3], "widht=3"], "did you mean 'width=...'?"),
         ([*first, *second[:3], "width=x"], "expected a whole number"),
         ([*first, *second[:3], "weights=absent.pt"], "no such file"),
+        ([*first, *second, "--protocol", "pgd-11"], "unknown protocol"),
         ([*first, *second, "--attack", "pgd-11"], "unknown protocol"),
         ([*first, *second, "--plot", "m.pdf"], "must end in .svg or .png"),
         ([*first, *second, "--out", "m.json"], "exists already"),

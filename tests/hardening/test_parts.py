@@ -12,17 +12,19 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.threat_model import ThreatModel
 from clat.data import ImageSet
+from clat.evaluation.compare import ACCURACIES, Comparison
 from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
-from clat.evaluation.statistics import PairedDifference
+from clat.evaluation.statistics import Accuracy, PairedDifference
 from clat.hardening import HardenConfig, inputs
 from clat.hardening.augmentation import fitting_augmentation
-from clat.hardening.card import paired_sentence, threat_in_words
+from clat.hardening.card import card, paired_sentence, threat_in_words
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
 from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, refuse_hopeless, set_point
 from clat.hardening.recipe import harden_stages, stage_alone
 from clat.hardening.run import _possible
+from clat.hardening.testing import FinalTest
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.toml import build_recipe, read_recipe
 from clat.runtime.engine import Engine, EngineConfig
@@ -282,6 +284,17 @@ def test_the_card_names_no_ball_for_what_eps_does_not_bound():
     assert threat_in_words(PROTOCOLS["stadv"], config) == "stadv"
     both = Protocol(name="both", attacks=(AttackSpec(attack="apgd"), AttackSpec(attack="stadv")))
     assert threat_in_words(both, config) == "perturbations of linf size 0.1 and stadv"
+
+
+def test_the_card_says_what_qualifies_its_numbers():
+    config, test = HardenConfig(epochs=1, eps="0.1"), FinalTest(half_bright(4), torch.arange(4), PROTOCOLS["cr"])
+    right = Accuracy(2, 4)
+    comparison = Comparison(
+        ("before", "after"), {}, (), dict.fromkeys(ACCURACIES, (right, right)),
+        dict.fromkeys(ACCURACIES, PairedDifference(0, 0, 4)),
+    )  # fmt: skip
+    said = card(comparison, plan(), config, "No signs.", test, None, ["after: its outputs are random"])
+    assert "- after: its outputs are random\n\nNo signs." in said
 
 
 def test_fields_are_those_of_the_objectives_that_may_be_taken():

@@ -63,7 +63,7 @@ def everything(model: nn.Module, x: Tensor, y: Tensor, out: Path) -> None:
     accuracy: clat.Accuracy = evaluation.robust_accuracy
     record: clat.EvaluationRecord = clat.EvaluationRecord.from_dict(evaluation.to_dict())
     paired = clat.compare(evaluation, evaluation)
-    seeds = clat.compare_seeds([evaluation, evaluation])
+    seeds = clat.compare_seeds([evaluation])
     signs: clat.CheckReport = clat.check(model, x, y, eps="8/255")
     matrix = clat.transfer({"one": model, "two": network}, x, y, eps="8/255", protocol="pgd-10")
     curve = clat.eps_curve(model, x, y, eps=["0", "8/255"])

@@ -18,12 +18,15 @@ import clat
 from clat.core.errors import ClatError
 from clat.core.notices import Notice
 from clat.evaluation import EvaluationRecord
+from clat.evaluation.batch_dependence import BATCHED, RANDOM_NOTE
+from clat.evaluation.gallery import Gallery
 from clat.evaluation.record import TEST_DECIDES
 from clat.models import Normalized, load_model, save_weights
 from clat.models.output_names import output_names
 from clat.models.settings import NetworkConfig
 from clat.publishing import model_card, write_card_file
 from clat.publishing.robustbench_entry import board_of
+from clat.report.evaluation_page import render_evaluation
 from helpers.libraries import need
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -252,6 +255,16 @@ def test_networks_that_cannot_be_exported(network, images: Tensor, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_qualifies_a_number_is_shown_beside_it(record: EvaluationRecord) -> None:
+    said = {"notes": ["a  note"], "warning": "signs of gradient masking"}
+    found = EvaluationRecord.from_dict(record.data | said)
+    assert found.notes == ["a note", "signs of gradient masking"]
+    gallery = Gallery(networks=["network"], setting="", counts={}, pictures=[])
+    for shown in (model_card("t", results=[found]), render_evaluation(found, gallery), found._repr_html_()):
+        assert all(note in shown for note in found.notes)
+    assert EvaluationRecord.from_dict({"notes": None}).notes == []
+
+
 def test_robustbench_s_entry(record: EvaluationRecord) -> None:
     said = {"name": "A Paper", "authors": "A. Author", "architecture": "ResNet-18"}
     with pytest.raises(ClatError, match="lists the full AutoAttack alone"):
@@ -275,7 +288,13 @@ def test_robustbench_s_entry(record: EvaluationRecord) -> None:
         assert clat.robustbench_entry(odd, **said)["footnote"] == note
         assert board_of(odd) is None
     decided = EvaluationRecord.from_dict(data | {"notes": ["cost aside", TEST_DECIDES]})
-    assert "The test split decides in this run" in clat.robustbench_entry(decided, **said)["footnote"]
+    entry = clat.robustbench_entry(decided, **said)
+    assert entry["footnote"].startswith("Cost aside. The test split decides in this run")
+    assert entry["unreliable"] is False
+    for note in (RANDOM_NOTE, f"{BATCHED} (BatchNorm without stored statistics)"):
+        entry = clat.robustbench_entry(EvaluationRecord.from_dict(data | {"notes": [note]}), **said)
+        assert entry["unreliable"] is True
+        assert note[1:] in entry["footnote"]
     data["clean_accuracy"]["n"] = 1000
     short = clat.robustbench_entry(EvaluationRecord.from_dict(data), **said, reported=53.0)
     assert short["reported"] == "53.00"

@@ -16,6 +16,8 @@ import clat
 from clat.core import plugins
 from clat.core.errors import ClatError
 from clat.data import load_split
+from clat.evaluation import PROTOCOLS, AttackSpec, Protocol
+from clat.evaluation.own_attack import source_digest
 from clat.objectives import PgdAT
 from clat.recipe.explain import explained_recipe
 from clat.recipe.toml import build_recipe, read_recipe, recipe_data, recipe_hash, recipe_toml
@@ -302,6 +304,30 @@ def test_attacks_of_one_s_own(images: torch.Tensor, labels: torch.Tensor, tiny_r
     ):
         with pytest.raises(ClatError, match=says):
             evaluated(images, labels, attack)
+
+
+def test_a_changed_attack_does_not_keep_its_verdicts(
+    images: torch.Tensor, labels: torch.Tensor, tiny_resnet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "changing_attack.py"
+    module.write_text("def stay(model, x, y, *, eps):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    protocol = Protocol(name="stay", attacks=(AttackSpec(attack="changing_attack:stay"),))
+
+    def evaluated() -> Any:
+        return clat.evaluate(
+            tiny_resnet(), images, labels, protocol=protocol, eps="1/255", state=tmp_path / "state"
+        ).to_dict()
+
+    first = evaluated()
+    assert evaluated()["attack_sources"] == first["attack_sources"]
+    assert first["protocol"] == evaluated()["protocol"]
+    module.write_text(module.read_text().replace("return x", "return (x + eps).clamp(0, 1)"))
+    with pytest.raises(ClatError, match=r"belongs to another evaluation .code of changing_attack:stay "):
+        evaluated()
+    module.unlink()
+    assert source_digest("changing_attack:stay") is None
+    assert PROTOCOLS["cr"].attack_sources() == {}
 
 
 @pytest.mark.parametrize(

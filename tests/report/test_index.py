@@ -55,7 +55,8 @@ def test_its_script_is_the_one_that_may_run(source):
 
 def test_numbers_and_links(source):
     words = Page(source).text
-    for expected in ("3 runs", "35.0 %", "41.0 %", "pgd-at + clat", "pgd-20 at 8/255, cifar10/test, n = 1,000"):
+    setting = "pgd-20 at linf eps 8/255, cifar10/test, n = 1,000"
+    for expected in ("3 runs", "35.0 %", "41.0 %", "pgd-at + clat", setting):
         assert expected in words, expected
     assert "Runs without a test result: 1." in words
     points = re.findall(

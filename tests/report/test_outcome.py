@@ -23,7 +23,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_before_and_after_with_overlapping_intervals(run_dir: Path) -> None:
     assert sentence(read_run(run_dir)) == (
-        "With 15 epochs of clat, robust accuracy went from 34.1 % to 35.0 % (pgd-20 at 8/255: +0.9 points "
+        "With 15 epochs of clat, robust accuracy went from 34.1 % to 35.0 % (pgd-20 at linf eps 8/255: +0.9 points "
         "with n = 1,000, but the 95 % intervals overlap: not settled), and clean "
         "accuracy from 55.1 % to 56.3 %."
     )
@@ -50,8 +50,8 @@ def test_results_of_the_same_images_are_compared_image_by_image(run_dir: Path) -
     with_verdicts(after, "1" * 19 + "0" * 21, correct="1" * 39 + "0")
     said = sentence(read_run(run_dir))
     assert (
-        "went from 25.0 % to 47.5 % (pgd-20 at 8/255: +22.5 points on the same 40 images, 95 % interval +7.4 to "
-        "+35.5, McNemar p = 0.0039)"
+        "went from 25.0 % to 47.5 % (pgd-20 at linf eps 8/255: +22.5 points on the same 40 images, 95 % "
+        "interval +7.4 to +35.5, McNemar p = 0.0039)"
     ) in said
     assert "and clean accuracy from 100.0 % to 97.5 % (−2.5 points on the same 40 images" in said
     assert "overlap" not in said
@@ -76,7 +76,7 @@ def test_against_another_run_at_the_same_budget(tmp_path: Path) -> None:
     ours = read_run(fake.write_run(tmp_path / "a"))
     theirs = read_run(fake.write_run(tmp_path / "b", name="pgd-at only", robust=(0.30, 0.31)))
     assert sentence(ours, theirs).startswith(
-        "Under pgd-20 at 8/255 on the test split, pgd-at + clat ends with 35.0 % robust and 56.3 % clean "
+        "Under pgd-20 at linf eps 8/255 on the test split, pgd-at + clat ends with 35.0 % robust and 56.3 % clean "
         "accuracy; at the same budget of 30 epochs pgd-at only ends with 31.0 % robust and 56.3 % clean "
         "accuracy (+4.0 points"
     )

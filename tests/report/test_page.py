@@ -62,6 +62,29 @@ def test_the_numbers_are_on_the_page(run_dir: Path) -> None:
     assert "Missing from this page" not in words
 
 
+def test_what_qualifies_an_accuracy_stands_below_it(run_dir: Path) -> None:
+    for label, notes in (("stage-1", ["of both"]), ("best", ["of both"]), ("last", ["of both", "of the last"])):
+        file = run_dir / "evaluations" / f"{label}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"notes": notes}))
+    words = page_of(run_dir).text
+    assert words.count("of both") == 1
+    assert "last (epoch 30): of the last" in words
+
+
+def test_the_norm_stands_beside_eps(run_dir: Path) -> None:
+    recipe = run_dir / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('eps = "8/255"', 'eps = "0.5"\nnorm = "l2"', 1))
+    for file in (run_dir / "evaluations").iterdir():
+        data = json.loads(file.read_text())
+        said = {"protocol": data["protocol"] | {"norm": "l2"}, "eps": {"text": "0.5", "value": 0.5}}
+        file.write_text(json.dumps(data | said))
+    words = page_of(run_dir).text
+    assert "pgd-20 at l2 eps 0.5" in words
+    assert words.count("pgd-20, l2 eps 0.5") == 3
+    assert "Norm l2 eps 0.5" in " ".join(words.split())
+    assert "linf" not in words
+
+
 def test_sections_come_in_the_order_of_a_readers_questions(run_dir: Path) -> None:
     source = write_report(run_dir).read_text(encoding="utf-8")
     headings = re.findall(r"<h2>(.*?)</h2>", source)

@@ -73,10 +73,10 @@ def test_a_hardenings_first_sentence_is_the_paired_result(tmp_path: Path) -> Non
     run = read_run(hardened(tmp_path / "run", [i < 100 for i in range(200)]))
     assert run.notices == []
     assert outcome(run).replace(SPACE, " ") == (
-        "Hardened for 15 epochs, robust accuracy went from 10.0 % to 50.0 % (pgd-20 at 8/255: +40.0 points on the "
-        "same 200 images, 95 % interval +32.7 to +46.5, McNemar p < 0.0001), and clean accuracy from 100.0 % to "
-        "99.0 % (−1.0 points on the same 200 images, 95 % interval −2.9 to +0.9, McNemar p = 0.5: no difference "
-        "that the paired test tells from chance)."
+        "Hardened for 15 epochs, robust accuracy went from 10.0 % to 50.0 % (pgd-20 at linf eps 8/255: +40.0 "
+        "points on the same 200 images, 95 % interval +32.7 to +46.5, McNemar p < 0.0001), and clean accuracy from "
+        "100.0 % to 99.0 % (−1.0 points on the same 200 images, 95 % interval −2.9 to +0.9, McNemar p = 0.5: no "
+        "difference that the paired test tells from chance)."
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from clat import cli
 from clat.core.errors import ClatError
 from clat.data import hold_out, load_split
-from clat.evaluation import evaluate_set
+from clat.evaluation import PROTOCOLS, evaluate_set
 from clat.models import load_weights
 from clat.recipe.toml import read_recipe
 from clat.runtime.jobs import schedule
@@ -107,6 +107,11 @@ def test_every_row_and_the_early_stopped_control(done):
     assert json.loads((out / "finals" / "pgd-20.json").read_text()) == json.loads(json.dumps(table))
     text = (out / "finals" / "pgd-20.md").read_text()
     assert all(cell in text for one in table["groups"] for cell in cells(one))
+    measured = table["setting"]
+    assert (measured["norm"], measured["eps"], measured["n"]) == ("linf", "0.1", 40)
+    assert text.startswith("# pgd-20, linf eps 0.1, on 40 test images of digits\n\nMean over the seeds ± ")
+    assert f"Protocol hash {PROTOCOLS['pgd-20'].hash}." in text
+    assert "in brackets the 95 % t interval over the seeds." in text
     assert finals_table(table).row_count == 3
 
 

@@ -19,7 +19,7 @@ from clat.core.errors import ClatError
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds
 from clat.studies import STUDIES, find_study
-from clat.studies.collect import collect, markdown, rich_table
+from clat.studies.collect import caption, collect, markdown, rich_table
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Scale, chosen
@@ -408,3 +408,12 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
     assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
     assert cli.main([*command, "--scale", "smoke"]) == 2
     assert "unknown scale 'smoke' of the study 'tiny-study'; Valid: " in capsys.readouterr().err
+
+
+def test_the_caption_names_the_norm():
+    protocol = {"name": "pgd-20", "hash": "ab12", "norm": "l2", "eps": "0.5"}
+    said = caption({"remark": "", "protocol": protocol, "rows": []})
+    assert "(pgd-20, l2 eps 0.5, protocol hash ab12)" in said
+    assert "(stadv, protocol hash cd34)" in caption(
+        {"remark": "", "protocol": protocol | {"name": "stadv", "hash": "cd34", "eps": None}, "rows": []}
+    )

@@ -333,7 +333,7 @@ def test_names_are_never_read_as_markup(clat, workplace, tmp_path):
     assert done.code == 0, done.err
     assert str(again) in done.out.replace("\n", "")
     networks = ("--network", "[/x]", "own_network:Net", "--network", ":smile:", "own_network:Net")
-    done = clat("transfer", *networks, "--attack", "fgsm", *words)
+    done = clat("transfer", *networks, "--protocol", "fgsm", *words)
     assert done.code == 0, done.err
     assert "attacking [/x]\n" in done.out
     assert ":smile:" in done.out

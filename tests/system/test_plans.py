@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [["curve", "--protocol"], ["transfer", "--attack"]])
+@pytest.mark.parametrize("command", [["curve", "--protocol"], ["transfer", "--protocol"]])
 @pytest.mark.parametrize("plan", ["fast", "autoattack-sampled"])
 def test_elsewhere_a_plan_is_no_protocol(command: list[str], plan: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--model", "resnet18"] if command[0] == "curve" else ["--network", "a", "resnet18"]

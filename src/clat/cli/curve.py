@@ -50,12 +50,12 @@ def run(options: argparse.Namespace) -> int:
         ClatError: If an eps is out of range, or the network and the images do not go together.
     """
     from clat.cli.inputs import about_model, build_model, first_images, pick_device
-    from clat.evaluation import evaluate_set, find_protocol
-    from clat.evaluation.curve import trace_curve
+    from clat.evaluation import evaluate_set
+    from clat.evaluation.curve import heeding_eps, trace_curve
     from clat.evaluation.live import evaluation_progress
 
     outputs = Outputs(options.out, options.plot)
-    protocol = find_protocol(options.protocol)
+    protocol = heeding_eps(options.protocol)
     sizes = [parse_size(size.strip(), norm=options.norm) for size in options.eps.split(",")]
     device = pick_device(options.device)
     images = first_images(options)

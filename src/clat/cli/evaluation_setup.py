@@ -21,6 +21,7 @@ from clat.core.units import parse_size
 from clat.data import ImageSet
 from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
 from clat.evaluation.live import evaluation_progress
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.subset import check_ids, read_ids
 from clat.models import robustbench
 from clat.network.cost import Cost
@@ -161,8 +162,8 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
     for name, accuracy in result.per_attack.items():
         say(f"after {name:10} {accuracy}")
     say_clean(result.clean_accuracy, options, images)
-    radius = f", {options.norm} eps {result.eps}" if result.protocol.bounded_by_eps else ""
-    say(f"robust accuracy  {result.robust_accuracy}   {result.protocol.title}{radius}")
+    setting = setting_text(result.protocol.data(), result.norm, result.eps)
+    say(f"robust accuracy  {result.robust_accuracy}   {setting}")
     say(f"cost  {cost_text(result.cost)}; protocol hash {result.protocol.hash}")
 
 

@@ -40,7 +40,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="NAME MODEL [weights=FILE] [weights_key=KEY] [width=N] [normalize=DATA] [args.KEY=VALUE]; two or more",
     )
     parser.add_argument("--eps", default="8/255", help=EPS)
-    parser.add_argument("--attack", default="pgd-10", help="a protocol, as for evaluate (default: pgd-10)")
+    parser.add_argument("--protocol", default="pgd-10", help="as for evaluate (default: pgd-10)")
+    parser.add_argument(
+        "--attack", dest="protocol", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # its old name
     add_image_options(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw the matrix (.svg or .png)")
     add_measuring_options(parser, default_samples=1000)
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.evaluation.transfer import transfer
 
     outputs = Outputs(options.out, options.plot)
-    protocol = find_protocol(options.attack)
+    protocol = find_protocol(options.protocol)
     parse_size(options.eps, norm=options.norm)
     described = _described(options.network)
     device = pick_device(options.device)
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         with recorded() as said:
             networks[name] = build_model(argparse.Namespace(**vars(one), classes=options.classes), images, device)
         models[name] = vars(one) | ({"notes": said} if said else {})
-    with evaluation_progress(console()) as progress:
+    with evaluation_progress(console()) as report:
         matrix = transfer(
             networks,
             *tensors(images),
@@ -83,8 +86,8 @@ def run(options: argparse.Namespace) -> int:
             norm=options.norm,
             batch_size=options.batch_size,
             seed=options.seed,
-            report=lambda name: say(f"attacking {name}"),
-            progress=progress,
+            report=report,
+            attacking=lambda name: say(f"attacking {name}"),
             about={"models": models, **about_data(images)},
         )
     for note in matrix.notes:

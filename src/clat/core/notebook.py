@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ def _plain(text: Any) -> str:
 
 
 class ShownAsTable:
-    """Shows `table()` where a notebook displays the object."""
+    """Shows `table()` where the object is printed or a notebook displays it."""
+
+    def __str__(self) -> str:
+        from clat.core.console import plain_console
+
+        text = StringIO()
+        plain_console(file=text, width=100).print(self.table())  # type: ignore[attr-defined]
+        return text.getvalue()
 
     def _repr_html_(self) -> str:
         return html_of(self.table())  # type: ignore[attr-defined]

@@ -6,12 +6,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from clat.core.checks import at_least
-from clat.core.console import Table, plain_console
+from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
 from clat.core.notebook import ShownAsTable
@@ -195,11 +194,6 @@ class Ranked(ShownAsTable, SavedAsJson, Generic[Row]):
             style = "bold" if row.name in best else None
             table.add_row(str(row.index), row.name, *cells, str(rank[row.name]), style=style)
         return table
-
-    def __str__(self) -> str:
-        text = StringIO()
-        plain_console(file=text, width=100).print(self.table())
-        return text.getvalue()
 
 
 @dataclass(frozen=True)

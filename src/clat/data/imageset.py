@@ -76,6 +76,10 @@ class ImageSet:
                 " (-1 often marks a split published without labels: use another split)"
             )
 
+    def __repr__(self) -> str:
+        pixels = f"{'x'.join(map(str, self.shape))} {str(self.dtype).removeprefix('torch.')}"
+        return f"ImageSet({self.name!r}, {self.split!r}, {len(self)} images {pixels}, {self.num_classes} classes)"
+
     def _repr_html_(self) -> str:
         return image_set_html(self)
 

@@ -6,6 +6,8 @@ batch as they are done, meets another network at every step. BatchNorm without s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,10 @@ from clat.evaluation.predict import predict
 from clat.network import modes
 from clat.network.guard import floating_type
 
+RANDOM, BATCHED = "the network's outputs are random", "the network's outputs depend on the batch"
+"""How the notes on outputs that are not the image's own begin."""
 RANDOM_NOTE = (
-    "the network's outputs are random, two passes over one image give different logits: attacks that stop at the "
+    f"{RANDOM}, two passes over one image give different logits: attacks that stop at the "
     "first wrong one (all but pgd) leave accuracies too high"
 )
 
@@ -157,9 +161,21 @@ def batch_notes(
     if is_random(model, x, y):
         return [RANDOM_NOTE]
     return [
-        f"the network's outputs depend on the batch{cause(model)}, an image alone gets other logits than among "
+        f"{BATCHED}{cause(model)}, an image alone gets other logits than among "
         f"others: these numbers are of batches of {batch_size} alone"
     ]
+
+
+def varying_outputs(notes: Iterable[str]) -> bool:
+    """Return whether an evaluation found outputs that are not the image's own.
+
+    Args:
+        notes: those of the result.
+
+    Returns:
+        True where they are random, or depend on the batch.
+    """
+    return any(note.startswith((RANDOM, BATCHED)) for note in notes)
 
 
 def cause(model: nn.Module) -> str:

@@ -14,8 +14,9 @@ from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
 from clat.core.formatting import p_text, percent, points
 from clat.core.notebook import ShownAsTable
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import Evaluation, EvaluationRecord
-from clat.evaluation.same_run import refuse_one_run
+from clat.evaluation.same_run import refuse_one_run, structure_notes
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -177,7 +178,7 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
         Mean, deviation and lowest of each group, and the difference of the means.
 
     Raises:
-        ClatError: as `compare` does.
+        ClatError: as `compare` does, and where two results of a group are of one network or one run.
     """
     if not seeds:
         raise ClatError("the first group is empty: give results of at least one seed")
@@ -192,7 +193,7 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     return SeedComparison(
         labels=tuple(tuple(one.name for one in group) for group in groups),
         setting=everything[0].setting,
-        notes=_notes(everything),
+        notes=(*_notes(everything), *(note for group in groups for note in structure_notes(group))),
         summaries={kind: tuple(summary(group, place) for group in groups) for place, kind in enumerate(ACCURACIES)},
     )
 
@@ -213,6 +214,7 @@ def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
                     f"{first.name} and {other.name} cannot be compared: {name} is {_plain(value)} in the one and"
                     f" {_plain(other.setting[name])} in the other"
                 )
+        _refuse_other_code(first, other)
     known = [one for one in everything if one.images is not None]
     for other in known[1:]:
         if other.images != known[0].images:
@@ -221,6 +223,16 @@ def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
                 f" ({known[0].images} and {other.images}): evaluate both on the same"
             )
     return everything
+
+
+def _refuse_other_code(first: EvaluationRecord, other: EvaluationRecord) -> None:
+    """Raise an error where an attack of a user's own had other code in the one than in the other."""
+    for attack, source in first.attack_sources.items():
+        if other.attack_sources.get(attack, source) != source:
+            raise ClatError(
+                f"{first.name} and {other.name} cannot be compared: the code of attack '{attack}' changed between "
+                "them, evaluate both with the same"
+            )
 
 
 def _notes(everything: Sequence[EvaluationRecord]) -> tuple[str, ...]:
@@ -258,7 +270,7 @@ def _plain(value: Any) -> str:
 
 
 def _setting_text(setting: dict[str, Any]) -> str:
-    return f"{setting['protocol']['name']}, {setting['norm']} eps {setting['eps']}, n = {setting['n']}"
+    return f"{setting_text(setting['protocol'], setting['norm'], setting['eps'])}, n = {setting['n']}"
 
 
 def _columns(table: Table, *names: str) -> None:

@@ -31,7 +31,7 @@ from clat.core.seeds import derive_seed
 from clat.data import ImageSet
 from clat.evaluation.predict import is_right
 from clat.evaluation.statistics import Accuracy
-from clat.network.fingerprint import device_of
+from clat.network.fingerprint import device_of, digest, sample_digests
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32
@@ -40,13 +40,15 @@ SMALLEST = 32
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionResult(ShownAsTable, SavedAsJson):
-    """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are."""
+    """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are; `images`: a digest of
+    these and their labels."""
 
     clean: Accuracy
     accuracies: dict[str, dict[int, Accuracy]]
     seed: int
     environment: dict[str, Any]
     about: dict[str, Any]
+    images: str | None = None
 
     @property
     def errors(self) -> dict[str, float]:
@@ -64,6 +66,8 @@ class CorruptionResult(ShownAsTable, SavedAsJson):
             "what": "corruptions",
             **self.about,
             "seed": self.seed,
+            "images": self.images,
+            "n": self.clean.n,
             "clean_accuracy": self.clean.to_dict(),
             "corruptions": {
                 name: {str(severity): one.to_dict() for severity, one in levels.items()}
@@ -161,6 +165,7 @@ def evaluate_corruptions(
         seed=seed,
         environment=describe_environment(device_of(model, torch.device("cpu"))),
         about=about or {},
+        images=digest(sample_digests(pixels, images.labels, torch.arange(len(pixels)))),
     )
 
 
@@ -210,6 +215,12 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
     for what in ("data", "seed"):
         if result.get(what) != baseline.get(what):
             raise ClatError(f"the two cannot be compared: {what} is {result.get(what)} and {baseline.get(what)}")
+    for what in ("n", "images"):
+        here, there = result.get(what), baseline.get(what)
+        if None not in (here, there) and here != there:
+            raise ClatError(
+                f"the two are of different images ({what} {here} and {there}): measure both on the same"
+            )
     if {name: set(levels) for name, levels in result["corruptions"].items()} != {
         name: set(levels) for name, levels in baseline["corruptions"].items()
     }:

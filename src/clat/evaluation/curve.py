@@ -20,7 +20,7 @@ from clat.core.files import SavedAsJson
 from clat.core.notebook import html_table
 from clat.core.units import Size, parse_size, size_text
 from clat.evaluation.evaluate import evaluate
-from clat.evaluation.protocols import Protocol
+from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.statistics import Accuracy
 
@@ -102,11 +102,33 @@ def eps_curve(
         The accuracies by rising eps.
 
     Raises:
-        ClatError: as `clat.evaluate` does, and unless at least one eps is above 0.
+        ClatError: as `clat.evaluate` does, where no attack heeds eps, and unless at least one eps is above 0.
     """
+    protocol = heeding_eps(protocol)
     return trace_curve(
         lambda size: evaluate(model, x, y, protocol=protocol, eps=size, norm=norm, **options), eps, norm
     )
+
+
+def heeding_eps(protocol: str | Path | Protocol) -> Protocol:
+    """Return a protocol whose attacks a curve can be drawn of.
+
+    Args:
+        protocol: a built-in name, a TOML file or a Protocol.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        ClatError: there is none of that name, or no attack of it heeds eps.
+    """
+    found = find_protocol(protocol)
+    if not found.bounded_by_eps:
+        raise ClatError(
+            f"protocol '{found.name}' heeds no eps, so that a curve would show nothing of it: take another, or "
+            "measure once with clat evaluate"
+        )
+    return found
 
 
 def trace_curve(measure: Callable[[Fraction], Evaluation], eps: Sequence[Size], norm: str = "linf") -> EpsCurve:

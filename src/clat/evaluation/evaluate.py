@@ -102,7 +102,7 @@ def evaluate(
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     _check_settings(x, threat, batch_size, precision, keep_examples=keep_examples, state=state)
     ids = _numbers(x, ids)
-    samples, network = sample_digests(x, y, ids), _identity(model)
+    samples, network, sources = sample_digests(x, y, ids), _identity(model), protocol.attack_sources()
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     batch_size = at_a_time(batch_size, x.shape[1:], device)
@@ -134,6 +134,7 @@ def evaluate(
                 "precision": precision,
                 "model": fingerprint(model),
                 "images": digest(samples),
+                **{f"code of {attack}": source for attack, source in sources.items()},
             }
             state_file = StateFile(Path(state), key, alone[:1])
         reached = state_file.load()
@@ -163,6 +164,7 @@ def evaluate(
         x_adv=examples,
         about=about or {},
         network=network,
+        attack_sources=sources,
     )
 
 

@@ -16,6 +16,7 @@ from clat.data.pictures import data_uri
 from clat.evaluation.evaluate import evaluate
 from clat.evaluation.pictures import amplified
 from clat.evaluation.predict import predict
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import Evaluation
 from clat.network.edge import unwrapped
 
@@ -157,7 +158,7 @@ def make_gallery(
     first = results[0]
     return Gallery(
         networks=list(networks),
-        setting=f"{first.protocol.title}, {first.threat}",
+        setting=setting_text(first.protocol.data(), first.norm, first.eps),
         counts={kind: int(kinds[kind].sum()) for kind in names},
         pictures=pictures,
     )

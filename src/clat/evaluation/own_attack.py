@@ -7,9 +7,13 @@ on batches, and draws for each image by its number.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +54,26 @@ def find_own_attack(name: str) -> Callable[..., Tensor] | None:
     if len(first) < 3 and not any(one.kind is one.VAR_POSITIONAL for one in first):
         raise ClatError(f"attack '{name}' takes {len(first)} arguments by place, expected (model, x, y, *, eps)")
     return found
+
+
+def source_digest(name: str) -> str | None:
+    """Return sixteen hex digits that change with the code of the module that defines an attack of a user's own.
+
+    Args:
+        name: as a protocol has it.
+
+    Returns:
+        The digits, the start of a SHA-256; None where there is no file that can be read, as in a notebook.
+    """
+    function: Any = find_own_attack(name)
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = sys.modules.get(getattr(inspect.unwrap(function), "__module__", ""))
+    file = getattr(module, "__file__", None)
+    try:
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def check_own_settings(name: str, function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from clat.core.errors import ClatError, unknown
 from clat.core.parsing import parse_toml
 from clat.core.plugins import PluginKind
 from clat.core.units import parse_size
-from clat.evaluation.own_attack import check_own_settings, find_own_attack
+from clat.evaluation.own_attack import check_own_settings, find_own_attack, source_digest
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "apgd": {"loss": "ce", "steps": 100, "targets": None},
@@ -193,6 +193,16 @@ class Protocol:
         """Return whether any of its attacks heeds eps: stAdv is bounded by its flow, Pixle by its patches."""
         return not unbounded_attacks(self.data(), alone=True)
 
+    def attack_sources(self) -> dict[str, str]:
+        """Return what tells if the code of a user's own attacks has changed, which the hash does not.
+
+        Returns:
+            Attack -> digest of the module that defines it, for those whose module can be read.
+        """
+        own = [spec.attack for spec in self.attacks if spec.settings is not None]
+        digests = {name: source_digest(name) for name in own}
+        return {name: digest for name, digest in digests.items() if digest is not None}
+
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Protocol:
         """Return a protocol as it was recorded.
@@ -251,6 +261,34 @@ def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:
     names = [attack.get("attack") for attack in attacks or [] if isinstance(attack, Mapping)]
     found = [name for name in names if name in WITHOUT_EPS]
     return [] if alone and len(found) < len(names) else found
+
+
+def ball_text(data: Any, norm: str | None, eps: str | None) -> str:
+    """Return the ball of a protocol's attacks as every result shows it.
+
+    Args:
+        data: `Protocol.data()`, or what a result's JSON has under "protocol".
+        norm: its norm, if it is known.
+        eps: its radius as exact text, if it is known.
+
+    Returns:
+        Such as "linf eps 8/255"; nothing where no attack heeds eps.
+    """
+    return f"{norm or ''} eps {eps}".strip() if eps and not unbounded_attacks(data, alone=True) else ""
+
+
+def setting_text(data: Mapping[str, Any], norm: str | None, eps: str | None) -> str:
+    """Return a protocol with its ball. Arguments as for `ball_text`.
+
+    Args:
+        data: the protocol.
+        norm: its norm.
+        eps: its radius.
+
+    Returns:
+        Such as "pgd-20, linf eps 8/255", or "stadv" alone.
+    """
+    return ", ".join(filter(None, (protocol_title(data), ball_text(data, norm, eps))))
 
 
 _APGD_CE = AttackSpec(attack="apgd", loss="ce", steps=100)

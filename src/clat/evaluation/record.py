@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
 from clat.core.formatting import number
 from clat.core.parsing import parse_json
-from clat.evaluation.protocols import protocol_title, unbounded_attacks
+from clat.evaluation.protocols import ball_text, protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
 
 TEST_DECIDES = (
@@ -126,9 +127,10 @@ class EvaluationRecord(SavedAsJson):
         return cls.from_dict(data, str(path))
 
     def _repr_html_(self) -> str:
-        title = f"{self.name}: {self.protocol}" + (f" at {self.eps}" if self.eps else "")
+        title = f"{self.name}: {self.protocol}" + (f" at {self.ball}" if self.ball else "")
         clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
-        return evaluation_html(title, clean, self.per_attack, robust, f"{self.setting['n']} images")
+        caption = "\n".join([f"{self.setting['n']} images", *self.notes])
+        return evaluation_html(title, clean, self.per_attack, robust, caption)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the data as it was read.
@@ -179,9 +181,27 @@ class EvaluationRecord(SavedAsJson):
         return (self.text("eps", "text") or self.text("eps")) if self.bounded_by_eps else None
 
     @property
+    def ball(self) -> str:
+        """Return norm and radius, "linf eps 8/255"; nothing where no attack heeds them."""
+        return ball_text(self.data.get("protocol"), self.text("protocol", "norm"), self.eps)
+
+    @property
+    def notes(self) -> list[str]:
+        """Return all that qualifies the accuracies, a line each: the result's notes and its plan's warning."""
+        listed = self.data.get("notes")
+        said = [*(listed if isinstance(listed, list) else []), self.text("warning") or ""]
+        return list(dict.fromkeys(line for one in said if (line := " ".join(str(one).split()))))
+
+    @property
     def images(self) -> str | None:
         """Return the digest of what was evaluated; None in a file of a version that had none."""
         return self.text("images")
+
+    @property
+    def attack_sources(self) -> dict[str, str]:
+        """Return for each attack of a user's own the digest of its code, as far as the file says."""
+        said = self.data.get("attack_sources")
+        return {str(name): str(one) for name, one in said.items()} if isinstance(said, dict) else {}
 
     @cached_property
     def clean_accuracy(self) -> RecordedAccuracy | None:
@@ -251,6 +271,22 @@ class EvaluationRecord(SavedAsJson):
                 f"{self.name} is damaged: {len(self.correct)} clean and {len(self.robust)} robust verdicts"
             )
         return self.correct, self.robust
+
+
+def notes_of(results: Mapping[str, EvaluationRecord]) -> list[str]:
+    """Return what qualifies several results' accuracies, each note once.
+
+    Args:
+        results: what each is called -> the result.
+
+    Returns:
+        The notes; one that not all have begins with whose it is.
+    """
+    whose: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for note in result.notes:
+            whose.setdefault(note, []).append(name)
+    return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in whose.items()]
 
 
 def _flags(bits: Any) -> Tensor | None:

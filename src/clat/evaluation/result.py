@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clat.core.files import SavedAsJson
 from clat.core.threat_model import ThreatModel
-from clat.evaluation.protocols import Protocol
+from clat.evaluation.protocols import Protocol, ball_text, setting_text
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
 from clat.evaluation.shown import evaluation_html
 from clat.evaluation.state import UNTRIED, robust_after
@@ -41,6 +41,7 @@ class Evaluation(SavedAsJson):
         x_adv: the adversarial examples, (N, C, H, W), if they were asked for.
         about: what the caller adds to the JSON (model, weights, data).
         network: hashes of the network's weights and structure, which tell whose result it is.
+        attack_sources: for each attack of the user's own, a digest of its code, as far as that can be read.
     """
 
     protocol: Protocol
@@ -58,6 +59,7 @@ class Evaluation(SavedAsJson):
     x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
     network: dict[str, str] | None = None
+    attack_sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def eps(self) -> str:
@@ -100,12 +102,16 @@ class Evaluation(SavedAsJson):
             )
         return found
 
+    def __repr__(self) -> str:
+        clean = RecordedAccuracy.from_dict(self.clean_accuracy.to_dict())
+        ball = ball_text(self.protocol.data(), self.norm, self.eps)
+        found = f"clean {clean}  {self.protocol.title} robust {self.robust_accuracy}"
+        return f"{found}, {ball}" if ball else found
+
     def _repr_html_(self) -> str:
-        radius = f", {self.norm} eps {self.eps}" if self.protocol.bounded_by_eps else ""
+        title = setting_text(self.protocol.data(), self.norm, self.eps)
         caption = "\n".join([f"{len(self.correct):,} images", *self.notes])
-        return evaluation_html(
-            self.protocol.title + radius, self.clean_accuracy, self.per_attack, self.robust_accuracy, caption
-        )
+        return evaluation_html(title, self.clean_accuracy, self.per_attack, self.robust_accuracy, caption)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
@@ -129,6 +135,7 @@ class Evaluation(SavedAsJson):
             "notes": self.notes,
             "images": self.images,
             "network": self.network,
+            **({"attack_sources": self.attack_sources} if self.attack_sources else {}),
             "correct": _bits(self.correct),
             "robust": _bits(self.robust),
             "labels": _numbers(self.labels),

@@ -1,4 +1,5 @@
-"""Results that are called seeds have to come from different runs: two checkpoints of one run are not two seeds."""
+"""Results that are called seeds have to come from different runs: neither one network measured twice nor two
+checkpoints of a run are two seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from clat.evaluation.result import EvaluationRecord
 
 
 def refuse_one_run(sources: Sequence[object], group: Sequence[EvaluationRecord]) -> None:
-    """Raise an error for two results of one run, such as its best and its last weights.
+    """Raise an error for two results of one network, or of one run, such as its best and its last weights.
 
     Their spread is none of seeds.
 
@@ -19,8 +20,18 @@ def refuse_one_run(sources: Sequence[object], group: Sequence[EvaluationRecord])
         group: the results, in the same order.
 
     Raises:
-        ClatError: If two of them are of one run; it names both.
+        ClatError: If two of them are of one network or run; it names both.
     """
+    known: dict[str, str] = {}
+    for record in group:
+        weights = record.text("network", "weights")
+        if weights is not None and weights in known:
+            raise ClatError(
+                f"{known[weights]} and {record.name} are of one network (weights {weights}), not of two seeds: "
+                "give one of them"
+            )
+        if weights is not None:
+            known[weights] = record.name
     seen: dict[Path, str] = {}
     for source, record in zip(sources, group, strict=True):
         run = _run_of(source, record)
@@ -30,6 +41,23 @@ def refuse_one_run(sources: Sequence[object], group: Sequence[EvaluationRecord])
             )
         if run is not None:
             seen[run] = record.name
+
+
+def structure_notes(group: Sequence[EvaluationRecord]) -> list[str]:
+    """Return a note on results that are called seeds and are of networks with different structures.
+
+    Args:
+        group: the results.
+
+    Returns:
+        One line, or none; results that do not say their structure are passed over.
+    """
+    told = {record.text("network", "structure"): record.name for record in reversed(group)}
+    told.pop(None, None)
+    if len(told) < 2:
+        return []
+    names = " and ".join(reversed(list(told.values())))
+    return [f"{names} are of networks with different structures: they differ in more than the seed"]
 
 
 def _run_of(source: object, record: EvaluationRecord) -> Path | None:

@@ -49,4 +49,4 @@ def results_html(records: Sequence[EvaluationRecord], title: str) -> str:
 
 
 def _measured(record: EvaluationRecord) -> str:
-    return f"{record.protocol} at {record.eps}" if record.eps else record.protocol
+    return f"{record.protocol} at {record.ball}" if record.ball else record.protocol

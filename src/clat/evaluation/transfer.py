@@ -27,7 +27,7 @@ from clat.evaluation.evaluate import evaluate
 from clat.evaluation.job import Report
 from clat.evaluation.planned_search import plan_searches
 from clat.evaluation.predict import is_right, predict
-from clat.evaluation.protocols import Protocol, find_protocol
+from clat.evaluation.protocols import Protocol, find_protocol, setting_text
 from clat.evaluation.statistics import Accuracy
 from clat.network import modes
 from clat.network.cost import Cost, metered
@@ -110,9 +110,9 @@ class TransferMatrix(ShownAsTable, SavedAsJson):
         Returns:
             Accuracies with their 95 % Wilson intervals, those on clean images above.
         """
-        title = f"Accuracy on examples made on another network: {self.protocol.title}, {self.threat}"
+        setting = setting_text(self.protocol.data(), self.threat.norm, self.threat.text)
         table = Table(
-            title=f"{title}, n = {self.clean.shape[1]}",
+            title=f"Accuracy on examples made on another network: {setting}, n = {self.clean.shape[1]}",
             caption="rows: attacker, columns: victim; diagonal: white box; below each its 95 % Wilson interval",
         )
         table.add_column("attacker")
@@ -140,8 +140,8 @@ def transfer(
     norm: str = "linf",
     batch_size: int = 250,
     seed: int = 0,
-    report: Callable[[str], None] | None = None,
-    progress: Report | None = None,
+    report: Report | None = None,
+    attacking: Callable[[str], None] | None = None,
     about: dict[str, Any] | None = None,
 ) -> TransferMatrix:
     """Attack every network and show the examples to all of them.
@@ -156,8 +156,8 @@ def transfer(
         norm: "linf" or "l2".
         batch_size: samples attacked at a time.
         seed: of the attacks.
-        report: told the name of the attacker at work.
-        progress: told how far each attack is, the attacker's name before the attack's.
+        report: told how far each attack is, the attacker's name before the attack's.
+        attacking: told the name of the attacker at work.
         about: what is added to the JSON.
 
     Returns:
@@ -175,12 +175,12 @@ def transfer(
         x = as_measured(model, x)  # what all of them can be given
     rows, notes, cost = [], [], Cost()
     for attacker, model in networks.items():
-        if report is not None:
-            report(attacker)
+        if attacking is not None:
+            attacking(attacker)
         with metered(model) as one:
-            watch = None if progress is None else _of(attacker, progress)
+            watch = None if report is None else _of(attacker, report)
             x_adv, said = make_examples(
-                model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed, progress=watch
+                model, x, y, protocol=protocol, threat=threat, batch_size=batch_size, seed=seed, report=watch
             )
         cost += one
         notes += [f"{attacker}: {note}" for note in said]
@@ -199,9 +199,9 @@ def transfer(
     )
 
 
-def _of(attacker: str, progress: Report) -> Report:
-    """Return what tells `progress` how far the attacks on one network are."""
-    return lambda attack, through, total, bound: progress(f"{attacker} {attack}", through, total, bound)
+def _of(attacker: str, report: Report) -> Report:
+    """Return what tells `report` how far the attacks on one network are."""
+    return lambda attack, through, total, bound: report(f"{attacker} {attack}", through, total, bound)
 
 
 def make_examples(
@@ -213,7 +213,7 @@ def make_examples(
     threat: ThreatModel,
     batch_size: int,
     seed: int,
-    progress: Report | None = None,
+    report: Report | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Return the adversarial examples of an evaluation, and its notes.
 
@@ -229,7 +229,7 @@ def make_examples(
         threat: the ball that the attacks search.
         batch_size: samples attacked at a time.
         seed: of the attacks.
-        progress: told how far each attack is.
+        report: told how far each attack is.
 
     Returns:
         The examples, (N, C, H, W) in [0, 1], where `x` is; and what there is to say of the network and the attacks.
@@ -247,7 +247,7 @@ def make_examples(
         batch_size=batch_size,
         seed=seed,
         keep_examples=True,
-        report=progress,
+        report=report,
     )
     assert result.x_adv is not None
     rows = (~result.correct).nonzero().squeeze(1)

@@ -3,6 +3,7 @@ numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from clat.core.environment import describe_environment
 from clat.core.files import write_text
 from clat.core.formatting import percent, points
 from clat.evaluation.compare import Comparison
-from clat.evaluation.protocols import Protocol, unbounded_attacks
+from clat.evaluation.protocols import Protocol, ball_text, unbounded_attacks
 from clat.evaluation.statistics import PairedDifference
 from clat.hardening.plan import Plan
 from clat.hardening.settings import HardenConfig
@@ -25,6 +26,7 @@ def write_card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write README.md into the folder of a hardening.
 
@@ -36,8 +38,9 @@ def write_card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        notes: what qualifies the numbers.
     """
-    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise))
+    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise, notes))
 
 
 def card(
@@ -47,6 +50,7 @@ def card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the model card's text.
 
@@ -57,13 +61,15 @@ def card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        notes: what qualifies the numbers.
 
     Returns:
         Markdown with the front matter of a Hugging Face model card.
     """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
     environment, images = describe_environment(), test.images
-    ball = f", {config.norm} eps {config.threat.text}" if test.protocol.bounded_by_eps else ""
+    setting = ball_text(test.protocol.data(), config.norm, config.threat.text)
+    ball = f", {setting}" if setting else ""
     epochs = f"{plan.epochs} epoch{'s' if plan.epochs != 1 else ''}"
     count = f"{len(test.ids):,} image{'s' if len(test.ids) != 1 else ''}"
     rows = "\n".join(
@@ -89,7 +95,8 @@ def card(
         f"Measured on {count} of `{images.name}/{images.split}` under `{test.protocol.title}`{ball}, seed "
         f"{config.seed}, on {environment['device']}; pairs of "
         "verdicts on the same images, p by McNemar's exact test. Files: `result.json`, `evaluations/`.",
-        *(f"- {note}" for note in images.notes),
+        *(f"- {note}" for note in notes),
+        "",
         masking,
         "",
         "## How it was made",

@@ -15,6 +15,7 @@ from clat.evaluation import EvaluationRecord, evaluation_progress
 from clat.evaluation.compare import compare
 from clat.evaluation.gallery import make_gallery
 from clat.evaluation.protocols import Protocol, find_protocol
+from clat.evaluation.record import notes_of
 from clat.hardening.card import write_card
 from clat.hardening.finish import PICTURES, discard_attempts, keep_promise, look_for_masking, measured, per_class
 from clat.hardening.hardened import RESULT, WEIGHTS, Hardened, as_it_ended
@@ -72,13 +73,14 @@ def conclude(
     comparison = compare(before, after)
     with watching(log.console):
         masking = look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
-    write_card(out, comparison, plan, config, masking, test, promise)
+    records = {one: EvaluationRecord.from_json(file) for one, file in files.items()}
+    write_card(out, comparison, plan, config, masking, test, promise, notes_of(records))
     networks = {"before hardening": start, "after hardening": model}
     make_gallery(networks, [before, after], test.images, PICTURES, ids=test.ids).to_json(out / "gallery.json")
     write_json(
         out / RESULT,
         {
-            **{one: EvaluationRecord.from_json(file).to_dict() for one, file in files.items()},
+            **{one: record.to_dict() for one, record in records.items()},
             "comparison": comparison.to_dict(),
             "promise": promise,
             "per_class": per_class(before, after, test),

@@ -106,7 +106,7 @@ def _results(records: Sequence[EvaluationRecord]) -> list[str]:
         radius = f"{norm} {record.eps or '?'}".strip() if record.bounded_by_eps else "-"
         cells = (images, record.protocol, radius, clean or "-", robust or "-")
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
-        notes += [f"- {' '.join(str(note).split())}" for note in record.data.get("notes") or []]
+        notes += [f"- {note}" for note in record.notes]
     return [*lines, "", "In brackets: 95 % intervals.", *(["", *dict.fromkeys(notes)] if notes else [])]
 
 

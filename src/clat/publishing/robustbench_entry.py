@@ -6,8 +6,8 @@ from fractions import Fraction
 from typing import Any
 
 from clat.core.errors import ClatError
+from clat.evaluation.batch_dependence import varying_outputs
 from clat.evaluation.protocols import PROTOCOLS
-from clat.evaluation.record import TEST_DECIDES
 from clat.evaluation.result import EvaluationRecord
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
@@ -50,7 +50,8 @@ def robustbench_entry(
         footnote: what else a reader has to know.
 
     Returns:
-        The entry by RobustBench's keys; accuracies are texts in percent, with two decimals.
+        The entry by RobustBench's keys; accuracies are texts in percent, with two decimals. What the result says
+        of its own numbers is in the footnote; outputs that are random or depend on the batch are unreliable.
 
     Raises:
         ClatError: the result is none of AutoAttack, or of a data set or split that RobustBench has not.
@@ -73,7 +74,7 @@ def robustbench_entry(
         )
     notes = [*([] if footnote is None else [footnote]), *_images_note(dataset, clean.n)]
     notes += [_radius_note(result, dataset)] if board_of(result) is None else []
-    notes += [f"{note[0].upper()}{note[1:]}." for note in result.data.get("notes") or [] if note == TEST_DECIDES]
+    notes += [f"{note[0].upper()}{note[1:]}." for note in result.notes]
     measured = _percent(robust.value)
     return {
         "link": link,
@@ -89,7 +90,7 @@ def robustbench_entry(
         "reported": measured if reported is None else f"{reported:.2f}",
         "autoattack_acc": measured,
         **({"footnote": " ".join(notes)} if notes else {}),
-        "unreliable": False,
+        "unreliable": varying_outputs(result.notes),
     }
 
 

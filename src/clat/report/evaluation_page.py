@@ -43,7 +43,7 @@ def render_evaluation(result: EvaluationRecord, gallery: Gallery) -> str:
         "Data": data,
         "Images": count(result.setting["n"]),
         "Protocol": result.protocol,
-        "Norm": result.text("protocol", "norm"),
+        "Norm": result.text("protocol", "norm") if result.bounded_by_eps else None,
         "eps": result.eps,
     }
     return (
@@ -54,7 +54,7 @@ def render_evaluation(result: EvaluationRecord, gallery: Gallery) -> str:
             style=style_sheet("style", "pictures"),
             outcome=accuracy_sentence(result),
             facts=[(name, value) for name, value in facts.items() if value],
-            notes=[str(note) for note in result.data.get("notes") or []],
+            notes=result.notes,
             found=gallery,
             kinds=kinds_of(gallery),
             per_attack=result.per_attack,
@@ -76,7 +76,7 @@ def accuracy_sentence(result: EvaluationRecord) -> str:
     robust, clean = result.robust_accuracy, result.clean_accuracy
     if robust is None or clean is None:
         return "This result holds no accuracies."
-    radius = f" at {result.text('protocol', 'norm')} eps {result.eps}" if result.bounded_by_eps else ""
+    radius = f" at {result.ball}" if result.ball else ""
     return (
         f"Under {result.protocol}{radius} the network stays right on "
         f"{percent(robust.value)} of {count(robust.n)} images (95{SPACE}% interval "

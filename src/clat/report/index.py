@@ -161,8 +161,7 @@ def _measured(ends: Sequence[EvaluationRecord | None]) -> list[str]:
 
 def _setting_in_words(end: EvaluationRecord) -> str:
     split = "/".join(name for key in ("name", "split") if (name := end.text("data", key)))
-    norm = end.text("protocol", "norm")
-    radius = f" at {end.eps}" + (f" {norm}" if norm not in (None, "linf") else "") if end.eps else ""
+    radius = f" at {end.ball}" if end.ball else ""
     n = end.setting["n"]
     images = f"n{SPACE}={SPACE}{count(int(n))}" if str(n).isdigit() else ""
     return ", ".join(one for one in (f"{end.protocol}{radius}", split, images) if one)

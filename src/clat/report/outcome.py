@@ -29,7 +29,7 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
     last = run.end
     if last is None or last.robust_accuracy is None:
         return _heldout(run)
-    measured = f"{last.protocol}{f' at {last.eps}' if last.eps else ''}"
+    measured = f"{last.protocol}{f' at {last.ball}' if last.ball else ''}"
     if others:
         clauses = "; ".join(_against(run, last, other) for other in others)
         return f"Under {measured} on the test split, {run.name} ends with {_both(last)}; {clauses}."

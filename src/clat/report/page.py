@@ -14,6 +14,7 @@ from clat.core import formatting
 from clat.core.errors import ClatError
 from clat.evaluation.gallery import kinds_of
 from clat.evaluation.masking.report import signs_in_words
+from clat.evaluation.record import notes_of
 from clat.report.classes import ClassSection, class_section
 from clat.report.outcome import evaluation_before, other_images, outcome, overfitting
 from clat.report.reading import read_run
@@ -79,6 +80,15 @@ def render(run: Run, others: Sequence[Run] = ()) -> str:
             evaluations=[
                 (one, evaluation, moment_name(one, evaluation)) for one in runs for evaluation in one.evaluations
             ],
+            notes=notes_of(
+                {
+                    f"{one.name}, {moment_name(one, evaluation)}"
+                    if others
+                    else moment_name(one, evaluation): evaluation
+                    for one in runs
+                    for evaluation in one.evaluations
+                }
+            ),
             costs=[(one, _cost_rows(one)) for one in runs],
             protocols=_protocols(runs),
             notices=[(one, notice) for one in runs for notice in one.notices],
@@ -150,6 +160,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     known = {
         "Model": text(run.info, "model", "name") or text(run.recipe, "model", "name"),
         "Data": text(run.info, "data", "name") or text(run.recipe, "data", "name"),
+        "Norm": text(run.recipe, "norm"),
         "eps": text(run.recipe, "eps"),
         "Epochs": str(run.epochs[-1]["epoch"]) if run.epochs else None,
         "Trained in the last stage": share,
@@ -199,8 +210,8 @@ def _protocols(runs: Sequence[Run]) -> list[Json]:
     found: dict[tuple[str | None, ...], Json] = {}
     for one in (evaluation for run in runs for evaluation in run.evaluations):
         found.setdefault(
-            (one.protocol, one.protocol_hash, one.eps),
-            {**part(one.data, "protocol"), "name": one.protocol, "eps": one.eps},
+            (one.protocol, one.protocol_hash, one.ball),
+            {**part(one.data, "protocol"), "name": one.protocol, "ball": one.ball},
         )
     return list(found.values())
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from clat.core.formatting import shorten
-from clat.evaluation.protocols import protocol_title
+from clat.evaluation.protocols import protocol_title, setting_text
 from clat.report.plots import BLUE, INK, MUTED, ORANGE, styled
 from clat.report.widths import WIDTH
 
@@ -133,4 +133,4 @@ def _label_sizes(axes: Axes, places: Sequence[float]) -> None:
 
 
 def _setting(result: Mapping[str, Any]) -> str:
-    return f"{protocol_title(result['protocol'])}, {result['protocol']['norm']} eps {result['eps']['text']}"
+    return setting_text(result["protocol"], result["protocol"]["norm"], result["eps"]["text"])

@@ -11,6 +11,7 @@ from clat.core.console import Table as RichTable
 from clat.core.files import write_json, write_text
 from clat.core.formatting import DASH, count, duration, memory, percent
 from clat.evaluation.paired import differences_where_paired
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import Accuracy, nrr
 from clat.studies.row import Paper, Row, Scale, Study
@@ -129,11 +130,11 @@ def _measure(row: Row, run: Path, summary: Mapping[str, Any], label: str) -> dic
         n = check["heldout_n"]
         clean, robust = (Accuracy(round(check[f"heldout_{kind}"] * n), n).to_dict() for kind in ("clean", "robust"))
         name = f"pgd-{monitor.steps} on held-out images"
-        protocol: dict[str, Any] = {"name": name, "hash": "-", "eps": row.recipe.eps}
+        protocol: dict[str, Any] = {"name": name, "hash": "-", "norm": row.recipe.norm, "eps": row.recipe.eps}
     else:
         record = EvaluationRecord.from_json(run / "evaluations" / f"{label}.json")
         clean, robust = (record.data[f"{kind}_accuracy"] for kind in ("clean", "robust"))
-        protocol = {**record.setting["protocol"], "eps": record.eps}
+        protocol = {**record.setting["protocol"], "norm": record.setting["norm"], "eps": record.eps}
     return {
         "clean": clean,
         "robust": robust,
@@ -201,13 +202,14 @@ def caption(table: Mapping[str, Any]) -> str:
         Sentences, beginning with the scale's remark.
     """
     protocol = table["protocol"] or {"name": "robust", "eps": "", "hash": ""}
+    setting = setting_text(protocol, protocol.get("norm"), protocol["eps"])
     ns = sorted({row["last"]["clean"]["n"] for row in table["rows"] if row["status"] == "finished"})
     images = "held-out training" if protocol["name"].endswith("held-out images") else "test"
     return (
-        f"{table['remark']} Clean and robust accuracy ({protocol['name']}, eps {protocol['eps']}, protocol hash "
-        f"{protocol['hash']}) on n = {', '.join(map(str, ns)) or '-'} {images} images, with half the width of "
-        "their 95 % interval, of the last weights; best: the epoch with the highest robust accuracy on held-out "
-        "training images. Less control: image by image, the difference to the first row of the same seed, in "
+        f"{table['remark']} Clean and robust accuracy ({setting}, protocol hash {protocol['hash']}) on n = "
+        f"{', '.join(map(str, ns)) or '-'} {images} images, with half the width of their 95 % interval, of "
+        "the last weights; best: the epoch with the highest robust accuracy on held-out training images. "
+        "Less control: image by image, the difference to the first row of the same seed, in "
         "points, with its 95 % interval; * where the exact McNemar test gives p < 0.05 for these two networks, "
         "whose own intervals may overlap all the same. "
         "NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "

@@ -16,6 +16,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
+from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 from clat.recipe.toml import read_recipe
@@ -206,11 +207,31 @@ def _write(
         "protocol": protocol,
         "split": split,
         "num_samples": num_samples,
+        "setting": entries[0]["result"].setting if entries else None,
         "groups": summaries,
     }
     write_json(folder / f"{protocol}.json", table)
-    write_text(folder / f"{protocol}.md", markdown_table(COLUMNS, [cells(one) for one in summaries]))
+    body = markdown_table(COLUMNS, [cells(one) for one in summaries])
+    write_text(folder / f"{protocol}.md", f"# {_title(table)}\n\n{_caption(table)}\n\n{body}\n")
     return table
+
+
+def _title(table: Mapping[str, Any]) -> str:
+    """Return the protocol with its ball, and the images, as the results have them."""
+    measured = table["setting"]
+    if measured is None:
+        return find_protocol(table["protocol"]).title
+    images = f"{measured['n']} {SPLITS[table['split']]} images of {measured['data']['name']}"
+    return f"{setting_text(measured['protocol'], measured['norm'], measured['eps'])}, on {images}"
+
+
+def _caption(table: Mapping[str, Any]) -> str:
+    """Return the meaning of the columns."""
+    measured = table["setting"]
+    return (
+        "Mean over the seeds ± their deviation; less control: seed by seed, in points, in brackets the 95 % t "
+        "interval over the seeds." + (f" Protocol hash {measured['protocol']['hash']}." if measured else "")
+    )
 
 
 def _summary(
@@ -261,11 +282,7 @@ def finals_table(table: Mapping[str, Any]) -> RichTable:
     Returns:
         A table to print.
     """
-    count = "all" if table["num_samples"] is None else table["num_samples"]
-    shown = RichTable(
-        title=f"{find_protocol(table['protocol']).title} on {count} {SPLITS[table['split']]} images",
-        caption="Mean over the seeds ± their deviation; less control: seed by seed, in points, 95 % t interval.",
-    )
+    shown = RichTable(title=_title(table), caption=_caption(table))
     for position, name in enumerate(COLUMNS):
         shown.add_column(name, justify="left" if position < 2 else "right", overflow="fold")
     for group in table["groups"]:
