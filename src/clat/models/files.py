@@ -126,7 +126,7 @@ def save_weights(
     Args:
         model: Any network; of one in a Normalized, DataParallel, AveragedModel or the like the network inside is
             written, under its own names.
-        path: The file, whose name ends in .safetensors; missing folders above it are made.
+        path: The file, whose name ends in .safetensors; one that exists is replaced, missing folders above are made.
         metadata: Text under text keys, for the file's header.
         state: Entries to write instead of the model's, named as in model.state_dict().
 
