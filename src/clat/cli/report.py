@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="the page (default: DIR/report.html; of an index, index.html above the runs); an older one is replaced",
+        help="the page (default: DIR/report.html; of an index, index.html above the runs); replaces an older one",
     )
 
 
