@@ -354,6 +354,7 @@ def test_a_result_on_standard_output_stands_there_alone(clat, workplace):
     [
         (("resnet18", "--width", 2), "no --weights: resnet18 has random weights"),
         (("random.toml",), "no --weights: resnet18 has random weights"),
+        (("tiny.toml",), "no --weights: the weights are those that own_network:Net gives"),
         (("own_network:Net",), "no --weights: the weights are those that own_network:Net gives"),
     ],
 )

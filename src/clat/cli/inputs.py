@@ -89,38 +89,36 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             f"the model's outputs are {_listed(order)} by its configuration, the data's classes"
             f" {_listed(images.class_names)}: say which order it is, --classes {_as_option(order)}"
         )
-    drawn = random_network(options)
-    if drawn is not None:
-        notice(f"no --weights: {drawn} has random weights")
-    elif options.weights is None and is_factory(options.model):
-        notice(f"no --weights: the weights are those that {options.model} gives")
+    if (name := without_weights(options)) is not None:
+        own = is_factory(name)
+        notice(
+            f"no --weights: {f'the weights are those that {name} gives' if own else f'{name} has random weights'}"
+        )
     foreign = options.weights is not None or ":" in options.model
     if foreign and not are_numbers(images.class_names):
         notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
     return model.to(device).eval()
 
 
-def random_network(options: Namespace) -> str | None:
-    """Return the name of the network of `--model` where nothing gives it weights, so that they are drawn.
+def without_weights(options: Namespace) -> str | None:
+    """Return the name of the network of `--model` where neither a file nor a library gives it weights.
 
     Args:
         options: with the options of `add_model_options`.
 
     Returns:
-        The name; None where a file, a library or a factory of the user's own gives the weights.
+        The name, in a recipe that of its [model]; None where there are weights.
 
     Raises:
         ClatError: If the recipe cannot be read.
     """
-    config: NetworkConfig
+    if options.weights is not None:
+        return None
     if options.model.endswith(".toml"):
         config = read_recipe(options.model).model
-        trained = config.starts_from_weights
-    else:
-        config = NetworkConfig(name=options.model, args=model_arguments(options.model_args))
-        trained = config.is_trained
-    given = trained or options.weights is not None or is_factory(config.name)
-    return None if given else config.name
+        return None if config.starts_from_weights else config.name
+    named = NetworkConfig(name=options.model, args=model_arguments(options.model_args))
+    return None if named.is_trained else named.name
 
 
 def is_factory(name: str) -> bool:

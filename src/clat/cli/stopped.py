@@ -13,8 +13,6 @@ _AT_ONCE = ("check", "curve", "corruptions", "transfer", "criticality", "compare
 """Commands that write one result, at their end."""
 _GO_ON = ("study", "paper", "evidence")
 """Commands that find in their folder what they have done."""
-
-
 _RUNS = ("run.json", "*/run.json")
 """What a training writes first."""
 
