@@ -153,6 +153,10 @@ def test_a_ranking_rule_needs_a_report(layers):
         ({"ranking": "rewinding", "steps": 3}, "selection.steps is no setting of the ranking 'rewinding'"),
         ({"ranking": RobustCriticalityRanking(radius=0.2), "steps": 3}, 'name = "mrc", steps = ...'),
         ({"group": "mpl"}, "did you mean 'mlp'"),
+        (
+            {"rule": "most-critical"},
+            "unknown rule 'most-critical'; did you mean 'least-critical'. Valid: all, critical",
+        ),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(settings, message):

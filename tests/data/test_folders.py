@@ -26,6 +26,14 @@ def refused(folder: Path | str, split: str = "train", **options: object) -> str:
 WORDS = ("train", "bullet_train", "training", "test_tube", "crash test dummy", "eval", "val", "dev", "validation")
 
 
+def test_a_split_is_not_taken_for_the_data_set(tmp_path: Path) -> None:
+    write_images(tmp_path / "pets", "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png")
+    pets = tmp_path / "pets"
+    said = refused(pets / "train", "test")
+    assert f"is the train split of '{pets}', and has no 'test': give --data {pets}, or --split train" in said
+    assert "move some images" not in said
+
+
 @pytest.mark.parametrize(
     "splits", [("train", "test"), ("Train", "VALID"), ("training", "testing"), ("train", "val")]
 )

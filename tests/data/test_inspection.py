@@ -29,6 +29,12 @@ def test_splits_classes_counts_and_sizes(tmp_path: Path) -> None:
     assert report.class_table().row_count == 2
 
 
+def test_a_single_class_is_told_of(tmp_path: Path) -> None:
+    write_images(tmp_path / "one", "train/images/1.png", "test/images/2.png")
+    (line,) = inspect_data(tmp_path / "one").lines()
+    assert line.startswith("a single class, 'images': a classifier needs two or more")
+
+
 def test_every_broken_file_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
     (tmp_path / "cat/2.png").write_bytes((tmp_path / "cat/2.png").read_bytes()[:60])

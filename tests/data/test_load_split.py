@@ -41,6 +41,7 @@ def test_an_image_folder(tmp_path: Path) -> None:
 def test_a_folder_of_classes_is_all_train(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "pets") / "train"
     assert len(load_split(folder, "train")) == 6
+    folder = folder.rename(tmp_path / "kept")
     with pytest.raises(ClatError, match=r"it has: train; of class folders, move .* to .*/test/CLASS"):
         load_split(folder, "test")
 
@@ -121,8 +122,13 @@ def test_sets_that_cannot_be_used(parquet: WriteParquet, tmp_path: Path) -> None
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path))
     (tmp_path / "file").touch()
+    (tmp_path / "photos").mkdir()
     for name, message in (
-        ("cifar10", f"not found in {tmp_path}: put .* into {tmp_path}/cifar10, or set CLAT_DATA_DIR"),
+        (
+            "cifar10",
+            f"{tmp_path} .CLAT_DATA_DIR. or in the current folder: put .* into {tmp_path}/cifar10; `clat data",
+        ),
+        ("photso", "current folder; did you mean 'photos'.*a folder of images or tables"),
         ("", "name is empty"),
         (str(tmp_path / "file"), "is a file: give the folder"),
         (str(tmp_path / "none"), "give an existing folder"),

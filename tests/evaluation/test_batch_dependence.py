@@ -190,3 +190,9 @@ def test_what_counts_as_a_difference() -> None:
     model, z = small(), torch.tensor([[0.0, 100.0, 5.0], [1.0, 2.0, 3.0]])
     assert differing(model, z, z + torch.tensor([[0.0, 1e-3, 0.0], [0.0, 0.0, 1e-3]])).tolist() == [False, True]
     assert not differing(model.bfloat16(), z, 1.01 * z).any()
+
+
+def test_images_with_other_channels_are_told_in_one_line() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ClatError, match="takes images of 3 channels, and these have 1"):
+        clat.evaluate(net, torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), eps=0.1, protocol="fgsm")

@@ -38,6 +38,8 @@ def test_without_clean_accuracy_and_with_doubles(linear: Any, samples: Any) -> N
     assert [eps for eps, _ in curve.points] == ["4/255", "0.1"]
     with pytest.raises(ClatError, match="at least one eps above 0"):
         eps_curve(model, x, y, eps=[0])
+    for one in ("4/255", 4 / 255):
+        assert eps_curve(model, x, y, eps=one, protocol="fgsm").points == curve.points[:1]
     with pytest.raises(ClatError, match="did you mean 8/255"):
         eps_curve(model, x, y, eps=[8])
     with pytest.raises(ClatError, match="protocol 'pixle' heeds no eps"):

@@ -179,6 +179,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         ([*first], "at least two networks"),
         ([*first, *first], "is there twice"),
         (["--network", "a"], "give a name and a model"),
+        (["--network", "nets:make", "weights=a.pt"], "begin with a name of yours, then the model"),
         ([*first, *second[:3], "widht=3"], "did you mean 'width=...'?"),
         ([*first, *second[:3], "width=x"], "expected a whole number"),
         ([*first, *second[:3], "weights=absent.pt"], "no such file"),

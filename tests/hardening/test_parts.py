@@ -15,7 +15,7 @@ from clat.data import ImageSet
 from clat.evaluation.compare import ACCURACIES, Comparison
 from clat.evaluation.protocols import PROTOCOLS, AttackSpec, Protocol
 from clat.evaluation.statistics import Accuracy, PairedDifference
-from clat.hardening import HardenConfig, inputs
+from clat.hardening import HardenConfig, harden, inputs
 from clat.hardening.augmentation import fitting_augmentation
 from clat.hardening.card import card, paired_sentence, threat_in_words
 from clat.hardening.cost import closing_seconds
@@ -263,12 +263,19 @@ def test_a_right_classifier_of_two_classes_is_not_at_chance(right, images):
     assert look(LeftBright(), x, y, ThreatModel.parse("0.4"), num_classes=2).clean.value == pytest.approx(right)
 
 
+def test_a_setting_that_there_is_not_is_told_with_the_nearest():
+    with pytest.raises(ClatError, match=r"unknown setting 'max_clean_dropp'.*did you mean 'max_clean_drop'"):
+        harden(LeftBright(), half_bright(), half_bright(), "new", budget="1m", max_clean_dropp=3)
+
+
 def test_of_too_few_images_it_is_said_that_they_are_too_few():
     half = half_bright(10)
     y = half.labels.clone()
     y[:2] = 1 - y[:2]
     with pytest.raises(ClatError, match=r"80.0% of 10 held-out images.* too few images.*--heldout"):
         look(LeftBright(), half.images.float() / 255, y, ThreatModel.parse("0.4"), num_classes=2)
+    with pytest.raises(ClatError, match="of 10 held-out images of 'photos', of 2 classes"):
+        look(LeftBright(), half.images.float() / 255, y, ThreatModel.parse("0.4"), num_classes=2, name="photos")
 
 
 def test_the_card_says_what_the_paired_test_settles():

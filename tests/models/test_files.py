@@ -72,6 +72,27 @@ def test_normalisation_is_recorded_and_the_wrapper_is_not(tmp_path: Path) -> Non
     assert "has none" in refusal(load_weights, small(), path)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "asked", "says"),
+    [
+        (None, "cifar10", "trained with no normalisation; the normalisation ((0.4914,"),
+        ("svhn", "cifar10", "trained with the normalisation ((0.4377,"),
+        ("svhn", "identity", None),
+        ("svhn", "svhn", None),
+        (None, "identity", None),
+        ("svhn", None, None),
+    ],
+)
+def test_load_model_tells_where_a_file_was_trained_with_another_normalisation(
+    tmp_path: Path, recorded: str | None, asked: str | None, says: str | None
+) -> None:
+    path = save_weights(load_model("resnet18", width=2, normalize=recorded), tmp_path / "net.safetensors")
+    said: list[str] = []
+    with listening(said.append):
+        load_model("resnet18", width=2, normalize=asked, weights=path)
+    assert [says in line for line in said] == ([] if says is None else [True])
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, lambda net: nn.DataParallel(AveragedModel(net))])
 def test_within_a_wrapper_a_network_keeps_its_names_and_its_normalisation(wrap, tmp_path: Path) -> None:
     net = load_model("resnet18", width=4, normalize="cifar10").eval()

@@ -94,3 +94,8 @@ def test_channels_must_agree() -> None:
         load_model("resnet18", width=2, in_channels=1, normalize="cifar10")
     with pytest.raises(ClatError, match="both"):
         Normalize(mean=(0.5,))
+
+
+def test_a_name_is_no_mean() -> None:
+    with pytest.raises(ClatError, match=r'take load_model\(normalize="cifar10"\), or give its mean and std'):
+        Normalized(nn.Identity(), "cifar10")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.models import Normalized, load_model, model_names, save_weights
 from clat.models.files import fit_state
 from clat.models.normalize import STATISTICS, statistics_of
@@ -87,7 +88,7 @@ def test_same_seed_same_weights() -> None:
         ({"name": "resnet18", "classifier": "new"}, "name their file as the model's weights"),
         ({"name": "resnet18", "normalize": "nowhere"}, "unknown normalisation"),
         ({"name": "resnet18", "weights": "/nowhere/at/all.pt"}, "no such file"),
-        ({"name": "no_such_package_here:make"}, "importing 'no_such_package_here' failed"),
+        ({"name": "no_such_package_here:make"}, "no module no_such_package_here in the current"),
         ({"name": ":make"}, "write package.module:name"),
     ],
 )
@@ -138,6 +139,18 @@ def test_a_width_that_the_factory_does_not_take() -> None:
         load_model("my_nets:plain", width=3)
 
 
+def test_what_is_no_network_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").touch()
+    for name, says in (
+        ("resnet81", r"did you mean 'resnet18'\? .*; or timm:NAME, hf:FOLDER, .*package.module:factory"),
+        ("net.pt", "that is a weight file: --weights net.pt"),
+        (str(tmp_path / "run"), "is a run's folder: give .*/recipe.toml"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            load_model(name)
+
+
 def test_weights_bring_their_normalisation_unless_another_is_asked_for(tmp_path: Path) -> None:
     trained = load_model("resnet18", width=2, normalize="cifar100").eval()
     path = save_weights(trained, tmp_path / "net.safetensors")
@@ -145,8 +158,11 @@ def test_weights_bring_their_normalisation_unless_another_is_asked_for(tmp_path:
     with torch.no_grad():
         assert torch.equal(load_model("resnet18", width=2, weights=path).eval()(x), trained(x))
     for asked in ("cifar10", "identity"):
-        model = load_model("resnet18", width=2, weights=path, normalize=asked)
+        said: list[str] = []
+        with listening(said.append):
+            model = load_model("resnet18", width=2, weights=path, normalize=asked)
         assert statistics_of(model) == STATISTICS[asked]
+        assert ["trained with the normalisation" in line for line in said] == [True] * (asked == "cifar10")
 
 
 @pytest.mark.usefixtures("factories")

@@ -131,6 +131,15 @@ def test_a_library_that_lacks_another(tmp_path, monkeypatch: pytest.MonkeyPatch)
         load_model("timm:resnet18")
 
 
+def test_a_library_that_lacks_torchvision(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timm.py").write_text("raise ModuleNotFoundError('gone', name='torchvision.ops')\n")
+    for loaded in [known for known in sys.modules if known.partition(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ClatError, match=r"timm, which needs torchvision, .*the build that belongs to your torch"):
+        load_model("timm:resnet18")
+
+
 def test_importing_clat_loads_none_of_them() -> None:
     import subprocess
 

@@ -447,11 +447,20 @@ def test_every_ranking_computes_with_what_was_brought_there(measure: str, monkey
     ("model", "x", "y", "says"),
     [
         (lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), "the model is a function"),
+        (
+            "resnet18",
+            torch.rand(2, 3, 8, 8),
+            torch.tensor([0, 1]),
+            r'load it first: clat.load_model\("resnet18", w',
+        ),
+        ({"fc.weight": torch.zeros(2, 3)}, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), "dict, .* load it first"),
         (nn.Flatten(), np.zeros((2, 3, 8, 8), np.float32), torch.tensor([0, 1]), "torch"),
         (nn.Flatten(), torch.rand(2, 3, 8, 8), [0, 1], "labels"),
     ],
 )
-@pytest.mark.parametrize("run", [clat.measure_criticality, clat.measure_robust_criticality, clat.select_layers])
+@pytest.mark.parametrize(
+    "run", [clat.measure_criticality, clat.measure_robust_criticality, clat.select_layers, clat.evaluate]
+)
 def test_what_is_no_network_or_no_tensor_is_refused_in_one_line(
     model: Any, x: Any, y: Any, says: str, run: Any
 ) -> None:

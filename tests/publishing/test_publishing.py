@@ -203,6 +203,10 @@ def test_deltas_that_are_none(network, tmp_path: Path) -> None:
     with pytest.raises(ClatError, match="normalise their images differently"):
         clat.save_delta(load_model("resnet18", width=4, num_classes=5), network, delta)
     clat.save_delta(network, tuned(network), delta)
+    written = delta.read_bytes()
+    with pytest.raises(ClatError, match="exists already"):
+        clat.save_delta(network, tuned(tuned(network)), delta)
+    assert delta.read_bytes() == written
     other = load_model("resnet18", width=4, num_classes=5, normalize=(MEAN, STD))
     before = other.conv1.weight.clone()
     with pytest.raises(ClatError, match=r"for a base with the fingerprint \w+, this one has \w+: load the weights"):

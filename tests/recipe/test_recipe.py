@@ -256,16 +256,19 @@ def test_overrides(file, words, where, value):
     [
         (["--data.nam", "x"], "unknown field 'data.nam'; did you mean 'name'?"),
         (["--batchsize", "1"], "unknown field 'batchsize'; did you mean 'batch_size'?"),
-        (["--stages.clat.epoch", "1"], "did you mean 'epochs'?"),
+        (["--stages.clat.epoch", "1"], "unknown field 'stages.clat.epoch'; did you mean 'epochs'?"),
         (["--stages.clat.objective.lamda", "1"], "did you mean 'lambda'?"),
         (["--stages.clat.selection.kk", "1"], "unknown field"),
-        (["--stages.clat.k", "3"], "unknown field 'stages.1.k'; did you mean 'selection.k'?"),
+        (["--stages.clat.k", "3"], "unknown field 'stages.clat.k'; did you mean 'selection.k'?"),
         (["--pad", "3"], "unknown field 'pad'; did you mean 'data.pad'?"),
         (["--data.fraction", "1"], "did you mean 'extra.fraction'?"),
         (["--lr", "1"], "did you mean 'schedule.lr' or 'stages.pgd-at.schedule.lr' or"),
         (["--k", "1"], "did you mean 'stages.pgd-at.selection.k' or 'stages.clat.selection.k'?"),
         (["--stages.clat.metric", "x"], "did you mean 'selection.metric'?"),
-        (["--stages.clta.epochs", "1"], "unknown stage 'clta' in --stages.clta.epochs; did you mean 'clat'?"),
+        (
+            ["--stages.clta.epochs", "1"],
+            "unknown stage 'clta' in --stages.clta.epochs; did you mean 'clat'? Valid: clat, pgd-at",
+        ),
         (["--stages.7.epochs", "1"], "unknown stage '7' in --stages.7.epochs; Valid: "),
         (["--stages.clat", "1"], "name a field of 'clat'"),
         (["--name.first", "x"], "'name' is a value, not a table"),
@@ -273,8 +276,8 @@ def test_overrides(file, words, where, value):
         (["--seed", "--name", "x"], "--seed has no value"),
         (["seed", "1"], "unexpected argument 'seed'"),
         (["--stages.clat.objective.name", "clatt"], "did you mean 'clat'?"),
-        (["--stages.clat.epochs", "many"], "stages.1.epochs"),
-        (["--stages.clat.epochs", "1.5"], "stages.1.epochs"),
+        (["--stages.clat.epochs", "many"], "stages.clat.epochs"),
+        (["--stages.clat.epochs", "1.5"], "stages.clat.epochs"),
         (["--stages.clat.epochs", "0"], "at least 1"),
         (["--eps", "8"], "did you mean 8/255?"),
         (["--eps", "0"], "eps is 0"),
@@ -301,7 +304,7 @@ def test_overrides(file, words, where, value):
         (["--batch_size", "9223372036854775808"], "batch_size is 9223372036854775808: expected at most"),
         (["--seed", "-9223372036854775809"], "recipe: seed: expected a whole number of 64 bits (got -92233"),
         (["--stages.clat.epochs", "1" + "0" * 4000], "expected at most"),
-        (["--stages.clat.selection.steps", "true"], "stages.1.selection.steps: expected no truth value"),
+        (["--stages.clat.selection.steps", "true"], "stages.clat.selection.steps: expected no truth value"),
         (["--stages.clat.selection.group", "mpl"], "selection.group"),
         (["--stages.clat.name", "pgd-at"], "two stages are called 'pgd-at'"),
         (["--schedule.kind", "cosin"], "schedule.kind"),
@@ -352,15 +355,15 @@ def test_overrides(file, words, where, value):
         (["--optimizer", '{name = "rprop", decay_norms_and_biases = false}'], "'rprop' has no weight_decay"),
         (["--optimizer.layer_decay", "0"], "optimizer.layer_decay is 0"),
         (["--optimizer.clip_norm", "0"], "optimizer.clip_norm is 0"),
-        (["--stages.clat.objective.lambda", "true"], "stages.1.objective.lambda: expected no truth value"),
+        (["--stages.clat.objective.lambda", "true"], "stages.clat.objective.lambda: expected no truth value"),
         (["--seed", "true"], "seed: expected no truth value"),
         (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
         (["--evaluation.batch_size", "0"], "evaluation.batch_size"),
         (["--monitor.every", "0"], "monitor.every"),
         (["--stages", "3"], "stages: expected a list"),
-        (["--stages.pgd-at.objective", "pgd-at"], "stages.0.objective: expected a table"),
+        (["--stages.pgd-at.objective", "pgd-at"], "stages.pgd-at.objective: expected a table"),
         (["--data.extra", "5"], "data.extra: expected a table"),
-        (["--stages.pgd-at.treatments", "[{ gamma = 1.0 }]"], "stages.0.treatments.0.name is missing"),
+        (["--stages.pgd-at.treatments", "[{ gamma = 1.0 }]"], "stages.pgd-at.treatments.0.name is missing"),
         (["--schedule.factor", "inf"], "schedule.factor: input should be a finite number"),
         (["--optimizer.weight_decay", "inf"], "optimizer.weight_decay: input should be a finite number"),
         (["--stages.clat.objective.lambda", "inf"], "clat.lambda: input should be a finite number"),
@@ -429,6 +432,10 @@ def test_incomplete_recipes_are_refused(data, says):
 
 def test_files_that_are_no_recipes(tmp_path):
     assert "not found" in refused(tmp_path / "absent.toml")
+    (tmp_path / "run").mkdir()
+    assert "is a folder: give the .toml file of a recipe" in refused(tmp_path / "run")
+    (tmp_path / "run" / "recipe.toml").touch()
+    assert f"is a run's folder: its recipe is {tmp_path}/run/recipe.toml;" in refused(tmp_path / "run")
     assert "unknown recipe 'dmo'; did you mean 'demo'?" in refused("dmo")
     broken = tmp_path / "broken.toml"
     broken.write_text("name = \n[[")

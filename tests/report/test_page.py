@@ -124,6 +124,17 @@ def test_twice_written_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_only_a_page_of_clat_is_replaced(run_dir: Path, tmp_path: Path) -> None:
+    for foreign in (run_dir / "run.json", tmp_path / "notes.md"):
+        before = foreign.read_bytes() if foreign.exists() else b"mine"
+        foreign.write_bytes(before)
+        with pytest.raises(ClatError, match=f"{foreign.name} exists already and is no page of clat: name another"):
+            write_report(run_dir, out=foreign)
+        assert foreign.read_bytes() == before
+    page = write_report(run_dir, out=tmp_path / "page.html").read_bytes()
+    assert write_report(run_dir, out=tmp_path / "page.html").read_bytes() == page
+
+
 def test_an_interrupted_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     words = page_of(fake.write_interrupted(tmp_path / "run")).text
     assert "This run is interrupted" in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 import clat as package
 from clat import cli
+from clat.cli import parser as parsing
 from clat.cli import train as commands
 from clat.data.loader import Loader
 from clat.models import build_model
@@ -345,6 +347,38 @@ def test_a_result_on_standard_output_stands_there_alone(clat, workplace):
     assert_accuracy(json.loads(done.out)["clean_accuracy"], 4)
     assert "clean accuracy" in done.err
     assert not (workplace / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (("resnet18", "--width", 2), "no --weights: resnet18 has random weights"),
+        (("random.toml",), "no --weights: resnet18 has random weights"),
+        (("tiny.toml",), "no --weights: the weights are those that own_network:Net gives"),
+        (("own_network:Net",), "no --weights: the weights are those that own_network:Net gives"),
+    ],
+)
+def test_data_and_weights_that_nobody_named_are_told(clat, refused, workplace, tmp_path, model, says):
+    recipe = (workplace / "tiny.toml").read_text().replace('"own_network:Net"', '"resnet18"\nwidth = 2')
+    (workplace / "random.toml").write_text(recipe)
+    out, words = tmp_path / "result.json", ("--protocol", "fgsm", "--num-samples", 4)
+    done = clat("evaluate", "--model", *model, *words, "--out", out)
+    assert (done.code, done.out.count(f"note: {says}\n")) == (0, 1)
+    assert says in read(out)["notes"]
+    assert "data digits/test, 4 images\n" in done.out
+    if "random" in says:
+        assert f"{says}; name the file" in refused(
+            "export", "--model", *model, "--data", "digits", "--out", tmp_path / "net.pt2"
+        )
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_of_an_option_says_its_default(command):
+    parser = argparse.ArgumentParser()
+    parsing.command(command).add_options(parser)
+    for action in parser._actions:
+        if action.default not in (None, False, [], argparse.SUPPRESS) and action.help != argparse.SUPPRESS:
+            assert "default" in (action.help or ""), action.option_strings
 
 
 @pytest.mark.parametrize("place", [("--quiet", "evaluate"), ("evaluate", "--quiet")])

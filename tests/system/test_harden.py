@@ -109,6 +109,10 @@ def test_what_goes_on_takes_no_other_settings(clat, tmp_path, words, named):
     assert f"give no {named} beside it" in done.err
 
 
+def test_a_stray_word_is_named(clat):
+    assert "unexpected argument 'help' (see clat harden --help)" in clat("harden", "help").err
+
+
 def test_a_plan_writes_nothing(clat, classifier, tmp_path):
     done = clat("harden", *WORDS, "--weights", classifier, "--budget", "5m", "--plan")
     assert done.code == 0

@@ -123,7 +123,10 @@ def test_a_hub_that_cannot_be_reached(
         ("train tiny.toml --out new --logger wadnb", "unknown logger 'wadnb'; did you mean 'wandb'"),
         ("train tiny.toml --out new --logger own_network:Absent", "no attribute 'Absent'"),
         ("train --resume new --logger csv", "give nothing beside it"),
-        ("train tiny.toml --out new --data.name absent_module:read", "importing 'absent_module' failed"),
+        (
+            "train tiny.toml --out new --data.name absent_module:read",
+            "no module absent_module in the current folder",
+        ),
         ("train tiny.toml --out new --data.name own_network:Net", "'own_network:Net' failed on 'train', TypeError"),
         (
             "train tiny.toml --out new --stages.0.objective.name own_network:Net",
@@ -137,8 +140,8 @@ def test_a_hub_that_cannot_be_reached(
             "train tiny.toml --out new --evaluation.protocol own_network:Net",
             "is a type, expected a clat.evaluation",
         ),
-        ("evaluate --model resnet18 --protocol absent_module:P", "importing 'absent_module' failed"),
-        ("evaluate --model resnet18 --data absent_module:read", "importing 'absent_module' failed"),
+        ("evaluate --model resnet18 --protocol absent_module:P", "no module absent_module in the current folder"),
+        ("evaluate --model resnet18 --data absent_module:read", "where absent_module.py lies, or set PYTHONPATH"),
         ("criticality --model resnet18 --ranking own_network:Absent", "no attribute 'Absent'"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 def words(trained):
     return (
         "criticality", "--model", "own_network:Net", "--weights", trained / "weights" / "last.safetensors",
-        "--num-samples", 20, "--steps", 2, "--epochs", 2, "--eps", 0.1,
+        "--num-samples", 20, "--eps", 0.1,
     )  # fmt: skip
 
 
@@ -23,9 +23,11 @@ def start(trained):
 @pytest.mark.parametrize("ranking", ["clat", "mrc", "activation", "rewinding", "rewinding-drop"])
 def test_one_ranking(clat, words, start, ranking, tmp_path):
     out, plot = tmp_path / "ranking.json", tmp_path / "ranking.svg"
-    rewinding = ("--initial", start) if ranking.startswith("rewinding") else ()
-    done = clat(*words, "--ranking", ranking, *rewinding, "--out", out, "--plot", plot)
+    options = ("--initial", start) if ranking.startswith("rewinding") else ("--steps", 2)
+    options += ("--epochs", 2) if ranking == "mrc" else ()
+    done = clat(*words, "--ranking", ranking, *options, "--out", out, "--plot", plot)
     assert done.code == 0
+    assert "data digits/train, 20 images\n" in done.out
     assert "most critical: " in done.out
     report = json.loads(out.read_text())
     assert report["ranking"] == ("criticality" if ranking == "clat" else ranking)
@@ -37,7 +39,21 @@ def test_one_ranking(clat, words, start, ranking, tmp_path):
 
 def test_the_options_of_a_ranking_reach_it(clat, words, tmp_path):
     out = tmp_path / "mrc.json"
-    options = ("--radius", 0.2, "--lr", 0.5, "--no-classifier", "--alpha", "2/225", "--exclude", "conv1")
+    options = (
+        "--steps",
+        2,
+        "--epochs",
+        2,
+        "--radius",
+        0.2,
+        "--lr",
+        0.5,
+        "--no-classifier",
+        "--alpha",
+        "2/225",
+        "--exclude",
+        "conv1",
+    )
     assert clat(*words, "--ranking", "mrc", *options, "--out", out).code == 0
     report = json.loads(out.read_text())
     assert [row["name"] for row in report["rows"]] == ["conv2"]
@@ -75,7 +91,10 @@ def test_a_caution_where_the_order_is_no_chain(clat, words, tmp_path):
 
 def test_comparing_them_all(clat, words, start, tmp_path):
     out, plot = tmp_path / "comparison.json", tmp_path / "comparison.png"
-    done = clat(*words, "--compare", "--classifier", "--initial", start, "--out", out, "--plot", plot, "--top", 1)
+    short = ("--steps", 2, "--epochs", 2)
+    done = clat(
+        *words, *short, "--compare", "--classifier", "--initial", start, "--out", out, "--plot", plot, "--top", 1
+    )
     assert done.code == 0
     assert "Rank correlations" in done.out
     assert "mrc, activation" in done.out
@@ -88,7 +107,7 @@ def test_comparing_them_all(clat, words, start, tmp_path):
 
 def test_without_the_weights_of_the_start_rewinding_is_left_out(clat, words, tmp_path):
     out = tmp_path / "comparison.json"
-    done = clat(*words, "--compare", "--out", out)
+    done = clat(*words, "--steps", 2, "--epochs", 2, "--compare", "--out", out)
     assert done.code == 0
     assert "left out" in done.out
     assert json.loads(out.read_text())["rankings"] == ["criticality", "mrc", "activation"]
@@ -99,6 +118,13 @@ def test_bad_input(refused, words, start, trained, tmp_path):
     assert "leave --ranking out" in refused(*words, "--ranking", "mrc", "--compare")
     assert "--initial FILE" in refused(*words, "--ranking", "rewinding")
     assert "--initial is for" in refused(*words, "--ranking", "mrc", "--initial", start)
+    for words_of_mrc in (("--radius", 0.2), ("--epochs", 2), ("--lr", 2)):
+        assert f"{words_of_mrc[0]} is for the ranking mrc, or for --compare; criticality has no such" in refused(
+            *words, *words_of_mrc
+        )
+    assert "--steps is for the rankings" in refused(
+        *words, "--ranking", "rewinding", "--initial", start, "--steps", 2
+    )
     assert "no such file" in refused(*words, "--compare", "--initial", tmp_path / "gone.pt")
     same = trained / "weights" / "last.safetensors"
     assert "nothing to rewind" in refused(*words, "--ranking", "rewinding", "--initial", same)

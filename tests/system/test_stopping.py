@@ -82,6 +82,37 @@ def interrupt_at_work(process: Any, place: Path, number: int = signal.SIGINT) ->
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("check --model resnet18", "stopped; nothing was written"),
+        ("evaluate --model resnet18", "stopped; nothing was written (evaluate keeps its work with --state FILE)"),
+        ("evaluate --model resnet18 --state kept", "stopped; go on with the same command"),
+        ("study claim --out study", "stopped; go on with the same command"),
+        ("train tiny.toml --out new", "stopped; nothing was written"),
+        ("report run", "stopped"),
+    ],
+)
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_stopped_command_says_what_is_left(
+    clat: Any, monkeypatch: pytest.MonkeyPatch, words: str, says: str, leaves: bool
+) -> None:
+    def stopped(options: Any) -> int:
+        if leaves:
+            return 143
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"clat.cli.{words.split()[0]}.run", stopped)
+    done = clat(*words.split())
+    assert (done.code, done.err) == (143 if leaves else 130, f"clat: {says}\n")
+
+
+def test_a_training_says_itself_how_it_goes_on(clat: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    monkeypatch.setattr("clat.cli.train.run", lambda options: 130)
+    assert clat("train", "tiny.toml", "--out", tmp_path).err == ""
+
+
+@pytest.mark.parametrize(
     "work",
     [pytest.param("sleep", marks=pytest.mark.slow), pytest.param("compute", marks=pytest.mark.slow), "swallow"],
 )
@@ -102,6 +133,7 @@ def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
     _, errors = interrupt_at_work(process, place)
     assert process.returncode == 130
     assert ("the code at work did not let go" in errors) == (work != "sleep")
+    assert "nothing was written (evaluate keeps its work with --state FILE)" in errors
 
 
 @pytest.mark.parametrize(

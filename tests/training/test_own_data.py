@@ -189,7 +189,7 @@ def test_bad_data_is_one_line_before_a_folder_is_made(tmp_path, bad, says):
     [
         ({}, {"augment": lambda image: image[:, :4]}, "makes images of shape (3, 4, 8)"),
         ({}, {"augment": lambda image: (image / 255 - 0.5) / 0.2}, "lie in"),
-        ({"augment": "no_such_module:shift"}, {}, "importing 'no_such_module' failed"),
+        ({"augment": "no_such_module:shift"}, {}, "no module no_such_module in the current folder"),
         ({"augment": "json:dumpz"}, {}, "check the name after the colon"),
         ({"augment": "json:dumps"}, {}, "the augmentation failed on an image"),
         ({"mixup": 0.2}, {"model_classes": 9}, "data.mixup needs a model with the data's 4 classes: it has 9"),
@@ -250,7 +250,7 @@ def test_a_hardening_takes_an_augmentation_of_one_s_own(tmp_path):
     ("augment", "says"),
     [
         ("imagnet", "did you mean 'imagenet'"),
-        ("no_such_module:shift", "importing 'no_such_module' failed"),
+        ("no_such_module:shift", "no module no_such_module in the current folder"),
         (3, "data.augment is 3"),
         (lambda image: image[:, :4], "makes images of shape (3, 4, 8)"),
     ],

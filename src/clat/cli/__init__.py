@@ -15,8 +15,9 @@ from contextlib import nullcontext
 from clat.cli.console import set_up
 from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
+from clat.cli.stopped import CODES, how_to_go_on, say_stopped
 from clat.core.errors import ClatError, unknown
-from clat.core.stopping import ends_in_time
+from clat.core.stopping import ends_in_time, last_words
 
 COMMANDS = (
     "harden",
@@ -94,9 +95,12 @@ def _run(words: list[str]) -> int:
         raise ClatError(f"unexpected argument '{rest[0]}' (see clat {options.command} --help)")
     set_up(quiet=options.quiet, stderr=getattr(options, "out", None) == "-" or getattr(options, "json", False))
     try:
-        return module.run(options)
+        with last_words(lambda: (how_to_go_on(options) or "").removeprefix("; ")):
+            code = module.run(options)
     except ClatError:
         raise
+    except KeyboardInterrupt:
+        code = CODES[0]
     except (Exception, SystemExit) as error:  # an own network may raise anything, at any step, and even leave
         from clat.cli.foreign import told
 
@@ -104,6 +108,9 @@ def _run(words: list[str]) -> int:
         if line is None:
             raise
         raise line from error
+    if code in CODES:
+        say_stopped(options)
+    return code
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clat.cli.console import say
-from clat.cli.options import add_column_options, add_device_option, add_model_options
+from clat.cli.options import add_data_options, add_device_option, add_model_options
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
 
@@ -22,9 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "clat apply DELTA --model M --weights BASE --data D --out tuned.safetensors"
     parser.add_argument("delta", metavar="FILE", help="what clat export --base wrote")
     add_model_options(parser)
-    parser.add_argument("--data", default="digits", help="the images that it is for: classes and shape")
-    parser.add_argument("--split", default="test", help="split (default: test)")
-    add_column_options(parser)
+    add_data_options(parser, "the images that it is for: classes and shape")
     add_device_option(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="a new weight file, .safetensors")
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import console, say, show
-from clat.cli.options import add_device_option, add_model_arguments, add_result_option
+from clat.cli.options import add_device_option, add_model_arguments, add_result_option, add_seed_option
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
 
@@ -26,20 +26,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     parser.epilog = "clat bench --model resnet18 --width 32 --objectives pgd-at trades clat --layers 11"
-    parser.add_argument("--model", default="resnet18", help="a built-in network, or as for evaluate")
+    parser.add_argument(
+        "--model", default="resnet18", help="a built-in network, or as for evaluate (default: resnet18)"
+    )
     add_model_arguments(parser)
     parser.add_argument("--width", type=int, help="base channels of a built-in network")
     parser.add_argument("--depths", nargs="+", type=int, metavar="N", help="blocks of each stage")
     parser.add_argument(
-        "--objectives", nargs="+", default=["pgd-at"], metavar="NAME", help="pgd-at, trades, clat, ..."
+        "--objectives",
+        nargs="+",
+        default=["pgd-at"],
+        metavar="NAME",
+        help="pgd-at, trades, clat, ... (default: pgd-at)",
     )
     parser.add_argument(
         "--layers", nargs="+", default=[], metavar="LAYER", help="what clat moves: numbers or names"
     )
     parser.add_argument("--steps", type=int, help="of the inner attacks (default: the objectives' own, 10)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--image-size", type=int, default=32, metavar="PIXELS")
-    parser.add_argument("--num-classes", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a step (default: 64)")
+    parser.add_argument(
+        "--image-size", type=int, default=32, metavar="PIXELS", help="height and width of the images (default: 32)"
+    )
+    parser.add_argument("--num-classes", type=int, default=10, help="outputs of the network (default: 10)")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
     parser.add_argument("--contiguous", action="store_true", help="the default memory layout, not channels_last")
     parser.add_argument("--compile", action="store_true", help="let torch.compile fuse the blocks")
@@ -48,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-plain", action="store_true", help="leave the plain reference steps out")
     parser.add_argument("--no-surroundings", action="store_true", help="leave the data path and the selections out")
     parser.add_argument("--profile", action="store_true", help="where the time goes, beside its floor")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed_option(parser)
     add_device_option(parser)
     add_result_option(parser)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from clat.cli.console import console, show
+from clat.cli.console import console, say, show
 from clat.cli.options import EPS, add_measuring_options, add_model_options
 from clat.cli.outputs import Outputs
 from clat.core.notices import recorded
@@ -37,7 +37,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If the network and the images do not go together.
     """
-    from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device, tensors
+    from clat.cli.inputs import (
+        about_data,
+        about_model,
+        build_model,
+        data_in_words,
+        first_images,
+        pick_device,
+        tensors,
+    )  # fmt: skip
     from clat.core.progress import watching
     from clat.evaluation.masking.check import check
 
@@ -57,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             about={**about_model(options, said), **about_data(images)},
         )
+    say(data_in_words(images, report.clean.n))
     show(report.table())
     outputs.write(report)
     return int(options.strict and report.suspicious)

@@ -7,7 +7,8 @@ import argparse
 from clat.cli.console import say, show
 from clat.cli.options import (
     SAMPLE,
-    add_column_options,
+    add_batch_options,
+    add_data_options,
     add_device_option,
     add_model_options,
     add_result_option,
@@ -26,16 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's.
     """
     add_model_options(parser)
-    parser.add_argument("--data", default="digits", help="data set, as for criticality")
-    parser.add_argument("--split", default="test", help="split (default: test)")
-    add_column_options(parser)
+    add_data_options(parser)
     parser.add_argument("--num-samples", type=int, help=f"{SAMPLE} (default: at most 1000)")
     parser.set_defaults(default_samples=1000)
     parser.add_argument("--names", help="corruptions, with commas (default: the fifteen common ones)")
     parser.add_argument("--severities", default="1,2,3,4,5", help="with commas (default: 1,2,3,4,5)")
     parser.add_argument("--against", metavar="FILE", help="a baseline's result: print mCE in units of its errors")
-    parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
+    add_batch_options(parser)
     add_device_option(parser)
     add_result_option(parser)
 
@@ -49,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code, 0.
     """
-    from clat.cli.inputs import about_data, about_model, build_model, first_images, pick_device
+    from clat.cli.inputs import about_data, about_model, build_model, data_in_words, first_images, pick_device
     from clat.evaluation.corruptions import evaluate_corruptions, mean_corruption_error, read_baseline
 
     outputs = Outputs(options.out)
@@ -72,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         report=lambda name, severity: say(f"{name}, severity {severity}"),
         about={**about_model(options, said), **about_data(images)},
     )
+    say(data_in_words(images, found.clean.n))
     show(found.table())
     data = found.to_dict()
     if baseline is not None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import console, say, show
-from clat.cli.options import add_column_options, add_device_option, add_model_options, add_result_option
+from clat.cli.options import (
+    DATA_SETS,
+    DEFAULT_DATA,
+    add_column_options,
+    add_device_option,
+    add_model_options,
+    add_result_option,
+    add_seed_option,
+)
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError, unknown
 from clat.core.units import parse_size
@@ -35,9 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", action="store_true", help="measure every ranking and correlate them")
     add_model_options(parser)
-    parser.add_argument(
-        "--data", default="digits", help="data set: digits, a name under CLAT_DATA_DIR, a folder, owner/name"
-    )
+    parser.add_argument("--data", default="digits", help=f"data set: {DATA_SETS} ({DEFAULT_DATA})")
     parser.add_argument("--split", default="train", help="split to take the images from (default: train)")
     add_column_options(parser)
     parser.add_argument("--num-samples", type=int, default=100, help="images to measure on (default: 100)")
@@ -46,8 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps of the attack (default: 10)")
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
     parser.add_argument("--normaliser", help="numel (paper's weakness), sqrt, relative, none (paper's curvature)")
-    parser.add_argument("--tap", default="output", help="output (paper), norm, activation")
-    parser.add_argument("--metric", default="weakness", help="weakness (paper), curvature")
+    parser.add_argument("--tap", default="output", help="output (paper), norm, activation (default: output)")
+    parser.add_argument("--metric", default="weakness", help="weakness (paper), curvature (default: weakness)")
     parser.add_argument(
         "--predecessor", default="forward", help="of a layer in C: forward (paper's order, the default), input"
     )
@@ -70,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--exclude", nargs="+", default=[], metavar="PATTERN", help="without layers whose name matches"
     )
     parser.add_argument("--top", type=int, default=5, help="layers to mark in the table (default: 5)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed_option(parser)
     add_device_option(parser)
     add_result_option(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw the report (.svg or .png)")
@@ -88,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If options do not go together, or the network and the images do not.
     """
-    from clat.cli.inputs import build_model, pick_device, read_images
+    from clat.cli.inputs import build_model, data_in_words, pick_device, read_images
     from clat.core.notices import notice
     from clat.core.progress import watching
     from clat.core.seeds import permutation
@@ -131,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
         with watching(console()):
             return ranking.measure(model, x, y, layers=layers, seed=options.seed, initial=initial, **threat)
 
+    say(data_in_words(images, len(chosen)))
     _caution(rankings, model, x, layers)
     if options.compare:
         _compare(rankings, measure, top, outputs, without_start=options.initial is None)
@@ -161,7 +169,24 @@ def _rankings(options: argparse.Namespace) -> list[AnyRanking]:
             if ranking in rewinding
             else f"--initial is for the rankings {' and '.join(rewinding)}, or for --compare"
         )
+    _refuse_others_settings(options, ranking)
     return [make_ranking(ranking, vars(options))]
+
+
+def _refuse_others_settings(options: argparse.Namespace, ranking: str) -> None:
+    """Raise ClatError for an option that sets what other rankings have, and this one has not."""
+    from clat.criticality.rankings import RANKINGS, find_ranking
+
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    own = {field.name for field in fields(find_ranking(ranking))}
+    for name in vars(options).keys() - own:
+        owners = [other for other, kind in RANKINGS.items() if name in {field.name for field in fields(kind)}]
+        if owners and getattr(options, name) != parser.get_default(name):
+            raise ClatError(
+                f"--{name} is for the ranking{'s' if len(owners) > 1 else ''} {' and '.join(owners)}, or for "
+                f"--compare; {ranking} has no such setting"
+            )
 
 
 def _caution(rankings: Sequence[AnyRanking], model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> None:

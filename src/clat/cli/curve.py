@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If an eps is out of range, or the network and the images do not go together.
     """
-    from clat.cli.inputs import about_model, build_model, first_images, pick_device
+    from clat.cli.inputs import about_model, build_model, data_in_words, first_images, pick_device
     from clat.evaluation import evaluate_set
     from clat.evaluation.curve import heeding_eps, trace_curve
     from clat.evaluation.live import evaluation_progress
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     for note in dict.fromkeys(note for one in result.results for note in one.notes):
         if note not in images.notes:
             say(f"note: {note}")
+    say(data_in_words(images, len(images)))
     for size, accuracy in result.points:
         say(f"{options.norm} eps {size:8} {accuracy}{'' if Fraction(size) else '   clean'}")
 

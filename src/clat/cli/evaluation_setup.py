@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.cli.console import console, say
-from clat.cli.inputs import about_model, build_model, pick_device, read_images
+from clat.cli.inputs import about_model, build_model, data_in_words, pick_device, read_images
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
@@ -168,13 +168,14 @@ def say_result(result: Evaluation, options: Namespace, images: ImageSet) -> None
 
 
 def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
-    """Print the clean accuracy and, for a network of RobustBench, what is listed there.
+    """Print the data, the clean accuracy and, for a network of RobustBench, what is listed there.
 
     Args:
         clean: the accuracy.
         options: those of `clat evaluate`.
         images: the split it was measured on.
     """
+    say(data_in_words(images, clean.n))
     say(f"clean accuracy   {clean}")
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, images.num_classes)

@@ -85,8 +85,10 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise ClatError("name the images that the network is for: --data D, whose classes and shape are written")
     claim_output(options.out)
-    from clat.cli.inputs import build_model, pick_device, read_images
+    from clat.cli.inputs import build_model, is_factory, pick_device, read_images, without_weights
 
+    if (name := without_weights(options)) is not None and not is_factory(name):
+        raise ClatError(f"no --weights: {name} has random weights; name the file of those to export")
     images = read_images(options)
     device = pick_device(options.device)
     model = build_model(options, images, device)

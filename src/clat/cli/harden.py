@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import only_json, print_json, say
 from clat.cli.options import (
+    DEFAULT_DATA,
     EPS,
     add_column_options,
     add_device_option,
     add_json_option,
     add_logger_option,
     add_model_options,
+    add_seed_option,
     changed_options,
     folder,
     logger_field,
@@ -52,7 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--schedule.lr 0.01"
     )
     add_model_options(parser, required=False)
-    parser.add_argument("--data", default="digits", help="a data set with a train and a test split")
+    parser.add_argument(
+        "--data", default="digits", help=f"a data set with a train and a test split ({DEFAULT_DATA})"
+    )
     add_column_options(parser)
     parser.add_argument("--eps", default="8/255", help=EPS)
     parser.add_argument("--norm", default="linf", help="linf or l2 (default: linf)")
@@ -62,15 +66,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective", help="n-fgsm, fast-at, gat, pgd-2, pgd-10, trades (default: what the budget allows)"
     )
-    parser.add_argument("--keep", default="best", help="against robust overfitting: best, last, clat, clat-plus")
+    parser.add_argument(
+        "--keep", default="best", help="against robust overfitting: best, last, clat, clat-plus (default: best)"
+    )
     parser.add_argument("--protocol", default="cr", help="of the test before and after (default: cr)")
     parser.add_argument("--num-samples", type=int, help="test images (default: up to 1000, as the budget allows)")
-    parser.add_argument("--heldout", type=int, help="images cut from train that decide (default: a tenth)")
+    parser.add_argument(
+        "--heldout", type=int, help="images cut from train that decide (default: a tenth, at most 1000)"
+    )
     parser.add_argument("--train-size", type=int, help="train on this many images only")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=128, help="images of a training step (default: 128)")
     parser.add_argument("--augment", help="as data.augment of a recipe (default: what the network bears)")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (default: auto)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed_option(parser)
     add_device_option(parser)
     add_logger_option(parser)
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
@@ -91,7 +99,7 @@ def take_rest(options: argparse.Namespace, words: Sequence[str]) -> None:
     """
     from clat.recipe.source import override_pairs
 
-    options.fields = dict(override_pairs([*words, *logger_field(options)]))
+    options.fields = dict(override_pairs([*words, *logger_field(options)], "clat harden"))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -167,12 +175,14 @@ def _config(options: argparse.Namespace) -> HardenConfig:
 
 def _inputs(options: argparse.Namespace) -> tuple[nn.Module, ImageSet, ImageSet]:
     from clat.cli.inputs import build_model, pick_device, read_images
+    from clat.data.classes import check_trainable
 
     device = pick_device(options.device)
     train_set, test_set = (
         read_images(argparse.Namespace(**{**vars(options), "split": split}), resident_limit=None)
         for split in ("train", "test")
     )
+    check_trainable(train_set.name, train_set.class_names)  # a network is built for these classes
     return build_model(options, train_set, device), train_set, test_set
 
 

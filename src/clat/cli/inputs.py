@@ -22,6 +22,8 @@ from clat.data.channels import with_channels
 from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
 from clat.models.output_names import are_numbers, in_other_order
+from clat.models.registry import LIBRARIES
+from clat.models.settings import NetworkConfig
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.recipe.source import read_value
@@ -87,10 +89,48 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
             f"the model's outputs are {_listed(order)} by its configuration, the data's classes"
             f" {_listed(images.class_names)}: say which order it is, --classes {_as_option(order)}"
         )
+    if (name := without_weights(options)) is not None:
+        own = is_factory(name)
+        notice(
+            f"no --weights: {f'the weights are those that {name} gives' if own else f'{name} has random weights'}"
+        )
     foreign = options.weights is not None or ":" in options.model
     if foreign and not are_numbers(images.class_names):
         notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
     return model.to(device).eval()
+
+
+def without_weights(options: Namespace) -> str | None:
+    """Return the name of the network of `--model` where neither a file nor a library gives it weights.
+
+    Args:
+        options: with the options of `add_model_options`.
+
+    Returns:
+        The name, in a recipe that of its [model]; None where there are weights.
+
+    Raises:
+        ClatError: If the recipe cannot be read.
+    """
+    if options.weights is not None:
+        return None
+    if options.model.endswith(".toml"):
+        config = read_recipe(options.model).model
+        return None if config.starts_from_weights else config.name
+    named = NetworkConfig(name=options.model, args=model_arguments(options.model_args))
+    return None if named.is_trained else named.name
+
+
+def is_factory(name: str) -> bool:
+    """Return whether a network's name is that of a factory of the user's own, which may give it weights.
+
+    Args:
+        name: as `load_model` takes it.
+
+    Returns:
+        True for "package.module:factory".
+    """
+    return ":" in name and name.partition(":")[0] not in LIBRARIES
 
 
 def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
@@ -255,6 +295,19 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
     """
     x, y = next(iter(Loader(images, len(images), device=torch.device("cpu")).epoch()))
     return x, y
+
+
+def data_in_words(images: ImageSet, n: int) -> str:
+    """Return the line that names the data of a result: nobody has to remember what `--data` stands for.
+
+    Args:
+        images: the split.
+        n: how many of its images were measured on.
+
+    Returns:
+        Such as "data digits/test, 500 images".
+    """
+    return f"data {images.name}/{images.split}, {n:,} image{'' if n == 1 else 's'}"
 
 
 def about_data(images: ImageSet) -> dict[str, dict[str, object]]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Collection, Sequence
 
 EPS = "perturbation size, a float or a fraction (default: 8/255)"
+DATA_SETS = "digits, a name under CLAT_DATA_DIR, a folder, owner/name"
+DEFAULT_DATA = "default: digits, the handwritten digits that come with clat"
 RESULT = "write the result as JSON; -: to standard output, and all else to standard error"
 
 
@@ -111,18 +113,46 @@ def add_measuring_options(
         default_samples: images to measure on where the user does not say; None: all.
         l1: it knows that norm too.
     """
-    parser.add_argument("--data", default="digits", help="data set, as for criticality")
-    parser.add_argument("--split", default="test", help="split (default: test)")
-    add_column_options(parser)
+    add_data_options(parser)
     norms = "linf, l2, or l1 for protocols of apgd" if l1 else "linf or l2"
     parser.add_argument("--norm", default="linf", help=f"{norms} (default: linf)")
     many = "all" if default_samples is None else f"at most {default_samples}"
     parser.add_argument("--num-samples", type=int, help=f"{SAMPLE} (default: {many})")
     parser.set_defaults(default_samples=default_samples)
-    parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
+    add_batch_options(parser)
     add_device_option(parser)
     add_result_option(parser)
+
+
+def add_data_options(parser: argparse.ArgumentParser, what: str = f"data set: {DATA_SETS}") -> None:
+    """Add the options that name a split, the test split of the digits where nobody names another.
+
+    Args:
+        parser: the command's parser, changed in place.
+        what: of `--data`, in the help.
+    """
+    parser.add_argument("--data", default="digits", help=f"{what} ({DEFAULT_DATA})")
+    parser.add_argument("--split", default="test", help="split (default: test)")
+    add_column_options(parser)
+
+
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the size of a measurement's batches, and for its random choices.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
+    parser.add_argument("--batch-size", type=int, default=250, help="images at a time (default: 250)")
+    add_seed_option(parser)
+
+
+def add_seed_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the seed.
+
+    Args:
+        parser: the command's parser, changed in place.
+    """
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: 0)")
 
 
 def add_column_options(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +177,9 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser, changed in place.
     """
-    parser.add_argument("--device", default="auto", help="cpu, cuda, auto")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, auto: CUDA where there is some (default: auto)"
+    )
 
 
 def add_result_option(parser: argparse.ArgumentParser) -> None:

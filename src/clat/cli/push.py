@@ -18,7 +18,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="what clat export --out FOLDER wrote")
     parser.add_argument("repo", metavar="OWNER/NAME", help="made if there is none")
     parser.add_argument(
-        "--card", choices=("keep", "replace"), default="new", help="what to do with a model card that is there"
+        "--card",
+        choices=("keep", "replace"),
+        default="new",
+        help="what to do with a model card that is there (default: new)",
     )
     parser.add_argument("--private", action="store_true", help="of a repository that is made")
 

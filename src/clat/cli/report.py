@@ -21,7 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="DIR", help="the folder of a run; several: an index over them")
     parser.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs to compare one with")
     parser.add_argument(
-        "--out", metavar="FILE", help="the page (default: DIR/report.html; of an index, index.html above the runs)"
+        "--out",
+        metavar="FILE",
+        help="the page (default: DIR/report.html; of an index, index.html above the runs); replaces an older one",
     )
 
 
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         The exit status: 0.
 
     Raises:
-        ClatError: If a folder holds no run, or the page cannot be written.
+        ClatError: If a folder holds no run, or the page cannot be written or would replace another file.
     """
     out = None if options.out is None else Path(options.out)
     if len(options.runs) == 1:

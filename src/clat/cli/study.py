@@ -35,7 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"of these two: {SAMPLE} (default: all)",
     )
     add_place_options(parser, "rows")
-    parser.add_argument("--precision", default="float32", help="of their searches: float32, bfloat16")
+    parser.add_argument(
+        "--precision", default="float32", help="of their searches: float32, bfloat16 (default: float32)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

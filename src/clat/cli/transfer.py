@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If a network is not described in full, or does not go with the images.
     """
-    from clat.cli.inputs import about_data, build_model, first_images, pick_device, tensors
+    from clat.cli.inputs import about_data, build_model, data_in_words, first_images, pick_device, tensors
     from clat.evaluation import find_protocol
     from clat.evaluation.live import evaluation_progress
     from clat.evaluation.transfer import transfer
@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         )
     for note in matrix.notes:
         say(f"note: {note}")
+    say(data_in_words(images, len(images)))
     show(matrix.table())
 
     def draw() -> Figure:
@@ -110,6 +111,11 @@ def _described(networks: Iterable[list[str]]) -> dict[str, argparse.Namespace]:
         if len(words) < 2:
             raise ClatError(f"--network {' '.join(words)}: give a name and a model, then weights=FILE and the like")
         name, model, *settings = words
+        if model.partition("=")[0] in SETTINGS or model.startswith("args."):
+            given = " ".join(words)
+            raise ClatError(
+                f"--network {given}: begin with a name of yours, then the model: --network NAME {given}"
+            )
         if name in described:
             raise ClatError(f"--network {name} is there twice: names tell the networks apart")
         network = argparse.Namespace(model=model, model_args=[], **dict.fromkeys(SETTINGS))

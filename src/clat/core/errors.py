@@ -30,10 +30,25 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
         "unknown model 'resnet81'; did you mean 'resnet18'? Valid: resnet18, resnet50"
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = nearest(name, names)
+    hint = "" if near is None else f"did you mean '{near}'? "
     shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
     return ClatError(f"unknown {kind} '{name}'{where}; {hint}Valid: {', '.join(shown)}")
+
+
+def nearest(name: object, valid: Iterable[str]) -> str | None:
+    """Return the valid name that a mistyped one is most like, whatever their case.
+
+    Args:
+        name: the name as it was given.
+        valid: the names that there are.
+
+    Returns:
+        One of them; None where none is like it.
+    """
+    names = {one.casefold(): one for one in sorted(valid)}
+    near = difflib.get_close_matches(str(name).casefold(), names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None
 
 
 def first_line(error: BaseException) -> str:

@@ -32,6 +32,12 @@ def find_object(name: str, shown: str) -> Any:
     except AttributeError as error:
         raise ClatError(f"{shown}: {error}; check the name after the colon") from error
     except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            raise ClatError(
+                f"{shown}: no module {missing} in the current folder ({os.getcwd()}) or installed: run the command "
+                f"where {missing.replace('.', '/')}.py lies, or set PYTHONPATH"
+            ) from error
         raise ClatError(
             f"{shown}: importing '{module}' failed, {type(error).__name__}: {error}; write package.module:name"
         ) from error

@@ -42,7 +42,7 @@ def last_words(say: LastWords) -> Iterator[None]:
     """Let `say` be called, from another thread, if the process has to be ended while the code inside runs.
 
     Args:
-        say: returns one line, which is printed.
+        say: returns one line, which is printed; "": there is nothing to say.
     """
     _last_words.append(say)
     try:
@@ -124,7 +124,7 @@ def _end(number: int) -> None:
     words = ["stopped: the code at work did not let go"]
     for say in list(_last_words):
         with suppress(Exception):
-            words.append(say())
+            words += filter(None, [say()])
     cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
     with suppress(OSError):
         os.write(2, f"{cursor}\nclat: {'; '.join(words)}\n".encode())

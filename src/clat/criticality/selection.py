@@ -20,6 +20,7 @@ from clat.network.groups import check_group
 from clat.network.layers import Layer, enumerate_layers, find_layers, layers_called
 from clat.network.modes import BN_POLICIES
 
+RULES = ("critical", "least-critical", "random", "all", "named")
 FLAT = {"steps": 10, "normaliser": "numel", "tap": "output", "metric": "weakness"}
 """Settings of a ranking that may stand beside its name, as all did before rankings had tables, and what older
 recipes say of them whatever they rank by."""
@@ -80,6 +81,8 @@ class Selection:
     def __post_init__(
         self, steps: int | None, alpha: Size | None, normaliser: str | None, tap: str | None, metric: str | None
     ) -> None:
+        if self.rule not in RULES:
+            raise unknown("rule", self.rule, RULES)
         flat = {"steps": steps, "alpha": alpha, "normaliser": normaliser, "tap": tap, "metric": metric}
         given = {name: value for name, value in flat.items() if value is not None}
         object.__setattr__(self, "ranking", _resolved(self.ranking, given))

@@ -128,6 +128,37 @@ def _from_text(given: str | os.PathLike[str], where: str) -> list[str]:
     return [name.strip() for name in names]
 
 
+def single_class(class_names: Sequence[str]) -> str | None:
+    """Return what to say of images that are all of one class.
+
+    Args:
+        class_names: the names of the classes.
+
+    Returns:
+        What there is and what to do; None where there are more classes, or none.
+    """
+    if len(class_names) != 1:
+        return None
+    return (
+        f"a single class, '{class_names[0]}': a classifier needs two or more; sort images into one folder for each "
+        "class"
+    )
+
+
+def check_trainable(name: str, class_names: Sequence[str]) -> None:
+    """Raise an error where there is nothing to tell apart.
+
+    Args:
+        name: the data set's.
+        class_names: the names of its classes.
+
+    Raises:
+        ClatError: there is a single class.
+    """
+    if (single := single_class(class_names)) is not None:
+        raise ClatError(f"data set '{name}' has {single}")
+
+
 def number_classes(
     own: Labels, train: Labels | None, given: tuple[str, ...] | None, where: str, *, as_they_are: bool = False
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:

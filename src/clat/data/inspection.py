@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clat.core.errors import ClatError
 from clat.core.notebook import html_of, html_table
-from clat.data.classes import Classes, read_classes
+from clat.data.classes import Classes, read_classes, single_class
 from clat.data.columns import WantedColumns
 from clat.data.image_files import UNREADABLE, open_image, to_rgb, why_unreadable
 from clat.data.lazy import default_workers
@@ -99,6 +99,8 @@ class DataReport:
             said += [f"{split.name}: {line}" for line in _first(split.broken)]
         for (one, two), count in self.repeated.items():
             said.append(f"{count} {'image is' if count == 1 else 'images are'} in {one} and in {two}")
+        if (single := single_class(self.classes)) is not None:
+            said.append(single)
         if len({size for split in self.splits for size in split.sizes}) > 1:
             said.append("the images differ in size: give image_size (--image-size) to train and evaluate on them")
         return said

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clat.core.errors import ClatError, first_line
+from clat.core.errors import ClatError, first_line, nearest
 from clat.data.cache import data_root
 from clat.data.classes import Labels, number_classes
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
@@ -74,12 +74,7 @@ def locate(name: str) -> Path | None:
         if os.path.isdir(known):
             return known
         if re.fullmatch(r"\w[\w.-]*", name) and not os.path.exists(path):
-            fetch = f"; `clat data fetch {name}` gets it from the hub" if name in KNOWN else ""
-            raise ClatError(
-                f"data set '{name}' not found in {data_root()}: put the Hugging Face parquet files"
-                f" (train-*.parquet, test-*.parquet) into {known}, or set CLAT_DATA_DIR to the folder that"
-                f" holds {name}/{fetch}"
-            )
+            raise _not_found(name)
     if os.path.isdir(path):
         return path
     if os.path.exists(path):
@@ -89,6 +84,27 @@ def locate(name: str) -> Path | None:
     raise ClatError(
         f"data set folder '{name}' not found: give an existing folder, a known name or a hub owner/name"
     )
+
+
+def _not_found(name: str) -> ClatError:
+    """Return the error for a bare name that is no folder, in neither of the places that it is looked for in."""
+    known = data_root() / name
+    where = f"data set '{name}' not found in {data_root()} (CLAT_DATA_DIR) or in the current folder"
+    if name in KNOWN:
+        return ClatError(
+            f"{where}: put the Hugging Face parquet files (train-*.parquet, test-*.parquet) into {known};"
+            f" `clat data fetch {name}` gets them from the hub"
+        )
+    near = nearest(name, {"digits", *KNOWN, *_folders(data_root()), *_folders(Path.cwd())})
+    hint = f"did you mean '{near}'? " if near else ""
+    return ClatError(f"{where}; {hint}give the path of a folder of images or tables, or a hub owner/name")
+
+
+def _folders(place: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(place) if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def open_source(name: str, folder: Path | None, wanted: WantedColumns) -> Source:
@@ -130,7 +146,7 @@ def open_table(name: str, folder: Path | None, split: str, wanted: WantedColumns
     """
     with one_line(name):
         source = open_source(name, folder, wanted)
-        found, notes = find_split(split, source.splits, name)
+        found, notes = find_split(split, source.splits, name, folder)
         return read_table(source, found, name, wanted, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from clat.core.errors import ClatError
 
@@ -28,13 +29,16 @@ def split_meant(name: str) -> str | None:
     return next((split for split, words in _WORDS.items() if name.casefold() in words), None)
 
 
-def find_split(asked: str, present: Iterable[str], name: str) -> tuple[str, tuple[str, ...]]:
+def find_split(
+    asked: str, present: Iterable[str], name: str, folder: Path | None = None
+) -> tuple[str, tuple[str, ...]]:
     """Find the split that is asked for: that very name, else another word for it, else validation for test.
 
     Args:
         asked: such as ``test``.
         present: the names of the splits that are there.
         name: the data set's, for messages.
+        folder: where it lies, if it is one.
 
     Returns:
         The name of one that is there, and notes: where it only stands in for the one asked for, or others mean
@@ -63,5 +67,10 @@ def find_split(asked: str, present: Iterable[str], name: str) -> tuple[str, tupl
                 return found, (f"split '{found}' stands in for '{asked}'",)
             alike = [split for split in there if meant and split != found and split_meant(split) == meant]
             return found, (f"split '{found}' is read, beside it there is {', '.join(alike)}",) if alike else ()
+    if folder is not None and (part := split_meant(folder.name)) is not None:
+        raise ClatError(
+            f"'{name}' is the {part} split of '{folder.parent}', and has no '{asked}': give --data "
+            f"{folder.parent}, or --split {there[0] if len(there) == 1 else part} where there is that option"
+        )
     hint = f"; of class folders, move some images of each class to {name}/test/CLASS" if stands_in and there else ""
     raise ClatError(f"data set '{name}' has no split '{asked}'; it has: {', '.join(there) or 'none'}{hint}")

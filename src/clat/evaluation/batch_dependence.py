@@ -43,6 +43,9 @@ def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     except ClatError:
         raise
     except (RuntimeError, ValueError) as error:
+        taken = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), x.shape[1])
+        if x.shape[1] != taken and "channel" in str(error):
+            raise ClatError(f"the network takes images of {taken} channels, and these have {x.shape[1]}") from error
         if not _needs_company(model, x, y):
             raise
         reason = str(error).strip().splitlines()[0][:160]

@@ -82,7 +82,7 @@ def eps_curve(
     x: Tensor,
     y: Tensor,
     *,
-    eps: Sequence[Size],
+    eps: Size | Sequence[Size],
     protocol: str | Path | Protocol = "pgd-20",
     norm: str = "linf",
     **options: Any,
@@ -93,7 +93,7 @@ def eps_curve(
         model: an image classifier that takes images in [0, 1] and returns logits; it is left as it is.
         x: images in [0, 1], (N, C, H, W).
         y: their labels, (N,) int64.
-        eps: the sizes, numbers or fractions such as "8/255"; 0 adds the clean accuracy.
+        eps: the sizes, or one of them, numbers or fractions such as "8/255"; 0 adds the clean accuracy.
         protocol: a built-in name, a TOML file or a Protocol.
         norm: "linf" or "l2".
         options: further ones of `clat.evaluate`.
@@ -105,8 +105,9 @@ def eps_curve(
         ClatError: as `clat.evaluate` does, where no attack heeds eps, and unless at least one eps is above 0.
     """
     protocol = heeding_eps(protocol)
+    sizes = [eps] if isinstance(eps, Size) else eps
     return trace_curve(
-        lambda size: evaluate(model, x, y, protocol=protocol, eps=size, norm=norm, **options), eps, norm
+        lambda size: evaluate(model, x, y, protocol=protocol, eps=size, norm=norm, **options), sizes, norm
     )
 
 

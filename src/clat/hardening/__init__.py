@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from clat.core.errors import unknown
 from clat.core.units import Size
 from clat.data import as_train_and_test
 from clat.hardening.plan import Plan
@@ -51,6 +53,9 @@ def harden(
         ClatError: the network is at chance or robust already, the budget is too small for one epoch, or anything
             else in the input is wrong; then nothing has been written.
     """
+    valid = {field.name for field in fields(HardenConfig)}
+    for name in settings.keys() - valid:
+        raise unknown("setting", name, valid, where=" of a hardening")
     named, own = (None, augment) if callable(augment) else (augment, None)
     config = HardenConfig(eps=eps, budget=budget, augment=named, **settings)
     train_set, test_set = as_train_and_test((train, test))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader, hold_out
+from clat.data.classes import check_trainable
 from clat.hardening.settings import HardenConfig
 from clat.network.computed import copied_network
 from clat.network.fingerprint import device_of
@@ -54,6 +55,7 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
         raise ClatError(
             f"a hardening runs in one process, and {world} were started: start it without torchrun or srun"
         )
+    check_trainable(train_set.name, train_set.class_names)
     engine = Engine(engine_config)
     heldout = config.heldout or min(max(len(train_set) // 10, 1), 1000)
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)

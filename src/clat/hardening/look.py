@@ -70,6 +70,7 @@ def look(
     num_classes: int,
     batch_size: int = 250,
     seed: int = 0,
+    name: str = "",
 ) -> FirstLook:
     """Measure a network on held-out images, and refuse one that hardening cannot help.
 
@@ -81,6 +82,7 @@ def look(
         num_classes: classes of the data.
         batch_size: images a pass.
         seed: decides the attack's starts.
+        name: of the data set, for messages.
 
     Returns:
         Clean and robust accuracy on all of `x`, and the criticality of the layers on the first RANKED.
@@ -96,7 +98,7 @@ def look(
         counts = [int(count) for count in found]  # which waits for the GPU
     seconds = (time.perf_counter() - started) / (len(x) * (STEPS + 1))
     clean, robust = (Accuracy(count, len(x)) for count in counts)
-    _refuse_chance(clean, num_classes)
+    _refuse_chance(clean, num_classes, name)
     if robust.value > ROBUST_ALREADY * clean.value:
         raise ClatError(
             f"the network is robust already ({clean.value:.1%} clean, {robust.value:.1%} under PGD-{STEPS} at "
@@ -105,13 +107,14 @@ def look(
     return FirstLook(clean, robust, _criticality(model, x[:RANKED], y[:RANKED], threat, seed), seconds)
 
 
-def _refuse_chance(clean: Accuracy, num_classes: int) -> None:
+def _refuse_chance(clean: Accuracy, num_classes: int, name: str) -> None:
     guessing = 1 / num_classes
     least = min(CHANCE * guessing, guessing + BEYOND)
     if clean.interval[0] > least:
         return
-    seen = f"the network is right on {clean.value:.1%} of {clean.n} held-out images, of {num_classes} classes"
-    what = "check its weights, that normalisation is inside the model, and the order of classes"
+    images = f"held-out images of '{name}'" if name else "held-out images"
+    seen = f"the network is right on {clean.value:.1%} of {clean.n} {images}, of {num_classes} classes"
+    what = "check the data, the weights, that normalisation is inside the model, and the order of classes"
     if clean.value > least:
         raise ClatError(f"{seen}, too few images to tell that from chance: hold more out (--heldout), or {what}")
     raise ClatError(f"{seen}, which is chance: {what}")

@@ -205,7 +205,8 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     log.say("looking at the network", style="bold")
     x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     with watching(log.console):
-        seen = look(inputs.model, x, y, config.threat, num_classes=inputs.train.num_classes, seed=config.seed)
+        classes, name = inputs.train.num_classes, inputs.train.name
+        seen = look(inputs.model, x, y, config.threat, num_classes=classes, seed=config.seed, name=name)
         check = check_seconds(inputs, x, y, config)
         alike = monitor.steps == MONITOR_STEPS
         watched = check if alike else check_seconds(inputs, x, y, config, steps=monitor.steps)

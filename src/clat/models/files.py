@@ -18,7 +18,7 @@ from clat.core.notices import notice
 from clat.models.entries import StateDict, choose_state
 from clat.models.fitting import bare, bare_prefix, fitting_entries
 from clat.models.names import BOOKKEEPING
-from clat.models.normalize import Statistics, parse_normalize, same_statistics, statistics_of
+from clat.models.normalize import IDENTITY, Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
@@ -83,9 +83,7 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
             f"weights {path}: trained with a normalisation, but this {type(bare(model)).__name__} has none; "
             "use load_model(..., weights=...), or wrap it in Normalized"
         )
-    none = brought is None and has_none(metadata)
-    if own is not None and (none or (brought is not None and not same_statistics(brought, own))):
-        trained = "no normalisation" if none else f"the normalisation {brought}"
+    if own is not None and (trained := trained_otherwise(brought, own, metadata)) is not None:
         notice(
             f"weights {path}: trained with {trained}, but this {type(bare(model)).__name__} keeps its own, {own}, "
             "and so is another function; load_model(..., weights=...) takes the file's"
@@ -126,7 +124,7 @@ def save_weights(
     Args:
         model: Any network; of one in a Normalized, DataParallel, AveragedModel or the like the network inside is
             written, under its own names.
-        path: The file, whose name ends in .safetensors; missing folders above it are made.
+        path: The file, whose name ends in .safetensors; an old one is replaced, missing folders above it are made.
         metadata: Text under text keys, for the file's header.
         state: Entries to write instead of the model's, named as in model.state_dict().
 
@@ -171,6 +169,24 @@ def has_none(metadata: Mapping[str, str]) -> bool:
         False also of a file that says nothing of it.
     """
     return metadata.get(NORMALIZE_KEY) == "null"
+
+
+def trained_otherwise(brought: Statistics | None, used: Statistics, metadata: Mapping[str, str]) -> str | None:
+    """Return what a network was trained with, in words, where it is not the normalisation that it gets.
+
+    Args:
+        brought: The normalisation that comes with its weights, if any does.
+        used: The one that it gets.
+        metadata: The metadata that read_state returned.
+
+    Returns:
+        Such as "no normalisation"; None where it is the same one, or nobody knows.
+    """
+    if brought is None and not has_none(metadata):
+        return None
+    if same_statistics(brought or IDENTITY, used):
+        return None
+    return "no normalisation" if brought is None else f"the normalisation {brought}"
 
 
 def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statistics | None:

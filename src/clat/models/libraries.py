@@ -74,6 +74,9 @@ class LibraryNetwork(NamedTuple):
     statistics: Statistics | None
 
 
+TORCHVISION = "install the build that belongs to your torch, see pytorch.org"
+"""How torchvision is installed, which other libraries need too."""
+
 Builder = Callable[[NetworkRequest], LibraryNetwork]
 
 
@@ -98,6 +101,7 @@ def import_library(module: str, wanted: NetworkRequest, install: str) -> Any:
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or library).partition(".")[0]
+        install = TORCHVISION if missing == "torchvision" else install
         needs = library if missing == library else f"{library}, which needs {missing}"
         raise ClatError(f"model '{wanted.name}' needs {needs}, which is not installed: {install}") from error
     except Exception as error:  # a torchvision of another torch, in most cases

@@ -20,11 +20,11 @@ NormalizeSpec = str | Sequence[float | Sequence[float]] | None
 
 _IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+IDENTITY: Statistics = ((0.0,), (1.0,))
+"""Images go in as they are."""
+
 STATISTICS: dict[str, Statistics] = {
-    "identity": (
-        (0.0,),
-        (1.0,),
-    ),  # says "none, and I mean it", also where a weight file records something else
+    "identity": IDENTITY,  # says "none, and I mean it", also where a weight file records something else
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
@@ -90,6 +90,10 @@ class Normalize(nn.Module):
         self, mean: Sequence[float] | float | None = None, std: Sequence[float] | float | None = None
     ) -> None:
         super().__init__()
+        if isinstance(mean, str):
+            raise ClatError(
+                f'normalisation "{mean}": take load_model(normalize="{mean}"), or give its mean and std'
+            )
         if (mean is None) != (std is None):
             raise ClatError("Normalize: give both mean and std, or neither")
         self.statistics = None if mean is None or std is None else parse_normalize((mean, std))

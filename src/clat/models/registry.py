@@ -16,13 +16,13 @@ from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
-from clat.models.files import has_none, read_state, recorded_statistics
+from clat.models.files import has_none, read_state, recorded_statistics, trained_otherwise
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.imagenet_stems import imagenet_densenet121, imagenet_wrn_34_10, imagenet_wrn_70_16
 from clat.models.libraries import Builder, NetworkRequest
-from clat.models.normalize import Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
+from clat.models.normalize import IDENTITY, Normalized, NormalizeSpec, Statistics, parse_normalize, with_normalize
 from clat.models.preact_resnet import (
     preact_resnet18,
     preact_resnet18_bn,
@@ -37,6 +37,9 @@ from clat.models.wide_resnet import wrn_34_10, wrn_70_16
 
 LIBRARIES: dict[str, Builder] = {"timm": build_timm, "hf": build_huggingface, "torchvision": build_torchvision}
 """What stands before the colon of a library's network, and what builds it."""
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
+"""How the names of weight files end."""
 
 MODELS: dict[str, partial[Any]] = {
     "resnet18": resnet18,
@@ -137,22 +140,25 @@ def load_model(
         raise ClatError(f"weights_key '{weights_key}' belongs to a weight file: name one as the model's weights")
     if classifier and weights is None and _library(name) is None:
         raise ClatError("a new classifier goes on top of trained weights: name their file as the model's weights")
-    statistics = parse_normalize(normalize)
+    statistics = asked = parse_normalize(normalize)
     given: dict[str, Any] = {"width": width, "depths": _checked_depths(depths), "activation": activation}
     given["input_size"] = input_size
     options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     options |= {key: value for key, value in given.items() if value is not None}
-    state = own = None
+    state = own = brought = None
+    metadata: dict[str, str] = {}
     plain = False
     if weights is not None:  # before building: a bad path should not cost a large network's set-up
         state, metadata = read_state(weights, weights_key)
-        statistics = statistics or recorded_statistics(metadata, weights)
+        brought = recorded_statistics(metadata, weights)
+        statistics = statistics or brought
         plain = statistics is None and has_none(metadata)
     if name.startswith(robustbench.PREFIX):
         entry = robustbench.entry(name, num_classes)
         if state is None:
             raise ClatError(f"model '{name}' needs weights: download the file that RobustBench lists and name it")
         state, own = robustbench.split_statistics(state, weights)
+        brought = brought or own
         own = own or (None if plain else entry.normalize)
         statistics = statistics or own
         _check_channels(statistics, in_channels)
@@ -175,17 +181,40 @@ def load_model(
         _check_channels(statistics, in_channels)
         model = _built(name, MODELS[name], options, args)
     else:
-        raise unknown("model", name, MODELS)
+        raise _unknown_model(name)
     if state is not None:
         entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
         entries.put_into(model)
-        statistics = statistics or entries.statistics
+        brought = brought or entries.statistics
+        statistics = statistics or brought
+        insists = asked in (None, IDENTITY)  # the identity is what nobody names by mistake
+        if not insists and (trained := trained_otherwise(brought, asked or IDENTITY, metadata)) is not None:
+            notice(
+                f"weights {weights}: trained with {trained}; the normalisation {asked} is used instead, "
+                "and so it is another function"
+            )
     if plain and statistics is None and own is not None:
         notice(
             f"weights {weights}: trained without a normalisation, so that of '{name}' by its library is left out"
         )
         own = None
     return with_normalize(model, statistics or own)
+
+
+def _unknown_model(name: str) -> ClatError:
+    """Return the error for what names no network: it says what was given instead, or all forms that there are."""
+    path = Path(name)
+    if path.is_dir() and (path / "recipe.toml").is_file():
+        return ClatError(
+            f"model '{name}' is a run's folder: give {path / 'recipe.toml'}, and with --weights a file of "
+            f"{path / 'weights'}"
+        )
+    if path.is_file() or path.suffix in WEIGHT_FILES:
+        return ClatError(f"model '{name}': that is a weight file: --weights {name} beside the network's name")
+    return ClatError(
+        f"{unknown('model', name, MODELS)}; or timm:NAME, hf:FOLDER, torchvision:NAME, robustbench:ID, "
+        "package.module:factory, on the command line RECIPE.toml"
+    )
 
 
 def _library(name: str) -> Builder | None:

@@ -7,6 +7,7 @@ from typing import Any
 from clat.core.errors import unknown
 from clat.models.files import fit_state
 from clat.models.libraries import (
+    TORCHVISION,
     LibraryNetwork,
     NetworkRequest,
     fitting_statistics,
@@ -14,8 +15,6 @@ from clat.models.libraries import (
     one_line_errors,
     untrained,
 )
-
-INSTALL = "install the build that belongs to your torch, see pytorch.org"
 
 
 def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
@@ -31,7 +30,7 @@ def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
     Raises:
         ClatError: torchvision is missing, the name or an argument unknown, or weights cannot be had.
     """
-    models = import_library("torchvision.models", wanted, INSTALL)
+    models = import_library("torchvision.models", wanted, TORCHVISION)
     name = wanted.identifier
     if name not in models.list_models(module=models):
         raise unknown("torchvision model", name, models.list_models(module=models))

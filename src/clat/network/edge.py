@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -159,9 +160,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         ClatError: `model` is no `nn.Module`.
     """
     if not isinstance(model, nn.Module):
-        raise ClatError(
-            f"the model is a {type(model).__name__}, expected a torch.nn.Module: wrap it in one that calls it"
-        )
+        raise ClatError(f"the model is a {type(model).__name__}, expected a torch.nn.Module: {_what_to_do(model)}")
     while True:
         parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
         inner = model.module if parallel else getattr(model, "_orig_mod", None)
@@ -169,6 +168,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
             break
         model = inner
     return Scripted(model) if isinstance(model, torch.jit.ScriptModule) else model
+
+
+def _what_to_do(model: object) -> str:
+    """Return how a network is had where something else was given for one."""
+    if isinstance(model, str | Path):
+        file = Path(model).suffix in (".pt", ".pth", ".safetensors", ".tar")
+        call = f'NAME, weights="{model}"' if file else f'"{model}", weights=...'
+        return f"load it first: clat.load_model({call})"
+    if isinstance(model, Mapping):
+        return "load it first: clat.load_model(NAME, weights=FILE), or load_state_dict of its network"
+    return "wrap it in one that calls it"
 
 
 class Scripted(nn.Module):

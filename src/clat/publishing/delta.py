@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.files import claim_output
 from clat.models.files import NORMALIZE_KEY, recorded_statistics, save_weights
 from clat.models.fitting import bare, bare_prefix, listed
 from clat.models.normalize import statistics_of
@@ -35,8 +36,8 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
         Name -> tensor, of those that were written; they share the memory of `tuned`.
 
     Raises:
-        ClatError: the networks have other names, shapes or normalisations, or do not differ; or the file cannot be
-            written.
+        ClatError: the networks have other names, shapes or normalisations, or do not differ; or the file exists
+            already or cannot be written.
     """
     before, after = _tensors(base), _tensors(tuned)
     if {name: (one.shape, one.dtype) for name, one in before.items()} != {
@@ -52,6 +53,7 @@ def save_delta(base: nn.Module, tuned: nn.Module, path: str | Path) -> dict[str,
     moved = {name: value for name, value in after.items() if digest(value) != digest(before[name])}
     if not moved:
         raise ClatError("base and network are the same: there is no delta to write")
+    claim_output(path)
     header = {BASE: fingerprint(bare(base)), RESULT: fingerprint(bare(tuned))}
     save_weights(tuned, path, header, state={f"{bare_prefix(tuned)}{name}": value for name, value in moved.items()})
     return moved

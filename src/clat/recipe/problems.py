@@ -34,7 +34,7 @@ def first_problem(error: ValidationError, data: dict[str, Any]) -> str:
         One line that begins with "recipe:".
     """
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"] if part not in (OWN, OTHER))
+    where = place_in_words([part for part in problem["loc"] if part not in (OWN, OTHER)], data)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"recipe: unknown field '{where}'{_nearest_field(problem['loc'], data)}"
     if problem["type"] == "union_tag_invalid":
@@ -49,6 +49,24 @@ def first_problem(error: ValidationError, data: dict[str, Any]) -> str:
     if problem["type"] in SHAPES:
         return f"recipe: {where}: expected {SHAPES[problem['type']]} (got {problem['input']!r})"
     return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
+
+
+def place_in_words(location: Sequence[int | str], data: dict[str, Any]) -> str:
+    """Return a place of a recipe as it is written on the command line: stages by name where no two share it.
+
+    Args:
+        location: keys and numbers from the outside in.
+        data: the recipe's plain data.
+
+    Returns:
+        Such as "stages.clat.epochs".
+    """
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] == "stages" and isinstance(data.get("stages"), list | tuple):
+        names = [_item(stage, "name") for stage in data["stages"]]
+        name = names[int(parts[1])]
+        parts[1] = name if isinstance(name, str) and names.count(name) == 1 else parts[1]
+    return ".".join(parts)
 
 
 def _nearest_field(location: Location, data: dict[str, Any]) -> str:

@@ -55,6 +55,13 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
     path = Path(source) if beside is None else beside / source
     if not path.is_file():
         recipes = built_in_recipes()
+        if path.is_dir() and str(source) not in recipes:
+            run = (path / "recipe.toml").is_file()
+            raise ClatError(
+                f"'{path}' is a run's folder: its recipe is {path / 'recipe.toml'}; the run goes on with --resume"
+                if run
+                else f"'{path}' is a folder: give the .toml file of a recipe"
+            )
         if Path(source).suffix == ".toml" or len(Path(source).parts) > 1:
             raise ClatError(f"recipe file {path} not found")
         if str(source) not in recipes:
@@ -112,11 +119,12 @@ def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return base | own | tables
 
 
-def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+def override_pairs(arguments: Sequence[str], command: str | None = None) -> list[tuple[str, Any]]:
     """Return the overrides on a command line as pairs.
 
     Args:
         arguments: words such as ["--a.b", "1", "--c=x"].
+        command: the one whose help says what it takes besides.
 
     Returns:
         (field, value) each, here ("a.b", 1) and ("c", "x"), with "_" for "-" in fields; values are read as TOML,
@@ -130,7 +138,10 @@ def override_pairs(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            raise ClatError(f"unexpected argument '{word}': overrides look like --data.train_size 2000")
+            look = "overrides look like --data.train_size 2000"
+            raise ClatError(
+                f"unexpected argument '{word}'" + (f": {look}" if command is None else f" (see {command} --help)")
+            )
         key, equals, text = word[2:].partition("=")
         if not equals:
             if not rest or rest[0].startswith("--"):
@@ -187,4 +198,6 @@ def _item(items: list[Any], key: str, whole: str) -> Any:
         )
     if named is not None or numbered is not None:
         return numbered if named is None else named
-    raise unknown("stage", key, names, where=f" in --{whole}")
+    raise unknown(
+        "stage", key, (str(item["name"]) for item in names.values() if "name" in item), where=f" in --{whole}"
+    )

@@ -18,7 +18,7 @@ from clat.core.checks import LARGEST, shown_number
 from clat.core.errors import ClatError
 from clat.criticality.rankings import RANKINGS
 from clat.criticality.selection import FLAT
-from clat.recipe.problems import first_problem
+from clat.recipe.problems import first_problem, place_in_words
 from clat.recipe.schema import Recipe
 from clat.recipe.source import built_in_recipes, merged, read_source
 
@@ -81,26 +81,26 @@ def build_recipe(data: dict[str, Any]) -> Recipe:
         recipe = _adapter().validate_python(data)
     except ValidationError as error:
         raise ClatError(first_problem(error, data)) from None
-    _refuse_slips(data, recipe)
+    _refuse_slips(data, recipe, data)
     return recipe
 
 
-def _refuse_slips(given: Any, built: Any, where: tuple[str, ...] = ()) -> None:
+def _refuse_slips(given: Any, built: Any, data: dict[str, Any], where: tuple[str, ...] = ()) -> None:
     """Raise an error for what pydantic takes: true where a number is due, and numbers that torch does not take."""
     if isinstance(given, int) and abs(given) > LARGEST:
         raise ClatError(
-            f"recipe: {'.'.join(where)}: expected a whole number of 64 bits (got {shown_number(given)})"
+            f"recipe: {place_in_words(where, data)}: expected a whole number of 64 bits (got {shown_number(given)})"
         )
     if isinstance(given, bool) and not isinstance(built, bool):
-        raise ClatError(f"recipe: {'.'.join(where)}: expected no truth value (got {given})")
+        raise ClatError(f"recipe: {place_in_words(where, data)}: expected no truth value (got {given})")
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
             inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
-            _refuse_slips(value, inside, (*where, key))
+            _refuse_slips(value, inside, data, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
-            _refuse_slips(*pair, (*where, str(number)))
+            _refuse_slips(*pair, data, (*where, str(number)))
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:

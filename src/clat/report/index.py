@@ -62,7 +62,7 @@ def write_index(run_dirs: Sequence[Path], out: Path | None = None) -> tuple[Path
         why = "; ".join(left_out) or "the same folder was given twice"
         raise ClatError(f"an index takes two runs or more: {why}")
     target = _place(runs) if out is None else Path(out)
-    if target.exists() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
+    if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
         raise ClatError(f"{target} is no index of clat's and is not overwritten: name another file with --out")
     for run in runs:
         try:

@@ -21,6 +21,9 @@ from clat.report.reading import read_run
 from clat.report.records import Json, Run, listed, part, text
 from clat.report.run_plots import moment_name, run_plots
 
+MARK = '<p class="kicker">CLAT report</p>'
+"""What tells a run's page, and an index, from other people's files; no name in a page can spell it."""
+
 FILTERS = ("percent", "interval", "count", "duration", "memory", "significant", "shorten")
 
 
@@ -33,15 +36,17 @@ def write_report(run_dir: Path, *, against: Sequence[Path] = (), out: Path | Non
     Args:
         run_dir: a folder that `clat train` wrote; the run may be unfinished.
         against: folders of runs to compare with.
-        out: the file to write; None: `report.html` in `run_dir`.
+        out: the file to write; None: `report.html` in `run_dir`. An older page is replaced, no other file.
 
     Returns:
         The path of the page.
 
     Raises:
-        ClatError: If a folder holds no run, or the page cannot be written.
+        ClatError: If a folder holds no run, the file is no page of clat, or the page cannot be written.
     """
     target = Path(out) if out is not None else Path(run_dir) / "report.html"
+    if target.is_file() and MARK not in target.read_text(encoding="utf-8", errors="replace"):
+        raise ClatError(f"{target} exists already and is no page of clat: name another file")
     page = render(read_run(Path(run_dir)), [read_run(Path(other)) for other in against])
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

@@ -16,6 +16,7 @@ from clat.core.notices import notice, recorded
 from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
+from clat.data.classes import check_trainable
 from clat.data.per_image import PerImage
 from clat.data.splits import images_in_both, mixed
 from clat.evaluation.protocols import find_protocol
@@ -118,6 +119,7 @@ def prepare(
         _check_classifier(recipe)
     processes = recipe.engine.devices * recipe.engine.nodes if processes is None else processes
     train_set, heldout, test = _data(recipe, data)
+    check_trainable(train_set.name, train_set.class_names)
     own_model = model is not None
     given = own_model or recipe.model.starts_from_weights
     with recorded() as notes:

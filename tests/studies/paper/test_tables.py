@@ -350,7 +350,7 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
     assert all(name in listed for name in ("T1", "T20", "F7", "D9", "v1-T10", "cure-T7"))
     out = tmp_path / "out"
     refused = {
-        ("T21",): "unknown table 't21' of the papers; did you mean 't2",
+        ("T21",): "unknown table 'T21' of the papers; did you mean 'T2",
         ("T7", "--scale", "big"): "unknown scale 'big' of T7",
         ("T7",): "clat paper needs --out",
         ("T7", "--out", str(out), "--networks", "resnet19"): "unknown network 'resnet19' of T7",

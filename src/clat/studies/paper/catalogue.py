@@ -280,8 +280,7 @@ def find_table(name: str) -> PaperTable:
     """
     key = name.lower().replace(".", "")
     if key not in _BY_NAME:
-        near = {table.id.lower(): table.id for table in TABLES}
-        raise unknown("table", key, near, where=" of the papers")
+        raise unknown("table", name, (table.id for table in TABLES), where=" of the papers")
     return _BY_NAME[key]
 
 
