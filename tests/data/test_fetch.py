@@ -160,5 +160,5 @@ def test_a_folder_that_cannot_be_written_to(hub, tmp_path, monkeypatch):
 
 def test_whoever_misses_a_known_set_is_told_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path))
-    with pytest.raises(ClatError, match="; `clat data fetch cifar100` gets it from the hub"):
+    with pytest.raises(ClatError, match="; `clat data fetch cifar100` gets them from the hub"):
         clat.load_split("cifar100")

@@ -41,8 +41,8 @@ def test_the_share_is_exact(settings, progress, share):
         ({"from": "half"}, "eps_schedule.from is 'half'"),
         ({"until": 0}, "eps_schedule.until is 0: expected a part of the stage, above 0 to 1"),
         ({"until": 30}, "eps_schedule.until is 30"),
-        ({"form": 0.5}, "unknown field 'stages.0.eps_schedule.form'; did you mean 'from'?"),
-        (0.5, "stages.0.eps_schedule: expected a table"),
+        ({"form": 0.5}, "unknown field 'stages.a.eps_schedule.form'; did you mean 'from'?"),
+        (0.5, "stages.a.eps_schedule: expected a table"),
         ({"from": True}, "expected no truth value"),
     ],
 )

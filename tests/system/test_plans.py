@@ -170,7 +170,9 @@ def test_bad_input_is_one_line(
     code, said, data = run(*words)
     assert code == 2
     assert message in said
-    assert said.startswith("clat: error: ")
+    *more, error = said.splitlines()
+    assert error.startswith("clat: error: ")
+    assert all(line.startswith("note: no --weights") for line in more)
     assert data is None
     assert list(tmp_path.iterdir()) == []
 

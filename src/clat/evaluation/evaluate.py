@@ -169,7 +169,9 @@ def evaluate(
 
 
 def _identity(model: nn.Module) -> dict[str, str] | None:
-    """Return what tells whose result it is; None where the weights cannot be read as bytes."""
+    """Return what tells whose result it is; None where there are no weights, or none that can be read as bytes."""
+    if not bare(model).state_dict():
+        return None
     try:
         return {"weights": fingerprint(bare(model)), "structure": structure_hash(bare(model))}
     except (RuntimeError, TypeError, NotImplementedError):

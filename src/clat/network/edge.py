@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
@@ -133,7 +133,7 @@ def as_measured(model: nn.Module, x: Tensor) -> Tensor:
 def _check_values(model: nn.Module) -> None:
     """Refuse a network whose weights hold no values; Accelerate's hooks fill them in when a layer is called."""
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+    if any(map(is_lazy, tensors)):
         raise ClatError("the model has lazy layers that have seen no image yet: call it on a batch once")
     places = {tensor.device.type for tensor in tensors}
     if places == {"meta"} and not any(hasattr(module, "_hf_hook") for module in model.modules()):

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -167,6 +168,8 @@ class _Call(NamedTuple):
 
 
 def _place(tensor: Tensor) -> int:
+    if isinstance(tensor, FakeTensor):
+        return 0
     try:
         return tensor.data_ptr()
     except RuntimeError:  # a tensor without memory of its own, as inside torch.vmap
@@ -241,13 +244,12 @@ def deferred_input(x: Tensor, norm: _BatchNorm) -> Tensor:
     folds, convolution, given, before, call = convolved
     if given._version != before:  # changed in place since: too late to compute anything from it
         return x
-    if x._backward_hooks or x.retains_grad or not call.holds(convolution, given):
+    if x._backward_hooks or x.retains_grad or x.numel() == 0 or not call.holds(convolution, given):
         return x
-    if convolution not in _feeding:
-        if not _agree(DeferredConv(folds, convolution, given), x, norm):
-            _apart.add(convolution)
-            return x
-        _feeding.add(convolution)
+    if convolution not in _feeding and not _agree(DeferredConv(folds, convolution, given), x, norm):
+        _apart.add(convolution)
+        return x
+    _feeding.add(convolution)
     if x.grad_fn is not None:
         if convolution in folds.watched:  # no gradient was asked for since: once more would be in vain
             folds.watched[convolution] = None
@@ -258,6 +260,8 @@ def deferred_input(x: Tensor, norm: _BatchNorm) -> Tensor:
 
 def _agree(promise: DeferredConv, x: Tensor, norm: Any) -> bool:
     """Return whether convolution and BatchNorm compute together what they compute apart, but for rounding."""
+    if isinstance(x, FakeTensor):  # which has no values
+        return True
     with torch.no_grad():
         together, apart = _together(promise, norm), _BatchNorm.forward(norm, x)
         shift = norm.running_mean * (norm.running_var + norm.eps).rsqrt()

@@ -120,7 +120,7 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
                 continue
             if buffer.shape != copy[1].shape:  # an observer's, which grows when it sees its first image
                 with torch.no_grad():
-                    buffer.set_(copy[1])
+                    buffer.set_(copy[1])  # type: ignore[call-overload]
             elif buffer._version != copy[0]:
                 with torch.no_grad():
                     buffer.copy_(copy[1])

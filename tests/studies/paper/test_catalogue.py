@@ -225,7 +225,7 @@ def test_a_choice_of_lambda_is_among_the_runs():
 def test_names_that_are_not_there_are_answered_with_the_nearest():
     assert find_table("d.9").id == "D9"
     assert find_table("t7").id == "T7"
-    with pytest.raises(ClatError, match="did you mean 't2"):
+    with pytest.raises(ClatError, match="did you mean 'T2"):
         find_table("T21")
     with pytest.raises(
         ClatError, match=r"unknown scale 'narow'; did you mean 'narrow'\? Valid: full, narrow, smoke"
