@@ -9,7 +9,7 @@ from clat.studies.paper.methods import taken_apart
 from clat.studies.paper.paper_table import PaperTable
 
 RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
-    "T5": "smoke, and narrow for ResNet-50 on CIFAR-10 with three seeds",
+    "T5": "smoke, and narrow for ResNet-50 (three seeds) and, in part, DenseNet-121 on CIFAR-10",
     "T7": "smoke, and narrow for ResNet-18 with three seeds",
     "T20": "smoke, and narrow for ResNet-18 with three seeds",
     "F3": "smoke, and narrow for ResNet-18 with three seeds",
