@@ -142,10 +142,8 @@ class _Call(NamedTuple):
     @classmethod
     def of(cls, convolution: _ConvNd, x: Tensor) -> _Call:
         weight, bias, device = convolution.weight, convolution.bias, x.device.type
-        parts = [part for part in (weight, bias) if part is not None]
-        memory = tuple(number for part in parts for number in (part._version, _place(part)))
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return cls(weight, bias, memory, torch.is_grad_enabled(), autocast)
+        return cls(weight, bias, _memory(weight, bias), torch.is_grad_enabled(), autocast)
 
     def holds(self, convolution: _ConvNd, x: Tensor) -> bool:
         now = _Call.of(convolution, x)
@@ -153,8 +151,7 @@ class _Call(NamedTuple):
 
     def plain(self, convolution: Any, x: Tensor) -> Tensor:
         """Return what the convolution's own call would have."""
-        parts = [part for part in (self.weight, self.bias) if part is not None]
-        if self.memory != tuple(number for part in parts for number in (part._version, _place(part))):
+        if self.memory != _memory(self.weight, self.bias):
             raise ClatError(_late(convolution, "weights"))
         device = x.device.type
         with (
@@ -165,6 +162,11 @@ class _Call(NamedTuple):
         ):
             result: Tensor = convolution._conv_forward(x, self.weight, self.bias)
         return result
+
+
+def _memory(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Return versions and places of the tensors that there are."""
+    return tuple(number for one in tensors if one is not None for number in (one._version, _place(one)))
 
 
 def _place(tensor: Tensor) -> int:
