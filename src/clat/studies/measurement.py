@@ -81,7 +81,7 @@ class Measurement:
                 run that was trained anew keeps its name.
         """
         found = EvaluationRecord.from_json(self.file)
-        held, now = found.text(DIGEST), _digest(self.weights_file)
+        held, now = found.text(DIGEST), file_digest(self.weights_file)
         changed = [
             f"{name} {before}"
             for name, before, after in (
@@ -130,14 +130,21 @@ class Measurement:
             channels_last=self.channels_last,
             state=file.with_suffix(".state"),
             report=report,
-            about={"model": recipe.model.name, DIGEST: _digest(self.weights_file), **self.about},
+            about={"model": recipe.model.name, DIGEST: file_digest(self.weights_file), **self.about},
         )
         result.to_json(file)
         discard_state(file)
 
 
-def _digest(file: Path) -> str | None:
-    """Return the SHA-256 of a file; None where there is none, as in a copy of results without their networks."""
+def file_digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file.
+
+    Args:
+        file: such as a run's weights.
+
+    Returns:
+        Hex digits; None where there is no file, as in a copy of results without their networks.
+    """
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()

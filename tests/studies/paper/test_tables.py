@@ -164,7 +164,18 @@ def test_examples_made_on_one_network_are_shown_to_the_others(tmp_path):
         ["resnet18", "pgd-at, from vgg19"], ["vgg19", "pgd-at, from resnet18"]
     ]  # fmt: skip
     assert found["failed"] == 0
-    assert len(list((tmp_path / "store" / "transfers").iterdir())) == 1
+    (kept,) = (tmp_path / "store" / "transfers").iterdir()
+    wrong = json.loads(kept.read_text())
+    wrong["right"] = {pair: "0" * len(bits) for pair, bits in wrong["right"].items()}
+    kept.write_text(json.dumps(wrong))
+    assert run("T4", tmp_path, asked)["rows"] != found["rows"], "measured once a store"
+    (name, digest), *_ = wrong["weights_sha256"].items()
+    kept.write_text(json.dumps(wrong | {"weights_sha256": wrong["weights_sha256"] | {name: digest[::-1]}}))
+    assert run("T4", tmp_path, asked)["rows"] == found["rows"], "a network that was trained anew is measured anew"
+    for file in (tmp_path / "store" / "runs").glob("*/weights/last.safetensors"):
+        file.unlink()
+    kept.write_text(json.dumps(wrong))
+    assert run("T4", tmp_path, asked)["rows"] != found["rows"], "a store without networks is taken at its word"
 
 
 def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):

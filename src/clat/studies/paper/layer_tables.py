@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from clat.bench.repeated_step import with_statistics
 from clat.core.errors import ClatError
-from clat.core.files import write_json
 from clat.core.formatting import DASH, count
 from clat.criticality.rankings import CriticalityRanking
 from clat.criticality.report import CriticalityReport
@@ -145,15 +144,16 @@ def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int],
         raise ClatError(failure)
     weights, images = ("random", FEW) if random else ("stage-1", 100)
     about = {"run": run.key, "weights": weights, "images": images, "eps": EPS, "alpha": ALPHA, "top": TOP}
-    file, held = store.cached("rankings", about)
-    if held is None:
+
+    def rank() -> dict[str, Any]:
         x, y = heldout_batch(request, run, images)
         if random:
             model = full_network(line.network, line.dataset, store.test_images(run).num_classes, x, seed)
         else:
             model = store.network(run, weights)
-        held = {**about, "layers": top_layers(model, x, y, seed=seed), "measured": len(x)}
-        write_json(file, held)
+        return {"layers": top_layers(model, x, y, seed=seed), "measured": len(x)}
+
+    held = store.kept("rankings", about, [] if random else [run], weights, rank)
     return held["layers"], {"images": held["measured"], **({} if random else {"run": run.key})}
 
 

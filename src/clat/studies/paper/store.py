@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from rich.console import Console
 from torch import nn
 
 from clat.core.errors import ClatError
+from clat.core.files import write_json
 from clat.data import ImageSet
 from clat.data.cache import data_root
 from clat.evaluation.result import EvaluationRecord
 from clat.models import load_weights
 from clat.recipe.toml import recipe_hash
-from clat.studies.measurement import Measurement, computing_device
+from clat.studies.measurement import DIGEST, Measurement, computing_device, file_digest
 from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
@@ -179,7 +180,7 @@ class Store:
         """
         images = self.test_images(run)
         model = build_network(run.recipe, images.num_classes, images.shape[0])
-        load_weights(model, self.folder / "runs" / run.key / "weights" / f"{weights}.safetensors")
+        load_weights(model, self._weights(run, weights))
         return model.eval().to(computing_device())
 
     def evaluate(self, run: StoredRun, measure: Measure) -> EvaluationRecord:
@@ -229,20 +230,38 @@ class Store:
             about={"label": run.key, "weights": measure.weights},
         )
 
-    def cached(self, kind: str, about: Mapping[str, Any]) -> tuple[Path, Any]:
-        """Return where a result of several networks lies, and the result if it is there.
+    def kept(
+        self,
+        kind: str,
+        about: Mapping[str, Any],
+        runs: Iterable[StoredRun],
+        weights: str,
+        make: Callable[[], Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Return a result of several networks, made now unless it is there and of the weights that they have.
 
         Args:
             kind: the folder, such as "transfers".
-            about: all that decides the result.
+            about: all that decides the result, in plain data.
+            runs: the networks; a run that was trained anew keeps its key.
+            weights: which of theirs, such as last.
+            make: measures it.
 
         Returns:
-            (file, its JSON or None).
+            `about`, what `make` returned, and the networks' digests.
         """
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        (self.folder / kind).mkdir(exist_ok=True)
         file = self.folder / kind / f"{digest}.json"
-        return file, json.loads(file.read_text()) if file.exists() else None
+        now = {run.key: file_digest(self._weights(run, weights)) for run in runs}
+        if file.exists():
+            held: dict[str, Any] = json.loads(file.read_text())
+            then = held.get(DIGEST, now)
+            if all(then[key] == now[key] for key in now if then[key] and now[key]):
+                return held
+        held = {**about, **make(), DIGEST: now}
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, held)
+        return held
 
     def summary(self, run: StoredRun) -> dict[str, Any]:
         """Return what a finished run says of itself: summary.json and run.json together.
@@ -283,6 +302,10 @@ class Store:
         if key not in self._images:
             self._images[key] = read_split(config, "test")
         return self._images[key]
+
+    def _weights(self, run: StoredRun, name: str) -> Path:
+        """Return the file of a network's weights."""
+        return self.folder / "runs" / run.key / "weights" / f"{name}.safetensors"
 
     def _generated(self, dataset: str) -> str:
         """Return the file of generated images of a data set, or what stands in for it, within the store."""

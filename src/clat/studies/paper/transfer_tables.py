@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
 from clat.core.seeds import derive_seed
 from clat.data import Loader
 from clat.evaluation.transfer import transfer
@@ -121,8 +121,8 @@ def transferred(
         "networks": {name: run.key for name, run in sorted(runs.items())},
         **{"protocol": protocol, "eps": eps, "samples": samples, "seed": seed},
     }
-    file, held = request.store.cached("transfers", about)
-    if held is None:
+
+    def measured() -> dict[str, Any]:
         first = next(iter(runs.values()))
         images = request.store.test_images(first)
         images = images if samples is None else images.sample(samples)
@@ -140,8 +140,9 @@ def transferred(
             for row, attacker in enumerate(found.names)
             for column, victim in enumerate(found.names)
         }
-        held = {**about, **found.to_dict(), "right": right}
-        write_json(file, held)
+        return {**found.to_dict(), "right": right}
+
+    held = request.store.kept("transfers", about, runs.values(), "last", measured)
     return {_pair(key): bits for key, bits in held["right"].items()}
 
 
