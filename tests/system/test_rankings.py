@@ -34,6 +34,10 @@ def test_one_ranking(clat, words, start, ranking, tmp_path):
     layers = ["conv1", "conv2"] + ["head"] * (ranking == "mrc")
     assert [row["name"] for row in report["rows"]] == layers
     assert report["n"] == 20
+    about = report["about"]
+    assert (about["model"], about["data"]["n"], "clat" in about["environment"]) == ("own_network:Net", 20, True)
+    assert about["weights"].endswith("last.safetensors")
+    assert len(about["network"]["weights"]) == 16
     assert "<svg" in plot.read_text()
 
 

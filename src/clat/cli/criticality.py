@@ -95,12 +95,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ClatError: If options do not go together, or the network and the images do not.
     """
-    from clat.cli.inputs import build_model, data_in_words, pick_device, read_images
-    from clat.core.notices import notice
+    from clat.cli.inputs import about_data, about_model, build_model, data_in_words, pick_device, read_images
+    from clat.core.environment import describe_environment
+    from clat.core.notices import notice, recorded
     from clat.core.progress import watching
     from clat.core.seeds import permutation
     from clat.data import Loader
     from clat.models.files import read_state
+    from clat.models.fitting import bare
+    from clat.network.fingerprint import identity
     from clat.network.groups import check_group
     from clat.network.layers import enumerate_layers
 
@@ -113,7 +116,8 @@ def run(options: argparse.Namespace) -> int:
     images = read_images(options)
     for note in images.notes:
         notice(note)
-    model = build_model(options, images, device)
+    with recorded() as said:
+        model = build_model(options, images, device)
     if not 1 <= options.num_samples <= len(images):
         raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
     chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
@@ -140,10 +144,17 @@ def run(options: argparse.Namespace) -> int:
 
     say(data_in_words(images, len(chosen)))
     _caution(rankings, model, x, layers)
+    about = {
+        **about_model(options, said),
+        "initial": options.initial,
+        "network": identity(bare(model)),
+        **about_data(chosen),
+        "environment": describe_environment(device),
+    }
     if options.compare:
-        _compare(rankings, measure, top, outputs, without_start=options.initial is None)
+        _compare(rankings, measure, top, outputs, about, without_start=options.initial is None)
     else:
-        _single(measure(rankings[0]), top, outputs)
+        _single(measure(rankings[0]), top, outputs, about)
     return 0
 
 
@@ -205,7 +216,7 @@ def _caution(rankings: Sequence[AnyRanking], model: nn.Module, x: Tensor, layers
         )
 
 
-def _single(report: Ranked[Any], top: int, outputs: Outputs) -> None:
+def _single(report: Ranked[Any], top: int, outputs: Outputs, about: dict[str, Any]) -> None:
     show(report.table(top=top))
     best = report.top(top) if top else []
     if best:
@@ -218,7 +229,7 @@ def _single(report: Ranked[Any], top: int, outputs: Outputs) -> None:
         bars = criticality_bars if report.ranking == "criticality" else ranking_bars
         return bars(report.to_dict(), best)
 
-    outputs.write(report, draw)
+    outputs.write(report, draw, about)
 
 
 def _compare(
@@ -226,6 +237,7 @@ def _compare(
     measure: Callable[[AnyRanking], Ranked[Any]],
     top: int,
     outputs: Outputs,
+    about: dict[str, Any],
     *,
     without_start: bool,
 ) -> None:
@@ -248,4 +260,4 @@ def _compare(
 
         return ranking_comparison(comparison.to_dict(), top)
 
-    outputs.write(comparison, draw)
+    outputs.write(comparison, draw, about)

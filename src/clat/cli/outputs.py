@@ -45,14 +45,21 @@ class Outputs:
         if plot is not None and Path(plot).suffix.lower() not in (".svg", ".png"):
             raise ClatError(f"cannot write a plot to '{plot}': its name must end in .svg or .png")
 
-    def write(self, result: Writable | dict[str, Any], draw: Callable[[], Figure] | None = None) -> None:
+    def write(
+        self,
+        result: Writable | dict[str, Any],
+        draw: Callable[[], Figure] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         """Write what was asked for, and say where it is.
 
         Args:
             result: the result.
             draw: makes the figure of the plot; called only if there is to be one.
+            about: what the result does not know of itself, such as the network's name: its JSON's `about`.
         """
         data = result if isinstance(result, dict) else result.to_dict()
+        data |= {"about": about} if about else {}
         if self.out == "-":
             print_json(data)
         elif self.out is not None:

@@ -147,7 +147,9 @@ class Ranked(ShownAsTable, SavedAsJson, Generic[Row]):
             ClatError: if the file holds something else.
         """
         try:
-            return cls.from_dict(parse_json(Path(path).read_text()))
+            data = parse_json(Path(path).read_text())
+            data.pop("about", None)  # what `clat criticality` was called for
+            return cls.from_dict(data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClatError(f"{path} is not a {cls._what()}: {error}") from None
 

@@ -26,7 +26,7 @@ from clat.models.fitting import bare
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
-from clat.network.fingerprint import device_of, digest, fingerprint, sample_digests, structure_hash
+from clat.network.fingerprint import device_of, digest, fingerprint, identity, sample_digests
 from clat.network.logits import SQUASHED_NOTE, look_squashed
 from clat.network.outputs import left_out, left_out_text
 
@@ -102,7 +102,7 @@ def evaluate(
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     _check_settings(x, threat, batch_size, precision, keep_examples=keep_examples, state=state)
     ids = _numbers(x, ids)
-    samples, network, sources = sample_digests(x, y, ids), _identity(model), protocol.attack_sources()
+    samples, network, sources = sample_digests(x, y, ids), identity(bare(model)), protocol.attack_sources()
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     batch_size = at_a_time(batch_size, x.shape[1:], device)
@@ -166,16 +166,6 @@ def evaluate(
         network=network,
         attack_sources=sources,
     )
-
-
-def _identity(model: nn.Module) -> dict[str, str] | None:
-    """Return what tells whose result it is; None where there are no weights, or none that can be read as bytes."""
-    if not bare(model).state_dict():
-        return None
-    try:
-        return {"weights": fingerprint(bare(model)), "structure": structure_hash(bare(model))}
-    except (RuntimeError, TypeError, NotImplementedError):
-        return None
 
 
 def _check_outputs(model: nn.Module, x: Tensor, y: Tensor, state: StateFile, alone: Tensor) -> None:
