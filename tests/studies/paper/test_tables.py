@@ -17,6 +17,7 @@ from clat.core.errors import ClatError
 from clat.evaluation.crossed import crossed_interval
 from clat.evaluation.effort import mean_passes
 from clat.evaluation.protocols import find_protocol
+from clat.runtime import settings
 from clat.studies.paper import attack_plan, plan, scales, store
 from clat.studies.paper.attack_plan import attack_seconds, needed_attacks
 from clat.studies.paper.catalogue import find_table
@@ -90,6 +91,23 @@ def test_tables_share_their_networks_and_results(tmp_path, one_process):
     for text in ("83.89", "Most against least critical layers", "not chosen at this scale", "<svg", "lowest"):
         assert text in page
     assert "| 83.89 |" in (folder / "table.md").read_text()
+
+
+def test_networks_of_a_machine_with_another_automatic_precision_are_not_trained_again(tmp_path, monkeypatch):
+    found = run("T1", tmp_path)
+    assert not any(name == "precision" for name, _ in found["notes"])
+    here = settings.computes_bfloat16("cpu")
+    monkeypatch.setattr(settings, "computes_bfloat16", lambda device: not here)
+    monkeypatch.setattr(store, "run_row", None)
+    moved = run("T1", tmp_path)
+    assert moved["rows"] == found["rows"]
+    then, now = ("bf16-mixed", "32") if here else ("32", "bf16-mixed")
+    assert ["precision", f"all networks trained in {then}; here it would be {now}"] in moved["notes"]
+    (gone,) = (tmp_path / "store" / "runs").glob("cifar10-resnet18-pgd-at-s0-*")
+    gone.rename(tmp_path / "gone")
+    monkeypatch.setattr(store, "run_row", lambda *words: "no such luck")
+    (mixed,) = [text for name, text in run("T1", tmp_path)["notes"] if name == "precision"]
+    assert mixed == f"trained in {now}: cifar10-resnet18-pgd-at-s0; all others in {then}"
 
 
 def test_a_run_that_fails_leaves_its_cells_named_and_the_others_go_on(tmp_path, monkeypatch):

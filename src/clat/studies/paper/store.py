@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from clat.data import ImageSet
 from clat.data.cache import data_root
 from clat.evaluation.result import EvaluationRecord
 from clat.models import load_weights
+from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
+from clat.runtime.settings import PRECISIONS, EngineConfig
 from clat.studies.measurement import DIGEST, Measurement, computing_device, file_digest
 from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import METHODS
@@ -51,6 +54,7 @@ class Store:
         scale: of all its runs.
         failures: key -> why a run failed in this call.
         unmeasured: result's file -> why it could not be measured in this call.
+        precisions: label -> precision of a network that was asked for, as it is there, and as it would be here.
         gathered: None; else `train` and `evaluate` only note here what they are asked for.
     """
 
@@ -64,6 +68,7 @@ class Store:
         """
         self.folder, self.scale, self.data = out / "store", scale, dict(data or {})
         self.failures: dict[str, str] = {}
+        self.precisions: dict[str, tuple[str, str]] = {}
         self.unmeasured: dict[Path, str] = {}
         self.gathered: Gathered | None = None
         self._images: dict[str, ImageSet] = {}
@@ -87,14 +92,30 @@ class Store:
             members = [Path("runs") / self.run_of(one).key / _STAGE_1 for one in spec.start_alike()]
         generated = self._generated(spec.dataset)
         within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
-        key = f"{spec.label}-{recipe_hash(within)[:8]}"  # wherever the store lies
+        automatic = within.resolved().engine.precision
+        within = self._as_trained(spec, within)
+        self.precisions[spec.label] = within.resolved().engine.precision, automatic
+        key = _key(spec, within)  # wherever the store lies
         if not members and not METHODS[spec.base].generated:
             return StoredRun(key, spec, within)
         here = self.folder.resolve()
         if generated not in GENERATED.values():
             generated = str(here / generated)
         where = Inputs(data=self.data, generated=generated, members=[here / one for one in members])
-        return StoredRun(key, spec, recipe(spec, self.scale, where))
+        return StoredRun(key, spec, replace(recipe(spec, self.scale, where), engine=within.engine))
+
+    def _as_trained(self, spec: RunSpec, wanted: Recipe) -> Recipe:
+        """Return the recipe in the precision in which its network is there already: a store may come from a machine
+        where automatic precision is another one."""
+        runs = self.folder / "runs"
+        if wanted.engine.precision != "auto" or (runs / _key(spec, wanted)).exists():
+            return wanted
+        here = wanted.resolved().engine.precision
+        for precision in sorted(set(PRECISIONS.values()) - {"auto", here}):
+            other = replace(wanted, engine=EngineConfig(**vars(wanted.engine) | {"precision": precision}))
+            if finished(runs / _key(spec, other)):
+                return other
+        return wanted
 
     def needs(self, run: StoredRun) -> list[StoredRun]:
         """Return the runs whose weights another starts from, to be trained before it; none for most.
@@ -325,3 +346,7 @@ class Store:
         if run.recipe.data.train_size is not None:
             data["train_size"] = run.recipe.data.train_size
         write_stand_in(Scale("", 1, 1, {"data": data}, ""), self.folder, Path(extra.file))
+
+
+def _key(spec: RunSpec, of: Recipe) -> str:
+    return f"{spec.label}-{recipe_hash(of)[:8]}"

@@ -138,6 +138,7 @@ def run_table(
             one of its networks.
         KeyboardInterrupt: If a run was asked to stop.
     """
+    store.precisions.clear()
     request = request_for(table, asked, store, console)
     folder = out / table.id
     folder.mkdir(exist_ok=True)
@@ -265,6 +266,7 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
     made += [(key, str(value)) for key, value in environment.items()]
     notes = ([("all rows", table.note)] if table.note else []) + list(content.notes)
     notes += [(f"lambda, {place}", f"ratio {text}") for place, text in zip(ratios, how, strict=True)]
+    notes += [("precision", text) for text in _precisions(request.store)]
     return {
         "what": "paper-table",
         "id": table.id,
@@ -288,3 +290,16 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         "command": command,
         **content.about,
     }
+
+
+def _precisions(store: Store) -> list[str]:
+    """Return what there is to say of the precision of a table's networks: nothing where it is this machine's."""
+    labels: dict[str, list[str]] = {}
+    for label, (precision, _) in store.precisions.items():
+        labels.setdefault(precision, []).append(label)
+    if len(labels) > 1:
+        fewest = min(labels, key=lambda precision: len(labels[precision]))
+        rest = ", ".join(sorted(set(labels) - {fewest}))
+        return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
+    moved = {pair for pair in store.precisions.values() if pair[0] != pair[1]}
+    return [f"all networks trained in {precision}; here it would be {here}" for precision, here in moved]
