@@ -8,8 +8,36 @@ from pathlib import Path
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.data.cache import data_root
 from clat.data.sources import locate
 from clat.studies.paper.scales import PaperScale
+
+LAYOUTS = {
+    "imagenet": "train/ and val/, in each a folder of images a class",
+    "svhn": "the Hugging Face parquet files of its cropped digits, train-*.parquet and test-*.parquet",
+}
+"""What a folder of a data set that the hub does not give away, or not under its name, has to hold."""
+
+
+def in_one_spelling(folders: Mapping[str, str]) -> dict[str, str]:
+    """Return where data sets lie so that one folder is always called the same: networks are told apart by it.
+
+    Args:
+        folders: data set -> a folder of it, or what else `--data` takes.
+
+    Returns:
+        Without those that lie where their name is looked for, and the others as absolute paths.
+    """
+    spelled = {name: _spelled(folder) for name, folder in folders.items()}
+    return {name: folder for name, folder in spelled.items() if folder != str((data_root() / name).resolve())}
+
+
+def _spelled(folder: str) -> str:
+    try:
+        found = None if folder == "digits" else locate(folder)
+    except ClatError:  # which is said where the data are asked for
+        found = None
+    return folder if found is None else str(found.resolve())
 
 
 def check_data(datasets: Sequence[str], folders: Mapping[str, str]) -> dict[str, str]:
@@ -30,6 +58,11 @@ def check_data(datasets: Sequence[str], folders: Mapping[str, str]) -> dict[str,
             found = locate(folders.get(name, name))
         except ClatError as error:
             missing[name] = str(error)
+            if name in LAYOUTS and name not in folders:
+                missing[name] = (
+                    f"data set '{name}' is not in {data_root()} (CLAT_DATA_DIR): put {LAYOUTS[name]}, into "
+                    f"{data_root() / name}, or say where they are with --data {name}=FOLDER"
+                )
         else:
             if found is None:
                 missing[name] = f"data set '{folders[name]}' is no folder: name one, {name}=FOLDER"

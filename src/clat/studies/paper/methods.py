@@ -45,6 +45,8 @@ class Method:
     """It trains on generated images as well."""
     exclude: tuple[str, ...] = ()
     """Layers that CLAT leaves alone."""
+    same_as: str = ""
+    """The method whose networks are its own here."""
     kept: bool = False
     """A CLAT stage behind it goes on with its label smoothing and its treatments."""
     note: str = ""
@@ -229,7 +231,11 @@ METHODS: dict[str, Method] = {
         generated=True,
         note=_CHECKPOINT + "here TRADES with generated images, as that one (Gowal et al. 2021). " + _GENERATED,
     ),
-    "madry2019": Method(objective=_PGD, note=_CHECKPOINT + "here PGD-AT, as that one (Engstrom et al. 2019)."),
+    "madry2019": Method(
+        objective=_PGD,
+        same_as="pgd-at",
+        note=_CHECKPOINT + "here PGD-AT, as that one (Engstrom et al. 2019): the networks of the row pgd-at.",
+    ),
     "croce-hein2020": Method(
         objective=_PGD,
         generated=True,
