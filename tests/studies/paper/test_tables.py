@@ -106,7 +106,7 @@ def test_networks_of_a_machine_with_another_automatic_precision_are_not_trained_
     moved = run("T7", tmp_path, asked)
     assert moved["rows"] == found["rows"]
     then, now = ("bf16-mixed", "32") if here else ("32", "bf16-mixed")
-    assert ["precision", f"all networks trained in {then}; here it would be {now}"] in moved["notes"]
+    assert ["precision", f"all networks trained in {then}, where this machine takes {now}"] in moved["notes"]
     (gone,) = (tmp_path / "store" / "runs").glob("cifar10-resnet18-pgd-at-s0-*")
     gone.rename(tmp_path / "gone")
     monkeypatch.setattr(store, "run_row", lambda *words: "no such luck")

@@ -200,7 +200,8 @@ def paper_text(printed: Printed | None) -> str:
     if printed is None:
         return DASH
     sign = "+" if printed.metric.endswith("delta") else ""
-    return f"{sign}{printed.value}" + (f" ({printed.flag})" if printed.flag else "")
+    told = ", ".join(filter(None, (printed.elsewhere, printed.flag)))
+    return f"{sign}{printed.value}" + (f" ({told})" if told else "")
 
 
 def effect_text(effect: CrossedInterval | None) -> str:

@@ -10,7 +10,7 @@ from clat.studies.paper.lines import table_lines
 from clat.studies.paper.paper_table import PaperTable
 
 RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
-    "T5": "smoke, and narrow for ResNet-50 (three seeds) and, in part, DenseNet-121 on CIFAR-10",
+    "T5": "smoke, and narrow for ResNet-50 (three seeds) and DenseNet-121 (one) on CIFAR-10",
     "T7": "smoke, and narrow for ResNet-18 with three seeds",
     "T20": "smoke, and narrow for ResNet-18 with three seeds",
     "F3": "smoke, and narrow for ResNet-18 with three seeds",

@@ -94,7 +94,10 @@ _CYCLIC: Table = {"kind": "cyclic", "lr": 0.2, "peak": 0.5}
 _AFTER_CYCLE: Table = {"kind": "cosine", "lr": 0.05, "warmup": 1.0}
 """The mean rate of CLAT's part in the paper, falling to 0: a cycle cut in two would hand over at its peak."""
 _FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
-_ONE_CYCLE = "Its authors' learning rates, one cycle that ends at 0 with the run. "
+_ONE_CYCLE = (
+    "One cycle that ends at 0 with the run, as its authors have it, up to the other rows' rate of 0.1 (theirs: 0.2 "
+    "at batches of 512). "
+)
 _GENERATED = (
     "No generated images come with clat: unless a file of them lies in CLAT_DATA_DIR (edm_1m.npz for "
     "CIFAR-10, edm_1m-cifar100.npz for CIFAR-100), real training images stand in for them: at smoke and "

@@ -305,4 +305,4 @@ def _precisions(store: Store) -> list[str]:
         rest = ", ".join(sorted(set(labels) - {fewest}))
         return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
     moved = {pair for pair in store.precisions.values() if pair[0] != pair[1]}
-    return [f"all networks trained in {precision}; here it would be {here}" for precision, here in moved]
+    return [f"all networks trained in {precision}, where this machine takes {here}" for precision, here in moved]
