@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import clat as package
@@ -69,6 +70,22 @@ def test_options(refused, command, words, says):
 )
 def test_options_of_evaluate(refused, words, says):
     assert says in refused("evaluate", *MODEL, *words)
+
+
+def test_a_protocol_is_looked_for_among_what_the_command_takes(refused, tmp_path):
+    line = refused("evaluate", *MODEL, "--protocol", "autoattack-sample")
+    assert "did you mean 'autoattack-sampled'? Valid: apgd-ce" in line
+    assert ", autoattack-sampled, " in line
+    assert ", fast, " in line
+    assert ", standard; or a TOML file, or package.module:NAME of your own" in line
+    for words in (
+        ("harden", *MODEL, "--budget", "1m", "--out", tmp_path / "run", "--protocol"),
+        ("train", "tiny.toml", "--out", tmp_path / "run", "--evaluation.protocol"),
+    ):
+        line = refused(*words, "autoattack-sample")
+        assert "did you mean 'autoattack'?" in line
+        assert "autoattack-sampled" not in line
+        assert "or a TOML file, or package.module:NAME" in line
 
 
 @pytest.mark.parametrize(
@@ -200,6 +217,40 @@ def test_a_network_that_does_not_fit_the_images(refused, workplace):
 def test_weights_that_do_not_fit(refused, weights, tmp_path):
     assert "of another shape" in refused("evaluate", *MODEL, "--width", 3, "--weights", weights)
     assert "missing" in refused("evaluate", "--model", "resnet18", "--width", 4, "--weights", weights)
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Class folders of five classes, with train and test images."""
+    for split in ("train", "test"):
+        for number in range(5):
+            file = tmp_path / "five" / split / f"kind{number}" / "one.png"
+            file.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(file)
+    return tmp_path / "five"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "criticality", "harden"])
+def test_weights_of_other_classes_than_the_data(refused, weights, five, tmp_path, command):
+    more = ("--out", tmp_path / "hard", "--budget", "1m") if command == "harden" else ()
+    line = refused(command, *MODEL, "--weights", weights, "--data", five, *more)
+    assert f"the weights {weights} have 10 outputs, the data 5 classes (0 kind0, 1 kind1" in line
+    assert "check --data ('five')" in line
+    assert "--classes FILE" in line
+    assert "num_classes" not in line
+
+
+def test_weights_of_fewer_classes_than_the_data(refused, tmp_path):
+    file = package.models.save_weights(
+        package.load_model("resnet18", width=2, num_classes=5), tmp_path / "w.safetensors"
+    )
+    line = refused("evaluate", "--model", "resnet18", "--width", 2, "--weights", file)
+    assert "have 5 outputs, the data 10 classes" in line
+    assert "check --data, or name a network with an output for each of them" in line
+    model = ("--model.name", "resnet18", "--model.width", 2, "--model.weights", file)
+    line = refused("train", "tiny.toml", "--out", tmp_path / "run", *model)
+    assert "the weights that the recipe begins with have 5 outputs, the data 10 classes: check data.name" in line
+    assert "--model.classifier new" in line
 
 
 class Malicious:
@@ -347,6 +398,22 @@ def test_recipes(refused, tmp_path, monkeypatch, words, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert says in refused("train", *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists(), "what was never a run must not occupy its folder"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("tiny.tml", "recipe file tiny.tml not found: no such file, did you mean tiny.toml?"),
+        ("tinny.toml", "recipe file tinny.toml not found: no such file, did you mean tiny.toml?"),
+        ("tiny", "no recipe 'tiny' is built in, and no such file: did you mean tiny.toml?"),
+        ("absent/tiny.toml", "recipe file absent/tiny.toml not found: no such file"),
+        ("dmeo", "unknown recipe 'dmeo'; did you mean 'demo'?"),
+    ],
+)
+def test_a_recipe_that_is_not_there(refused, tmp_path, word, says):
+    line = refused("train", word, "--out", tmp_path / "run")
+    assert says in line
+    assert "clat recipes lists the built-in ones" in line
 
 
 def test_a_recipe_without_a_folder(refused):

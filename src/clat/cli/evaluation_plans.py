@@ -115,7 +115,9 @@ def _protocol(options: Namespace) -> Protocol:
     """Return the protocol whose attacks and customary number of images are meant."""
     if options.protocol == SAMPLED:
         return PROTOCOLS["autoattack"]
-    return PROTOCOLS["cr"] if options.protocol == FAST else find_protocol(options.protocol or DEFAULT_PROTOCOL)
+    if options.protocol == FAST:
+        return PROTOCOLS["cr"]
+    return find_protocol(options.protocol or DEFAULT_PROTOCOL, also=PLANS)
 
 
 def _fast(options: Namespace) -> int:

@@ -21,6 +21,7 @@ from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
 from clat.evaluation.dataset import PART_BYTES
 from clat.models import load_model
+from clat.models.fitting import OtherOutputs
 from clat.models.output_names import are_numbers, in_other_order
 from clat.models.registry import LIBRARIES
 from clat.models.settings import NetworkConfig
@@ -66,19 +67,12 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     """
     if options.weights_key is not None and options.weights is None:
         raise ClatError(f"--weights-key {options.weights_key} belongs to a weight file: name one with --weights")
-    if options.model.endswith(".toml"):
-        model = _model_of_recipe(options, images)
-    else:
-        model = load_model(
-            options.model,
-            num_classes=images.num_classes,
-            in_channels=images.shape[0],
-            args=model_arguments(options.model_args),
-            width=options.width,
-            normalize=options.normalize,
-            weights=options.weights,
-            weights_key=options.weights_key,
-        )
+    try:
+        model = _loaded(options, images)
+    except OtherOutputs as error:
+        if error.own != images.num_classes:
+            raise
+        raise _other_classes(f"the weights {options.weights or 'of the recipe'} have", error.held, images) from None
     sample, _ = next(iter(Loader(images.take(1), 1, workers=0).epoch()))
     model = unwrapped(model)
     check_model(model, sample, images.num_classes)
@@ -98,6 +92,22 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     if foreign and not are_numbers(images.class_names):
         notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
     return model.to(device).eval()
+
+
+def _loaded(options: Namespace, images: ImageSet) -> nn.Module:
+    """Return the network of `--model` for the classes and channels of the images, with its weights."""
+    if options.model.endswith(".toml"):
+        return _model_of_recipe(options, images)
+    return load_model(
+        options.model,
+        num_classes=images.num_classes,
+        in_channels=images.shape[0],
+        args=model_arguments(options.model_args),
+        width=options.width,
+        normalize=options.normalize,
+        weights=options.weights,
+        weights_key=options.weights_key,
+    )
 
 
 def without_weights(options: Namespace) -> str | None:
@@ -138,11 +148,18 @@ def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
     with modes.attack_mode(model), torch.no_grad():
         outputs = model(sample).shape[1]
     if outputs != images.num_classes:
-        said = f"the model has {outputs} outputs, the data {images.num_classes} classes"
-        raise ClatError(
-            f"{said} ({_listed(images.class_names)}): list the"
-            " classes of all outputs, in their order, with --classes FILE (a name a line), or name1,name2,..."
-        )
+        raise _other_classes("the model has", outputs, images)
+
+
+def _other_classes(having: str, outputs: int, images: ImageSet) -> ClatError:
+    """Return the error for data of other classes than a network's outputs: which output is which, nobody knows."""
+    said = f"{having} {outputs} outputs, the data {images.num_classes} classes ({_listed(images.class_names)})"
+    if outputs < images.num_classes:
+        return ClatError(f"{said}: check --data, or name a network with an output for each of them")
+    return ClatError(
+        f"{said}: check --data ('{images.name}'); if that is meant, list the classes of all outputs, in their "
+        "order, with --classes FILE (a name a line), or name1,name2,..."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
     Args:
         kind: what the name is of, such as "model".
         name: the name as it was given.
-        valid: the names that there are; the message lists 24 of them at most.
+        valid: the names that there are; the message lists 30 of them at most.
         where: what follows the name in the message, such as " of the study 'claim'".
 
     Returns:
@@ -32,7 +32,7 @@ def unknown(kind: str, name: object, valid: Iterable[str], *, where: str = "") -
     names = sorted(valid)
     near = nearest(name, names)
     hint = "" if near is None else f"did you mean '{near}'? "
-    shown = names if len(names) <= 24 else [*names[:24], f"... ({len(names)} in all)"]
+    shown = names if len(names) <= 30 else [*names[:30], f"... ({len(names)} in all)"]
     return ClatError(f"unknown {kind} '{name}'{where}; {hint}Valid: {', '.join(shown)}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -339,7 +339,7 @@ _built_in("stadv", AttackSpec(attack="stadv", steps=100, bound=0.05))
 _built_in("pixle", AttackSpec(attack="pixle"))
 
 
-def find_protocol(name: str | Path | Protocol) -> Protocol:
+def find_protocol(name: str | Path | Protocol, *, also: Iterable[str] = ()) -> Protocol:
     """Return a built-in protocol by name, or one of your own by its path, its entry point or from a TOML file.
 
     Such a file holds a name and a list of attacks, whose settings are those of AttackSpec:
@@ -349,6 +349,7 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
 
     Args:
         name: a key of PROTOCOLS, the path of a .toml file, or a Protocol, which is returned as it is.
+        also: names that the caller takes beside these, for the message.
 
     Returns:
         The protocol, checked.
@@ -369,7 +370,9 @@ def find_protocol(name: str | Path | Protocol) -> Protocol:
             return found
         if found is not None:
             raise ClatError(f"protocol '{name}' is a {type(found).__name__}, expected a clat.evaluation.Protocol")
-        raise unknown("protocol", name, PROTOCOLS)
+        raise ClatError(
+            f"{unknown('protocol', name, [*PROTOCOLS, *also])}; or a TOML file, or package.module:NAME of your own"
+        )
     try:
         return TypeAdapter(Protocol).validate_python(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as error:

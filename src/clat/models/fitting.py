@@ -45,6 +45,20 @@ class FittingEntries:
         bare(model).load_state_dict(self.state, strict=False)
 
 
+class OtherOutputs(ClatError):
+    """Weights fit a network in all but the number of its outputs.
+
+    Args:
+        message: The line for the user.
+        held: Outputs of the weights.
+        own: Outputs of the network.
+    """
+
+    def __init__(self, message: str, held: int = 0, own: int = 0) -> None:
+        super().__init__(message)
+        self.held, self.own = held, own
+
+
 def bare(model: nn.Module) -> nn.Module:
     """Return the network whose names a weight file has.
 
@@ -103,9 +117,16 @@ def fitting_entries(
     ]
     if any(problems):
         within = f" under '{fit.prefix}'" if fit.prefix else ""
-        raise ClatError(
-            f"weights {source}{within} do not fit {type(net).__name__}: {'; '.join(filter(None, problems))}. "
-            "Check the model's name, width and num_classes"
+        said = f"weights {source}{within} do not fit {type(net).__name__}: {'; '.join(filter(None, problems))}. "
+        sizes = None if any(problems[:2]) else _other_outputs(net, found, expected)
+        if sizes is None:
+            raise ClatError(f"{said}Check the model's name, width and num_classes")
+        held, own = sizes
+        raise OtherOutputs(
+            f"{said}The weights have {held} outputs, the model {own}: build it with num_classes={held}, or begin "
+            'with a new classifier (classifier="new")',
+            held,
+            own,
         )
     statistics = _statistics_beside(fit, state)
     return FittingEntries({name: found[name] for name in expected}, statistics, _remark(fit, source, statistics))
@@ -156,6 +177,20 @@ def _misfit(value: Tensor, own: Tensor) -> str | None:
         "complex": value.is_complex() and not own.is_complex(),
     }
     return next((f"file {kind}, model {own.dtype}" for kind, so in kinds.items() if so), None)
+
+
+def _other_outputs(
+    net: nn.Module, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[int, int] | None:
+    """Return the outputs of the weights and of the network, where only the last linear layer differs by them."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    misfits = [name for name, value in found.items() if _misfit(value, expected[name])]
+    if not linear or {name.rpartition(".")[0] for name in misfits} != {linear[-1]}:
+        return None
+    shapes = [(found[name].shape, expected[name].shape) for name in misfits]
+    sizes = {(held[0], own[0]) for held, own in shapes if held and own and held[1:] == own[1:]}
+    whole = len(sizes) == 1 and all(held[1:] == own[1:] and held[:1] != own[:1] for held, own in shapes)
+    return sizes.pop() if whole else None
 
 
 def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | None:

@@ -5,12 +5,12 @@ Nothing here knows a field, so a slip in a name is told without loading torch; `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from clat.core.errors import ClatError, unknown
+from clat.core.errors import ClatError, nearest, unknown
 from clat.core.parsing import parse_toml
 from clat.recipe.inherited import replace_network
 
@@ -62,10 +62,8 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
                 if run
                 else f"'{path}' is a folder: give the .toml file of a recipe"
             )
-        if Path(source).suffix == ".toml" or len(Path(source).parts) > 1:
-            raise ClatError(f"recipe file {path} not found")
-        if str(source) not in recipes:
-            raise unknown("recipe", source, recipes)
+        if len(Path(source).parts) > 1 or str(source) not in recipes:
+            raise _no_recipe(path, str(source), recipes)
         path = recipes[str(source)]
     try:
         data = parse_toml(path.read_text())
@@ -82,6 +80,21 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
     whole = _read_toml(base, path.parent, seen)
     _replace_network(whole, data)
     return merged(whole, data)
+
+
+def _no_recipe(path: Path, source: str, recipes: Iterable[str]) -> ClatError:
+    """Return the error for a recipe that is neither a file nor built in: it names the file that may be meant."""
+    built_in = "; clat recipes lists the built-in ones"
+    there = (path.with_suffix(".toml"), path.with_name(f"{path.name}.toml"))
+    close = next((file for file in there if file.is_file()), None)
+    if path.suffix or len(Path(source).parts) > 1:
+        names = [file.name for file in path.parent.glob("*.toml")]
+        close = close or next((path.with_name(name) for name in [nearest(path.name, names)] if name), None)
+        hint = "" if close is None else f", did you mean {close}?"
+        return ClatError(f"recipe file {path} not found: no such file{hint}{built_in}")
+    if close is not None:
+        return ClatError(f"no recipe '{source}' is built in, and no such file: did you mean {close}?{built_in}")
+    return ClatError(f"{unknown('recipe', source, recipes)}; and there is no such file{built_in}")
 
 
 def _replace_network(data: dict[str, Any], new: dict[str, Any]) -> None:

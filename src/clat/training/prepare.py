@@ -22,6 +22,7 @@ from clat.data.splits import images_in_both, mixed
 from clat.evaluation.protocols import find_protocol
 from clat.models import build_model
 from clat.models.files import fit_state, read_state
+from clat.models.fitting import OtherOutputs
 from clat.models.output_names import first_names, in_other_order
 from clat.network import modes
 from clat.network.exchange import copied, tensors_of
@@ -336,4 +337,12 @@ def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.
     """
     with modes.preserve_python_states(), torch.random.fork_rng(devices=[]):
         seed_global(derive_seed(recipe.seed, "init"))
-        return build_model(recipe.model, num_classes, in_channels)
+        try:
+            return build_model(recipe.model, num_classes, in_channels)
+        except OtherOutputs as error:
+            if error.own != num_classes:
+                raise
+            raise ClatError(
+                f"the weights that the recipe begins with have {error.held} outputs, the data {num_classes} "
+                "classes: check data.name, or begin with a new classifier (--model.classifier new)"
+            ) from None
