@@ -366,7 +366,7 @@ def test_overrides(file, words, where, value):
         (["--stages.pgd-at.treatments", "[{ gamma = 1.0 }]"], "stages.pgd-at.treatments.0.name is missing"),
         (["--schedule.factor", "inf"], "schedule.factor: input should be a finite number"),
         (["--optimizer.weight_decay", "inf"], "optimizer.weight_decay: input should be a finite number"),
-        (["--stages.clat.objective.lambda", "inf"], "clat.lambda: input should be a finite number"),
+        (["--stages.clat.objective.lambda", "inf"], "objective.lambda: input should be a finite number"),
         (["--engine.checkpoint_seconds", "-1"], "engine.checkpoint_seconds is -1"),
         (["--stages.pgd-at.objective", '{name = "fast-at", steps = 2}'], "steps is 2"),
         (["--stages.clat.objective", '{name = "clat-fast", steps = 2}'], "steps is 2"),
@@ -615,3 +615,33 @@ def test_a_stage_whose_name_is_a_number_is_told_from_the_stage_of_that_number(tm
     assert [one.epochs for one in changed.stages] == [1, 4, 5]
     with pytest.raises(ClatError, match="'0' is the name of one stage and the number of another"):
         read(path, "--stages.0.epochs", "5")
+
+
+def test_a_problem_names_the_file_that_has_it(tmp_path, monkeypatch):
+    """Of a file and those that it extends; of what may be an override's, none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.toml").write_text("extends = 'demo'\nepss = 1\n")
+    (tmp_path / "mine.toml").write_text("extends = 'base.toml'\nseed = 1\n")
+    assert "base.toml: unknown field 'epss'; did you mean 'eps'?" in refused("mine.toml")
+    (tmp_path / "base.toml").write_text("extends = 'demo'\n[data]\npad = true\n")
+    assert "base.toml: data.pad: expected no truth value" in refused("mine.toml")
+    assert "recipe: data.pad: expected no truth value" in refused("mine.toml", "--data.pad", "true")
+    (tmp_path / "base.toml").write_text("[[stages]]\nname = 'one'\nepochs = 1\n")
+    assert "base.toml: stages.one.objective is missing" in refused("mine.toml")
+    (tmp_path / "mine.toml").write_text("extends = 'demo'\n[stages]\n")
+    assert "mine.toml: stages: expected a list, [ ... ]" in refused("mine.toml")
+    (tmp_path / "mine.toml").write_text("extends = 'demo'\n[monitor]\nsteps = 0\n")
+    assert "mine.toml: monitor" in refused("mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--stages.clat.objective.stesp", "unknown field 'stages.clat.objective.stesp'; did you mean 'steps'?"),
+        ("--stages.pgd-at.objective.stesp", "unknown field 'stages.pgd-at.objective.stesp'; did you mean 'steps'?"),
+        ("--stages.clat.objective.steps", "recipe: stages.clat.objective: steps is 0"),
+    ],
+)
+def test_a_place_can_be_written_as_it_is_named(override, says):
+    """Without the objective's name, which pydantic puts between."""
+    assert says in refused("pgd-at-clat", override, "0")

@@ -45,8 +45,8 @@ MODEL = ("--model", "own_network:Net")
         ((*MODEL, "--weights", "absent.pt"), "no such file"),
         ((*MODEL, "--normalize", "cifar"), "did you mean 'cifar10"),
         ((*MODEL, "--width", "0"), "width=0"),
-        ((*MODEL, "--num-samples", "0"), ""),
-        ((*MODEL, "--num-samples", "99999"), "99999"),
+        ((*MODEL, "--num-samples", "0"), "--num-samples is 0: give 1 to "),
+        ((*MODEL, "--num-samples", "99999"), "--num-samples is 99999: give 1 to "),
         ((*MODEL, "--num-samples", "ten"), "invalid int value: 'ten'"),
         ((*MODEL, "--image-size", "0"), "image_size is 0"),
         ((*MODEL, "--epz", "0.1"), "--epz"),
@@ -432,6 +432,34 @@ def test_resume_without_a_run_or_with_a_damaged_one(refused, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "state.safetensors").write_bytes(b"damaged")
     assert "not a usable run state" in refused("train", "--resume", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("train", "--resume", "nope"), "no run to resume: there is no folder nope"),
+        (("train", "--resume", "tiny.toml"), "no run to resume: tiny.toml is a file"),
+        (("harden", "--resume", "nope"), "no hardening to resume: there is no folder nope"),
+        (("harden", "--resume", "."), "holds no hardening to resume: there is no usable harden.json in it"),
+        (("train", "tiny.toml", "--out", "new", "--reuse", "nope"), "no run to reuse: there is no folder nope"),
+        (("train", "tiny.toml", "--out", "own_network.py"), "own_network.py is a file: name a new folder"),
+        (("harden", *MODEL, "--budget", "1m", "--out", "own_network.py"), "own_network.py is a file: name a new"),
+    ],
+)
+def test_a_folder_that_is_none(refused, words, says):
+    line = refused(*words)
+    assert says in line
+    assert "--resume own_network.py" not in line
+
+
+def test_folders_in_place_of_results(refused, trained, tmp_path):
+    line = refused("compare", trained, trained)
+    assert "is named twice" in line
+    line = refused("compare", trained, tmp_path)
+    assert f"{trained} is a folder: name the result: {trained / 'evaluations' / 'last.json'}" in line
+    (tmp_path / "empty").mkdir()
+    line = refused("compare", tmp_path / "empty", trained)
+    assert "empty is a folder: name a file that clat evaluate --out wrote" in line
 
 
 def test_reuse_with_another_seed(refused, trained, tmp_path):

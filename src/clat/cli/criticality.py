@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.core.progress import watching
     from clat.core.seeds import permutation
     from clat.data import Loader
+    from clat.evaluation.subset import check_count
     from clat.models.files import read_state
     from clat.models.fitting import bare
     from clat.network.fingerprint import identity
@@ -118,8 +119,7 @@ def run(options: argparse.Namespace) -> int:
         notice(note)
     with recorded() as said:
         model = build_model(options, images, device)
-    if not 1 <= options.num_samples <= len(images):
-        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    check_count(options.num_samples, images)
     chosen = images.subset(permutation(len(images), options.seed, "criticality")[: options.num_samples])
     x, y = next(iter(Loader(chosen, len(chosen), device=device).epoch()))
     # RiFT's own ranking, measured alone, has shortcuts and classifier among its layers.

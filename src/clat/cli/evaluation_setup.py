@@ -22,7 +22,7 @@ from clat.data import ImageSet
 from clat.evaluation import Accuracy, Evaluation, EvaluationRecord, Protocol
 from clat.evaluation.live import evaluation_progress
 from clat.evaluation.protocols import setting_text
-from clat.evaluation.subset import check_ids, read_ids
+from clat.evaluation.subset import check_count, check_ids, read_ids
 from clat.models import robustbench
 from clat.network.cost import Cost
 from clat.runtime.engine import Engine, EngineConfig
@@ -200,6 +200,5 @@ def _chosen(options: Namespace, images: ImageSet, protocol: Protocol) -> tuple[I
         if options.num_samples is not None:
             raise ClatError("--ids and --num-samples both choose images: give one of them")
         return images, check_ids(read_ids(options.ids), len(images), f"'{images.name}/{images.split}'")
-    if options.num_samples is not None and not 1 <= options.num_samples <= len(images):
-        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    check_count(options.num_samples, images)
     return images.sampled(options.num_samples or protocol.num_samples)

@@ -20,6 +20,7 @@ from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
 from clat.evaluation.dataset import PART_BYTES
+from clat.evaluation.subset import check_count
 from clat.models import load_model
 from clat.models.fitting import OtherOutputs
 from clat.models.output_names import are_numbers, in_other_order
@@ -291,10 +292,7 @@ def first_images(options: Namespace) -> ImageSet:
         ClatError: If `--num-samples` is out of range, or the split cannot be read.
     """
     images = read_images(options)
-    if options.num_samples is not None and options.num_samples < 1:
-        raise ClatError(f"--num-samples is {options.num_samples}: expected at least 1")
-    if options.num_samples is not None and options.num_samples > len(images):
-        raise ClatError(f"--num-samples is {options.num_samples}: '{options.data}' has {len(images)} images")
+    check_count(options.num_samples, images)
     sample = images.sample(options.num_samples or options.default_samples or len(images))
     for note in sample.notes:
         notice(note)

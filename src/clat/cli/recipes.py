@@ -42,13 +42,13 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.action is None:
         return list_recipes(as_json=options.json)
-    from clat.recipe.source import read_source
+    from clat.recipe.source import Origin, read_source
 
     data = read_source(options.recipe)  # a slip in the name is told before the rest is loaded
     from clat.recipe.explain import explained_recipe
     from clat.recipe.toml import build_recipe, recipe_data
 
-    recipe = build_recipe(data)
+    recipe = build_recipe(data, Origin(options.recipe))
     if options.json:
         print_json(recipe_data(recipe))
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from clat.cli.console import console, say, show
 from clat.cli.options import SAMPLE, folder
 from clat.cli.places import add_place_options, place_for
+from clat.core.checks import at_least
 from clat.core.errors import ClatError
 
 HELP = "run a table of recipes under one budget, row by row"
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
         return _list()
     from clat.studies import find_study
 
+    if options.num_samples is not None:
+        at_least("--num-samples", options.num_samples, 1)
     study = find_study(options.study)  # a slip in the name is told before the rest is loaded
     from clat.studies.collect import rich_table
     from clat.studies.finals import finals_table, run_finals

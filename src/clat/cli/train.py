@@ -98,12 +98,13 @@ def run(options: argparse.Namespace) -> int:
         return _finish(lambda: resume(options.resume, quiet=options.quiet), options.json)
     if options.recipe is None or options.out is None:
         raise ClatError("name a recipe and a new folder: clat train RECIPE.toml --out DIR (or --resume DIR)")
-    from clat.recipe.source import read_source
+    from clat.recipe.source import Origin, read_source
 
-    data = read_source(options.recipe, [*options.overrides, *_short(options)])
+    words = [*options.overrides, *_short(options)]
+    data = read_source(options.recipe, words)
     from clat.recipe.toml import build_recipe
 
-    recipe = build_recipe(data)
+    recipe = build_recipe(data, Origin(options.recipe, words))
     from clat.training.run import train
 
     return _finish(lambda: train(recipe, options.out, reuse=options.reuse, quiet=options.quiet), options.json)

@@ -208,7 +208,8 @@ def _counted(
         listed = ", ".join(map(str, known[:4].tolist())) + (", ..." if len(known) > 4 else "")
         raise ClatError(
             f"the labels of '{where}' are {listed} and leave out {count - len(known)} of the numbers from 0 to"
-            f" {count - 1}: list the classes with classes, or name the label_column to count all {count}"
+            f" {count - 1}: list the classes with classes (--classes), or name the label_column (--label-column) to"
+            f" count all {count}"
         )
     if len(values) and values.max() >= count:
         raise ClatError(f"'{where}' has the label {values.max()}, the train split has 0 to {count - 1}")

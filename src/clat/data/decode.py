@@ -60,7 +60,8 @@ class EncodedImages(LazyImages):
             if array.shape != self.shape:
                 sizes = [f"{shape[2]}x{shape[1]}" for shape in (array.shape, self.shape)]
                 raise ClatError(
-                    f"row {row} of {self.where} is {sizes[0]} pixels, the first image {sizes[1]}: give image_size"
+                    f"row {row} of {self.where} is {sizes[0]} pixels, the first image {sizes[1]}: give image_size "
+                    "(--image-size)"
                 )
             target[...] = array
         return torch.from_numpy(batch)

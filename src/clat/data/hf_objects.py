@@ -99,6 +99,6 @@ def open_dataset(dataset: Any, wanted: WantedColumns, name: str) -> Part:
     except Exception as error:  # of pyarrow, which has no common one
         raise ClatError(
             f"column '{image}' of data set '{name}' holds neither encoded images nor paths ({first_line(error)}):"
-            " name another with image_column"
+            " name another with image_column (--image-column)"
         ) from error
     return Part(rows, image, labels, [], Path())

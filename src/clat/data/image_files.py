@@ -56,7 +56,9 @@ def to_array(image: Image.Image, size: int | None = None, *, turn: bool = True) 
         ValueError: as `to_rgb`, or a side that is too long for the memory of a batch, or for resizing.
     """
     if size is None and max(image.size) > LARGEST:
-        raise ValueError(f"{image.width}x{image.height} pixels are too many for a network: give image_size")
+        raise ValueError(
+            f"{image.width}x{image.height} pixels are too many for a network: give image_size (--image-size)"
+        )
     image = to_rgb(image, turn=turn)
     if size is not None and image.size != (size, size):
         width, height = image.size

@@ -118,6 +118,8 @@ class EvaluationRecord(SavedAsJson):
         Raises:
             ClatError: a file that cannot be read, or holds something else.
         """
+        if Path(path).is_dir():
+            raise _folder_error(Path(path))
         try:
             data = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
@@ -287,6 +289,23 @@ def notes_of(results: Mapping[str, EvaluationRecord]) -> list[str]:
         for note in result.notes:
             whose.setdefault(note, []).append(name)
     return [note if len(names) == len(results) else f"{', '.join(names)}: {note}" for note, names in whose.items()]
+
+
+def _folder_error(folder: Path) -> ClatError:
+    """Return the error for a folder where a result is meant: it names those that a run left in it."""
+    inside = sorted(folder.glob("evaluations/*.json"), key=lambda file: (file.stem != "last", file.name))
+    inside += sorted(folder.glob("*.json"))
+    results = [str(file) for file in inside if _holds_result(file)][:3]
+    hint = f"name the result: {' or '.join(results)}" if results else "name a file that clat evaluate --out wrote"
+    return ClatError(f"{folder} is a folder: {hint}")
+
+
+def _holds_result(file: Path) -> bool:
+    try:
+        EvaluationRecord.from_json(file).verdicts()
+    except ClatError:
+        return False
+    return True
 
 
 def _flags(bits: Any) -> Tensor | None:

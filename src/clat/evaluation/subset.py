@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clat.core.errors import ClatError
 from clat.core.parsing import parse_json
+from clat.data import ImageSet
 
 
 def read_ids(path: str | Path) -> list[Any]:
@@ -42,6 +43,23 @@ def read_ids(path: str | Path) -> list[Any]:
     if not isinstance(entries, list):
         raise ClatError(f"{path} holds no JSON list: give image numbers such as [0, 10, 20]")
     return entries
+
+
+def check_count(count: int | None, images: ImageSet) -> None:
+    """Raise an error for a sample that a split cannot give.
+
+    Args:
+        count: what --num-samples says; None: as many as is customary.
+        images: the split.
+
+    Raises:
+        ClatError: it is less than one, or more than there are.
+    """
+    if count is not None and not 1 <= count <= len(images):
+        raise ClatError(
+            f"--num-samples is {count}: give 1 to {len(images)}, as '{images.name}/{images.split}' has "
+            f"{len(images)} images"
+        )
 
 
 def check_ids(ids: Tensor | Sequence[Any], n: int, where: str) -> Tensor:

@@ -44,7 +44,7 @@ from clat.training.beginning import FIRST, holds
 from clat.training.log import RunLog
 from clat.training.resuming import HARDENING
 from clat.training.run import resume, train
-from clat.training.run_folder import refuse_taken
+from clat.training.run_folder import no_run, refuse_taken
 
 
 def run_hardening(
@@ -195,7 +195,7 @@ def read_hardening(out: Path) -> tuple[HardenConfig, dict[str, Any]]:
         recorded = parse_json((out / HARDENING).read_text())
         return HardenConfig(**recorded["config"]), recorded
     except (OSError, ValueError, KeyError, TypeError):
-        raise ClatError(f"{out} holds no hardening to resume: there is no usable {HARDENING} in it") from None
+        raise no_run(out, "hardening to resume", f"usable {HARDENING}") from None
 
 
 def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: float) -> tuple[Plan, FirstLook]:

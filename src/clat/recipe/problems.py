@@ -15,6 +15,7 @@ from clat.core.errors import unknown
 from clat.recipe.optimizer import OTHER, OWN
 from clat.recipe.own_pieces import own_class
 from clat.recipe.schema import Recipe
+from clat.recipe.source import Origin
 
 SHAPES = dict.fromkeys(("dataclass_type", "model_attributes_type"), "a table, { ... }")
 SHAPES |= {"tuple_type": "a list, [ ... ]"}
@@ -23,32 +24,55 @@ SHAPES |= {"tuple_type": "a list, [ ... ]"}
 Location = tuple[int | str, ...]
 
 
-def first_problem(error: ValidationError, data: dict[str, Any]) -> str:
+def first_problem(error: ValidationError, data: dict[str, Any], origin: Origin | None = None) -> str:
     """Return the first problem of a validation error: where, what, and the nearest valid name.
 
     Args:
         error: pydantic's.
         data: the plain data that was validated.
+        origin: the file and the overrides that they are from, if any.
 
     Returns:
-        One line that begins with "recipe:".
+        One line that begins with the file, or with "recipe:".
     """
     problem = error.errors(include_url=False)[0]
-    where = place_in_words([part for part in problem["loc"] if part not in (OWN, OTHER)], data)
+    location = written(problem["loc"], data)
+    where = place_in_words(location, data)
+    recipe = "recipe" if origin is None else origin.holder(location, where)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"recipe: unknown field '{where}'{_nearest_field(problem['loc'], data)}"
+        return f"{recipe}: unknown field '{where}'{_nearest_field(problem['loc'], data)}"
     if problem["type"] == "union_tag_invalid":
         valid = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
-        return f"recipe: {where}: {unknown('name', problem['ctx']['tag'], valid)}"
+        return f"{recipe}: {where}: {unknown('name', problem['ctx']['tag'], valid)}"
     if problem["type"] == "value_error":
-        return f"recipe: {where + ': ' if where else ''}{problem['ctx']['error']}"
+        return f"{recipe}: {where + ': ' if where else ''}{problem['ctx']['error']}"
     if problem["type"] == "missing":
-        return f"recipe: {where} is missing"
+        return f"{recipe}: {where} is missing"
     if problem["type"] == "union_tag_not_found":
-        return f"recipe: {where}.name is missing"
+        return f"{recipe}: {where}.name is missing"
     if problem["type"] in SHAPES:
-        return f"recipe: {where}: expected {SHAPES[problem['type']]} (got {problem['input']!r})"
-    return f"recipe: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
+        return f"{recipe}: {where}: expected {SHAPES[problem['type']]} (got {problem['input']!r})"
+    return f"{recipe}: {where}: {problem['msg'].lower()} (got {problem['input']!r})"
+
+
+def written(location: Location, data: Any) -> Location:
+    """Return a place of a recipe without the names of pieces that pydantic puts between a table and its fields.
+
+    Args:
+        location: pydantic's, from the outside in.
+        data: the recipe's plain data.
+
+    Returns:
+        Keys and numbers that lead through the data; the last one may be missing there.
+    """
+    found: list[int | str] = []
+    for number, part in enumerate(location):
+        here = isinstance(data, dict) and part not in data
+        if part in (OWN, OTHER) or (here and (number < len(location) - 1 or data.get("name") == part)):
+            continue
+        found.append(part)
+        data = _item(data, part)
+    return tuple(found)
 
 
 def place_in_words(location: Sequence[int | str], data: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Nothing here knows a field, so a slip in a name is told without loading torch; `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,76 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     return data
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a recipe's plain data are from, for messages.
+
+    Attributes:
+        source: as for `read_source`.
+        overrides: as for `read_source`.
+    """
+
+    source: str | Path
+    overrides: Sequence[str] = ()
+
+    def holder(self, location: Sequence[int | str], where: str) -> str:
+        """Return the name of the file that says what stands at a place of the recipe.
+
+        Args:
+            location: keys and numbers from the outside in; the last one may be missing.
+            where: the same as an override names it.
+
+        Returns:
+            The file's path; "recipe" where an override may have said it, or the recipe is a built-in one.
+        """
+        spelled = f"{where.replace('-', '_')}."
+        given = [f"{key}." for key, _ in override_pairs(self.overrides)]
+        if any(key.startswith(spelled) or spelled.startswith(key) for key in given) or (given and not where):
+            return "recipe"
+        files = _files(self.source)
+        places = [location[:end] for end in range(len(location), 0, -1)]
+        having = next((path for place in places for path, data in files if _has(data, place)), files[0][0])
+        return "recipe" if having in built_in_recipes().values() else str(having)
+
+
+def _files(source: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a recipe's file and those that it extends, with what each says by itself."""
+    found = [_read_own(source, None)]
+    while isinstance(base := found[-1][1].get("extends"), str):
+        found.append(_read_own(base, found[-1][0].parent))
+    return found
+
+
+def _has(data: Any, location: Sequence[int | str]) -> bool:
+    """Return whether there is anything at a place of nested tables and lists."""
+    for part in location:
+        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        if part not in known:
+            return False
+        data = data[part]
+    return True
+
+
 def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the plain data of a recipe file or a built-in recipe.
 
     A recipe that `extends` another (a built-in name, or a file beside it) states only what differs; its `stages`,
     if any, replace the other's as a whole.
     """
+    path, data = _read_own(source, beside)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    seen = (*seen, path.resolve())
+    if not isinstance(base, str) or path.resolve() in seen[:-1]:
+        raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
+    whole = _read_toml(base, path.parent, seen)
+    _replace_network(whole, data)
+    return merged(whole, data)
+
+
+def _read_own(source: str | Path, beside: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a recipe, and what it says by itself."""
     path = Path(source) if beside is None else beside / source
     if not path.is_file():
         recipes = built_in_recipes()
@@ -66,20 +131,11 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
             raise _no_recipe(path, str(source), recipes)
         path = recipes[str(source)]
     try:
-        data = parse_toml(path.read_text())
+        return path, parse_toml(path.read_text())
     except ValueError as error:
         raise ClatError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror}") from None
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    seen = (*seen, path.resolve())
-    if not isinstance(base, str) or path.resolve() in seen[:-1]:
-        raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
-    whole = _read_toml(base, path.parent, seen)
-    _replace_network(whole, data)
-    return merged(whole, data)
 
 
 def _no_recipe(path: Path, source: str, recipes: Iterable[str]) -> ClatError:

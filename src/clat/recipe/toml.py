@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from clat.criticality.rankings import RANKINGS
 from clat.criticality.selection import FLAT
 from clat.recipe.problems import first_problem, place_in_words
 from clat.recipe.schema import Recipe
-from clat.recipe.source import built_in_recipes, merged, read_source
+from clat.recipe.source import Origin, built_in_recipes, merged, read_source
 
 __all__ = ["build_recipe", "built_in_recipes", "merged", "read_recipe", "recipe_data", "recipe_hash", "recipe_toml"]
 
@@ -62,14 +62,15 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ClatError: a missing file, broken TOML, an unknown field (with the nearest valid name), or a value that does
             not fit.
     """
-    return build_recipe(read_source(source, overrides))
+    return build_recipe(read_source(source, overrides), Origin(source, overrides))
 
 
-def build_recipe(data: dict[str, Any]) -> Recipe:
+def build_recipe(data: dict[str, Any], origin: Origin | None = None) -> Recipe:
     """Return the recipe that plain nested data describe, every field checked.
 
     Args:
         data: tables as a recipe file has them, with `stages` as a list.
+        origin: what they were read from, which messages name.
 
     Returns:
         The recipe, with defaults where a field is not given.
@@ -80,27 +81,29 @@ def build_recipe(data: dict[str, Any]) -> Recipe:
     try:
         recipe = _adapter().validate_python(data)
     except ValidationError as error:
-        raise ClatError(first_problem(error, data)) from None
-    _refuse_slips(data, recipe, data)
+        raise ClatError(first_problem(error, data, origin)) from None
+    for location, problem in _slips(data, recipe):
+        where = place_in_words(location, data)
+        raise ClatError(f"{'recipe' if origin is None else origin.holder(location, where)}: {where}: {problem}")
     return recipe
 
 
-def _refuse_slips(given: Any, built: Any, data: dict[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Raise an error for what pydantic takes: true where a number is due, and numbers that torch does not take."""
+def _slips(
+    given: Any, built: Any, where: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Give place and fault of what pydantic takes: true where a number is due, and numbers that torch refuses."""
     if isinstance(given, int) and abs(given) > LARGEST:
-        raise ClatError(
-            f"recipe: {place_in_words(where, data)}: expected a whole number of 64 bits (got {shown_number(given)})"
-        )
+        yield where, f"expected a whole number of 64 bits (got {shown_number(given)})"
     if isinstance(given, bool) and not isinstance(built, bool):
-        raise ClatError(f"recipe: {place_in_words(where, data)}: expected no truth value (got {given})")
+        yield where, f"expected no truth value (got {given})"
     if isinstance(given, dict):
         for key, value in given.items():
             name = key if hasattr(built, key) else f"{key}_"
             inside = built.get(key, value) if isinstance(built, dict) else getattr(built, name, value)
-            _refuse_slips(value, inside, data, (*where, key))
+            yield from _slips(value, inside, (*where, key))
     elif isinstance(given, list | tuple) and isinstance(built, list | tuple):
         for number, pair in enumerate(zip(given, built, strict=True)):
-            _refuse_slips(*pair, data, (*where, str(number)))
+            yield from _slips(*pair, (*where, number))
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:

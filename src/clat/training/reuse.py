@@ -14,6 +14,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.training.beginning import FIRST, holds, other_beginning
 from clat.training.prepare import RunInputs
+from clat.training.run_folder import no_run
 from clat.training.saving import STATE
 from clat.training.state import load_state, save_state, state_hash
 
@@ -36,7 +37,7 @@ def shared_stages(
         ClatError: there is no run, or it shares no stage: network, images, augmentation, seed or settings differ.
     """
     if not (reuse / "recipe.toml").is_file():
-        raise ClatError(f"{reuse} holds no run to reuse: there is no recipe.toml in it")
+        raise no_run(reuse, "run to reuse", "recipe.toml")
     if (other := other_beginning(reuse, inputs, augment)) is not None:
         raise ClatError(f"the run in {reuse} began with {other}: it has nothing to reuse")
     if inputs.given != (first := reuse / "weights" / FIRST).is_file() or (

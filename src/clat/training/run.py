@@ -22,7 +22,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from clat.attacks.draws import batch_parts
-from clat.core.errors import ClatError
 from clat.core.files import write_json
 from clat.core.notices import notice
 from clat.core.stopping import answered, last_words
@@ -52,7 +51,7 @@ from clat.training.resuming import (
     other_configuration,
 )
 from clat.training.reuse import shared_stages
-from clat.training.run_folder import claimed, recorder, refuse_taken
+from clat.training.run_folder import claimed, no_run, recorder, refuse_taken
 from clat.training.start import as_batch, starting_state
 from clat.training.state import Progress
 from clat.training.status import read_about
@@ -167,7 +166,7 @@ def resume(
     """
     out = Path(out)
     if not (out / "recipe.toml").is_file():
-        raise ClatError(f"{out} holds no run to resume: there is no recipe.toml in it")
+        raise no_run(out, "run to resume", "recipe.toml")
     given = describe_given(model, data, augment)
     with only_one_in(out) if is_first_process() else nullcontext():
         died = read_about(out).get("status") == "running"  # as nobody is training here

@@ -36,10 +36,30 @@ def refuse_taken(out: Path, beside: Collection[str] = ()) -> None:
             return held.is_dir() and not any(held.iterdir())
         return held.name == LOCK or is_temporary(held) or held.name in beside
 
+    if out.exists() and not out.is_dir():
+        raise ClatError(f"{out} is a file: name a new folder")
     begun = (out / "recipe.toml").exists()
-    if out.exists() and (not out.is_dir() or begun or not all(map(is_nothing, out.iterdir()))):
+    if out.exists() and (begun or not all(map(is_nothing, out.iterdir()))):
         what = "another run" if begun else "something"
         raise ClatError(f"{out} holds {what} already: name a new folder, or go on with --resume {out}")
+
+
+def no_run(out: Path, what: str, lacking: str) -> ClatError:
+    """Return the error for a folder in which there is nothing to go on with.
+
+    Args:
+        out: the folder as it was named, which may not be there.
+        what: what is looked for, such as "run to resume".
+        lacking: the file that it would have.
+
+    Returns:
+        The error, for the caller to raise.
+    """
+    if not out.exists():
+        return ClatError(f"no {what}: there is no folder {out}")
+    if not out.is_dir():
+        return ClatError(f"no {what}: {out} is a file, name the folder")
+    return ClatError(f"{out} holds no {what}: there is no {lacking} in it")
 
 
 @contextmanager
