@@ -570,7 +570,7 @@ def test_a_model_in_two_places() -> None:
         ({"x": torch.rand(2, 3, 4, 4) * 255}, "divide by 255"),
         ({"x": torch.rand(2, 3, 4, 4) - 0.5}, "unnormalised"),
         ({"x": torch.rand(2, 4, 4, 3)}, r"x\.permute\(0, 3, 1, 2\)"),
-        ({"y": torch.tensor([0])}, "1 labels for 2 images"),
+        ({"y": torch.tensor([0])}, "1 label for 2 images"),
         ({"y": torch.tensor([0, 3])}, "a label is 3, but the model has 3 classes"),
         ({"y": torch.tensor([0, -1])}, "labels lie in"),
         ({"ids": torch.tensor([0, 1, 2])}, "ids have shape"),

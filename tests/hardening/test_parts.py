@@ -244,7 +244,11 @@ def test_a_flip_is_used_only_where_the_network_keeps_its_accuracy_under_it():
 
 
 @pytest.mark.parametrize(
-    ("right", "eps", "says"), [(0.5, "0.01", "which is chance"), (1.0, "0.01", "robust already")]
+    ("right", "eps", "says"),
+    [
+        (0.5, "0.01", "which is chance"),
+        (1.0, "0.01", r"robust already .*: give a larger eps \(--eps\), or train it further with clat train"),
+    ],
 )
 def test_what_hardening_cannot_help_is_refused(right, eps, says):
     images = half_bright()

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,13 @@ def test_commands(refused):
     assert "unknown command 'trian'; did you mean 'train'?" in refused("trian")
     assert "DIR" in refused("report")
     assert "no-such-run" in refused("report", "no-such-run")
+
+
+def test_a_field_without_its_table(refused, tmp_path):
+    words = ("harden", *MODEL, "--budget", "1m", "--out", tmp_path / "run")
+    assert "--lr: did you mean --schedule.lr? A hardening takes fields of" in refused(*words, "--lr", "0.1")
+    assert "did you mean --optimizer.momentum?" in refused(*words, "--momentum", "0.1")
+    assert "--nothing: A hardening takes fields of" in refused(*words, "--nothing", "0.1")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +280,17 @@ def test_corrupted_and_malicious_weights(refused, weights, tmp_path, name):
     assert not trap.exists(), "the file was executed"
     pickle.loads(pickle.dumps(Malicious(str(trap))))
     assert trap.exists(), "the trap works where a file is trusted"
+
+
+def test_a_pickle_of_a_later_protocol_is_one_line(refused, tmp_path):
+    """Torch's warning about it, which is an error in these tests, is not shown."""
+    file = tmp_path / "four.pkl"
+    file.write_bytes(pickle.dumps({"w": [1.0]}, protocol=4))
+    assert f"weights {file}" in refused("evaluate", *MODEL, "--weights", file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refused("evaluate", *MODEL, "--weights", file)
+    assert [str(one.message) for one in caught] == []
 
 
 # Data

@@ -204,7 +204,7 @@ def test_a_grey_network_on_colours(refused, clat, workplace):
         "def grey():\n"
         "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))\n"
     )
-    assert "it takes 1 channels: give --channels 1" in refused("evaluate", "--model", "own_grey:grey", *QUICK)
+    assert "it takes 1 channel: give --channels 1" in refused("evaluate", "--model", "own_grey:grey", *QUICK)
     assert clat("evaluate", "--model", "own_grey:grey", "--channels", 1, *QUICK).code == 0
 
 

@@ -10,6 +10,7 @@ from clat.cli.evaluation_setup import Prepared, cost_text, prepare_evaluation, s
 from clat.cli.evaluation_shares import check_shares, in_shares, one_share, parse_share, shares_asked
 from clat.core.durations import parse_duration
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.evaluation import Protocol, evaluate_set, find_protocol
 from clat.evaluation.budget import EvaluationPlan, choose, random_order, run_pilot
 from clat.evaluation.fast import NAME as FAST
@@ -165,7 +166,7 @@ def _say_sampled(found: SampledEvaluation, options: Namespace, prepared: Prepare
     for note in found.notes:
         say(f"note: {note}")
     say_clean(found.clean, options, prepared.images)
-    say(f"screen           {found.screen} leaves {found.left} of {found.n} images")
+    say(f"screen           {found.screen} leaves {found.left} of {counted(found.n, 'image')}")
     say(f"sample           AutoAttack fools {found.fell} of {found.sample} of these, drawn at random")
     low, high = found.interval
     say(
@@ -225,9 +226,9 @@ def _say_plan(plan: EvaluationPlan) -> None:
     pilot = plan.pilot
     seen = "" if pilot.robust is None else f", {pilot.robust:.0%} robust"
     say(
-        f"budget {plan.budget:.0f} s: {plan.protocol} on {plan.images:,} of {plan.of:,} images, about "
-        f"{plan.seconds:.0f} s ({1000 * pilot.seconds:.2f} ms a pass{seen}, from {pilot.images} images in "
-        f"{pilot.spent:.1f} s)"
+        f"budget {plan.budget:.0f} s: {plan.protocol} on {plan.images:,} of {counted(f'{plan.of:,}', 'image')}, "
+        f"about {plan.seconds:.0f} s ({1000 * pilot.seconds:.2f} ms a pass{seen}, from "
+        f"{counted(pilot.images, 'image')} in {pilot.spent:.1f} s)"
     )
 
 
@@ -238,7 +239,7 @@ def _until(options: Namespace) -> int:
 
     def told(known: SetInterval) -> None:
         if prepared.engine.rank == 0:
-            say(f"{known.n:,} of {known.of:,} images: {_interval_text(known)}")
+            say(f"{known.n:,} of {counted(f'{known.of:,}', 'image')}: {_interval_text(known)}")
 
     found = prepared.run(
         lambda settings: evaluate_until(
@@ -260,7 +261,7 @@ def _until(options: Namespace) -> int:
 
 def _say_partial(found: PartialEvaluation, options: Namespace, prepared: Prepared) -> None:
     say_result(found.evaluation, options, prepared.images)
-    say(f"of all {found.whole.of:,} images  {_interval_text(found.whole)}")
+    say(f"of all {counted(f'{found.whole.of:,}', 'image')}  {_interval_text(found.whole)}")
 
 
 def _interval_text(known: SetInterval) -> str:

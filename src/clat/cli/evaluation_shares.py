@@ -21,6 +21,7 @@ from clat.cli.evaluation_setup import Prepared
 from clat.cli.options import option_words
 from clat.cli.places import check_place, place_for
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.evaluation import Evaluation, Protocol
 from clat.evaluation.dataset import count_shares, evaluate_set
 from clat.evaluation.evaluate import RESUMED_NOTE
@@ -178,7 +179,10 @@ def one_share(options: Namespace, protocol: Protocol, prepared: Prepared, number
     result = prepared.run(lambda settings: evaluate_set(model, images, **divided, **settings))
     if result is not None:
         right, robust = int(result.correct.sum()), int(result.robust.sum())
-        say(f"share {number} of {workers} workers: {len(result.correct)} images, {right} right, {robust} robust")
+        say(
+            f"share {number} of {workers} workers: {counted(len(result.correct), 'image')}, {right} right, "
+            f"{robust} robust"
+        )
         prepared.outputs.write(result)
     return 0
 

@@ -11,6 +11,7 @@ from clat.cli.console import console, say, show
 from clat.cli.options import folder
 from clat.cli.places import add_place_options, place_for
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 
 if TYPE_CHECKING:
     from clat.studies.evidence.request import EvidenceRequest, Finals
@@ -155,8 +156,8 @@ def _list() -> int:
         say(f"{regime.name}: {regime.title}", style="bold")
         scale = regime.scale
         size = "all" if scale.train_size is None else f"{scale.train_size:,}"
-        rows = f"{len(regime.rows())} rows, {regime.screened} + {regime.fresh} seeds"
-        length = f"{size} images, {scale.epochs} epochs"
+        rows = f"{counted(len(regime.rows()), 'row')}, {regime.screened} + {regime.fresh} seeds"
+        length = f"{size} images, {counted(scale.epochs, 'epoch')}"
         say(f"  {regime.network}, {regime.dataset}; {length}; {rows}; scale {scale.name}")
     say("run one: clat evidence overfitting --out runs/evidence; what it takes: --plan")
     return 0

@@ -11,6 +11,7 @@ from clat.cli.console import say
 from clat.cli.options import add_column_options, add_device_option, add_model_options, option_words
 from clat.core.errors import ClatError
 from clat.core.files import claim_output, write_json
+from clat.core.formatting import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +105,7 @@ def _network(options: argparse.Namespace, model: nn.Module, images: ImageSet) ->
     x, _ = tensors(images.take(min(COMPARED, len(images))))
     done = export_network(model, options.out, x)
     shape = " x ".join(map(str, images.shape))
-    agree = f"logits of {done.n} images agree within {done.difference:.1g} of the largest"
+    agree = f"logits of {counted(done.n, 'image')} agree within {done.difference:.1g} of the largest"
     say(f"wrote {done.path}, for images {shape}: {agree}")
     return 0
 
@@ -118,7 +119,10 @@ def _delta(options: argparse.Namespace, model: nn.Module, images: ImageSet) -> i
     whole = sum(value.numel() for value in model.state_dict().values())
     part = sum(value.numel() for value in moved.values())
     size = Path(options.out).stat().st_size
-    say(f"wrote {options.out}: {part:,} of {whole:,} numbers in {len(moved)} tensors, {size / 1000:,.0f} kB")
+    say(
+        f"wrote {options.out}: {part:,} of {whole:,} numbers in {counted(len(moved), 'tensor')}, "
+        f"{size / 1000:,.0f} kB"
+    )
     words = option_words(before, add_options, without=("base", "out", "device"))
     say(f"clat apply {shlex.join([options.out, *words])} --out tuned.safetensors")
     return 0

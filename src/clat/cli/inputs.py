@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clat import models
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
@@ -322,7 +323,7 @@ def data_in_words(images: ImageSet, n: int) -> str:
     Returns:
         Such as "data digits/test, 500 images".
     """
-    return f"data {images.name}/{images.split}, {n:,} image{'' if n == 1 else 's'}"
+    return f"data {images.name}/{images.split}, {counted(f'{n:,}', 'image')}"
 
 
 def about_data(images: ImageSet) -> dict[str, dict[str, object]]:

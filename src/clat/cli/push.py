@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--card",
         choices=("keep", "replace"),
         default="new",
-        help="what to do with a model card that is there (default: new)",
+        help="what to do with a model card that is there (default: stop if there is one)",
     )
     parser.add_argument("--private", action="store_true", help="of a repository that is made")
 

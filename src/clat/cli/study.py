@@ -10,6 +10,7 @@ from clat.cli.options import SAMPLE, folder
 from clat.cli.places import add_place_options, place_for
 from clat.core.checks import at_least
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 
 HELP = "run a table of recipes under one budget, row by row"
 
@@ -117,5 +118,5 @@ def _list() -> int:
         say(f"{study.name}: {study.title}", style="bold")
         for scale in study.scales:
             names = ", ".join(row.name for row in study.rows(scale, Path("OUT")))
-            say(f"  {scale.name}, {scale.epochs} epochs: {names}")
+            say(f"  {scale.name}, {counted(scale.epochs, 'epoch')}: {names}")
     return 0

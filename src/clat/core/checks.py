@@ -7,6 +7,7 @@ import math
 import torch
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 
 LARGEST = 2**63 - 1
 """The largest whole number that torch takes for a size or a count, and that TOML has to hold."""
@@ -80,7 +81,7 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         raise ClatError(f"labels are {y.dtype}, expected torch.int64: convert with y.long()")
     _check_gradients("labels", "y", y)
     if len(y) != n:
-        raise ClatError(f"{len(y)} labels for {n} images: give one an image")
+        raise ClatError(f"{counted(len(y), 'label')} for {counted(n, 'image')}: give one an image")
     if n == 0:
         return
     low, high = torch.stack(y.aminmax()).tolist()

@@ -84,6 +84,22 @@ def count(value: Any) -> str:
     return DASH if whole is None else f"{whole:,.0f}"
 
 
+def counted(number: object, noun: str) -> str:
+    """Return a number with its noun: 1 and "epoch" give "1 epoch", 2 give "2 epochs".
+
+    Args:
+        number: how many, or its text as it is to be written.
+        noun: what is counted, a word that takes an s.
+
+    Returns:
+        The text.
+
+    >>> counted(1, "seed"), counted("1,000", "image")
+    ('1 seed', '1,000 images')
+    """
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
+
+
 def significant(value: Any, digits: int = 3) -> str:
     """Return a number to its significant digits: 0.000123456 gives "0.000123".
 

@@ -13,6 +13,7 @@ from clat.core.checks import at_least
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
+from clat.core.formatting import counted
 from clat.core.notebook import ShownAsTable
 from clat.core.parsing import parse_json
 from clat.network.cost import Cost
@@ -252,7 +253,7 @@ class RankingReport(Ranked[RankingRow]):
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         baseline = ", ".join(f"{name} {value:.4g}" for name, value in self.baseline.items())
         table = Table(
-            title=f"Ranking '{self.ranking}': {self.measure}; {self.n} images",
+            title=f"Ranking '{self.ranking}': {self.measure}; {counted(self.n, 'image')}",
             caption=f"{settings}; the network as it is: {baseline}; "
             f"{self.cost.forwards:,} forwards, {self.cost.backwards:,} backwards, {self.cost.seconds:.1f} s",
         )

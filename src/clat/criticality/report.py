@@ -9,6 +9,7 @@ from typing import Any
 
 from clat.core.console import Table
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.criticality.ranking_report import LayerRow, Ranked
 
 COMPARED = {
@@ -108,7 +109,7 @@ class CriticalityReport(Ranked[CriticalityRow]):
     def table(self, top: int | None = None) -> Table:
         """Return a rich table in forward order, with the `top` most critical layers marked."""
         table = Table(
-            title=f"Criticality, {self.n} images, {self.norm} eps {self.eps}, PGD-{self.steps}",
+            title=f"Criticality, {counted(self.n, 'image')}, {self.norm} eps {self.eps}, PGD-{self.steps}",
             caption=f"{self.metric}, normaliser {self.normaliser}, tap {self.tap}; {COMPARED[self.predecessor]}; "
             f"accuracy on these images {self.clean_accuracy:.1%} clean, {self.adversarial_accuracy:.1%} attacked",
         )

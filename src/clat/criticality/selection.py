@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 from clat.core.units import Size
 from clat.criticality.ranking_report import Ranked
 from clat.criticality.rankings import AnyRanking, CriticalityRanking, make_ranking
@@ -193,7 +194,9 @@ def _chosen(rule: Selection, layers: Sequence[Layer], report: Ranked[Any] | None
     if rule.rule == "all":
         return names
     if rule.k > len(layers):
-        raise ClatError(f"selection.k is {rule.k}, but the model has {len(layers)} layers to select from")
+        raise ClatError(
+            f"selection.k is {rule.k}, but the model has {counted(len(layers), 'layer')} to select from"
+        )
     if rule.rule == "random":
         return random.Random(seed).sample(names, rule.k)
     if report is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.data.classes import Labels
 from clat.data.pixels import by_channel
 
@@ -81,5 +82,5 @@ def label_array(labels: Any, n: int, where: str) -> Labels:
             f"{where}: labels are {values.dtype} of shape {values.shape}, expected whole numbers of shape ({n},)"
         )
     if len(values) != n:
-        raise ClatError(f"{where}: {len(values)} labels for {n} images: give one an image")
+        raise ClatError(f"{where}: {counted(len(values), 'label')} for {counted(n, 'image')}: give one an image")
     return Labels(values.astype(np.int64))

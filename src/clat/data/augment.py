@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 
 
 class BatchAugment(Protocol):
@@ -100,7 +101,9 @@ class Augment:
         """
         n, _, height, width = images.shape
         if self.pad >= min(height, width):  # a window could miss the image, and a reflection has no more rows
-            raise ClatError(f"cannot pad {width}x{height} images by {self.pad} pixels: give a smaller pad")
+            raise ClatError(
+                f"cannot pad {width}x{height} images by {counted(self.pad, 'pixel')}: give a smaller pad"
+            )
         if isinstance(params, torch.Generator):
             params = self.draw(n, params)
         top, left, mirrored = params.to(images.device, non_blocking=True).unbind(1)

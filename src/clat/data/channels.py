@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.data.imageset import ImageSet
 from clat.data.lazy import LazyImages
 
@@ -34,7 +35,9 @@ def with_channels(images: ImageSet, channels: int | None) -> ImageSet:
     if channels in (None, own):
         return images
     if channels not in (1, 3) or own not in (1, 3):
-        raise ClatError(f"images of '{images.name}' have {own} channels: there is no way to make them {channels}")
+        raise ClatError(
+            f"images of '{images.name}' have {counted(own, 'channel')}: there is no way to make them {channels}"
+        )
     if channels == 1 and images.dtype != torch.uint8:
         raise ClatError(f"images of '{images.name}' are {images.dtype}: only 8-bit ones are made grey here")
     if isinstance(images.images, LazyImages):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.data.arrays import image_array, label_array
 from clat.data.channels import with_channels
 from clat.data.classes import Classes, Labels, number_classes, read_classes
@@ -107,7 +108,7 @@ def _as_it_is(images: ImageSet, size: int | None, channels: int | None, classes:
     if size is not None and pixels != [size, size]:
         raise ClatError(f"{where} is an ImageSet of {pixels[1]}x{pixels[0]} pixels: read it with image_size={size}")
     if channels is not None and channels != own:
-        raise ClatError(f"{where} is an ImageSet of {own} channels: read it with channels={channels}")
+        raise ClatError(f"{where} is an ImageSet of {counted(own, 'channel')}: read it with channels={channels}")
     if classes is not None and read_classes(classes) != images.class_names:
         raise ClatError(f"{where} is an ImageSet whose classes have an order already: read it with classes=[...]")
     return images

@@ -10,6 +10,7 @@ import torch
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.data.lazy import FloatImages, LazyImages, decoded_batches
 from clat.data.sample import sample_ids, sample_notes
 from clat.data.shown import image_set_html
@@ -78,7 +79,8 @@ class ImageSet:
 
     def __repr__(self) -> str:
         pixels = f"{'x'.join(map(str, self.shape))} {str(self.dtype).removeprefix('torch.')}"
-        return f"ImageSet({self.name!r}, {self.split!r}, {len(self)} images {pixels}, {self.num_classes} classes)"
+        size = f"{counted(len(self), 'image')} {pixels}, {self.num_classes} classes"
+        return f"ImageSet({self.name!r}, {self.split!r}, {size})"
 
     def _repr_html_(self) -> str:
         return image_set_html(self)
@@ -129,7 +131,7 @@ class ImageSet:
         if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(self)):
             raise ClatError(
                 f"indices {int(chosen.min())} to {int(chosen.max())} reach outside '{self.name}/{self.split}'"
-                f" with its {len(self)} images"
+                f" with its {counted(len(self), 'image')}"
             )
         images = self.images.subset(chosen) if isinstance(self.images, LazyImages) else self.images[chosen]
         return replace(self, images=images, labels=self.labels[chosen])

@@ -229,7 +229,7 @@ class ImageFiles:
         notes = []
         twice = sum(count > 1 for count in Counter(paths).values())
         if twice:
-            notes.append(f"{twice} files are listed twice or more in {file}")
+            notes.append(f"{'1 file is' if twice == 1 else f'{twice} files are'} listed twice or more in {file}")
         return paths, to_labels(columns[label], None, label, self.name), notes
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from clat.core.formatting import counted
 from clat.data.pictures import data_uri
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def image_set_html(images: ImageSet) -> str:
     named = zip(pixels, some.labels.tolist(), strict=True)
     pictures = "".join(_figure(image, images.class_names[label]) for image, label in named)
     about = (
-        f"{len(images):,} images of {width} x {height} pixels, {channels} channels, {images.num_classes} classes"
+        f"{counted(f'{len(images):,}', 'image')} of {width} x {height} pixels, {counted(channels, 'channel')}, "
+        f"{images.num_classes} classes"
     )
     title = f"<b>{escape(images.name)}/{escape(images.split)}</b>: {about}"
     notes = "".join(f"<br><small>{escape(note)}</small>" for note in images.notes)

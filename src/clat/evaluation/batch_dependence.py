@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.evaluation.predict import predict
 from clat.network import modes
 from clat.network.guard import floating_type
@@ -45,7 +46,9 @@ def logits_alone(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     except (RuntimeError, ValueError) as error:
         taken = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), x.shape[1])
         if x.shape[1] != taken and "channel" in str(error):
-            raise ClatError(f"the network takes images of {taken} channels, and these have {x.shape[1]}") from error
+            raise ClatError(
+                f"the network takes images of {counted(taken, 'channel')}, and these have {x.shape[1]}"
+            ) from error
         if not _needs_company(model, x, y):
             raise
         reason = str(error).strip().splitlines()[0][:160]

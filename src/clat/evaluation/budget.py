@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.core.seeds import permutation
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
@@ -181,12 +182,12 @@ def choose(
     name, count, each = plans[-1]
     least = min(batch_size, available)
     if count < least:
-        fewer = f"about {count} images fit: ask for fewer with --batch-size {count}, or give more time"
+        fewer = f"about {counted(count, 'image')} fit: ask for fewer with --batch-size {count}, or give more time"
         given = f"{budget:.0f}" if budget >= 1 else f"{budget:g}"
         takes = least * each * CAUTION / processes + pilot.spent
         raise ClatError(
-            f"the budget of {given} s is too small for a batch of {least} images under {name}, which takes about "
-            f"{takes:.0f} s; {fewer if count > 0 else 'nothing fits: give more time'}"
+            f"the budget of {given} s is too small for a batch of {counted(least, 'image')} under {name}, which "
+            f"takes about {takes:.0f} s; {fewer if count > 0 else 'nothing fits: give more time'}"
         )
     return EvaluationPlan(
         protocol=name,

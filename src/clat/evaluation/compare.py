@@ -12,7 +12,7 @@ from torch import Tensor
 from clat.core.console import Table
 from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
-from clat.core.formatting import p_text, percent, points
+from clat.core.formatting import counted, p_text, percent, points
 from clat.core.notebook import ShownAsTable
 from clat.evaluation.protocols import setting_text
 from clat.evaluation.result import Evaluation, EvaluationRecord
@@ -126,8 +126,9 @@ class SeedComparison(ShownAsTable, SavedAsJson):
         Returns:
             Mean, deviation and lowest; with two groups, Welch's interval and p value of their difference too.
         """
-        counts = " and ".join(str(len(group)) for group in self.labels)
-        table = Table(title=f"{counts} seeds, {_setting_text(self.setting)}")
+        *before, last = (len(group) for group in self.labels)
+        counts = " and ".join([*map(str, before), counted(last, "seed")])
+        table = Table(title=f"{counts}, {_setting_text(self.setting)}")
         groups = "AB" if len(self.labels) == 2 else "A"
         tested = ("95 % interval", "p") if self.differences else ()
         _columns(table, "accuracy", "group", "mean", "deviation", "lowest of n", *tested)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clat.core.errors import ClatError
 from clat.core.files import SavedAsJson
-from clat.core.formatting import number
+from clat.core.formatting import counted, number
 from clat.core.parsing import parse_json
 from clat.evaluation.protocols import ball_text, protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
@@ -131,7 +131,7 @@ class EvaluationRecord(SavedAsJson):
     def _repr_html_(self) -> str:
         title = f"{self.name}: {self.protocol}" + (f" at {self.ball}" if self.ball else "")
         clean, robust = self.clean_accuracy or "-", self.robust_accuracy or "-"
-        caption = "\n".join([f"{self.setting['n']} images", *self.notes])
+        caption = "\n".join([counted(self.setting["n"], "image"), *self.notes])
         return evaluation_html(title, clean, self.per_attack, robust, caption)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from clat.core.files import SavedAsJson
+from clat.core.formatting import counted
 from clat.core.threat_model import ThreatModel
 from clat.evaluation.protocols import Protocol, ball_text, setting_text
 from clat.evaluation.record import EvaluationRecord, RecordedAccuracy
@@ -110,7 +111,7 @@ class Evaluation(SavedAsJson):
 
     def _repr_html_(self) -> str:
         title = setting_text(self.protocol.data(), self.norm, self.eps)
-        caption = "\n".join([f"{len(self.correct):,} images", *self.notes])
+        caption = "\n".join([counted(f"{len(self.correct):,}", "image"), *self.notes])
         return evaluation_html(title, self.clean_accuracy, self.per_attack, self.robust_accuracy, caption)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.core.parsing import parse_json
 from clat.data import ImageSet
 
@@ -57,8 +58,7 @@ def check_count(count: int | None, images: ImageSet) -> None:
     """
     if count is not None and not 1 <= count <= len(images):
         raise ClatError(
-            f"--num-samples is {count}: give 1 to {len(images)}, as '{images.name}/{images.split}' has "
-            f"{len(images)} images"
+            f"--num-samples is {count}: give 1 to {len(images)}, which is all of '{images.name}/{images.split}'"
         )
 
 
@@ -83,7 +83,7 @@ def check_ids(ids: Tensor | Sequence[Any], n: int, where: str) -> Tensor:
             raise ClatError(f"ids hold {entry!r}: expected whole numbers, those of images of {where}")
         number = int(entry)
         if not 0 <= number < n:
-            raise ClatError(f"ids hold {number}, but {where} has {n} images, numbered from 0 to {n - 1}")
+            raise ClatError(f"ids hold {number}, but {where} has {counted(n, 'image')}, numbered from 0 to {n - 1}")
         if number in seen:
             raise ClatError(f"ids hold {number} twice: each image counts once")
         seen.add(number)

@@ -9,7 +9,7 @@ from typing import Any
 
 from clat.core.environment import describe_environment
 from clat.core.files import write_text
-from clat.core.formatting import percent, points
+from clat.core.formatting import counted, percent, points
 from clat.evaluation.compare import Comparison
 from clat.evaluation.protocols import Protocol, ball_text, unbounded_attacks
 from clat.evaluation.statistics import PairedDifference
@@ -70,8 +70,8 @@ def card(
     environment, images = describe_environment(), test.images
     setting = ball_text(test.protocol.data(), config.norm, config.threat.text)
     ball = f", {setting}" if setting else ""
-    epochs = f"{plan.epochs} epoch{'s' if plan.epochs != 1 else ''}"
-    count = f"{len(test.ids):,} image{'s' if len(test.ids) != 1 else ''}"
+    epochs = counted(plan.epochs, "epoch")
+    count = counted(f"{len(test.ids):,}", "image")
     rows = "\n".join(
         f"| {kind} | {percent(one.value)} | {percent(two.value)} | {points(comparison.differences[kind].value)} |"
         for kind, (one, two) in comparison.accuracies.items()
@@ -169,7 +169,7 @@ def _promised(promise: dict[str, Any] | None) -> list[str]:
             "",
         ]
     return [
-        f"{wanted}: of the points on the line between start and end, the one at {promise['alpha']:g} holds that "
-        f"{sure}, with the most robust accuracy.",
+        f"{wanted}: of the points on the line between start (0) and end (1), the one at {promise['alpha']:g} "
+        f"holds that {sure}, with the most robust accuracy.",
         "",
     ]

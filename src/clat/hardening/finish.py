@@ -129,12 +129,13 @@ def keep_promise(
     alpha = 1.0 if chosen is None else chosen.alpha
     set_point(model, start, end, alpha, batches)
     kept = chosen is not None
+    sure = f"with a confidence of {CONFIDENCE:.0%} on {len(x)} held-out images"
     log.say(
         f"  promise of {config.max_clean_drop:g} points of clean accuracy: "
         + (
-            f"alpha {alpha:g} on the line from start to end"
+            f"of the points on the line between start (0) and end (1), the one at {alpha:g} holds that {sure}"
             if chosen is not None
-            else f"no point of the line holds it with a confidence of {CONFIDENCE:.0%} on {len(x)} held-out images"
+            else f"no point of the line between start and end holds that {sure}"
         ),
         style="cyan" if kept else "yellow",
     )

@@ -102,7 +102,8 @@ def look(
     if robust.value > ROBUST_ALREADY * clean.value:
         raise ClatError(
             f"the network is robust already ({clean.value:.1%} clean, {robust.value:.1%} under PGD-{STEPS} at "
-            f"{threat.norm} {threat.text}): tune it on with clat train clat-finetune, or give a larger eps"
+            f"{threat.norm} {threat.text}): give a larger eps (--eps), or train it further with clat train, which "
+            "need not make it more robust"
         )
     return FirstLook(clean, robust, _criticality(model, x[:RANKED], y[:RANKED], threat, seed), seconds)
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from clat.core.errors import ClatError
-from clat.core.formatting import duration
+from clat.core.formatting import counted, duration
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
@@ -170,14 +170,17 @@ def _mean_step(config: HardenConfig, name: str, step_seconds: Mapping[str, float
 def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:
     """Return a candidate's name, and why it is taken."""
     if config.objective is not None:
-        return config.objective, f"{config.objective}, as asked for: {fits[config.objective]} epochs"
+        return config.objective, f"{config.objective}, as asked for: {counted(fits[config.objective], 'epoch')}"
     worth = [name for name in fits if fits[name] >= CANDIDATES[name].worth_from]
     if not worth:
         return min(fits, key=lambda name: -fits[name]), "the cheapest candidate, as no other fits"
     name = max(worth, key=lambda one: CANDIDATES[one].worth_from)
     dearer = [one for one in fits if CANDIDATES[one].worth_from > CANDIDATES[name].worth_from]
-    beside = [f"{one} would get {fits[one]} epochs and needs {CANDIDATES[one].worth_from}" for one in dearer[:1]]
-    return name, f"{name} for {fits[name]} epochs" + (f"; {beside[0]}" if beside else "")
+    beside = [
+        f"{one} would get {counted(fits[one], 'epoch')} and needs {CANDIDATES[one].worth_from}"
+        for one in dearer[:1]
+    ]
+    return name, f"{name} for {counted(fits[name], 'epoch')}" + (f"; {beside[0]}" if beside else "")
 
 
 def precision_reason(asked: str, engine: EngineConfig) -> str:

@@ -104,8 +104,13 @@ def _check_field(name: str) -> None:
     """Refuse a field of the recipe that something else decides."""
     table, _, rest = name.partition(".")
     if table not in FIELDS or not rest:
+        from clat.recipe.problems import fields_called
+
+        tables = ("optimizer.", "schedule.", "monitor.")
+        near = [f"--{path}" for path in fields_called(name) if path.startswith(tables)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ClatError(
-            f"--{name}: a hardening takes fields of {', '.join(FIELDS)}, and the options of clat harden"
+            f"--{name}: {hint}A hardening takes fields of {', '.join(FIELDS)}, and the options of clat harden"
         )
     if table == "stages" and rest.endswith(".epochs"):
         raise ClatError(f"--{name}: the plan decides on the stages' epochs; give --epochs, or a budget")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 from clat.core.notices import notice
 
 StateDict = dict[str, Tensor]
@@ -65,8 +66,8 @@ def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
     took = f"'{'.'.join(place)}'" if place else "the entries at its top"
     for name, count in _nameless(content, state):
         notice(
-            f"weights {path}: took {took}; the file also holds '{name}', {count} tensors without names, such as an "
-            "average of the weights, which cannot be taken; save them as a state_dict"
+            f"weights {path}: took {took}; the file also holds '{name}', {counted(count, 'tensor')} "
+            "without names, such as an average of the weights, which cannot be taken; save them as a state_dict"
         )
     if others:
         listed = ", ".join(f"'{name}'" for name in others[:5])

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from clat.core.formatting import counted
 from clat.models.fitting import bare
 
 
@@ -67,7 +68,7 @@ def advice(model: nn.Module, shape: Sequence[int]) -> str:
     channels, *size = shape
     if expected.channels is not None and expected.channels != channels:
         cure = ": give --channels 1 (in a recipe data.channels = 1)" if expected.channels == 1 else ""
-        return f"; it takes {expected.channels} channels{cure}"
+        return f"; it takes {counted(expected.channels, 'channel')}{cure}"
     if expected.size is not None and expected.size != tuple(size):
         height, width = expected.size
         square = f": give --image-size {height} (in a recipe data.image_size = {height})" if height == width else ""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from clat.core.errors import ClatError, first_line
+from clat.core.formatting import counted
 from clat.core.notices import notice
 from clat.models.normalize import Statistics
 
@@ -170,7 +171,8 @@ def fitting_statistics(
     if all(len(values) in (1, channels) for values in pair):
         return pair[0], pair[1]
     notice(
-        f"model '{name}': its normalisation is for {max(map(len, pair))} channels, their average serves {channels}"
+        f"model '{name}': its normalisation is for {counted(max(map(len, pair)), 'channel')}, their average "
+        f"serves {channels}"
     )
     average = [(sum(values) / len(values),) for values in pair]
     return average[0], average[1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 from clat.models.names import wrapped_part
 from clat.network.outputs import logits_of
 
@@ -107,7 +108,8 @@ class Normalize(nn.Module):
         channels = max(self.mean.shape[1], self.std.shape[1])
         if channels not in (1, x.shape[1]):  # broadcasting would quietly turn one channel into three
             raise ClatError(
-                f"normalisation has {channels} channels, the images {x.shape[1]}; give one value a channel"
+                f"normalisation has {counted(channels, 'channel')}, the images {x.shape[1]}; give one value a "
+                "channel"
             )
         return (x - self.mean) / self.std
 

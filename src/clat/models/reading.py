@@ -11,6 +11,7 @@ import argparse
 import mmap
 import pickle
 import textwrap
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def read_content(path: Path) -> tuple[Any, dict[str, str]]:
                 return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
         refuse_bombs(path)
         # timm's own checkpoints hold their options as a Namespace, which does nothing but keep attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # What the restricted unpickler cannot read of another protocol it refuses, which is told as such.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True), {}
     except ClatError:
         raise

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from clat.core.errors import ClatError, unknown
+from clat.core.formatting import counted
 from clat.core.notices import notice
 from clat.models import robustbench
 from clat.models.densenet import densenet121
@@ -268,5 +269,5 @@ def _check_channels(statistics: Statistics | None, in_channels: int) -> None:
     channels = max(map(len, statistics)) if statistics else 1
     if channels not in (1, in_channels):
         raise ClatError(
-            f"normalize has {channels} channels but in_channels={in_channels}; give one value a channel"
+            f"normalize has {counted(channels, 'channel')} but in_channels={in_channels}; give one value a channel"
         )

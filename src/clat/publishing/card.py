@@ -9,6 +9,7 @@ from typing import Any
 
 from clat.core.errors import ClatError
 from clat.core.files import write_text
+from clat.core.formatting import counted
 from clat.core.version import __version__
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
 
@@ -101,7 +102,7 @@ def _results(records: Sequence[EvaluationRecord]) -> list[str]:
         clean, robust = record.clean_accuracy, record.robust_accuracy
         n = clean.n if clean is not None else None
         where = "/".join(filter(None, (record.text("data", "name"), record.text("data", "split")))) or "not named"
-        images = where + (f", {n:,} images" if n else "")
+        images = where + (f", {counted(f'{n:,}', 'image')}" if n else "")
         norm = record.text("protocol", "norm") or ""
         radius = f"{norm} {record.eps or '?'}".strip() if record.bounded_by_eps else "-"
         cells = (images, record.protocol, radius, clean or "-", robust or "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import tempfile
 import warnings
@@ -145,4 +146,14 @@ def _needs(library: str) -> None:
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations within the exporters, which nobody here can mend
-        yield
+        registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+        registration.addFilter(_needed)
+        try:
+            yield
+        finally:
+            registration.removeFilter(_needed)
+
+
+def _needed(record: logging.LogRecord) -> bool:
+    """Return whether a line of the exporter's log is about more than torchvision's operators, which none needs."""
+    return not str(record.msg).startswith("torchvision is not installed")

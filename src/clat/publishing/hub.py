@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from clat.core.errors import ClatError
 from clat.publishing.card import CARD
-from clat.publishing.folder import read_config
+from clat.publishing.folder import CONFIG, read_config
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -40,6 +40,11 @@ def push(
     folder = Path(folder)
     if not folder.is_dir():
         raise ClatError(f"{folder} is no folder: write one with clat.save_pretrained (clat export --out FOLDER)")
+    if not (folder / CONFIG).exists():
+        raise ClatError(
+            f"{folder} holds no network to send, as there is no {CONFIG} in it: write it with clat export --out "
+            "FOLDER (clat.save_pretrained)"
+        )
     read_config(folder)
     if not _NAME.fullmatch(repo):
         raise ClatError(f"the repository is '{repo}': expected owner/name")

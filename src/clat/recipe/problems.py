@@ -93,6 +93,18 @@ def place_in_words(location: Sequence[int | str], data: dict[str, Any]) -> str:
     return ".".join(parts)
 
 
+def fields_called(name: str) -> list[str]:
+    """Return where a recipe has fields of a name.
+
+    Args:
+        name: the field's, without its table.
+
+    Returns:
+        Their places, the outermost first, such as ["schedule.lr"].
+    """
+    return sorted(set(_below([Recipe], {}, name)), key=lambda path: (path.count("."), path))
+
+
 def _nearest_field(location: Location, data: dict[str, Any]) -> str:
     """Return a hint: fields of that very name in a table below, else one with a similar name beside it."""
     *parents, key = location

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 
 _START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
 
@@ -70,7 +71,8 @@ class Schedule:
         """
         if self.warmup >= _length(self, span):
             raise ClatError(
-                f"schedule.warmup is {self.warmup}: the schedule has {_length(self, span):g} epochs in all"
+                f"schedule.warmup is {self.warmup}: the schedule has "
+                f"{counted(f'{_length(self, span):g}', 'epoch')} in all"
             )
         if self.start > 0 and self.start + span > _length(self, span):
             raise ClatError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from clat.core.formatting import SPACE, count, interval, number, percent, points
+from clat.core.formatting import SPACE, count, counted, interval, number, percent, points
 from clat.evaluation.paired import differences_where_paired
 from clat.evaluation.result import EvaluationRecord, RecordedAccuracy
 from clat.report.paired import difference_in_words
@@ -107,8 +107,8 @@ def _budget(run: Run, other: Run) -> str:
     if here and there and not 0.95 < there / here < 1.05:
         passes = f" and {there / here:.2f} times the backward passes"
     if ours == theirs:
-        return f"at the same budget of {ours} epochs{passes}"
-    return f"at a different budget ({theirs} epochs, {ours} here){passes}"
+        return f"at the same budget of {counted(ours, 'epoch')}{passes}"
+    return f"at a different budget ({counted(theirs, 'epoch')}, {ours} here){passes}"
 
 
 def other_images(one: EvaluationRecord, other: EvaluationRecord) -> bool:

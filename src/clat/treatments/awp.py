@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.network import modes
 from clat.network.exchange import exchanged
 from clat.network.gradients import gradients_by
@@ -55,7 +56,9 @@ class AWP(Treatment):
 
     def check(self, epochs: int) -> None:
         if self.warmup >= epochs:
-            raise ClatError(f"awp.warmup is {self.warmup}: the stage has {epochs} epochs, so it would never act")
+            raise ClatError(
+                f"awp.warmup is {self.warmup}: the stage has {counted(epochs, 'epoch')}, so it would never act"
+            )
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return WeightPerturbation(self, context)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.runtime.jobs.job import Job
 from clat.runtime.layout import without_launcher
 
@@ -93,7 +94,8 @@ class LocalProcesses:
             needed = job.gpus(bool(self.gpus))
             if needed > len(self.gpus):
                 raise ClatError(
-                    f"{job.name} asks for {needed} GPUs (engine.devices), but there are {len(self.gpus)} here"
+                    f"{job.name} asks for {counted(needed, 'GPU')} (engine.devices), but there are "
+                    f"{len(self.gpus)} here"
                 )
 
     def has_room(self, job: Job) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clat.bench.repeated_step import with_statistics
 from clat.core.errors import ClatError
-from clat.core.formatting import DASH, count
+from clat.core.formatting import DASH, count, counted
 from clat.criticality.rankings import CriticalityRanking
 from clat.criticality.report import CriticalityReport
 from clat.data import Loader, hold_out
@@ -201,7 +201,7 @@ def selected_layers(request: Request) -> Content:
                 except ClatError as error:
                     failure = str(error)
             else:
-                entry["absent"] = f"not at this scale, whose stage selects {len(selections)} times"
+                entry["absent"] = f"not at this scale, whose stage selects {counted(len(selections), 'time')}"
         entries.append({**entry, "failure": failure})
     return Content(
         columns=("data", "network", "weights", "ours", "paper", "in both"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from clat.core.formatting import counted
 from clat.studies.paper.catalogue import TABLES
 from clat.studies.paper.figures import figure_curves
 from clat.studies.paper.lines import table_lines
@@ -38,7 +39,7 @@ def described(table: PaperTable) -> tuple[str, str, str]:
     parts = [
         ", ".join(table.all_networks()),
         ", ".join(table.all_datasets()),
-        f"{count} run{'' if count == 1 else 's'} a seed" if count else "nothing is trained",
+        f"{counted(count, 'run')} a seed" if count else "nothing is trained",
     ]
     if table.id in RECORDED:
         parts.append(f"recorded: {RECORDED[table.id]}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from clat.core.formatting import counted
 from clat.data import hold_out, load_split
 from clat.studies.row import Paper, Row, Scale, Study, Table, clat_stage, make_recipe, stage
 from clat.studies.tables.scales import SHORT, SMOKE
@@ -107,7 +108,9 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
     found += pair(scale, "grad-align", "grad-align", fast=True)
     window = max(1, scale.epochs // 20)
     swa = {"name": "swa", "start": 0.5, "window": window}
-    found += pair(scale, "swaat", "pgd-at", treatments=[swa], stateful=True, note=f"Windows of {window} epochs.")
+    found += pair(
+        scale, "swaat", "pgd-at", treatments=[swa], stateful=True, note=f"Windows of {counted(window, 'epoch')}."
+    )
     found += pair(scale, "ema", "pgd-at", treatments=[_EMA], stateful=True)
     for strength in ("idbh-weak", "idbh-strong"):
         found += pair(scale, strength, "pgd-at", changes={"data": {"augment": strength}})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clat.core.formatting import counted
 from clat.hardening.recipe import MONITOR_STEPS, harden_schedule, harden_stages
 from clat.studies.row import Row, Scale, Study, Table, make_recipe, stage
 
@@ -86,7 +87,7 @@ def rows(scale: Scale, out: Path) -> Sequence[Row]:
 
 
 def _note(candidate: str, stages: Sequence[Table]) -> str:
-    return f"{candidate}: " + " + ".join(f"{one['epochs']} epochs" for one in stages)
+    return f"{candidate}: " + " + ".join(counted(one["epochs"], "epoch") for one in stages)
 
 
 HARDENING = Study("hardening", "Which objective hardens a clean network best at equal time?", rows, (SMALL, MEDIUM))
