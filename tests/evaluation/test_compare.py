@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,13 +265,24 @@ def test_evaluations_in_memory(linear: Any, samples: Any) -> None:
     x: Tensor
     x, y = samples(first, 30)
     shifted = evaluate(first, x, y, protocol="fgsm", eps=0.02, ids=torch.arange(30) + 1)
-    with pytest.raises(ClatError, match="this evaluation and this evaluation are of different images"):
+    with pytest.raises(ClatError, match="first and second are of different images"):
         compare(evaluate(first, x, y, protocol="fgsm", eps=0.02), shifted)
     results = [evaluate(model, x, y, protocol="pgd-10", eps=0.02) for model in (first, second)]
     comparison = compare(*results)
     expected = results[1].clean_accuracy.value - results[0].clean_accuracy.value
     assert comparison.differences["clean"].value == pytest.approx(expected)
     assert comparison.differences["clean"].p_value < 1e-4
+    assert comparison.labels == ("first", "second")
+    known = [{"weights": "a.safetensors"}, {"weights": "b.safetensors", "label": "last"}]
+    results = [
+        evaluate(model, x, y, protocol="fgsm", eps=0.02, about=about)
+        for model, about in zip((first, second), known, strict=True)
+    ]
+    assert compare(*results).labels == ("a.safetensors", "last")
+    assert compare(results[0], replace(results[1], about=known[0])).labels == (
+        "first, a.safetensors",
+        "second, a.safetensors",
+    )
 
 
 def test_an_empty_group_of_seeds_is_refused(tmp_path):

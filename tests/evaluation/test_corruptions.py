@@ -156,6 +156,13 @@ def test_bad_input(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ClatError, match=r"pip install imagecorruptions-imaug"):
         evaluate_corruptions(Brightness(), images)
+    for given, options, says in (
+        (images, {"names": ["gausian_noise"]}, "did you mean 'gaussian_noise'"),
+        (images, {"severities": [6]}, "severity is 6"),
+        (small, {}, "the images are 8 x 8"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            evaluate_corruptions(Brightness(), given, **options)  # type: ignore[arg-type]
 
 
 def test_the_command(

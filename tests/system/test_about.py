@@ -34,7 +34,12 @@ def test_a_recipe_is_shown_as_toml_that_trains(clat, workplace):
 
 def test_recipes_that_are_none(refused):
     assert "unknown recipe 'dmeo'; did you mean 'demo'?" in refused("recipes", "show", "dmeo")
-    assert "invalid choice: 'shwo'" in refused("recipes", "shwo")
+    for word in ("shwo", "list"):
+        line = refused("recipes", word)
+        assert f"unknown action '{word}' of clat recipes" in line
+        assert "clat recipes alone lists the built-in recipes" in line
+    assert "did you mean 'show'?" in refused("recipes", "shwo")
+    assert "unknown action 'shwo' of clat data" in refused("data", "shwo")
     assert "NAME" in refused("recipes", "show")
 
 

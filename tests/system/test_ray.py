@@ -88,9 +88,9 @@ def refused(message, job, **settings):
 
 
 some = job("refused", "true")
-refused("refused asks for 3 CPUs, but no machine of the cluster has more than 1 CPUs", some, cpus=3)
+refused("refused asks for 3 CPUs, but no machine of the cluster has more than 1 CPU", some, cpus=3)
 refused("GB of memory, but no machine", some, memory=10**15)
-refused("refused asks for 1 GPUs, but no machine", job("refused", "true", device="cuda"))
+refused("refused asks for 1 GPU, but no machine", job("refused", "true", device="cuda"))
 module.__version__ = "0.0.1"
 refused("here it is 0.0.1: install one of them", some)
 module.__version__ = __import__("clat").__version__

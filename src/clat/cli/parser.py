@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NoReturn, Protocol, cast
 
-from clat.core.errors import ClatError
+from clat.core.errors import ClatError, unknown
 from clat.core.version import __version__
 
 
@@ -47,6 +47,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a ClatError with argparse's message."""
         raise ClatError(f"{message} (see {self.prog} --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise a ClatError for an action that a command does not have: it says what the command does alone."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            alone = self.get_default("alone")
+            hint = f"; {self.prog} alone {alone}" if alone else ""
+            raise ClatError(f"{unknown('action', value, action.choices, where=f' of {self.prog}')}{hint}")
+        super()._check_value(action, value)
 
 
 class _Version(argparse.Action):

@@ -17,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     add_json_option(parser, "the list")
+    parser.set_defaults(alone="lists the built-in recipes")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     show = actions.add_parser(
         "show",

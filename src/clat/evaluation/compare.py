@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from clat.core.files import SavedAsJson
 from clat.core.formatting import counted, p_text, percent, points
 from clat.core.notebook import ShownAsTable
 from clat.evaluation.protocols import setting_text
+from clat.evaluation.record import UNNAMED
 from clat.evaluation.result import Evaluation, EvaluationRecord
 from clat.evaluation.same_run import refuse_one_run, structure_notes
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
@@ -206,7 +207,7 @@ def _read_all(sources: Sequence[Source]) -> list[EvaluationRecord]:
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise ClatError(f"{twice} is named twice: a comparison needs different results")
-    everything = [_read(source) for source in sources]
+    everything = _told_apart([_read(source) for source in sources])
     first = everything[0]
     for other in everything[1:]:
         for name, value in first.setting.items():
@@ -248,13 +249,26 @@ def _notes(everything: Sequence[EvaluationRecord]) -> tuple[str, ...]:
 def _read(source: Source) -> EvaluationRecord:
     """Return the record of a source. Raises ClatError unless it holds verdicts and what they are of."""
     if isinstance(source, Evaluation):
-        record = EvaluationRecord.from_dict(source.to_dict(), str(source.about.get("label", "this evaluation")))
+        known = (source.about.get(what) for what in ("label", "weights"))
+        record = EvaluationRecord.from_dict(source.to_dict(), str(next((one for one in known if one), UNNAMED)))
     elif isinstance(source, EvaluationRecord):
         record = source
     else:
         record = EvaluationRecord.from_json(source)
     record.verdicts()
     return record
+
+
+def _told_apart(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """Return results that have names of their own: by their place where they have none, or share one."""
+    names = [record.name for record in records]
+    places = ["first", "second", *(f"number {place}" for place in range(3, len(names) + 1))]
+    return [
+        replace(record, name=place if record.name == UNNAMED else f"{place}, {record.name}")
+        if record.name == UNNAMED or names.count(record.name) > 1
+        else record
+        for place, record in zip(places, records, strict=False)
+    ]
 
 
 def _accuracy(flags: Tensor) -> Accuracy:

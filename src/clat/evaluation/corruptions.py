@@ -38,6 +38,15 @@ SMALLEST = 32
 """Pixels of a side that the package asks for."""
 
 
+NAMES = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    *("snow", "frost", "fog", "brightness", "spatter"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
+)
+"""The corruptions of the package, for where it is not installed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorruptionResult(ShownAsTable, SavedAsJson):
     """`accuracies`: corruption -> severity -> accuracy; `clean`: on the images as they are; `images`: a digest of
@@ -124,23 +133,9 @@ def evaluate_corruptions(
         ClatError: the package is missing, the images are too small or not of 8 bits, or a name or severity that
             does not exist.
     """
+    _check_asked(images, names, severities)
     package = _package()
     names = list(package.get_corruption_names() if names is None else names)
-    known = package.get_corruption_names("all")
-    for name in names:
-        if name not in known:
-            raise unknown("corruption", name, known)
-    for severity in severities:
-        if severity not in SEVERITIES:
-            raise ClatError(f"severity is {severity}: expected whole numbers from 1 to 5")
-    if not names or not severities or len(images) == 0:
-        raise ClatError("there is nothing to measure: name corruptions, severities and images")
-    height, width = images.shape[1:]
-    if min(height, width) < SMALLEST:
-        raise ClatError(
-            f"the images are {width} x {height}: corruptions need at least {SMALLEST} x {SMALLEST} "
-            f"(--image-size {SMALLEST})"
-        )
     pixels = images.load().images
     if not isinstance(pixels, Tensor):
         raise ClatError(
@@ -167,6 +162,28 @@ def evaluate_corruptions(
         about=about or {},
         images=digest(sample_digests(pixels, images.labels, torch.arange(len(pixels)))),
     )
+
+
+def _check_asked(images: ImageSet, names: Sequence[str] | None, severities: Sequence[int]) -> None:
+    """Raise ClatError for what cannot be measured, whether or not the package is there."""
+    for severity in severities:
+        if severity not in SEVERITIES:
+            raise ClatError(f"severity is {severity}: expected whole numbers from 1 to 5")
+    try:
+        known = _package().get_corruption_names("all")
+    except ClatError:
+        known = NAMES
+    for name in names or ():
+        if name not in known:
+            raise unknown("corruption", name, known)
+    if (names is not None and not names) or not severities or len(images) == 0:
+        raise ClatError("there is nothing to measure: name corruptions, severities and images")
+    height, width = images.shape[1:]
+    if min(height, width) < SMALLEST:
+        raise ClatError(
+            f"the images are {width} x {height}: corruptions need at least {SMALLEST} x {SMALLEST} "
+            f"(--image-size {SMALLEST})"
+        )
 
 
 def corrupted(pixels: Tensor, name: str, severity: int, seed: int) -> Tensor:

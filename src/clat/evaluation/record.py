@@ -18,6 +18,8 @@ from clat.core.parsing import parse_json
 from clat.evaluation.protocols import ball_text, protocol_title, unbounded_attacks
 from clat.evaluation.shown import evaluation_html
 
+UNNAMED = "this evaluation"
+"""What a result is called that nobody gave a name."""
 TEST_DECIDES = (
     "the test split decides in this run (data.decide_on): its accuracies there are chosen for, and no estimate of "
     "those on new images"
@@ -88,7 +90,7 @@ class EvaluationRecord(SavedAsJson):
     data: dict[str, Any]
 
     @classmethod
-    def from_dict(cls, data: Any, name: str = "this evaluation") -> EvaluationRecord:
+    def from_dict(cls, data: Any, name: str = UNNAMED) -> EvaluationRecord:
         """Return the record of what `Evaluation.to_dict` wrote.
 
         Args:

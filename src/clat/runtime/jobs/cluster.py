@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError, first_line
+from clat.core.formatting import counted
 from clat.core.version import __version__
 from clat.runtime.jobs.answer import find_address, require_answer, require_cluster
 from clat.runtime.jobs.job import LOST, Job
@@ -280,4 +281,4 @@ def _connect(ray: Any, address: str | None) -> None:
 
 def _amount(kind: str, number: float) -> str:
     """Return an amount of a resource in words."""
-    return f"{number / 1e9:.3g} GB of memory" if kind == "memory" else f"{number:g} {kind}s"
+    return f"{number / 1e9:.3g} GB of memory" if kind == "memory" else counted(f"{number:g}", kind)
