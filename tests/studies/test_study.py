@@ -404,8 +404,16 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
     assert json.loads((tmp_path / "out" / "judged" / "pgd-10.json").read_text())["split"] == "heldout"
     assert cli.main([*command, "--judge", "pgd-10", "--finals", "pgd-10"]) == 2
     assert "not both: choose first" in capsys.readouterr().err
-    assert cli.main(["study", "--list"]) == 0
+    assert cli.main(["study", "tiny-study", "--list"]) == 0
     assert "tiny, 2 epochs: pgd-at, pgd-at+clat, broken" in capsys.readouterr().out
+    assert cli.main(["study", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "tiny, 2 epochs: 3 rows" in listed
+    assert "clat study NAME --list: the rows of one" in listed
+    assert cli.main(["study", "claim", "--list"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    assert cli.main(["study", "clame", "--list"]) == 2
+    assert "did you mean 'claim'?" in capsys.readouterr().err
     assert cli.main([*command, "--scale", "smoke"]) == 2
     assert "unknown scale 'smoke' of the study 'tiny-study'; Valid: " in capsys.readouterr().err
 

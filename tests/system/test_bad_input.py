@@ -286,7 +286,9 @@ def test_a_pickle_of_a_later_protocol_is_one_line(refused, tmp_path):
     """Torch's warning about it, which is an error in these tests, is not shown."""
     file = tmp_path / "four.pkl"
     file.write_bytes(pickle.dumps({"w": [1.0]}, protocol=4))
-    assert f"weights {file}" in refused("evaluate", *MODEL, "--weights", file)
+    assert f"weights {file}: a pickle of protocol 4" in refused("evaluate", *MODEL, "--weights", file)
+    torch.save({"w": torch.zeros(1)}, file, pickle_protocol=4)
+    assert f"weights {file}: a pickle of protocol 4" in refused("evaluate", *MODEL, "--weights", file)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         refused("evaluate", *MODEL, "--weights", file)

@@ -72,6 +72,10 @@ def test_overrides_and_short_options_reach_the_recipe(clat, workplace, tmp_path)
     assert (recipe.engine.device, recipe.engine.precision) == ("cpu", "32")
     assert "stage 1/2: pgd-at" in done.out
     assert "wrote" in done.out
+    line = done.out.splitlines()[0]
+    assert line.startswith("own_network:Net, 340 parameters; digits, 128 training and 32 held-out images; linf")
+    assert "eps 8/255; " in line
+    assert line.endswith(", float32")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from clat.cli.console import console, say, show
@@ -27,7 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out", type=folder, metavar="DIR", help="the study's folder; the same one goes on where it was stopped"
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these, and what they build on")
-    parser.add_argument("--list", action="store_true", help="list the studies, their scales and rows")
+    parser.add_argument(
+        "--list", action="store_true", help="list the studies and their scales; beside a STUDY, its rows"
+    )
     parser.add_argument("--judge", metavar="PROTOCOL", help="measure the rows on held-out images, to choose by")
     parser.add_argument("--finals", metavar="PROTOCOL", help="measure the rows on the test split: once, at the end")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one network, in the process that --jobs starts
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         measure_here(options.measure, console())
         return 0
     if options.list or options.study is None:
-        return _list()
+        return _list(options.study)
     from clat.studies import find_study
 
     if options.num_samples is not None:
@@ -111,12 +114,24 @@ def run(options: argparse.Namespace) -> int:
     return int(any(row["status"] != "finished" for row in table["rows"]))
 
 
-def _list() -> int:
-    from clat.studies import STUDIES
+def _list(name: str | None) -> int:
+    """List all studies with the number of their rows, or one with its rows."""
+    from clat.studies import STUDIES, find_study
 
-    for study in STUDIES.values():
+    for study in STUDIES.values() if name is None else [find_study(name)]:
         say(f"{study.name}: {study.title}", style="bold")
         for scale in study.scales:
-            names = ", ".join(row.name for row in study.rows(scale, Path("OUT")))
-            say(f"  {scale.name}, {counted(scale.epochs, 'epoch')}: {names}")
+            rows = [row.name for row in study.rows(scale, Path("OUT"))]
+            about = f"  {scale.name}, {counted(scale.epochs, 'epoch')}: "
+            say(about + counted(len(rows), "row") if name is None else _wrapped(about, ", ".join(rows)))
+    if name is None:
+        say("clat study NAME --list: the rows of one; clat study NAME --out DIR: run it")
     return 0
+
+
+def _wrapped(about: str, text: str) -> str:
+    """Return a list in lines as long as the console's, which break at spaces alone."""
+    return textwrap.fill(
+        text, width=min(console().width, 100), initial_indent=about, subsequent_indent=" " * 4,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

@@ -126,6 +126,21 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
+def _pickle_protocol(path: Path) -> int | None:
+    """Return the protocol of the pickle that a PyTorch file holds; None where there is none to be found."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                name = next(one for one in archive.namelist() if one.endswith("data.pkl"))
+                with archive.open(name) as record:
+                    head = record.read(2)
+    except (OSError, StopIteration, zipfile.BadZipFile):
+        return None
+    return head[1] if len(head) > 1 and head[:1] == pickle.PROTO and head[1] <= pickle.HIGHEST_PROTOCOL else None
+
+
 def _unreadable(path: Path, error: Exception) -> ClatError:
     """Return the error for a file that could not be read: refused objects and damage have different cures."""
     if isinstance(error, PermissionError):
@@ -134,6 +149,11 @@ def _unreadable(path: Path, error: Exception) -> ClatError:
         return ClatError(
             f"weights {path}: holds Python objects, which are never executed here; where you trust its "
             "source, save the network's state_dict() alone, or as safetensors"
+        )
+    if (protocol := _pickle_protocol(path)) not in (None, 2):
+        return ClatError(
+            f"weights {path}: a pickle of protocol {protocol}, of which not all can be read without running "
+            "code, or damaged; save it again with torch.save as it is by default (protocol 2), or as safetensors"
         )
     # torch's own advice on these errors is to switch the protection off, so it is not passed on
     advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)

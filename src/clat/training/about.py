@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clat.core.environment import describe_environment, invocation
+from clat.core.formatting import counted
 from clat.core.version import __version__
 from clat.network.fingerprint import structure_hash
 from clat.recipe.schema import Recipe
@@ -65,6 +66,34 @@ def about_run(recipe: Recipe, inputs: RunInputs, engine: Engine) -> dict[str, An
         "recipe_hash": recipe_hash(recipe),
         "run_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],
     }
+
+
+def run_in_words(recipe: Recipe, about: dict[str, Any]) -> str:
+    """Return in one line what is trained, on what and where: nobody meant a network that only a default named.
+
+    Args:
+        recipe: resolved for this machine.
+        about: the record of the run, see `about_run`.
+
+    Returns:
+        Such as "resnet18, 11,173,962 parameters; digits, 997 training and 100 held-out images; linf eps 8/255; cpu,
+        float32".
+    """
+    model, data, machine = (about[part] for part in ("model", "data", "environment"))
+    precision = "bfloat16" if machine["precision"] == "bf16-mixed" else "float32"
+    place = [machine["device"], precision]
+    if machine["processes"] > 1:
+        place.append(f"{machine['processes']} processes")
+    heldout = counted(f"{data['heldout']:,}", "held-out image")
+    extra = "" if data["extra"] is None else f", {data['extra']:,} extra"
+    return "; ".join(
+        (
+            f"{model['name']}, {model['parameters']:,} parameters",
+            f"{data['name']}, {data['train']:,} training{extra} and {heldout}",
+            f"{recipe.norm} eps {recipe.eps}",
+            ", ".join(place),
+        )
+    )
 
 
 def now() -> str:

@@ -35,7 +35,7 @@ from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, is_first_process
 from clat.runtime.peers import ending_together
 from clat.runtime.sharding import shared_out
-from clat.training.about import about_run
+from clat.training.about import about_run, run_in_words
 from clat.training.beginning import counted_frozen_statistics
 from clat.training.final import final_evaluations
 from clat.training.interrupt import Interrupted, stop_on_signals
@@ -214,6 +214,7 @@ def _run(
     if died:
         log.say(f"the run in {out} died without a word: going on from its last saved state", style="yellow")
     about = {**about_run(recipe, inputs, engine), "given": given}
+    log.say(run_in_words(recipe, about))
     if (changed := other_configuration(out, about["environment"])) is not None:
         log.say(changed, style="yellow")
     finish = recorder(out, about) if engine.rank == 0 else lambda status: None
