@@ -214,6 +214,6 @@ class TestDataCheck:
     def test_bad_input(self, refused, tmp_path):
         assert "not found" in refused("data", "check", tmp_path / "none")
         assert "no images or tables" in refused("data", "check", tmp_path)
-        assert "choose from" in refused("data", "chekc", tmp_path)
+        assert "unknown action 'chekc' of clat data; did you mean 'check'?" in refused("data", "chekc", tmp_path)
         assert "come with scikit-learn" in refused("data", "check", "digits")
         assert "FOLDER" in refused("data", "check")

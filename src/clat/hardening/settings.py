@@ -108,9 +108,9 @@ def _check_field(name: str) -> None:
 
         tables = ("optimizer.", "schedule.", "monitor.")
         near = [f"--{path}" for path in fields_called(name) if path.startswith(tables)]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ClatError(
-            f"--{name}: {hint}A hardening takes fields of {', '.join(FIELDS)}, and the options of clat harden"
+            f"--{name}: a hardening takes fields of {', '.join(FIELDS)}, and the options of clat harden{hint}"
         )
     if table == "stages" and rest.endswith(".epochs"):
         raise ClatError(f"--{name}: the plan decides on the stages' epochs; give --epochs, or a budget")
