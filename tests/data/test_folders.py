@@ -460,7 +460,7 @@ def test_lists_take_names_without_the_spaces_around_them_and_paths_however_they_
     train = load_split(tmp_path, "train")
     assert train.class_names == ("cat", "dog")
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
-    assert "1 files are listed twice or more in train.csv" in train.notes
+    assert "1 file is listed twice or more in train.csv" in train.notes
     (tmp_path / "set" / "train").mkdir(parents=True)
     (tmp_path / "set" / "train" / "metadata.csv").write_text(f"file_name,label\n{absolute},a\n{absolute},b\n")
     assert len(load_split(tmp_path / "set", "train")) == 2

@@ -187,7 +187,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         ([*first, *second, "--attack", "pgd-11"], "unknown protocol"),
         ([*first, *second, "--plot", "m.pdf"], "must end in .svg or .png"),
         ([*first, *second, "--out", "m.json"], "exists already"),
-        ([*first, *second, "--num-samples", "0"], "expected at least 1"),
+        ([*first, *second, "--num-samples", "0"], "give 1 to"),
     ):
         assert cli.main([*common, *words]) == 2
         error = capsys.readouterr().err

@@ -29,6 +29,12 @@ def test_each_part_of_a_hardening_says_how_far_it_is(tmp_path, capsys):
     assert "attacking held-out images  1/1" in looked
     assert "timing steps  2/4" in promised
     assert "attacking held-out images  1/1" in promised, "the points of the promise"
+    assert "n-fgsm, as asked for: 1 epoch\n" in lines
+    sure = "holds that with a confidence of 90% on 96 held-out images"
+    said_of_promise = next(line for line in lines.splitlines() if "promise of 60 points of clean accuracy" in line)
+    assert sure in said_of_promise
+    assert "the line between start" in said_of_promise
+    assert "96 training and 96 held-out images; linf eps 24/255; " in lines, "what is trained"
     assert "measuring before and after on 32 test images" in lines
     assert "robust at most" in lines.split("measuring before and after")[1]
     assert "looking for signs" in lines

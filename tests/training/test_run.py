@@ -567,7 +567,7 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ClatError, match="holds something already"):
         run(tmp_path)
-    with pytest.raises(ClatError, match="holds something already"):
+    with pytest.raises(ClatError, match="is a file: name a new folder"):
         run(tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ClatError, match="cannot write"):

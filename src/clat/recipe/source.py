@@ -140,17 +140,17 @@ def _read_own(source: str | Path, beside: Path | None) -> tuple[Path, dict[str, 
 
 def _no_recipe(path: Path, source: str, recipes: Iterable[str]) -> ClatError:
     """Return the error for a recipe that is neither a file nor built in: it names the file that may be meant."""
-    built_in = "; clat recipes lists the built-in ones"
+    built_in = "clat recipes lists the built-in ones"
     there = (path.with_suffix(".toml"), path.with_name(f"{path.name}.toml"))
     close = next((file for file in there if file.is_file()), None)
     if path.suffix or len(Path(source).parts) > 1:
         names = [file.name for file in path.parent.glob("*.toml")]
         close = close or next((path.with_name(name) for name in [nearest(path.name, names)] if name), None)
-        hint = "" if close is None else f", did you mean {close}?"
-        return ClatError(f"recipe file {path} not found: no such file{hint}{built_in}")
+        hint = ";" if close is None else f", did you mean {close}?"
+        return ClatError(f"recipe file {path} not found: no such file{hint} {built_in}")
     if close is not None:
-        return ClatError(f"no recipe '{source}' is built in, and no such file: did you mean {close}?{built_in}")
-    return ClatError(f"{unknown('recipe', source, recipes)}; and there is no such file{built_in}")
+        return ClatError(f"no recipe '{source}' is built in, and no such file: did you mean {close}? {built_in}")
+    return ClatError(f"{unknown('recipe', source, recipes)}; and there is no such file; {built_in}")
 
 
 def _replace_network(data: dict[str, Any], new: dict[str, Any]) -> None:

@@ -240,7 +240,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for words, says in (
         (["check_network:sound", "--out", "check.json"], "exists already"),
         (["check_network:sound", "--eps", "8"], "did you mean 8/255"),
-        (["check_network:sound", "--num-samples", "0"], "expected at least 1"),
+        (["check_network:sound", "--num-samples", "0"], "give 1 to"),
         (["check_network:sund"], "sund"),
     ):
         assert cli.main([*common, *words]) == 2
