@@ -67,8 +67,9 @@ class EMA(Treatment):
             d_t, from 0 to below 1; 0: the average is a copy.
         """
         since = steps - self.start * of
-        if since < 0:
+        if since < -1e-9:  # 0.07 * 100 is 7.000000000000001, and is to be 7
             return 0.0
+        since = max(since, 0.0)
         return min(self.decay, (1 + since) / (10 + since)) if self.ramp else self.decay
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
