@@ -40,6 +40,7 @@ class EMA(Treatment):
     name: Literal["ema"] = "ema"
     shards: ClassVar[bool] = True
     apart: ClassVar[tuple[str, ...]] = ("swa",)  # both would be the network that is evaluated
+    averages: ClassVar[bool] = True
     decay: float = 0.995
     """The largest share of the old average (tau of the released code)."""
     start: float = 0.025

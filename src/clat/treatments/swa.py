@@ -40,6 +40,7 @@ class SWA(Treatment):
 
     name: Literal["swa"] = "swa"
     apart: ClassVar[tuple[str, ...]] = ("ema",)  # both would be the network that is evaluated
+    averages: ClassVar[bool] = True
     start: float = 0.5
     """Part of the stage before the first window."""
     window: int = 4
