@@ -14,7 +14,7 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.evaluation.crossed import standard_error
 from clat.runtime.jobs import schedule
-from clat.studies.evidence import run
+from clat.studies.evidence import cost, run
 from clat.studies.evidence.answer import answer
 from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift
 from clat.studies.evidence.confirmation import Confirmation
@@ -25,6 +25,7 @@ from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, fin
 from clat.studies.evidence.summary import answer_table
 from clat.studies.paper import scales, store
 from clat.studies.paper.accuracy import evaluated
+from clat.studies.paper.choose_lambda import ChosenRatio
 from clat.studies.paper.folder import claim
 from clat.studies.paper.runs import Inputs, recipe
 from clat.studies.paper.store import Store
@@ -253,6 +254,35 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     assert len(runs) == len(
         [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
     ), "nothing is trained again"
+
+
+def test_a_steps_cost_is_measured_in_turns_and_once(small, tmp_path, monkeypatch):
+    """What neighbours did to the speed of a run, or of one whose first stage it took over, moves nothing."""
+    claim(tmp_path, small.scale, [])
+    where = Store(tmp_path, small.scale, {"cifar10": "digits"})
+    row = next(row for row in small.rows() if row.form)
+    form = where.run_of(row.run(small, 0, 0.1))
+    assert where.train(form, Console(quiet=True)) is None
+    summary = where.folder / "runs" / form.key / "summary.json"
+    told = json.loads(summary.read_text())
+    told["stages"][0]["images_per_second"] *= 1000
+    summary.write_text(json.dumps(told))
+    timed = []
+
+    def step_times(store, run, stages, start):
+        timed.append((run.key, list(stages)))
+        assert [stage.objective.name for stage in stages.values()] == ["pgd-at", "clat"]
+        repeated = real(store, run, stages, start)
+        seconds = {"x": [4.0, 2.0, 8.0], "clat": [1.0, 1.0, 2.0]}
+        return {name: replace(of, cpu=seconds[name], wall=seconds[name]) for name, of in repeated.items()}
+
+    real = cost.step_times
+    monkeypatch.setattr(cost, "step_times", step_times)
+    monkeypatch.setattr(Store, "test_images", lambda *_: pytest.fail("test images are read for two rows alone"))
+    request = EvidenceRequest(regime=replace(small, only=("X + clat",)), store=where, console=Console(quiet=True))
+    for _ in range(2):
+        assert [one.step for one in run.screen(request, {"clat": ChosenRatio(0.1, "", {})})] == [0.25]
+    assert timed == [(form.key, ["x", "clat"])]
 
 
 def test_a_regime_beside_itself_trains_and_measures_nothing_here(small, tmp_path, monkeypatch):

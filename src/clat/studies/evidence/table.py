@@ -15,6 +15,7 @@ from clat.studies.measurement import computing_device
 from clat.studies.paper.cells import points
 from clat.studies.paper.choose_lambda import ChosenRatio
 from clat.studies.paper.methods import EPS
+from clat.studies.paper.step_cost import ROUNDS
 
 COLUMNS = (
     *("row", "held-out clean", "held-out robust", "finalist's headroom", "step", "passes"),
@@ -66,9 +67,11 @@ def evidence_table(
             f"training images that were not trained on, under PGD-10, the mean of {regime.screened} "
             "seeds. Finalist's headroom: by how much it passes the goal over that control, in points, in the "
             "accuracy in which it does so by less; the control with the smallest is the one to beat. Step: "
-            "CLAT's time over X's, in the same runs. Passes: millions of samples, forward and backward, of a "
-            f"whole run. Fresh seeds, clean, robust: test images under {DECIDING}, eps {EPS}, on networks of "
-            "other seeds than those that chose; in brackets 95 % intervals over seeds and images."
+            f"the time of CLAT's over X's, the median of {ROUNDS} rounds in which both take turns on one machine, "
+            "from the weights that X hands over, on a CPU by its own seconds. Passes: millions of samples, "
+            f"forward and backward, of a whole run. Fresh seeds, clean, robust: test images under {DECIDING}, "
+            f"eps {EPS}, on networks of other seeds than those that chose; in brackets 95 % intervals over seeds "
+            "and images."
         ),
         "notes": [[one.row.name, one.failure] for one in found if one.failure]
         + [["confirmation", failure] for failure in failures],
