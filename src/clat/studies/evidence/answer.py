@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clat.studies.evidence.comparison import TAIL
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.paper.cells import difference_text, points
+
+SURE = f"a confidence of {1 - 2 * TAIL:.1%} (a one-sided bound of {1 - TAIL:.2%} for each accuracy)".replace(
+    "%", " %"
+)
+"""How sure it is that a gain is excluded; the brackets of 95 % are narrower."""
 
 
 def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list[str]:
@@ -49,15 +55,15 @@ def _verdict(one: Confirmation) -> str:
     goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
     if one.exceeds:
         return f"CLAT gains: {goal} or more, for steps that cost less."
-    uppers = {kind: 100 * found.high for kind, found in one.differences.items()}
+    uppers = {kind: 100 * found.bound for kind, found in one.differences.items()}
     if one.falls_short:
         short = [kind for kind, least in GOAL.items() if uppers[kind] < 100 * least]
         bounds = " and ".join(f"{points(uppers[kind])} {kind}" for kind in short)
-        return f"CLAT does not gain {goal}: more than {bounds} is excluded with a confidence of 97.5 %."
+        return f"CLAT does not gain {goal}: more than {bounds} is excluded with {SURE}."
     seen = {kind: f"{100 * found.detectable:.1f}" for kind, found in one.differences.items()}
     return (
         f"This settles nothing: it does not show {goal}, and excludes only more than "
-        f"{points(uppers['clean'])} clean and {points(uppers['robust'])} robust with a confidence of 97.5 %; "
+        f"{points(uppers['clean'])} clean and {points(uppers['robust'])} robust with {SURE}; "
         f"true differences of {seen['clean']} points clean and {seen['robust']} robust would have been found "
         "with a probability of 80 % each."
     )

@@ -13,6 +13,7 @@ from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
 from clat.report.plots import BLUE, GREEN, MUTED, styled
 from clat.report.widths import WIDTH
+from clat.studies.evidence.answer import SURE
 from clat.studies.evidence.comparison import LEVEL, holm
 from clat.studies.evidence.request import DECIDING
 from clat.studies.evidence.screening import GOAL
@@ -127,7 +128,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "intervals over seeds and images, on networks of seeds that chose neither. p of both: the larger of "
         f"the two; Holm: corrected for the number of regimes. CLAT gains at {points(100 * GOAL['clean'])} "
         f"points clean and {points(100 * GOAL['robust'])} robust or more, both beyond chance; it does not "
-        "where one of the two is excluded with a confidence of 97.5 %.",
+        f"where one of the two is excluded with {SURE}, which the brackets are narrower than.",
         "notes": [],
         "facts": [("Regimes", str(len(tables)))],
         "made": made,
