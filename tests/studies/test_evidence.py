@@ -186,15 +186,13 @@ def test_a_gain_as_large_as_the_goal_is_seldom_denied():
     random = np.random.default_rng(5)
 
     def differences(goal):
-        return goal + 0.01 * random.normal(size=(6, 1)) + 0.3 * random.normal(size=(6, 200))
+        return goal + 0.02 * random.normal(size=(6, 1)) + 0.01 * random.normal(size=(6, 20))
 
-    denied = 0
-    for _ in range(1000):
+    denied, one, nothing = 0, confirmed(0.0), {kind: np.zeros((6, 20)) for kind in GOAL}
+    for _ in range(2000):
         found = {kind: differences(goal) for kind, goal in GOAL.items()}
-        denied += replace(
-            confirmed(0.0), by_form=found, by_control={kind: np.zeros((6, 200)) for kind in GOAL}
-        ).falls_short
-    assert denied / 1000 <= 0.035
+        denied += replace(one, by_form=found, by_control=nothing).falls_short
+    assert denied / 2000 <= 0.033, "one case of forty, and chance"
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 6])
