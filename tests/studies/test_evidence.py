@@ -22,7 +22,7 @@ from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
 from clat.studies.evidence.request import EvidenceRequest, Finals
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist, headroom
-from clat.studies.evidence.summary import answer_table
+from clat.studies.evidence.summary import answer_table, verdict
 from clat.studies.paper import scales, store
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.choose_lambda import ChosenRatio
@@ -172,13 +172,31 @@ def test_what_costs_more_or_is_not_whole_is_not_chosen():
             "does not gain +2.0 points clean and +1.0 robust: more than +1.9 clean is",
         ),
         (confirmed(0.025, images=40), "settles nothing"),
-        (confirmed(0.1, seeds=1), "CLAT gains"),
+        (confirmed(0.1, seeds=1), "settles nothing: one seed"),
+        (confirmed(0.0, seeds=1), "settles nothing: one seed"),
+        (replace(confirmed(0.1), missing=(5, 7)), "rests on 3 of 5 fresh seeds: seeds 5, 7 failed."),
     ],
-    ids=["gains", "does not", "not in clean", "few images", "one seed"],
+    ids=["gains", "does not", "not in clean", "few images", "one seed", "one seed less", "failed seeds"],
 )
 def test_there_are_three_verdicts(found, told):
     rows = [found.control, found.form]
     assert told in " ".join(answer(rows, [found]))
+
+
+def test_one_seed_neither_gains_nor_does_not():
+    for shift in (0.1, 0.0):
+        told = confirmed(shift, seeds=1).to_dict()
+        assert (told["exceeds"], told["falls_short"], told["p"]) == (False, False, 1.0)
+        assert verdict(told | {"exceeds": True, "falls_short": True}, 0.01) == "not settled", "a table of before"
+
+
+def test_seeds_that_failed_are_named_with_the_number_that_is_left():
+    one = replace(confirmed(0.1), missing=(5,))
+    told = " ".join(answer([one.control, one.form], [one]))
+    assert "Under cr, 3 of 4 fresh seeds and 4,000 test images" in told
+    assert "The verdict rests on 3 of 4 fresh seeds: seed 5 failed." in told
+    assert one.to_dict()["missing"] == [5]
+    assert "not confirmed" in " ".join(answer([one.control, one.form], []))
 
 
 def test_a_gain_as_large_as_the_goal_is_seldom_denied():
@@ -258,6 +276,7 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     assert [one["protocol"] for one in held["confirmed"]] == ["cr", "clat-pgd-10"]
     assert all(one["seeds"] == [1, 2] for one in held["confirmed"])
     assert held["confirmed"][0]["form"]["robust"]["images"] == 20
+    assert held["fresh_at_first"] == 2
 
     finals = replace(request, finals=Finals(protocol="pgd-20", samples=10))
     last = run.run_regime(finals, tmp_path / "e")
@@ -265,6 +284,12 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     assert len(runs) == len(
         [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
     ), "nothing is trained again"
+    assert "after a verdict" not in last["outcome"]
+    fewer = replace(request, regime=replace(small, fresh=1))
+    last = run.run_regime(fewer, tmp_path / "e")
+    assert (last["fresh_at_first"], last["fresh"]) == (2, [1])
+    assert "settles nothing: one seed" in last["outcome"]
+    assert "changed from 2 to 1 after a verdict had been seen" in last["outcome"]
 
 
 def test_a_steps_cost_is_measured_in_turns_and_once(small, tmp_path, monkeypatch):
@@ -315,6 +340,19 @@ def test_a_regime_beside_itself_trains_and_measures_nothing_here(small, tmp_path
     words = [one[0] for one in place.started]
     assert words.count("train") == 8
     assert words.count("study") == 8, "two protocols, two rows, two seeds"
+
+
+def test_a_seed_of_which_one_network_failed_is_told_of(small, tmp_path, monkeypatch):
+    where = Store(tmp_path, small.scale, {"cifar10": "digits"})
+    monkeypatch.setattr(where, "train", lambda run, _: "no" if run.spec.follower and run.spec.seed == 2 else None)
+    monkeypatch.setattr(run, "evaluated", lambda _, runs, how: ({one.spec.seed: None for one in runs}, []))
+    monkeypatch.setattr(run, "verdicts_of", lambda records, kind: np.eye(len(records), 5))
+    request = EvidenceRequest(regime=small, store=where, console=Console(quiet=True))
+    rows = {row.name: row for row in small.rows()}
+    found = [replace(screened("", name == "X", 0.5, 0.3), row=rows[name]) for name in ("X", "X + clat")]
+    confirmed, failures = run.confirm(request, found, {"clat": ChosenRatio(0.1, "", {})})
+    assert [(one.seeds, one.missing) for one in confirmed] == [((1,), (2,))] * 2
+    assert failures == ["no"]
 
 
 def test_a_ratio_is_chosen_by_both_accuracies(small, tmp_path, monkeypatch):

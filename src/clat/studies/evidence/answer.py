@@ -36,23 +36,60 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
         f"On held-out images the finalist is {form.row.name}, whose step takes {form.step:.2f} of the time of X's, "
         f"and the control that it has to beat is {control.row.name}."
     ]
+    if not confirmed:
+        sentences.append("They are not confirmed: of no fresh seed could both be trained and measured.")
     for number, one in enumerate(confirmed):
         clean, robust = (
             difference_text(of.value, of.low, of.high) for of in (one.differences[kind] for kind in GOAL)
         )
-        seeds, images = one.by_form["clean"].shape
+        images = one.by_form["clean"].shape[1]
         sentences.append(
-            f"Under {one.protocol}, {seeds} fresh seeds and {images:,} test images, it has {clean} points clean "
+            f"Under {one.protocol}, {_seeds(one)} and {images:,} test images, it has {clean} points clean "
             f"and {robust} robust less that control."
         )
         if number == 0:
-            sentences.append(_verdict(one))
+            sentences += [_verdict(one), *_fewer(one)]
     return [*sentences, *left]
+
+
+def changed_seeds(first: int | None, now: int) -> list[str]:
+    """Return what has to be said of a number of fresh seeds that was not kept to.
+
+    Args:
+        first: how many were asked for when the two rows were first confirmed; None: they have not been.
+        now: how many are asked for.
+
+    Returns:
+        A sentence, or none.
+    """
+    if first is None or first == now:
+        return []
+    return [
+        f"The number of fresh seeds was changed from {first} to {now} after a verdict had been seen, for which p "
+        "and bounds do not account."
+    ]
+
+
+def _seeds(one: Confirmation) -> str:
+    """Return how many fresh seeds there are, of how many."""
+    there = len(one.seeds)
+    of = f" of {there + len(one.missing)}" if one.missing else ""
+    return f"{there}{of} fresh seed{'' if there == 1 and not of else 's'}"
+
+
+def _fewer(one: Confirmation) -> list[str]:
+    """Return on how few seeds the verdict rests, where some failed."""
+    if not one.missing:
+        return []
+    word = "seed" if len(one.missing) == 1 else "seeds"
+    return [f"The verdict rests on {_seeds(one)}: {word} {', '.join(map(str, one.missing))} failed."]
 
 
 def _verdict(one: Confirmation) -> str:
     """Return one of the three verdicts of docs/results/evidence/plan.md."""
     goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
+    if not one.replicated:
+        return "This settles nothing: one seed speaks of two networks, not of two ways to train."
     if one.exceeds:
         return f"CLAT gains: {goal} or more, for steps that cost less."
     uppers = {kind: 100 * found.bound for kind, found in one.differences.items()}

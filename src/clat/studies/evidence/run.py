@@ -58,9 +58,21 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     ratios = chosen_ratios(request)
     found = screen(request, ratios)
     confirmed, failures = confirm(request, found, ratios)
-    table = evidence_table(request, ratios, found, confirmed, failures)
+    first = first_fresh(request) if confirmed else None
+    table = evidence_table(request, ratios, found, confirmed, failures, first)
     write_files(table, {"clean-and-robust": clean_against_robust(found)}, folder)
     return table
+
+
+def first_fresh(request: EvidenceRequest) -> int:
+    """Return how many fresh seeds were asked for when the regime's two rows were first confirmed in this store.
+
+    Args:
+        request: what is run; where it is the first, it is kept.
+    """
+    regime = request.regime
+    held = request.store.kept("confirmations", {"regime": regime.name}, [], "last", lambda: {"fresh": regime.fresh})
+    return int(held["fresh"])
 
 
 def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
@@ -237,6 +249,7 @@ def confirm(
                     control=control,
                     form=form,
                     seeds=seeds,
+                    missing=tuple(seed for seed in request.regime.fresh_seeds if seed not in seeds),
                     protocol=how.protocol,
                     by_control=by_control,
                     by_form=by_form,

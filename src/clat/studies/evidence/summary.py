@@ -15,6 +15,7 @@ from clat.report.plots import BLUE, GREEN, MUTED, styled
 from clat.report.widths import WIDTH
 from clat.studies.evidence.answer import SURE
 from clat.studies.evidence.comparison import LEVEL, holm
+from clat.studies.evidence.confirmation import LEAST_SEEDS
 from clat.studies.evidence.request import DECIDING
 from clat.studies.evidence.screening import GOAL
 from clat.studies.measurement import computing_device
@@ -95,6 +96,8 @@ def verdict(one: Table, corrected: float) -> str:
     Returns:
         GAINS, NOT or OPEN. That it does not gain rests on bounds, whose number is not corrected for.
     """
+    if len(one["seeds"]) < LEAST_SEEDS:
+        return OPEN
     return GAINS if one["exceeds"] and corrected < LEVEL else NOT if one["falls_short"] else OPEN
 
 

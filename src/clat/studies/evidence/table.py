@@ -7,7 +7,7 @@ from typing import Any
 
 from clat.core.environment import describe_environment, invocation
 from clat.core.formatting import DASH
-from clat.studies.evidence.answer import answer
+from clat.studies.evidence.answer import answer, changed_seeds
 from clat.studies.evidence.confirmation import Confirmation, Verdicts
 from clat.studies.evidence.request import DECIDING, EvidenceRequest
 from clat.studies.evidence.screening import GOAL, Screened, finalist, headroom
@@ -30,6 +30,7 @@ def evidence_table(
     found: Sequence[Screened],
     confirmed: Sequence[Confirmation],
     failures: Sequence[str],
+    first: int | None = None,
 ) -> dict[str, Any]:
     """Return what table.json holds.
 
@@ -39,6 +40,7 @@ def evidence_table(
         found: the rows on held-out images.
         confirmed: the two chosen ones on test images, what decides first.
         failures: why networks of those could not be trained or measured.
+        first: how many fresh seeds were asked for when they were first confirmed; None: they have not been.
 
     Returns:
         Plain data.
@@ -58,7 +60,7 @@ def evidence_table(
         "shows": "Whether a form of CLAT is more robust and more accurate than the hardest of its controls.",
         "scale": scale.name,
         "remark": scale.remark,
-        "outcome": " ".join(answer(found, confirmed)),
+        "outcome": " ".join([*answer(found, confirmed), *changed_seeds(first, regime.fresh)]),
         "columns": list(COLUMNS),
         "rows": [_texts(one, found, confirmed) for one in found],
         "caption": (
@@ -86,6 +88,7 @@ def evidence_table(
         "failed": sum(not one.heldout or bool(one.failure) for one in found) + len(failures),
         "screened": list(regime.screened_seeds),
         "fresh": list(regime.fresh_seeds),
+        "fresh_at_first": first,
         "settings": {**vars(scale)} | {"narrow": None},
         "ratios": {form: one if isinstance(one, str) else one.to_dict() for form, one in ratios.items()},
         "entries": [one.to_dict() for one in found],
