@@ -19,7 +19,7 @@ from clat.studies.evidence.answer import answer
 from clat.studies.evidence.comparison import CrossedDifference, compare, holm, smallest_shift
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.plot import clean_against_robust
-from clat.studies.evidence.regimes import REGIMES, EvidenceRow, find_regime
+from clat.studies.evidence.regimes import REGIMES, EvidenceRow, every_row, find_regime
 from clat.studies.evidence.request import EvidenceRequest, Finals
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist, headroom
 from clat.studies.evidence.summary import answer_table, verdict
@@ -96,6 +96,22 @@ def test_every_row_has_a_recipe_that_selects_at_least_twice(regime):
                 assert chosen.every <= stage.epochs // 2, row.name
     assert len(keys) == len(regime.rows()), "two rows are the same network"
     assert {row.control for row in regime.rows()} == {True, False}
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda one: one.name)
+def test_every_form_meets_its_controls_and_none_is_run_that_cannot_cost_less(regime):
+    names = {row.name: row for row in regime.rows()}
+    assert set(regime.only) <= set(names), "a row that there is not"
+    forms = {row.form for row in names.values() if not row.control}
+    controls = {"X", "X, averaged", "X on critical layers", *(f"X + {form} on random layers" for form in forms)}
+    controls |= {f"X, averaged, in {form}'s time" for form in forms - {"clat-plus"}}  # which takes X's but for 5 %
+    if regime.scale.stretch != 1:
+        controls |= {"X, annealed", "X, averaged, annealed"}
+    assert controls <= set(names)
+    for name in [row.name for row in every_row(regime) if row.name.endswith(", stopped")]:
+        assert (name in names) == (name.removesuffix(", stopped") in names), "it takes no network of its own"
+    assert regime.base == "pgd-at" or forms == {"clat-fast"}, "ten steps of attack cost more than one"
+    assert set(regime.choices(0)) == forms
 
 
 def screened(name, control, clean, robust, *, step=0.7, complete=True):
