@@ -463,3 +463,68 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     assert all(regime.name in listed for regime in REGIMES)
     with pytest.raises(ClatError, match="unknown regime"):
         find_regime("nonsense")
+
+
+def put(folder, name, table):
+    """Write a regime's table, or what stands in its place."""
+    place = folder / f"evidence-{name}"
+    place.mkdir(parents=True)
+    (place / "table.json").write_text(table if isinstance(table, str) else json.dumps(table))
+    return str(folder)
+
+
+def answered(*folders, out):
+    return cli.main(["evidence", "--answer", *folders, "--out", str(out)])
+
+
+def test_a_regime_that_was_not_confirmed_is_named_and_counted(tmp_path):
+    """Its p is one of those that Holm corrects for: else the others would be tested as if it had not been run."""
+    nothing = {"id": "evidence, wide", "remark": "", "confirmed": [], "outcome": "No form costs less."}
+    told = [put(tmp_path / "a", "fast", regime_table("fast", 0.1)), put(tmp_path / "b", "wide", nothing)]
+    assert answered(*told, out=tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert found["outcome"].startswith("Of 2 regimes, CLAT gains in 1 (fast); not tested in 1 (wide).")
+    assert found["untested"] == ["evidence, wide"]
+    assert [row[-1] for row in found["rows"]] == ["gains", "not tested"]
+    assert ["wide", "not tested: No form costs less."] in found["notes"]
+    assert found["entries"][0]["p_corrected"] == pytest.approx(2 * found["entries"][0]["p"])
+    assert "wide" in (tmp_path / "out" / "page.html").read_text()
+    assert answered(told[1], out=tmp_path / "none") == 2, "nothing was tested at all"
+
+
+def test_the_answer_says_on_how_many_seeds_a_verdict_rests(tmp_path):
+    table = regime_table("fast", 0.1)
+    table["confirmed"][0]["missing"] = [9]
+    table |= {"fresh": [2, 3, 4, 9], "fresh_at_first": 3}
+    assert answered(put(tmp_path / "a", "fast", table), out=tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert found["rows"][0][3] == "3 of 4"
+    notes = " ".join(text for _, text in found["notes"])
+    assert "rests on 3 of 4 fresh seeds: seed 9 failed." in notes
+    assert "changed from 3 to 4 after a verdict had been seen" in notes
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"id": "x", "conf', "[]", "{}", '{"id": "evidence, x", "remark": "", "confirmed": [{"protocol": "cr"}]}'],
+    ids=["cut", "a list", "empty", "without numbers"],
+)
+def test_a_damaged_table_is_told_of_in_a_line(damaged, tmp_path, capsys):
+    folder = put(tmp_path / "a", "x", damaged)
+    assert answered(folder, out=tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert "table.json is damaged" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_regime_is_counted_once_and_its_table_kept(tmp_path, capsys):
+    folder = put(tmp_path / "a", "fast", regime_table("fast", 0.1))
+    assert answered(folder, folder, out=tmp_path / "out") == 2
+    assert "fast: named twice" in capsys.readouterr().err
+    regimes_own = tmp_path / "a" / "evidence-fast"
+    before = (regimes_own / "table.json").read_text()
+    assert answered(folder, out=regimes_own) == 2
+    assert "is no answer of" in capsys.readouterr().err
+    assert (regimes_own / "table.json").read_text() == before
+    assert [answered(folder, out=tmp_path / "out") for _ in range(2)] == [0, 0], "an answer is written anew"

@@ -43,12 +43,13 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
             difference_text(of.value, of.low, of.high) for of in (one.differences[kind] for kind in GOAL)
         )
         images = one.by_form["clean"].shape[1]
+        word = "seed" if len(one.seeds) + len(one.missing) == 1 else "seeds"
         sentences.append(
-            f"Under {one.protocol}, {_seeds(one)} and {images:,} test images, it has {clean} points clean "
-            f"and {robust} robust less that control."
+            f"Under {one.protocol}, {seeds_text(one.seeds, one.missing)} fresh {word} and {images:,} test images, "
+            f"it has {clean} points clean and {robust} robust less that control."
         )
         if number == 0:
-            sentences += [_verdict(one), *_fewer(one)]
+            sentences += [_verdict(one), *failed_seeds(one.seeds, one.missing)]
     return [*sentences, *left]
 
 
@@ -70,19 +71,34 @@ def changed_seeds(first: int | None, now: int) -> list[str]:
     ]
 
 
-def _seeds(one: Confirmation) -> str:
-    """Return how many fresh seeds there are, of how many."""
-    there = len(one.seeds)
-    of = f" of {there + len(one.missing)}" if one.missing else ""
-    return f"{there}{of} fresh seed{'' if there == 1 and not of else 's'}"
+def seeds_text(seeds: Sequence[int], missing: Sequence[int]) -> str:
+    """Return how many seeds there are, of how many that were asked for.
+
+    Args:
+        seeds: that were measured.
+        missing: that failed.
+
+    Returns:
+        A text such as "6" or "4 of 6".
+    """
+    return f"{len(seeds)} of {len(seeds) + len(missing)}" if missing else f"{len(seeds)}"
 
 
-def _fewer(one: Confirmation) -> list[str]:
-    """Return on how few seeds the verdict rests, where some failed."""
-    if not one.missing:
+def failed_seeds(seeds: Sequence[int], missing: Sequence[int]) -> list[str]:
+    """Return on how many fresh seeds a verdict rests, where some failed.
+
+    Args:
+        seeds: that were measured.
+        missing: that failed.
+
+    Returns:
+        A sentence, or none.
+    """
+    if not missing:
         return []
-    word = "seed" if len(one.missing) == 1 else "seeds"
-    return [f"The verdict rests on {_seeds(one)}: {word} {', '.join(map(str, one.missing))} failed."]
+    word = "seed" if len(missing) == 1 else "seeds"
+    listed = ", ".join(map(str, missing))
+    return [f"The verdict rests on {seeds_text(seeds, missing)} fresh seeds: {word} {listed} failed."]
 
 
 def _verdict(one: Confirmation) -> str:
