@@ -68,7 +68,10 @@ def first_fresh(request: EvidenceRequest) -> int:
     """Return how many fresh seeds were asked for when the regime's two rows were first confirmed in this store.
 
     Args:
-        request: what is run; where it is the first, it is kept.
+        request: what is run; where nothing was confirmed before, its number is kept as the first.
+
+    Returns:
+        The number.
     """
     regime = request.regime
     held = request.store.kept("confirmations", {"regime": regime.name}, [], "last", lambda: {"fresh": regime.fresh})
