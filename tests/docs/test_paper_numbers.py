@@ -257,10 +257,10 @@ def densenet_in_t13() -> str:
         [words[len(set(before) & set(after))] for before, after in pairwise(lists)] for lists in (ours, theirs)
     )
     less = read("paper/T5/narrow-densenet121/table")["contrasts"][0]["effect"]
+    listed = ", then ".join(", ".join(map(str, one)) for one in ours)
     return (
-        f"A narrow DenseNet-121 takes {', then '.join(', '.join(map(str, one)) for one in ours)}: {stay[0]} of five "
-        f"layers stay at the second selection and {stay[1]} at the third, {printed[0]} and {printed[1]} in the paper's "
-        "lists. There others do take their place, and [T5](#what-they-say) does not gain by it: anew less once "
+        f"A narrow DenseNet-121 takes {listed}: {stay[0]} of five layers stay at the second selection and {stay[1]} "
+        f"at the third, {printed[0]} and {printed[1]} in the paper's lists. There others do take their place, and [T5](#what-they-say) does not gain by it: anew less once "
         f"{with_interval(less)}."
     )
 
