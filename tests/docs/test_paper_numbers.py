@@ -259,9 +259,9 @@ def densenet_in_t13() -> str:
     less = read("paper/T5/narrow-densenet121/table")["contrasts"][0]["effect"]
     listed = ", then ".join(", ".join(map(str, one)) for one in ours)
     return (
-        f"A narrow DenseNet-121 takes {listed}: {stay[0]} of five layers stay at the second selection and {stay[1]} "
-        f"at the third, {printed[0]} and {printed[1]} in the paper's lists. There others do take their place, and [T5](#what-they-say) does not gain by it: anew less once "
-        f"{with_interval(less)}."
+        f"A narrow DenseNet-121 takes {listed}: {stay[0]} of five layers stay at the second selection and "
+        f"{stay[1]} at the third, {printed[0]} and {printed[1]} in the paper's lists. There others do take their "
+        f"place, and [T5](#what-they-say) does not gain by it: anew less once {with_interval(less)}."
     )
 
 
