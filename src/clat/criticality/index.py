@@ -37,6 +37,7 @@ from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
 from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.features import TAPS, feature_distance, feature_norm, read_features
+from clat.network.guard import input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
 
@@ -115,7 +116,7 @@ def measure_criticality(
             check_found(x_adv)
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
-        check_images(x_adv)
+        check_images(x_adv, input_channels(model))
         (x_adv,) = beside(model, as_measured(model, x_adv))
         if torch.equal(x_adv, x):
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")

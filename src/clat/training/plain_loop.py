@@ -27,7 +27,7 @@ from clat.criticality.selection import updating_batch_norms
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.network.frozen_norm import frozen_norms_lean
-from clat.network.guard import guarded
+from clat.network.guard import guarded, input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.outputs import logits_only
 from clat.objectives import Clat as ClatObjective
@@ -90,7 +90,7 @@ class ClatFineTuning:
         self.threat = ThreatModel.parse(eps, norm)
         self.objective.check(self.threat)
         x, y = heldout
-        check_images(x)
+        check_images(x, input_channels(self.model))
         check_labels(y, None, len(x))
         self.layers = self._found(layers)
         updating_batch_norms(self.model, self.layers, batch_norm)  # is there such a policy?
@@ -181,7 +181,7 @@ class ClatFineTuning:
             ClatError: images outside [0, 1], wrong labels, or a loss that is not finite.
         """
         self._inside()
-        check_images(x)
+        check_images(x, input_channels(self.model))
         if not y.is_floating_point():
             check_labels(y, None, len(x))
         if seed is None:
