@@ -127,7 +127,7 @@ def parts(model, x, y, *, eps):
     twin = copy.deepcopy(model)
     assert torch.allclose(twin(x), logits, atol=0.05)
     twin.linear.weight.data.zero_()
-    assert torch.allclose(twin(x), twin.linear.bias.expand_as(logits), atol=0.05), "a copy computes with its own weights"
+    assert torch.allclose(twin(x), twin.linear.bias.expand_as(logits), atol=0.05), "its own weights"
     return (x + eps * (seen[0].mean((1, 2, 3)) > 0).view(-1, 1, 1, 1)).clamp(0, 1)
 
 

@@ -12,6 +12,7 @@ from clat.core.errors import ClatError
 LARGEST = 2**63 - 1
 """The largest whole number that torch takes for a size or a count, and that TOML has to hold."""
 _ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
+_NEAR_ONE = 0.02  # how far from it probabilities may sum up, in bfloat16
 
 
 def check_images(x: torch.Tensor, channels: int | None = None) -> None:
@@ -131,6 +132,28 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         raise ClatError(
             f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model have all the classes?"
         )
+
+
+def check_probabilities(y: torch.Tensor, n: int) -> None:
+    """Raise an error unless `y` holds the probabilities of the classes for each of `n` images.
+
+    Args:
+        y: to be floating point, (n, K) of at least two classes, each row at least 0 with a sum of 1.
+        n: how many images there are.
+
+    Raises:
+        ClatError: they are anything else.
+    """
+    shape = tuple(y.shape)
+    if y.ndim != 2 or shape[1] < 2:
+        raise ClatError(
+            f"labels have shape {shape}, expected class numbers ({n},), y.long(), or probabilities ({n}, K)"
+        )
+    _check_gradients("labels", "y", y)
+    if len(y) != n:
+        raise ClatError(f"{len(y)} labels for {n} images: give one an image")
+    if not bool((y >= 0).all() & ((y.double().sum(1) - 1).abs() < _NEAR_ONE).all()):
+        raise ClatError("labels are no probabilities, at least 0 with a sum of 1: of logits give y.softmax(1)")
 
 
 def kind_of(value: object) -> str:
