@@ -60,8 +60,8 @@ def tensor_arguments(args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[in
     Returns:
         Place or keyword -> tensor, the positional ones first.
     """
-    given: dict[int | str, Any] = {**dict(enumerate(args)), **named}
-    return {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *named.items()]
+    return {key: value for key, value in given if isinstance(value, Tensor)}
 
 
 def other_parts(output: Any) -> list[str]:

@@ -274,9 +274,7 @@ def _classes_of(model: nn.Module, y: Tensor) -> Iterator[None]:
     def check(module: nn.Module, args: Any, logits: Any) -> None:
         check_output(logits, len(args[0]))
         if logits.shape[1] != y.shape[1]:
-            raise ClatError(
-                f"labels are of {y.shape[1]} classes, but the model has {logits.shape[1]}: give as many"
-            )
+            raise ClatError(f"labels are of {y.shape[1]} classes, the model has {logits.shape[1]}: give as many")
 
     handle = model.register_forward_hook(check)
     try:
