@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clat.attacks import pgd
 from clat.core.console import plain_console
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.criticality.index import measure_criticality
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network.layers import enumerate_layers
@@ -376,7 +377,8 @@ def test_a_layer_that_no_pixel_reaches_is_none() -> None:
 
     x = torch.rand(2, 3, 4, 4)
     for metric in ("weakness", "curvature"):
-        report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
+        with pytest.warns(Notice, match="left out of the layers: 'fc'"):
+            report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
         assert [row.name for row in report.rows] == ["conv"]
         assert weaknesses(report)[0] > 0
 

@@ -102,7 +102,15 @@ def trace(
 ) -> tuple[dict[Call, Seen], Tensor | None, Counter[str]]:
     """Run `model` once and note those calls of layers that `noted` wants, with what follows their output.
 
-    `values`: keep what entered them and came out. Returns them in order, the logits, and how often each layer ran.
+    Args:
+        model: any network, in any mode.
+        x: images, (N, C, H, W) in [0, 1]; if they require a gradient, the pass has a graph.
+        include: name patterns; one that fits no convolution, linear or attention layer names other modules.
+        noted: takes a module's name and the number of its call, from 0.
+        values: whether to keep what entered the layers and came out.
+
+    Returns:
+        The calls in forward order, the logits if the network gives a tensor, and how often each layer ran.
     """
     seen: dict[Call, Seen] = {}
     calls = Counter[str]()
@@ -162,6 +170,12 @@ def is_shortcut(entry: Seen) -> bool:
 
     The kernel size keeps the downsampling convolutions of the main path, which some networks call `downsample` as
     well.
+
+    Args:
+        entry: a call of the layer.
+
+    Returns:
+        True where it is one.
     """
     if entry.kind != "conv" or not _SHORTCUT.search(entry.name):
         return False
@@ -170,6 +184,15 @@ def is_shortcut(entry: Seen) -> bool:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a name fits one of several patterns.
+
+    Args:
+        name: of a module.
+        patterns: such as "layer3.*".
+
+    Returns:
+        True where one fits, upper and lower case apart.
+    """
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -262,7 +285,14 @@ def _another(x: Tensor) -> Tensor:
 
 
 def has_values(x: Tensor) -> bool:
-    """Return whether a tensor holds numbers, other than those that only count what a pass would cost."""
+    """Return whether a tensor holds numbers, other than those that only count what a pass would cost.
+
+    Args:
+        x: any tensor.
+
+    Returns:
+        False on the device "meta" and for a fake tensor.
+    """
     return not x.is_meta and not isinstance(x, FakeTensor)
 
 
@@ -274,5 +304,13 @@ def _same_rows(value: Tensor) -> bool:
 
 
 def batch_axis(one: torch.Size, two: torch.Size) -> int:
-    """Return the axis in which the shapes of two samples and of three differ."""
+    """Return the axis in which the shapes of two samples and of three differ.
+
+    Args:
+        one: the shape for two samples.
+        two: the shape for three, of as many axes.
+
+    Returns:
+        The first such axis, 0 where there is none.
+    """
     return next((axis for axis, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), 0)
