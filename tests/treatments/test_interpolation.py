@@ -58,6 +58,12 @@ def test_what_both_have_in_common_stays_bit_for_bit(two):
     assert all(torch.equal(interpolate(start, end, a)["conv1.weight"], start["conv1.weight"]) for a in ALPHAS)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.7])
+def test_infinities_that_both_have_stay_such_as_those_of_a_mask(alpha):
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    assert torch.equal(interpolate({"mask": mask}, {"mask": mask.clone()}, alpha)["mask"], mask)
+
+
 def test_networks_of_other_entries_are_refused(two):
     start, end = two
     del end["head.bias"]

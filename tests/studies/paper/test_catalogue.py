@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from benchmarks.paper_printed import flag, line, repeated
 
 from clat import cli
 from clat.core.errors import ClatError
-from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, specs_of
+from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, printed_effect_flag, specs_of
 from clat.studies.paper.catalogue import TABLES, find_table
+from clat.studies.paper.cells import paper_text
 from clat.studies.paper.figures import SWEEP, figure_curves
 from clat.studies.paper.lines import CLAT_PROTOCOLS, CURE_PROTOCOLS, measure, reference, table_lines
 from clat.studies.paper.listing import RECORDED, run_count
@@ -210,6 +212,27 @@ def test_rows_beside_the_printed_ones_are_measured_like_them():
     assert [(attack, kind) for attack, kind, _ in cells] == [
         ("none", "clean"), ("pgd-10", "robust"), ("autoattack", "robust")
     ]  # fmt: skip
+
+
+def test_a_row_that_a_table_lacks_has_the_number_of_another_one():
+    lines = lines_of("T7")
+    control = next(line for line in lines if (line.method, line.network) == ("pgd-at", "resnet18"))
+    found = [
+        (paper_text(printed), printed.elsewhere) for _, _, printed in asked_cells(find_table("T7"), control, lines)
+    ]
+    assert found == [("81.46 (T1, borrowed)", "T1"), ("53.63 (T1, borrowed)", "T1"), ("40.48 (T2)", "T2")]
+    assert all(printed is None for _, _, printed in asked_cells(find_table("T7"), replace(control, method="ema"), {
+        **lines, replace(control, method="ema"): []
+    }))  # fmt: skip
+
+
+def test_a_printed_difference_has_the_flag_of_what_it_is_taken_from():
+    fab = {
+        one.method: one
+        for one in printed_in("clat-v2", "T17")
+        if (one.network, one.attack) == ("densenet121", "fab")
+    }
+    assert fab["pgd-at"].flag == printed_effect_flag(fab["pgd-at+clat"], fab["pgd-at"]) == "contradiction"
 
 
 def test_a_choice_of_lambda_is_among_the_runs():

@@ -61,7 +61,7 @@ def test_the_papers_own_difference_stands_beside_it():
     most = cell("critical", RIGHT, printed=PRINTED["critical"])
     (found,) = contrasts([most, cell("smallest", RIGHT, printed=PRINTED["smallest"])])
     assert found.printed == pytest.approx(83.89 - 82.56)
-    assert "(paper +1.3)." in sentences([found])
+    assert "(paper +1.3, contradiction)." in sentences([found])
 
 
 def test_what_a_line_is_compared_with_already_is_not_said_again():

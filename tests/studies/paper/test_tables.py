@@ -18,6 +18,7 @@ from clat.evaluation.crossed import crossed_interval
 from clat.evaluation.effort import mean_passes
 from clat.evaluation.protocols import find_protocol
 from clat.runtime import settings
+from clat.studies.measurement import Measurement
 from clat.studies.paper import attack_plan, plan, scales, store
 from clat.studies.paper.attack_plan import attack_seconds, needed_attacks
 from clat.studies.paper.catalogue import find_table
@@ -25,8 +26,10 @@ from clat.studies.paper.cells import COLUMNS, Cell, effect_of
 from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import Curve
-from clat.studies.paper.folder import claim
+from clat.studies.paper.folder import check_data, claim, in_one_spelling
 from clat.studies.paper.layer_tables import in_order
+from clat.studies.paper.lines import table_lines
+from clat.studies.paper.listing import run_count
 from clat.studies.paper.page import compact, markdown, render
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
@@ -94,19 +97,20 @@ def test_tables_share_their_networks_and_results(tmp_path, one_process):
 
 
 def test_networks_of_a_machine_with_another_automatic_precision_are_not_trained_again(tmp_path, monkeypatch):
-    found = run("T1", tmp_path)
+    asked = replace(DIGITS, rows=("pgd-at", "pgd-at+clat, critical"), seeds=1)
+    found = run("T7", tmp_path, asked)
     assert not any(name == "precision" for name, _ in found["notes"])
     here = settings.computes_bfloat16("cpu")
     monkeypatch.setattr(settings, "computes_bfloat16", lambda device: not here)
     monkeypatch.setattr(store, "run_row", None)
-    moved = run("T1", tmp_path)
+    moved = run("T7", tmp_path, asked)
     assert moved["rows"] == found["rows"]
     then, now = ("bf16-mixed", "32") if here else ("32", "bf16-mixed")
-    assert ["precision", f"all networks trained in {then}; here it would be {now}"] in moved["notes"]
+    assert ["precision", f"all networks trained in {then}, where this machine takes {now}"] in moved["notes"]
     (gone,) = (tmp_path / "store" / "runs").glob("cifar10-resnet18-pgd-at-s0-*")
     gone.rename(tmp_path / "gone")
     monkeypatch.setattr(store, "run_row", lambda *words: "no such luck")
-    (mixed,) = [text for name, text in run("T1", tmp_path)["notes"] if name == "precision"]
+    (mixed,) = [text for name, text in run("T7", tmp_path, asked)["notes"] if name == "precision"]
     assert mixed == f"trained in {now}: cifar10-resnet18-pgd-at-s0; all others in {then}"
 
 
@@ -146,6 +150,27 @@ def test_missing_data_is_named_in_its_cells_and_refused_where_there_is_no_other(
     assert "put the Hugging Face parquet files" in request.missing["cifar100"]
     with pytest.raises(ClatError, match=r"^T7 has no data to run on: data set 'cifar10' not found"):
         request_for(find_table("T7"), Asked(), held, QUIET)
+
+
+@pytest.mark.parametrize(("name", "what"), [("imagenet", "train/ and val/"), ("svhn", "parquet")])
+def test_data_that_no_hub_gives_is_said_with_its_layout(name, what, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path))
+    (told,) = check_data([name], {}).values()
+    assert what in told
+    assert f"--data {name}=FOLDER" in told
+    assert "did you mean" not in told
+
+
+def test_one_folder_has_one_spelling(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAT_DATA_DIR", str(tmp_path / "root"))
+    for name in ("root/cifar10", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("cifar10", "root/cifar10", "root/cifar10/", str(tmp_path / "root" / "cifar10")):
+        assert in_one_spelling({"cifar10": folder}) == {}
+    for folder in ("elsewhere", "./elsewhere/", str(tmp_path / "elsewhere")):
+        assert in_one_spelling({"cifar10": folder}) == {"cifar10": str(tmp_path / "elsewhere")}
+    assert in_one_spelling({"cifar10": "digits"}) == {"cifar10": "digits"}
 
 
 def test_lambda_is_chosen_by_its_rule(tmp_path, monkeypatch):
@@ -207,6 +232,14 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
         assert run("T8", tmp_path)["rows"] == found["rows"], "ranked once a store"
     selected = run("T13", tmp_path)
     assert [row[4] for row in selected["rows"]] == ["11", "11", "4"]
+    (report, *_) = sorted((tmp_path / "store" / "runs" / selected["entries"][0]["run"] / "criticality").iterdir())
+    moved = report.rename(tmp_path / report.name)
+    without = run("T13", tmp_path)
+    assert "failed: " in without["rows"][0][3]
+    assert report.name in without["rows"][0][3]
+    assert without["rows"][1] == selected["rows"][1], "the others go on"
+    assert without["failed"] == 1
+    moved.rename(report)
     assert selected["rows"][2][3] == "not at this scale, whose stage selects 2 times"
     assert selected["failed"] == 0
     assert selected["seeds"] == [0], "the layers of one network"
@@ -233,6 +266,7 @@ def test_one_seed_settles_nothing():
     assert replace(cell, effect=crossed_interval(clear)).settled == "same sign"
     assert replace(cell, effect=crossed_interval(-clear)).settled == "opposite"
     assert replace(cell, effect=crossed_interval(clear[:1])).settled == "not settled"
+    assert replace(cell, effect=crossed_interval(clear), printed_effect=0.0).settled == "not 0"
 
 
 def test_parameters_are_counted_without_training(tmp_path, one_process):
@@ -254,6 +288,61 @@ def test_a_figure_draws_what_it_measures(tmp_path, monkeypatch):
     curves = run("F5", tmp_path, Asked(folders={"cifar10": "digits"}))
     assert [len(seeds) for seeds in curves["curves"].values()] == [1, 1]
     assert (tmp_path / "F5" / "f5.svg").is_file()
+
+
+def test_a_figure_keeps_what_could_be_measured(tmp_path, monkeypatch):
+    held = store.run_row
+    monkeypatch.setattr(
+        store, "run_row", lambda row, *rest: "out of memory" if "-s1-" in row.name else held(row, *rest)
+    )
+    measure_it = Measurement.measure
+
+    def measured(what, *rest):
+        if what.eps == "0.02":
+            raise ClatError("no luck at 0.02")
+        return measure_it(what, *rest)
+
+    monkeypatch.setattr(Measurement, "measure", measured)
+    found = run("F4", tmp_path, replace(DIGITS, seeds=2))
+    said = {entry["attack"]: entry["failure"] for entry in found["entries"] if entry["kind"] == "robust"}
+    wrong = {attack for attack, failure in said.items() if "no luck at 0.02" in failure}
+    assert [attack for attack in said if "0.02" in attack] == list(wrong), "the others were measured"
+    assert all("out of memory" in failure for failure in said.values())
+    assert found["failed"] == len(found["entries"]), "a seed is missing everywhere"
+
+
+def test_the_plan_counts_checks_on_held_out_images_and_a_stage_that_is_there_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_step", lambda *_: (0.0, 0))
+    monkeypatch.setattr(attack_plan, "_pass_seconds", lambda *_: 1.0)
+    held = Store(tmp_path, replace(TINY, epochs=4, monitor_every=2), DIGITS.folders)
+    specs = [RunSpec(network="resnet18", dataset="cifar10", follower=after) for after in ("", "clat")]
+    check = TINY.monitored * 2 * 11
+    alone = [plan.make_plan([spec], held).seconds for spec in specs]
+    assert alone == pytest.approx([plan.SHARE * 2 * check] * 2)
+    assert plan.make_plan(specs, held).seconds == pytest.approx(plan.SHARE * 3 * check), "they begin alike"
+
+
+def test_the_list_and_the_plan_count_the_same_networks(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_step", lambda *_: (0.0, 0))
+    monkeypatch.setattr(attack_plan, "_pass_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("clat.studies.paper.table.check_data", lambda *_: {})
+    for name in ("T1", "T2", "T4", "T8", "T10", "T13"):
+        folders = dict.fromkeys(find_table(name).all_datasets(), "digits")
+        held = Store(tmp_path / name, replace(SMOKE, seeds=1), folders)
+        request = request_for(find_table(name), Asked(folders=folders), held, QUIET)
+        assert plan.make_plan(plan.needed_specs(request, (), ()), held).runs == run_count(find_table(name)), name
+
+
+def test_what_another_method_names_is_trained_once(tmp_path):
+    held = Store(tmp_path, SMOKE, DIGITS.folders)
+    table = find_table("T2")
+    keys = {
+        base: [held.run_of(line.spec(table, 0, 0.1)).key for line in table_lines(table) if line.method == base]
+        for base in ("madry2019", "madry2019+clat")
+    }
+    assert keys["madry2019"]
+    assert all("-pgd-at-s0-" in key for key in keys["madry2019"])
+    assert all("-pgd-at+clat-s0-" in key for key in keys["madry2019+clat"])
 
 
 def test_the_plan_counts_runs_and_measures_steps(tmp_path):
@@ -291,13 +380,13 @@ def test_attacks_are_planned_by_their_passes(tmp_path, monkeypatch):
     asked = needed_attacks(request, ("resnet18",), ("cifar10",))
     networks = {spec for spec, _ in asked}
     each = mean_passes(find_protocol("clat-pgd-10"), *TINY.expected, 10)
-    assert attack_seconds(asked, held) == pytest.approx(len(networks) * TINY.test_size * each)
+    assert attack_seconds(asked, held, {}) == pytest.approx(len(networks) * TINY.test_size * each)
     one, how = asked[0]
     file = tmp_path / "store" / "evaluations" / held.run_of(one).key / f"{how.file}.json"
     file.parent.mkdir()
     file.touch()
     left = (len(networks) - 1) * TINY.test_size * each
-    assert attack_seconds(asked, held) == pytest.approx(left), "what is measured takes nothing"
+    assert attack_seconds(asked, held, {}) == pytest.approx(left), "what is measured takes nothing"
     assert needed_attacks(request_for(find_table("T9"), DIGITS, held, QUIET), (), ()) == []
 
 
@@ -394,6 +483,8 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
         assert cli.main(["paper", *words]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+    assert cli.main(["paper", "T9", "--networks", "resnet18", "--plan"]) == 0
+    assert "T9 at scale smoke" in capsys.readouterr().out
     assert cli.main(["paper", "T9", "--networks", "resnet18", "--out", str(out)]) == 0
     assert "wrote" in capsys.readouterr().out
     assert cli.main(["paper", "T9", "--out", str(out / "T9")]) == 2

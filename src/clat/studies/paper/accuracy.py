@@ -15,7 +15,7 @@ from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio, ratio_sp
 from clat.studies.paper.lines import Measure, TableLine, measure, reference, taken_apart
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.paper_table import PaperTable
-from clat.studies.paper.printed import Printed
+from clat.studies.paper.printed import Printed, printed_elsewhere
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.store import Store, StoredRun
 
@@ -51,7 +51,11 @@ def asked_cells(table: PaperTable, line: TableLine, lines: Numbers) -> list[tupl
         return [(one.attack, _kind(one), one) for one in printed]
     place = (line.dataset, line.network)
     beside = [one for other in lines if (other.dataset, other.network) == place for one in lines[other]]
-    return [(attack, kind, None) for attack, kind in dict.fromkeys((one.attack, _kind(one)) for one in beside)]
+    row = (line.dataset, line.network, line.method)
+    return [
+        (attack, kind, printed_elsewhere(table.paper, table.number, row, attack))
+        for attack, kind in dict.fromkeys((one.attack, _kind(one)) for one in beside)
+    ]
 
 
 def _kind(printed: Printed) -> str:
@@ -266,7 +270,7 @@ def printed_effect_flag(mine: Printed | None, theirs: Printed | None) -> str:
     """
     if printed_effect(mine, theirs) is None or mine is None:
         return ""
-    return mine.flag or ("" if theirs is None or mine.metric.endswith("delta") else theirs.flag)
+    return mine.flag or ("" if theirs is None else theirs.flag)
 
 
 def specs_of(request: Request) -> list[RunSpec]:

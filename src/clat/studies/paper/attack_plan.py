@@ -53,12 +53,13 @@ def needed_attacks(request: Request, networks: Sequence[str], datasets: Sequence
     ]
 
 
-def attack_seconds(attacks: Attacks, store: Store) -> float:
+def attack_seconds(attacks: Attacks, store: Store, timed: dict[str, float]) -> float:
     """Return what attacks take that are not in the store, of networks as accurate as its scale expects.
 
     Args:
         attacks: from `needed_attacks`, each any number of times.
         store: where their results would be.
+        timed: what `pass_seconds` has measured so far.
 
     Returns:
         Seconds.
@@ -66,8 +67,7 @@ def attack_seconds(attacks: Attacks, store: Store) -> float:
     Raises:
         ClatError: If a network cannot be built or attacked.
     """
-    passes: dict[str, float] = {}
-    timed: dict[str, float] = {}
+    seconds = 0.0
     for spec, how in dict.fromkeys(attacks):
         run = store.run_of(spec)
         if Path(store.measurement(run, how).file).exists():
@@ -75,15 +75,31 @@ def attack_seconds(attacks: Attacks, store: Store) -> float:
         images = store.test_images(run)
         count = len(images) if how.samples is None else min(how.samples, len(images))
         each = mean_passes(find_protocol(how.protocol), *store.scale.expected, images.num_classes)
-        kind = f"{run.recipe.model} {images.shape}"
-        passes[kind] = passes.get(kind, 0.0) + count * each
-        if kind not in timed:
-            timed[kind] = _pass_seconds(run, store)
-    return sum(passes[kind] * timed[kind] for kind in passes)
+        seconds += count * each * pass_seconds(run, store, timed)
+    return seconds
+
+
+def pass_seconds(run: StoredRun, store: Store, timed: dict[str, float]) -> float:
+    """Return the seconds of a pass of an image, forward or back to it, through a new network of a run.
+
+    Args:
+        run: gives network and data.
+        store: knows where the data lie.
+        timed: what has been measured so far, by kind of network; another kind is added.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ClatError: If the network cannot be built or attacked.
+    """
+    kind = f"{run.recipe.model} {store.test_images(run).shape}"
+    if kind not in timed:
+        timed[kind] = _pass_seconds(run, store)
+    return timed[kind]
 
 
 def _pass_seconds(run: StoredRun, store: Store) -> float:
-    """Return the seconds of a pass of an image through a new network of a run."""
     model, batch = network_and_batch(store, run)
     model.eval().to(computing_device())
     for _ in range(2):  # the first is not counted

@@ -23,6 +23,7 @@ COLUMNS = (
 )
 """What a line of an accuracy table shows."""
 SAME, OPPOSITE, OPEN = "same sign", "opposite", "not settled"
+UNLIKE = "not 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,18 @@ class Cell:
 
     @property
     def settled(self) -> str:
-        """Return whether our effect has the sign of the printed one: SAME, OPPOSITE or OPEN; empty without both.
+        """Return whether our effect has the sign of the printed one: SAME, OPPOSITE, UNLIKE or OPEN; empty without
+        both.
 
         A single seed settles nothing: its interval speaks of two networks and not of two methods.
         """
         if self.effect is None or self.printed_effect is None:
             return ""
         sign = self.effect.sign
-        if sign == 0 or self.printed_effect == 0 or self.effect.seeds < 2:
+        if sign == 0 or self.effect.seeds < 2:
             return OPEN
+        if self.printed_effect == 0:
+            return UNLIKE
         return SAME if sign * self.printed_effect > 0 else OPPOSITE
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,7 +200,8 @@ def paper_text(printed: Printed | None) -> str:
     if printed is None:
         return DASH
     sign = "+" if printed.metric.endswith("delta") else ""
-    return f"{sign}{printed.value}" + (f" ({printed.flag})" if printed.flag else "")
+    told = ", ".join(filter(None, (printed.elsewhere, printed.flag)))
+    return f"{sign}{printed.value}" + (f" ({told})" if told else "")
 
 
 def effect_text(effect: CrossedInterval | None) -> str:

@@ -156,7 +156,7 @@ def figure(request: Request, networks: Sequence[str], datasets: Sequence[str]) -
         },
         outcome=sentences(between),
         figures={request.table.id.lower(): drawn},
-        failed=sum(cell.verdicts is None for cell in cells),
+        failed=sum(cell.verdicts is None or bool(cell.failure) for cell in cells),
     )
 
 
@@ -165,17 +165,16 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
     scale = request.store.scale
     spec = curve[0].spec
     base: dict[str, Any] = {"dataset": spec.dataset, "network": spec.network, "row": curve[0].name}
-    runs, wrong = [], []
+    runs, failures = [], []
     for one in curve:
         run = request.store.run_of(one.spec)
         failure = request.store.train(run, request.console)
         runs += [] if failure else [run]
-        wrong += [failure] if failure else []
+        failures += [failure] if failure else []
     found = []
     for how, kind in figure_measures(request.table, scale):
         measured, unmeasured = evaluated(request.store, runs, how)
-        records = [] if unmeasured else list(measured.values())
-        wrong += unmeasured
+        records, wrong = list(measured.values()), [*failures, *unmeasured]
         found.append(
             Cell(
                 **base,
@@ -183,7 +182,7 @@ def _cells(request: Request, curve: Sequence[Curve]) -> list[Cell]:
                 kind=kind,
                 verdicts=verdicts_of(records, kind) if records else None,
                 images=tuple(record.images or "" for record in records),
-                seeds=tuple(run.spec.seed for run in runs) if records else (),
+                seeds=tuple(measured),
                 failure="; ".join(dict.fromkeys(wrong)) or None,
             )
         )

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from clat.core.errors import ClatError
 from clat.core.files import write_json
+from clat.data.cache import data_root
 from clat.data.sources import locate
 from clat.studies.paper.scales import PaperScale
+
+LAYOUTS = {
+    "imagenet": "train/ and val/, in each a folder of images a class",
+    "svhn": "the Hugging Face parquet files of its cropped digits, train-*.parquet and test-*.parquet",
+}
+"""What a folder of a data set that the hub does not give away, or not under its name, has to hold."""
+
+
+def in_one_spelling(folders: Mapping[str, str]) -> dict[str, str]:
+    """Return where data sets lie so that one folder is always called the same: networks are told apart by it.
+
+    Args:
+        folders: data set -> a folder of it, or what else `--data` takes.
+
+    Returns:
+        Without those that lie where their name is looked for, and the others as absolute paths.
+    """
+    spelled = {name: _spelled(folder) for name, folder in folders.items()}
+    return {name: folder for name, folder in spelled.items() if folder != str((data_root() / name).resolve())}
+
+
+def _spelled(folder: str) -> str:
+    try:
+        found = None if folder == "digits" else locate(folder)
+    except ClatError:  # which is said where the data are asked for
+        found = None
+    return folder if found is None else str(found.resolve())
 
 
 def check_data(datasets: Sequence[str], folders: Mapping[str, str]) -> dict[str, str]:
@@ -30,6 +60,11 @@ def check_data(datasets: Sequence[str], folders: Mapping[str, str]) -> dict[str,
             found = locate(folders.get(name, name))
         except ClatError as error:
             missing[name] = str(error)
+            if name in LAYOUTS and name not in folders:
+                missing[name] = (
+                    f"data set '{name}' is not in {data_root()} (CLAT_DATA_DIR): put {LAYOUTS[name]}, into "
+                    f"{data_root() / name}, or say where they are with --data {name}=FOLDER"
+                )
         else:
             if found is None:
                 missing[name] = f"data set '{folders[name]}' is no folder: name one, {name}=FOLDER"
@@ -62,3 +97,25 @@ def claim(out: Path, scale: PaperScale, command: Sequence[str]) -> None:
     except OSError as error:
         raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
     write_json(file, {"what": "paper", "scale": scale.name, "command": list(command)})
+
+
+@contextmanager
+def known_or_empty(out: str | None, scale: PaperScale) -> Iterator[Path]:
+    """Give a plan the folder whose networks need no training: the one that is named if it is one of tables.
+
+    Args:
+        out: the folder; None: no one is named.
+        scale: of all its tables.
+
+    Yields:
+        The folder, or an empty one for the time of the body.
+
+    Raises:
+        ClatError: If the folder holds another scale.
+    """
+    if out is not None and (Path(out) / "paper.json").exists():
+        claim(Path(out), scale, [])
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory() as empty:
+        yield Path(empty)

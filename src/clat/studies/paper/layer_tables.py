@@ -196,7 +196,10 @@ def selected_layers(request: Request) -> Content:
             if number < len(selections):
                 found = selections[number]
                 folder = request.store.folder / "runs" / runs[0].key
-                entry |= {"layers": in_order(folder, found), "epoch": found["epoch"], "run": runs[0].key}
+                try:
+                    entry |= {"layers": in_order(folder, found), "epoch": found["epoch"], "run": runs[0].key}
+                except ClatError as error:
+                    failure = str(error)
             else:
                 entry["absent"] = f"not at this scale, whose stage selects {len(selections)} times"
         entries.append({**entry, "failure": failure})

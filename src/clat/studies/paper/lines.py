@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clat.studies.paper.catalogue import restricted
-from clat.studies.paper.methods import CURE_EPS, EPS, taken_apart
+from clat.studies.paper.methods import CURE_EPS, EPS, METHODS, taken_apart
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.printed import Printed, printed_in
 from clat.studies.paper.runs import Layers, RunSpec
@@ -54,7 +54,7 @@ class TableLine:
         base, follower = taken_apart(self.method)
         cure = table.paper == "cure"
         return RunSpec(
-            base=base,
+            base=METHODS[base].same_as or base,
             follower=follower,
             network=self.network,
             dataset=self.dataset,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clat.studies.paper.catalogue import TABLES
 from clat.studies.paper.figures import figure_curves
 from clat.studies.paper.lines import table_lines
-from clat.studies.paper.methods import taken_apart
 from clat.studies.paper.paper_table import PaperTable
 
 RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
-    "T5": "smoke, and narrow for ResNet-50 (three seeds) and, in part, DenseNet-121 on CIFAR-10",
+    "T5": "smoke, and narrow for ResNet-50 (three seeds) and DenseNet-121 (one) on CIFAR-10",
     "T7": "smoke, and narrow for ResNet-18 with three seeds",
     "T20": "smoke, and narrow for ResNet-18 with three seeds",
     "F3": "smoke, and narrow for ResNet-18 with three seeds",
@@ -37,7 +38,7 @@ def described(table: PaperTable) -> tuple[str, str, str]:
     parts = [
         ", ".join(table.all_networks()),
         ", ".join(table.all_datasets()),
-        f"{count} runs a seed" if count else "nothing is trained",
+        f"{count} run{'' if count == 1 else 's'} a seed" if count else "nothing is trained",
     ]
     if table.id in RECORDED:
         parts.append(f"recorded: {RECORDED[table.id]}")
@@ -53,12 +54,14 @@ def run_count(table: PaperTable) -> int:
     Returns:
         Networks; tables share many of them.
     """
-    if not table.trains:
-        return 1 if table.id == "T10" else 0
+    if not table.trains and table.id != "T10":
+        return 0
     if table.kind in ("sweep", "strength", "curves"):
         places = [(network, dataset) for network in table.all_networks() for dataset in table.all_datasets()]
         return sum(len(figure_curves(table, *place, 0, 0.1)) for place in places)
-    if table.id == "T8":
-        return len(table_lines(table))
     lines = table_lines(table)
-    return len({(taken_apart(line.method), line.network, line.dataset, line.layers) for line in lines})
+    if table.id in ("T8", "T10"):  # the layers of PGD-AT's networks
+        return len({(line.network, line.dataset) for line in lines})
+    every = {replace(line, network=name) for line in lines for name in (line.network, line.source) if name}
+    specs = {line.spec(table, 0, 0.1) for line in every}
+    return len(specs.union(*(one.start_alike() for one in specs if one.base == "bai2024")))

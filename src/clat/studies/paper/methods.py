@@ -45,6 +45,8 @@ class Method:
     """It trains on generated images as well."""
     exclude: tuple[str, ...] = ()
     """Layers that CLAT leaves alone."""
+    same_as: str = ""
+    """The method whose networks are its own here."""
     kept: bool = False
     """A CLAT stage behind it goes on with its label smoothing and its treatments."""
     note: str = ""
@@ -92,7 +94,10 @@ _CYCLIC: Table = {"kind": "cyclic", "lr": 0.2, "peak": 0.5}
 _AFTER_CYCLE: Table = {"kind": "cosine", "lr": 0.05, "warmup": 1.0}
 """The mean rate of CLAT's part in the paper, falling to 0: a cycle cut in two would hand over at its peak."""
 _FROM_PGD = "The paper takes it from a work that starts from a robust ImageNet network; here it starts from PGD-AT."
-_ONE_CYCLE = "Its authors' learning rates, one cycle that ends at 0 with the run. "
+_ONE_CYCLE = (
+    "One cycle that ends at 0 with the run, as its authors have it, up to the other rows' rate of 0.1 (theirs: 0.2 "
+    "at batches of 512). "
+)
 _GENERATED = (
     "No generated images come with clat: unless a file of them lies in CLAT_DATA_DIR (edm_1m.npz for "
     "CIFAR-10, edm_1m-cifar100.npz for CIFAR-100), real training images stand in for them: at smoke and "
@@ -229,7 +234,11 @@ METHODS: dict[str, Method] = {
         generated=True,
         note=_CHECKPOINT + "here TRADES with generated images, as that one (Gowal et al. 2021). " + _GENERATED,
     ),
-    "madry2019": Method(objective=_PGD, note=_CHECKPOINT + "here PGD-AT, as that one (Engstrom et al. 2019)."),
+    "madry2019": Method(
+        objective=_PGD,
+        same_as="pgd-at",
+        note=_CHECKPOINT + "here PGD-AT, as that one (Engstrom et al. 2019): the networks of the row pgd-at.",
+    ),
     "croce-hein2020": Method(
         objective=_PGD,
         generated=True,

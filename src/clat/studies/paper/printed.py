@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -36,6 +36,8 @@ class Printed:
     flag: str
     """misprint, contradiction, borrowed, or empty: see `FLAGS`."""
     note: str
+    elsewhere: str = ""
+    """The table that it stands in, where it is shown in another one that lacks it; else empty."""
 
     @property
     def number(self) -> float | None:
@@ -68,6 +70,26 @@ def printed_numbers() -> tuple[Printed, ...]:
     """
     text = (files("clat.studies.paper") / "printed.csv").read_text(encoding="utf-8")
     return tuple(Printed(**row) for row in csv.DictReader(text.splitlines()))
+
+
+def printed_elsewhere(paper: str, table: str, row: tuple[str, str, str], attack: str) -> Printed | None:
+    """Return the number of a row that a table lacks, as another table of the paper prints it.
+
+    Args:
+        paper: clat-v2, clat-v1 or cure.
+        table: the one that lacks it.
+        row: data set, network and method.
+        attack: of the number; "none" for clean accuracy.
+
+    Returns:
+        The first such accuracy; None if there is none.
+    """
+    for one in printed_numbers():
+        apart = one.layers or one.source or one.variant or not one.metric.endswith("accuracy")
+        same = (one.paper, one.dataset, one.network, one.method, one.attack) == (paper, *row, attack)
+        if same and one.table != table and not apart:
+            return replace(one, elsewhere=one.table)
+    return None
 
 
 def printed_in(paper: str, table: str) -> Sequence[Printed]:

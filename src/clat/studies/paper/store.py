@@ -26,6 +26,7 @@ from clat.recipe.schema import Recipe
 from clat.recipe.toml import recipe_hash
 from clat.runtime.settings import PRECISIONS, EngineConfig
 from clat.studies.measurement import DIGEST, Measurement, computing_device, file_digest
+from clat.studies.paper.folder import in_one_spelling
 from clat.studies.paper.lines import Measure
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
@@ -66,7 +67,7 @@ class Store:
             scale: of all runs.
             data: data set -> a folder of it, where its name alone does not find it.
         """
-        self.folder, self.scale, self.data = out / "store", scale, dict(data or {})
+        self.folder, self.scale, self.data = out / "store", scale, in_one_spelling(data or {})
         self.failures: dict[str, str] = {}
         self.precisions: dict[str, tuple[str, str]] = {}
         self.unmeasured: dict[Path, str] = {}
@@ -152,7 +153,9 @@ class Store:
         if self.gathered is not None:
             self.gathered.runs |= {one.key: one for one in (*self.needs(run), run)}
             failed = [self.failures[one.key] for one in (*self.needs(run), run) if one.key in self.failures]
-            return next(iter(failed), None) if self.gathered.measuring else PENDING
+            if failed:
+                return failed[0]
+            return None if self.gathered.measuring else PENDING
         if self.is_finished(run):
             return None
         if run.key in self.failures:

@@ -19,7 +19,7 @@ from clat.studies.measurement import computing_device
 from clat.studies.paper.accuracy import Request, accuracy_cells
 from clat.studies.paper.beside import gather, run_beside
 from clat.studies.paper.catalogue import restricted
-from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, Cell, measured_on
+from clat.studies.paper.cells import COLUMNS, OPEN, OPPOSITE, SAME, UNLIKE, Cell, measured_on
 from clat.studies.paper.choose_lambda import RULE
 from clat.studies.paper.content import Content
 from clat.studies.paper.contrast import contrasts, sentences
@@ -201,7 +201,9 @@ def _content(request: Request, asked: Asked, sofar: Callable[[Sequence[Cell]], N
 def _accuracies(request: Request, cells: Sequence[Cell], about: Mapping[str, Any]) -> Content:
     """Return an accuracy table's contents."""
     count = Counter(cell.settled for cell in cells if cell.settled)
-    told = ", ".join(f"{count[name]} {name}" for name in (SAME, OPPOSITE, OPEN))
+    told = ", ".join(
+        f"{count[name]} {name}" for name in (SAME, OPPOSITE, UNLIKE, OPEN) if count[name] or name != UNLIKE
+    )
     notes = dict.fromkeys((cell.row.partition(",")[0], cell.note) for cell in cells if cell.note)
     printed = [
         (f"{c.dataset}, {c.network}, {c.row}, {'clean' if c.kind == 'clean' else c.attack}", c.printed.note)
@@ -232,7 +234,8 @@ def _caption(cells: Sequence[Cell], scale: PaperScale) -> str:
     return (
         f"{measured_on(cells)} Lowest: of so many seeds, as the paper reports. Effect: the row "
         "less the one that stands under 'less', in points. Last column: whether "
-        f"ours has the sign of the paper's; {OPEN}: our interval holds 0, or there is one seed. "
+        f"ours has the sign of the paper's; {UNLIKE}: the paper has 0, our interval does not hold it; "
+        f"{OPEN}: our interval holds 0, or there is one seed. "
         f"Printed numbers flagged: {flags}. "
         f"lambda: {RULE}; "
         f"ratios of this scale: {', '.join(f'{ratio:g}' for ratio in scale.ratios)}{chosen}."
@@ -302,4 +305,4 @@ def _precisions(store: Store) -> list[str]:
         rest = ", ".join(sorted(set(labels) - {fewest}))
         return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
     moved = {pair for pair in store.precisions.values() if pair[0] != pair[1]}
-    return [f"all networks trained in {precision}; here it would be {here}" for precision, here in moved]
+    return [f"all networks trained in {precision}, where this machine takes {here}" for precision, here in moved]
