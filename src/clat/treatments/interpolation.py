@@ -99,7 +99,9 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
     if alpha in (0, 1):
         return copied(end if alpha else start)
     return {
-        name: _between(start[name], value, alpha) if value.is_floating_point() else value.clone()
+        name: _between(start[name], value, alpha)
+        if value.is_floating_point() or value.is_complex()
+        else value.clone()
         for name, value in end.items()
     }
 
