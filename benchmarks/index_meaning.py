@@ -3,9 +3,10 @@
     python -m benchmarks.index_meaning --runs claim/runs/pgd-at@0 claim/runs/pgd-at@1 --alone alone --out FILE
 
 `--runs`: runs of one recipe with several seeds, of which it takes the weights at the end of the first stage, the
-best and the last ones; `--alone`: the folder of `clat study alone`, with all of these seeds or some. Each number is
-a Spearman correlation between two rankings of the layers, or a mean of such over pairs; layer 1, whose index is no
-ratio, is left out (see `clat.criticality`). Images are the runs' held-out training images.
+best and the last ones; `--alone`: the folder of `clat study alone`, with all of these seeds or some, whose rows
+have finished. Each number is a Spearman correlation between two rankings of the layers, or a mean of such over
+pairs; layer 1, whose index is no ratio, is left out (see `clat.criticality`). Images are the runs' held-out
+training images.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from clat.evaluation.predict import predict
 from clat.recipe.toml import read_recipe
 from clat.report.plots import BLUE, MUTED, plot_format, save_figure, styled
 from clat.report.widths import WIDTH
+from clat.studies.row_words import finished
+from clat.studies.tables.alone import LAYERS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -64,6 +67,10 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.plot is not None and (chosen.alone is None or not plot_format(chosen.plot)):
         options.error("--plot shows what tuning each layer alone did: it needs --alone")
+    if chosen.alone is not None:
+        refusal = alone_refusal(chosen.alone, [run.name for run in chosen.runs])
+        if refusal:
+            options.error(refusal)
     claim_output(chosen.out)
     images, other = heldout(chosen.runs[0]), clat.load_split(chosen.other_data, "test")
     nets = {run.name: {when: network(run, file) for when, file in MOMENTS.items()} for run in chosen.runs}
@@ -223,10 +230,10 @@ def against_mrc(nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict
 def against_alone(folder: Path, nets: dict[str, dict[str, nn.Module]], images: ImageSet) -> dict[str, Any]:
     """With the held-out accuracies after tuning each layer by itself: seed by seed, and of the means over the
     seeds, which hold less noise."""
-    by_seed = {name.partition("@")[2]: net["end of stage 1"] for name, net in nets.items()}
-    seeds = [seed for seed in by_seed if (folder / "runs" / f"whole@{seed}").exists()]
-    numbers = range(2, 18)
-    by_layer = {number: checks(folder, f"layer-{number}", seeds) for number in range(1, 18)}
+    by_seed = {seed_of(name): net["end of stage 1"] for name, net in nets.items()}
+    seeds = alone_seeds(folder, nets)
+    numbers = range(2, LAYERS + 1)
+    by_layer = {number: checks(folder, f"layer-{number}", seeds) for number in range(1, LAYERS + 1)}
     rankings = [alone_rankings(by_seed[seed], images) for seed in seeds]
     found: dict[str, Any] = {"seeds": seeds, "by layer": by_layer, "all layers": checks(folder, "whole", seeds)}
     found["paper's index"] = [fmean(of_seeds) for of_seeds in zip(*(one["paper"] for one in rankings), strict=True)]
@@ -278,6 +285,26 @@ def mean_ranks(rankings: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(ranks) for ranks in zip(*(rankdata(one) for one in rankings), strict=True)]
 
 
+def alone_refusal(folder: Path, names: Iterable[str]) -> str:
+    """Why nothing can be said of layers tuned alone beside these runs: the rows that have not finished. Empty: it
+    can."""
+    seeds = alone_seeds(folder, names)
+    if not seeds:
+        return f"{folder} has no row whole@SEED with a seed of --runs"
+    rows = [f"{row}@{seed}" for seed in seeds for row in ("whole", *(f"layer-{n}" for n in range(1, LAYERS + 1)))]
+    missing = [row for row in rows if not finished(folder / "runs" / row)]
+    return f"{folder}: not finished: {', '.join(missing)}: go on with `clat study alone`" if missing else ""
+
+
+def alone_seeds(folder: Path, names: Iterable[str]) -> list[str]:
+    """The seeds of runs of these names that the folder of `clat study alone` has, too."""
+    return [seed for seed in map(seed_of, names) if (folder / "runs" / f"whole@{seed}").exists()]
+
+
+def seed_of(name: str) -> str:
+    return name.partition("@")[2]
+
+
 def checks(folder: Path, row: str, seeds: Sequence[str]) -> dict[str, list[float]]:
     """The last held-out accuracies of a row's runs, by seed."""
     found = [last_check(folder / "runs" / f"{row}@{seed}") for seed in seeds]
@@ -285,9 +312,9 @@ def checks(folder: Path, row: str, seeds: Sequence[str]) -> dict[str, list[float
 
 
 def last_check(run: Path) -> dict[str, float]:
-    """The last held-out accuracies of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [line for line in lines if line.get("heldout_robust") is not None][-1]
+    """The last held-out accuracies of a finished run, as its summary has them: its events are in part those of the
+    run whose first stage it took over."""
+    last = json.loads((run / "summary.json").read_text())["last"]
     return {"clean": last["heldout_clean"], "robust": last["heldout_robust"]}
 
 

@@ -16,6 +16,18 @@ def test_good_images_pass(dtype: torch.dtype) -> None:
     check_images(torch.rand(2, 1, 3, 3, dtype=dtype, requires_grad=True))
 
 
+@pytest.mark.parametrize("shape", [(2, 12, 50, 1), (2, 103, 3, 3), (2, 2, 50, 1), (2, 8, 3, 3)])
+def test_narrow_images_of_other_channels_pass(shape: tuple[int, ...]) -> None:
+    check_images(torch.rand(shape))
+
+
+def test_the_first_convolution_tells_narrow_images_from_channels_that_come_last() -> None:
+    check_images(torch.rand(2, 8, 8, 3), 8)
+    for channels in (3, None):
+        with pytest.raises(ClatError, match=r"permute\(0, 3, 1, 2\)"):
+            check_images(torch.rand(2, 8, 6, 3), channels)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

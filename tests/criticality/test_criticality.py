@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clat.attacks import pgd
 from clat.core.console import plain_console
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.criticality.index import measure_criticality
 from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network.layers import enumerate_layers
@@ -205,6 +206,64 @@ def test_the_input_of_sequence_first_attention_has_its_batch_second() -> None:
     assert report.rows[1].input_weakness == pytest.approx(report.rows[0].weakness, rel=1e-5)
 
 
+class Queried(nn.Module):
+    """Attention pooling by a learned query, behind a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.fc = nn.Conv2d(1, 4, 2, stride=2), nn.Linear(4, 4)
+        self.query, self.pool = nn.Parameter(torch.rand(1, 1, 4)), nn.MultiheadAttention(4, 1, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.fc(self.patch(x).flatten(2).transpose(1, 2))
+        return self.head(self.pool(self.query.expand(len(x), -1, -1), t, t)[0][:, 0])
+
+
+def test_behind_a_learned_query_the_key_is_what_enters() -> None:
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x_adv, y = (x + 0.05 * torch.rand_like(x)).clamp(0, 1), torch.tensor([0, 1, 2, 0])
+    model = Queried().eval()
+    for metric in ("weakness", "curvature"):
+        forward, entering = (
+            measure_criticality(model, x, y, eps=0.1, x_adv=x_adv, metric=metric, predecessor=name)
+            for name in ("forward", "input")
+        )
+        assert indices(entering)[1:] == pytest.approx(indices(forward)[1:], rel=1e-5)
+        assert entering.rows[2].input_weakness == pytest.approx(forward.rows[1].weakness, rel=1e-5)
+
+
+def test_where_no_input_changes_the_index_is_undefined_and_ranks_last(tmp_path: Path) -> None:
+    class Hidden(nn.Module):
+        """The image enters a layer through its weight, past what it is called with."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.block, self.head = nn.Conv2d(1, 2, 1), Scaling(), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            self.block.scale = h.mean((2, 3))
+            return self.head(self.block(torch.ones(len(x), 2)))
+
+    class Scaling(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.scale = torch.ones(())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])
+    settings: dict[str, Any] = {"eps": 0.1, "x_adv": (x + 0.05).clamp(0, 1), "predecessor": "input"}
+    report = measure_criticality(Hidden(), x, y, **settings)
+    assert math.isnan(report.rows[1].criticality)
+    assert report.rows[1].weakness > 0 == report.rows[1].input_weakness
+    assert report.top(1) == ["first"]
+    report.to_json(tmp_path / "report.json")
+    assert math.isnan(type(report).from_json(tmp_path / "report.json").rows[1].criticality)
+
+
 def test_relative_does_not_see_the_scale_of_a_layer(tiny_resnet: Build, images: Tensor, labels: Tensor) -> None:
     model, scaled = tiny_resnet(), tiny_resnet()
     x_adv = pgd(model, images, labels, eps="8/255", seed=1)
@@ -318,7 +377,8 @@ def test_a_layer_that_no_pixel_reaches_is_none() -> None:
 
     x = torch.rand(2, 3, 4, 4)
     for metric in ("weakness", "curvature"):
-        report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
+        with pytest.warns(Notice, match="left out of the layers: 'fc'"):
+            report = measure_criticality(Token(), x, torch.tensor([0, 1]), eps=0.1, metric=metric)
         assert [row.name for row in report.rows] == ["conv"]
         assert weaknesses(report)[0] > 0
 

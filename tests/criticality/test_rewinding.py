@@ -46,6 +46,33 @@ def test_the_drop_by_hand() -> None:
     assert report.cost.forwards == 3 * len(x)
 
 
+class Turning(nn.Module):
+    """Complex weights, a square root of -1 apart from their start, whose real part is looked at."""
+
+    def __init__(self, weight: complex) -> None:
+        super().__init__()
+        self.turn = nn.Module()
+        self.turn.weight = nn.Parameter(torch.full((2, 1), weight))
+        self.turn.forward = lambda x: x.flatten(1).mean(1, keepdim=True) * self.turn.weight[:, 0]
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.turn(x).real)
+
+
+def test_complex_weights_have_their_distance_and_noise() -> None:
+    model, x, y = Turning(1 + 0j), torch.rand(6, 1, 2, 2), torch.tensor([0, 1] * 3)
+    start = {**model.state_dict(), "turn.weight": torch.full((2, 1), 0 + 1j)}
+    layers = enumerate_layers(model, x, include=["turn"])
+    (row,) = measure_rewinding_drop(model, start, x, y, layers=layers).rows
+    assert row.details["distance"] == pytest.approx(2.0)  # |1 - i|^2 = 2, twice
+    valley = rewinding._Valley(model, layers[0], {"turn.weight": start["turn.weight"]}, 0)
+    assert valley.unit == pytest.approx(0.5**0.5)  # of four real numbers two are 1
+    seen: list[Tensor] = []
+    valley._within(lambda weights: float(seen.append(weights["turn.weight"]) or 0), 1.0, 0.1, 1.0, 2)
+    assert all((noisy - model.turn.weight).imag.abs().min() > 0 for noisy in seen)
+
+
 def test_the_criticality_by_hand() -> None:
     """Between W0 = -I and WF = I the weights are (2 alpha - 1) I, right from alpha above one half on. With one tiny
     sigma the minimum is at the smallest such alpha, 0.6, and mu = (0.6 * |2 I| / sigma)^2; the root mean square of

@@ -69,6 +69,13 @@ def test_projection() -> None:
     assert project_weights(far, centre, 5.0) is far
 
 
+def test_projection_of_complex_weights() -> None:
+    centre, far = {"a": torch.tensor([1 + 1j])}, {"a": torch.tensor([4 + 5j])}
+    assert joint_norm(far) == pytest.approx(41**0.5)
+    assert torch.equal(project_weights(far, centre, 2.5)["a"], torch.tensor([2.5 + 3j]))
+    assert project_weights(far, centre, 5.0) is far
+
+
 def measured(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Any:
     return measure_robust_criticality(model, x, y, **{"eps": 0.05, "steps": 2, "epochs": 3} | settings)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 from clat.core.errors import ClatError
-from clat.data import ImageSet, Loader, hold_out, load_split
+from clat.data import ImageSet, Loader, as_image_set, hold_out, load_split
 from clat.data.decode import to_array
 from clat.data.splits import images_in_both
 
@@ -99,6 +100,14 @@ def test_a_set_of_tensors_is_checked() -> None:
     ):
         with pytest.raises(ClatError, match=message):
             ImageSet("mine", "train", ("a", "b"), bad_images, bad_labels)
+
+
+@pytest.mark.parametrize("shape", [(12, 50, 1), (103, 3, 3), (2, 50, 1)])
+def test_narrow_images_of_other_channels_are_images(shape: tuple[int, ...]) -> None:
+    images, labels = torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1])
+    assert ImageSet("mine", "train", ("a", "b"), images, labels).shape == shape
+    for mine in ((images.float(), labels), TensorDataset(images.float(), labels)):
+        assert as_image_set(mine).shape == shape
 
 
 def test_the_names_of_classes_are_a_list() -> None:

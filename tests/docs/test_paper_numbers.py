@@ -249,6 +249,22 @@ def selected_in_t13() -> str:
     return f"A narrow ResNet-50 takes {', then '.join(lists)}:"
 
 
+def densenet_in_t13() -> str:
+    entries = read("paper/T13/narrow-densenet121/table")["entries"]
+    ours, theirs = ([one[key] for one in entries] for key in ("layers", "paper"))
+    words = ("none", "one", "two", "three", "four", "five")
+    stay, printed = (
+        [words[len(set(before) & set(after))] for before, after in pairwise(lists)] for lists in (ours, theirs)
+    )
+    less = read("paper/T5/narrow-densenet121/table")["contrasts"][0]["effect"]
+    listed = ", then ".join(", ".join(map(str, one)) for one in ours)
+    return (
+        f"A narrow DenseNet-121 takes {listed}: {stay[0]} of five layers stay at the second selection and "
+        f"{stay[1]} at the third, {printed[0]} and {printed[1]} in the paper's lists. There others do take their "
+        f"place, and [T5](#what-they-say) does not gain by it: anew less once {with_interval(less)}."
+    )
+
+
 def by_number_of_layers() -> str:
     rows = [f"k = {k}" for k in (1, 2, 3, 5)]
     weak = [narrow_effect("F3", row, PGD_10) for row in rows]
@@ -356,6 +372,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", printed_in_t5),
     ("docs/results/paper/README.md", ratios_of_t5),
     ("docs/results/paper/README.md", selected_in_t13),
+    ("docs/results/paper/README.md", densenet_in_t13),
     ("docs/results/paper/README.md", lower_on_imagenette),
     ("docs/results/paper/README.md", over_networks),
     ("docs/results/paper/README.md", ratios_on_imagenette),

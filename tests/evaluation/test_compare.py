@@ -211,6 +211,26 @@ def test_one_network_measured_twice_is_not_two_seeds(tmp_path: Path, capsys: pyt
     (note,) = compare_seeds([one, other, wider]).notes
     assert note.startswith(f"{one} and {wider} are of networks with different structures")
     assert compare_seeds([one, other], [wider, result(tmp_path / "untold.json")]).notes == ()
+    assert compare(one, same).notes == (
+        "both are of one network: what differs is the attacks' random choices, by their seeds",
+    )
+    assert compare(one, other).notes == compare(one, tmp_path / "untold.json").notes == ()
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_told(tmp_path: Path) -> None:
+    found = []
+    for name, recipe in (
+        ("a", 'name = "a"\nseed = 0\neps = "8/255"'), ("b", 'name = "b"\nseed = 1\neps = "8/255"'),
+        ("c", 'name = "c"\nseed = 1\neps = "4/255"'),
+    ):  # fmt: skip
+        (tmp_path / name / "evaluations").mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+        (tmp_path / name / "recipe.toml").write_text(recipe)
+        found.append(result(tmp_path / name / "evaluations" / "last.json"))
+    assert compare_seeds(found[:2]).notes == ()
+    (note,) = compare_seeds([found[0], found[2]]).notes
+    assert note.endswith("c/evaluations/last.json are of recipes that differ in more than the seed: eps")
+    assert compare_seeds([found[0]], [found[2]]).notes == (), "two groups may"
 
 
 def test_an_attack_whose_code_changed_is_another_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from clat.core.errors import ClatError
 from clat.evaluation import Accuracy
 from clat.evaluation.statistics import nrr
 
@@ -30,6 +31,12 @@ def test_none_and_all_correct() -> None:
     """At the ends the interval is z^2 / (n + z^2) wide, never a point."""
     assert Accuracy(0, 10).interval == pytest.approx((0, Z * Z / (10 + Z * Z)))
     assert Accuracy(10, 10).interval == pytest.approx((10 / (10 + Z * Z), 1))
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 4), (0, -1)])
+def test_counts_that_cannot_be_are_refused(correct: int, n: int) -> None:
+    with pytest.raises(ClatError, match=f"{correct} correct of {n} samples: expected at least one sample"):
+        Accuracy(correct, n)
 
 
 def test_as_data_and_text() -> None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import clat
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.evaluation.job import EvaluationJob
 from clat.hardening import conclude, finish
 from helpers import runs as kit
@@ -105,6 +107,20 @@ def test_another_network_does_not_become_the_one_before(tmp_path, monkeypatch):
     with pytest.raises(ClatError, match=r"began with other weights: .*stage-0\.safetensors holds"):
         clat.hardening.resume_hardening(tmp_path / "run", other, *sets, quiet=True)
     assert go_on(tmp_path / "run").before.robust_accuracy.n == 32
+
+
+def test_batch_norm_that_came_in_frozen_is_not_counted_anew_for_a_promise(tmp_path, monkeypatch):
+    plain = kit.nearest_colour()
+    model = nn.Sequential(nn.BatchNorm2d(3), plain[0], nn.BatchNorm2d(3), *plain[1:])
+    model[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(finish, "most_robust_within", lambda points, _: points[5])
+    with listening([].append):
+        done = clat.harden(model, *kit.data(train=192, test=32), tmp_path / "run", **SETTINGS)
+    assert done.promise["alpha"] == 0.5
+    changed = {name for name, value in done.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not {name for name in changed if name.startswith("0.")}
+    assert {"2.running_mean", "2.running_var"} <= changed
 
 
 def test_a_protocol_from_a_file_is_recorded(tmp_path, monkeypatch):

@@ -21,7 +21,14 @@ from clat.hardening.card import card, paired_sentence, threat_in_words
 from clat.hardening.cost import closing_seconds
 from clat.hardening.look import look
 from clat.hardening.plan import MARGIN, make_plan
-from clat.hardening.promise import PromisePoint, lost_at_most, most_robust_within, refuse_hopeless, set_point
+from clat.hardening.promise import (
+    PromisePoint,
+    lost_at_most,
+    most_robust_within,
+    refuse_hopeless,
+    set_point,
+    walk_line,
+)
 from clat.hardening.recipe import harden_stages, stage_alone
 from clat.hardening.run import _possible
 from clat.hardening.testing import FinalTest
@@ -207,6 +214,22 @@ def test_points_between_two_networks_have_statistics_that_fit_them():
     torch.testing.assert_close(model[1].running_mean, (weight.view(2) * x.mean()), rtol=1e-4, atol=1e-5)
     set_point(model, start, end, 1.0, lambda: [x])
     assert torch.equal(model[1].running_mean, end["1.running_mean"])
+
+
+def test_along_the_line_statistics_that_are_to_stay_do():
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
+    start = copied(tensors_of(model))
+    end = start | {"1.weight": start["1.weight"] + 1}
+    seen = []
+
+    def judge():
+        seen.append(copied(tensors_of(model)))
+        return torch.ones(4, dtype=torch.bool), 0.0
+
+    walk_line(model, start, end, lambda: [torch.rand(16, 1, 4, 4)], judge, (0.0, 0.3, 1.0), norms=[model[2]])
+    for name in ("0.running_mean", "0.running_var", "0.num_batches_tracked"):
+        assert all(torch.equal(point[name], start[name]) for point in seen)
+    assert [torch.equal(point["2.running_mean"], start["2.running_mean"]) for point in seen] == [True, False, True]
 
 
 class LeftBright(nn.Module):

@@ -471,7 +471,36 @@ def test_what_is_no_network_or_no_tensor_is_refused_in_one_line(
 
 
 def test_a_device_without_float64_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clat.network.edge.check_images", lambda x: None)
+    monkeypatch.setattr("clat.network.edge.check_images", lambda *args: None)
     x: Any = SimpleNamespace(device=SimpleNamespace(type="mps"))
     with pytest.raises(ClatError, match="'mps', which has no float64: move network and images to the CPU"):
         accept(nn.Linear(1, 1), x)
+
+
+class Leads(nn.Module):
+    """Signals of twelve leads as images of width 1, (12, T, 1)."""
+
+    def __init__(self, side: int = 1) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(12, 6, (3, side), padding=(1, 0)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("entrance", [*ATTACKS, "evaluate, pgd", "predict", "feature attack", "criticality"])
+@pytest.mark.parametrize("shape", [(12, 30, 1), (12, 12, 1), (12, 30, 3)])
+def test_narrow_images_are_taken_where_the_network_takes_them(entrance: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(4, *shape), torch.tensor([0, 1, 2, 0])
+    EVERYTHING[entrance](Leads(shape[-1]).eval(), x, y)
+
+
+@pytest.mark.parametrize("entrance", ["pgd", "square", "evaluate, pgd", "predict", "feature attack", "criticality"])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (6, 8, 3), (8, 20, 3)])
+def test_where_the_network_refuses_images_whose_channels_come_last_the_cure_is_told(
+    entrance: str, shape: tuple[int, ...], images: Tensor
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ClatError, match=r"expected NCHW: x\.permute\(0, 3, 1, 2\)"):
+        EVERYTHING[entrance](net, torch.rand(4, *shape), torch.tensor([0, 1, 2, 0]))

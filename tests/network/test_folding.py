@@ -193,6 +193,48 @@ def test_a_second_reader(images, first):
     assert_unchanged(frozen(Twice(first)), images)
 
 
+class Shared(nn.Module):
+    """Somebody beside the BatchNorm reads the convolution's result, mostly before it."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), settled(nn.BatchNorm2d(4)), nn.BatchNorm2d(4)
+        self.read = read
+
+    def forward(self, x):
+        out = self.conv(x)
+        return self.read(self, out)
+
+
+READERS = {
+    "a gate": lambda net, out: out.mean((2, 3), keepdim=True).sigmoid() * net.norm(out),
+    "a gate behind": lambda net, out: net.norm(out) * out.mean((2, 3), keepdim=True).sigmoid(),
+    "its shape": lambda net, out: out.shape[1] * net.norm(out),
+    "what returns it": lambda net, out: net.norm(out.contiguous().float()),
+    "two norms": lambda net, out: net.norm(out) * out.mean() + net.other(out),
+    "an overwritten result": lambda net, out: net.norm(out.add_(1.0)),
+}
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_whoever_else_reads_the_result_every_pass_has_the_same_bits(images, read):
+    """Those of the first, which has yet to learn what follows upon what."""
+    fresh = frozen(Shared(READERS[read]))
+    assert_unchanged(copy.deepcopy(fresh), images)
+    net = copy.deepcopy(fresh)
+    with frozen_norms_lean(net):
+        with torch.no_grad():
+            first = net(images)
+            assert all(torch.equal(net(images), first) for _ in range(5))
+        known = value_and_gradient(net, images)
+    net = copy.deepcopy(fresh)
+    with frozen_norms_lean(net):
+        for _ in range(4):
+            assert all(map(torch.equal, value_and_gradient(net, images), known))
+            with torch.no_grad():
+                assert torch.equal(net(images), first)
+
+
 class Overwriting(nn.Module):
     """What the convolution read is changed before the BatchNorm reads what it made of it."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.models.densenet import densenet121
 from clat.models.resnet import resnet18, resnet50
 from clat.models.vgg import vgg19
@@ -113,6 +114,93 @@ def test_a_module_called_twice_is_known_by_its_first_call() -> None:
     assert layer.feature_shape == (3, 8, 8)
     for stop in (False, True):
         assert torch.equal(read_features(model, x, [layer], stop=stop).values[0], model.conv(x).flatten(1))
+
+
+class Recurrent(nn.Module):
+    """A recurrent convolution whose first call reads zeros, the image times zero, or a learned start."""
+
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self.start, self.h0 = start, nn.Parameter(torch.rand(1, 4, 1, 1))
+        self.i, self.r, self.o = (nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4))
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        i = self.i(x)
+        h = self.beginning(i)
+        for _ in range(3):
+            h = torch.tanh(i + self.norm(self.r(h)))
+        return self.head(self.o(h).mean((2, 3)))
+
+    def beginning(self, i: Tensor) -> Tensor:
+        return {"zeros": torch.zeros_like(i), "times": 0 * i, "learned": self.h0.expand_as(i), "one": self.h0}[
+            self.start
+        ]
+
+    def second(self, x: Tensor) -> dict[str, Tensor]:
+        """What enters the second call of `r`, and what it gives at each tap."""
+        i = self.i(x)
+        h = torch.tanh(i + self.norm(self.r(self.beginning(i))))
+        output = self.r(h)
+        norm = self.norm(output)
+        return {"input": h, "output": output, "norm": norm, "activation": torch.tanh(i + norm)}
+
+
+@pytest.mark.parametrize("start", ["zeros", "times", "learned", "one"])
+def test_a_recurrence_from_a_constant_counts_at_its_first_call_that_sees_the_image(start: str) -> None:
+    model, x = Recurrent(start).eval(), torch.rand(3, 3, 6, 6)
+    layers = enumerate_layers(model, x)
+    assert [(layer.name, layer.call) for layer in layers] == [("i", 0), ("r", 1), ("o", 0)]
+    assert enumerate_layers(model, x, include=["r"])[0].call == 1
+    expected = model.second(x)
+    for tap in ("output", "norm", "activation"):
+        for stop in (False, True):
+            (value,) = read_features(model, x, layers[1:2], tap=tap, stop=stop).values
+            assert torch.equal(value, expected[tap].flatten(1)), tap
+    assert torch.equal(read_features(model, x, layers[1:2], inputs=True).values[1], expected["input"].flatten(1))
+
+
+def test_a_recurrence_that_never_sees_the_image_is_left_out_and_told_of() -> None:
+    class Blind(Recurrent):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros(len(x), 4, 6, 6)
+            for _ in range(2):
+                h = self.r(h)
+            return self.head((self.o(self.i(x)) + h).mean((2, 3)))
+
+    with pytest.warns(Notice, match="left out of the layers: 'r', which run, but which no image reaches"):
+        assert names(enumerate_layers(Blind("zeros"), torch.rand(1, 3, 6, 6))) == ["i", "o"]
+
+
+class Pooled(nn.Module):
+    """Attention by a learned query; `form` says how it is called."""
+
+    def __init__(self, form: str = "places") -> None:
+        super().__init__()
+        self.form, self.query = form, nn.Parameter(torch.rand(1, 2, 8))
+        self.patch, self.fc = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8)
+        self.pool, self.head = nn.MultiheadAttention(8, 2, batch_first=form != "sequence"), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.fc(self.patch(x).flatten(2).transpose(1, 2))
+        q = self.query.expand(len(x), -1, -1)
+        if self.form == "names":
+            return self.head(self.pool(query=q, key=t, value=t)[0].mean(1))
+        if self.form == "sequence":
+            t, q = t.transpose(0, 1), q.transpose(0, 1)
+            return self.head(self.pool(q, t, t)[0].mean(0))
+        return self.head(self.pool(q, t, t)[0].mean(1))
+
+
+@pytest.mark.parametrize(("form", "argument"), [("places", 1), ("names", "key"), ("sequence", 1)])
+def test_what_enters_a_layer_is_its_first_argument_that_depends_on_the_image(form: str, argument: Any) -> None:
+    model, x = Pooled(form).eval(), torch.rand(3, 3, 8, 8)
+    layers = enumerate_layers(model, x)
+    assert [(layer.name, layer.input_argument) for layer in layers] == [
+        ("patch", None), ("fc", None), ("pool", argument),
+    ]  # fmt: skip
+    found = read_features(model, x, layers, inputs=True).values
+    assert torch.equal(found[5], found[1])  # the key is what `fc` gives
 
 
 def test_shortcuts_and_classifier_on_request() -> None:
@@ -307,7 +395,7 @@ class Tokens(nn.Module):
 
 
 def test_which_normalisation_belongs_to_a_layer() -> None:
-    layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8), classifier=True)
+    layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8), exclude=["bias_net"], classifier=True)
     assert [(layer.name, layer.norm_call, layer.norm_name) for layer in layers] == [
         ("patch", None, None), ("fc", 0, None), ("fc2", 0, None), ("head", None, None),
     ]  # fmt: skip
@@ -315,8 +403,11 @@ def test_which_normalisation_belongs_to_a_layer() -> None:
 
 def test_a_module_that_sees_no_image_is_no_layer() -> None:
     """bias_net runs on a constant grid: its output has no batch, and no feature of an image."""
-    layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8))
+    with pytest.warns(Notice, match="left out of the layers: 'bias_net', which run, but which no image reaches"):
+        layers = enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8))
     assert names(layers) == ["patch", "fc", "fc2"]
+    with pytest.raises(ClatError, match="layer 'bias_net' runs, but no image reaches it: what it reads and gives"):
+        enumerate_layers(Tokens(), torch.rand(1, 3, 8, 8), include=["bias_net"])
 
 
 class TinyViT(nn.Module):
@@ -448,8 +539,11 @@ class ClassToken(nn.Module):
 
 
 def test_a_query_of_the_class_token_alone_is_no_layer() -> None:
-    names = [layer.name for layer in enumerate_layers(ClassToken(), torch.rand(2, 3, 8, 8))]
-    assert names == ["patches", "k", "out"]
+    with pytest.warns(Notice, match="left out of the layers: 'q'"):
+        layers = enumerate_layers(ClassToken(), torch.rand(2, 3, 8, 8))
+    assert names(layers) == ["patches", "k", "out"]
+    for kept in ({"exclude": ["q"]}, {"include": ["patches", "k", "out"]}):  # there is nothing to say
+        assert enumerate_layers(ClassToken(), torch.rand(2, 3, 8, 8), **kept) == layers  # type: ignore[arg-type]
 
 
 def test_dead_and_detached_layers_are_layers() -> None:

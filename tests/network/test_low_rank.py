@@ -13,6 +13,7 @@ from clat.attacks import pgd
 from clat.attacks.pgd import run_pgd
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.network import modes
 from clat.network.layers import enumerate_layers
 from clat.network.low_rank import Branch, LowRank, adaptable_layers, classifier_of
@@ -288,3 +289,22 @@ def test_what_does_not_fit_is_refused(tiny_resnet, images):
     branch_on(model, ["conv1"])
     with pytest.raises(ClatError, match="'conv1' has a parametrization already"):
         branch_on(model, ["conv1"])
+
+
+def test_what_is_left_out_is_said_once_and_not_where_it_is_excluded():
+    class Token(nn.Module):
+        """The class token's own layer reads no image."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.token = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Parameter(torch.rand(1, 4))
+            self.fc, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x)).mean((2, 3)) + self.fc(self.token.expand(len(x), -1)))
+
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.warns(Notice, match="left out of the layers: 'fc'") as said:
+        assert adaptable_layers(Token(), x) == ["b"]
+    assert len(said) == 1
+    assert adaptable_layers(Token(), x, exclude=["fc"]) == ["b"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import clat
+from clat.core.seeds import seed_global
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.frozen_norm import frozen_norms_lean
@@ -110,6 +114,36 @@ class DropsBetween(nn.Module):
 
     def forward(self, x):
         return self.fc(self.c2(self.drop(torch.relu(self.c1(x)))).mean((2, 3)))
+
+
+class SkipsAtTimes(nn.Module):
+    """Stochastic depth by the whole batch: one draw decides whether a branch is there, and it seldom is not."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.c1, self.c2, self.c3 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.fc, self.draw = nn.Linear(4, 5), draw
+
+    def forward(self, x):
+        x = torch.relu(self.c1(x))
+        x = x + self.c2(x) * float(not self.training or self.draw() >= 0.1)
+        return self.fc(self.c3(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(()).item(), random.random, np.random.random], ids=["torch", "random", "numpy"]
+)
+def test_not_where_a_draw_happens_to_change_nothing(draw):
+    net, x, y = SkipsAtTimes(draw).train(), torch.rand(2, 3, 8, 8), torch.tensor([0, 3])
+    first, _, third = enumerate_layers(net, x)
+    objective = Clat(steps=1, lambda_=0.5)
+    for layer, expected in ((first, True), (third, False)):
+        step, found = Step((layer,), seed=3, once=True), set()
+        for seed in range(4):
+            with modes.preserve_random_states(net):
+                seed_global(seed)
+                found.add(objective.calibration(net, x, y, step).shares_clean_pass)
+        assert found == {expected}
 
 
 def test_it_is_found_out_again_for_other_layers():

@@ -68,6 +68,14 @@ def test_tau_rises_over_the_stage(progress, expected):
     assert found([9.0], progress=Fraction(*progress), tau_rises=(0.4166, 0.75)) == pytest.approx([expected])
 
 
+@pytest.mark.parametrize("rise", [0.4, 0.6, 0.75, 0.8, 0.9])
+def test_tau_rises_at_the_very_batch(rise):
+    """As floats 0.4, 0.6, 0.8 and 0.9 lie beside the fractions that they are written for, some of them above."""
+    at = Fraction(str(rise))
+    before = at - Fraction(1, 10**6)
+    assert [FAT(tau_rises=(rise,)).tau_at(step_of(progress=one)) for one in (before, at)] == [0, 1]
+
+
 def test_with_steps_to_spare_it_is_pgd(build, images, labels):
     """tau as large as the number of steps stops nothing."""
     with modes.attack_mode(build()):

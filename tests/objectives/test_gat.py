@@ -86,6 +86,13 @@ def test_the_weight_is_raised_late_in_the_stage(table):
     assert weight((1, 2), late=0.5, late_lambda=3) == 3
 
 
+@pytest.mark.parametrize("late", [0.4, 0.6, 0.75, 0.8, 0.9])
+def test_the_weight_is_raised_at_the_very_batch(late):
+    at = Fraction(str(late))
+    before = at - Fraction(1, 10**6)
+    assert [GAT(late=late).weight(step_of(0, one)) for one in (before, at)] == [10, 40]
+
+
 @pytest.mark.parametrize("settings", [{"lambda_": -1}, {"late_lambda": -1}, {"late": 2}, {"steps": 3}])
 def test_what_makes_no_sense_is_refused(settings):
     with pytest.raises(ClatError):

@@ -25,6 +25,7 @@ def test_the_version_is_said_once(project: dict[str, Any]) -> None:
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "clat.core.version.__version__"}
     assert f"\nversion: {clat.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f" version = {{{clat.__version__}}}\n" in (ROOT / "docs" / "index.md").read_text()
     assert describe_environment()["clat"] == clat.__version__
 
 

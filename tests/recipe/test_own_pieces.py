@@ -17,7 +17,7 @@ from clat.core import plugins
 from clat.core.errors import ClatError
 from clat.data import load_split
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol
-from clat.evaluation.own_attack import source_digest
+from clat.evaluation.own_attack import find_own_attack, source_digest
 from clat.objectives import PgdAT
 from clat.recipe.explain import explained_recipe
 from clat.recipe.toml import build_recipe, read_recipe, recipe_data, recipe_hash, recipe_toml
@@ -25,11 +25,13 @@ from clat.recipe.toml import build_recipe, read_recipe, recipe_data, recipe_hash
 MODULE = '''
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+import clat
 from clat.core.errors import ClatError
 from clat.criticality import Ranking, RankingReport, RankingRow
 from clat.data import ImageSet
@@ -110,6 +112,23 @@ def noise(model, x, y, *, eps, seed):
 
 def far(model, x, y, *, eps):
     return x + 2 * eps
+
+
+def parts(model, x, y, *, eps):
+    """Look at the network's parts, as feature attacks do, and attack what one gives."""
+    seen = []
+    handle = model.layer3[0].conv1.register_forward_hook(lambda module, args, output: seen.append(output))
+    logits = model(x)
+    handle.remove()
+    assert logits.dtype == torch.float32
+    names = [layer.name for layer in clat.enumerate_layers(model, x)]
+    assert "layer3.0.conv1" in names
+    assert "layer3.0.conv1.weight" in model.state_dict()
+    twin = copy.deepcopy(model)
+    assert torch.allclose(twin(x), logits, atol=0.05)
+    twin.linear.weight.data.zero_()
+    assert torch.allclose(twin(x), twin.linear.bias.expand_as(logits), atol=0.05), "its own weights"
+    return (x + eps * (seen[0].mean((1, 2, 3)) > 0).view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def flat(model, x, y, *, eps):
@@ -304,6 +323,35 @@ def test_attacks_of_one_s_own(images: torch.Tensor, labels: torch.Tensor, tiny_r
     ):
         with pytest.raises(ClatError, match=says):
             evaluated(images, labels, attack)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_attack_of_one_s_own_sees_the_network_itself(
+    images: torch.Tensor, labels: torch.Tensor, tiny_resnet: Any, precision: str
+) -> None:
+    model = tiny_resnet()
+    labels = model(images).argmax(1)
+    protocol = Protocol(name="parts", attacks=(AttackSpec(attack="own_pieces:parts"),))
+    found = clat.evaluate(
+        model, images, labels, protocol=protocol, eps="0.1", precision=precision, keep_examples=True
+    )
+    parts = find_own_attack("own_pieces:parts")
+    assert torch.equal(found.x_adv, parts(model, images, labels, eps=0.1))
+    assert "forward" not in vars(model)
+
+
+def test_a_function_in_place_of_its_name_is_told_how_to_be_named() -> None:
+    corner = find_own_attack("own_pieces:corner")
+    with pytest.raises(ClatError, match=r"is the function corner, .*'__main__:function' .here 'own_pieces:corner'"):
+        AttackSpec(attack=corner)  # type: ignore[arg-type]
+    with pytest.raises(ClatError, match="once it stands at the top of a module"):
+        AttackSpec(attack=lambda model, x, y, *, eps: x)  # type: ignore[arg-type]
+
+
+def test_a_function_of_a_script_is_named_by_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    corner = find_own_attack("own_pieces:corner")
+    monkeypatch.setattr(sys.modules["__main__"], "mine", corner, raising=False)
+    assert AttackSpec(attack="__main__:mine").label == "mine"
 
 
 def test_a_changed_attack_does_not_keep_its_verdicts(

@@ -29,6 +29,12 @@ def test_piecewise(epoch, expected):
     assert learning_rate(Schedule(kind="piecewise", lr=1.0), epoch, 100) == pytest.approx(expected)
 
 
+def test_piecewise_at_the_very_step_within_an_epoch():
+    """A fifth of three epochs is 0.6 of an epoch, and 0.6 / 3 is 0.19999999999999998."""
+    rule = Schedule(kind="piecewise", lr=1.0, milestones=(0.2,))
+    assert [learning_rate(rule, 0 + step / 5, 3) for step in (2, 3)] == pytest.approx([1.0, 0.1])
+
+
 def test_piecewise_of_the_bag_of_tricks():
     rule = Schedule(kind="piecewise", lr=0.1, milestones=(100 / 110, 105 / 110))
     assert [round(learning_rate(rule, e, 110), 6) for e in (99, 100, 104, 105, 110)] == [

@@ -137,6 +137,16 @@ def test_a_treatment_that_takes_an_objective_s_weights_away_is_refused(objective
             StageConfig(name="x", epochs=9, objective=objective, treatments=treatments)
 
 
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_an_average_whose_accuracy_would_choose_among_weights_that_lack_it_is_refused(average):
+    says = f"^stage 'x': 'autolora' goes back to weights by .*, where '{average}' has its average measured: give '"
+    for treatments in ((TREATMENTS[average], AWP()), (AWP(), TREATMENTS[average])):
+        with pytest.raises(ClatError, match=says):
+            StageConfig(name="x", epochs=9, objective=AutoLoRa(), treatments=treatments)
+    given = AutoLoRa(automatic_rate=False)
+    assert StageConfig(name="x", epochs=9, objective=given, treatments=(TREATMENTS[average],)).objective == given
+
+
 @pytest.mark.parametrize(
     ("objective", "treatment"),
     [(Cure(percent=0, steps=1), LoRA()), (Twins(steps=1), LoRA()), (Twins(steps=1), Reinitialise(modules=("*",)))],

@@ -7,13 +7,15 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import clat as package
 from clat import cli
 from clat.cli import parser as parsing
 from clat.cli import train as commands
+from clat.cli.evaluation_setup import is_guessing
 from clat.data.loader import Loader
+from clat.evaluation.statistics import Accuracy
 from clat.models import build_model
 from clat.models.robustbench import TABLES
 from clat.recipe.source import override_pairs
@@ -406,3 +408,17 @@ def test_the_first_process_alone_draws_the_page(clat, trained, monkeypatch, firs
     done = clat("train", "--resume", trained)
     assert done.code == 0
     assert done.out.count("wrote") == (trained / "report.html").is_file() == first
+
+
+def test_an_evaluation_at_chance_says_what_may_be_wrong(clat, trained, tmp_path, workplace):
+    """Weights that the network was not trained with, as a wrong normalisation or order of classes would do."""
+    state = load_file(trained / "weights" / "last.safetensors")
+    save_file({name: torch.zeros_like(value) for name, value in state.items()}, tmp_path / "zeros.safetensors")
+    words = ("evaluate", "--model", "own_network:Net", "--protocol", "fgsm", "--eps", 0.1, "--num-samples", 200)
+    wrong = clat(*words, "--weights", tmp_path / "zeros.safetensors")
+    assert wrong.code == 0
+    assert "caution: that is what guessing among 10 classes gives" in wrong.out
+    assert "caution" not in clat(*words).out, "that the weights are random is said already"
+    assert not is_guessing(Accuracy(2, 20), 10), "too few images to tell"
+    assert is_guessing(Accuracy(100, 200), 2)
+    assert not is_guessing(Accuracy(150, 200), 2)

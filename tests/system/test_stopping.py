@@ -113,10 +113,15 @@ def test_a_training_says_itself_how_it_goes_on(clat: Any, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "work",
-    [pytest.param("sleep", marks=pytest.mark.slow), pytest.param("compute", marks=pytest.mark.slow), "swallow"],
+    ("work", "number", "code"),
+    [
+        ("sleep", signal.SIGTERM, 143),
+        pytest.param("sleep", signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param("compute", signal.SIGINT, 130, marks=pytest.mark.slow),
+        ("swallow", signal.SIGINT, 130),
+    ],
 )
-def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
+def test_in_an_evaluation(work: str, number: int, code: int, start: Any, place: Path) -> None:
     (place / "busy").write_text(work)
     words = (
         "evaluate",
@@ -130,8 +135,8 @@ def test_in_an_evaluation(work: str, start: Any, place: Path) -> None:
         "cpu",
     )
     process = start(words, cwd=place)
-    _, errors = interrupt_at_work(process, place)
-    assert process.returncode == 130
+    _, errors = interrupt_at_work(process, place, number)
+    assert process.returncode == code
     assert ("the code at work did not let go" in errors) == (work != "sleep")
     assert "nothing was written (evaluate keeps its work with --state FILE)" in errors
 

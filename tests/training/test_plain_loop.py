@@ -150,6 +150,28 @@ def test_other_objectives_of_the_kind_and_soft_labels(batches: Any) -> None:
         assert tuning.loss(x, y, seed=3) == tuning.loss(x, y, seed=3)
 
 
+def test_float_labels_that_are_no_probabilities_are_refused_in_one_line(batches: Any) -> None:
+    heldout, ((x, y), *_) = batches
+    soft = torch.nn.functional.one_hot(y, 4).float()
+    with clat.Clat(kit.tiny(), ["conv3"], heldout, eps="0.05", steps=1) as tuning:
+        for labels, says in (
+            (y.float(), r"labels are torch.float32, expected torch.int64: convert with y\.long\(\)"),
+            (
+                y.float()[:, None],
+                r"labels have shape .*, 1\), expected class numbers .*, y\.long\(\), or probabilit",
+            ),
+            (soft[:-1], "labels for .* images: give one an image"),
+            (soft[..., None], "labels have shape"),
+            (soft - 1, "labels are no probabilities"),
+            (3 * soft, "labels are no probabilities"),
+            (soft[:, :3] * 0 + 1 / 3, "labels are of 3 classes, the model has 4"),
+            (y.tolist(), "labels are a list"),
+        ):
+            with pytest.raises(ClatError, match=says):
+                tuning.loss(x, labels)
+        assert tuning.loss(x, (soft + 0.1) / 1.4).requires_grad
+
+
 def test_other_rankings(batches: Any) -> None:
     (x, y), _ = batches
     model = kit.tiny().eval()

@@ -29,6 +29,8 @@ def join(settings, context):
         ({"start": 0.0, "ramp": False, "decay": 0.999}, 1, 1000, 0.999),
         ({"start": 0.5, "ramp": False, "decay": 0.9}, 499, 1000, 0.0),
         ({"start": 0.5, "ramp": False, "decay": 0.9}, 500, 1000, 0.9),
+        ({"start": 0.07}, 6, 100, 0.0),
+        ({"start": 0.07}, 7, 100, 1 / 10),  # 0.07 * 100 is 7.000000000000001
     ],
 )
 def test_the_decay(settings, steps, of, decay):

@@ -47,10 +47,21 @@ def test_between_them_weights_and_statistics_are_mixed_and_counters_the_later(tw
     assert not torch.equal(found["bn1.running_mean"], end["bn1.running_mean"])
 
 
+def test_complex_weights_are_mixed():
+    between = interpolate({"w": torch.tensor([1 + 1j])}, {"w": torch.tensor([3 + 5j])}, 0.5)
+    assert torch.equal(between["w"], torch.tensor([2 + 3j]))
+
+
 def test_what_both_have_in_common_stays_bit_for_bit(two):
     start, end = two
     end["conv1.weight"] = start["conv1.weight"].clone()
     assert all(torch.equal(interpolate(start, end, a)["conv1.weight"], start["conv1.weight"]) for a in ALPHAS)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.7])
+def test_infinities_that_both_have_stay_such_as_those_of_a_mask(alpha):
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    assert torch.equal(interpolate({"mask": mask}, {"mask": mask.clone()}, alpha)["mask"], mask)
 
 
 def test_networks_of_other_entries_are_refused(two):

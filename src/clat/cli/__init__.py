@@ -17,7 +17,7 @@ from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
 from clat.cli.stopped import CODES, how_to_go_on, say_stopped
 from clat.core.errors import ClatError, unknown
-from clat.core.stopping import ends_in_time, last_words
+from clat.core.stopping import Terminated, ends_in_time, last_words
 
 COMMANDS = (
     "harden",
@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClatError as error:
         print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return CODES[isinstance(stop, Terminated)]
     except BrokenPipeError:
         return 1
     except OSError as error:
@@ -99,8 +99,8 @@ def _run(words: list[str]) -> int:
             code = module.run(options)
     except ClatError:
         raise
-    except KeyboardInterrupt:
-        code = CODES[0]
+    except KeyboardInterrupt as stop:
+        code = CODES[isinstance(stop, Terminated)]
     except (Exception, SystemExit) as error:  # an own network may raise anything, at any step, and even leave
         from clat.cli.foreign import told
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.cli.console import console, say
-from clat.cli.inputs import about_model, build_model, data_in_words, pick_device, read_images
+from clat.cli.inputs import about_model, build_model, data_in_words, pick_device, read_images, without_weights
 from clat.cli.outputs import Outputs
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
@@ -177,9 +177,30 @@ def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
     """
     say(data_in_words(images, clean.n))
     say(f"clean accuracy   {clean}")
+    if without_weights(options) is None and is_guessing(clean, images.num_classes):
+        say(
+            f"caution: that is what guessing among {images.num_classes} classes gives: are these the network's "
+            "weights, its normalisation (--normalize) and its order of classes (--classes)?",
+            style="yellow",
+        )
     if options.model.startswith(robustbench.PREFIX):
         listed = robustbench.entry(options.model, images.num_classes)
         say(f"RobustBench lists {listed.clean} % clean and {listed.robust} % under AutoAttack")
+
+
+def is_guessing(clean: Accuracy, classes: int) -> bool:
+    """Return whether a network is right about as often as by guessing, on enough images to tell.
+
+    Args:
+        clean: its accuracy.
+        classes: their number, at least 1.
+
+    Returns:
+        True where the interval holds chance, or lies below it, and nothing far above it.
+    """
+    chance = 1 / classes
+    low, high = clean.interval
+    return low <= chance and high <= min(2 * chance, chance + 0.15)
 
 
 def cost_text(cost: Cost) -> str:

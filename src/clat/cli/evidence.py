@@ -65,14 +65,14 @@ def run(options: argparse.Namespace) -> int:
         return _list()
     from clat.studies.evidence.regimes import find_regime
     from clat.studies.evidence.request import EvidenceRequest
-    from clat.studies.paper.folder import check_data, claim
+    from clat.studies.paper.folder import check_data, claim, known_or_empty
     from clat.studies.paper.store import Store
 
     regime = find_regime(options.regime)
     for name in ("seeds", "num_samples"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ClatError(f"--{name.replace('_', '-')} is {getattr(options, name)}: expected at least 1")
-    if options.out is None:
+    if options.out is None and not options.plan:
         raise ClatError("clat evidence needs --out, the folder of its networks")
     finals = _finals(options)
     folders = {regime.dataset: options.data} if options.data else {}
@@ -80,16 +80,11 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(message)
     if options.seeds is not None:
         regime = replace(regime, fresh=options.seeds)
-    out = Path(options.out)
     if options.plan:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as empty:
-            known = (out / "paper.json").exists()
-            if known:
-                claim(out, regime.scale, [])
-            store = Store(out if known else Path(empty), regime.scale, folders)
+        with known_or_empty(options.out, regime.scale) as place:
+            store = Store(place, regime.scale, folders)
             return _plan(EvidenceRequest(regime=regime, store=store, console=console(), finals=finals))
+    out = Path(options.out)
     from clat.core.environment import invocation
     from clat.studies.evidence.run import run_regime
     from clat.studies.paper.page import rich_table

@@ -96,7 +96,12 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resize and centre-crop the images")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (default: as they are)")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="1: grey, 3: colour (default: colour of image files, arrays as they are)",
+    )
 
 
 SAMPLE = "so many images: the first, or each class's share of files sorted by class"

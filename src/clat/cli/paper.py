@@ -74,23 +74,18 @@ def run(options: argparse.Namespace) -> int:
         raise ClatError(f"--seeds is {options.seeds}: expected at least 1")
     if every and (options.networks or options.rows):
         raise ClatError("clat paper all takes no --networks and --rows, which belong to a table: name one")
-    if options.out is None:
+    if options.out is None and not options.plan:
         raise ClatError("clat paper needs --out, the folder of the tables")
-    from clat.studies.paper.folder import claim
+    from clat.studies.paper.folder import claim, known_or_empty
     from clat.studies.paper.store import Store
 
     asked = _asked(options)
     if not every:
         _check(tables[0], asked)
-    out = Path(options.out)
     if options.plan:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as empty:
-            known = (out / "paper.json").exists()
-            if known:
-                claim(out, scale, [])
-            return _plan(tables, asked, Store(out if known else Path(empty), scale, asked.folders))
+        with known_or_empty(options.out, scale) as place:
+            return _plan(tables, asked, Store(place, scale, asked.folders))
+    out = Path(options.out)
     from clat.core.environment import invocation
     from clat.training.interrupt import Interrupted
 

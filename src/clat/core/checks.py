@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -12,15 +13,18 @@ from clat.core.formatting import counted
 LARGEST = 2**63 - 1
 """The largest whole number that torch takes for a size or a count, and that TOML has to hold."""
 _ROUNDING = 1e-4  # beyond [0, 1]: more is no rounding error
+_NEAR_ONE = 0.02  # how far from it probabilities may sum up, in bfloat16
 
 
-def check_images(x: torch.Tensor) -> None:
+def check_images(x: torch.Tensor, channels: int | None = None) -> None:
     """Raise an error unless `x` is a batch of images that attacks and measurements can take.
 
     On an accelerator this waits for the device once.
 
     Args:
         x: the batch, to be floating point, (N, C, H, W), finite, in [0, 1]; an empty batch is accepted.
+        channels: how many the first convolution of their network takes (`clat.network.guard.input_channels`), which
+            tells images whose channels come last from narrow ones; None: nobody knows.
 
     Raises:
         ClatError: it is anything else; the message says how to mend it.
@@ -32,8 +36,8 @@ def check_images(x: torch.Tensor) -> None:
         raise ClatError(f"images have shape {shape}, expected NCHW: add the batch dimension with x[None]")
     if x.ndim != 4:
         raise ClatError(f"images have shape {shape}, expected four dimensions, NCHW")
-    if shape[-1] in (1, 3) and shape[1] not in (1, 3):
-        raise ClatError(f"images have shape {shape}, expected NCHW: x.permute(0, 3, 1, 2)")
+    if like_pictures(shape) and channels in (None, shape[-1]):
+        raise channels_first_wanted(shape)
     if x.dtype == torch.uint8:
         raise ClatError("images are uint8, expected floating point in [0, 1]: divide by 255")
     if not x.is_floating_point():
@@ -57,6 +61,44 @@ def check_images(x: torch.Tensor) -> None:
         f"images lie in [{_digits(low)}, {_digits(high)}], expected [0, 1]: pass them unnormalised; clat puts"
         " normalisation inside the model, see load_model(normalize=...)"
     )
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Return whether a shape may be one whose channels come last.
+
+    Args:
+        shape: of one image or several, to be (..., C, H, W).
+
+    Returns:
+        True where the width is 1 or 3, as many as grey or colour images have channels, and the channels are not.
+        Signals of several leads, (N, 12, T, 1), are so too.
+    """
+    return shape[-1] in (1, 3) and shape[-3] not in (1, 3)
+
+
+def like_pictures(shape: Sequence[int]) -> bool:
+    """Return whether a shape is that of pictures whose channels come last, as far as it tells.
+
+    Args:
+        shape: of one image or several, to be (..., C, H, W).
+
+    Returns:
+        True where channels may come last, and the two sides before them are those of a picture, at most 1 to 2.
+    """
+    short, long = sorted(shape[-3:-1])
+    return channels_last(shape) and long <= 2 * short
+
+
+def channels_first_wanted(shape: Sequence[int]) -> ClatError:
+    """Return the error for images whose channels come last.
+
+    Args:
+        shape: theirs, (N, H, W, C).
+
+    Returns:
+        The error, for the caller to raise.
+    """
+    return ClatError(f"images have shape {tuple(shape)}, expected NCHW: x.permute(0, 3, 1, 2)")
 
 
 def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
@@ -91,6 +133,28 @@ def check_labels(y: torch.Tensor, num_classes: int | None, n: int) -> None:
         raise ClatError(
             f"labels lie in [{low}, {high}], expected 0 to {num_classes - 1}: does the model have all the classes?"
         )
+
+
+def check_probabilities(y: torch.Tensor, n: int) -> None:
+    """Raise an error unless `y` holds the probabilities of the classes for each of `n` images.
+
+    Args:
+        y: to be floating point, (n, K) of at least two classes, each row at least 0 with a sum of 1.
+        n: how many images there are.
+
+    Raises:
+        ClatError: they are anything else.
+    """
+    shape = tuple(y.shape)
+    if y.ndim != 2 or shape[1] < 2:
+        raise ClatError(
+            f"labels have shape {shape}, expected class numbers ({n},), y.long(), or probabilities ({n}, K)"
+        )
+    _check_gradients("labels", "y", y)
+    if len(y) != n:
+        raise ClatError(f"{len(y)} labels for {n} images: give one an image")
+    if not bool((y >= 0).all() & ((y.double().sum(1) - 1).abs() < _NEAR_ONE).all()):
+        raise ClatError("labels are no probabilities, at least 0 with a sum of 1: of logits give y.softmax(1)")
 
 
 def kind_of(value: object) -> str:

@@ -6,7 +6,7 @@ import re
 
 from clat.core.errors import ClatError
 
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = r"(\d+(?:\.\d+)?)\s*(min|[smhd])"
 
 
@@ -14,13 +14,13 @@ def parse_duration(text: str | float) -> float:
     """Return a time in seconds.
 
     Args:
-        text: seconds, or words such as "90s", "30m", "30 min", "1h30m", "2d".
+        text: seconds as a number, or words such as "90s", "30m", "30 min", "1h30m", "2d".
 
     Returns:
         Seconds, above 0 and finite.
 
     Raises:
-        ClatError: anything else, or no time at all.
+        ClatError: anything else, such as text without a unit, or no time at all.
 
     >>> parse_duration("1h30m"), parse_duration("90s"), parse_duration(90)
     (5400.0, 90.0, 90.0)
@@ -28,8 +28,10 @@ def parse_duration(text: str | float) -> float:
     words = str(text).strip()
     if re.fullmatch(rf"({_PART}\s*)+", words):
         seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(_PART, words))
-    elif re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", words):
-        seconds = float(words)
+    elif not isinstance(text, str) and text == text:
+        seconds = float(text)
+    elif re.fullmatch(r"\d*[1-9]\d*(\.\d+)?", words):
+        raise ClatError(f"the budget is '{text}', without a unit: {words}s, {words}m or {words}h?")
     else:
         raise ClatError(f"the budget is '{text}': expected a time such as 90s, 30m or 1h30m")
     if seconds == float("inf"):

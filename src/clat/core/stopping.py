@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 AGAIN = 1.3
@@ -24,6 +25,11 @@ AT_LAST = 1.8
 """Seconds after which the process is ended."""
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised by a termination signal that nobody else handles, so that what Ctrl-C cleans up is cleaned up, too."""
+
 
 LastWords = Callable[[], str]
 """Called before the process is ended from outside of the code at work; what it returns is said."""
@@ -56,6 +62,9 @@ def ends_in_time() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the process within two seconds while the code inside runs.
 
     It is for a process's outermost code, in its main thread; elsewhere it does nothing.
+
+    Raises:
+        Terminated: on SIGTERM, unless the process has a handler of its own.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
         yield
@@ -67,12 +76,17 @@ def ends_in_time() -> Iterator[None]:
     before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     shown, sys.unraisablehook = sys.unraisablehook, _quiet_about_signals(sys.unraisablehook)
     os.register_at_fork(after_in_child=_deaf)  # a child's signals are its own
+    lets_go = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if lets_go:
+        signal.signal(signal.SIGTERM, _terminate)
     watch.start()
     try:
         yield
     finally:
         answered()
         sys.unraisablehook = shown
+        if lets_go:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         with suppress(OSError):
             writing.send(b"\0")
@@ -96,6 +110,12 @@ def _deaf() -> None:
     """Send the signals of a forked child to nobody here."""
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)
+        if signal.getsignal(signal.SIGTERM) is _terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _watch(reading: socket.socket) -> None:

@@ -24,6 +24,7 @@ from clat.criticality.probing import batches, check_ranking, measuring
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.features import TAPS, feature_distance, read_features
+from clat.network.guard import input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
 
@@ -83,7 +84,7 @@ def measure_activation_ranking(
     attack = activation_settings(eps, alpha, steps, norm)
     check_decay(decay)
     if targets is not None:
-        check_images(targets[0])
+        check_images(targets[0], input_channels(model))
         check_labels(targets[1], None, len(x))
         if targets[0].shape != x.shape:
             raise ClatError(f"the target images have shape {tuple(targets[0].shape)}, x has {tuple(x.shape)}")

@@ -9,7 +9,9 @@ As the paper does, one perturbation x' (untargeted PGD on the model's output) se
 
 F_{i-1} is the previous layer in forward order. Where a network branches, that is not what layer i reads: with
 `predecessor="input"` C_i is W(F_i) / W(I_i), I_i the very tensor that enters layer i (for layer 1 the image). In a
-plain chain of layers both agree from layer 2 on; elsewhere the product of the C_i is then no weakness.
+plain chain of layers both agree from layer 2 on; elsewhere the product of the C_i is then no weakness. Of several
+tensors I_i is the first that depends on the image: behind a learned query, attention's key. Where I_i does not
+change though F_i does, C_i is undefined.
 
 Two properties to know before reading a ranking. C_1 is not a ratio (but with `predecessor="input"`), so its
 place among the others is arbitrary. And W shrinks with N_i only as 1/sqrt(N_i) once the change of a single
@@ -35,6 +37,7 @@ from clat.criticality.report import CriticalityReport, CriticalityRow
 from clat.network import modes
 from clat.network.edge import accept_on_device, as_measured, beside
 from clat.network.features import TAPS, feature_distance, feature_norm, read_features
+from clat.network.guard import input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
 
@@ -113,7 +116,7 @@ def measure_criticality(
             check_found(x_adv)
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
-        check_images(x_adv)
+        check_images(x_adv, input_channels(model))
         (x_adv,) = beside(model, as_measured(model, x_adv))
         if torch.equal(x_adv, x):
             raise ClatError("x_adv equals x: a criticality needs a perturbation; is eps or the gradient zero?")
@@ -135,7 +138,9 @@ def measure_criticality(
             num_params=layer.num_params,
             feature_shape=layer.feature_shape,
             weakness=weakness[i],
-            criticality=weakness[i] if (previous := before[i]) is None else _ratio(weakness[i], previous),
+            criticality=weakness[i]
+            if (previous := before[i]) is None
+            else _ratio(weakness[i], previous, read=bool(entering)),
             input_weakness=entering[i] if entering else None,
         )
         for i, layer in enumerate(layers)
@@ -191,11 +196,15 @@ def check_names(normaliser: str, tap: str, metric: str, predecessor: str) -> Non
             raise unknown(kind, name, valid)
 
 
-def _ratio(value: float, previous: float) -> float:
-    """Return `value` / `previous`; infinite after a layer that does not respond at all, NaN between two such."""
+def _ratio(value: float, previous: float, *, read: bool) -> float:
+    """Return `value` / `previous`; infinite after a layer that does not respond at all, NaN between two such.
+
+    `read`: `previous` is of what enters the layer. Where that does not change and the layer does, the layer reads
+    something else too, and the ratio says nothing: NaN.
+    """
     if previous > 0:
         return value / previous
-    return math.inf if value > 0 else math.nan
+    return math.inf if value > 0 and not read else math.nan
 
 
 def _weaknesses(

@@ -150,7 +150,19 @@ def joint_norm(tensors: Mapping[str, Tensor]) -> float:
     Returns:
         The length.
     """
-    return sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5
+    return sum(float(real_parts(tensor).double().square().sum()) for tensor in tensors.values()) ** 0.5
+
+
+def real_parts(tensor: Tensor) -> Tensor:
+    """Return the real numbers that a tensor holds.
+
+    Args:
+        tensor: of any type.
+
+    Returns:
+        The tensor itself; of a complex one, (...), its real and imaginary parts, (..., 2).
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def combined(operation: Callable[..., Tensor], *weights: Weights) -> dict[str, Tensor]:

@@ -125,8 +125,9 @@ class CriticalityReport(Ranked[CriticalityRow]):
 def _row(*, feature_shape: list[int], weakness: float, criticality: float | None, **rest: Any) -> CriticalityRow:
     """Return a row as JSON holds it.
 
-    After a layer of weakness zero the index is infinite, or undefined where this weakness is zero too.
+    After a layer of weakness zero the index is infinite, or undefined where this weakness is zero too, or where it
+    compares with what enters the layer.
     """
     if criticality is None:
-        criticality = math.inf if weakness > 0 else math.nan
+        criticality = math.inf if weakness > 0 and rest.get("input_weakness") is None else math.nan
     return CriticalityRow(feature_shape=tuple(feature_shape), weakness=weakness, criticality=criticality, **rest)

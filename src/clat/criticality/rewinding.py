@@ -40,6 +40,7 @@ from clat.criticality.probing import (
     layer_parameters,
     loss_and_accuracy,
     measuring,
+    real_parts,
 )
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.models.files import fit_state
@@ -224,7 +225,8 @@ class _Valley:
     def __init__(self, model: nn.Module, layer: Layer, first: Weights, seed: int) -> None:
         self.first, self.final = first, layer_parameters(model, layer)
         self.distance = joint_norm(combined(torch.sub, self.final, first))
-        self.unit = joint_norm(self.final) / math.sqrt(sum(tensor.numel() for tensor in self.final.values()))
+        numbers = sum(real_parts(tensor).numel() for tensor in self.final.values())
+        self.unit = joint_norm(self.final) / math.sqrt(numbers)
         self.place = (seed, "rewinding", layer.name)
 
     def narrowest(
@@ -251,15 +253,16 @@ class _Valley:
         total = 0.0
         for draw in range(draws):
             noise = generator(*self.place, draw)
-            total += loss(
-                {
-                    name: tensor + sigma * torch.randn(tensor.shape, generator=noise).to(tensor)
-                    for name, tensor in between.items()
-                }
-            )
+            total += loss({name: tensor + sigma * _noise_like(tensor, noise) for name, tensor in between.items()})
             if total > allowed * draws + 1e-12:  # a sum is rounded otherwise than a product
                 return False
         return True
+
+
+def _noise_like(tensor: Tensor, draw: torch.Generator) -> Tensor:
+    """Return standard normal numbers, of a complex tensor for its real and imaginary parts alike."""
+    drawn = torch.randn(real_parts(tensor).shape, generator=draw)
+    return (torch.view_as_complex(drawn) if tensor.is_complex() else drawn).to(tensor)
 
 
 def _first_weights(

@@ -45,6 +45,7 @@ from clat.criticality.probing import (
 from clat.criticality.ranking_report import RankingReport, RankingRow
 from clat.network.computed import with_plain_weights
 from clat.network.edge import accept_on_device, as_measured, beside
+from clat.network.guard import input_channels
 from clat.network.layers import Layer, enumerate_layers
 
 PUBLISHED = MappingProxyType({"eps": "8/255", "alpha": "2/225", "steps": 10, "batch_size": 512})
@@ -112,7 +113,7 @@ def measure_robust_criticality(
             x_adv = _attacked(model, x, y, attack, seed, batch_size)
         elif x_adv.shape != x.shape:
             raise ClatError(f"x_adv has shape {tuple(x_adv.shape)}, expected that of x, {tuple(x.shape)}")
-        check_images(x_adv)
+        check_images(x_adv, input_channels(model))
         (x_adv,) = beside(model, as_measured(model, x_adv))
         clean = loss_and_accuracy(model, {}, x, y, batch_size)[1]
         loss, accuracy = loss_and_accuracy(model, {}, x_adv, y, batch_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from clat.core.checks import kind_of
+from clat.core.checks import kind_of, like_pictures
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.data.lazy import FloatImages, LazyImages, decoded_batches
@@ -56,7 +56,7 @@ class ImageSet:
                 f"{here}: images are {images.dtype} of shape {tuple(images.shape)},"
                 " expected torch.uint8 of shape (N, C, H, W)"
             )
-        if isinstance(images, torch.Tensor) and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+        if isinstance(images, torch.Tensor) and like_pictures(images.shape):
             raise ClatError(
                 f"{here}: images have shape {tuple(images.shape)}, expected (N, C, H, W):"
                 " images.permute(0, 3, 1, 2)"

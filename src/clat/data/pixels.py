@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clat.core.checks import kind_of
+from clat.core.checks import channels_last, kind_of, like_pictures
 from clat.core.errors import ClatError
 from clat.data.decode import UNREADABLE, to_array, why_unreadable
 
@@ -45,7 +45,7 @@ def to_pixels(image: Any, size: int | None, where: str) -> Tensor:
         image = image[None]
     if image.ndim != 3:
         raise ClatError(f"{where} has shape {tuple(image.shape)}: expected (C, H, W)")
-    if image.shape[-1] in (1, 3) and image.shape[0] not in (1, 3):
+    if like_pictures(image.shape):
         raise ClatError(f"{where} has shape {tuple(image.shape)}: expected (C, H, W), image.permute(2, 0, 1)")
     if image.dtype == torch.uint8:
         return image.as_subclass(Tensor).detach().cpu()
@@ -58,10 +58,10 @@ def by_channel(array: np.ndarray) -> np.ndarray:
     """Return an array of images with the channels before the height.
 
     Args:
-        array: (..., H, W, C), as NumPy images mostly are, or (..., C, H, W), which is left alone.
+        array: (..., H, W, C), as NumPy images mostly are, or (..., C, H, W), which is left alone. Where either may
+            be, the channels come last: narrow images (12, T, 1) come as a tensor.
 
     Returns:
         (..., C, H, W), of the same memory.
     """
-    last, third = array.shape[-1], array.shape[-3] if array.ndim >= 3 else 0
-    return np.moveaxis(array, -1, -3) if last in (1, 3) and third not in (1, 3) else array
+    return np.moveaxis(array, -1, -3) if array.ndim >= 3 and channels_last(array.shape) else array

@@ -2,6 +2,7 @@
 
 evaluate, dataset          clean and robust accuracy, sample by sample; of images in memory, of a set of any size
 job, state, shares         the work that these two give out; resuming it, and dividing it among processes
+in_precision               the network as searches call it, and as an attack of one's own is given it
 result, record             what comes of it, in memory and as a file tells it
 protocols, planned_search  named lists of attacks as data with a hash, and the searches that they come to
 budget, effort             what fits into a given time, and what an attack costs

@@ -17,7 +17,7 @@ from clat.core.notebook import ShownAsTable
 from clat.evaluation.protocols import setting_text
 from clat.evaluation.record import UNNAMED
 from clat.evaluation.result import Evaluation, EvaluationRecord
-from clat.evaluation.same_run import refuse_one_run, structure_notes
+from clat.evaluation.same_run import one_network_notes, recipe_notes, refuse_one_run, structure_notes
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -163,7 +163,7 @@ def compare(first: Source, second: Source) -> Comparison:
     return Comparison(
         labels=(one.name, other.name),
         setting=one.setting,
-        notes=_notes(both),
+        notes=(*_notes(both), *one_network_notes(both)),
         accuracies={kind: (_accuracy(first), _accuracy(second)) for kind, (first, second) in pairs.items()},
         differences={kind: PairedDifference.between(*pair) for kind, pair in pairs.items()},
     )
@@ -195,7 +195,11 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
     return SeedComparison(
         labels=tuple(tuple(one.name for one in group) for group in groups),
         setting=everything[0].setting,
-        notes=(*_notes(everything), *(note for group in groups for note in structure_notes(group))),
+        notes=(
+            *_notes(everything),
+            *(note for group in groups for note in structure_notes(group)),
+            *(note for pair in zip((seeds, against), groups, strict=False) for note in recipe_notes(*pair)),
+        ),
         summaries={kind: tuple(summary(group, place) for group in groups) for place, kind in enumerate(ACCURACIES)},
     )
 

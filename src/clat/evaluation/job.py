@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from clat.attacks.ascent import check_found
 from clat.attacks.search import run_searches
 from clat.core.errors import ClatError
+from clat.evaluation.in_precision import InPrecision
 from clat.evaluation.planned_search import PlannedSearch
 from clat.evaluation.state import EvaluationState, StateFile
 from clat.network.folding import unfolded
@@ -173,31 +173,3 @@ class EvaluationJob:
         if not torch.isfinite(logits).all():
             raise ClatError("the model returns NaN or infinite logits")
         return logits
-
-
-class InPrecision(nn.Module):
-    """The model as a search sees it: float32 logits, computed in the search's precision.
-
-    Attributes:
-        model: the network.
-        device: where it is.
-        precision: "exact", "float32" or "bfloat16".
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
-        super().__init__()
-        self.model, self.device, self.precision = model, device, precision
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of a batch.
-
-        Args:
-            x: images, (N, C, H, W), on the device.
-
-        Returns:
-            Logits, (N, classes), float32.
-        """
-        low = self.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16) if low else nullcontext():
-            logits: Tensor = self.model(x)
-        return logits.float()

@@ -25,6 +25,7 @@ from clat.attacks.search import SearchState
 from clat.core.errors import ClatError, unknown
 from clat.core.plugins import PluginKind
 from clat.core.seeds import derive_seed
+from clat.evaluation.in_precision import network_itself
 
 OWN_ATTACKS = PluginKind("attack", "clat.attacks")
 TOLD = ("eps", "norm", "seed", "ids")
@@ -178,9 +179,9 @@ class OwnAttackSearch:
         parameters = inspect.signature(self.function).parameters
         seed = derive_seed(self.seed, int(ids[0])) if "ids" not in parameters else self.seed
         told = {"eps": self.eps, "norm": self.norm, "seed": seed, "ids": ids}
-        with torch.enable_grad():
+        with torch.enable_grad(), network_itself(self.model) as network:
             found = self.function(
-                self.model, x, y, **{key: told[key] for key in TOLD if key in parameters}, **self.settings
+                network, x, y, **{key: told[key] for key in TOLD if key in parameters}, **self.settings
             )
         if not isinstance(found, Tensor) or found.shape != x.shape:
             shown = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from clat.attacks.square import AUTOATTACK_SCHEDULE
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
 from clat.core.parsing import parse_toml
-from clat.core.plugins import PluginKind
+from clat.core.plugins import PluginKind, is_path
 from clat.core.units import parse_size
 from clat.evaluation.own_attack import check_own_settings, find_own_attack, source_digest
 
@@ -50,6 +50,17 @@ def _no_flag(value: Any) -> Any:
 
 _Whole = Annotated[int, BeforeValidator(_no_flag)]
 _Number = Annotated[float, BeforeValidator(_no_flag)]
+
+
+def _named_instead(function: Callable[..., Any]) -> str:
+    """Return the line that says how a protocol names a function that was given itself."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    path = f"{module}:{name}"
+    how = f"'{path}'" if is_path(path) else "once it stands at the top of a module"
+    return (
+        f"attack is the function {name or function}, but a protocol is data and names it: give 'module:function', "
+        f"in a script or a notebook '__main__:function' (here {how})"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +99,8 @@ class AttackSpec:
     """Keywords of an attack of your own."""
 
     def __post_init__(self) -> None:
+        if callable(self.attack):
+            raise ClatError(_named_instead(self.attack))
         if self.attack in ATTACKS:
             uses = ATTACKS[self.attack]
         elif (function := find_own_attack(self.attack)) is not None:

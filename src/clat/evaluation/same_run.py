@@ -3,6 +3,7 @@ checkpoints of a run are two seeds."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,47 @@ def structure_notes(group: Sequence[EvaluationRecord]) -> list[str]:
         return []
     names = " and ".join(reversed(list(told.values())))
     return [f"{names} are of networks with different structures: they differ in more than the seed"]
+
+
+def one_network_notes(group: Sequence[EvaluationRecord]) -> list[str]:
+    """Return a note on results that are of one network, which differ by chance alone.
+
+    Args:
+        group: the results.
+
+    Returns:
+        One line, or none; results that do not say their weights are passed over.
+    """
+    weights = [record.text("network", "weights") for record in group]
+    if None in weights or len(set(weights)) > 1:
+        return []
+    return ["both are of one network: what differs is the attacks' random choices, by their seeds"]
+
+
+def recipe_notes(sources: Sequence[object], group: Sequence[EvaluationRecord]) -> list[str]:
+    """Return a note on results that are called seeds and are of runs with different recipes.
+
+    Args:
+        sources: where the results come from: files, or results in memory.
+        group: the results, in the same order.
+
+    Returns:
+        One line, or none; results without a run's folder around them are passed over.
+    """
+    found: list[tuple[str, dict[str, object]]] = []
+    for source, record in zip(sources, group, strict=True):
+        run = _run_of(source, record)
+        if run is not None and (run / "recipe.toml").is_file():
+            recipe = tomllib.loads((run / "recipe.toml").read_text())
+            found.append(
+                (record.name, {key: value for key, value in recipe.items() if key not in ("name", "seed")})
+            )
+    for name, recipe in found[1:]:
+        first, known = found[0]
+        apart = sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key))
+        if apart:
+            return [f"{first} and {name} are of recipes that differ in more than the seed: {', '.join(apart)}"]
+    return []
 
 
 def _run_of(source: object, record: EvaluationRecord) -> Path | None:

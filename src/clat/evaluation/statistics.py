@@ -10,6 +10,8 @@ from typing import Any
 import scipy  # whose parts are loaded where they are used, stats in a second
 from torch import Tensor
 
+from clat.core.errors import ClatError
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -19,11 +21,21 @@ class Accuracy:
         correct: how many samples are.
         n: of how many, at least 1.
         confidence: of the interval.
+
+    Raises:
+        ClatError: there is no sample, or more are correct than there are.
     """
 
     correct: int
     n: int
     confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.n or self.n < 1:
+            raise ClatError(
+                f"{self.correct} correct of {self.n} samples: expected at least one sample, and as many correct at "
+                "most"
+            )
 
     @property
     def value(self) -> float:

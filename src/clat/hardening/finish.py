@@ -30,6 +30,7 @@ from clat.network.computed import copied_network
 from clat.network.exchange import copied, tensors_of
 from clat.recipe.schema import Recipe
 from clat.training.augmentation import augmentation
+from clat.training.frozen import Frozen, frozen_names
 from clat.training.log import RunLog
 
 PROMISE = "promise.json"
@@ -124,10 +125,11 @@ def keep_promise(
                 return
             yield inputs.engine.images(images)
 
-    points = _points(out / PROMISE, lambda: walk_line(model, start, end, batches, judge))
+    norms = Frozen(model, frozen_names(inputs.original)).counted(model)
+    points = _points(out / PROMISE, lambda: walk_line(model, start, end, batches, judge, norms=norms))
     chosen = most_robust_within(points, config.max_clean_drop / 100)
     alpha = 1.0 if chosen is None else chosen.alpha
-    set_point(model, start, end, alpha, batches)
+    set_point(model, start, end, alpha, batches, norms=norms)
     kept = chosen is not None
     sure = f"with a confidence of {CONFIDENCE:.0%} on {len(x)} held-out images"
     log.say(

@@ -15,6 +15,7 @@ from clat.network.computed import copied_network
 from clat.network.fingerprint import device_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.runtime.layout import find_layout
+from clat.training.start import as_batch
 from clat.training.trial import check_model, trainable
 
 
@@ -77,5 +78,5 @@ def whole_batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     Returns:
         (x, y); x (N, C, H, W) in [0, 1], y int64 (N,).
     """
-    x, y = next(iter(Loader(images, len(images), device=engine.device).epoch()))
+    x, y = as_batch(images, engine)
     return engine.images(x), y

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
 from clat.evaluation.statistics import PairedDifference
@@ -102,6 +103,8 @@ def walk_line(
     batches: Callable[[], Iterable[Tensor]],
     judge: Callable[[], tuple[Tensor, float]],
     alphas: Sequence[float] = ALPHAS,
+    *,
+    norms: Sequence[_BatchNorm] | None = None,
 ) -> list[PromisePoint]:
     """Measure the points of the line between two states of a network.
 
@@ -112,6 +115,7 @@ def walk_line(
         batches: training images to count BatchNorm statistics on, (N, C, H, W) each.
         judge: returns which images the network is right on as it stands, (N,) bool, and its robust accuracy.
         alphas: the points, each in [0, 1], 0 first.
+        norms: the BatchNorm modules whose statistics are counted; None: all.
 
     Returns:
         The points in the order of `alphas`.
@@ -119,7 +123,7 @@ def walk_line(
     found: list[PromisePoint] = []
     first: Tensor | None = None
     for alpha in alphas:
-        set_point(model, start, end, alpha, batches)
+        set_point(model, start, end, alpha, batches, norms=norms)
         right, robust = judge()
         first = right if first is None else first
         found.append(PromisePoint(alpha, float(right.double().mean()), robust, lost_at_most(first, right)))
@@ -132,6 +136,8 @@ def set_point(
     end: Mapping[str, Tensor],
     alpha: float,
     batches: Callable[[], Iterable[Tensor]],
+    *,
+    norms: Sequence[_BatchNorm] | None = None,
 ) -> None:
     """Give the network the weights at `alpha`, with BatchNorm statistics that fit them.
 
@@ -141,7 +147,8 @@ def set_point(
         end: its tensors at alpha 1.
         alpha: the place on the line, in [0, 1]; both ends keep their own statistics.
         batches: training images to count BatchNorm statistics on, (N, C, H, W) each.
+        norms: the BatchNorm modules whose statistics are counted, the others are on the line too; None: all.
     """
     put(tensors_of(model), interpolate(start, end, alpha))
     if 0 < alpha < 1:
-        reestimate_batch_norm(model, batches())
+        reestimate_batch_norm(model, batches(), norms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from clat.network import modes
 from clat.network.graph import nodes_behind
 from clat.network.layers import Layer
-from clat.network.outputs import first_tensor
+from clat.network.outputs import first_tensor, tensor_arguments
 
 
 def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> list[str]:
@@ -32,6 +33,7 @@ def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> li
     sources: dict[int, int] = {}
     leaves: list[Tensor] = []
     read: dict[int, set[int]] = {}
+    passed = Counter[int]()
 
     def cut(tensor: Tensor, position: int) -> Tensor:
         """Return the same values, which a walk along the autograd graph ends at and knows by `position`."""
@@ -41,13 +43,16 @@ def layers_off_chain(model: nn.Module, x: Tensor, layers: Sequence[Layer]) -> li
         return leaf.clone()  # no leaf, so that the network may change it in place
 
     def before(position: int, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if position not in read:
-            given = (value for value in (*args, *named.values()) if isinstance(value, Tensor))
+        if passed[position] == layers[position - 1].call and position not in read:
+            given = tensor_arguments(args, named).values()
             read[position] = {sources[leaf] for tensor in given for leaf in _leaves(tensor) if leaf in sources}
 
     def after(position: int, output: Any) -> Any:
         tensor = first_tensor(output)
-        if tensor is None or position in sources.values():
+        if tensor is None:
+            return output
+        passed[position] += 1
+        if passed[position] <= layers[position - 1].call or position in sources.values():
             return output
         if isinstance(output, Tensor):
             return cut(output, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from clat.network.compiled import blocks
-from clat.network.layers import kind_of
+from clat.network.trace import kind_of
 
 
 def depths(model: nn.Module) -> dict[nn.Parameter, int]:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from clat.core.checks import check_images, check_labels
 from clat.core.errors import ClatError
-from clat.network.guard import floating_type
+from clat.network.guard import floating_type, input_channels
 
 Network = nn.Module | Callable[[Tensor], Tensor]
 """What an attack can be made on: a module, or any function from images (N, C, H, W) in [0, 1] to logits (N, K)."""
@@ -38,7 +38,7 @@ def accept(model: nn.Module, x: Tensor, y: Tensor | None = None) -> tuple[nn.Mod
     """
     model = unwrapped(model)
     _check_values(model)
-    check_images(x)
+    check_images(x, input_channels(model))
     if x.device.type == "mps":
         raise ClatError("images on 'mps', which has no float64: move network and images to the CPU")
     if y is not None:

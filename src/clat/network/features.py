@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError, unknown
 from clat.network.calls import CallCounter
 from clat.network.layers import Layer
-from clat.network.outputs import first_argument, first_tensor
+from clat.network.outputs import first_tensor, tensor_arguments
 from clat.network.slices import gather_for_gradient, is_sharded
 
 TAPS = ("output", "norm", "activation")
@@ -50,7 +51,8 @@ def read_features(
 ) -> Features:
     """Run `model` on `x` and return the features of `layers`.
 
-    Gradients flow as in any forward pass; modes and flags are the caller's.
+    Of a layer that runs several times they are those of the call that `Layer.call` says. Gradients flow as in any
+    forward pass; modes and flags are the caller's.
 
     Args:
         model: the network in which `layers` were found.
@@ -62,8 +64,8 @@ def read_features(
         flat: whether features are flattened to (N, N_i). Else they keep their own shape, the batch first (but for
             those of several rows a sample), and their own memory layout, which a flattened feature of a
             channels_last network would have to be copied out of, and its gradient too.
-        inputs: whether to read the tensors that enter the layers as well, by which no tap is meant; a layer that
-            runs twice counts at its first call.
+        inputs: whether to read the tensors that enter the layers as well, by which no tap is meant; of several
+            the one that `Layer.input_argument` says.
         reduce: called as `reduce(feature, layer)` on the spot, whose result takes the feature's place, so that a
             full set of features need not be held at once.
 
@@ -79,9 +81,12 @@ def read_features(
     stop = stop and not is_sharded(model)
     count, wanted = x.shape[0], len(layers) * (2 if inputs else 1)
 
-    def keep(position: int, layer: Layer, where: str, feature: Tensor | None) -> None:
-        if position in values or feature is None:
-            return
+    def due(position: int, layer: Layer) -> bool:
+        """Return whether this is the call that counts, of those that take or give a tensor."""
+        passed[position] += 1
+        return passed[position] == layer.call + 1
+
+    def keep(position: int, layer: Layer, where: str, feature: Tensor) -> None:
         gather_for_gradient(model, feature)
         if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
             feature = feature.clone()
@@ -96,12 +101,20 @@ def read_features(
     calls = [_call(layer, tap) for layer in layers]
     awaited: dict[tuple[str, int], list[int]] = {}  # kind and number of a call -> positions
 
+    def on_input(position: int, layer: Layer, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        given = tensor_arguments(args, named)
+        key = next(iter(given), None) if layer.input_argument is None else layer.input_argument
+        tensor = given.get(key) if key is not None else None
+        if tensor is not None and due(position, layer):
+            keep(position, layer, "input", tensor)
+
     def on_output(position: int, output: Any) -> None:
-        call = calls[position]
+        call, tensor = calls[position], first_tensor(output)
+        if tensor is None or not due(position, layers[position]):
+            return
         if call is None:
-            keep(position, layers[position], "output", first_tensor(output))
-        elif position not in begun:
-            begun.add(position)
+            keep(position, layers[position], "output", tensor)
+        else:
             kind, number = call
             awaited.setdefault((kind, counter.counts[kind] + number), []).append(position)
 
@@ -109,7 +122,7 @@ def read_features(
         for position in awaited.get((kind, number), ()):
             keep(position, layers[position], kind, result)
 
-    counter, begun = CallCounter(on_call), set[int]()
+    counter, passed = CallCounter(on_call), Counter[int]()
     modules = dict(model.named_modules())
     strange = [layer.name for layer in layers if layer.name not in modules]
     if strange:
@@ -123,8 +136,7 @@ def read_features(
             stack.callback(handle.remove)
         for position, layer in enumerate(layers, start=len(layers)) if inputs else ():
             handle = modules[layer.name].register_forward_pre_hook(
-                lambda module, args, named, p=position, at=layer: keep(p, at, "input", first_argument(args, named)),
-                with_kwargs=True,
+                lambda module, args, named, p=position, at=layer: on_input(p, at, args, named), with_kwargs=True
             )
             stack.callback(handle.remove)
         if any(call is not None for call in calls):

@@ -4,7 +4,8 @@ BatchNorm with stored statistics multiplies each channel and adds to it, which t
 itself with other weights: apart they take a quarter of a ResNet's time on a CPU. Which convolutions a BatchNorm
 follows cannot be read off a network, so inside `frozen_norms_lean` a convolution that fed one when it last ran does
 not compute; it returns a promise. BatchNorm computes both together; whatever else reads the promise has the plain
-convolution computed. The numbers agree but for rounding; two whose results do not, as where somebody has put
+convolution computed, and the BatchNorm after it both together all the same, so that the bits do not depend on what
+is known of a network. The numbers agree but for rounding; two whose results do not, as where somebody has put
 another forward into torch's class, are left apart.
 """
 
@@ -29,7 +30,7 @@ from clat.network.graph import nodes_behind
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _feeding: WeakSet[nn.Module] = WeakSet()
-"""The convolutions whose result, when last computed, was read by a frozen BatchNorm first."""
+"""The convolutions whose result a frozen BatchNorm has read."""
 
 _feeding_alone: WeakSet[nn.Module] = WeakSet()
 """Those of them whose result nothing else read, by a gradient's graph: a function of autograd's of somebody's own
@@ -86,18 +87,30 @@ class FoldedConvs:
             input: its input, (N, C_in, *positions).
 
         Returns:
-            A promise (`DeferredConv`) where a frozen BatchNorm read the result first when it was last computed, and
-            for a gradient nothing else did; else the result, with a note of how it came to be.
+            A promise (`DeferredConv`) where a frozen BatchNorm has read the result before, and for a gradient
+            nothing else did; else the result, with a note of how it came to be.
         """
         possible = _enabled and convolution not in _apart and _plain_call(convolution, input)
         known = _feeding_alone if torch.is_grad_enabled() and input.requires_grad else _feeding
         if possible and convolution in known:
             return DeferredConv(self, convolution, input)
         result = type(convolution).forward(convolution, input)
-        if possible:
-            # The versions tell later whether somebody has changed either tensor in place.
-            call = _Call.of(convolution, input)
-            result.convolved = (result._version, self, convolution, input, input._version, call)
+        return self.noted(result, convolution, input, _Call.of(convolution, input)) if possible else result
+
+    def noted(self, result: Tensor, convolution: _ConvNd, input: Tensor, call: _Call) -> Tensor:
+        """Return a convolution's result with a note of how it came to be, for the BatchNorm that may read it.
+
+        Args:
+            result: the result, (N, C_out, *positions).
+            convolution: one of `convolutions`.
+            input: its input, as it was read.
+            call: under what it was called.
+
+        Returns:
+            The result itself.
+        """
+        # The versions tell later whether somebody has changed either tensor in place.
+        result.convolved = (result._version, self, convolution, input, input._version, call)  # type: ignore[attr-defined]
         return result
 
     def weights(self, convolution: _ConvNd, norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -240,6 +253,8 @@ def deferred_input(x: Tensor, norm: _BatchNorm) -> Tensor:
         A promise, or `x` where it is nothing else, somebody waits for its gradient, it or the convolution's input
         was changed in place since, or both together do not compute what they compute apart.
     """
+    if type(x) is DeferredConv and x.computed is not None:
+        x = x.computed  # as in a first pass, where there is no promise either
     version, *convolved = getattr(x, "convolved", (None,))
     if version is None or x._version != version:
         return x
@@ -337,9 +352,9 @@ class DeferredConv(Tensor):
 
     @property
     def together(self) -> bool:
-        """Return whether a BatchNorm that reads it now may compute both: nobody has read it, and what held when the
-        convolution was called still does."""
-        return self.computed is None and self.call.holds(self.convolution, self.given)
+        """Return whether a BatchNorm that reads it now may compute both: what held when the convolution was called
+        still does."""
+        return self.call.holds(self.convolution, self.given)
 
     def plain(self) -> Tensor:
         """Return the convolution's own result.
@@ -351,9 +366,9 @@ class DeferredConv(Tensor):
             ClatError: the convolution's input has been overwritten since.
         """
         if self.computed is None:
-            _feeding.discard(self.convolution)
             _feeding_alone.discard(self.convolution)
-            self.computed = self.call.plain(self.convolution, self.x)
+            result = self.call.plain(self.convolution, self.x)
+            self.computed = self.folds.noted(result, self.convolution, self.given, self.call)
         return self.computed
 
     def normalised(self, norm: _BatchNorm) -> Tensor:

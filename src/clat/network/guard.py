@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clat.core.checks import channels_first_wanted, channels_last
 from clat.network.logits import check_output
 from clat.network.outputs import logits_of
 
@@ -70,6 +71,19 @@ def floating_type(model: nn.Module) -> torch.dtype | None:
     return found.pop() if len(found) == 1 else None
 
 
+def input_channels(model: nn.Module) -> int | None:
+    """Return how many channels the first convolution that a network registers takes.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The number; None where it has no convolution.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((module.in_channels for module in model.modules() if isinstance(module, kinds)), None)
+
+
 def _copy_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
 
@@ -79,18 +93,32 @@ class _Guard:
 
     def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
         self.forward: Any = model.forward
+        self.model = model
         self.own = floating_type(model)
         self.converts = False
         self.labels = labels
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        output = self._run(x, args, kwargs) if isinstance(x, Tensor) else self.forward(x, *args, **kwargs)
+        try:
+            output = self._run(x, args, kwargs) if isinstance(x, Tensor) else self.forward(x, *args, **kwargs)
+        except RuntimeError as error:
+            if (
+                isinstance(x, Tensor)
+                and self._channels_come_last(x)
+                and not isinstance(error, torch.OutOfMemoryError)
+            ):
+                raise channels_first_wanted(x.shape) from error
+            raise
         logits = logits_of(output)
         if self.labels is not None:
             check_output(logits, len(x), self.labels)
             self.labels = None
         half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
         return logits.float() if half and not torch.is_autocast_enabled(logits.device.type) else output
+
+    def _channels_come_last(self, x: Tensor) -> bool:
+        """Return whether images that the network refuses have their channels where it has none."""
+        return x.ndim == 4 and channels_last(x.shape) and input_channels(self.model) == x.shape[-1]
 
     def _run(self, x: Tensor, args: Any, kwargs: Any) -> Any:
         if self.own in (None, x.dtype):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from clat.network import modes
 from clat.network.graph import nodes_behind
-from clat.network.outputs import first_tensor
+from clat.network.outputs import first_tensor, tensor_arguments
 
 
-def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
+def find_heads(model: nn.Module, x: Tensor, calls: Mapping[str, int]) -> set[str]:
     """Return which layers are heads: no other layer reads them, and they give logits or nothing that is in them.
 
     Those of a network with several outputs, whether it returns them side by side or takes their mean. Leaves no
@@ -22,7 +23,7 @@ def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
     Args:
         model: any network.
         x: one image, (1, C, H, W) in [0, 1].
-        names: of the network's layers, all that have run.
+        calls: of the network's layers, all that have run, by name: which of its calls counts, from 0.
 
     Returns:
         Some of the names.
@@ -30,23 +31,27 @@ def find_heads(model: nn.Module, x: Tensor, names: Collection[str]) -> set[str]:
     given: dict[str, Tensor] = {}
     reading: list[Any] = []
 
-    def before(args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        reading.extend(value.grad_fn for value in (*args, *named.values()) if isinstance(value, Tensor))
+    def before(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if passed[name] == calls[name]:
+            reading.extend(value.grad_fn for value in tensor_arguments(args, named).values())
 
     def after(name: str, output: Any) -> None:
         tensor = first_tensor(output)
-        if tensor is not None:
-            given.setdefault(name, tensor)
+        if tensor is None:
+            return
+        if passed[name] == calls[name]:
+            given[name] = tensor
+        if passed[name] >= calls[name]:
             made.setdefault(tensor.grad_fn, name)
+        passed[name] += 1
 
     made: dict[Any, str] = {}
+    passed = Counter[str]()
     handles = []
-    for name in names:
+    for name in calls:
         module = model.get_submodule(name)
         handles += [
-            module.register_forward_pre_hook(
-                lambda m, a, n, name=name: before(a, n) if name not in given else None, with_kwargs=True
-            ),
+            module.register_forward_pre_hook(lambda m, a, n, name=name: before(name, a, n), with_kwargs=True),
             module.register_forward_hook(lambda m, a, out, name=name: after(name, out)),
         ]
     try:

@@ -2,39 +2,26 @@
 
 CLAT speaks of "layer i" of a network F = f_n o ... o f_1 (paper v1 Eq. 1). Here a layer is a parametric module
 (convolution, linear, attention block), numbered from 1 as the paper does, found by running the model once. Modules
-that never run are left out, a module that runs several times counts at its first call, and so are, by default,
-projection shortcuts and the final classifier: with this convention ResNet-18's layer 11 has the 589,824 weights,
-and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints.
+that never run are left out, a module that runs several times counts at its first call that depends on the image,
+and by default projection shortcuts and the final classifier are left out too: with this convention ResNet-18's
+layer 11 has the 589,824 weights, and ResNet-50's layers 3, 34 and 41 the 823,296, that the paper's Table 9 prints.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
 from clat.core.errors import ClatError, unknown
-from clat.network import modes
-from clat.network.calls import CallCounter
+from clat.core.notices import notice
 from clat.network.edge import unwrapped
 from clat.network.groups import LAYER_GROUPS, check_group, group_of
 from clat.network.heads import find_heads
-from clat.network.outputs import first_argument, first_tensor
-
-LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
-    "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    "linear": (nn.Linear, nn.Bilinear),
-    "attention": (nn.MultiheadAttention,),
-}
-_SHORTCUT = re.compile(r"shortcut|downsample|skip", re.IGNORECASE)
+from clat.network.trace import Runs, Seen, batch_axis, has_values, is_shortcut, matches
 
 
 @dataclass(frozen=True)
@@ -62,6 +49,9 @@ class Layer:
             alone may come before it.
         norm_name: the BatchNorm module behind `norm_call`.
         overwritten: the taps whose tensor later code changes in place.
+        call: which call of the module counts, from 0: the first that depends on the image.
+        input_argument: which argument of the module is what enters it, a place or a keyword: the first that depends
+            on the image, such as the key behind a learned query; None: the first tensor.
     """
 
     index: int
@@ -79,57 +69,8 @@ class Layer:
     activation_call: int | None = None
     norm_name: str | None = None
     overwritten: frozenset[str] = frozenset()
-
-
-@dataclass
-class _Seen:
-    """The first call of a layer, as the tracing run noted it.
-
-    It keeps for each tap the tensor, its version counter (to find later in-place changes) and, for the functional
-    ones, the number of the call, from the layer's own on; `began`: how many calls of each kind came before that.
-    """
-
-    name: str
-    module: nn.Module
-    kind: str
-    taps: dict[str, tuple[Tensor, int, int]]
-    began: dict[str, int]
-    norm_name: str | None = None
-
-    def __init__(
-        self, name: str, module: nn.Module, kind: str, entering: Tensor | None, output: Tensor, *, values: bool
-    ) -> None:
-        self.name, self.module, self.kind = name, module, kind
-        self.shape = output.shape
-        self.input_shape = torch.Size([1]) if entering is None else entering.shape
-        # Either may be overwritten later in the pass.
-        self.entering = entering.detach().clone() if values and entering is not None else None
-        self.values = output.detach().clone() if values else None
-        self.differentiable = output.requires_grad
-        self.taps = {"output": (output, output._version, -1)}
-        self.began = {}
-
-    @property
-    def output(self) -> Tensor:
-        return self.taps["output"][0]
-
-    def call(self, tap: str) -> int | None:
-        return self.taps[tap][2] if tap in self.taps else None
-
-    def overwritten(self) -> frozenset[str]:
-        return frozenset(tap for tap, (value, version, _) in self.taps.items() if value._version != version)
-
-
-def kind_of(module: nn.Module) -> str | None:
-    """Return the kind of a layer.
-
-    Args:
-        module: any module.
-
-    Returns:
-        "conv", "linear" or "attention"; None for any other module.
-    """
-    return next((kind for kind, types in LAYER_KINDS.items() if isinstance(module, types)), None)
+    call: int = 0
+    input_argument: int | str | None = None
 
 
 def enumerate_layers(
@@ -144,8 +85,10 @@ def enumerate_layers(
 ) -> list[Layer]:
     """Return the layers of `model` in forward order, numbered from 1, found by one forward pass.
 
-    The numbers count the layers that stay. Layers that no image reaches, such as those of a position embedding, are
-    left out. Leaves no trace in the model.
+    The numbers count the layers that stay. A module that runs several times counts at its first call that depends
+    on the image, which the recurrence from a constant is not. Layers that no image reaches in any call, such as
+    those of a position embedding, are left out, with a notice unless `exclude` names them. Leaves no trace in the
+    model.
 
     Args:
         model: any network, in any mode.
@@ -164,33 +107,46 @@ def enumerate_layers(
         The layers, at least one.
 
     Raises:
-        ClatError: a pattern matches nothing, there is no such group, the batch is empty, or no layer is left.
+        ClatError: a pattern matches nothing, or only layers that no image reaches, there is no such group, the
+            batch is empty, or no layer is left.
     """
     model = unwrapped(model)
     check_group(group)
     if len(x) == 0:
         raise ClatError("the batch holds no image: finding the layers takes one")
-    # Two images at least: of one alone, a network that calls squeeze() gives logits without a batch axis.
-    seen, logits = _trace(model, x[:1].repeat_interleave(2, 0), include, values=True)
-    tripled = {
-        entry.name: (entry.shape, entry.input_shape)
-        for entry in _trace(model, x[:1].repeat_interleave(3, 0), include)[0]
-    }
-    pair = torch.cat([x[:1], _another(x[:1])]).detach()
-    other = {entry.name: entry for entry in _trace(model, pair, include, values=True)[0]}
-    seen = _reached(model, pair, include, seen, tripled, other)
-    chosen = [entry for entry in seen if shortcuts or not _is_shortcut(entry)]
+    runs = Runs(model, x, include, lambda name, call: call == 0)
+    calls = _later_calls(runs)
+    if calls:
+        runs = Runs(model, x, include, lambda name, call: call == calls.get(name, 0))
+    seen, logits = runs.reached(), runs.logits
+    chosen = [entry for entry in seen if shortcuts or not is_shortcut(entry)]
     if not classifier and chosen:
         heads = {chosen[-1].name} if _is_classifier(chosen[-1], logits) else set()
         if not heads or any(_gives_logits(entry, logits) for entry in chosen[:-1]):  # there may be several
-            heads |= find_heads(model, x[:1].repeat_interleave(2, 0), [entry.name for entry in seen])
+            heads |= find_heads(model, x[:1].repeat_interleave(2, 0), dict(entry.where for entry in seen))
         chosen = [entry for entry in chosen if entry.name not in heads]
+    unreached = [entry for entry in runs.twice.values() if entry.where not in {each.where for each in seen}]
     for pattern in (*include, *exclude):
-        if not any(fnmatchcase(entry.name, pattern) for entry in seen):
+        if any(fnmatchcase(entry.name, pattern) for entry in seen):
+            continue
+        silent = [entry.name for entry in unreached if fnmatchcase(entry.name, pattern)]
+        if silent and pattern in include:
+            raise ClatError(
+                f"layer '{silent[0]}' runs, but no image reaches it: what it reads and gives is the same for all "
+                "images, so leave it out"
+            )
+        if not silent:
             raise unknown("layer pattern", pattern, [entry.name for entry in seen])
     if include:
-        chosen = [entry for entry in chosen if _matches(entry.name, include)]
-    chosen = [entry for entry in chosen if not _matches(entry.name, exclude)]
+        chosen = [entry for entry in chosen if matches(entry.name, include)]
+    chosen = [entry for entry in chosen if not matches(entry.name, exclude)]
+    _tell_left_out(
+        entry.name
+        for entry in unreached
+        if (not include or matches(entry.name, include))
+        and not matches(entry.name, exclude)
+        and group in (None, group_of(entry.name, entry.kind))
+    )
     if not chosen and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ClatError("the network is TorchScript, which shows no layers: give the nn.Module it was made from")
     if group is not None:
@@ -199,28 +155,52 @@ def enumerate_layers(
             raise ClatError(f"no layer of the group '{group}' is left: {LAYER_GROUPS[group]}")
     if not chosen:
         raise ClatError("no layer is left: the model ran no convolution or linear layer that the patterns keep")
-    return [
-        _layer(number, entry, model, tripled.get(entry.name), other.get(entry.name))
-        for number, entry in enumerate(chosen, start=1)
-    ]
+    return [_layer(number, entry, model, runs) for number, entry in enumerate(chosen, start=1)]
 
 
-def _layer(
-    index: int, entry: _Seen, model: nn.Module, tripled: tuple[torch.Size, torch.Size] | None, other: _Seen | None
-) -> Layer:
-    """Return what `entry` tells of a layer, of a sample twice; `tripled`: the shapes of its output and input of it
-    three times; `other`: of it and another sample. Both are None where the layer runs for some images alone.
+def _tell_left_out(names: Iterable[str]) -> None:
+    """Say which layers are left out since no image reaches them."""
+    listed = [f"'{name}'" for name in names]
+    if listed:
+        notice(
+            f"left out of the layers: {', '.join(listed)}, which run, but which no image reaches: what they read "
+            "and give is the same for all images"
+        )
+
+
+def _later_calls(runs: Runs) -> dict[str, int]:
+    """Return which call of a module counts, of those whose first one shows nothing of the image, as that of a
+    recurrence from zeros: the first that differs between two images, else the first that images reach."""
+    names = {
+        entry.name
+        for entry in runs.twice.values()
+        if runs.calls[entry.name] > 1 and not (runs.grows(entry) and runs.differs(entry))
+    }
+    if not names:
+        return {}
+    every = Runs(runs.model, runs.x, runs.include, lambda name, call: name in names)
+    reached = every.reached()
+    differing = [entry for entry in reached if every.differs(entry)]
+    return dict(entry.where for entry in reversed([*differing, *reached]))
+
+
+def _layer(index: int, entry: Seen, model: nn.Module, runs: Runs) -> Layer:
+    """Return what the runs tell of a layer.
 
     The shapes show the axis of the batch (sequence-first transformers have it second), and whose rows stay what
     they were which belong to the first sample.
     """
-    shape = list(entry.shape)
-    tripled = (entry.shape, entry.input_shape) if tripled is None else tripled
-    axis, input_axis = _batch_axis(entry.shape, tripled[0]), _batch_axis(entry.input_shape, tripled[1])
-    rows, input_rows = _rows(entry.shape, tripled[0], axis), _rows(entry.input_shape, tripled[1], input_axis)
+    shape, other, argument = list(entry.shape), runs.other.get(entry.where), runs.input_argument(entry)
+    axis = runs.axis(entry)
+    rows = _rows(entry.shape, runs.shapes.get(entry.where, (entry.shape, {}))[0], axis)
+    key = next(iter(entry.input_shapes), None) if argument is None else argument
+    two, three = runs.input_shapes(entry, key)
+    input_axis = batch_axis(two, three)
+    input_rows = _rows(two, three, input_axis)
     shape[axis] = rows
     if rows == 1:
         del shape[axis]
+    same, different = (None if each is None or key is None else each.entering.get(key) for each in (entry, other))
     return Layer(
         index=index,
         name=entry.name,
@@ -232,62 +212,14 @@ def _layer(
         rows=rows,
         input_rows=input_rows,
         views_first=rows > 1 and _views_first(entry.values, other.values if other else None, axis),
-        input_views_first=input_rows > 1
-        and _views_first(entry.entering, other.entering if other else None, input_axis),
+        input_views_first=input_rows > 1 and _views_first(same, different, input_axis),
         norm_call=entry.call("norm"),
         activation_call=entry.call("activation"),
         norm_name=entry.norm_name,
         overwritten=entry.overwritten(),
+        call=entry.number,
+        input_argument=argument,
     )
-
-
-def _another(x: Tensor) -> Tensor:
-    """Return an image that differs from `x`, (1, C, H, W), in most pixels."""
-    negative = 1 - x
-    return torch.zeros_like(x) if _has_values(x) and torch.equal(negative, x) else negative
-
-
-def _has_values(x: Tensor) -> bool:
-    """Return whether a tensor holds numbers, other than those that only count what a pass would cost."""
-    return not x.is_meta and not isinstance(x, FakeTensor)
-
-
-def _reached(
-    model: nn.Module,
-    pair: Tensor,
-    include: Sequence[str],
-    seen: Sequence[_Seen],
-    tripled: Mapping[str, tuple[torch.Size, torch.Size]],
-    other: Mapping[str, _Seen],
-) -> list[_Seen]:
-    """Return the layers that images reach: they have a batch axis, and what they get or give differs between two
-    images, or a gradient leads back to these, as from one that is dead for both."""
-    growing = [entry for entry in seen if entry.name not in tripled or entry.shape != tripled[entry.name][0]]
-    alike = {entry.name for entry in growing if _is_alike(entry, tripled.get(entry.name), other.get(entry.name))}
-    if alike:
-        try:
-            traced = _trace(model, pair.clone().requires_grad_(True), include)[0]
-        except RuntimeError:  # a network that goes by way of NumPy, say
-            return growing
-        alike -= {entry.name for entry in traced if entry.differentiable}
-    return [entry for entry in growing if entry.name not in alike]
-
-
-def _is_alike(entry: _Seen, tripled: tuple[torch.Size, torch.Size] | None, other: _Seen | None) -> bool:
-    """Return whether a layer gets and gives the same for two images."""
-    if tripled is None or other is None or other.values is None or not _has_values(other.values):
-        return False
-    pairs = [(other.values, _batch_axis(entry.shape, tripled[0]))]
-    if other.entering is not None and entry.input_shape != tripled[1]:
-        pairs.append((other.entering, _batch_axis(entry.input_shape, tripled[1])))
-    return all(_same_rows(value.movedim(axis, 0)) for value, axis in pairs)
-
-
-def _same_rows(value: Tensor) -> bool:
-    """Return whether two samples' rows, (2 rows, ...), are the same, in whichever order they are."""
-    if len(value) % 2:
-        return False
-    return torch.equal(*value.chunk(2)) or torch.equal(value[0::2], value[1::2])
 
 
 def _rows(two: torch.Size, three: torch.Size, axis: int) -> int:
@@ -308,16 +240,11 @@ def _views_first(same: Tensor | None, other: Tensor | None, axis: int) -> bool |
     Returns:
         False where each sample's rows are together; None where neither is so.
     """
-    if same is None or other is None or same.shape != other.shape or not _has_values(same):
+    if same is None or other is None or same.shape != other.shape or not has_values(same):
         return False
     one, two = same.movedim(axis, 0), other.movedim(axis, 0)
     together, apart = (torch.allclose(one[part], two[part]) for part in (slice(len(one) // 2), slice(0, None, 2)))
     return apart and not together if together or apart else None
-
-
-def _batch_axis(one: torch.Size, two: torch.Size) -> int:
-    """Return the axis in which the shapes of two samples and of three differ."""
-    return next((axis for axis, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), 0)
 
 
 def layer_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
@@ -387,82 +314,11 @@ def find_layers(layers: Sequence[Layer], wanted: Sequence[str | int]) -> list[La
     return layers_called(layers, found)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _trace(
-    model: nn.Module, x: Tensor, include: Sequence[str], *, values: bool = False
-) -> tuple[list[_Seen], Tensor | None]:
-    """Run `model` once and note each layer's first call, with the calls that follow its output.
-
-    `values`: keep what entered it and came out.
-    """
-    seen: dict[str, _Seen] = {}
-    modules = dict(model.named_modules())
-    layers = [name for name, module in modules.items() if kind_of(module) is not None]
-    others = [pattern for pattern in include if not any(fnmatchcase(name, pattern) for name in layers)]
-    running_norm: list[str] = []
-
-    def note_layer(name: str, kind: str, module: nn.Module) -> RemovableHandle:
-        def hook(module: nn.Module, args: Any, named: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if name not in seen and tensor is not None:
-                seen[name] = _Seen(name, module, kind, first_argument(args, named), tensor, values=values)
-                seen[name].began = dict(counter.counts)
-
-        return module.register_forward_hook(hook, with_kwargs=True)
-
-    def note_call(kind: str, number: int, argument: Any, result: Any) -> None:
-        if kind == "norm":
-            for entry in seen.values():
-                if "norm" not in entry.taps and argument is entry.output:
-                    entry.taps["norm"] = (result, result._version, number - entry.began["norm"])
-                    entry.norm_name = running_norm[-1] if running_norm else None
-            return
-        main_path = [entry for entry in seen.values() if not _is_shortcut(entry)]
-        if main_path and "activation" not in main_path[-1].taps:
-            last = main_path[-1]
-            last.taps["activation"] = (result, result._version, number - last.began["activation"])
-
-    counter = CallCounter(note_call)
-    hooks = []
-    for name, module in modules.items():
-        kind = kind_of(module)
-        if kind is None and name and _matches(name, others) and any(True for _ in module.parameters()):
-            kind = "other"
-        inside_attention = isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention)
-        if kind is not None and not inside_attention:
-            hooks.append(note_layer(name, kind, module))
-        if isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
-            hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
-    try:
-        with modes.attack_mode(model), torch.set_grad_enabled(x.requires_grad), counter:
-            output = model(x.clone() if x.requires_grad else x)  # a leaf cannot be changed in place
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(seen.values()), first_tensor(output)
-
-
-def _is_shortcut(entry: _Seen) -> bool:
-    """Return whether a layer is a projection shortcut: a 1x1 convolution under a name that says so.
-
-    The kernel size keeps the downsampling convolutions of the main path, which some networks call `downsample` as
-    well.
-    """
-    if entry.kind != "conv" or not _SHORTCUT.search(entry.name):
-        return False
-    kernel: tuple[int, ...] = entry.module.kernel_size  # type: ignore[assignment]
-    return all(side == 1 for side in kernel)
-
-
-def _is_classifier(entry: _Seen, logits: Tensor | None) -> bool:
+def _is_classifier(entry: Seen, logits: Tensor | None) -> bool:
     """Return whether the last layer to run has as many outputs as the model has classes."""
     return logits is not None and logits.dim() == 2 and entry.output.shape[1] == logits.shape[1]
 
 
-def _gives_logits(entry: _Seen, logits: Tensor | None) -> bool:
+def _gives_logits(entry: Seen, logits: Tensor | None) -> bool:
     """Return whether a layer's output has the shape of the logits."""
     return logits is not None and logits.dim() == 2 and entry.output.shape == logits.shape

@@ -28,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.core.seeds import generator
 from clat.network.computed import plain_weight
 from clat.network.layers import enumerate_layers
@@ -231,8 +232,9 @@ def classifier_of(model: nn.Module, x: Tensor) -> str | None:
     Returns:
         The name, None where the last layer is no classifier.
     """
-    inner = {layer.name for layer in enumerate_layers(model, x, shortcuts=True)}
-    every = enumerate_layers(model, x, shortcuts=True, classifier=True)
+    with listening(lambda text: None):  # whoever lists the layers says what is left out
+        inner = {layer.name for layer in enumerate_layers(model, x, shortcuts=True)}
+        every = enumerate_layers(model, x, shortcuts=True, classifier=True)
     return next((layer.name for layer in every if layer.name not in inner), None)
 
 
@@ -261,7 +263,8 @@ def adaptable_layers(
     Raises:
         ClatError: none is left, or the weight of one is computed by other code.
     """
-    first = enumerate_layers(model, x, shortcuts=True, classifier=True)[0].name
+    with listening(lambda text: None):  # the list below says what is left out
+        first = enumerate_layers(model, x, shortcuts=True, classifier=True)[0].name
     last = classifier_of(model, x)
     left_out = {name for name, wanted in ((first, stem), (last, classifier)) if not wanted}
     layers = enumerate_layers(model, x, include=include, exclude=exclude, shortcuts=True, classifier=True)

@@ -6,6 +6,7 @@ frozen weights; so every flag is kept and restored by itself.
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -178,9 +179,27 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, on whose devices, beside the CPU, torch's states are kept.
     """
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
-    with preserve_python_states(), torch.random.fork_rng(devices=sorted(devices, key=str)):
+    with preserve_python_states(), torch.random.fork_rng(devices=_cuda_devices(model)):
         yield
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
+    return sorted(devices, key=str)
+
+
+def random_states(model: nn.Module) -> tuple[bytes, ...]:
+    """Return the global random states of Python, NumPy and torch, which differ once anything has been drawn.
+
+    Args:
+        model: the network, on whose devices, beside the CPU, torch's states are read.
+
+    Returns:
+        The states, to be compared.
+    """
+    python = pickle.dumps((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
+    torchs = (torch.get_rng_state(), *map(torch.cuda.get_rng_state, _cuda_devices(model)))
+    return python, *(state.numpy().tobytes() for state in torchs)
 
 
 @contextmanager

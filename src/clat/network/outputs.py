@@ -50,17 +50,18 @@ def first_tensor(output: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
-    """Return the first tensor that a module is called with.
+def tensor_arguments(args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[int | str, Tensor]:
+    """Return the tensors that a module is called with.
 
     Args:
         args: the positional arguments of the call.
-        named: the keyword arguments of the call, looked at after the others.
+        named: the keyword arguments of the call.
 
     Returns:
-        The tensor, None if there is none.
+        Place or keyword -> tensor, the positional ones first.
     """
-    return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *named.items()]
+    return {key: value for key, value in given if isinstance(value, Tensor)}
 
 
 def other_parts(output: Any) -> list[str]:

@@ -104,6 +104,11 @@ class Objective:
         return False
 
     @property
+    def goes_back(self) -> bool:
+        """Return whether it goes back to weights by their held-out accuracy, for which no average may stand in."""
+        return False
+
+    @property
     def replays(self) -> int:
         """Return the number of optimizer steps on each batch."""
         return 1

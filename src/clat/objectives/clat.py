@@ -178,10 +178,15 @@ class Clat(InnerAttack):
     def _modes_agree(self, model: nn.Module, x: Tensor, step: Step) -> bool:
         """Return whether the clean features are the same bits in training as under attack.
 
-        They are without dropout and without BatchNorm that uses the batch.
+        They are without dropout and without BatchNorm that uses the batch. Where anything is drawn on the way they
+        may be so by chance, in this pass and not in the next.
         """
         with modes.preserve_statistics(model), modes.preserve_random_states(model), torch.no_grad():
+            before = modes.random_states(model)
             trained = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
+            drawn = modes.random_states(model) != before
+        if drawn:
+            return False
         with modes.attack_mode(model, self.attack_bn), torch.no_grad():
             attacked = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
         return all(torch.equal(one, other) for one, other in zip(trained, attacked, strict=True))

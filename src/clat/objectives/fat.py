@@ -62,7 +62,8 @@ class FAT(PgdAT):
         Returns:
             Misclassified iterates that an image goes on from.
         """
-        return self.tau + sum(step.progress >= rise for rise in self.tau_rises)
+        progress = float(step.progress)  # rounded as the settings are: the fraction 9/10 is less than the float 0.9
+        return self.tau + sum(progress >= rise for rise in self.tau_rises)
 
 
 def run_friendly_pgd(

@@ -63,7 +63,8 @@ class GAT(InnerAttack):
         Returns:
             `lambda_`, or `late_lambda` late in the stage.
         """
-        return self.late_lambda if step.progress >= self.late else self.lambda_
+        late = float(step.progress) >= self.late  # rounded as the setting is: 9/10 is less than the float 0.9
+        return self.late_lambda if late else self.lambda_
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         attack = self.attack(step)

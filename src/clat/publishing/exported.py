@@ -22,6 +22,7 @@ from clat.core.files import claim_output
 from clat.models.reading import one_line
 from clat.network.computed import copied_network
 from clat.network.edge import unwrapped
+from clat.network.guard import input_channels
 from clat.network.outputs import logits_of
 
 TOLERANCE = 1e-4
@@ -63,7 +64,7 @@ def export_network(
     writers = {".onnx": _write_onnx, ".pt2": _write_program}
     if path.suffix not in writers:
         raise ClatError(f"{path}: its name tells the format, and ends in .onnx or .pt2")
-    check_images(x)
+    check_images(x, input_channels(model))
     if len(x) < 2:
         raise ClatError("give two images or more: of one, no trace shows which axis is the batch's")
     if path.suffix == ".onnx":

@@ -11,6 +11,9 @@ from clat.core.formatting import counted
 
 _START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
 
+_ROUNDING = 1e-9
+"""Of a progress within an epoch, which is less than a step: 0.6 of three epochs is 0.19999999999999998 of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -125,7 +128,8 @@ def _rate(schedule: Schedule, progress: float) -> float:
     if schedule.kind == "cosine":
         return schedule.lr * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.kind == "piecewise":
-        return schedule.lr * schedule.factor ** sum(progress >= milestone for milestone in schedule.milestones)
+        passed = sum(progress >= milestone - _ROUNDING for milestone in schedule.milestones)
+        return schedule.lr * schedule.factor**passed
     if schedule.kind == "cyclic":
         return schedule.lr * _height(progress, schedule.peak or 0.5)
     if schedule.kind == "one-cycle":

@@ -72,6 +72,11 @@ class StageConfig:
                 f"stage '{self.name}': '{objective.name}' works on weights that '{treatment.name}' replaces: give "
                 f"'{treatment.name}' a stage of its own, before or after this one"
             )
+        if objective.goes_back and treatment.averages:
+            raise ClatError(
+                f"stage '{self.name}': '{objective.name}' goes back to weights by their held-out accuracy, where "
+                f"'{treatment.name}' has its average measured: give '{treatment.name}' another stage"
+            )
 
     def _check_ranking(self) -> None:
         """Raise an error for a ranking that moves or rewinds weights which are not a layer's own."""

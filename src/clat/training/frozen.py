@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clat.core.errors import ClatError
 from clat.core.notices import notice
 from clat.network import modes
 from clat.network.layers import Layer, layer_parameters
+
+
+def frozen_names(model: nn.Module) -> list[str]:
+    """Return which parameters take no gradient.
+
+    Args:
+        model: a network as its owner gives it.
+
+    Returns:
+        Their names, in the network's order.
+    """
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 def frozen_parameters(model: nn.Module) -> frozenset[str]:
@@ -24,18 +37,17 @@ def frozen_parameters(model: nn.Module) -> frozenset[str]:
     Raises:
         ClatError: all of them are.
     """
-    named = dict(model.named_parameters())
-    frozen = [name for name, parameter in named.items() if not parameter.requires_grad]
+    frozen, count = frozen_names(model), len(list(model.parameters()))
     if not frozen:
         return frozenset()
-    if len(frozen) == len(named):
+    if len(frozen) == count:
         raise ClatError(
             "all parameters of the model are frozen (requires_grad=False), so that nothing would be trained: "
             "model.requires_grad_(True)"
         )
     verb = "stays as it is" if len(frozen) == 1 else "stay as they are"
     notice(
-        f"{len(frozen)} of {len(named)} parameters, {frozen[0]} the first, came in frozen (requires_grad=False) "
+        f"{len(frozen)} of {count} parameters, {frozen[0]} the first, came in frozen (requires_grad=False) "
         f"and {verb}, with the statistics of BatchNorm among them: model.requires_grad_(True) has all trained"
     )
     return frozenset(frozen)
@@ -78,6 +90,17 @@ class Frozen:
         """Have BatchNorm and InstanceNorm whose scale and shift stay go on with the statistics that they have."""
         for norm in self.norms:
             norm.training = False
+
+    def counted(self, model: nn.Module) -> list[_BatchNorm]:
+        """Return the BatchNorm modules whose statistics follow the training.
+
+        Args:
+            model: the network.
+
+        Returns:
+            All but those that go on with the statistics that they have.
+        """
+        return [norm for norm in modes.batch_norms(model) if norm not in self.norms]
 
     def without(self, model: nn.Module, found: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Leave them out.

@@ -6,8 +6,8 @@ step here moves the weights to the same bits as one of a recipe's stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from clat.attacks.draws import part_of_batch
-from clat.core.checks import check_images, check_labels
+from clat.core.checks import check_images, check_labels, check_probabilities
 from clat.core.errors import ClatError
 from clat.core.notices import notice
 from clat.core.seeds import derive_seed, seed_global
@@ -27,8 +27,9 @@ from clat.criticality.selection import updating_batch_norms
 from clat.network import modes
 from clat.network.edge import unwrapped
 from clat.network.frozen_norm import frozen_norms_lean
-from clat.network.guard import guarded
+from clat.network.guard import guarded, input_channels
 from clat.network.layers import Layer, enumerate_layers
+from clat.network.logits import check_output
 from clat.network.outputs import logits_only
 from clat.objectives import Clat as ClatObjective
 from clat.objectives import Step
@@ -90,7 +91,7 @@ class ClatFineTuning:
         self.threat = ThreatModel.parse(eps, norm)
         self.objective.check(self.threat)
         x, y = heldout
-        check_images(x)
+        check_images(x, input_channels(self.model))
         check_labels(y, None, len(x))
         self.layers = self._found(layers)
         updating_batch_norms(self.model, self.layers, batch_norm)  # is there such a policy?
@@ -171,7 +172,7 @@ class ClatFineTuning:
 
         Args:
             x: images, (N, C, H, W), float in [0, 1], on the network's device.
-            y: labels (N,), int64; or class probabilities (N, K), float.
+            y: labels (N,), int64; or class probabilities (N, K), float, each row with a sum of 1.
             seed: of the attack; None: from the seed of all, the number of the batch and the process.
 
         Returns:
@@ -181,8 +182,11 @@ class ClatFineTuning:
             ClatError: images outside [0, 1], wrong labels, or a loss that is not finite.
         """
         self._inside()
-        check_images(x)
-        if not y.is_floating_point():
+        check_images(x, input_channels(self.model))
+        soft = isinstance(y, Tensor) and y.is_floating_point() and y.ndim != 1
+        if soft:
+            check_probabilities(y, len(x))
+        else:
             check_labels(y, None, len(x))
         if seed is None:
             seed = derive_seed(self.seed, "attack", 0, self._batches, dist.get_rank() if _processes() > 1 else 0)
@@ -190,8 +194,15 @@ class ClatFineTuning:
         self._batches += 1
         self._set_modes()
         model = self.model
-        labels = None if y.is_floating_point() else y
-        with logits_only(model), guarded(model, labels), frozen_norms_lean(model), part_of_batch(0, len(x)):
+        labels = None if soft else y
+        same_classes = _classes_of(model, y) if soft else nullcontext()
+        with (
+            logits_only(model),
+            guarded(model, labels),
+            same_classes,
+            frozen_norms_lean(model),
+            part_of_batch(0, len(x)),
+        ):
             found = self.objective.loss(model, x, y, step)
         if not torch.isfinite(found.total):
             raise ClatError("the loss is not finite: lower the learning rate")
@@ -254,6 +265,22 @@ def _objective(settings: dict[str, Any]) -> ClatObjective:
         return ClatObjective(**settings)
     except TypeError as error:
         raise ClatError(f"clat.Clat: {error}: see the fields of clat.objectives.Clat") from None
+
+
+@contextmanager
+def _classes_of(model: nn.Module, y: Tensor) -> Iterator[None]:
+    """Refuse a model with other classes than the probabilities `y`, (N, K), when it is called inside."""
+
+    def check(module: nn.Module, args: Any, logits: Any) -> None:
+        check_output(logits, len(args[0]))
+        if logits.shape[1] != y.shape[1]:
+            raise ClatError(f"labels are of {y.shape[1]} classes, the model has {logits.shape[1]}: give as many")
+
+    handle = model.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _processes() -> int:

@@ -24,6 +24,8 @@ class Treatment:
     """Names of the treatments that it cannot share a stage with."""
     shards: ClassVar[bool] = False
     """Whether it treats a network of which each process holds a part, see `clat.network.sharded`. Not inherited."""
+    averages: ClassVar[bool] = False
+    """Whether held-out checks are of an average of the weights, and not of those that train."""
     reparametrises: ClassVar[bool] = False
     """Whether weights of layers are computed from other parameters during the stage."""
 

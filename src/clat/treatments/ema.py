@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.network import modes
 from clat.network.exchange import copied, exchanged, move_towards, put, tensors_of
 from clat.runtime.callback import StageCallback, StageContext
+from clat.treatments.average import AverageCallback
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
 
@@ -40,6 +39,7 @@ class EMA(Treatment):
     name: Literal["ema"] = "ema"
     shards: ClassVar[bool] = True
     apart: ClassVar[tuple[str, ...]] = ("swa",)  # both would be the network that is evaluated
+    averages: ClassVar[bool] = True
     decay: float = 0.995
     """The largest share of the old average (tau of the released code)."""
     start: float = 0.025
@@ -67,34 +67,27 @@ class EMA(Treatment):
             d_t, from 0 to below 1; 0: the average is a copy.
         """
         since = steps - self.start * of
-        if since < 0:
+        if since < -1e-9:  # 0.07 * 100 is 7.000000000000001, and is to be 7
             return 0.0
+        since = max(since, 0.0)
         return min(self.decay, (1 + since) / (10 + since)) if self.ramp else self.decay
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         return MovingAverage(self, context)
 
 
-class MovingAverage(StageCallback):
+class MovingAverage(AverageCallback):
     """Average of every parameter; what does not move, does not move in the average either."""
 
     def __init__(self, settings: EMA, context: StageContext) -> None:
-        super().__init__()
-        self.settings, self.context, self.model = settings, context, context.model
+        super().__init__(context)
+        self.settings = settings
         self.steps = context.epochs * context.steps_per_epoch
         self.average = copied(dict(self.model.named_parameters()))
-        self.updating: list[_BatchNorm] = []
         self.scalars = {"steps": 0}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.average
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         put(self.average, tensors)
-
-    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        self.updating = [bn for bn in modes.batch_norms(self.model) if bn.training]
-        return parameters
 
     @torch.no_grad()
     def after_step(self) -> None:

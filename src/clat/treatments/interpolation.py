@@ -99,9 +99,16 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
     if alpha in (0, 1):
         return copied(end if alpha else start)
     return {
-        name: torch.lerp(start[name], value, alpha) if value.is_floating_point() else value.clone()
+        name: _between(start[name], value, alpha)
+        if value.is_floating_point() or value.is_complex()
+        else value.clone()
         for name, value in end.items()
     }
+
+
+def _between(start: Tensor, end: Tensor, alpha: float) -> Tensor:
+    """Return the point between two tensors; what they have in common stays, also an infinity of a mask."""
+    return torch.where(start == end, end, torch.lerp(start, end, alpha))
 
 
 def choose_alpha(points: Iterable[LinePoint], margin: float) -> LinePoint:

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from clat.core.errors import ClatError
-from clat.network import modes
 from clat.network.exchange import copied, exchanged, move_towards, put, tensors_of
 from clat.runtime.callback import StageCallback, StageContext
+from clat.treatments.average import AverageCallback
 from clat.treatments.base import Treatment
 from clat.treatments.statistics import reestimate_on_training_batches
 
@@ -40,6 +39,7 @@ class SWA(Treatment):
 
     name: Literal["swa"] = "swa"
     apart: ClassVar[tuple[str, ...]] = ("ema",)  # both would be the network that is evaluated
+    averages: ClassVar[bool] = True
     start: float = 0.5
     """Part of the stage before the first window."""
     window: int = 4
@@ -91,30 +91,21 @@ class SWA(Treatment):
         return WindowAverage(self, context)
 
 
-class WindowAverage(StageCallback):
+class WindowAverage(AverageCallback):
     """Average of the weights over a window: the mean of `scalars["averaged"]` states, empty with none."""
 
     def __init__(self, settings: SWA, context: StageContext) -> None:
-        super().__init__()
-        self.settings, self.context, self.model = settings, context, context.model
+        super().__init__(context)
+        self.settings = settings
         by_epoch = settings.unit == "epochs"
         self.steps_per_unit = context.steps_per_epoch if by_epoch else 1
         steps = context.epochs * context.steps_per_epoch
         self.first = settings.first(steps // self.steps_per_unit)
-        self.average: dict[str, Tensor] = {}
-        self.updating: list[_BatchNorm] = []
         self.scalars = {"steps": 0, "averaged": 0}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.average
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         own = dict(self.model.named_parameters())
         self.average = {name: torch.empty_like(own[name]).copy_(value) for name, value in tensors.items()}
-
-    def choose_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        self.updating = [bn for bn in modes.batch_norms(self.model) if bn.training]
-        return parameters
 
     def after_step(self) -> None:
         self.scalars["steps"] += 1

@@ -483,6 +483,8 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
         assert cli.main(["paper", *words]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+    assert cli.main(["paper", "T9", "--networks", "resnet18", "--plan"]) == 0
+    assert "T9 at scale smoke" in capsys.readouterr().out
     assert cli.main(["paper", "T9", "--networks", "resnet18", "--out", str(out)]) == 0
     assert "wrote" in capsys.readouterr().out
     assert cli.main(["paper", "T9", "--out", str(out / "T9")]) == 2

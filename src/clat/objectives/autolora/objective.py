@@ -82,6 +82,10 @@ class AutoLoRa(InnerAttack):
         if any(mark < 1 for mark in self.checkpoints):
             raise ClatError(f"autolora: checkpoints are {list(self.checkpoints)}, expected epochs from 1 on")
 
+    @property
+    def goes_back(self) -> bool:
+        return self.automatic_rate
+
     def requires(self, model: nn.Module, x: Tensor) -> None:
         adaptable_layers(model, x)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
-from clat.network.layers import kind_of
+from clat.network.trace import kind_of
 
 MaskedGroup = Literal["convolutions", "all-but-linear", "all"]
 MASKED_GROUPS: tuple[MaskedGroup, ...] = get_args(MaskedGroup)

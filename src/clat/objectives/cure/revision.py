@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clat.core.seeds import generator
 from clat.network import modes
-from clat.network.exchange import copied, put, tensors_of
+from clat.network.exchange import copied, move_towards, put, tensors_of
 from clat.network.swap import swapped
 from clat.runtime.callback import StateDict
 
@@ -128,11 +128,7 @@ class Revision:
             return False
         weight = 1 - self.pace.decay_at(step)
         for name, value in tensors_of(self.model).items():
-            mine = self.tensors[name]
-            if mine.is_floating_point():
-                mine.lerp_(value, weight)  # exact where both agree, as constant buffers do
-            else:
-                mine.copy_(value)
+            move_towards(self.tensors[name], value, weight)  # exact where both agree, as constant buffers do
         return True
 
     @contextmanager

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clat.studies.evidence.comparison import TAIL
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.paper.cells import difference_text, points
+
+SURE = f"a confidence of {1 - 2 * TAIL:.1%} (a one-sided bound of {1 - TAIL:.2%} for each accuracy)".replace(
+    "%", " %"
+)
+"""How sure it is that a gain is excluded; the brackets of 95 % are narrower."""
 
 
 def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list[str]:
@@ -30,34 +36,87 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
         f"On held-out images the finalist is {form.row.name}, whose step takes {form.step:.2f} of the time of X's, "
         f"and the control that it has to beat is {control.row.name}."
     ]
+    if not confirmed:
+        sentences.append("They are not confirmed: of no fresh seed could both be trained and measured.")
     for number, one in enumerate(confirmed):
         clean, robust = (
             difference_text(of.value, of.low, of.high) for of in (one.differences[kind] for kind in GOAL)
         )
-        seeds, images = one.by_form["clean"].shape
+        images = one.by_form["clean"].shape[1]
+        word = "seed" if len(one.seeds) + len(one.missing) == 1 else "seeds"
         sentences.append(
-            f"Under {one.protocol}, {seeds} fresh seeds and {images:,} test images, it has {clean} points clean "
-            f"and {robust} robust less that control."
+            f"Under {one.protocol}, {seeds_text(one.seeds, one.missing)} fresh {word} and {images:,} test images, "
+            f"it has {clean} points clean and {robust} robust less that control."
         )
         if number == 0:
-            sentences.append(_verdict(one))
+            sentences += [_verdict(one), *failed_seeds(one.seeds, one.missing)]
     return [*sentences, *left]
+
+
+def changed_seeds(first: int | None, now: int) -> list[str]:
+    """Return what has to be said of a number of fresh seeds that was not kept to.
+
+    Args:
+        first: how many were asked for when the two rows were first confirmed; None: they have not been.
+        now: how many are asked for.
+
+    Returns:
+        A sentence, or none.
+    """
+    if first is None or first == now:
+        return []
+    return [
+        f"The number of fresh seeds was changed from {first} to {now} after a verdict had been seen, for which p "
+        "and bounds do not account."
+    ]
+
+
+def seeds_text(seeds: Sequence[int], missing: Sequence[int]) -> str:
+    """Return how many seeds there are, of how many that were asked for.
+
+    Args:
+        seeds: that were measured.
+        missing: that failed.
+
+    Returns:
+        A text such as "6" or "4 of 6".
+    """
+    return f"{len(seeds)} of {len(seeds) + len(missing)}" if missing else f"{len(seeds)}"
+
+
+def failed_seeds(seeds: Sequence[int], missing: Sequence[int]) -> list[str]:
+    """Return on how many fresh seeds a verdict rests, where some failed.
+
+    Args:
+        seeds: that were measured.
+        missing: that failed.
+
+    Returns:
+        A sentence, or none.
+    """
+    if not missing:
+        return []
+    word = "seed" if len(missing) == 1 else "seeds"
+    listed = ", ".join(map(str, missing))
+    return [f"The verdict rests on {seeds_text(seeds, missing)} fresh seeds: {word} {listed} failed."]
 
 
 def _verdict(one: Confirmation) -> str:
     """Return one of the three verdicts of docs/results/evidence/plan.md."""
     goal = f"{points(100 * GOAL['clean'])} points clean and {points(100 * GOAL['robust'])} robust"
+    if not one.replicated:
+        return "This settles nothing: one seed speaks of two networks, not of two ways to train."
     if one.exceeds:
         return f"CLAT gains: {goal} or more, for steps that cost less."
-    uppers = {kind: 100 * found.high for kind, found in one.differences.items()}
+    uppers = {kind: 100 * found.bound for kind, found in one.differences.items()}
     if one.falls_short:
         short = [kind for kind, least in GOAL.items() if uppers[kind] < 100 * least]
         bounds = " and ".join(f"{points(uppers[kind])} {kind}" for kind in short)
-        return f"CLAT does not gain {goal}: more than {bounds} is excluded with a confidence of 97.5 %."
+        return f"CLAT does not gain {goal}: more than {bounds} is excluded with {SURE}."
     seen = {kind: f"{100 * found.detectable:.1f}" for kind, found in one.differences.items()}
     return (
         f"This settles nothing: it does not show {goal}, and excludes only more than "
-        f"{points(uppers['clean'])} clean and {points(uppers['robust'])} robust with a confidence of 97.5 %; "
+        f"{points(uppers['clean'])} clean and {points(uppers['robust'])} robust with {SURE}; "
         f"true differences of {seen['clean']} points clean and {seen['robust']} robust would have been found "
         "with a probability of 80 % each."
     )

@@ -18,6 +18,9 @@ from clat.evaluation.crossed import CONFIDENCE, crossed_interval, standard_error
 
 LEVEL, POWER = 1 - CONFIDENCE, 0.8
 """Of a two-sided test, and the probability with which it is to find what is there."""
+TAIL = LEVEL / 4
+"""Of the one-sided bound of each accuracy: that one of the two errs has twice this probability at most, one in
+forty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,19 @@ class CrossedDifference:
         """Return the smallest true difference that a test at LEVEL would find with a probability of POWER."""
         return smallest_shift(self.freedom) * self.error
 
+    @property
+    def bound(self) -> float:
+        """Return what the true difference does not lie above, with a confidence of 1 - TAIL; `high` is lower."""
+        upper, further = (float(scipy.stats.t.isf(tail, self.freedom)) for tail in (LEVEL / 2, TAIL))
+        return min(self.high + (further - upper) * self.error, 1.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data.
 
         Returns:
-            The fields, and the smallest difference that could have been seen.
+            The fields, the bound that decides, and the smallest difference that could have been seen.
         """
-        return {**vars(self), "detectable": self.detectable}
+        return {**vars(self), "bound": self.bound, "detectable": self.detectable}
 
 
 def compare(differences: NDArray[np.float64]) -> CrossedDifference:

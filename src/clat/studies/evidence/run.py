@@ -14,6 +14,7 @@ from clat.core.console import plain_console
 from clat.core.errors import ClatError
 from clat.runtime.jobs.job import JobPlace
 from clat.studies.evidence.confirmation import Confirmation
+from clat.studies.evidence.cost import step_ratio
 from clat.studies.evidence.plot import clean_against_robust
 from clat.studies.evidence.regimes import EvidenceRow, Regime
 from clat.studies.evidence.request import DECIDING, EvidenceRequest
@@ -57,9 +58,24 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     ratios = chosen_ratios(request)
     found = screen(request, ratios)
     confirmed, failures = confirm(request, found, ratios)
-    table = evidence_table(request, ratios, found, confirmed, failures)
+    first = first_fresh(request) if confirmed else None
+    table = evidence_table(request, ratios, found, confirmed, failures, first)
     write_files(table, {"clean-and-robust": clean_against_robust(found)}, folder)
     return table
+
+
+def first_fresh(request: EvidenceRequest) -> int:
+    """Return how many fresh seeds were asked for when the regime's two rows were first confirmed in this store.
+
+    Args:
+        request: what is run; where nothing was confirmed before, its number is kept as the first.
+
+    Returns:
+        The number.
+    """
+    regime = request.regime
+    held = request.store.kept("confirmations", {"regime": regime.name}, [], "last", lambda: {"fresh": regime.fresh})
+    return int(held["fresh"])
 
 
 def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
@@ -174,20 +190,21 @@ def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Scr
     if isinstance(failed, str):
         return Screened(row=row, failure=failed)
     wrong: list[str] = []
-    told: list[dict[str, Any]] = []
-    for run in _runs(request, row, ratios, request.regime.screened_seeds):
+    runs = _runs(request, row, ratios, request.regime.screened_seeds)
+    for run in runs:
         failure = store.train(run, request.console)
         wrong += [failure] if failure else []
-        told += [store.summary(run)] if store.is_finished(run) else []
-    if not told:
+    trained = [run for run in runs if store.is_finished(run)]
+    if not trained:
         return Screened(row=row, failure="; ".join(dict.fromkeys(wrong)) or None)
-    speeds = [[stage["images_per_second"] for stage in one["stages"]] for one in told]
+    told = [store.summary(run) for run in trained]
+    timed = not row.control and store.gathered is None  # what only notes what is to be trained measures nothing
     return Screened(
         row=row,
         heldout={kind: tuple(one[row.weights][f"heldout_{kind}"] for one in told) for kind in GOAL},
         passes=fmean(one["cost"]["forwards"] + one["cost"]["backwards"] for one in told),
-        step=None if row.control else fmean(of[0] / of[-1] for of in speeds),
-        complete=len(told) == len(request.regime.screened_seeds),
+        step=step_ratio(store, trained[0]) if timed else None,
+        complete=len(trained) == len(request.regime.screened_seeds),
         failure="; ".join(dict.fromkeys(wrong)) or None,
     )
 
@@ -235,6 +252,7 @@ def confirm(
                     control=control,
                     form=form,
                     seeds=seeds,
+                    missing=tuple(seed for seed in request.regime.fresh_seeds if seed not in seeds),
                     protocol=how.protocol,
                     by_control=by_control,
                     by_form=by_form,

@@ -23,7 +23,7 @@ class Screened:
     passes: float | None = None
     """Forward and backward passes of a run's training, in samples, the mean over the seeds."""
     step: float | None = None
-    """The time of a step of its last stage over that of X's before it; None: it has no CLAT."""
+    """The time of a step of its last stage over that of X's before it, measured in turns; None: it has no CLAT."""
     complete: bool = False
     """All seeds that were asked for are trained; else it is not chosen."""
     failure: str | None = None

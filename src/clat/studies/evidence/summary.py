@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,22 @@ from matplotlib.figure import Figure
 
 from clat.core.environment import describe_environment, invocation
 from clat.core.errors import ClatError
+from clat.core.formatting import DASH
+from clat.core.parsing import parse_json
 from clat.report.plots import BLUE, GREEN, MUTED, styled
 from clat.report.widths import WIDTH
+from clat.studies.evidence.answer import SURE, changed_seeds, failed_seeds, seeds_text
 from clat.studies.evidence.comparison import LEVEL, holm
+from clat.studies.evidence.confirmation import LEAST_SEEDS
 from clat.studies.evidence.request import DECIDING
 from clat.studies.evidence.screening import GOAL
 from clat.studies.measurement import computing_device
 from clat.studies.paper.cells import difference_text, points
 from clat.studies.paper.page import write_files
 
-GAINS, NOT, OPEN = "gains", "does not gain", "not settled"
+GAINS, NOT, OPEN, UNTESTED = "gains", "does not gain", "not settled", "not tested"
+ANSWER = "evidence-answer"
+"""What an answer's table.json calls itself."""
 COLUMNS = ("regime", "finalist", "control", "seeds", "n", "clean", "robust", "p of both", "p, Holm", "CLAT")
 Table = Mapping[str, Any]
 
@@ -36,16 +42,31 @@ def write_answer(folders: Sequence[str | Path], out: Path) -> dict[str, Any]:
         What table.json holds.
 
     Raises:
-        ClatError: If no regime has been confirmed in one of the folders.
+        ClatError: If a folder has no regime, a regime is there twice, none has been confirmed, or the folder of the
+            files holds another table.
     """
+    _check_free(out)
     tables = collect(folders)
     found = answer_table(tables)
-    write_files(found, {"differences": differences(tables)}, out)
+    write_files(found, {"differences": differences([one for one in tables if one["confirmed"]])}, out)
     return found
 
 
+def _check_free(out: Path) -> None:
+    """Raise an error where the answer would overwrite another table."""
+    file = out / "table.json"
+    if not file.exists():
+        return
+    try:
+        what = parse_json(file.read_text(encoding="utf-8"))["what"]
+    except (OSError, ValueError, KeyError, TypeError):
+        what = None
+    if what != ANSWER:
+        raise ClatError(f"{file} is no answer of `clat evidence --answer`: name another folder with --out")
+
+
 def collect(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Return the tables of the regimes that have been confirmed.
+    """Return the tables of the regimes that were run, those that ended without a confirmation among them.
 
     Args:
         folders: those that they were run in.
@@ -54,16 +75,36 @@ def collect(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
         The tables, in the order of the folders, then by name.
 
     Raises:
-        ClatError: If there is none in one of the folders.
+        ClatError: If a folder has none, a table cannot be read, a regime is there twice, or none is confirmed.
     """
     found = []
     for folder in folders:
         files = sorted(Path(folder).glob("evidence-*/table.json"))
-        tables = [table for table in (json.loads(file.read_text()) for file in files) if table.get("confirmed")]
-        if not tables:
+        if not files:
             raise ClatError(f"{folder} has no regime that `clat evidence` has confirmed")
-        found += tables
+        found += [_read(file) for file in files]
+    twice = [name for name, times in Counter(map(_name, found)).items() if times > 1]
+    if twice:
+        raise ClatError(
+            f"{', '.join(twice)}: named twice, and a regime is tested once: leave one of its folders out"
+        )
+    if not any(table["confirmed"] for table in found):
+        raise ClatError(f"none of these regimes has been confirmed: {', '.join(map(_name, found))}")
     return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return a regime's table, of which all that the answer takes is there."""
+    try:
+        table: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
+        about = [table[key] for key in ("id", "remark", "confirmed")]
+        if about[-1]:
+            one = decided(table)
+            _row(table, one, 1.0)
+            about += [one["falls_short"], *(one["differences"][kind]["bound"] for kind in GOAL)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ClatError(f"{file} is damaged, or of an earlier clat: run its regime again") from None
+    return table
 
 
 def decided(table: Table) -> dict[str, Any]:
@@ -94,6 +135,8 @@ def verdict(one: Table, corrected: float) -> str:
     Returns:
         GAINS, NOT or OPEN. That it does not gain rests on bounds, whose number is not corrected for.
     """
+    if len(one["seeds"]) < LEAST_SEEDS:
+        return OPEN
     return GAINS if one["exceeds"] and corrected < LEVEL else NOT if one["falls_short"] else OPEN
 
 
@@ -106,14 +149,13 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
     Returns:
         Plain data.
     """
-    confirmed = [decided(table) for table in tables]
-    corrected = holm([one["p"] for one in confirmed])
+    tested = _tested(tables)
     environment = describe_environment(computing_device())
     command = invocation()
     made = [("command", " ".join(command))] if command else []
     made += [(key, str(value)) for key, value in environment.items()]
     return {
-        "what": "evidence-answer",
+        "what": ANSWER,
         "id": "evidence",
         "source": "CLAT against its controls",
         "title": "Does CLAT gain anything over controls that are hard to beat?",
@@ -122,20 +164,26 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "remark": " ".join(table["remark"] for table in tables),
         "outcome": " ".join(sentences(tables)),
         "columns": list(COLUMNS),
-        "rows": [_row(*one) for one in zip(tables, confirmed, corrected, strict=True)],
+        "rows": [
+            _row(table, *tested[_name(table)]) if table["confirmed"] else _untested_row(table) for table in tables
+        ],
         "caption": "Clean and robust: points less the control under the protocol that decides, with 95 % "
         "intervals over seeds and images, on networks of seeds that chose neither. p of both: the larger of "
-        f"the two; Holm: corrected for the number of regimes. CLAT gains at {points(100 * GOAL['clean'])} "
+        "the two; Holm: corrected for the number of regimes, counting those that ended without a test with "
+        f"a p of 1. CLAT gains at {points(100 * GOAL['clean'])} "
         f"points clean and {points(100 * GOAL['robust'])} robust or more, both beyond chance; it does not "
-        "where one of the two is excluded with a confidence of 97.5 %.",
-        "notes": [],
+        f"where one of the two is excluded with {SURE}, which the brackets are narrower than.",
+        "notes": [[_name(table), text] for table in tables for text in _remarks(table)],
         "facts": [("Regimes", str(len(tables)))],
         "made": made,
         "failed": 0,
         "entries": [
             {"regime": table["id"], "verdict": verdict(one, p), "p_corrected": p, **one}
-            for table, one, p in zip(tables, confirmed, corrected, strict=True)
+            for table in tables
+            if table["confirmed"]
+            for one, p in [tested[_name(table)]]
         ],
+        "untested": [table["id"] for table in tables if not table["confirmed"]],
         "environment": environment,
         "command": command,
     }
@@ -151,24 +199,45 @@ def sentences(tables: Sequence[Table]) -> list[str]:
         What CLAT does in how many regimes, how large the differences are, how sure the smallest p is, and which
         controls were the hardest.
     """
-    named: dict[str, list[str]] = {GAINS: [], NOT: [], OPEN: []}
-    confirmed = [decided(table) for table in tables]
-    corrected = holm([one["p"] for one in confirmed])
-    for table, one, p in zip(tables, confirmed, corrected, strict=True):
-        named[verdict(one, p)].append(_name(table))
+    named: dict[str, list[str]] = {GAINS: [], NOT: [], OPEN: [], UNTESTED: []}
+    tested = _tested(tables)
+    for table in tables:
+        name = _name(table)
+        named[verdict(*tested[name]) if name in tested else UNTESTED].append(name)
+    confirmed = [one for one, _ in tested.values()]
     parts = [f"{what} in {len(names)} ({', '.join(names)})" for what, names in named.items() if names]
     ranges = [
         f"{points(100 * min(values))} to {points(100 * max(values))} {kind}"
         for kind in GOAL
         for values in [[one["differences"][kind]["value"] for one in confirmed]]
     ]
+    least = _p(min(p for _, p in tested.values()))
     controls = dict.fromkeys(one["control"]["row"] for one in confirmed)
     return [
         f"Of {len(tables)} regimes, CLAT {'; '.join(parts)}.",
         f"Its best form less the control that it has to beat comes to {' and to '.join(ranges)}, in points.",
-        f"The smallest p of both differences, corrected for the number of regimes, is {_p(min(corrected))}.",
+        f"The smallest p of both differences, corrected for the number of regimes, is {least}.",
         f"The controls that were the hardest to beat: {'; '.join(controls)}.",
     ]
+
+
+def _tested(tables: Sequence[Table]) -> dict[str, tuple[dict[str, Any], float]]:
+    """Return name -> (what a regime found, its p as Holm has it), of those that were confirmed.
+
+    One that was run and not confirmed counts among the tests, with a p of 1: it was to be one of them.
+    """
+    found = {_name(table): decided(table) for table in tables if table["confirmed"]}
+    corrected = holm([*(one["p"] for one in found.values()), *[1.0] * (len(tables) - len(found))])
+    return {name: (one, p) for (name, one), p in zip(found.items(), corrected, strict=False)}
+
+
+def _remarks(table: Table) -> list[str]:
+    """Return what a reader has to know of a regime's seeds, or why it was not tested."""
+    if not table["confirmed"]:
+        return [f"not tested: {table.get('outcome') or 'it ended before two rows were chosen.'}"]
+    one = decided(table)
+    first = table.get("fresh_at_first")
+    return [*failed_seeds(one["seeds"], one.get("missing", [])), *changed_seeds(first, len(table.get("fresh", [])))]
 
 
 def _p(value: float) -> str:
@@ -184,8 +253,13 @@ def _row(table: Table, one: Table, corrected: float) -> list[str]:
         difference_text(of["value"], of["low"], of["high"]) for of in (one["differences"][kind] for kind in GOAL)
     ]
     images = one["form"]["clean"]["images"]
-    about = [_name(table), one["form"]["row"], one["control"]["row"], str(len(one["seeds"])), f"{images:,}"]
+    seeds = seeds_text(one["seeds"], one.get("missing", []))
+    about = [_name(table), one["form"]["row"], one["control"]["row"], seeds, f"{images:,}"]
     return [*about, *shown, *map(_p, (one["p"], corrected)), verdict(one, corrected)]
+
+
+def _untested_row(table: Table) -> list[str]:
+    return [_name(table), *[DASH] * (len(COLUMNS) - 2), UNTESTED]
 
 
 @styled()

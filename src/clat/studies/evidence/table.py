@@ -7,7 +7,7 @@ from typing import Any
 
 from clat.core.environment import describe_environment, invocation
 from clat.core.formatting import DASH
-from clat.studies.evidence.answer import answer
+from clat.studies.evidence.answer import answer, changed_seeds
 from clat.studies.evidence.confirmation import Confirmation, Verdicts
 from clat.studies.evidence.request import DECIDING, EvidenceRequest
 from clat.studies.evidence.screening import GOAL, Screened, finalist, headroom
@@ -15,6 +15,7 @@ from clat.studies.measurement import computing_device
 from clat.studies.paper.cells import points
 from clat.studies.paper.choose_lambda import ChosenRatio
 from clat.studies.paper.methods import EPS
+from clat.studies.paper.step_cost import ROUNDS
 
 COLUMNS = (
     *("row", "held-out clean", "held-out robust", "finalist's headroom", "step", "passes"),
@@ -29,6 +30,7 @@ def evidence_table(
     found: Sequence[Screened],
     confirmed: Sequence[Confirmation],
     failures: Sequence[str],
+    first: int | None = None,
 ) -> dict[str, Any]:
     """Return what table.json holds.
 
@@ -38,6 +40,7 @@ def evidence_table(
         found: the rows on held-out images.
         confirmed: the two chosen ones on test images, what decides first.
         failures: why networks of those could not be trained or measured.
+        first: how many fresh seeds were asked for when they were first confirmed; None: they have not been.
 
     Returns:
         Plain data.
@@ -57,7 +60,7 @@ def evidence_table(
         "shows": "Whether a form of CLAT is more robust and more accurate than the hardest of its controls.",
         "scale": scale.name,
         "remark": scale.remark,
-        "outcome": " ".join(answer(found, confirmed)),
+        "outcome": " ".join([*answer(found, confirmed), *changed_seeds(first, regime.fresh)]),
         "columns": list(COLUMNS),
         "rows": [_texts(one, found, confirmed) for one in found],
         "caption": (
@@ -66,9 +69,11 @@ def evidence_table(
             f"training images that were not trained on, under PGD-10, the mean of {regime.screened} "
             "seeds. Finalist's headroom: by how much it passes the goal over that control, in points, in the "
             "accuracy in which it does so by less; the control with the smallest is the one to beat. Step: "
-            "CLAT's time over X's, in the same runs. Passes: millions of samples, forward and backward, of a "
-            f"whole run. Fresh seeds, clean, robust: test images under {DECIDING}, eps {EPS}, on networks of "
-            "other seeds than those that chose; in brackets 95 % intervals over seeds and images."
+            f"the time of CLAT's over X's, the median of {ROUNDS} rounds in which both take turns on one machine, "
+            "from the weights that X hands over, on a CPU by its own seconds. Passes: millions of samples, "
+            f"forward and backward, of a whole run. Fresh seeds, clean, robust: test images under {DECIDING}, "
+            f"eps {EPS}, on networks of other seeds than those that chose; in brackets 95 % intervals over seeds "
+            "and images."
         ),
         "notes": [[one.row.name, one.failure] for one in found if one.failure]
         + [["confirmation", failure] for failure in failures],
@@ -83,6 +88,7 @@ def evidence_table(
         "failed": sum(not one.heldout or bool(one.failure) for one in found) + len(failures),
         "screened": list(regime.screened_seeds),
         "fresh": list(regime.fresh_seeds),
+        "fresh_at_first": first,
         "settings": {**vars(scale)} | {"narrow": None},
         "ratios": {form: one if isinstance(one, str) else one.to_dict() for form, one in ratios.items()},
         "entries": [one.to_dict() for one in found],

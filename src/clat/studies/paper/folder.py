@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from clat.core.errors import ClatError
@@ -95,3 +97,25 @@ def claim(out: Path, scale: PaperScale, command: Sequence[str]) -> None:
     except OSError as error:
         raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
     write_json(file, {"what": "paper", "scale": scale.name, "command": list(command)})
+
+
+@contextmanager
+def known_or_empty(out: str | None, scale: PaperScale) -> Iterator[Path]:
+    """Give a plan the folder whose networks need no training: the one that is named if it is one of tables.
+
+    Args:
+        out: the folder; None: no one is named.
+        scale: of all its tables.
+
+    Yields:
+        The folder, or an empty one for the time of the body.
+
+    Raises:
+        ClatError: If the folder holds another scale.
+    """
+    if out is not None and (Path(out) / "paper.json").exists():
+        claim(Path(out), scale, [])
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory() as empty:
+        yield Path(empty)

@@ -19,7 +19,7 @@ RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
     "T9": "full width",
     "v1-T6": "full width",
     "T10": "smoke, and random weights at full width",
-    "T13": "smoke, and narrow for ResNet-50 and ResNet-18 on CIFAR-10 with one seed",
+    "T13": "smoke, and narrow for ResNet-50, ResNet-18 and DenseNet-121 on CIFAR-10 with one seed",
     "T15": "smoke, and narrow for ResNet-18, ResNet-50 and WRN-34-10 with one seed",
     "T16": "smoke, and a network without defence at 224 pixels",
 }

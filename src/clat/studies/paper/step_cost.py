@@ -39,19 +39,25 @@ def network_and_batch(store: Store, run: StoredRun) -> tuple[nn.Module, ImageSet
     return model, images.take(min(run.recipe.batch_size, len(images)))
 
 
-def step_times(store: Store, run: StoredRun, stages: Mapping[str, StageConfig]) -> dict[str, Timing]:
-    """Return the times of a training step of each stage, on a new network of a run and a batch of its data.
+def step_times(
+    store: Store,
+    run: StoredRun,
+    stages: Mapping[str, StageConfig],
+    start: tuple[nn.Module, ImageSet] | None = None,
+) -> dict[str, Timing]:
+    """Return the times of a training step of each stage, on a network of a run and a batch of its data.
 
     Args:
         store: knows where the data lie.
         run: gives network, data, batch size and precision.
         stages: name -> stage.
+        start: the network and the batch; None: a new network, and images of the test split.
 
     Returns:
         Name -> times of ROUNDS rounds in which the stages take turns, selections aside.
     """
     config = run.recipe.engine
-    model, batch = network_and_batch(store, run)
+    model, batch = network_and_batch(store, run) if start is None else start
     with ExitStack() as opened:
         engine = Engine(config)
         steps = {
