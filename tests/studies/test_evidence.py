@@ -335,6 +335,13 @@ def test_a_steps_cost_is_measured_in_turns_and_once(small, tmp_path, monkeypatch
     for _ in range(2):
         assert [one.step for one in run.screen(request, {"clat": ChosenRatio(0.1, "", {})})] == [0.25]
     assert timed == [(form.key, ["x", "clat"])]
+    (kept,) = (where.folder / "steps").iterdir()
+    kept.unlink()
+    (where.folder / "runs" / form.key / "weights" / "stage-1.safetensors").unlink()
+    (untimed,) = run.screen(request, {"clat": ChosenRatio(0.1, "", {})})
+    assert untimed.step is None
+    assert untimed.failure.startswith("its step could not be timed: "), "the others go on"
+    assert untimed.heldout
 
 
 def test_a_regime_beside_itself_trains_and_measures_nothing_here(small, tmp_path, monkeypatch):

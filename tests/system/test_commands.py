@@ -417,8 +417,9 @@ def test_an_evaluation_at_chance_says_what_may_be_wrong(clat, trained, tmp_path,
     words = ("evaluate", "--model", "own_network:Net", "--protocol", "fgsm", "--eps", 0.1, "--num-samples", 200)
     wrong = clat(*words, "--weights", tmp_path / "zeros.safetensors")
     assert wrong.code == 0
-    assert "caution: that is what guessing among 10 classes gives" in wrong.out
+    assert "caution: that is no more than guessing among 10 classes gives" in wrong.out
     assert "caution" not in clat(*words).out, "that the weights are random is said already"
     assert not is_guessing(Accuracy(2, 20), 10), "too few images to tell"
     assert is_guessing(Accuracy(100, 200), 2)
+    assert not is_guessing(Accuracy(200, 200), 1)
     assert not is_guessing(Accuracy(150, 200), 2)

@@ -179,8 +179,8 @@ def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
     say(f"clean accuracy   {clean}")
     if without_weights(options) is None and is_guessing(clean, images.num_classes):
         say(
-            f"caution: that is what guessing among {images.num_classes} classes gives: are these the network's "
-            "weights, its normalisation (--normalize) and its order of classes (--classes)?",
+            f"caution: that is no more than guessing among {images.num_classes} classes gives: are these the "
+            "network's weights, its normalisation (--normalize) and its order of classes (--classes)?",
             style="yellow",
         )
     if options.model.startswith(robustbench.PREFIX):
@@ -200,7 +200,7 @@ def is_guessing(clean: Accuracy, classes: int) -> bool:
     """
     chance = 1 / classes
     low, high = clean.interval
-    return low <= chance and high <= min(2 * chance, chance + 0.15)
+    return classes > 1 and low <= chance and high <= min(2 * chance, chance + 0.15)
 
 
 def cost_text(cost: Cost) -> str:

@@ -59,7 +59,7 @@ class Outputs:
             about: what the result does not know of itself, such as the network's name: its JSON's `about`.
         """
         data = result if isinstance(result, dict) else result.to_dict()
-        data |= {"about": about} if about else {}
+        data = {**data, "about": about} if about else data
         if self.out == "-":
             print_json(data)
         elif self.out is not None:

@@ -168,6 +168,8 @@ def test_one_folder_has_one_spelling(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("cifar10", "root/cifar10", "root/cifar10/", str(tmp_path / "root" / "cifar10")):
         assert in_one_spelling({"cifar10": folder}) == {}
+    (tmp_path / "cifar100").mkdir()
+    assert in_one_spelling({"cifar100": "cifar100"}) == in_one_spelling({"cifar100": "./cifar100"}) == {}
     for folder in ("elsewhere", "./elsewhere/", str(tmp_path / "elsewhere")):
         assert in_one_spelling({"cifar10": folder}) == {"cifar10": str(tmp_path / "elsewhere")}
     assert in_one_spelling({"cifar10": "digits"}) == {"cifar10": "digits"}
@@ -236,7 +238,7 @@ def test_layers_are_ranked_selected_and_timed(tmp_path, monkeypatch):
     moved = report.rename(tmp_path / report.name)
     without = run("T13", tmp_path)
     assert "failed: " in without["rows"][0][3]
-    assert report.name in without["rows"][0][3]
+    assert f"its rankings are not in the store: criticality/{report.name}" in without["rows"][0][3]
     assert without["rows"][1] == selected["rows"][1], "the others go on"
     assert without["failed"] == 1
     moved.rename(report)

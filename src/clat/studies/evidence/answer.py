@@ -29,7 +29,7 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
     missing = [one.row.name for one in found if not one.complete]
     left = [f"Left out, since not all of their seeds could be trained: {', '.join(missing)}."] if missing else []
     if form is None:
-        trained = any(one.complete and not one.row.control for one in found)
+        trained = any(one.complete and one.step is not None for one in found)
         return [*(["No form of CLAT has steps that cost less than X's."] if trained else []), *left]
     control = control_to_beat(found, form)
     sentences = [

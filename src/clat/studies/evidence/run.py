@@ -49,6 +49,7 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     """
     folder = request.folder(out)
     folder.mkdir(exist_ok=True)
+    request.store.precisions.clear()
     if place is not None:
         quiet = replace(request, console=plain_console(quiet=True))
         _beside(request.store, lambda: screen(quiet, chosen_ratios(quiet)), place, request.console)
@@ -198,12 +199,17 @@ def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Scr
     if not trained:
         return Screened(row=row, failure="; ".join(dict.fromkeys(wrong)) or None)
     told = [store.summary(run) for run in trained]
-    timed = not row.control and store.gathered is None  # what only notes what is to be trained measures nothing
+    step = None
+    if not row.control and store.gathered is None:  # what only notes what is to be trained measures nothing
+        try:
+            step = step_ratio(store, trained[0])
+        except ClatError as error:
+            wrong.append(f"its step could not be timed: {error}")
     return Screened(
         row=row,
         heldout={kind: tuple(one[row.weights][f"heldout_{kind}"] for one in told) for kind in GOAL},
         passes=fmean(one["cost"]["forwards"] + one["cost"]["backwards"] for one in told),
-        step=step_ratio(store, trained[0]) if timed else None,
+        step=step,
         complete=len(trained) == len(request.regime.screened_seeds),
         failure="; ".join(dict.fromkeys(wrong)) or None,
     )

@@ -76,7 +76,8 @@ def evidence_table(
             "and images."
         ),
         "notes": [[one.row.name, one.failure] for one in found if one.failure]
-        + [["confirmation", failure] for failure in failures],
+        + [["confirmation", failure] for failure in failures]
+        + [["precision", text] for text in request.store.precision_notes()],
         "facts": [
             ("Network", regime.network),
             ("Data", regime.dataset),

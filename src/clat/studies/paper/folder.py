@@ -31,7 +31,7 @@ def in_one_spelling(folders: Mapping[str, str]) -> dict[str, str]:
         Without those that lie where their name is looked for, and the others as absolute paths.
     """
     spelled = {name: _spelled(folder) for name, folder in folders.items()}
-    return {name: folder for name, folder in spelled.items() if folder != str((data_root() / name).resolve())}
+    return {name: folder for name, folder in spelled.items() if folder != _spelled(name)}
 
 
 def _spelled(folder: str) -> str:

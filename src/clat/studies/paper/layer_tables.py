@@ -196,10 +196,10 @@ def selected_layers(request: Request) -> Content:
             if number < len(selections):
                 found = selections[number]
                 folder = request.store.folder / "runs" / runs[0].key
-                try:
+                if (folder / found["report"]).exists():
                     entry |= {"layers": in_order(folder, found), "epoch": found["epoch"], "run": runs[0].key}
-                except ClatError as error:
-                    failure = str(error)
+                else:
+                    failure = f"its rankings are not in the store: {found['report']} of {runs[0].key}"
             else:
                 entry["absent"] = f"not at this scale, whose stage selects {counted(len(selections), 'time')}"
         entries.append({**entry, "failure": failure})

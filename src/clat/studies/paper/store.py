@@ -118,6 +118,24 @@ class Store:
                 return other
         return wanted
 
+    def precision_notes(self) -> list[str]:
+        """Return what there is to say of the precision of the networks that were asked for.
+
+        Returns:
+            A sentence where it is not this machine's or not one; none else.
+        """
+        labels: dict[str, list[str]] = {}
+        for label, (precision, _) in self.precisions.items():
+            labels.setdefault(precision, []).append(label)
+        if len(labels) > 1:
+            fewest = min(labels, key=lambda precision: len(labels[precision]))
+            rest = ", ".join(sorted(set(labels) - {fewest}))
+            return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
+        moved = {pair for pair in self.precisions.values() if pair[0] != pair[1]}
+        return [
+            f"all networks trained in {precision}, where this machine takes {here}" for precision, here in moved
+        ]
+
     def needs(self, run: StoredRun) -> list[StoredRun]:
         """Return the runs whose weights another starts from, to be trained before it; none for most.
 

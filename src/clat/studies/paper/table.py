@@ -269,7 +269,7 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
     made += [(key, str(value)) for key, value in environment.items()]
     notes = ([("all rows", table.note)] if table.note else []) + list(content.notes)
     notes += [(f"lambda, {place}", f"ratio {text}") for place, text in zip(ratios, how, strict=True)]
-    notes += [("precision", text) for text in _precisions(request.store)]
+    notes += [("precision", text) for text in request.store.precision_notes()]
     return {
         "what": "paper-table",
         "id": table.id,
@@ -293,16 +293,3 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         "command": command,
         **content.about,
     }
-
-
-def _precisions(store: Store) -> list[str]:
-    """Return what there is to say of the precision of a table's networks: nothing where it is this machine's."""
-    labels: dict[str, list[str]] = {}
-    for label, (precision, _) in store.precisions.items():
-        labels.setdefault(precision, []).append(label)
-    if len(labels) > 1:
-        fewest = min(labels, key=lambda precision: len(labels[precision]))
-        rest = ", ".join(sorted(set(labels) - {fewest}))
-        return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
-    moved = {pair for pair in store.precisions.values() if pair[0] != pair[1]}
-    return [f"all networks trained in {precision}, where this machine takes {here}" for precision, here in moved]
