@@ -31,7 +31,8 @@ def network(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_average_of_the_steps_is_what_the_stage_leaves(kind):
     """a <- (a + w) / 2 after each of three steps, in evaluation and at the end, parameter by parameter."""
-    settings = {name: 1 for name in ("steps", "replays") if name in kind.__dataclass_fields__}
+    set_to = {"steps": 1, "replays": 1, "automatic_rate": False}  # by which AutoLoRa would go back to weights
+    settings = {name: value for name, value in set_to.items() if name in kind.__dataclass_fields__}
     make = kit.clat if kind.needs_selection else kit.pgd_at
     ema = EMA(decay=0.5, start=0.0, ramp=False)
     recipe = kit.recipe(stages=(make(1, objective=kind(**settings), treatments=(ema,)),))

@@ -212,7 +212,10 @@ def check_shares(options: Namespace, *, planned: bool) -> None:
     check_place(options)
     place = next((name for name in ("jobs", "on", "share") if getattr(options, name) is not None), None)
     if place is not None and planned:
-        raise ClatError(f"--{place} goes with one protocol on all images: leave out the plan, or --{place}")
+        raise ClatError(
+            f"--{place} goes with one protocol on all images, not with autoattack-sampled, fast, --budget or "
+            "--target-width: leave out one or the other"
+        )
     if place is not None and options.devices != 1:
         raise ClatError(f"--devices and --{place} both divide the images: give one of them")
     if options.share is not None and shares_asked(options):

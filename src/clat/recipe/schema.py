@@ -121,7 +121,7 @@ class EvaluationConfig:
 
     protocol: str = "pgd-20"
     num_samples: int | None = None
-    """Test images, the first or each class by its share (`clat.data.ImageSet.sampled`); None: all."""
+    """Test images, the first or of each class in proportion (`clat.data.ImageSet.sampled`); None: all."""
     batch_size: int = 250
     weights: Literal["all", "best-and-last", "none"] = "all"
     """Which weights are measured. `all`: also those at the start, if they were given, and at the end of each
