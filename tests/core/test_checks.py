@@ -21,6 +21,14 @@ def test_narrow_images_of_other_channels_pass(shape: tuple[int, ...]) -> None:
     check_images(torch.rand(shape))
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 128, 3), (2, 40, 12, 3), (2, 12, 16, 1)])
+def test_wide_and_tall_pictures_whose_channels_come_last_do_not(shape: tuple[int, ...]) -> None:
+    for channels in (None, 3, 8):  # the first convolution by its place in the network need not be the first to run
+        with pytest.raises(ClatError, match=r"permute\(0, 3, 1, 2\)"):
+            check_images(torch.rand(shape), channels)
+    check_images(torch.rand(shape), shape[1])
+
+
 def test_the_first_convolution_tells_narrow_images_from_channels_that_come_last() -> None:
     check_images(torch.rand(2, 8, 8, 3), 8)
     for channels in (3, None):

@@ -19,6 +19,12 @@ def test_a_time_is_read(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
+@pytest.mark.parametrize("value", [[1], (3,), None, True, float("nan")])
+def test_what_is_neither_text_nor_a_number_is_refused(value: object) -> None:
+    with pytest.raises(ClatError, match="expected a time such as"):
+        parse_duration(value)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["30", "1.5", " 90 "])
 def test_text_without_a_unit_is_asked_for_one(text: str) -> None:
     with pytest.raises(ClatError, match=r"without a unit: .*m or"):

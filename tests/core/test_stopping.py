@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 
 import pytest
 
-from clat.core.stopping import ends_in_time
+from clat.core.stopping import Terminated, ends_in_time
 
 
 class Ends:
@@ -31,3 +34,22 @@ def test_a_signal_in_a_destructor_is_not_shown_and_an_error_is(monkeypatch: pyte
         Ends(ValueError())
     assert shown == [ValueError]
     assert sys.unraisablehook is show
+
+
+def test_after_a_termination_signal_nothing_that_is_dropped_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's loader raises of its workers, which had the signal too, as it is deleted."""
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+
+    def terminated() -> None:
+        with ends_in_time():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            finally:
+                Ends(RuntimeError("DataLoader worker is killed by signal"))
+
+    with pytest.raises(Terminated):
+        terminated()
+    assert shown == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

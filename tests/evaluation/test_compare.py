@@ -214,23 +214,29 @@ def test_one_network_measured_twice_is_not_two_seeds(tmp_path: Path, capsys: pyt
     assert compare(one, same).notes == (
         "both are of one network: what differs is the attacks' random choices, by their seeds",
     )
+    activated = result(tmp_path / "activated.json", network={"weights": "aa", "structure": "t"})
+    normalised = result(tmp_path / "normalised.json", "0111", network={"weights": "aa", "structure": "s"})
+    assert compare(one, activated).notes == compare(one, normalised).notes == ()
     assert compare(one, other).notes == compare(one, tmp_path / "untold.json").notes == ()
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_told(tmp_path: Path) -> None:
+def test_runs_that_differ_in_more_than_the_seed_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What does not decide the weights may differ, and a recipe that cannot be read is passed over."""
     found = []
-    for name, recipe in (
-        ("a", 'name = "a"\nseed = 0\neps = "8/255"'), ("b", 'name = "b"\nseed = 1\neps = "8/255"'),
-        ("c", 'name = "c"\nseed = 1\neps = "4/255"'),
+    for name, changes in (
+        ("a", "seed = 0"), ("b", "seed = 1\n[engine]\ncheckpoint_seconds = 5"), ("c", "seed = 1\neps = \"4/255\""),
+        ("damaged", "seed ="),
     ):  # fmt: skip
         (tmp_path / name / "evaluations").mkdir(parents=True)
         (tmp_path / name / "run.json").write_text("{}")
-        (tmp_path / name / "recipe.toml").write_text(recipe)
-        found.append(result(tmp_path / name / "evaluations" / "last.json"))
-    assert compare_seeds(found[:2]).notes == ()
-    (note,) = compare_seeds([found[0], found[2]]).notes
-    assert note.endswith("c/evaluations/last.json are of recipes that differ in more than the seed: eps")
-    assert compare_seeds([found[0]], [found[2]]).notes == (), "two groups may"
+        (tmp_path / name / "recipe.toml").write_text(f'extends = "demo"\nname = "{name}"\n{changes}\n')
+        found.append(str(result(tmp_path / name / "evaluations" / "last.json")))
+    a, b, c, damaged = found
+    for files, told in (([a, b, damaged], False), ([a, c], True), ([a, "--against", c], False)):
+        assert cli.main(["compare", "--seeds", *files]) == 0
+        assert ("differ in more than the seed: eps\n" in capsys.readouterr().out) == told
 
 
 def test_an_attack_whose_code_changed_is_another_one(tmp_path: Path) -> None:

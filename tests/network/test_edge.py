@@ -496,6 +496,19 @@ def test_narrow_images_are_taken_where_the_network_takes_them(entrance: str, sha
     EVERYTHING[entrance](Leads(shape[-1]).eval(), x, y)
 
 
+def test_what_a_network_refuses_for_reasons_of_its_own_is_not_laid_to_the_channels() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lead = nn.Conv1d(1, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("batches of eight at least")
+
+    with pytest.raises(RuntimeError, match="batches of eight"):
+        EVERYTHING["pgd"](Own(), torch.rand(2, 12, 100, 1), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("entrance", ["pgd", "square", "evaluate, pgd", "predict", "feature attack", "criticality"])
 @pytest.mark.parametrize("shape", [(8, 8, 3), (6, 8, 3), (8, 20, 3)])
 def test_where_the_network_refuses_images_whose_channels_come_last_the_cure_is_told(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clat.cli.console import say, show
@@ -58,4 +60,16 @@ def _compared(options: argparse.Namespace) -> Comparison | SeedComparison:
         raise ClatError("give two results, A.json B.json; several of one network's seeds go with --seeds")
     from clat.evaluation.compare import compare, compare_seeds
 
-    return compare_seeds(options.seeds, options.against) if options.seeds else compare(*options.results)
+    if not options.seeds:
+        return compare(*options.results)
+    found = compare_seeds(options.seeds, options.against)
+    return replace(found, notes=(*found.notes, *_recipe_notes(options.seeds), *_recipe_notes(options.against)))
+
+
+def _recipe_notes(files: Sequence[str]) -> list[str]:
+    from clat.evaluation import EvaluationRecord
+    from clat.evaluation.same_run import run_of
+    from clat.report.recipe_differences import seed_notes
+
+    runs = [(file, run_of(file, EvaluationRecord.from_json(file))) for file in files]
+    return seed_notes([(file, run) for file, run in runs if run is not None])

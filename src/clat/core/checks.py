@@ -36,7 +36,7 @@ def check_images(x: torch.Tensor, channels: int | None = None) -> None:
         raise ClatError(f"images have shape {shape}, expected NCHW: add the batch dimension with x[None]")
     if x.ndim != 4:
         raise ClatError(f"images have shape {shape}, expected four dimensions, NCHW")
-    if like_pictures(shape) and channels in (None, shape[-1]):
+    if like_pictures(shape) and channels != shape[1]:
         raise channels_first_wanted(shape)
     if x.dtype == torch.uint8:
         raise ClatError("images are uint8, expected floating point in [0, 1]: divide by 255")
@@ -83,10 +83,11 @@ def like_pictures(shape: Sequence[int]) -> bool:
         shape: of one image or several, to be (..., C, H, W).
 
     Returns:
-        True where channels may come last, and the two sides before them are those of a picture, at most 1 to 2.
+        True where channels may come last, and the two sides before them are those of a picture: at most 1 to 2, of
+        colour also others from 8 pixels on. Signals of several leads and patches of many bands are narrower.
     """
     short, long = sorted(shape[-3:-1])
-    return channels_last(shape) and long <= 2 * short
+    return channels_last(shape) and (long <= 2 * short or (shape[-1] == 3 and short >= 8))
 
 
 def channels_first_wanted(shape: Sequence[int]) -> ClatError:

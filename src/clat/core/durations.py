@@ -28,7 +28,7 @@ def parse_duration(text: str | float) -> float:
     words = str(text).strip()
     if re.fullmatch(rf"({_PART}\s*)+", words):
         seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(_PART, words))
-    elif not isinstance(text, str) and text == text:
+    elif isinstance(text, int | float) and not isinstance(text, bool) and text == text:
         seconds = float(text)
     elif re.fullmatch(r"\d*[1-9]\d*(\.\d+)?", words):
         raise ClatError(f"the budget is '{text}', without a unit: {words}s, {words}m or {words}h?")

@@ -36,6 +36,8 @@ LastWords = Callable[[], str]
 
 _last_words: list[LastWords] = []
 _answered = threading.Event()
+_terminated = threading.Event()
+"""Set once a termination signal has come, which children may have had too, and die of."""
 
 
 def answered() -> None:
@@ -72,6 +74,7 @@ def ends_in_time() -> Iterator[None]:
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     _answered.clear()
+    _terminated.clear()
     watch = threading.Thread(target=_watch, args=(reading,), name="clat-stopping", daemon=True)
     before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     shown, sys.unraisablehook = sys.unraisablehook, _quiet_about_signals(sys.unraisablehook)
@@ -97,10 +100,12 @@ def ends_in_time() -> Iterator[None]:
 
 def _quiet_about_signals(show: Callable[[Any], object]) -> Callable[[Any], object]:
     """Return the hook `show` without what a signal raises in a destructor or in a callback of the collector, where
-    Python drops it and prints a traceback: the signal is sent again."""
+    Python drops it and prints a traceback: the signal is sent again. Nor what is raised there once a termination
+    signal has come, as by torch's loader about its workers, which had it too."""
 
     def hook(unraisable: Any) -> None:
-        if unraisable.exc_value is None or isinstance(unraisable.exc_value, Exception):
+        foreign = unraisable.exc_value is None or isinstance(unraisable.exc_value, Exception)
+        if foreign and not _terminated.is_set():
             show(unraisable)
 
     return hook
@@ -115,6 +120,7 @@ def _deaf() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _terminated.set()
     raise Terminated
 
 

@@ -17,7 +17,7 @@ from clat.core.notebook import ShownAsTable
 from clat.evaluation.protocols import setting_text
 from clat.evaluation.record import UNNAMED
 from clat.evaluation.result import Evaluation, EvaluationRecord
-from clat.evaluation.same_run import one_network_notes, recipe_notes, refuse_one_run, structure_notes
+from clat.evaluation.same_run import one_network_notes, refuse_one_run, structure_notes
 from clat.evaluation.statistics import Accuracy, PairedDifference, SeedDifference, SeedSummary
 
 Source = Evaluation | EvaluationRecord | str | Path
@@ -198,7 +198,6 @@ def compare_seeds(seeds: Sequence[Source], against: Sequence[Source] = ()) -> Se
         notes=(
             *_notes(everything),
             *(note for group in groups for note in structure_notes(group)),
-            *(note for pair in zip((seeds, against), groups, strict=False) for note in recipe_notes(*pair)),
         ),
         summaries={kind: tuple(summary(group, place) for group in groups) for place, kind in enumerate(ACCURACIES)},
     )

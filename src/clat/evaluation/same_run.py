@@ -3,7 +3,6 @@ checkpoints of a run are two seeds."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def refuse_one_run(sources: Sequence[object], group: Sequence[EvaluationRecord])
             known[weights] = record.name
     seen: dict[Path, str] = {}
     for source, record in zip(sources, group, strict=True):
-        run = _run_of(source, record)
+        run = run_of(source, record)
         if run is not None and run in seen:
             raise ClatError(
                 f"{seen[run]} and {record.name} are two checkpoints of the run {run}, not two seeds: give one each"
@@ -70,40 +69,25 @@ def one_network_notes(group: Sequence[EvaluationRecord]) -> list[str]:
     Returns:
         One line, or none; results that do not say their weights are passed over.
     """
-    weights = [record.text("network", "weights") for record in group]
-    if None in weights or len(set(weights)) > 1:
+    for part in ("weights", "structure"):
+        told = [record.text("network", part) for record in group]
+        if None in told or len(set(told)) > 1:
+            return []
+    if len({tuple(record.verdicts()[0].tolist()) for record in group}) > 1:  # another normalisation, say
         return []
     return ["both are of one network: what differs is the attacks' random choices, by their seeds"]
 
 
-def recipe_notes(sources: Sequence[object], group: Sequence[EvaluationRecord]) -> list[str]:
-    """Return a note on results that are called seeds and are of runs with different recipes.
+def run_of(source: object, record: EvaluationRecord) -> Path | None:
+    """Return the folder of the run whose weights a result is of.
 
     Args:
-        sources: where the results come from: files, or results in memory.
-        group: the results, in the same order.
+        source: where the result comes from: a file, or a result in memory.
+        record: the result.
 
     Returns:
-        One line, or none; results without a run's folder around them are passed over.
+        The folder, where the file or its record tells; else None.
     """
-    found: list[tuple[str, dict[str, object]]] = []
-    for source, record in zip(sources, group, strict=True):
-        run = _run_of(source, record)
-        if run is not None and (run / "recipe.toml").is_file():
-            recipe = tomllib.loads((run / "recipe.toml").read_text())
-            found.append(
-                (record.name, {key: value for key, value in recipe.items() if key not in ("name", "seed")})
-            )
-    for name, recipe in found[1:]:
-        first, known = found[0]
-        apart = sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key))
-        if apart:
-            return [f"{first} and {name} are of recipes that differ in more than the seed: {', '.join(apart)}"]
-    return []
-
-
-def _run_of(source: object, record: EvaluationRecord) -> Path | None:
-    """Return the folder of the run whose weights a result is of, where the file or its record tells."""
     named = (source if isinstance(source, str | Path) else None, record.text("weights"))
     for place in named:  # RUN/evaluations/best.json, RUN/weights/best.safetensors
         if place is None:

@@ -104,6 +104,7 @@ class _Guard:
         except RuntimeError as error:
             if (
                 isinstance(x, Tensor)
+                and "channel" in str(error)
                 and self._channels_come_last(x)
                 and not isinstance(error, torch.OutOfMemoryError)
             ):

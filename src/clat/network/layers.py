@@ -158,13 +158,17 @@ def enumerate_layers(
     return [_layer(number, entry, model, runs) for number, entry in enumerate(chosen, start=1)]
 
 
+_TOLD = 5
+
+
 def _tell_left_out(names: Iterable[str]) -> None:
     """Say which layers are left out since no image reaches them."""
-    listed = [f"'{name}'" for name in names]
-    if listed:
+    every = [f"'{name}'" for name in names]
+    if every:
+        told = ", ".join(every[:_TOLD]) + (f" and {len(every) - _TOLD} more" if len(every) > _TOLD else "")
         notice(
-            f"left out of the layers: {', '.join(listed)}, which run, but which no image reaches: what they read "
-            "and give is the same for all images"
+            f"left out of the layers: {told}, which run, but which no image reaches: what they read and give is the "
+            "same for all images"
         )
 
 

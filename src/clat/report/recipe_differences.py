@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from clat.core.errors import ClatError
+from clat.recipe.schema import Recipe
+from clat.recipe.toml import read_recipe, recipe_data, recipe_hash
 from clat.training.trackers import flattened
 
 _ABSENT = object()
@@ -72,3 +78,26 @@ def _text(value: Any) -> str:
     if value is _ABSENT:
         return "not set"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def seed_notes(runs: Sequence[tuple[str, Path]]) -> list[str]:
+    """Return a note on runs that are called seeds and have different recipes.
+
+    Args:
+        runs: the name of each result, and the folder of its run.
+
+    Returns:
+        One line with the settings that differ, or none; what does not decide the weights may. Recipes that cannot
+        be read, as those of a later version, are passed over.
+    """
+    found: list[tuple[str, Recipe]] = []
+    for name, run in runs:
+        with suppress(ClatError):
+            found.append((name, replace(read_recipe(run / "recipe.toml"), seed=0)))
+    for name, recipe in found[1:]:
+        first, known = found[0]
+        if recipe_hash(recipe) != recipe_hash(known):
+            apart = recipe_differences([recipe_data(known), recipe_data(recipe)])
+            listed = ", ".join(one.setting for one in apart)
+            return [f"{first} and {name} are of recipes that differ in more than the seed: {listed}"]
+    return []

@@ -19,6 +19,7 @@ from torch import Tensor
 from clat.attacks.ball import Ball
 from clat.attacks.feature import feature_attack
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.core.seeds import derive_seed, generator
 from clat.core.units import size_text
 from clat.evaluation.masking.attacked_network import (
@@ -225,7 +226,8 @@ def feature_space(network: AttackedNetwork) -> Finding:
     layers = network.layers
     if layers is None:
         try:
-            layers = enumerate_layers(network.model, network.x[:1].to(network.device))
+            with listening(lambda text: None):  # which layers there are is nobody's question here
+                layers = enumerate_layers(network.model, network.x[:1].to(network.device))
         except ClatError as error:
             raise DoesNotApply(f"no hidden layer to attack: {error}") from None
 
