@@ -167,8 +167,8 @@ def _tell_left_out(names: Iterable[str]) -> None:
     if every:
         told = ", ".join(every[:_TOLD]) + (f" and {len(every) - _TOLD} more" if len(every) > _TOLD else "")
         notice(
-            f"left out of the layers: {told}, which run, but which no image reaches: what they read and give is the "
-            "same for all images"
+            f"left out of the layers: {told}, which run, but which no image reaches: what they read and give is "
+            "the same for all images"
         )
 
 
