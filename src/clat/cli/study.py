@@ -9,7 +9,6 @@ from pathlib import Path
 from clat.cli.console import console, say, show
 from clat.cli.options import SAMPLE, folder
 from clat.cli.places import add_place_options, place_for
-from clat.core.checks import at_least
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 
@@ -66,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.list or options.study is None:
         return _list(options.study)
+    from clat.core.checks import at_least
     from clat.studies import find_study
 
     if options.num_samples is not None:
