@@ -65,10 +65,11 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.list or options.study is None:
         return _list(options.study)
-    from clat.core.checks import at_least
     from clat.studies import find_study
 
     if options.num_samples is not None:
+        from clat.core.checks import at_least
+
         at_least("--num-samples", options.num_samples, 1)
     study = find_study(options.study)  # a slip in the name is told before the rest is loaded
     from clat.studies.collect import rich_table
