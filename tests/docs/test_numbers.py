@@ -65,6 +65,23 @@ def wrapping(name: str) -> str:
     return " | ".join(f"{one['median']:.3f} ({one['fastest']:.3f})" for one in pairs)
 
 
+def briefly_waiting() -> str:
+    """Steps by clat's setting over those by libgomp's, of a narrower and a wider network."""
+    small, wide = (one["steps_a_second"] for one in read("benchmarks/openmp_wait"))
+    lost = [1 - one["clat's, alone"] / one["libgomp's, alone"] for one in (small, wide)]
+    gained = [
+        one["clat's, beside another process"] / one["libgomp's, beside another process"] for one in (small, wide)
+    ]
+    assert lost[1] < 0.005, "nothing"
+    assert all(
+        one["one thread, beside another process"] > one["clat's, beside another process"] for one in (small, wide)
+    )
+    return (
+        f"cost {100 * lost[0]:.0f} % (a ResNet-18 of width 8 on images of 8 pixels) and nothing (width 16, 32 "
+        f"pixels). Beside one other busy process, two threads took {gained[0]:.0f} and {gained[1]:.0f} times as many steps"
+    )
+
+
 def shared_layers() -> str:
     """Of the paper's five most critical layers, how many are ours of random weights."""
     rows = [one for one in read("paper/T8/table")["entries"] if one["weights"] == "random, full width"]
@@ -294,6 +311,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/own-networks.md", lambda: f"| ViT of transformers | {wrapping('hf vit')} |"),
     ("docs/results/own-networks.md", lambda: f"| ResNet of transformers | {wrapping('hf resnet')} |"),
     ("docs/results/own-networks.md", lambda: f"| `timm:test_resnet` | {wrapping('timm test_resnet')} |"),
+    ("docs/speed.md", briefly_waiting),
     ("docs/cluster.md", two_processes),
     ("docs/cluster.md", computed_seconds),
     ("docs/results/hardening/README.md", averaged_weights),

@@ -17,6 +17,7 @@ from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
 from clat.cli.stopped import CODES, how_to_go_on, say_stopped
 from clat.core.errors import ClatError, unknown
+from clat.core.openmp import wait_briefly
 from clat.core.stopping import Terminated, ends_in_time, last_words
 
 COMMANDS = (
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 a check or a row failed, 2 bad input, 130 or 143 stopped.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        wait_briefly()
     try:
         # Only a process of its own may be ended from outside of the code at work.
         with ends_in_time() if arguments is None else nullcontext(), notices_printed():
