@@ -78,8 +78,8 @@ def briefly_waiting() -> str:
     )
     return (
         f"cost {100 * lost[0]:.0f} % (a ResNet-18 of width 8 on images of 8 pixels) and nothing (width 16, 32 "
-        f"pixels). Beside one other busy process, two threads took {gained[0]:.0f} and {gained[1]:.0f} times as many "
-        "steps"
+        f"pixels). Beside one other busy process, two threads took {gained[0]:.0f} and {gained[1]:.0f} times as "
+        "many steps"
     )
 
 
