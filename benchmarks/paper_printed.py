@@ -82,9 +82,9 @@ def repeated(lines: list[dict[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def alike(lines: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the lines, those of T20's least critical layers with the flag of their network's PGD-10: all of their
-    numbers are above those of PGD-AT.
+def least_critical(lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the lines, those of T20's least critical layers with the note and flag of their network's PGD-10: all
+    of their numbers are above those of PGD-AT.
 
     Args:
         lines: of the data file.
@@ -92,15 +92,19 @@ def alike(lines: list[dict[str, str]]) -> list[dict[str, str]]:
     Returns:
         As many lines.
     """
-    least = [one for one in lines if (one["paper"], one["table"], one["layers"]) == ("clat-v2", "T20", "smallest")]
-    known = {one["network"]: one for one in least if one["attack"] == "pgd-10"}
-    said = {id(one): known[one["network"]] for one in least if not one["note"]}
-    return [
-        {**one, "flag": said[id(one)]["flag"], "note": f"as under PGD-10: {said[id(one)]['note']}"}
-        if id(one) in said
-        else one
+    row = ("paper", "table", "network", "layers")
+    under_pgd = {
+        tuple(one[key] for key in row): one
         for one in lines
-    ]
+        if (one["paper"], one["table"], one["layers"], one["attack"]) == ("clat-v2", "T20", "smallest", "pgd-10")
+    }
+    found = []
+    for one in lines:
+        known = under_pgd.get(tuple(one[key] for key in row))
+        if known is not None and not one["note"]:
+            one = {**one, "flag": known["flag"], "note": f"as under PGD-10: {known['note']}"}
+        found.append(one)
+    return found
 
 
 def main() -> None:
@@ -111,7 +115,7 @@ def main() -> None:
     with TARGET.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(alike(repeated([line(row) for row in rows if row["paper"] in PAPERS])))
+        writer.writerows(least_critical(repeated([line(row) for row in rows if row["paper"] in PAPERS])))
 
 
 if __name__ == "__main__":

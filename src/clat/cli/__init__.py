@@ -15,10 +15,10 @@ from contextlib import nullcontext
 from clat.cli.console import set_up
 from clat.cli.notices import notices_printed
 from clat.cli.parser import build_parser, command
-from clat.cli.stopped import CODES, how_to_go_on, say_stopped
+from clat.cli.stopped import CODES, how_to_go_on, say_stopped, stop_code
 from clat.core.errors import ClatError, unknown
 from clat.core.openmp import wait_briefly
-from clat.core.stopping import Terminated, ends_in_time, last_words
+from clat.core.stopping import ends_in_time, last_words
 
 COMMANDS = (
     "harden",
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clat: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        return CODES[isinstance(stop, Terminated)]
+        return stop_code(stop)
     except BrokenPipeError:
         return 1
     except OSError as error:
@@ -103,7 +103,7 @@ def _run(words: list[str]) -> int:
     except ClatError:
         raise
     except KeyboardInterrupt as stop:
-        code = CODES[isinstance(stop, Terminated)]
+        code = stop_code(stop)
     except (Exception, SystemExit) as error:  # an own network may raise anything, at any step, and even leave
         from clat.cli.foreign import told
 

@@ -177,7 +177,7 @@ def say_clean(clean: Accuracy, options: Namespace, images: ImageSet) -> None:
     """
     say(data_in_words(images, clean.n))
     say(f"clean accuracy   {clean}")
-    if without_weights(options) is None and is_guessing(clean, images.num_classes):
+    if is_guessing(clean, images.num_classes) and without_weights(options) is None:
         say(
             f"caution: that is no more than guessing among {images.num_classes} classes gives: are these the "
             "network's weights, its normalisation (--normalize) and its order of classes (--classes)?",

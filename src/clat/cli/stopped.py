@@ -7,6 +7,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from clat.core.stopping import Terminated
+
 CODES = (130, 143)
 """Exit codes of commands that were stopped by Ctrl-C or by a termination signal."""
 _AT_ONCE = ("check", "curve", "corruptions", "transfer", "criticality", "compare", "bench")
@@ -15,6 +17,18 @@ _GO_ON = ("study", "paper", "evidence")
 """Commands that find in their folder what they have done."""
 _RUNS = ("run.json", "*/run.json")
 """What a training writes first."""
+
+
+def stop_code(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a command that was stopped.
+
+    Args:
+        stop: what it was left by.
+
+    Returns:
+        130 after Ctrl-C, 143 after a termination signal.
+    """
+    return CODES[1] if isinstance(stop, Terminated) else CODES[0]
 
 
 def how_to_go_on(options: Namespace) -> str | None:

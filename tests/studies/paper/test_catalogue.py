@@ -19,7 +19,7 @@ from clat.studies.paper.figures import SWEEP, figure_curves
 from clat.studies.paper.lines import CLAT_PROTOCOLS, CURE_PROTOCOLS, measure, reference, table_lines
 from clat.studies.paper.listing import RECORDED, run_count
 from clat.studies.paper.methods import METHODS, taken_apart
-from clat.studies.paper.printed import FLAGS, printed_in, printed_numbers
+from clat.studies.paper.printed import FLAGS, printed_elsewhere, printed_in, printed_numbers
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import NARROW, SCALES, SMOKE, K, find_scale
 
@@ -224,6 +224,15 @@ def test_a_row_that_a_table_lacks_has_the_number_of_another_one():
     assert all(printed is None for _, _, printed in asked_cells(find_table("T7"), replace(control, method="ema"), {
         **lines, replace(control, method="ema"): []
     }))  # fmt: skip
+
+
+def test_all_printed_numbers_of_least_critical_layers_are_above_pgd_at():
+    least = [one for one in printed_in("clat-v2", "T20") if one.layers == "smallest"]
+    for one in least:
+        pgd_at = printed_elsewhere("clat-v2", "T20", (one.dataset, one.network, "pgd-at"), one.attack)
+        assert one.number > pgd_at.number
+        assert one.flag == "contradiction"
+    assert len(least) == 9
 
 
 def test_a_printed_difference_has_the_flag_of_what_it_is_taken_from():

@@ -36,7 +36,7 @@ def step_ratio(store: Store, run: StoredRun) -> float:
         ClatError: If a step cannot be measured.
     """
     about = {"run": run.key, "rounds": ROUNDS}
-    return float(store.kept("steps", about, [run], HANDED_OVER, lambda: _measured(store, run))["ratio"])
+    return float(store.kept("steps", about, lambda: _measured(store, run), [run], HANDED_OVER)["ratio"])
 
 
 def _measured(store: Store, run: StoredRun) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def first_fresh(request: EvidenceRequest) -> int:
         The number.
     """
     regime = request.regime
-    held = request.store.kept("confirmations", {"regime": regime.name}, [], "last", lambda: {"fresh": regime.fresh})
+    held = request.store.kept("confirmations", {"regime": regime.name}, lambda: {"fresh": regime.fresh})
     return int(held["fresh"])
 
 

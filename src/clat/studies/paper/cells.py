@@ -59,6 +59,11 @@ class Cell:
         return None if self.verdicts is None else accuracy_interval(self.verdicts)
 
     @property
+    def failed(self) -> bool:
+        """Return whether anything of it is missing: all that is measured, or a seed."""
+        return self.verdicts is None or bool(self.failure)
+
+    @property
     def settled(self) -> str:
         """Return whether our effect has the sign of the printed one: SAME, OPPOSITE, UNLIKE or OPEN; empty without
         both.

@@ -153,7 +153,7 @@ def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int],
             model = store.network(run, weights)
         return {"layers": top_layers(model, x, y, seed=seed), "measured": len(x)}
 
-    held = store.kept("rankings", about, [] if random else [run], weights, rank)
+    held = store.kept("rankings", about, rank, [] if random else [run], weights)
     return held["layers"], {"images": held["measured"], **({} if random else {"run": run.key})}
 
 

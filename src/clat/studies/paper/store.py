@@ -94,9 +94,8 @@ class Store:
         generated = self._generated(spec.dataset)
         within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
         automatic = within.resolved().engine.precision
-        within = self._as_trained(spec, within)
+        within, key = self._as_trained(spec, within)
         self.precisions[spec.label] = within.resolved().engine.precision, automatic
-        key = _key(spec, within)  # wherever the store lies
         if not members and not METHODS[spec.base].generated:
             return StoredRun(key, spec, within)
         here = self.folder.resolve()
@@ -105,18 +104,18 @@ class Store:
         where = Inputs(data=self.data, generated=generated, members=[here / one for one in members])
         return StoredRun(key, spec, replace(recipe(spec, self.scale, where), engine=within.engine))
 
-    def _as_trained(self, spec: RunSpec, wanted: Recipe) -> Recipe:
-        """Return the recipe in the precision in which its network is there already: a store may come from a machine
-        where automatic precision is another one."""
-        runs = self.folder / "runs"
-        if wanted.engine.precision != "auto" or (runs / _key(spec, wanted)).exists():
-            return wanted
+    def _as_trained(self, spec: RunSpec, wanted: Recipe) -> tuple[Recipe, str]:
+        """Return the recipe in the precision in which its network is there already, and the key, which is the same
+        wherever the store lies: it may come from a machine where automatic precision is another one."""
+        runs, key = self.folder / "runs", _key(spec, wanted)
+        if wanted.engine.precision != "auto" or (runs / key).exists():
+            return wanted, key
         here = wanted.resolved().engine.precision
         for precision in sorted(set(PRECISIONS.values()) - {"auto", here}):
             other = replace(wanted, engine=EngineConfig(**vars(wanted.engine) | {"precision": precision}))
-            if finished(runs / _key(spec, other)):
-                return other
-        return wanted
+            if finished(runs / (foreign := _key(spec, other))):
+                return other, foreign
+        return wanted, key
 
     def precision_notes(self) -> list[str]:
         """Return what there is to say of the precision of the networks that were asked for.
@@ -276,18 +275,18 @@ class Store:
         self,
         kind: str,
         about: Mapping[str, Any],
-        runs: Iterable[StoredRun],
-        weights: str,
         make: Callable[[], Mapping[str, Any]],
+        runs: Iterable[StoredRun] = (),
+        weights: str = "last",
     ) -> dict[str, Any]:
-        """Return a result of several networks, made now unless it is there and of the weights that they have.
+        """Return a result, made now unless it is there and of the weights that its networks have.
 
         Args:
             kind: the folder, such as "transfers".
             about: all that decides the result, in plain data.
-            runs: the networks; a run that was trained anew keeps its key.
-            weights: which of theirs, such as last.
             make: measures it.
+            runs: the networks that it is of; a run that was trained anew keeps its key.
+            weights: which of theirs.
 
         Returns:
             `about`, what `make` returned, and the networks' digests.

@@ -223,7 +223,7 @@ def _accuracies(request: Request, cells: Sequence[Cell], about: Mapping[str, Any
         about={**about, "contrasts": [one.to_dict() for one in between]},
         outcome=" ".join([*outcome, sentences(between)]).strip(),
         figures={"effects": effects(cells)},
-        failed=sum(cell.verdicts is None or bool(cell.failure) for cell in cells),
+        failed=sum(cell.failed for cell in cells),
     )
 
 

@@ -142,7 +142,7 @@ def transferred(
         }
         return {**found.to_dict(), "right": right}
 
-    held = request.store.kept("transfers", about, runs.values(), "last", measured)
+    held = request.store.kept("transfers", about, measured, runs.values())
     return {_pair(key): bits for key, bits in held["right"].items()}
 
 
