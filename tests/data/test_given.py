@@ -279,6 +279,15 @@ def test_random_items_follow_from_seed_epoch_and_row() -> None:
     assert len(first[:, 0, 0, 0].unique()) == N
 
 
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()).item(), random.random, np.random.random])
+def test_a_transform_that_seldom_changes_anything_is_random_too(draw: Any) -> None:
+    def seldom(k: int) -> tuple[torch.Tensor, int]:
+        return torch.full((3, 4, 4), 0.5 + (draw() < 1e-9) / 2), k % 3
+
+    assert "drawn at random" in as_image_set(Pairs(seldom)).notes[0]
+    assert not as_image_set(Pairs(lambda k: (torch.full((3, 4, 4), k / N), k % 3))).notes
+
+
 class OwnSampler(Sampler):
     def __iter__(self) -> Any:
         return iter([1, 2])

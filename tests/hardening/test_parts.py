@@ -327,7 +327,9 @@ def test_the_card_says_what_qualifies_its_numbers():
         ("before", "after"), {}, (), dict.fromkeys(ACCURACIES, (right, right)),
         dict.fromkeys(ACCURACIES, PairedDifference(0, 0, 4)),
     )  # fmt: skip
-    said = card(comparison, plan(), config, "No signs.", test, None, ["after: its outputs are random"])
+    where = {"device": "one GPU", "clat": "0.2.0", "torch": "2.13.0"}
+    said = card(comparison, plan(), config, "No signs.", test, None, where, ["after: its outputs are random"])
+    assert "seed 0, on one GPU; pairs" in said
     assert "- after: its outputs are random\n\nNo signs." in said
 
 

@@ -22,6 +22,7 @@ from clat.network import modes
 from clat.network.checkpointed import blocks_checkpointed
 from clat.network.folding import unfolded
 from clat.network.frozen_norm import frozen_norms_lean
+from clat.network.random_states import preserve_random_states
 from clat.objectives import AnyObjective, Mixing
 from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, EngineConfig
@@ -210,7 +211,7 @@ def test_a_block_that_draws_from_python_or_numpy_draws_the_same_in_its_second_ru
         model = net().train()
         model.layer2[0].conv2 = nn.Sequential(model.layer2[0].conv2, DrawsInPython())
         model.layer4[1].conv2 = nn.Sequential(model.layer4[1].conv2, DrawsInPython())
-        with modes.preserve_random_states(model), unfolded() if not checkpoint else blocks_checkpointed(model):
+        with preserve_random_states(model), unfolded() if not checkpoint else blocks_checkpointed(model):
             random.seed(1)
             np.random.seed(2)  # noqa: NPY002
             F.cross_entropy(model(x), y).backward()

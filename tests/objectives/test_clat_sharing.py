@@ -15,6 +15,7 @@ from clat.network import modes
 from clat.network.cost import metered
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import enumerate_layers
+from clat.network.random_states import preserve_random_states
 from clat.objectives import Clat, Step
 from clat.objectives.clat import Calibration, ClatCallback
 
@@ -130,6 +131,39 @@ class SkipsAtTimes(nn.Module):
         return self.fc(self.c3(x).mean((2, 3)))
 
 
+class Own:
+    """A generator of the network's own, as an attribute, and a number from it."""
+
+    def __init__(self, made, draw):
+        self.made, self.number = made, draw
+
+    def __call__(self):
+        return self.number(self.made)
+
+
+OWN = {
+    "own torch": lambda: Own(torch.Generator().manual_seed(0), lambda made: torch.rand((), generator=made).item()),
+    "own numpy": lambda: Own(np.random.default_rng(0), lambda made: made.random()),
+    "own old numpy": lambda: Own(np.random.RandomState(0), lambda made: made.random()),
+    "own random": lambda: Own(random.Random(0), lambda made: made.random()),
+}
+
+
+@pytest.mark.parametrize("make", OWN.values(), ids=OWN)
+def test_not_where_a_generator_of_its_own_is_drawn_from(make):
+    draw = make()
+    net, x, y = SkipsAtTimes(draw).train(), torch.rand(2, 3, 8, 8), torch.tensor([0, 3])
+    net.generator = draw.made
+    _, _, third = enumerate_layers(net, x)
+    with preserve_random_states(net):
+        first = draw()
+    for _ in range(4):
+        found = Clat(steps=1, lambda_=0.5).calibration(net, x, y, Step((third,), seed=3, once=True))
+        assert not found.shares_clean_pass
+        with preserve_random_states(net):
+            assert draw() == first, "the calibration gives back what it has drawn"
+
+
 @pytest.mark.parametrize(
     "draw", [lambda: torch.rand(()).item(), random.random, np.random.random], ids=["torch", "random", "numpy"]
 )
@@ -140,7 +174,7 @@ def test_not_where_a_draw_happens_to_change_nothing(draw):
     for layer, expected in ((first, True), (third, False)):
         step, found = Step((layer,), seed=3, once=True), set()
         for seed in range(4):
-            with modes.preserve_random_states(net):
+            with preserve_random_states(net):
                 seed_global(seed)
                 found.add(objective.calibration(net, x, y, step).shares_clean_pass)
         assert found == {expected}

@@ -403,10 +403,15 @@ def test_attacks_that_are_none(attack: str, settings: Any, says: str) -> None:
         clat.evaluation.AttackSpec(attack=attack, settings=settings)
 
 
+def test_an_attacks_function_is_a_protocol_of_its_own() -> None:
+    found = clat.evaluation.find_protocol("own_pieces:corner")
+    assert found == clat.evaluation.Protocol(
+        name="corner", attacks=(clat.evaluation.AttackSpec(attack="own_pieces:corner"),)
+    )
+
+
 def test_protocols_that_are_none() -> None:
-    with pytest.raises(
-        ClatError, match=r"protocol 'own_pieces:corner' is a function, expected a clat.evaluation.Protocol"
-    ):
-        clat.evaluation.find_protocol("own_pieces:corner")
+    with pytest.raises(ClatError, match=r"'own_pieces:Noisy' is a class, expected a clat.evaluation.Protocol or"):
+        clat.evaluation.find_protocol("own_pieces:Noisy")
     with pytest.raises(ClatError, match="unknown protocol 'pgd20'; did you mean 'pgd-20'"):
         clat.evaluation.find_protocol("pgd20")

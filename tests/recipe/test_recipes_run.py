@@ -42,7 +42,8 @@ def tiny(name, folder):
     data["model"] = small_model(dict(data["model"]))
     if "classifier" in data["model"]:  # goes on top of a file of 1000 classes
         data["model"] |= {"input_size": 48, "weights": str(folder / "imagenet.safetensors")}
-        save_weights(load_model(data["model"]["name"], width=4, num_classes=1000), data["model"]["weights"])
+        full = load_model(data["model"]["name"], width=4, num_classes=1000, normalize=data["model"]["normalize"])
+        save_weights(full, data["model"]["weights"])
     data |= {"batch_size": 8, "engine": {"device": "cpu"}}
     data["data"] |= {"heldout": 16, "train_size": 32}
     if "extra" in data["data"]:
@@ -55,7 +56,8 @@ def tiny(name, folder):
         if stage["objective"].get("steps", 1) > 1:
             stage["objective"]["steps"] = 1
         if "selection" in stage:
-            stage["selection"] |= {"num_samples": 8, "steps": 1}
+            stage["selection"]["num_samples"] = 8
+            stage["selection"]["ranking"]["steps"] = 1
         for treatment in stage.get("treatments", ()):
             treatment.update({"swa": {"start": 0.0, "window": 1}, "awp": {"warmup": 0}}.get(treatment["name"], {}))
     return build_recipe(data)

@@ -314,6 +314,23 @@ def test_evaluate_takes_the_network_of_a_recipe(clat, workplace, tmp_path):
     assert "the recipe says width" in refused.err
 
 
+def test_the_recipe_of_a_run_does_not_know_a_network_that_was_passed_in(clat, tmp_path):
+    """Its [model] is then a default, which fits at best by chance."""
+    digits = package.load_split("digits", "train").take(40), package.load_split("digits", "test").take(20)
+    fields = {"model.width": 2, "stages.pgd-at.epochs": 1, "data.heldout": 8, "monitor.num_samples": 8}
+    recipe = package.read_recipe(
+        "demo-pgd-at", [word for key, one in fields.items() for word in (f"--{key}", str(one))]
+    )
+    words = ("--data", "digits", "--protocol", "fgsm", "--eps", 0.03, "--num-samples", 5)
+    for name, width, code in (("other", 4, 2), ("same", 2, 0)):
+        run = tmp_path / name
+        package.train(recipe, run, model=package.load_model("resnet18", width=width), data=digits, quiet=True)
+        weights = run / "weights" / "last.safetensors"
+        assert clat("evaluate", "--model", run / "recipe.toml", "--weights", weights, *words).code == code
+    refused = clat("evaluate", "--model", tmp_path / "other" / "recipe.toml", *words)
+    assert "passed in from Python (clat.models." in refused.err
+
+
 def test_evaluate_prints_what_robustbench_lists(clat, tmp_path):
     entry = TABLES[10]["Addepalli2022Efficient_RN18"]
     torch.save({"state_dict": entry.builder(width=2).state_dict()}, tmp_path / "net.pt")

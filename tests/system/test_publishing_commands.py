@@ -138,7 +138,7 @@ def test_a_hub_that_cannot_be_reached(
         ),
         (
             "train tiny.toml --out new --evaluation.protocol own_network:Net",
-            "is a type, expected a clat.evaluation",
+            "is a class, expected a clat.evaluation",
         ),
         ("evaluate --model resnet18 --protocol absent_module:P", "no module absent_module in the current folder"),
         ("evaluate --model resnet18 --data absent_module:read", "where absent_module.py lies, or set PYTHONPATH"),

@@ -15,6 +15,7 @@ from clat.network import modes
 from clat.network.computed import copied_network
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
+from clat.network.random_states import preserve_random_states
 from clat.objectives import Loss
 from clat.recipe.schema import DataConfig, MonitorConfig, Recipe, StageConfig
 from clat.runtime.blocks import blocks_as
@@ -87,7 +88,7 @@ def repeated_step(
         modes.restore_flags(placed),
         guarded(placed),
         logits_only(placed),
-        modes.preserve_random_states(placed),
+        preserve_random_states(placed),
     ):
         runner = StageRunner(recipe, 0, placed, engine, loader, batch)
         runner.make_trainable(_selected(recipe, runner, batch), {})

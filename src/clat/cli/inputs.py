@@ -5,10 +5,12 @@ Commands import this module where their work begins: it loads torch.
 
 from __future__ import annotations
 
+import json
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from clat.models.registry import LIBRARIES
 from clat.models.settings import NetworkConfig
 from clat.network import modes
 from clat.network.edge import unwrapped
+from clat.network.fingerprint import structure_hash
 from clat.recipe.source import read_value
 from clat.recipe.toml import read_recipe, recipe_data
 from clat.training.prepare import check_model
@@ -234,7 +237,31 @@ def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     config = read_recipe(options.model).model
     own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
     config = config if options.weights is None else replace(config, **own)
-    return models.build_model(config, images.num_classes, images.shape[0])
+    ran = _own_network_of_run(Path(options.model))
+    try:
+        model = models.build_model(config, images.num_classes, images.shape[0])
+    except ClatError:
+        if ran is None:
+            raise
+        model = None
+    if ran is not None and (model is None or structure_hash(model) != ran["structure"]):
+        raise ClatError(
+            f"--model {options.model}: the run beside it was of a network that was passed in from Python"
+            f" ({ran['class']}), of which its recipe knows nothing: give a function that builds it, --model"
+            " package.module:factory"
+        )
+    assert model is not None
+    return model
+
+
+def _own_network_of_run(recipe: Path) -> dict[str, Any] | None:
+    """Return what run.json beside a recipe says of the network if it was passed in; None where there is nothing."""
+    try:
+        found: Any = json.loads((recipe.parent / "run.json").read_text(encoding="utf-8"))
+        about = found["model"]
+        return about if recipe.name == "recipe.toml" and about["own"] and about["structure"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def origin_of(options: Namespace) -> dict[str, dict[str, Any]]:

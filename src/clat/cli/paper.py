@@ -149,11 +149,14 @@ def _plan(tables: list[PaperTable], asked: Asked, store: Store) -> int:
     from clat.core.formatting import duration
     from clat.studies.paper.attack_plan import needed_attacks
     from clat.studies.paper.catalogue import restricted
+    from clat.studies.paper.measured_passes import Passes, ranking_passes, transfer_passes
     from clat.studies.paper.plan import make_plan, needed_specs
     from clat.studies.paper.table import request_for
 
     specs: list[RunSpec] = []
     attacks: list[tuple[RunSpec, Measure]] = []
+    transfers: list[Passes] = []
+    rankings: list[Passes] = []
     for table in tables:
         try:
             request = request_for(table, asked, store, console())
@@ -166,7 +169,9 @@ def _plan(tables: list[PaperTable], asked: Asked, store: Store) -> int:
         datasets = restricted("data set", asked.datasets, table.all_datasets(), table)
         specs += needed_specs(request, networks, datasets)
         attacks += needed_attacks(request, networks, datasets)
-    plan = make_plan(specs, store, attacks)
+        transfers += transfer_passes(request)
+        rankings += ranking_passes(request)
+    plan = make_plan(specs, store, attacks, transfers, rankings)
     names = tables[0].id if len(tables) == 1 else "all tables"
     show(plan.table(f"{names} at scale {store.scale.name}"))
     for name, seconds in plan.slowest[:6]:

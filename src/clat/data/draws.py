@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
+from clat.core.random_states import preserve_python_states
 from clat.core.seeds import seed_python
 
 
@@ -22,15 +21,14 @@ def seeded_draws() -> Iterator[Callable[[int], None]]:
     Yields:
         The function; it takes one number.
     """
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (what users draw from)
+    torchs = torch.get_rng_state()
 
     def seed(number: int) -> None:
         torch.default_generator.manual_seed(number)
         seed_python(number)
 
-    try:
-        yield seed
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])  # noqa: NPY002
+    with preserve_python_states():
+        try:
+            yield seed
+        finally:
+            torch.set_rng_state(torchs)

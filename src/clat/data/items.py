@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError, first_line
+from clat.core.random_states import global_states
 from clat.core.seeds import derive_seed
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
 from clat.data.draws import seeded_draws
@@ -142,7 +143,17 @@ class DatasetImages(LazyImages):
         return batch
 
     def draws_at_random(self) -> bool:
-        """Return True if the first image is another one at another place: a random transform is in the data set."""
+        """Return True if a random transform is in the data set.
+
+        That is where reading the first image draws from torch, Python or NumPy, though it may change nothing this
+        time, or gives another image at another place.
+        """
+        with seeded_draws() as seed:
+            seed(0)
+            before = global_states()
+            self.items.read(int(self.rows[0]))
+            if global_states() != before:
+                return True
         draws = [self.fetch_rows([int(self.rows[0])], (place,), None) for place in range(8)]
         return any(draw.shape != draws[0].shape or not torch.equal(draw, draws[0]) for draw in draws)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -361,7 +362,8 @@ def find_protocol(name: str | Path | Protocol, *, also: Iterable[str] = ()) -> P
         attacks = [{ attack = "apgd", loss = "ce", steps = 50 }, { attack = "square", steps = 1000 }]
 
     Args:
-        name: a key of PROTOCOLS, the path of a .toml file, or a Protocol, which is returned as it is.
+        name: a key of PROTOCOLS, the path of a .toml file, or of a function, which is an attack of your own and
+            alone in the protocol; or a Protocol, which is returned as it is.
         also: names that the caller takes beside these, for the message.
 
     Returns:
@@ -381,8 +383,13 @@ def find_protocol(name: str | Path | Protocol, *, also: Iterable[str] = ()) -> P
         found = OWN_PROTOCOLS.find(str(name))
         if isinstance(found, Protocol):
             return found
+        if isinstance(found, FunctionType):
+            return Protocol(name=found.__name__, attacks=(AttackSpec(attack=str(name)),))
         if found is not None:
-            raise ClatError(f"protocol '{name}' is a {type(found).__name__}, expected a clat.evaluation.Protocol")
+            kind = "class" if isinstance(found, type) else type(found).__name__
+            raise ClatError(
+                f"protocol '{name}' is a {kind}, expected a clat.evaluation.Protocol or an attack's function"
+            )
         raise ClatError(
             f"{unknown('protocol', name, [*PROTOCOLS, *also])}; or a TOML file, or package.module:NAME of your own"
         )

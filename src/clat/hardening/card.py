@@ -3,11 +3,10 @@ numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clat.core.environment import describe_environment
 from clat.core.files import write_text
 from clat.core.formatting import counted, percent, points
 from clat.evaluation.compare import Comparison
@@ -26,6 +25,7 @@ def write_card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    environment: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:
     """Write README.md into the folder of a hardening.
@@ -38,9 +38,10 @@ def write_card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        environment: versions and machine of the measurement, as results have them.
         notes: what qualifies the numbers.
     """
-    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise, notes))
+    write_text(out / "README.md", card(comparison, plan, config, masking, test, promise, environment, notes))
 
 
 def card(
@@ -50,6 +51,7 @@ def card(
     masking: str,
     test: FinalTest,
     promise: dict[str, Any] | None,
+    environment: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> str:
     """Return the model card's text.
@@ -61,13 +63,14 @@ def card(
         masking: what was found of gradient masking, in a sentence.
         test: the images of the comparison, and the protocol.
         promise: the choice between start and end, if clean accuracy was promised.
+        environment: versions and machine of the measurement, as results have them.
         notes: what qualifies the numbers.
 
     Returns:
         Markdown with the front matter of a Hugging Face model card.
     """
     robust, clean = comparison.differences["robust"], comparison.differences["clean"]
-    environment, images = describe_environment(), test.images
+    images = test.images
     setting = ball_text(test.protocol.data(), config.norm, config.threat.text)
     ball = f", {setting}" if setting else ""
     epochs = counted(plan.epochs, "epoch")

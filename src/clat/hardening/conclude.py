@@ -74,7 +74,7 @@ def conclude(
     with watching(log.console):
         masking = look_for_masking(out, model, test, config, recorded["seconds_per_pass"], log)
     records = {one: EvaluationRecord.from_json(file) for one, file in files.items()}
-    write_card(out, comparison, plan, config, masking, test, promise, notes_of(records))
+    write_card(out, comparison, plan, config, masking, test, promise, after.environment, notes_of(records))
     networks = {"before hardening": start, "after hardening": model}
     make_gallery(networks, [before, after], test.images, PICTURES, ids=test.ids).to_json(out / "gallery.json")
     write_json(

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from clat.core.random_states import preserve_python_states
 from clat.network import modes
 from clat.network.compiled import blocks
 from clat.network.folding import unfolded
@@ -66,7 +67,7 @@ class _SecondRun:
     def __enter__(self) -> None:
         enter = self.stack.enter_context
         enter(modes.restore_flags(self.block))
-        enter(modes.preserve_python_states())
+        enter(preserve_python_states())
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002
         for module, training in self.training:

@@ -6,12 +6,9 @@ frozen weights; so every flag is kept and restored by itself.
 
 from __future__ import annotations
 
-import pickle
-import random
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +20,7 @@ from clat.core.errors import ClatError, unknown
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
+from clat.network.random_states import preserve_random_states
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -170,47 +168,6 @@ def in_layout(model: nn.Module, memory_format: torch.memory_format) -> Iterator[
         finally:
             for parameter, data in parameters:
                 parameter.data = data
-
-
-@contextmanager
-def preserve_random_states(model: nn.Module) -> Iterator[None]:
-    """Keep the global random states of Python, NumPy and torch as they are, whatever is drawn inside.
-
-    Args:
-        model: the network, on whose devices, beside the CPU, torch's states are kept.
-    """
-    with preserve_python_states(), torch.random.fork_rng(devices=_cuda_devices(model)):
-        yield
-
-
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
-    return sorted(devices, key=str)
-
-
-def random_states(model: nn.Module) -> tuple[bytes, ...]:
-    """Return the global random states of Python, NumPy and torch, which differ once anything has been drawn.
-
-    Args:
-        model: the network, on whose devices, beside the CPU, torch's states are read.
-
-    Returns:
-        The states, to be compared.
-    """
-    python = pickle.dumps((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
-    torchs = (torch.get_rng_state(), *map(torch.cuda.get_rng_state, _cuda_devices(model)))
-    return python, *(state.numpy().tobytes() for state in torchs)
-
-
-@contextmanager
-def preserve_python_states() -> Iterator[None]:
-    """Keep the global random states of Python and NumPy as they are, whatever is drawn inside."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -28,6 +28,7 @@ from clat.network import modes
 from clat.network.features import TAPS, read_features
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer
+from clat.network.random_states import preserve_random_states, random_states
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 from clat.objectives.clat_examples import ClatExamples
 from clat.runtime.callback import StageCallback, StageContext
@@ -181,10 +182,10 @@ class Clat(InnerAttack):
         They are without dropout and without BatchNorm that uses the batch. Where anything is drawn on the way they
         may be so by chance, in this pass and not in the next.
         """
-        with modes.preserve_statistics(model), modes.preserve_random_states(model), torch.no_grad():
-            before = modes.random_states(model)
+        with modes.preserve_statistics(model), preserve_random_states(model), torch.no_grad():
+            before = random_states(model)
             trained = read_features(model, x, step.layers, tap=self.tap, stop=True, flat=False).values
-            drawn = modes.random_states(model) != before
+            drawn = random_states(model) != before
         if drawn:
             return False
         with modes.attack_mode(model, self.attack_bn), torch.no_grad():

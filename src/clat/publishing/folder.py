@@ -31,7 +31,7 @@ from clat.models.output_names import are_numbers
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
 from clat.network.fingerprint import fingerprint, structure_hash
-from clat.network.modes import preserve_random_states
+from clat.network.random_states import preserve_random_states
 from clat.publishing.card import model_card, write_card_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

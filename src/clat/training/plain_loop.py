@@ -31,6 +31,7 @@ from clat.network.guard import guarded, input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_output
 from clat.network.outputs import logits_only
+from clat.network.random_states import preserve_random_states
 from clat.objectives import Clat as ClatObjective
 from clat.objectives import Step
 from clat.objectives.clat import Calibration, ClatCallback
@@ -246,7 +247,7 @@ class ClatFineTuning:
         x, y = self.heldout
         seed = derive_seed(self.seed, "begin", 0)
         model = self.model
-        with modes.preserve_random_states(model), logits_only(model), guarded(model), frozen_norms_lean(model):
+        with preserve_random_states(model), logits_only(model), guarded(model), frozen_norms_lean(model):
             seed_global(seed)  # for dropout, as in a training step
             step = replace(self._step(), seed=seed)
             self._callback.calibration = self.objective.calibration(model, x, y, step, before=before)

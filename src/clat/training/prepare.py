@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
+from clat.core.random_states import preserve_python_states
 from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
@@ -24,7 +25,6 @@ from clat.models import build_model
 from clat.models.files import fit_state, read_state
 from clat.models.fitting import OtherOutputs
 from clat.models.output_names import first_names, in_other_order
-from clat.network import modes
 from clat.network.exchange import copied, tensors_of
 from clat.network.layers import find_layers
 from clat.network.swap import swapped
@@ -335,7 +335,7 @@ def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.
     Raises:
         ClatError: there is no such network, or its weights do not fit.
     """
-    with modes.preserve_python_states(), torch.random.fork_rng(devices=[]):
+    with preserve_python_states(), torch.random.fork_rng(devices=[]):
         seed_global(derive_seed(recipe.seed, "init"))
         try:
             return build_model(recipe.model, num_classes, in_channels)

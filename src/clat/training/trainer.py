@@ -21,6 +21,7 @@ from clat.evaluation.record import TEST_DECIDES
 from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
+from clat.network.random_states import preserve_random_states
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
@@ -107,7 +108,7 @@ class Trainer:
 
         if self.recipe.data.decide_on == "test-split":
             warn(self.log, self.progress, "test-split", TEST_DECIDES, once=True)
-        kept = modes.preserve_random_states(self.model)
+        kept = preserve_random_states(self.model)
         with kept, metered(self.model) as live, self.files.all_written():
             self._spent = spent
             while self.progress.stage < len(self.recipe.stages):

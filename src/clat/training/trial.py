@@ -17,6 +17,7 @@ from clat.network.edge import Scripted, unwrapped
 from clat.network.guard import floating_type, guarded
 from clat.network.logits import check_output
 from clat.network.outputs import left_out, left_out_text, logits_of
+from clat.network.random_states import preserve_random_states
 
 
 def trainable(model: nn.Module) -> nn.Module:
@@ -106,7 +107,7 @@ def check_single(model: nn.Module, x: Tensor) -> None:
     with (
         modes.restore_flags(model),
         modes.preserve_buffers(model),
-        modes.preserve_random_states(model),
+        preserve_random_states(model),
         torch.no_grad(),
     ):
         model.train()
@@ -137,7 +138,7 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
     with (
         modes.restore_flags(model),
         modes.preserve_buffers(model),
-        modes.preserve_random_states(model),
+        preserve_random_states(model),
         torch.enable_grad(),
         guarded(model),  # as in a run: it may write into its input
     ):

@@ -28,8 +28,9 @@ from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import check_data, claim, in_one_spelling
 from clat.studies.paper.layer_tables import in_order
-from clat.studies.paper.lines import table_lines
+from clat.studies.paper.lines import measure, table_lines
 from clat.studies.paper.listing import run_count
+from clat.studies.paper.measured_passes import ranking_passes, transfer_passes
 from clat.studies.paper.page import compact, markdown, render
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
@@ -362,6 +363,27 @@ def test_the_plan_counts_runs_and_measures_steps(tmp_path):
     text = shown.export_text()
     assert "attacks" in text
     assert "largest step" in text
+
+
+def test_the_plan_times_rankings_and_transferred_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_step", lambda *_: (0.0, 0))
+    monkeypatch.setattr(attack_plan, "_pass_seconds", lambda *_: 1.0)
+    held = Store(tmp_path, TINY, DIGITS.folders)
+    networks = {"T4": ("resnet18", "vgg19"), "T8": ("resnet18", "vgg19"), "T10": ("densenet121",)}
+    asked = {name: replace(DIGITS, networks=some, seeds=2) for name, some in networks.items()}
+    tables = {name: request_for(find_table(name), one, held, QUIET) for name, one in asked.items()}
+    of = {name: (transfer_passes(request), ranking_passes(request)) for name, request in tables.items()}
+    plans = {name: plan.make_plan((), held, (), *passes) for name, passes in of.items()}
+    ranked = 22  # ten steps there and back, and two passes for the features
+    assert plans["T8"].rankings == ranked * 2 * (10 + min(100, TINY.heldout))
+    assert plans["T10"].rankings == ranked * 2 * (10 + 10 + 30 + 50 + 100), "at two widths"
+    assert plans["T8"].attacks == plans["T10"].attacks == plans["T4"].rankings == 0
+    methods = {line.method for line in tables["T4"].lines}
+    how = measure(find_table("T4"), next(iter(tables["T4"].lines)), "pgd-10", TINY)
+    made = mean_passes(find_protocol(how.protocol), *TINY.expected, 10)
+    seeds = victims = attackers = 2
+    expected = len(methods) * seeds * attackers * how.samples * (made + victims)
+    assert plans["T4"].attacks == pytest.approx(expected)
 
 
 def test_the_plan_counts_what_a_mixture_is_made_of_and_one_seed_of_selected_layers(tmp_path, monkeypatch):

@@ -29,7 +29,8 @@ def needed_attacks(request: Request, networks: Sequence[str], datasets: Sequence
         datasets: of a figure.
 
     Returns:
-        (network, how it is attacked) each; none of tables whose examples are transferred or that attack nothing.
+        (network, how it is attacked) each; none of tables whose examples are transferred, see
+        `measured_passes`, or that attack nothing.
     """
     table, scale = request.table, request.store.scale
     if table.kind in ("sweep", "strength", "curves"):

@@ -32,6 +32,8 @@ from clat.training.prepare import read_split
 TOP = 5
 FEW = 10
 """Images on which layers of a network of full width are ranked: the paper's least."""
+MANY = 100
+"""Images on which layers of a trained network are ranked."""
 
 
 def top_layers(model: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, top: int = TOP) -> list[int]:
@@ -126,11 +128,25 @@ def critical_layers(request: Request) -> Content:
         rows=[_texts(entry) for entry in entries],
         entries=entries,
         caption=f"Layers are convolutions without shortcuts and classifier, numbered from 1 in forward order; "
-        f"ranked by C at eps {EPS}, ten steps of {ALPHA}, on held-out training images: {FEW} at full width, 100 of "
-        "trained networks. Random weights have BatchNorm statistics of the batch. Where a scale's network has "
+        f"ranked by C at eps {EPS}, ten steps of {ALPHA}, on held-out training images: {FEW} at full width, {MANY} "
+        "of trained networks. Random weights have BatchNorm statistics of the batch. Where a scale's network has "
         "fewer layers than the paper's, numbers do not compare.",
         failed=sum(entry["layers"] is None for entry in entries),
     )
+
+
+def ranking_of(run: StoredRun, *, random: bool) -> dict[str, Any]:
+    """Return what decides a ranking of T8, by which the store knows it.
+
+    Args:
+        run: the network, or the one whose data and seed random weights take.
+        random: whether random weights at full width are ranked.
+
+    Returns:
+        Plain data.
+    """
+    weights, images = ("random", FEW) if random else ("stage-1", MANY)
+    return {"run": run.key, "weights": weights, "images": images, "eps": EPS, "alpha": ALPHA, "top": TOP}
 
 
 def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int], dict[str, Any]]:
@@ -142,18 +158,17 @@ def _ranked(request: Request, line: TableLine, random: bool) -> tuple[list[int],
     failure = None if random else store.train(run, request.console)
     if failure:
         raise ClatError(failure)
-    weights, images = ("random", FEW) if random else ("stage-1", 100)
-    about = {"run": run.key, "weights": weights, "images": images, "eps": EPS, "alpha": ALPHA, "top": TOP}
+    about = ranking_of(run, random=random)
 
     def rank() -> dict[str, Any]:
-        x, y = heldout_batch(request, run, images)
+        x, y = heldout_batch(request, run, about["images"])
         if random:
             model = full_network(line.network, line.dataset, store.test_images(run).num_classes, x, seed)
         else:
-            model = store.network(run, weights)
+            model = store.network(run, about["weights"])
         return {"layers": top_layers(model, x, y, seed=seed), "measured": len(x)}
 
-    held = store.kept("rankings", about, rank, [] if random else [run], weights)
+    held = store.kept("rankings", about, rank, [] if random else [run], about["weights"])
     return held["layers"], {"images": held["measured"], **({} if random else {"run": run.key})}
 
 

@@ -20,6 +20,7 @@ from clat.studies.paper.accuracy import Request, specs_of
 from clat.studies.paper.attack_plan import Attacks, attack_seconds, pass_seconds
 from clat.studies.paper.figures import figure_specs
 from clat.studies.paper.lines import TableLine
+from clat.studies.paper.measured_passes import Passes, passes_seconds
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.step_cost import network_and_batch
@@ -41,6 +42,8 @@ class PaperPlan:
     """Of training."""
     attacks: float
     """Seconds of the attacks on test images."""
+    rankings: float
+    """Seconds of the rankings that a table asks for; those by which CLAT selects are part of training."""
     memory: int
     """Bytes that the tensors of the largest step take."""
     slowest: tuple[tuple[str, float], ...]
@@ -58,14 +61,13 @@ class PaperPlan:
             A table to print.
         """
         caption = (
-            "From steps and passes measured here, one network after the other; tables of rankings take more. "
-            f"Attacks on test images: with {self.expected[0]:.0%} of them right and {self.expected[1]:.0%} robust; "
-            "transferred ones aside."
+            "From steps and passes measured here, one network after the other. "
+            f"Attacks on test images: with {self.expected[0]:.0%} of them right and {self.expected[1]:.0%} robust."
         )
         shown = RichTable(title=title, caption=caption)
-        for column in ("runs", "done before", "training", "attacks", "largest step"):
+        for column in ("runs", "done before", "training", "attacks", "rankings", "largest step"):
             shown.add_column(column, justify="right")
-        times = (duration(self.seconds), duration(self.attacks))
+        times = map(duration, (self.seconds, self.attacks, self.rankings))
         shown.add_row(str(self.runs), str(self.finished), *times, memory(self.memory))
         return shown
 
@@ -112,13 +114,21 @@ def _pgd_at(line: TableLine) -> TableLine:
     return TableLine(dataset=line.dataset, network=line.network, method="pgd-at")
 
 
-def make_plan(specs: Sequence[RunSpec], store: Store, attacks: Attacks = ()) -> PaperPlan:
+def make_plan(
+    specs: Sequence[RunSpec],
+    store: Store,
+    attacks: Attacks = (),
+    transfers: Sequence[Passes] = (),
+    rankings: Sequence[Passes] = (),
+) -> PaperPlan:
     """Return what training and attacking take, after a few steps of each kind of stage on each network.
 
     Args:
         specs: the networks; those that are in the store already are counted apart.
         store: where they would be.
         attacks: how networks are measured; what is in the store already is left out.
+        transfers: passes of examples that are shown to other networks.
+        rankings: passes of the rankings that tables ask for.
 
     Returns:
         The plan. Stages that another run shares are counted once.
@@ -148,9 +158,15 @@ def make_plan(specs: Sequence[RunSpec], store: Store, attacks: Attacks = ()) -> 
             spent[name] = spent.get(name, 0.0) + SHARE * seconds
             largest = max(largest, peak)
     slowest = tuple(sorted(spent.items(), key=lambda one: -one[1]))
-    attacked = attack_seconds(attacks, store, timed)
     return PaperPlan(
-        len(runs), len(runs) - len(todo), sum(spent.values()), attacked, largest, slowest, store.scale.expected
+        runs=len(runs),
+        finished=len(runs) - len(todo),
+        seconds=sum(spent.values()),
+        attacks=attack_seconds(attacks, store, timed) + passes_seconds(transfers, store, timed),
+        rankings=passes_seconds(rankings, store, timed),
+        memory=largest,
+        slowest=slowest,
+        expected=store.scale.expected,
     )
 
 

@@ -291,8 +291,7 @@ class Store:
         Returns:
             `about`, what `make` returned, and the networks' digests.
         """
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        file = self.folder / kind / f"{digest}.json"
+        file = self._kept_file(kind, about)
         now = {run.key: file_digest(self._weights(run, weights)) for run in runs}
         if file.exists():
             held: dict[str, Any] = json.loads(file.read_text())
@@ -303,6 +302,22 @@ class Store:
         file.parent.mkdir(exist_ok=True)
         write_json(file, held)
         return held
+
+    def has_kept(self, kind: str, about: Mapping[str, Any]) -> bool:
+        """Return whether a result is there, be it of the weights that its networks have now or of earlier ones.
+
+        Args:
+            kind: as for `kept`.
+            about: as for `kept`.
+
+        Returns:
+            True or False.
+        """
+        return self._kept_file(kind, about).exists()
+
+    def _kept_file(self, kind: str, about: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / kind / f"{digest}.json"
 
     def summary(self, run: StoredRun) -> dict[str, Any]:
         """Return what a finished run says of itself: summary.json and run.json together.

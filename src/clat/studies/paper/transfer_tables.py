@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from clat.data import Loader
 from clat.evaluation.transfer import transfer
 from clat.studies.paper.accuracy import Request, attack_name, line_runs, printed_effect, ratios
 from clat.studies.paper.cells import Cell, effect_of
-from clat.studies.paper.lines import TableLine, measure, reference
+from clat.studies.paper.lines import Measure, TableLine, measure, reference
 from clat.studies.paper.store import StoredRun
 
 Matrix = dict[tuple[str, str], str]
@@ -81,7 +82,7 @@ def _cell(request: Request, line: TableLine, trained: dict[tuple[str, str, str, 
             continue
         try:
             runs = {network: run for network, run in beside.items() if isinstance(run, StoredRun)}
-            matrix = transferred(request, runs, how.protocol, how.eps, how.samples, seed)
+            matrix = transferred(request, runs, how, seed)
         except ClatError as error:
             wrong.append(str(error))
             continue
@@ -101,38 +102,48 @@ def _cell(request: Request, line: TableLine, trained: dict[tuple[str, str, str, 
     )
 
 
-def transferred(
-    request: Request, runs: dict[str, StoredRun], protocol: str, eps: str, samples: int | None, seed: int
-) -> Matrix:
+def transfer_of(runs: Mapping[str, StoredRun], how: Measure, seed: int) -> dict[str, Any]:
+    """Return what decides who is right on whose examples, by which the store knows it.
+
+    Args:
+        runs: network -> run, all of one method, data set and seed.
+        how: the protocol by which examples are made, their radius, and of how many images.
+        seed: of the attacks.
+
+    Returns:
+        Plain data.
+    """
+    return {
+        "networks": {name: run.key for name, run in sorted(runs.items())},
+        **{"protocol": how.protocol, "eps": how.eps, "samples": how.samples, "seed": seed},
+    }
+
+
+def transferred(request: Request, runs: Mapping[str, StoredRun], how: Measure, seed: int) -> Matrix:
     """Return who is right on whose examples, measured now unless it is in the store.
 
     Args:
         request: has the store.
         runs: network -> run, all of one method, data set and seed.
-        protocol: how examples are made.
-        eps: their radius.
-        samples: images, a sample of the test split; None: all.
+        how: the protocol by which examples are made, their radius, and of how many images: a sample of the test
+            split, or all.
         seed: of the attacks.
 
     Returns:
         (attacker, victim) -> a string of 0 and 1, an image each.
     """
-    about = {
-        "networks": {name: run.key for name, run in sorted(runs.items())},
-        **{"protocol": protocol, "eps": eps, "samples": samples, "seed": seed},
-    }
 
     def measured() -> dict[str, Any]:
         first = next(iter(runs.values()))
         images = request.store.test_images(first)
-        images = images if samples is None else images.sample(samples)
+        images = images if how.samples is None else images.sample(how.samples)
         x, y = next(iter(Loader(images, len(images), device="cpu").epoch()))
         found = transfer(
             {name: request.store.network(run) for name, run in runs.items()},
             x,
             y,
-            eps=eps,
-            protocol=protocol,
+            eps=how.eps,
+            protocol=how.protocol,
             seed=derive_seed(seed, "evaluation"),
         )
         right = {
@@ -142,7 +153,7 @@ def transferred(
         }
         return {**found.to_dict(), "right": right}
 
-    held = request.store.kept("transfers", about, measured, runs.values())
+    held = request.store.kept("transfers", transfer_of(runs, how, seed), measured, runs.values())
     return {_pair(key): bits for key, bits in held["right"].items()}
 
 
