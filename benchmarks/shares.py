@@ -82,13 +82,13 @@ def main() -> None:
 def note_ends() -> list[float]:
     """Return a list to which the time is added when this process finds no further share and begins to wait."""
     ends: list[float] = []
-    wait = dataset._wait_for_all
+    wait = dataset.wait_for_all
 
-    def noted(device: torch.device) -> None:
+    def noted(world: int) -> None:
         ends.append(time.perf_counter())
-        wait(device)
+        wait(world)
 
-    dataset._wait_for_all = noted
+    dataset.wait_for_all = noted
     return ends
 
 

@@ -9,7 +9,8 @@ import torch
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet
-from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate
+from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, evaluate, evaluate_set
+from clat.evaluation import budget as planning
 from clat.evaluation.budget import (
     CAUTION,
     ENOUGH,
@@ -126,6 +127,22 @@ def test_the_pilot(linear: Any) -> None:
     assert pilot.seconds > 0
     short = run_pilot(model, images, order, 0.01, options)
     assert (short.images, short.robust) == (8, None)
+
+
+def test_the_pilot_warms_a_gpu_up_and_gives_it_a_batch(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, measured = linear(), []
+
+    def noted(model: Any, images: Any, *, protocol: str, ids: Any, **options: Any) -> Any:
+        measured.append((protocol, len(ids)))
+        return evaluate_set(model, images, protocol=protocol, ids=ids, **options)
+
+    monkeypatch.setattr(planning, "evaluate_set", noted)
+    monkeypatch.setattr(planning, "device_of", lambda model, default: torch.device("cuda"))
+    pixels = torch.randint(0, 256, (60, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = ImageSet("greys", "test", tuple("abcde"), pixels, torch.arange(60) % 5)
+    pilot = run_pilot(model, images, random_order(60, 0), 1e5, {"eps": 0.05, "batch_size": 50})
+    assert measured == [("fgsm", 50), ("fgsm", 50), ("cr", 50)]
+    assert pilot.images == 50
 
 
 def test_the_order_is_random_and_the_same_again() -> None:

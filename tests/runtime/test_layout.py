@@ -76,3 +76,14 @@ def test_machines_that_nobody_lets_meet_are_refused(monkeypatch):
         found(monkeypatch, EngineConfig(nodes=2))
     with pytest.raises(ClatError, match=r"engine.nodes is 0"):
         EngineConfig(nodes=0)
+
+
+def test_a_launcher_that_shows_each_process_one_gpu_is_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ClatError, match=r"engine.devices is 2, and torch sees 1 GPU$"):
+        Engine(EngineConfig(devices=2))
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    with pytest.raises(ClatError, match=r"2 processes .* each sees 1 GPU: let .*srun --gpus-per-node"):
+        Engine(EngineConfig())

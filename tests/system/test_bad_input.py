@@ -511,7 +511,7 @@ def test_an_interrupted_demo_has_an_exit_code(clat, monkeypatch, tmp_path):
 
 
 FAILING = """
-import sys
+import sys, torch
 from own_network import Net
 
 
@@ -542,6 +542,16 @@ class Backward(Net):
         return x
 
 
+class Full(Late):
+    def fail(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Large(Late):
+    def fail(self):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+
 def leaves():
     sys.exit(0)
 """
@@ -555,7 +565,9 @@ def leaves():
             r"your own code failed, KeyError: 'first line\nsecond line' (failing_network.py, line 17, in fail)",
         ),
         ("Leaves", "your own code failed, it left with exit code 'bye' (failing_network.py, line 22, in fail)"),
-        ("leaves", "your own code failed, it left with exit code 0 (failing_network.py, line 34, in leaves)"),
+        ("Full", "the GPU's memory is full: give a smaller --batch-size, or in training micro_batch"),
+        ("Large", "memory is full: give a smaller --batch-size, or in training micro_batch"),
+        ("leaves", "your own code failed, it left with exit code 0 (failing_network.py, line 44, in leaves)"),
     ],
 )
 def test_own_code_that_fails_in_the_midst_of_the_work(refused, workplace, tmp_path, name, says):

@@ -59,7 +59,7 @@ def test_a_recipe_of_two_stages_trains(device):
     run, place = device
     short = ["--data.train_size", 200, "--stages.pgd-at.epochs", 1, "--stages.clat.epochs", 1]
     run("train", "demo", "--out", "run", *short)
-    assert json.loads((place / "run" / "summary.json").read_text())["status"] == "finished"
+    assert len(json.loads((place / "run" / "summary.json").read_text())["stages"]) == 2
 
 
 COMMANDS = {

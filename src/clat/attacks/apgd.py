@@ -174,7 +174,8 @@ class ApgdSearch:
     def _adapt(self, state: SearchState) -> None:
         """At the end of a window: halve the step and go back to the best point if too few steps rose, or if the
         best value stands still since the last window and the step was not halved then."""
-        window = self.windows.to(state["t"].device)[state["t"].clamp_max(self.steps - 1)]
+        self.windows = self.windows.to(state["t"].device)
+        window = self.windows[state["t"].clamp_max(self.steps - 1)]
         due = window > 0
         if not due.any():
             return

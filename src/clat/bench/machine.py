@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 
 from clat.bench.timing import interleaved
+from clat.core.random_states import preserve_all_states
 from clat.models import load_model
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -25,7 +26,7 @@ def pass_speed(device: torch.device, *, batch_size: int | None = None, rounds: i
         Precision ("float32"; "bfloat16" under autocast, as in `--precision bf16-mixed`) -> images per second.
     """
     size = batch_size or (16 if device.type == "cpu" else 256)
-    with torch.random.fork_rng(devices=[]):
+    with preserve_all_states():
         torch.manual_seed(0)
         model = load_model("resnet18").to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.rand(size, 3, 32, 32).to(device, memory_format=torch.channels_last)

@@ -62,8 +62,8 @@ def peak_memory(run: Callable[[], object], existing: Iterable[Tensor], device: t
 
     Args:
         run: the computation.
-        existing: tensors that live before and after it, which count as well on the CPU: weights, momentum,
-            gradients, the batch. On CUDA the allocator counts all that there is.
+        existing: tensors that live before and after it, which count as well: weights, momentum,
+            gradients, the batch. What else lives on a GPU meanwhile is not counted.
         device: where it runs.
 
     Returns:
@@ -71,10 +71,12 @@ def peak_memory(run: Callable[[], object], existing: Iterable[Tensor], device: t
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        own = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in existing}
+        others = max(torch.cuda.memory_allocated(device) - sum(own.values()), 0)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - others
     with TensorMemory(existing) as memory:
         run()
     return memory.peak

@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.bench.table import profile_table, steps_table, surroundings_lines
     from clat.cli.inputs import model_arguments
     from clat.core.progress import watching
+    from clat.core.random_states import preserve_all_states
     from clat.models import load_model
     from clat.network.outputs import logits_only
     from clat.runtime.engine import EngineConfig
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         profile=options.profile,
         seed=options.seed,
     )
-    with torch.random.fork_rng(devices=[]):
+    with preserve_all_states():
         torch.manual_seed(options.seed)
         depths = tuple(options.depths) if options.depths else None
         args = model_arguments(options.model_args)

@@ -127,7 +127,7 @@ def prepare_evaluation(options: Namespace, protocol: Protocol) -> Prepared:
     images = read_images(options)
     images, ids = _chosen(options, images, protocol)
     with recorded() as said:
-        model = build_model(options, images, device)
+        model = build_model(options, images, torch.device("cpu"))  # until each process has its device
     engine = Engine(EngineConfig(device=device.type, devices=options.devices))
     engine.launch()
     model = model.to(engine.device)

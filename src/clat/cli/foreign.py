@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clat.core.errors import ClatError
 
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 _OURS = Path(__file__).parents[1]
 
 
@@ -21,6 +22,12 @@ def told(error: BaseException) -> ClatError | None:
     Returns:
         The error to show; None for any other.
     """
+    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be loaded here
+    if of_gpu or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+        place = "the GPU's memory" if of_gpu else "memory"
+        return ClatError(
+            f"{place} is full: give a smaller --batch-size, or in training micro_batch or engine.checkpoint_blocks"
+        )
     steps = traceback.extract_tb(error.__traceback__)
     own = [step for step in steps if _is_users(step.filename)]
     if own:

@@ -22,6 +22,14 @@ def global_states() -> tuple[bytes, ...]:
 
 
 @contextmanager
+def preserve_all_states() -> Iterator[None]:
+    """Keep the global random states of Python, NumPy and torch as they are, on the CPU and on every GPU in use."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with preserve_python_states(), torch.random.fork_rng(devices=gpus):
+        yield
+
+
+@contextmanager
 def preserve_python_states() -> Iterator[None]:
     """Keep the global random states of Python and NumPy as they are, whatever is drawn inside."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002

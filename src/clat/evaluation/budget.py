@@ -19,9 +19,11 @@ from clat.core.seeds import permutation
 from clat.data import ImageSet
 from clat.evaluation.dataset import evaluate_set
 from clat.evaluation.effort import mean_passes, survivor_passes
+from clat.evaluation.evaluate import BATCH_SIZE
 from clat.evaluation.finite import sample_needed
 from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
+from clat.network.fingerprint import device_of
 
 LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
 """Protocols and plans, the strongest first. `autoattack-sampled`: as `autoattack`, within an interval."""
@@ -71,19 +73,24 @@ def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, 
     Raises:
         ClatError: as `evaluate_set` does.
     """
-    few = order[:8]
+    few, spent = order[:8], 0.0
+    if device_of(model, torch.device("cpu")).type != "cpu":
+        # A GPU's first work takes seconds, whatever it is; after that a batch takes no longer than a few images.
+        few = order[: options.get("batch_size", BATCH_SIZE)]
+        spent = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost.seconds
     first = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost
+    spent += first.seconds
     seconds = first.seconds / (first.forwards + first.backwards)
-    fit = int((PILOT_SHARE * budget - first.seconds) / (seconds * survivor_passes(PROTOCOLS["cr"], 10)))
+    fit = int((PILOT_SHARE * budget - spent) / (seconds * survivor_passes(PROTOCOLS["cr"], 10)))
     if fit < 8:
-        return Pilot(images=len(few), seconds=seconds, spent=first.seconds)
-    some = order[: min(fit, PILOT)]
+        return Pilot(images=len(few), seconds=seconds, spent=spent)
+    some = order[: min(fit, max(PILOT, len(few)))]
     result = evaluate_set(model, images, protocol="cr", ids=some, **options)
     passes = result.cost.forwards + result.cost.backwards
     return Pilot(
         images=len(some),
         seconds=result.cost.seconds / passes,
-        spent=first.seconds + result.cost.seconds,
+        spent=spent + result.cost.seconds,
         clean=result.clean_accuracy.value,
         robust=result.robust_accuracy.value,
         relaxed=passes / len(some),

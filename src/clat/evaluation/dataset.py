@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from clat.network import modes
 from clat.network.cost import Cost
 from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of
+from clat.runtime.patience import wait_for_all
 
 PART_BYTES = 2**26
 """Bytes of images that are held as float32 at a time, in whole batches where one fits."""
@@ -147,7 +147,7 @@ def evaluate_set(
         shares.give_up()
     if world == 1:
         return join_evaluations(list(own.values()), torch.cat(parts), notes)
-    _wait_for_all(device)
+    wait_for_all(world)  # shares can take very different times
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, failure or own)
     for theirs in gathered:
@@ -189,18 +189,6 @@ def _images_at_a_time(images: ImageSet, part_bytes: int | None = None) -> int:
     """
     held = max((part_bytes or PART_BYTES) // (4 * math.prod(images.shape)), 1)
     return held if part_bytes is not None or held < BATCH_SIZE else held - held % BATCH_SIZE
-
-
-def _wait_for_all(device: torch.device) -> None:
-    """Wait until every process is here.
-
-    Signals get through, which they do not within a collective; the shares of an evaluation can take very different
-    times.
-    """
-    together = dist.all_reduce(torch.zeros(1, device=device), async_op=True)
-    while not together.is_completed():
-        time.sleep(0.05)
-    together.wait()
 
 
 def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: torch.memory_format) -> Tensor | None:

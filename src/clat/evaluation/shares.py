@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from clat.core.seeds import permutation
+from clat.runtime.patience import common_store
 
 PORTIONS = (0.8, 0.14, 0.06)
 """Parts of the images that are shared out at first, and of what is left over for those who are done first.
@@ -85,6 +85,4 @@ class Shares:
 
     def _next(self, step: int) -> int:
         """Add to the counter that all processes have in common, and return the share's number before."""
-        # torch.distributed has no public name for the store through which its processes met.
-        store = dist.distributed_c10d._get_default_store()
-        return self.world - step + int(store.add(self._key, step))
+        return self.world - step + int(common_store().add(self._key, step))

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
+from clat.core.random_states import preserve_all_states
 from clat.core.seeds import derive_seed
 from clat.core.threat_model import ThreatModel
 from clat.criticality.index import measure_criticality
@@ -125,7 +125,7 @@ def _criticality(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
 ) -> CriticalityReport | None:
     try:
-        with torch.random.fork_rng(devices=[]):
+        with preserve_all_states():
             return measure_criticality(
                 model, x, y, eps=threat.eps, norm=threat.norm, seed=derive_seed(seed, "rank")
             )

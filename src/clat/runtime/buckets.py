@@ -27,11 +27,13 @@ def buckets_of(tensors: Sequence[Tensor], size: int = BUCKET_BYTES) -> Iterator[
         Lists of which all but the last hold at least `size` bytes, and without its last tensor less.
     """
     bucket: list[Tensor] = []
+    held = 0
     for tensor in tensors:
         bucket.append(tensor)
-        if sum(one.numel() * one.element_size() for one in bucket) >= size:
+        held += tensor.numel() * tensor.element_size()
+        if held >= size:
             yield bucket
-            bucket = []
+            bucket, held = [], 0
     if bucket:
         yield bucket
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.formatting import counted
 from clat.core.logger import quiet
 from clat.network.modes import batch_norms, tracking_instance_norms
 from clat.runtime.buckets import average_in_buckets
@@ -52,7 +53,13 @@ class Engine:
         cuda = config.uses_cuda
         self.layout = layout = find_layout(config)
         if cuda and layout.devices > torch.cuda.device_count():
-            raise ClatError(f"engine.devices is {layout.devices}, but there are {torch.cuda.device_count()} GPUs")
+            seen = counted(torch.cuda.device_count(), "GPU")
+            if layout.started:
+                raise ClatError(
+                    f"{layout.devices} processes were started on this machine, and each sees {seen}: let all see"
+                    " all of them (srun --gpus-per-node instead of --gpus-per-task, or --gpu-bind=none)"
+                )
+            raise ClatError(f"engine.devices is {layout.devices}, and torch sees {seen}")
         self.precision = config.resolved().precision
         self.channels_last = config.channels_last
         self.shards = config.shard and layout.world > 1

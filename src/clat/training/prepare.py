@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clat.attacks.draws import batch_parts
 from clat.core.errors import ClatError
 from clat.core.notices import notice, recorded
-from clat.core.random_states import preserve_python_states
+from clat.core.random_states import preserve_all_states
 from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
@@ -335,7 +335,7 @@ def build_network(recipe: Recipe, num_classes: int, in_channels: int = 3) -> nn.
     Raises:
         ClatError: there is no such network, or its weights do not fit.
     """
-    with preserve_python_states(), torch.random.fork_rng(devices=[]):
+    with preserve_all_states():
         seed_global(derive_seed(recipe.seed, "init"))
         try:
             return build_model(recipe.model, num_classes, in_channels)

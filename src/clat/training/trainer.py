@@ -25,6 +25,7 @@ from clat.network.random_states import preserve_random_states
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
+from clat.runtime.patience import wait_for_all
 from clat.training import records
 from clat.training.flags import StepFlags
 from clat.training.interrupt import StopFlag, stop_if_asked
@@ -173,6 +174,7 @@ class Trainer:
                 epoch=self.progress.epoch + 1,
                 out=self.out,
             )
+        wait_for_all(self.engine.world)  # a ranking may take longer than a collective waits
         self.progress.selected = self.engine.from_first(names)
         self.runner.make_trainable(self.progress.selected, self.optimizer_state)
         rule, seconds = stage.selection.rule, time.perf_counter() - start

@@ -27,6 +27,7 @@ class BackgroundWriter:
         self._writes: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._stream: torch.cuda.Stream | None = None
         self._closed = False
         self._error: BaseException | None = None
 
@@ -100,9 +101,10 @@ class BackgroundWriter:
         copied.record(torch.cuda.current_stream(self.device))
 
         def fetching() -> None:
-            stream = torch.cuda.Stream(self.device)
-            stream.wait_event(copied)
-            with torch.cuda.stream(stream):
+            if self._stream is None:  # one for all, as torch keeps freed memory for each by itself
+                self._stream = torch.cuda.Stream(self.device)
+            self._stream.wait_event(copied)
+            with torch.cuda.stream(self._stream):
                 write()
 
         return fetching

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clat.bench.repeated_step import with_statistics
 from clat.core.errors import ClatError
 from clat.core.formatting import DASH, count, counted
+from clat.core.random_states import preserve_all_states
 from clat.criticality.rankings import CriticalityRanking
 from clat.criticality.report import CriticalityReport
 from clat.data import Loader, hold_out
@@ -89,7 +90,7 @@ def full_network(name: str, dataset: str, classes: int, x: Tensor, seed: int = 0
     Returns:
         The network in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):
+    with preserve_all_states():
         torch.manual_seed(seed)
         model = build_model(ModelConfig(**network(name, dataset, FULL)), classes, x.shape[1])
     return with_statistics(model, x).eval().to(computing_device())
