@@ -320,6 +320,32 @@ def test_two_processes_refuse_an_evaluation_in_one_line(start, trained, tmp_path
         assert "Traceback" not in errors + output
 
 
+FAILS_IN_ONE = """
+import os
+from own_network import Net
+
+
+class Fails(Net):
+    def forward(self, x):
+        if os.environ.get("LOCAL_RANK", "0") == "WHICH" and x.requires_grad:
+            raise RuntimeError("boom")
+        return super().forward(x)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_evaluation_ends_where_one_process_fails(start, workplace, tmp_path, which):
+    """Not after the half hour for which the others would wait."""
+    (tmp_path / "own_network.py").write_text((workplace / "own_network.py").read_text())
+    (tmp_path / "fails.py").write_text(FAILS_IN_ONE.replace("WHICH", str(which)))
+    words = ["evaluate", "--model", "fails:Fails", "--protocol", "pgd-10", "--num-samples", 31, "--device", "cpu"]
+    process = start([*words, "--devices", 2], cwd=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "your own code failed, RuntimeError: boom" in errors
+
+
 OWN = """
 import sys, torch, clat
 torch.seed()

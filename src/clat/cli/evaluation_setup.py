@@ -26,6 +26,7 @@ from clat.evaluation.subset import check_count, check_ids, read_ids
 from clat.models import robustbench
 from clat.network.cost import Cost
 from clat.runtime.engine import Engine, EngineConfig
+from clat.runtime.peers import ending_together
 
 T = TypeVar("T")
 
@@ -67,7 +68,8 @@ class Prepared:
             ClatError: If `measure` raises it; in the first process only.
         """
         try:
-            with evaluation_progress(console()) as report:
+            together = ending_together(self.engine.rank, self.engine.world, "the same command")
+            with together, evaluation_progress(console()) as report:
                 found = measure({**self.settings, "report": report if self.engine.rank == 0 else None})
         except ClatError:
             if self.engine.rank == 0:
