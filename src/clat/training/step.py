@@ -94,15 +94,11 @@ def take_step(
     def total(number: int) -> Tensor:
         return cost(number).total
 
-    losses, reached, finite = [], False, True
+    losses, reached, checks = list[Loss](), False, list[Tensor]()
     with callbacks.around_loss(StepCost([partial(total, k) for k in range(len(parts))])):
         for number in range(len(parts)):
             loss = cost(number)
-            finite = bool(torch.isfinite(loss.total))
-            if engine.shards:  # all go back through the blocks, or none does
-                finite = not engine.any_of(not finite)
-            if not finite:
-                break
+            checks.append(torch.isfinite(loss.total))
             if number == 0:
                 optimizer.zero_grad(set_to_none=True)
             callbacks.before_backward()
@@ -110,11 +106,14 @@ def take_step(
             if loss.total.requires_grad:
                 loss.total.backward()
             losses.append(Loss(loss.total.detach(), loss.parts))
+    # Read only now: before the backward pass a GPU would run dry, and processes that share blocks go back alike.
+    finite = bool(torch.stack(checks).all())
     own = (False, False) if flags is None else flags.own()
     failed, *agreed = engine.average_gradients(trainable.parameters.values(), [not finite, *own])
     if flags is not None:
         flags.agree(*agreed)
     if failed:
+        optimizer.zero_grad(set_to_none=True)
         raise NotFinite
     callbacks.after_backward()
     if trainable.clip_norm is not None:
