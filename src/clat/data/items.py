@@ -143,19 +143,19 @@ class DatasetImages(LazyImages):
         return batch
 
     def draws_at_random(self) -> bool:
-        """Return True if a random transform is in the data set.
+        """Return True if the first image is another one at another place: a random transform is in the data set.
 
-        That is where reading the first image draws from torch, Python or NumPy, though it may change nothing this
-        time, or gives another image at another place.
+        Where reading it draws from torch, Python or NumPy it is looked at more often, as a transform may seldom
+        change anything.
         """
         with seeded_draws() as seed:
             seed(0)
             before = global_states()
             self.items.read(int(self.rows[0]))
-            if global_states() != before:
-                return True
-        draws = [self.fetch_rows([int(self.rows[0])], (place,), None) for place in range(8)]
-        return any(draw.shape != draws[0].shape or not torch.equal(draw, draws[0]) for draw in draws)
+            places = 8 if global_states() == before else 64
+        first = self.fetch_rows([int(self.rows[0])], (0,), None)
+        others = (self.fetch_rows([int(self.rows[0])], (place,), None) for place in range(1, places))
+        return any(other.shape != first.shape or not torch.equal(other, first) for other in others)
 
 
 def read_item_labels(items: Items) -> np.ndarray:
