@@ -57,6 +57,12 @@ def slack() -> float:
     return time.monotonic() - start
 
 
+def be_busy(place: Path, work: str) -> None:
+    """Have the network work, from one moment to the next: it may look at any time."""
+    (place / "soon").write_text(work)
+    (place / "soon").rename(place / "busy")
+
+
 @pytest.fixture
 def place(workplace: Path, tmp_path: Path) -> Path:
     for name in ("own_network.py", "tiny.toml"):
@@ -122,7 +128,7 @@ def test_a_training_says_itself_how_it_goes_on(clat: Any, monkeypatch: pytest.Mo
     ],
 )
 def test_in_an_evaluation(work: str, number: int, code: int, start: Any, place: Path) -> None:
-    (place / "busy").write_text(work)
+    be_busy(place, work)
     words = (
         "evaluate",
         "--model",
@@ -156,7 +162,7 @@ def test_in_a_training_step_and_the_run_goes_on(work: str, number: int, code: in
     while not (run / "state.safetensors").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    (place / "busy").write_text(work)
+    be_busy(place, work)
     said = interrupt_at_work(process, place, number)
     assert process.returncode == code
     assert "clat train --resume" in "".join(said)
