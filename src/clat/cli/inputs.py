@@ -243,15 +243,14 @@ def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     except ClatError:
         if ran is None:
             raise
-        model = None
-    if ran is not None and (model is None or structure_hash(model) != ran["structure"]):
-        raise ClatError(
-            f"--model {options.model}: the run beside it was of a network that was passed in from Python"
-            f" ({ran['class']}), of which its recipe knows nothing: give a function that builds it, --model"
-            " package.module:factory"
-        )
-    assert model is not None
-    return model
+    else:
+        if ran is None or structure_hash(model) == ran["structure"]:
+            return model
+    raise ClatError(
+        f"--model {options.model}: the run beside it was of a network that was passed in from Python"
+        f" ({ran['class']}), of which its recipe knows nothing: give a function that builds it, --model"
+        " package.module:factory"
+    )
 
 
 def _own_network_of_run(recipe: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import torch.distributed as dist
+from clat.runtime.patience import common_store
 
 GRACE = 3.0
 """Seconds for which a process that sees another one end waits whether it is to end itself, for a reason that both
@@ -51,7 +51,7 @@ class PeerWatch:
 
     def _meet(self) -> dict[int, socket.socket]:
         """Return a connection to each process that this one watches, by its number."""
-        store = dist.distributed_c10d._get_default_store()  # which has no public name
+        store = common_store()
         key = f"clat-peers-{next(_meetings)}"  # of this meeting: processes may train several times
         if self.rank == 0:
             with socket.socket() as listener:

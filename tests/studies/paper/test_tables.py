@@ -27,7 +27,7 @@ from clat.studies.paper.choose_lambda import choose_ratio
 from clat.studies.paper.curves import effects
 from clat.studies.paper.figures import Curve
 from clat.studies.paper.folder import check_data, claim, in_one_spelling
-from clat.studies.paper.layer_tables import in_order
+from clat.studies.paper.layer_tables import in_order, ranking_of
 from clat.studies.paper.lines import measure, table_lines
 from clat.studies.paper.listing import run_count
 from clat.studies.paper.measured_passes import ranking_passes, transfer_passes
@@ -384,6 +384,11 @@ def test_the_plan_times_rankings_and_transferred_examples(tmp_path, monkeypatch)
     seeds = victims = attackers = 2
     expected = len(methods) * seeds * attackers * how.samples * (made + victims)
     assert plans["T4"].attacks == pytest.approx(expected)
+    for name in networks["T8"]:
+        run = held.run_of(RunSpec(network=name, dataset="cifar10", seed=0))
+        for random in (True, False):
+            held.kept("rankings", ranking_of(run, random=random), lambda: {"layers": []})
+    assert ranking_passes(tables["T8"]) == [], "the store has them"
 
 
 def test_the_plan_counts_what_a_mixture_is_made_of_and_one_seed_of_selected_layers(tmp_path, monkeypatch):

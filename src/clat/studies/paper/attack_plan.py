@@ -73,11 +73,25 @@ def attack_seconds(attacks: Attacks, store: Store, timed: dict[str, float]) -> f
         run = store.run_of(spec)
         if Path(store.measurement(run, how).file).exists():
             continue
-        images = store.test_images(run)
-        count = len(images) if how.samples is None else min(how.samples, len(images))
-        each = mean_passes(find_protocol(how.protocol), *store.scale.expected, images.num_classes)
+        count, each = images_and_passes(store, run, how)
         seconds += count * each * pass_seconds(run, store, timed)
     return seconds
+
+
+def images_and_passes(store: Store, run: StoredRun, how: Measure) -> tuple[int, float]:
+    """Return how many test images a network is attacked on, and the passes that each takes.
+
+    Args:
+        store: knows where the data lie, and how accurate networks are expected to be.
+        run: the network.
+        how: it is attacked.
+
+    Returns:
+        Images, and passes of an image on average, forward or back.
+    """
+    images = store.test_images(run)
+    count = len(images) if how.samples is None else min(how.samples, len(images))
+    return count, mean_passes(find_protocol(how.protocol), *store.scale.expected, images.num_classes)
 
 
 def pass_seconds(run: StoredRun, store: Store, timed: dict[str, float]) -> float:

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from clat.criticality.rankings import CriticalityRanking
-from clat.evaluation.effort import mean_passes
-from clat.evaluation.protocols import find_protocol
 from clat.models.settings import ModelConfig
 from clat.studies.paper.accuracy import Request
-from clat.studies.paper.attack_plan import pass_seconds
+from clat.studies.paper.attack_plan import images_and_passes, pass_seconds
 from clat.studies.paper.cost_tables import BATCHES
 from clat.studies.paper.layer_tables import FEW, MANY, ranking_of
-from clat.studies.paper.lines import TableLine, measure
+from clat.studies.paper.lines import measure
+from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import FULL, network
 from clat.studies.paper.store import Store, StoredRun
 from clat.studies.paper.transfer_tables import transfer_of
@@ -39,32 +38,24 @@ def ranking_passes(request: Request) -> list[Passes]:
     Returns:
         Passes of each network; none of other tables.
     """
-    places = [line for line in dict.fromkeys(map(_place, request.lines)) if line.dataset not in request.missing]
+    if request.table.id not in ("T8", "T10"):
+        return []
+    places = dict.fromkeys(
+        (one.dataset, one.network) for one in request.lines if one.dataset not in request.missing
+    )
+    runs = [
+        request.store.run_of(RunSpec(network=name, dataset=data, seed=request.seeds[0])) for data, name in places
+    ]
     if request.table.id == "T8":
-        return [one for line in places for one in _critical_layers(request, line)]
-    if request.table.id == "T10":
-        images = sum(BATCHES) + BATCHES[0]  # the smallest batch once before, which is not timed
-        return [
-            Passes(run, RANKED * images)
-            for line in places
-            for run in (_run(request, line), full_width(_run(request, line)))
-        ]
-    return []
+        return [one for run in runs for one in _critical_layers(request, run)]
+    images = sum(BATCHES) + BATCHES[0]  # the smallest batch once before, which is not timed
+    return [Passes(one, RANKED * images) for run in runs for one in (run, full_width(run))]
 
 
-def _critical_layers(request: Request, line: TableLine) -> Iterator[Passes]:
-    run = _run(request, line)
+def _critical_layers(request: Request, run: StoredRun) -> Iterator[Passes]:
     for random, network_of in ((True, full_width(run)), (False, run)):
         if not request.store.has_kept("rankings", ranking_of(run, random=random)):
             yield Passes(network_of, RANKED * min(FEW if random else MANY, run.recipe.data.heldout))
-
-
-def _place(line: TableLine) -> TableLine:
-    return TableLine(dataset=line.dataset, network=line.network, method="pgd-at")
-
-
-def _run(request: Request, line: TableLine) -> StoredRun:
-    return request.store.run_of(line.spec(request.table, request.seeds[0], request.store.scale.ratios[0]))
 
 
 def full_width(run: StoredRun) -> StoredRun:
@@ -106,9 +97,7 @@ def transfer_passes(request: Request) -> list[Passes]:
             }
             if store.has_kept("transfers", transfer_of(runs, how, seed)):
                 continue
-            images = store.test_images(runs[alike[0].network])
-            count = len(images) if how.samples is None else min(how.samples, len(images))
-            made = mean_passes(find_protocol(how.protocol), *store.scale.expected, images.num_classes)
+            count, made = images_and_passes(store, runs[alike[0].network], how)
             found += [Passes(run, count * (made + len(runs))) for run in runs.values()]
     return found
 
