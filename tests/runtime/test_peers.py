@@ -32,7 +32,9 @@ print("ended well")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "named"), [("killed-2", 2), ("raised-1", 1), ("killed-0", 0), ("peace", None)])
+@pytest.mark.parametrize(
+    ("how", "named"), [("killed-2", 2), ("raised-1", 1), ("raised-0", 0), ("killed-0", 0), ("peace", None)]
+)
 def test_they_end_together_and_one_line_names_the_one_that_is_gone(how, named, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -54,6 +56,7 @@ def test_they_end_together_and_one_line_names_the_one_that_is_gone(how, named, t
         return
     assert time.monotonic() - start < 10
     lines = [line for _, errors, _ in outcomes for line in errors.splitlines() if "is gone" in line]
-    assert lines == [f"clat: error: process {named} of 3 is gone, so all end; go on with: the same command"]
+    why = "" if how.startswith("killed") else " (ValueError: its own fault)"
+    assert lines == [f"clat: error: process {named} of 3 is gone{why}, so all end; go on with: the same command"]
     assert all(code == 1 for process, (_, _, code) in zip(begun, outcomes, strict=True) if process is not gone)
     assert "its own fault" in outcomes[named][1] or how.startswith("killed")

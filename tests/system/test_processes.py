@@ -322,6 +322,7 @@ def test_two_processes_refuse_an_evaluation_in_one_line(start, trained, tmp_path
 
 FAILS_IN_ONE = """
 import os
+import torch
 from own_network import Net
 
 
@@ -330,6 +331,13 @@ class Fails(Net):
         if os.environ.get("LOCAL_RANK", "0") == "WHICH" and x.requires_grad:
             raise RuntimeError("boom")
         return super().forward(x)
+
+
+class Overflows(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        late = torch.distributed.is_initialized() and torch.distributed.get_rank() == WHICH
+        return logits * float("nan") if late else logits
 """
 
 
@@ -344,6 +352,19 @@ def test_an_evaluation_ends_where_one_process_fails(start, workplace, tmp_path, 
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "your own code failed, RuntimeError: boom" in errors
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_once_what_the_user_can_mend_in_any_process(start, workplace, tmp_path):
+    (tmp_path / "own_network.py").write_text((workplace / "own_network.py").read_text())
+    (tmp_path / "fails.py").write_text(FAILS_IN_ONE.replace("WHICH", "1"))
+    words = ["evaluate", "--model", "fails:Overflows", "--protocol", "pgd-10", "--num-samples", 31]
+    process = start([*words, "--device", "cpu", "--devices", 2], cwd=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = [line for line in errors.splitlines() if "clat: error" in line]
+    assert "NaN or infinite" in line
+    assert "Traceback" not in errors
 
 
 OWN = """

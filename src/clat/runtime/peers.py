@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from clat.core.errors import ClatError
 from clat.runtime.patience import common_store
 
 GRACE = 3.0
@@ -29,6 +30,10 @@ MEET = 60.0
 """Seconds within which all have to be there."""
 _meetings = itertools.count()
 HEADER = struct.Struct("!i")
+"""A word: the number of a process that is gone, or one of the two below."""
+IN_PEACE = -1
+FAILED = -2
+"""The reason follows, up to the end of the connection."""
 COLLECTIVES = ("gloo", "NCCL", "Connection", "ProcessGroup")
 """Words in the errors of a collective that another process has left."""
 
@@ -75,16 +80,19 @@ class PeerWatch:
         by_socket = {line: rank for rank, line in self._sockets.items()}
         while not self.leaving:
             for line in select.select(list(by_socket), [], [], 0.5)[0]:
-                word = b""
+                said = b""
                 with suppress(OSError):
-                    word = line.recv(HEADER.size, socket.MSG_WAITALL)
-                if len(word) < HEADER.size:
+                    said = line.recv(HEADER.size, socket.MSG_WAITALL)
+                # A process that is killed says nothing.
+                word = HEADER.unpack(said)[0] if len(said) == HEADER.size else FAILED
+                if word == IN_PEACE:
+                    del by_socket[line]
+                elif word == FAILED:
+                    reason = _rest(line)
                     self._wait_for_own_end()
-                    self._end(by_socket.pop(line))
-                elif (gone := HEADER.unpack(word)[0]) >= 0:
-                    self._end(gone)
+                    self._end(by_socket.pop(line), reason)
                 else:
-                    del by_socket[line]  # that one has left in peace
+                    self._end(word)
 
     def _wait_for_own_end(self) -> None:
         """Wait a while whether this process is about to leave by itself."""
@@ -92,7 +100,7 @@ class PeerWatch:
         while time.monotonic() < until and not self.leaving:
             time.sleep(0.05)
 
-    def _end(self, gone: int) -> None:
+    def _end(self, gone: int, reason: str = "") -> None:
         """End this process, unless it leaves by itself; the first one tells the others before."""
         if self.leaving:
             return
@@ -100,9 +108,10 @@ class PeerWatch:
             with suppress(OSError):
                 line.sendall(HEADER.pack(gone))
         if self.rank == (1 if gone == 0 else 0):
-            text = f"clat: error: process {gone} of {self.world} is gone, so all end; go on with: {self.goes_on}\n"
+            why = f" ({reason})" if reason else ""
+            which = f"process {gone} of {self.world} is gone{why}"
             with suppress(OSError):
-                os.write(2, text.encode())
+                os.write(2, f"clat: error: {which}, so all end; go on with: {self.goes_on}\n".encode())
         sys.stdout.flush()
         os._exit(1)
 
@@ -110,18 +119,18 @@ class PeerWatch:
         """Wait for the word that another process is gone, which ends this one; come back if there is none."""
         self._thread.join(3 * GRACE)
 
-    def leave(self, *, in_peace: bool) -> None:
+    def leave(self, failure: BaseException | None = None) -> None:
         """Watch no more.
 
         Args:
-            in_peace: the others are not to end because this process does.
+            failure: why this process ends, and so all others; None: it leaves in peace.
         """
         self.leaving = True
         self._thread.join()
+        word = HEADER.pack(IN_PEACE) if failure is None else HEADER.pack(FAILED) + _in_one_line(failure).encode()
         for line in self._sockets.values():
             with suppress(OSError):
-                if in_peace:
-                    line.sendall(HEADER.pack(-1))
+                line.sendall(word)
             line.close()
 
 
@@ -146,9 +155,24 @@ def ending_together(rank: int, world: int, goes_on: str) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, RuntimeError) and any(word in str(error) for word in COLLECTIVES):
             watch.verdict()
-        watch.leave(in_peace=False)  # which closes the sockets and so tells the others
+        watch.leave(error)
         raise
-    watch.leave(in_peace=True)
+    watch.leave()
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return what an error says, with its kind unless it speaks to the user."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, ClatError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _rest(line: socket.socket) -> str:
+    """Return what comes through a connection until it ends, empty if it has."""
+    parts = []
+    with suppress(OSError):
+        while part := line.recv(4096):
+            parts.append(part)
+    return b"".join(parts).decode(errors="replace")
 
 
 def _kept_alive(line: socket.socket) -> socket.socket:
