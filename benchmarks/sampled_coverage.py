@@ -100,7 +100,7 @@ def widths_and_costs(record: dict[str, Any], chosen: argparse.Namespace) -> dict
     left = round(record["robust_accuracy"]["value"] * n)
     clean = round(record["clean_accuracy"]["value"] * n)
     size = sample_needed(left, int(chosen.width * n / 100))
-    full, apgd = (survivor_passes(PROTOCOLS[name], 10) for name in ("autoattack", "standard"))
+    full, apgd = (survivor_passes(PROTOCOLS[name], 10) for name in ("autoattack", "apgd"))
     total = n + left * full + (clean - left) * FOOLED
     width = 100 * most_in_set(left, size, 0) / n
     return {

@@ -28,7 +28,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--network", default="cnn_a", choices=list(FILES))
     options.add_argument("--eps", default="8/255")
-    options.add_argument("--protocol", default="standard")
+    options.add_argument("--protocol", default="apgd")
     options.add_argument("--images", type=int, default=500)
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--out", required=True)

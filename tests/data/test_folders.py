@@ -79,6 +79,17 @@ def test_what_may_be_split_or_class_is_refused(tmp_path: Path, names: tuple[str,
     assert "train" in said
 
 
+@pytest.mark.parametrize(
+    "names", [("training_set", "test_set"), ("seg_train", "seg_test"), ("train2017", "val2017")]
+)
+def test_splits_by_a_part_of_their_names_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    pixels = write_images(tmp_path, *(f"{name}/{animal}/1.png" for name in names for animal in ("cat", "dog")))
+    said = refused(tmp_path)
+    assert f"are {', '.join(sorted(names))} splits? Rename them train, test or validation" in said
+    found = classes_found(load_split(tmp_path, "train", classes=list(names)), pixels)
+    assert set(found.values()) == set(names)
+
+
 def test_a_further_split_beside_train_and_test(tmp_path: Path) -> None:
     pixels = write_images(tmp_path, "train/cat/1.png", "test/cat/2.png", "extra/cat/3.png")
     for split in ("train", "test", "extra"):
@@ -450,6 +461,25 @@ def test_a_listed_split_is_numbered_as_the_train_folders_are(tmp_path: Path) -> 
     test = load_split(tmp_path, "test")
     assert test.class_names == ("ant", "cat", "dog")
     assert test.labels.tolist() == [1, 2]
+
+
+def test_a_list_of_numbers_beside_folders_with_names_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"train/{name}/{k}.png" for name in ("ant", "cat", "dog") for k in range(2)))
+    write_images(tmp_path, "test/0.png", "test/1.png")
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n0.png,1\n1.png,2\n")
+    assert "are numbers, and the train split has classes with names (ant, cat, dog, ...)" in refused(
+        tmp_path, "test"
+    )
+    listed = load_split(tmp_path, "test", classes=["dog", "ant", "cat"])
+    assert listed.labels.tolist() == [1, 2]
+    assert load_split(tmp_path, "train", classes=["dog", "ant", "cat"]).labels.tolist() == [1, 1, 2, 2, 0, 0]
+
+
+def test_a_list_of_numbers_beside_folders_with_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"train/{name}/{k}.png" for name in ("1", "2", "10") for k in range(2)))
+    write_images(tmp_path, "test/0.png", "test/1.png")
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n0.png,10\n1.png,1\n")
+    assert load_split(tmp_path, "test").labels.tolist() == [2, 0]
 
 
 def test_lists_take_names_without_the_spaces_around_them_and_paths_however_they_are_written(tmp_path: Path) -> None:

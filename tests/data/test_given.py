@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import datasets
@@ -255,6 +256,7 @@ def test_an_array_in_a_file_stays_there(tmp_path) -> None:
     np.save(tmp_path / "images.npy", PIXELS)
     found = as_image_set((np.load(tmp_path / "images.npy", mmap_mode="r"), LABELS))
     assert not found.resident
+    assert found.name == "arrays"
     assert torch.equal(found.pixels(), IMAGES)
 
 
@@ -286,6 +288,57 @@ def test_a_transform_that_seldom_changes_anything_is_random_too(draw: Any) -> No
 
     assert "drawn at random" in as_image_set(Pairs(lambda k: changes(k, 0.1))).notes[0]
     assert not as_image_set(Pairs(lambda k: changes(k, 0.0))).notes
+
+
+class Draws(Dataset):
+    """Noise from a generator of its own, as NumPy advises; `deep`: a transform's, which it holds in a list."""
+
+    def __init__(self, generator: Any, deep: bool) -> None:
+        noise = partial(noisy, generator)
+        self.transforms = [noise] if deep else noise
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, k: int) -> tuple[torch.Tensor, int]:
+        made = self.transforms[0] if isinstance(self.transforms, list) else self.transforms
+        return made(k), k % 3
+
+
+def noisy(generator: Any, k: int) -> torch.Tensor:
+    level = torch.rand((), generator=generator) if isinstance(generator, torch.Generator) else generator.random()
+    return torch.full((3, 4, 4), float(level))
+
+
+MODULE_S = np.random.default_rng()
+OWN_GENERATORS = [np.random.default_rng(), np.random.RandomState(), random.Random(), torch.Generator()]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        *(Draws(generator, deep) for generator in OWN_GENERATORS for deep in (False, True)),
+        Pairs(lambda k: (noisy(MODULE_S, k), k % 3)),
+    ],
+)
+def test_generators_that_a_data_set_holds_follow_from_seed_epoch_and_row(dataset: Any) -> None:
+    """Also in worker processes, which are forked with the same generator in each epoch."""
+    found = as_image_set(dataset)
+    assert "anew in each epoch" in found.notes[0]
+
+    def levels(epoch: int, workers: int) -> list[float]:
+        return torch.cat([x[:, 0, 0, 0] for x, _ in Loader(found, 3, workers=workers).epoch(epoch)]).tolist()
+
+    assert levels(0, 0) == levels(0, 2)
+    drawn = [level for epoch in range(3) for level in levels(epoch, 1)]
+    assert len(set(drawn)) == 3 * N
+
+
+def test_draws_that_no_seed_reaches_are_said_and_differ_in_each_epoch() -> None:
+    found = as_image_set(Pairs(lambda k: (noisy(random.SystemRandom(), k), k % 3)))
+    assert "no seed decides on them" in found.notes[0]
+    drawn = [float(x[0, 0, 0, 0]) for epoch in range(3) for x, _ in Loader(found, 3, workers=2).epoch(epoch)]
+    assert len(set(drawn)) == len(drawn)
 
 
 class OwnSampler(Sampler):
@@ -442,6 +495,91 @@ def test_a_rare_class_whose_number_the_items_change() -> None:
     found = as_image_set(Pairs(lambda k: (IMAGES[k % N], min(targets[k], 1)), n=100, targets=targets))
     assert found.labels.tolist() == [min(one, 1) for one in targets]
     found.pixels()
+
+
+NAMES = ["ant", "bee", "cat", "dog", "elk"]
+
+
+class Wraps(Dataset):
+    """Another data set with labels of its own."""
+
+    def __init__(self, dataset: Any, relabel: Any) -> None:
+        self.dataset, self.relabel = dataset, relabel
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, k: int) -> Any:
+        image, label = self.dataset[k]
+        return image, self.relabel(label)
+
+
+def binary(label: int) -> int:
+    return int(label == 2)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Pairs(lambda k: (IMAGES[k], binary(k % 3)), targets=LABELS.tolist(), classes=NAMES),
+        Pairs(lambda k: (IMAGES[k], binary(k % 3)), target_transform=binary, classes=NAMES),
+        Pairs(lambda k: (IMAGES[k], binary(k % 3)), _labels=LABELS.tolist(), classes=NAMES),
+        Wraps(Pairs(targets=LABELS.tolist(), classes=NAMES), binary),
+        Wraps(Pairs(classes=NAMES), binary),
+    ],
+)
+def test_names_of_classes_are_not_given_to_other_labels(dataset: Any) -> None:
+    found = as_image_set(dataset)
+    assert found.class_names == ("0", "1")
+    assert as_image_set(dataset, classes=["other", "cat"]).class_names == ("other", "cat")
+
+
+def test_names_of_classes_where_labels_stay_what_they_are() -> None:
+    whole = Pairs(targets=LABELS.tolist(), classes=NAMES[:3])
+    parts = ConcatDataset([Subset(whole, range(5)), Subset(Pairs(classes=NAMES[:3]), range(5, N))])
+    for dataset in (whole, Pairs(classes=NAMES[:3]), Wraps(whole, int), Subset(whole, [5, 4, 0]), parts):
+        assert as_image_set(dataset).class_names == tuple(NAMES[:3])
+    apart = ConcatDataset([Subset(whole, range(5)), Subset(Pairs(classes=NAMES[1:4]), range(5, N))])
+    assert as_image_set(apart).class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("train", [(IMAGES, LABELS), Pairs()])
+def test_names_of_the_test_split_alone_are_left_out(train: Any) -> None:
+    test = Pairs(targets=LABELS.tolist(), classes=NAMES[:3])
+    _, found = as_train_and_test((train, test))
+    assert found.class_names == ("0", "1", "2")
+    assert torch.equal(found.labels, LABELS)
+
+
+def test_a_mapping_s_training_split_decides_on_the_classes_whatever_word_it_has() -> None:
+    train = hub(label=["ant", "bee", "cat"] * 4)
+    test = hub(label=["bee", "cat"] * 6)
+    found = as_image_set({"training": train, "test": test}, "test")
+    assert found.class_names == ("ant", "bee", "cat")
+    assert found.labels.tolist() == [1, 2] * 6
+
+
+def test_the_size_that_is_asked_for_counts_for_the_training_split_too() -> None:
+    wide = datasets.Dataset.from_dict(
+        {"image": [{"bytes": encoded(np.zeros((4, 5000, 3), np.uint8)), "path": None}], "label": [0]}
+    ).cast_column("image", datasets.Image())
+    both = datasets.DatasetDict({"train": wide, "test": wide})
+    assert as_image_set(both, "test", image_size=4).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", np.longdouble])
+def test_arrays_of_any_byte_order_and_precision(kind: Any) -> None:
+    given = (PIXELS / 255).astype(kind)
+    assert torch.equal(as_image_set((given, LABELS)).pixels(), IMAGES)
+    items = as_image_set(Pairs(lambda k: (given[k], k % 3)))
+    assert torch.allclose(items.pixels(), IMAGES.float() / 255)
+
+
+def test_pictures_with_an_alpha_channel_are_refused_in_words() -> None:
+    given = np.zeros((N, 32, 32, 4), np.uint8)
+    for source in ((given, LABELS), Pairs(lambda k: (given[k], k % 3))):
+        with pytest.raises(ClatError, match=r"4 channels in the last place: leave alpha out, \[\.\.\., :3\]"):
+            as_image_set(source)
 
 
 @pytest.mark.parametrize("data", [(IMAGES, LABELS), Pairs(), IMAGES, [Pairs()]])

@@ -72,6 +72,34 @@ class TestSplitsOfTables:
         assert sorted(seeds(load_split(tmp_path / "set", "train"))) == [1, 2, 3]
         assert seeds(load_split(tmp_path / "set", "test")) == [0]
 
+    def test_a_split_s_word_after_the_name_of_the_data(self, parquet: WriteParquet, tmp_path: Path) -> None:
+        made = parquet(pictures(3), folder="made") / "train-00000-of-00001.parquet"
+        (tmp_path / "set").mkdir()
+        for number, name in enumerate(("mnist_train", "mnist_test", "mnist-val-00000-of-00001")):
+            pq.write_table(pq.read_table(made).slice(number, 1), tmp_path / f"set/{name}.parquet")
+        for number, split in enumerate(("train", "test", "val")):
+            assert seeds(load_split(tmp_path / "set", split)) == [number]
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("train", "train_small"),
+            ("train", "train (1)"),
+            ("train", "mnist_train"),
+            ("train-00000-of-00001", "train-00000-of-00002"),
+        ],
+    )
+    def test_versions_of_a_split_are_not_joined(self, names: Any, parquet: WriteParquet, tmp_path: Path) -> None:
+        made = parquet(pictures(2), folder="made") / "train-00000-of-00001.parquet"
+        for folder in ("set", "apart/train"):
+            (tmp_path / folder).mkdir(parents=True)
+            for name in names:
+                pq.write_table(pq.read_table(made), tmp_path / folder / f"{name}.parquet")
+        said = refused(tmp_path / "set")
+        assert "may both be split 'train': keep one of them" in said
+        assert all(f"{name}.parquet" in said for name in names)
+        assert len(load_split(tmp_path / "apart", "train")) == 4
+
     def test_folders_decide_before_names(self, parquet: WriteParquet, tmp_path: Path) -> None:
         for split, folder in (("test", "set/train"), ("train", "set/validation")):
             (tmp_path / folder).mkdir(parents=True)

@@ -15,6 +15,7 @@ from clat.attacks.losses import carlini_wagner, cross_entropy
 from clat.attacks.pgd_search import PgdSearch
 from clat.attacks.square import SquareSearch
 from clat.core.errors import ClatError
+from clat.core.notices import Notice
 from clat.core.seeds import derive_seed
 from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
@@ -28,7 +29,7 @@ PGD_2 = AttackSpec(attack="pgd", steps=2)
 def test_the_hash_is_stable() -> None:
     """Golden: a change here means that results called by the same name are no longer the same measurement."""
     assert {name: protocol.hash for name, protocol in PROTOCOLS.items()} == {
-        "screen": "1debc5b0ef9e", "standard": "ce44f2ece0a5", "autoattack": "79501f02fe0f",
+        "screen": "1debc5b0ef9e", "apgd": "ce44f2ece0a5", "autoattack": "79501f02fe0f",
         "clat-v1": "58d62172f4b2", "clat-v2": "be8c2d7148ac", "pgd-10": "e67a3bc0954a",
         "pgd-20": "1debc5b0ef9e", "pgd-50": "46b744c3eb2f", "pgd-100": "156fa0822e2b",
         "fgsm": "8ce6bd83adc5", "fgsm-rs": "ef37e5a0c8d4", "apgd-ce": "58d62172f4b2", "apgd-t": "d73d1b379445",
@@ -55,6 +56,12 @@ def test_pgd_as_published_keeps_its_name_and_hash() -> None:
         assert search.seed == shorter.seed
 
 
+def test_the_former_name_of_apgd_is_taken_and_told_apart_from_autoattack_s_standard() -> None:
+    with pytest.warns(Notice, match="'standard' is called 'apgd' now; AutoAttack's own standard version is"):
+        found = find_protocol("standard")
+    assert found is PROTOCOLS["apgd"]
+
+
 def test_what_the_names_stand_for() -> None:
     def attacks(name: str) -> list[tuple[object, ...]]:
         return [(spec.label, spec.steps, spec.targets) for spec in PROTOCOLS[name].attacks]
@@ -62,7 +69,7 @@ def test_what_the_names_stand_for() -> None:
     ce, targeted, fab = ("apgd-ce", 100, None), ("apgd-t", 100, 9), ("fab-t", 100, 9)
     square = ("square", 5000, None)
     assert attacks("autoattack") == [ce, targeted, fab, square]
-    assert attacks("standard") == [ce, targeted]
+    assert attacks("apgd") == [ce, targeted]
     assert attacks("clat-v1") == [ce]
     assert attacks("clat-v2") == [ce, targeted, ("fab-t", 100, 3), square]
     assert attacks("screen") == attacks("pgd-20") == [("pgd-20", 20, None)]
@@ -281,7 +288,7 @@ def test_the_passes_of_autoattack(classes: int, targets: int) -> None:
 
 def test_what_too_few_classes_force_is_said() -> None:
     def notes(classes: int) -> list[str]:
-        return plan_searches(PROTOCOLS["standard"], ThreatModel.parse(0.1), classes=classes, seed=0)[1]
+        return plan_searches(PROTOCOLS["apgd"], ThreatModel.parse(0.1), classes=classes, seed=0)[1]
 
     assert notes(10) == notes(11) == []
     assert notes(4) == ["apgd-t: 3 targets instead of 9, as there are 4 classes"]

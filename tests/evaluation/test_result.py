@@ -30,7 +30,7 @@ def test_a_written_result_is_read_back(linear: Any, samples: Any, tmp_path: Path
     model = linear(seed=0)
     x, y = samples(model, 30)
     about = {"label": "last", "data": {"name": "mine", "split": "test", "n": 30}}
-    result = evaluate(model, x, y, protocol="standard", eps="8/255", about=about)
+    result = evaluate(model, x, y, protocol="apgd", eps="8/255", about=about)
     result.to_json(tmp_path / "result.json")
     record = EvaluationRecord.from_json(tmp_path / "result.json")
     assert record.to_dict() == json.loads(json.dumps(result.to_dict()))
@@ -44,7 +44,7 @@ def test_a_written_result_is_read_back(linear: Any, samples: Any, tmp_path: Path
     assert record.per_attack.keys() == result.per_attack.keys()
     assert (record.label, record.eps, record.images) == ("last", "8/255", result.images)
     assert record.setting == {
-        "protocol": {"name": "standard", "hash": result.protocol.hash},
+        "protocol": {"name": "apgd", "hash": result.protocol.hash},
         "norm": "linf", "eps": "8/255", "data": {"name": "mine", "split": "test"}, "n": 30,
     }  # fmt: skip
     record.to_json(tmp_path / "again.json")

@@ -27,7 +27,7 @@ class Constant(nn.Module):
         return torch.tensor([0.0, 2.0, -1.0, 0.0, 0.0]) + 0 * x.sum((1, 2, 3))[:, None]
 
 
-@pytest.mark.parametrize("protocol", ["pgd-10", "standard"])
+@pytest.mark.parametrize("protocol", ["pgd-10", "apgd"])
 def test_between_identical_networks_it_is_white_box(linear: Any, samples: Any, protocol: str) -> None:
     one, twin = linear(), linear()
     x, y = samples(one, 30)

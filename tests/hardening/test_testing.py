@@ -32,7 +32,7 @@ def test_an_image_of_pgd_costs_what_its_passes_cost():
 
 
 def test_a_stronger_protocol_costs_more():
-    costs = [image_seconds(PROTOCOLS[name], SEEN, 10) for name in ("pgd-20", "cr", "standard", "autoattack")]
+    costs = [image_seconds(PROTOCOLS[name], SEEN, 10) for name in ("pgd-20", "cr", "apgd", "autoattack")]
     assert costs == sorted(costs)
     assert costs[1] > 3 * costs[0]
     assert costs[2] > 3 * costs[1]

@@ -48,6 +48,8 @@ def test_a_new_setting_enters_the_hash_once_it_is_used():
         {"stage": {"objective": {"name": "pgd-at", "label_smoothing": 0.1}}},
         {"stage": {"eps_schedule": {}}},
         {"stage": {"schedule": {"kind": "piecewise", "warmup": 1.0}}},
+        {"stage": {"schedule": {"kind": "one-cycle"}}},
+        {"stage": {"schedule": {"kind": "one-cycle", "momentum": [0.95, 0.85]}}},
         {"stage": {"optimizer": {"momentum": 0.8, "clip_norm": 1.0}}},
         {"stage": {"optimizer": {"momentum": 0.8, "layer_decay": 0.5}}},
         {"stage": {"optimizer": {"momentum": 0.8, "decay_norms_and_biases": False}}},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clat.core.errors import ClatError
-from clat.recipe.schedules import Schedule, learning_rate
+from clat.recipe.schedules import Schedule, learning_rate, momentum
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,30 @@ def test_one_cycle_is_that_of_pytorch(peak):
     steps = 400
     fraction = 0.025 if peak is None else peak
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
     reference = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=0.2, total_steps=steps, pct_start=(fraction * (steps - 1) + 1) / steps
     )
-    rule = Schedule(kind="one-cycle", lr=0.2, peak=peak)
+    rule = Schedule(kind="one-cycle", lr=0.2, peak=peak, momentum=(0.95, 0.85))
     rates = []
     for step in range(steps):
         rates.append(learning_rate(rule, step * 10 / (steps - 1), 10))
         assert rates[-1] == pytest.approx(reference.get_last_lr()[0], rel=1e-9, abs=1e-12)
+        assert momentum(rule, step * 10 / (steps - 1), 10) == pytest.approx(optimizer.param_groups[0]["momentum"])
         optimizer.step()
         if step + 1 < steps:
             reference.step()
     assert rates[0] == pytest.approx(0.2 / 25)
     assert max(rates) == pytest.approx(0.2, rel=1e-3)
     assert rates[-1] == pytest.approx(0.2 / 25 / 1e4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "range_"), [("cosine", (0.95, 0.85)), ("one-cycle", (0.85, 0.95)), ("one-cycle", (1.0, 0.9))]
+)
+def test_a_momentum_that_is_no_range_or_belongs_to_no_cycle_is_refused(kind, range_):
+    with pytest.raises(ClatError, match=r"schedule\.momentum"):
+        Schedule(kind=kind, momentum=range_)
 
 
 def test_constant():

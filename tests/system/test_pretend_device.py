@@ -66,7 +66,7 @@ COMMANDS = {
     "evaluate": "--protocol pgd-20 --eps 0.1",
     "autoattack": "--protocol autoattack --eps 0.1",
     "l2": "--protocol autoattack --norm l2 --eps 1 --gallery 2",
-    "l1": "--protocol standard --norm l1 --eps 4",
+    "l1": "--protocol apgd --norm l1 --eps 4",
     "fast": "--protocol fast --eps 0.1",
     "stadv": "--protocol stadv",
     "pixle": "--protocol pixle",

@@ -21,6 +21,7 @@ from clat.evaluation import heldout
 from clat.evaluation.heldout import heldout_correct
 from clat.objectives import Clat, FastAT, PgdAT, Standard, Trades
 from clat.recipe.data_settings import ExtraConfig
+from clat.recipe.optimizer import TorchOptimizer
 from clat.recipe.schedules import Schedule
 from clat.recipe.schema import (
     DataConfig,
@@ -206,6 +207,24 @@ def test_the_learning_rate_of_every_step(tmp_path, monkeypatch):
     run(tmp_path / "run", kit.recipe(stages=(kit.pgd_at(1), own, kit.pgd_at(1, name="on"))))
     cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 12)).item()) for step in range(12)]
     assert seen == pytest.approx([*cosine[:4], 0.0, 0.2, 0.4, 0.2, *cosine[8:]], abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [OptimizerConfig(), TorchOptimizer(name="adamw")])
+def test_the_momentum_of_every_step_of_a_cycle(tmp_path, monkeypatch, optimizer):
+    """In the next stage it is the optimizer's own again."""
+    seen = []
+    original = stage.StageRunner.train_step
+
+    def watched(self, *args, **place):
+        group = self.trainable.optimizer.param_groups[0]
+        seen.append(group["betas"][0] if "betas" in group else group["momentum"])
+        return original(self, *args, **place)
+
+    monkeypatch.setattr(stage.StageRunner, "train_step", watched)
+    cycle = Schedule(kind="one-cycle", lr=1e-3, peak=0.5, momentum=(0.95, 0.85))
+    stages = (kit.pgd_at(1, schedule=cycle), kit.pgd_at(1, name="on"))
+    run(tmp_path / "run", kit.recipe(stages=stages, optimizer=optimizer))
+    assert seen == pytest.approx([0.95, 0.9, 0.85, 0.9, *[0.9] * 4])
 
 
 def test_a_stage_can_have_an_optimizer_of_its_own(tmp_path):

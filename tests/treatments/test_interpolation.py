@@ -8,7 +8,7 @@ import torch
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
-from clat.evaluation.heldout import heldout_correct
+from clat.evaluation.heldout import heldout_accuracies, heldout_correct
 from clat.treatments import Interpolation
 from clat.treatments import interpolation as module
 from clat.treatments.interpolation import ALPHAS, LinePoint, choose_alpha, interpolate
@@ -144,20 +144,35 @@ def test_accuracies_are_those_of_the_heldout_images(net, around, wander, build, 
 def test_the_end_is_the_epoch_with_the_best_clean_accuracy(net, around, wander, everything, same):
     callback = Interpolation(alpha=1.0).on_stage_start(around(net, epochs=4))
     states = []
-    for epoch, clean in enumerate((0.3, 0.5, None, 0.5)):
+    for epoch, clean in enumerate((0.3, 0.5, 0.4, 0.5)):
         wander(net, epoch)
         states.append(everything(net))
-        check = None if clean is None else {"heldout_clean": clean, "heldout_robust": 0.1}
-        callback.after_epoch(check)
+        callback.after_epoch({"heldout_clean": clean, "heldout_robust": 0.1, "heldout_n": 20})
     callback.on_stage_end()
     assert same(everything(net), states[1])
+
+
+@pytest.mark.parametrize("check", [None, {"heldout_clean": 0.9, "heldout_robust": 0.1, "heldout_n": 5}])
+def test_epochs_without_a_check_on_all_images_are_looked_at_as_well(net, around, wander, everything, check):
+    """The clean accuracy is that of the check to the bit."""
+    here = around(net, epochs=3)
+    callback = Interpolation(alpha=1.0).on_stage_start(here)
+    found = []
+    for epoch in range(3):
+        wander(net, epoch)
+        callback.after_epoch(check)
+        attack = Attack.parse(eps="0.05", steps=1)
+        found.append(
+            heldout_accuracies(net, here.engine, *here.heldout, attack, batch_size=here.batch_size, seed=0)[0]
+        )
+        assert callback.scalars["best_clean"] == max(found)
 
 
 def test_goes_on_from_what_it_saved(build, around, wander, everything, same):
     net = build()
     callback = Interpolation(alpha=0.5).on_stage_start(around(net, epochs=2))
     wander(net, 1)
-    callback.after_epoch({"heldout_clean": 0.5})
+    callback.after_epoch({"heldout_clean": 0.5, "heldout_n": 20})
     wander(net, 2)
     other = build(seed=5)
     again = Interpolation(alpha=0.5).on_stage_start(around(other, epochs=2))
@@ -165,7 +180,7 @@ def test_goes_on_from_what_it_saved(build, around, wander, everything, same):
     again.scalars = dict(callback.scalars)
     again.restore({name: value.clone() for name, value in callback.tensors().items()})
     for one in (callback, again):
-        one.after_epoch({"heldout_clean": 0.4})
+        one.after_epoch({"heldout_clean": 0.4, "heldout_n": 20})
         one.on_stage_end()
     assert same(everything(net), everything(other))
 

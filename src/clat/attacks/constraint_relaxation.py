@@ -13,7 +13,7 @@ Each image goes through a program of its own, counted by `pair` and `t`:
   (1 + s) * eps, where what counts is the point projected into the eps-ball; ten in the eps-ball; ten more there
   after the perturbation was shrunk to (1 - s) * eps and noise of s * eps was added.
 * *Rounds*: a target is tried again only if its margin nearly vanished in the round before, or that of any wrong
-  class in a relaxed part (the published search asks for its own alone).
+  class in a relaxed part.
 """
 
 from __future__ import annotations

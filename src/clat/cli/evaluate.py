@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--protocol",
-        help="autoattack, standard, cr, pgd-20, ..., a TOML file, or composite: autoattack-sampled, fast (default: "
+        help="autoattack, apgd, cr, pgd-20, ..., a TOML file, or composite: autoattack-sampled, fast (default: "
         "pgd-20, or what --budget allows)",
     )
     parser.add_argument("--screen", help="of autoattack-sampled: cr, or apgd (default: cr)")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 import traceback
 from pathlib import Path
 
 from clat.core.errors import ClatError
+from clat.core.own_code import is_users
 
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-_OURS = Path(__file__).parents[1]
 
 
 def told(error: BaseException) -> ClatError | None:
@@ -29,7 +27,7 @@ def told(error: BaseException) -> ClatError | None:
             f"{place} is full: give a smaller --batch-size, or in training micro_batch or engine.checkpoint_blocks"
         )
     steps = traceback.extract_tb(error.__traceback__)
-    own = [step for step in steps if _is_users(step.filename)]
+    own = [step for step in steps if is_users(step.filename)]
     if own:
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}"
         return ClatError(f"your own code failed, {_reason(error)} ({where})")
@@ -43,13 +41,3 @@ def _reason(error: BaseException) -> str:
         return f"it left with exit code {error.code!r}"
     said = next(iter(str(error).strip().splitlines()), "")[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def _is_users(filename: str) -> bool:
-    """Return whether a file is neither the package's nor one that was installed."""
-    if filename.startswith("<"):
-        return False
-    path = Path(filename).resolve()
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places = [_OURS, Path(sys.prefix), *(Path(place) for place in installed if place)]
-    return not any(path.is_relative_to(place.resolve()) for place in places)

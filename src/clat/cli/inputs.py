@@ -22,11 +22,12 @@ from clat.core.formatting import counted
 from clat.core.notices import notice
 from clat.data import ImageSet, Loader, load_split
 from clat.data.channels import with_channels
+from clat.data.classes import are_numbers, numbered
 from clat.evaluation.dataset import PART_BYTES
 from clat.evaluation.subset import check_count
 from clat.models import load_model
 from clat.models.fitting import OtherOutputs
-from clat.models.output_names import are_numbers, in_other_order
+from clat.models.output_names import in_other_order
 from clat.models.registry import LIBRARIES
 from clat.models.settings import NetworkConfig
 from clat.network import modes
@@ -85,8 +86,8 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     order = in_other_order(model, images.class_names)
     if order is not None and options.classes is None:
         raise ClatError(
-            f"the model's outputs are {_listed(order)} by its configuration, the data's classes"
-            f" {_listed(images.class_names)}: say which order it is, --classes {_as_option(order)}"
+            f"the model's outputs are {numbered(order)} by its configuration, the data's classes"
+            f" {numbered(images.class_names)}: say which order it is, --classes {_as_option(order)}"
         )
     if (name := without_weights(options)) is not None:
         own = is_factory(name)
@@ -95,7 +96,9 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
         )
     foreign = options.weights is not None or ":" in options.model
     if foreign and not are_numbers(images.class_names):
-        notice(f"the network's outputs are taken for: {_listed(images.class_names)}; --classes gives another order")
+        notice(
+            f"the network's outputs are taken for: {numbered(images.class_names)}; --classes gives another order"
+        )
     return model.to(device).eval()
 
 
@@ -158,19 +161,13 @@ def _check_outputs(model: nn.Module, sample: Tensor, images: ImageSet) -> None:
 
 def _other_classes(having: str, outputs: int, images: ImageSet) -> ClatError:
     """Return the error for data of other classes than a network's outputs: which output is which, nobody knows."""
-    said = f"{having} {outputs} outputs, the data {images.num_classes} classes ({_listed(images.class_names)})"
+    said = f"{having} {outputs} outputs, the data {images.num_classes} classes ({numbered(images.class_names)})"
     if outputs < images.num_classes:
         return ClatError(f"{said}: check --data, or name a network with an output for each of them")
     return ClatError(
         f"{said}: check --data ('{images.name}'); if that is meant, list the classes of all outputs, in their "
         "order, with --classes FILE (a name a line), or name1,name2,..."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the numbers and names of the classes, in one line."""
-    numbered = [f"{number} {name}" for number, name in enumerate(names)]
-    return ", ".join(numbered if len(numbered) <= 12 else [*numbered[:10], "...", numbered[-1]])
 
 
 def _as_option(names: Sequence[str]) -> str:

@@ -90,6 +90,20 @@ def like_pictures(shape: Sequence[int]) -> bool:
     return channels_last(shape) and (long <= 2 * short or (shape[-1] == 3 and short >= 8))
 
 
+def like_layers(shape: Sequence[int]) -> bool:
+    """Return whether a shape is that of pictures with two or four channels that come last, as far as it tells.
+
+    Args:
+        shape: of one image or several, to be (..., C, H, W).
+
+    Returns:
+        True where the last side is 2 or 4, as of pictures with an alpha channel, and the two before are those of a
+        picture of 8 pixels or more.
+    """
+    short, long = sorted(shape[-3:-1])
+    return shape[-1] in (2, 4) and short >= 8 and long <= 2 * short
+
+
 def channels_first_wanted(shape: Sequence[int]) -> ClatError:
     """Return the error for images whose channels come last.
 

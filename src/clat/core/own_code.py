@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError
+
+_OURS = Path(__file__).parents[1]
 
 
 def find_object(name: str, shown: str) -> Any:
@@ -72,3 +76,20 @@ def current_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
+
+
+def is_users(filename: str) -> bool:
+    """Return whether a file of code is the user's: neither this package's nor one that was installed.
+
+    Args:
+        filename: as code objects name it.
+
+    Returns:
+        False also for what is no file, such as ``<string>``.
+    """
+    if filename.startswith("<"):
+        return False
+    path = Path(filename).resolve()
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places = [_OURS, Path(sys.prefix), *(Path(place) for place in installed if place)]
+    return not any(path.is_relative_to(place.resolve()) for place in places)

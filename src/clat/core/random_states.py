@@ -1,4 +1,4 @@
-"""The global random states that code of the user's draws from: read, to be compared, and put back."""
+"""The random states that code of the user's draws from, global ones and those of generators: read, and put back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,76 @@ import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def is_generator(value: object) -> bool:
+    """Return whether an object is a generator of random numbers whose state can be read and put back.
+
+    Args:
+        value: anything.
+
+    Returns:
+        True for those of torch, NumPy and Python; False for Python's that asks the operating system.
+    """
+    return isinstance(value, _GENERATORS) and not isinstance(value, random.SystemRandom)
+
+
+def generator_state(generator: Any) -> Any:
+    """Return the state of a generator.
+
+    Args:
+        generator: one that `is_generator` accepts.
+
+    Returns:
+        The state, which can be pickled.
+    """
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return (
+        generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
+    )
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put a generator's state back.
+
+    Args:
+        generator: the one that it is of.
+        state: what `generator_state` returned.
+    """
+    if isinstance(generator, torch.Generator):
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        generator.setstate(state)
+
+
+def seed_generator(generator: Any, seed: int) -> None:
+    """Seed a generator.
+
+    Args:
+        generator: one that `is_generator` accepts.
+        seed: a number of 63 bits, of which NumPy's older kind takes 32.
+    """
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    else:
+        generator.seed(seed)
 
 
 def global_states() -> tuple[bytes, ...]:

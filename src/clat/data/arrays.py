@@ -12,7 +12,7 @@ from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.data.classes import Labels
-from clat.data.pixels import by_channel
+from clat.data.pixels import by_channel, tensor_of
 
 _CHUNK = 1024
 """Images looked at together."""
@@ -37,7 +37,7 @@ def image_array(images: Any, where: str) -> Tensor:
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise ClatError(f"{where}: images are {images.dtype}, expected uint8, or floating point in [0, 1]")
         grey = images.ndim == 3
-        images = torch.from_numpy(np.ascontiguousarray(images if grey else by_channel(images)))
+        images = tensor_of(images if grey else by_channel(images, f"{where}: the array"), where)
     if not isinstance(images, Tensor):
         raise ClatError(f"{where}: images are a {kind_of(images)}, expected a torch.Tensor or a NumPy array")
     images = images.detach().cpu()

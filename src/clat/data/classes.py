@@ -48,6 +48,31 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else found)
 
 
+def are_numbers(class_names: Sequence[str]) -> bool:
+    """Return whether classes are called 0, 1, 2, ..., which is no name.
+
+    Args:
+        class_names: in the order of their numbers.
+
+    Returns:
+        True where they are.
+    """
+    return list(class_names) == list(map(str, range(len(class_names))))
+
+
+def numbered(class_names: Sequence[str]) -> str:
+    """Return the numbers and names of classes in one line.
+
+    Args:
+        class_names: in the order of their numbers.
+
+    Returns:
+        Such as "0 cat, 1 dog"; of more than twelve the first ten and the last.
+    """
+    found = [f"{number} {name}" for number, name in enumerate(class_names)]
+    return ", ".join(found if len(found) <= 12 else [*found[:10], "...", found[-1]])
+
+
 def whole_number(text: str) -> int | None:
     """Return the whole number that a text is, with a sign, a decimal point or zeros after it if it has them.
 
@@ -181,6 +206,16 @@ def number_classes(
     plain = given is None and own.names is None and own.values.dtype.kind == "i"
     if plain and first.names is None and first.values.dtype.kind != "i":  # numbers among the names of train
         spelt = {whole_number(name): name for name in first.values.tolist()}
+        own = Labels(np.array([spelt.get(value, str(value)) for value in own.values.tolist()], dtype=object))
+        plain = False
+    if plain and first.names is not None:
+        if not all(name.isdecimal() for name in first.names):
+            raise ClatError(
+                f"the labels of '{where}' are numbers, and the train split has classes with names"
+                f" ({', '.join(first.names[:3])}, ...): list the classes in the order of the numbers with classes"
+                " (--classes)"
+            )
+        spelt = {int(name): name for name in first.names}
         own = Labels(np.array([spelt.get(value, str(value)) for value in own.values.tolist()], dtype=object))
         plain = False
     if plain:

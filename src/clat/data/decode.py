@@ -61,7 +61,7 @@ class EncodedImages(LazyImages):
                 sizes = [f"{shape[2]}x{shape[1]}" for shape in (array.shape, self.shape)]
                 raise ClatError(
                     f"row {row} of {self.where} is {sizes[0]} pixels, the first image {sizes[1]}: give image_size "
-                    "(--image-size)"
+                    "(--image-size; in clat train --data.image_size)"
                 )
             target[...] = array
         return torch.from_numpy(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,16 +11,17 @@ import numpy as np
 
 from clat.core.errors import ClatError
 from clat.data.classes import Labels, class_name, class_order
-from clat.data.split_names import split_meant
+from clat.data.split_names import split_meant, word_of_split
 from clat.data.tree import IMAGES, Tree, ending, join
 
 
-def split_folders(tree: Tree, name: str) -> dict[str, str]:
+def split_folders(tree: Tree, name: str, classes: Collection[str] = ()) -> dict[str, str]:
     """Find the folders of the splits: those at the top that are called so, and nothing below them.
 
     Args:
         tree: the data set's folder.
         name: the data set's name, for messages.
+        classes: those that the user lists, which are no splits whatever they are called.
 
     Returns:
         The folder's path of each split, by the folder's name. All is ``train`` where the folders at the top are
@@ -30,6 +32,7 @@ def split_folders(tree: Tree, name: str) -> dict[str, str]:
     """
     top = tree.folders("")
     words = [folder for folder in top if split_meant(folder)]
+    _refuse_hidden_splits(tree, name, top, classes)
     others = [folder for folder in top if folder not in words and tree.holds(folder, IMAGES)]
     if not words:
         return {"train": ""}
@@ -45,6 +48,21 @@ def split_folders(tree: Tree, name: str) -> dict[str, str]:
         f"data set '{name}': are {', '.join(words)} beside {', '.join(others[:3])} splits or classes? Move the"
         " classes into one folder, or what belongs to no split away"
     )
+
+
+def _refuse_hidden_splits(tree: Tree, name: str, top: list[str], classes: Collection[str]) -> None:
+    """Raise an error where a part of their names makes all folders at the top splits: training_set, seg_test."""
+    holding = [folder for folder in top if tree.holds(folder, IMAGES)]
+    words = {folder: word_of_split(folder) for folder in holding}
+    hidden = [
+        folder for folder, word in words.items() if word and folder not in classes and not split_meant(folder)
+    ]
+    several = len({split_meant(word) for word in words.values() if word}) > 1
+    if hidden and several and all(_holds_folders_alone(tree, folder) for folder in holding):
+        raise ClatError(
+            f"data set '{name}': are {', '.join(hidden)} splits? Rename them train, test or validation; if they are"
+            " classes, list all with classes (--classes)"
+        )
 
 
 def class_splits(tree: Tree) -> list[str]:

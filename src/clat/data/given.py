@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from clat.core.checks import kind_of
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.data.arrays import image_array, label_array
 from clat.data.channels import with_channels
-from clat.data.classes import Classes, Labels, number_classes, read_classes
+from clat.data.classes import Classes, Labels, are_numbers, number_classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.datasets import default_resident_limit, load_split
 from clat.data.decode import EncodedImages
 from clat.data.hf_objects import has_transform, is_of_datasets, names_of_labels, open_dataset
 from clat.data.imageset import ImageSet
-from clat.data.items import DatasetImages, open_items, read_item_labels
+from clat.data.items import DatasetImages, declared_labels, open_items, read_item_labels
 from clat.data.lazy import FloatImages, LazyImages
-from clat.data.split_names import find_split, split_meant
+from clat.data.split_names import find_split, train_of
 from clat.data.torch_loader import dataset_of
 
 FORMS = (
@@ -93,8 +93,9 @@ def as_image_set(
     if isinstance(source, Mapping):
         splits = {str(name): part for name, part in source.items()}
         name, notes = find_split(split, splits, kind_of(source))
-        if train_labels is None and "train" in splits and split_meant(name) != "train":
-            train_labels = _labels_of(splits["train"], wanted)
+        train = train_of(splits, name)
+        if train_labels is None and train is not None:
+            train_labels = _labels_of(splits[train], wanted, image_size)
         source = splits[name]
         if isinstance(source, ImageSet):
             return _as_it_is(replace(source, notes=(*notes, *source.notes)), image_size, channels, classes)
@@ -178,7 +179,7 @@ def _of_table(dataset: Any, wanted: WantedColumns, split: str, image_size: int |
 
 def _of_items(dataset: Any, wanted: WantedColumns, split: str, image_size: int | None) -> _Found:
     """Read a torch data set, or anything that has a length and items."""
-    name = type(dataset).__name__
+    name = "arrays" if isinstance(dataset, _Mapped) else type(dataset).__name__
     where = f"the {split} data ({name})"
     if len(dataset) == 0:
         raise ClatError(f"{where} are empty")
@@ -186,13 +187,7 @@ def _of_items(dataset: Any, wanted: WantedColumns, split: str, image_size: int |
     values = read_item_labels(items)
     images = DatasetImages(items, values, size=image_size)
     named = _class_names(dataset, items.keys[1], values)
-    notes = []
-    if images.draws_at_random():
-        notes.append(
-            "items of the data set are drawn at random: anew in each epoch of training, beside data.augment, and"
-            " once for all that is measured"
-        )
-    return _Found(images, Labels(values, named), name, notes)
+    return _Found(images, Labels(values, named), name, images.notes_on_draws())
 
 
 def _numbered(
@@ -211,6 +206,8 @@ def _numbered(
         train = None
     elif own.names is None and own.values.dtype.kind == "i" and train is not None and train.names is not None:
         own = Labels(own.values, train.names)
+    elif train is not None and are_numbers(train.names or ()) and own.names is not None:
+        own = Labels(own.values)  # train has these numbers, without the names
     if own.names is not None and len(own.values) and own.values.max() >= len(own.names):
         row = int(own.values.argmax())
         raise ClatError(f"'{where}': row {row} has label {own.values[row]}, expected 0 to {len(own.names) - 1}")
@@ -235,19 +232,25 @@ def _numbered(
     return images.load() if isinstance(found.images, EncodedImages) and images.nbytes <= limit else images
 
 
-def _labels_of(source: Any, wanted: WantedColumns) -> Labels:
+def _labels_of(source: Any, wanted: WantedColumns, image_size: int | None) -> Labels:
     """The labels of the train split."""
     if isinstance(source, ImageSet):
         return Labels(source.labels.numpy(), source.class_names)
-    return _read(source, wanted, "train", None).labels
+    return _read(source, wanted, "train", image_size).labels
 
 
 def _class_names(dataset: Any, key: Any, values: np.ndarray) -> tuple[str, ...] | None:
-    """The `classes` of a data set, or of the one that it is a part of, where there are enough of them.
+    """The `classes` of a data set, or of the one that it is a part of, where they are the names of these labels.
 
-    Of one of ``datasets`` it is the names of its features; `key`: what an item calls its label.
+    They are where the labels that it says it has are these; of the data set itself, or a `Subset` of it, also where
+    it says nothing of them, and has no `target_transform`. Of one of ``datasets`` it is the names of its features;
+    `key`: what an item calls its label.
     """
-    names, rows = None, None
+    if isinstance(dataset, ConcatDataset):
+        parts = zip(dataset.datasets, np.split(values, dataset.cumulative_sizes[:-1]), strict=True)
+        found = {_class_names(part, key, own) for part, own in parts if len(own)}
+        return found.pop() if len(found) == 1 else None
+    names, rows, itself = None, None, True
     while dataset is not None:
         if is_of_datasets(dataset, "Dataset"):
             return names_of_labels(dataset, key, rows, values)
@@ -256,10 +259,16 @@ def _class_names(dataset: Any, key: Any, values: np.ndarray) -> tuple[str, ...] 
             break
         if isinstance(dataset, Subset):
             rows = list(dataset.indices) if rows is None else [dataset.indices[row] for row in rows]
+        else:
+            itself = False
         dataset = getattr(dataset, "dataset", None)
     if not isinstance(names, list | tuple) or len(names) <= values.max() or len(set(map(str, names))) < len(names):
         return None
-    return tuple(map(str, names))
+    said = declared_labels(dataset)
+    if said is None:
+        return tuple(map(str, names)) if itself and getattr(dataset, "target_transform", None) is None else None
+    said = said if rows is None or len(said) != len(dataset) else said[np.asarray(rows, dtype=np.int64)]
+    return tuple(map(str, names)) if np.array_equal(said, values) else None
 
 
 def _is_array(value: Any) -> bool:

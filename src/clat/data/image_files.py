@@ -57,7 +57,8 @@ def to_array(image: Image.Image, size: int | None = None, *, turn: bool = True) 
     """
     if size is None and max(image.size) > LARGEST:
         raise ValueError(
-            f"{image.width}x{image.height} pixels are too many for a network: give image_size (--image-size)"
+            f"{image.width}x{image.height} pixels are too many for a network: give image_size (--image-size; in"
+            " clat train --data.image_size)"
         )
     image = to_rgb(image, turn=turn)
     if size is not None and image.size != (size, size):

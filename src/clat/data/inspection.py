@@ -102,7 +102,10 @@ class DataReport:
         if (single := single_class(self.classes)) is not None:
             said.append(single)
         if len({size for split in self.splits for size in split.sizes}) > 1:
-            said.append("the images differ in size: give image_size (--image-size) to train and evaluate on them")
+            said.append(
+                "the images differ in size: give image_size (--image-size; in clat train --data.image_size) to"
+                " train and evaluate on them"
+            )
         return said
 
     def _repr_html_(self) -> str:

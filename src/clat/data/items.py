@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,17 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError, first_line
-from clat.core.random_states import global_states
+from clat.core.random_states import generator_state, global_states
 from clat.core.seeds import derive_seed
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
 from clat.data.draws import seeded_draws
+from clat.data.held_generators import held_generators
 from clat.data.lazy import LazyImages, default_workers
 from clat.data.pixels import to_pixels
 
 _FEW = 4096  # items that one process reads sooner than worker processes start
 _LOOKED_AT = 8  # items whose labels are compared with those that the data set says it has
+_FEW_PLACES, _MANY_PLACES = 8, 64  # at which an image is looked at that seems fixed, that seems random
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def open_items(dataset: Any, wanted: WantedColumns, where: str) -> Items:
 class DatasetImages(LazyImages):
     """The images of a data set's items.
 
-    What an item draws from torch on the CPU, `random` or NumPy follows from the place that asks and from its row.
+    What an item draws from torch on the CPU, `random`, NumPy or a generator that the data set holds follows from
+    the place that asks and from its row.
 
     Args:
         items: the data set.
@@ -94,6 +98,7 @@ class DatasetImages(LazyImages):
         self, items: Items, labels: np.ndarray, *, size: int | None = None, rows: Tensor | None = None
     ) -> None:
         self.items, self.labels, self.size = items, labels, size
+        self.generators = held_generators(items.dataset)
         self.rows = torch.arange(len(labels)) if rows is None else rows
         first = self.fetch_rows([0], (), None)
         self.shape, self.dtype = tuple(first.shape[1:]), first.dtype
@@ -117,7 +122,7 @@ class DatasetImages(LazyImages):
     ) -> Tensor:
         """Read these rows of the data set; `expected`: the shape and type of all images, if they are known."""
         made = []
-        with seeded_draws() as seed:
+        with seeded_draws(self.generators) as seed:
             for row in rows:
                 seed(derive_seed("item", *place, row))
                 image, label = self.items.read(row)
@@ -142,20 +147,45 @@ class DatasetImages(LazyImages):
                 raise ClatError(f"{self.items.where}: {error}") from None
         return batch
 
-    def draws_at_random(self) -> bool:
-        """Return True if the first image is another one at another place: a random transform is in the data set.
+    def notes_on_draws(self) -> list[str]:
+        """Look whether the first image is another one at another place, or at the same one.
 
-        Where reading it draws from torch, Python or NumPy it is looked at more often, as a transform may seldom
-        change anything.
+        Where reading it draws from torch, Python, NumPy or a generator that the data set holds it is looked at more
+        often, as a transform may seldom change anything. Images that no seed decides are read in this process from
+        then on: worker processes that start anew in each epoch would draw the same in each.
+
+        Returns:
+            One note on a random transform that is in the data set, or none.
         """
-        with seeded_draws() as seed:
+        row = int(self.rows[0])
+        with seeded_draws(self.generators) as seed:
             seed(0)
-            before = global_states()
-            self.items.read(int(self.rows[0]))
-            places = 8 if global_states() == before else 64
-        first = self.fetch_rows([int(self.rows[0])], (0,), None)
-        others = (self.fetch_rows([int(self.rows[0])], (place,), None) for place in range(1, places))
-        return any(other.shape != first.shape or not torch.equal(other, first) for other in others)
+            before = self._states()
+            self.items.read(row)
+            places = _FEW_PLACES if self._states() == before else _MANY_PLACES
+        first = [self.fetch_rows([row], (place,), None) for place in range(places)]
+        again = [self.fetch_rows([row], (place,), None) for place in range(_FEW_PLACES)]
+        if not all(map(_alike, first, again)):
+            self.at_hand = True
+            return [
+                "items of the data set are drawn at random, and no seed decides on them: no run can be repeated or"
+                " resumed as it was, and what is measured changes with each reading; draw from torch, random,"
+                " NumPy, or a generator that the data set holds"
+            ]
+        if all(_alike(first[0], other) for other in first):
+            return []
+        return [
+            "items of the data set are drawn at random: anew in each epoch of training, beside data.augment, and"
+            " once for all that is measured"
+        ]
+
+    def _states(self) -> tuple[bytes, ...]:
+        own = (pickle.dumps(generator_state(each)) for each in self.generators)
+        return *global_states(), *own
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def read_item_labels(items: Items) -> np.ndarray:
@@ -174,7 +204,7 @@ def read_item_labels(items: Items) -> np.ndarray:
         ClatError: as `Items.read`.
     """
     n = len(items.dataset)
-    said = _declared(items.dataset)
+    said = declared_labels(items.dataset)
     if said is not None and len(said) == n:
         looked_at = {round(k * (n - 1) / (_LOOKED_AT - 1)) for k in range(_LOOKED_AT)}
         looked_at |= set(np.unique(said, return_index=True)[1].tolist())
@@ -194,7 +224,7 @@ def _read_labels(items: Items, rows: list[int]) -> np.ndarray:
         generator=torch.Generator(),
     )
     found: list[int] = []
-    with seeded_draws():
+    with seeded_draws(held_generators(items.dataset)):
         for part in parts:
             if isinstance(part, ClatError):
                 raise part
@@ -237,17 +267,24 @@ def raw_item(dataset: Any, row: int, where: str) -> Any:
         raise ClatError(f"item {row} of {where} failed, {type(error).__name__}: {first_line(error)}") from error
 
 
-def _declared(dataset: Any) -> np.ndarray | None:
-    """The class numbers that a data set says it has, int64; None where it says nothing."""
+def declared_labels(dataset: Any) -> np.ndarray | None:
+    """Return the class numbers that a data set says it has, in `targets`, `labels` or `_labels`.
+
+    Args:
+        dataset: any torch data set; of a `Subset` or `ConcatDataset` it is what the data sets inside say.
+
+    Returns:
+        int64, (N,), which need not be what its items have; None where it says nothing.
+    """
     if isinstance(dataset, Subset):
-        inside = _declared(dataset.dataset)
+        inside = declared_labels(dataset.dataset)
         return None if inside is None else inside[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        parts = [_declared(part) for part in dataset.datasets]
+        parts = [declared_labels(part) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
         return np.concatenate(known) if len(known) == len(parts) else None
     found = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else None
-    for name in ("targets", "labels"):
+    for name in ("targets", "labels", "_labels"):  # torchvision has all three
         found = getattr(dataset, name, None) if found is None else found
     try:
         values = np.asarray(found)

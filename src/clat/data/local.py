@@ -17,7 +17,7 @@ from clat.data.classes import Labels, class_order
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
 from clat.data.folders import ClassFolders, class_splits, split_folders
 from clat.data.lists import LISTS, named_lists, read_list
-from clat.data.split_names import split_meant
+from clat.data.split_names import split_meant, train_of
 from clat.data.tables import TABLES, find_tables, image_paths, missing_shards, open_rows, read_columns, read_labels
 from clat.data.tree import IMAGES, Tree, join, read_tree, shown
 
@@ -146,7 +146,7 @@ class Tables:
         return Part(rows, columns.image, labels, notes, root, _outside(self.tree, image_paths(rows, columns.image)))
 
     def known_labels(self, split: str) -> Labels | None:
-        train = _train_of(self.splits, split)
+        train = train_of(self.splits, split)
         if train is None:
             return None
         columns = read_columns(self.tree.root, self.files[train], self.wanted, self.name)
@@ -168,7 +168,7 @@ class ImageFiles:
         """Return the folder of each split; none where only the names of lists tell the splits apart."""
         if named_lists(self.tree) and not class_splits(self.tree):
             return {}
-        found = split_folders(self.tree, self.name)
+        found = split_folders(self.tree, self.name, self.wanted.classes or ())
         return {split: ClassFolders(self.tree, at, self.name, self.wanted.classes) for split, at in found.items()}
 
     @cached_property
@@ -203,7 +203,7 @@ class ImageFiles:
         return Part(Files(paths), "image", labels, notes, self.tree.root, outside)
 
     def known_labels(self, split: str) -> Labels | None:
-        train = _train_of(self.splits, split)
+        train = train_of(self.splits, split)
         if train is not None and self._listed(train):
             return self._from_list(train)[1]
         if split_meant(split) == "train" or (train is None and self._listed(split)):
@@ -238,10 +238,3 @@ def _outside(tree: Tree, paths: Iterable[str]) -> tuple[str, ...]:
     named = dict.fromkeys(paths)
     inside = set(tree.below("")) if named else ()
     return tuple(path for path in named if path not in inside)
-
-
-def _train_of(splits: tuple[str, ...], split: str) -> str | None:
-    """Return the train split, where there is one besides `split`."""
-    found = [one for one in splits if split_meant(one) == "train"]
-    found = ["train"] if "train" in found else found
-    return found[0] if len(found) == 1 and split_meant(split) != "train" else None

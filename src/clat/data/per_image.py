@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor
 from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError, first_line
 from clat.data.draws import seeded_draws
+from clat.data.held_generators import held_generators
 
 
 @dataclass(frozen=True)
 class PerImage:
     """Augments a batch with a callable that takes one image (`clat.data.BatchAugment`).
 
-    Whatever the callable draws from torch on the CPU, `random` or NumPy follows from the seed, the epoch and the
-    image's place in the batch alone; the global states are left as they were. So it runs on the CPU.
+    Whatever the callable draws from torch on the CPU, `random`, NumPy or a generator that it holds follows from
+    the seed, the epoch and the image's place in the batch alone; all states are left as they were. So it runs on
+    the CPU.
     """
 
     transform: Callable[[Tensor], Any]
@@ -32,6 +35,11 @@ class PerImage:
                 f"the augmentation is {self.transform!r}: expected a callable, image (C, H, W) to image; a name "
                 "belongs to the recipe, data.augment"
             )
+
+    @cached_property
+    def generators(self) -> list[Any]:
+        """Return the generators that the callable holds."""
+        return held_generators(self.transform)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Return a seed for each of n images: int64, shape (n, 1), on the generator's device."""
@@ -54,7 +62,7 @@ class PerImage:
             params = self.draw(len(images), params)
         if not len(images):
             return images.clone()
-        with seeded_draws() as seed:
+        with seeded_draws(self.generators) as seed:
             made = []
             for image, number in zip(images.cpu(), params[:, 0].tolist(), strict=True):
                 seed(number)

@@ -23,7 +23,7 @@ from clat.data.classes import Labels, number_classes
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
 from clat.data.fetch import KNOWN
 from clat.data.local import Part, Source, open_folder
-from clat.data.split_names import find_split, split_meant
+from clat.data.split_names import find_split, train_of
 from clat.data.tables import Columns, arrow_labels, missing_shards
 from clat.data.tables import hf_cache as _hf_cache
 
@@ -217,9 +217,10 @@ class Hub:
 
         Where the classes have no names, the numbers are counted in train.
         """
-        if split_meant(split) == "train" or "train" not in self.splits:
+        train = train_of(self.splits, split)
+        if train is None:
             return None
-        rows, columns = self._open("train")
+        rows, columns = self._open(train)
         if columns.names is not None:
             return Labels(np.array([], dtype=np.int64), columns.names)
         return arrow_labels(rows.data.column(columns.label), columns, self.name)

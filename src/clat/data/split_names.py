@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,6 +28,42 @@ def split_meant(name: str) -> str | None:
     'validation'
     """
     return next((split for split, words in _WORDS.items() if name.casefold() in words), None)
+
+
+def word_of_split(name: str) -> str | None:
+    """Return the word in a name that is one for a split.
+
+    Args:
+        name: of a folder, or of a file without its ending.
+
+    Returns:
+        The only such word between dashes, underscores, dots, spaces, digits and the ends; None where there is none,
+        or several of different meaning.
+
+    >>> word_of_split("mnist_train"), word_of_split("val2017"), word_of_split("train-test"), word_of_split("trains")
+    ('train', 'val', None, None)
+    """
+    words = [word for word in re.split(r"[-_. \d]+", name) if split_meant(word)]
+    return words[0] if len({split_meant(word) for word in words}) == 1 else None
+
+
+def train_of(splits: Iterable[str], split: str) -> str | None:
+    """Return the train split, which decides on the numbers of the classes.
+
+    Args:
+        splits: the names of those that are there.
+        split: the one that is read.
+
+    Returns:
+        The name of one that means train, `train` itself first; None where there is none or several, or `split` is
+        it.
+
+    >>> train_of(["training", "test"], "test")
+    'training'
+    """
+    found = [one for one in splits if split_meant(one) == "train"]
+    found = ["train"] if "train" in found else found
+    return found[0] if len(found) == 1 and split_meant(split) != "train" else None
 
 
 def find_split(

@@ -25,11 +25,12 @@ from clat.data.batches import read_batches, read_schema
 from clat.data.classes import Labels
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
 from clat.data.lists import leading_word
-from clat.data.split_names import split_meant
+from clat.data.split_names import split_meant, word_of_split
 from clat.data.tree import Tree, ending
 
 TABLES = frozenset((".parquet", ".arrow"))
 
+_NUMBER = re.compile(r"(-of-\d+)|[-_. ]*\d+")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
 
 
@@ -46,7 +47,7 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
     """Find the Parquet and Arrow files of each split.
 
     They are those in a folder of the split's name, else those whose names begin with it
-    (``train-00000-of-00003.parquet``).
+    (``train-00000-of-00003.parquet``) or have it among their words (``mnist_train.parquet``).
 
     Args:
         tree: the data set's folder.
@@ -56,7 +57,8 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
         The paths of each split, by its name; all are ``train`` where none says a split.
 
     Raises:
-        ClatError: a file of no split among others that have one, or a split in several folders.
+        ClatError: a file of no split among others that have one, a split in several folders, or files that may be
+            several versions of one split.
     """
     found: dict[str, list[str]] = {}
     unnamed: list[str] = []
@@ -70,6 +72,8 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
             split = folders[0]
         elif split_meant(word):
             split = word
+        elif (inside := word_of_split(os.path.splitext(file)[0])) is not None:
+            split = inside
         elif shard and shard[1] != "data":
             split = shard[1]
         else:
@@ -89,7 +93,18 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
                 f"split '{split}' of data set '{name}' lies in several folders ({', '.join(folders)}): give one of"
                 " them as the data set"
             )
+        versions = {_NUMBER.sub(_count_alone, os.path.basename(path)): path for path in paths}
+        if len(versions) > 1 and not all(path.startswith(f"{split}/") for path in paths):
+            raise ClatError(
+                f"data set '{name}': {' and '.join(list(versions.values())[:2])} may both be split '{split}': keep"
+                f" one of them, or put all that belongs to it into the folder {split}"
+            )
     return found
+
+
+def _count_alone(number: re.Match[str]) -> str:
+    """Return nothing for the number of a file among a split's, and how many there are, if its name says so."""
+    return number[1] or ""
 
 
 def missing_shards(paths: Sequence[str]) -> list[str]:

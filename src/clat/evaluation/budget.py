@@ -25,7 +25,7 @@ from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
 from clat.network.fingerprint import device_of
 
-LADDER = ("autoattack", SAMPLED, "standard", "cr", "pgd-20")
+LADDER = ("autoattack", SAMPLED, "apgd", "cr", "pgd-20")
 """Protocols and plans, the strongest first. `autoattack-sampled`: as `autoattack`, within an interval."""
 ENOUGH = 500
 """Images, with which a stronger protocol is better than a weaker one with more."""

@@ -95,7 +95,7 @@ def eps_curve(
         y: their labels, (N,) int64.
         eps: the sizes, or one of them, numbers or fractions such as "8/255"; 0 adds the clean accuracy.
         protocol: a built-in name, a TOML file or a Protocol.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or of protocols of APGD alone "l1".
         options: further ones of `clat.evaluate`.
 
     Returns:
@@ -138,7 +138,7 @@ def trace_curve(measure: Callable[[Fraction], Evaluation], eps: Sequence[Size], 
     Args:
         measure: returns the evaluation at an eps, which is above 0.
         eps: the sizes, numbers or fractions, in any order; one that is there twice counts once.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or of protocols of APGD alone "l1".
 
     Returns:
         The accuracies by rising eps.

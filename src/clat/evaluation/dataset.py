@@ -17,6 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.memory import release_freed_memory
 from clat.core.units import Size
 from clat.data import ImageSet, Loader
+from clat.data.classes import are_numbers
 from clat.evaluation.effort import survivor_passes
 from clat.evaluation.evaluate import BATCH_SIZE, evaluate
 from clat.evaluation.job import Report
@@ -25,7 +26,7 @@ from clat.evaluation.result import Evaluation
 from clat.evaluation.shares import Shares, cut_shares
 from clat.evaluation.state import Extent
 from clat.evaluation.subset import check_ids
-from clat.models.output_names import are_numbers, first_names, in_other_order
+from clat.models.output_names import first_names, in_other_order
 from clat.network import modes
 from clat.network.cost import Cost
 from clat.network.edge import unwrapped

@@ -58,18 +58,19 @@ def evaluate(
     about: dict[str, Any] | None = None,
     extent: Extent | None = None,
 ) -> Evaluation:
-    """Evaluate a network on images in memory under a protocol.
+    """Evaluate a network on images under a protocol.
 
-    The images may live on the CPU with the model on a GPU. The model runs in evaluation mode and is left without a
-    trace.
+    Images in memory may live on the CPU with the model on a GPU; others are read in parts. The model runs in
+    evaluation mode and is left without a trace.
 
     Args:
         model: an image classifier that takes images in [0, 1] and returns logits.
-        x: images in [0, 1], (N, C, H, W).
-        y: their labels, (N,) int64.
+        x: images in [0, 1], (N, C, H, W); or images with their labels, in any form that `clat.as_image_set`
+            takes: a data set, a loader, a path.
+        y: their labels, (N,) int64; None: x has them.
         protocol: a built-in name (`clat.evaluation.protocols.PROTOCOLS`), a TOML file or a Protocol.
         eps: the radius, a number or a fraction such as "8/255".
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or of protocols of APGD alone "l1".
         batch_size: samples attacked at a time, at most: on a CPU no more than CPU_BYTES of `clat.attacks.search`
             hold.
         seed: of all random choices, which belong to a sample's number in `ids` and not to its batch.

@@ -82,18 +82,42 @@ def heldout_accuracies(
     Returns:
         Clean and robust accuracy on all images, in [0, 1].
     """
-    first, every = (0, 1) if engine.shards else (engine.rank, engine.world)
-    mine, labels = (part[first::every] for part in (x, y))
+    mine, labels = _share(engine, x, y)
     with engine.autocast():
         correct = heldout_correct(
-            model,
-            engine.images(mine),
-            labels,
-            attack,
-            batch_size=batch_size,
-            seed=seed,
-            micro_batch=micro_batch,
+            model, mine, labels, attack, batch_size=batch_size, seed=seed, micro_batch=micro_batch
         )
     counts = correct if engine.shards else engine.total(correct)
     clean, robust = (counts.double() / len(x)).tolist()
     return clean, robust
+
+
+def heldout_clean_accuracy(
+    model: nn.Module, engine: Engine, x: Tensor, y: Tensor, *, batch_size: int, micro_batch: int | None = None
+) -> float:
+    """Measure clean accuracy alone, each process taking its share and all learning the same.
+
+    Args:
+        model: as for `heldout_accuracies`, as are the others.
+        engine: sets device, precision and memory layout, and knows the processes.
+        x: all images.
+        y: their labels.
+        batch_size: images of a batch in one process.
+        micro_batch: so many images of a batch, at most, are in the network at a time; None: all.
+
+    Returns:
+        In [0, 1], to the bit what `heldout_accuracies` finds.
+    """
+    mine, labels = _share(engine, x, y)
+    correct = torch.zeros(1, dtype=torch.int64, device=x.device)
+    with engine.autocast(), modes.attack_mode(model), torch.no_grad():
+        for part, wanted in zip(mine.split(batch_size), labels.split(batch_size), strict=True):
+            for rows in batch_parts(len(part), micro_batch):
+                correct += (model(part[rows]).argmax(1) == wanted[rows]).sum()
+    return float((correct if engine.shards else engine.total(correct)).item()) / len(x)
+
+
+def _share(engine: Engine, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return this process's images and labels; all of them where the network is shared out."""
+    first, every = (0, 1) if engine.shards else (engine.rank, engine.world)
+    return engine.images(x[first::every]), y[first::every]

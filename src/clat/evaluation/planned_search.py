@@ -82,7 +82,7 @@ def plan_searches(
     for position, spec in enumerate(protocol.attacks):
         if threat.norm == "l1" and spec.attack not in IN_L1:
             raise ClatError(
-                f"attack '{spec.attack}' knows no l1: take a protocol of apgd alone, such as apgd-l1 or standard"
+                f"attack '{spec.attack}' knows no l1: take a protocol of apgd alone, such as apgd-l1 or apgd"
             )
         spec_targets = spec.targets
         if spec_targets is not None and spec_targets > classes - 1:

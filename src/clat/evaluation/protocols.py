@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from clat.attacks.square import AUTOATTACK_SCHEDULE
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
+from clat.core.notices import notice
 from clat.core.parsing import parse_toml
 from clat.core.plugins import PluginKind, is_path
 from clat.core.units import parse_size
@@ -315,6 +316,8 @@ ONE_STEP = {
 """FGSM as published (Goodfellow et al. 2015), and that of Fast-AT, from a random start (Wong et al. 2020)."""
 
 PROTOCOLS: dict[str, Protocol] = {}
+FORMER = {"standard": "apgd"}
+"""Names that protocols had before, and have now."""
 OWN_PROTOCOLS = PluginKind("protocol", "clat.protocols")
 
 PLANS = ("autoattack-sampled", "fast")
@@ -332,7 +335,7 @@ def _pgd(steps: int) -> AttackSpec:
 
 _built_in("cr", AttackSpec(attack="cr"))
 _built_in("screen", _pgd(20), num_samples=1000)
-_built_in("standard", _APGD_CE, _APGD_T)
+_built_in("apgd", _APGD_CE, _APGD_T)
 _built_in("autoattack", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=9), _SQUARE)
 _built_in("clat-v1", _APGD_CE)
 _built_in("clat-v2", _APGD_CE, _APGD_T, AttackSpec(attack="fab", steps=100, targets=3), _SQUARE)
@@ -376,6 +379,10 @@ def find_protocol(name: str | Path | Protocol, *, also: Iterable[str] = ()) -> P
         return name
     if str(name) in PROTOCOLS:
         return PROTOCOLS[str(name)]
+    if str(name) in FORMER:
+        new = FORMER[str(name)]
+        notice(f"protocol '{name}' is called '{new}' now; AutoAttack's own standard version is 'autoattack'")
+        return PROTOCOLS[new]
     if str(name) in PLANS:
         raise ClatError(f"'{name}' is more than a protocol: it goes with `clat evaluate --protocol {name}` alone")
     path = Path(name)

@@ -153,7 +153,7 @@ def transfer(
         y: their labels, (N,) int64.
         eps: the radius, a number or a fraction such as "8/255".
         protocol: how the examples are made, as for `clat.evaluate`.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or of protocols of APGD alone "l1".
         batch_size: samples attacked at a time.
         seed: of the attacks.
         report: told how far each attack is, the attacker's name before the attack's.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from clat.data.classes import are_numbers
 from clat.models.fitting import bare
 
 
@@ -53,18 +54,6 @@ def in_other_order(model: nn.Module, class_names: Sequence[str]) -> list[str] | 
         return None
     order = [given[name] for name in named]
     return None if order == list(class_names) else order
-
-
-def are_numbers(class_names: Sequence[str]) -> bool:
-    """Return whether classes are called 0, 1, 2, ..., which is no name.
-
-    Args:
-        class_names: in the order of their numbers.
-
-    Returns:
-        True where they are.
-    """
-    return list(class_names) == list(map(str, range(len(class_names))))
 
 
 def first_names(names: Sequence[str], most: int = 5) -> str:

@@ -23,11 +23,11 @@ from clat.core.errors import ClatError
 from clat.core.files import claim_output
 from clat.core.notices import notice
 from clat.core.version import __version__
+from clat.data.classes import are_numbers
 from clat.evaluation.result import EvaluationRecord
 from clat.models import huggingface
 from clat.models.files import load_weights, save_weights
 from clat.models.fitting import bare, fitting_entries
-from clat.models.output_names import are_numbers
 from clat.models.registry import load_model
 from clat.models.settings import NetworkConfig
 from clat.network.fingerprint import fingerprint, structure_hash

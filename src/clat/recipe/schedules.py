@@ -10,6 +10,7 @@ from clat.core.errors import ClatError
 from clat.core.formatting import counted
 
 _START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
+_ONE_CYCLE_PEAK = 0.025  # of Wang et al. 2023
 
 _ROUNDING = 1e-9
 """Of a progress within an epoch, which is less than a step: 0.6 of three epochs is 0.19999999999999998 of them."""
@@ -38,6 +39,9 @@ class Schedule:
     start: float = 0.0
     """Epochs of the schedule that lie behind where it is taken up, and are part of its span: a stage's own goes on
     where another stopped."""
+    momentum: tuple[float, float] | None = None
+    """Largest and smallest momentum of a one-cycle, which falls while the rate rises and rises while it falls; of
+    an optimizer that has betas its first one. None: the optimizer's own. PyTorch's one-cycle has (0.95, 0.85)."""
     warmup: float = 0.0
     """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
     then takes the rest of the span."""
@@ -59,6 +63,13 @@ class Schedule:
             raise ClatError(
                 f"schedule.warmup is {self.warmup}, but '{self.kind}' rises by itself: give schedule.peak"
             )
+        if self.momentum is not None:
+            if self.kind != "one-cycle":
+                raise ClatError(f"schedule.momentum belongs to 'one-cycle': '{self.kind}' leaves the optimizer's")
+            if not 0 <= self.momentum[1] <= self.momentum[0] < 1:
+                raise ClatError(
+                    f"schedule.momentum is {list(self.momentum)}: expected the largest and the smallest, in [0, 1)"
+                )
         if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
 
@@ -118,6 +129,24 @@ def learning_rate(schedule: Schedule, epochs_done: float, span: int) -> float:
     return _rate(schedule, min((epochs_done - schedule.warmup) / (length - schedule.warmup), 1.0))
 
 
+def momentum(schedule: Schedule, epochs_done: float, span: int) -> float | None:
+    """Return the momentum at a place of a schedule.
+
+    Args:
+        schedule: what it follows.
+        epochs_done: as for `learning_rate`.
+        span: as for `learning_rate`.
+
+    Returns:
+        In [0, 1); None where the optimizer keeps its own.
+    """
+    if schedule.momentum is None:
+        return None
+    high, low = schedule.momentum
+    progress = min((epochs_done + schedule.start) / _length(schedule, span), 1.0)
+    return high - (high - low) * _wave(progress, schedule.peak or _ONE_CYCLE_PEAK)
+
+
 def _length(schedule: Schedule, span: int) -> float:
     """Return the epochs of the whole schedule, of which `span` are trained."""
     return schedule.epochs or schedule.start + span
@@ -133,10 +162,15 @@ def _rate(schedule: Schedule, progress: float) -> float:
     if schedule.kind == "cyclic":
         return schedule.lr * _height(progress, schedule.peak or 0.5)
     if schedule.kind == "one-cycle":
-        peak = schedule.peak or 0.025
+        peak = schedule.peak or _ONE_CYCLE_PEAK
         low = schedule.lr / (_START if progress < peak else _START * _END)
-        return low + (schedule.lr - low) * 0.5 * (1 - math.cos(math.pi * _height(progress, peak)))
+        return low + (schedule.lr - low) * _wave(progress, peak)
     return schedule.lr
+
+
+def _wave(progress: float, peak: float) -> float:
+    """Return 0 at both ends and 1 at `peak`, along a cosine between."""
+    return 0.5 * (1 - math.cos(math.pi * _height(progress, peak)))
 
 
 def _height(progress: float, peak: float) -> float:

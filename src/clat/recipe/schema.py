@@ -19,7 +19,7 @@ from clat.recipe.data_settings import DataConfig
 from clat.recipe.eps_schedule import EpsSchedule
 from clat.recipe.loggers import check_loggers
 from clat.recipe.optimizer import AnyOptimizer, OptimizerConfig, TorchOptimizer
-from clat.recipe.schedules import Schedule, learning_rate
+from clat.recipe.schedules import Schedule, learning_rate, momentum
 from clat.recipe.sharding import check_sharding
 from clat.runtime.engine import EngineConfig
 from clat.treatments import AnyTreatment, Treatment
@@ -300,7 +300,23 @@ class Recipe:
         Returns:
             The rate of the stage's own schedule, or else of the run's.
         """
+        return learning_rate(*self._on_schedule(stage, done))
+
+    def momentum(self, stage: int, done: float) -> float | None:
+        """Return the schedule's momentum at a place of a stage.
+
+        Args:
+            stage: as for `learning_rate`.
+            done: as for `learning_rate`.
+
+        Returns:
+            The momentum; None where the optimizer keeps its own.
+        """
+        return momentum(*self._on_schedule(stage, done))
+
+    def _on_schedule(self, stage: int, done: float) -> tuple[Schedule, float, int]:
+        """Return the schedule of a stage, the epochs since it began, and those that are trained under it."""
         own = self.stages[stage].schedule
         if own is not None:
-            return learning_rate(own, done - self.first_epoch(stage), self.stages[stage].epochs)
-        return learning_rate(self.schedule, done, self.total_epochs)
+            return own, done - self.first_epoch(stage), self.stages[stage].epochs
+        return self.schedule, done, self.total_epochs

@@ -54,6 +54,20 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("rate", 1.0)
 
 
+def set_momentum(optimizer: torch.optim.Optimizer, momentum: float | None) -> None:
+    """Have the next step taken with a momentum, which is the first beta of an optimizer that has betas.
+
+    Args:
+        optimizer: as `build_optimizer` gives it; one that has neither is left as it is.
+        momentum: in [0, 1); None: as it is.
+    """
+    for group in optimizer.param_groups if momentum is not None else ():
+        if "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        elif "momentum" in group:
+            group["momentum"] = momentum
+
+
 def state_of(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> OptimizerState:
     """Return what the optimizer remembers, for parameters that have taken a step.
 

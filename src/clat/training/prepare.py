@@ -17,7 +17,7 @@ from clat.core.random_states import preserve_all_states
 from clat.core.seeds import derive_seed, generator, seed_global
 from clat.data import BatchAugment, Extra, ImageSet, Loader, as_train_and_test, hold_out, load_split, open_generated
 from clat.data.channels import with_channels
-from clat.data.classes import check_trainable
+from clat.data.classes import are_numbers, check_trainable, numbered
 from clat.data.per_image import PerImage
 from clat.data.splits import images_in_both, mixed
 from clat.evaluation.protocols import find_protocol
@@ -35,6 +35,8 @@ from clat.training.frozen import frozen_parameters, movable_layers
 from clat.training.picks import check_picks, check_whole
 from clat.training.trial import check_model, check_single, check_training_mode, trainable
 
+_TRIED = 8
+"""Images that an augmentation is tried on."""
 Data = Any
 """Train and test images: see `clat.data.as_train_and_test`. The held-out part is cut from train."""
 
@@ -154,10 +156,12 @@ def prepare(
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     check_blocks(recipe.engine, model, sample)
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
+    if extra is not None and not are_numbers(train_set.class_names):
+        notice(f"labels of the extra images are taken for {numbered(train_set.class_names)}")
     batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, processes, extra, batch_augment)
-    if batch_augment is not None:  # does it suit the image size?
-        batch_augment(train_set.take(1).pixels(), batch_augment.draw(1, generator(recipe.seed)))
+    if batch_augment is not None:
+        _try_augmentation(batch_augment, train_set, recipe.seed)
     parts = batch_parts(loader.batch_size // processes, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
@@ -167,6 +171,17 @@ def prepare(
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
     return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), frozen, **own)
+
+
+def _try_augmentation(augment: BatchAugment, images: ImageSet, seed: int) -> None:
+    """Augment some images twice: does it suit their size, and do the same numbers give the same images?"""
+    few = images.take(min(_TRIED, len(images))).pixels()
+    params = augment.draw(len(few), generator(seed))
+    if not torch.equal(augment(few, params), augment(few, params)):
+        notice(
+            "the augmentation draws from a generator that no seed reaches, so that no run can be repeated or"
+            " resumed as it was: draw from torch, random, NumPy, or a generator that the callable holds"
+        )
 
 
 def train_loader(

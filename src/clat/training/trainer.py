@@ -31,6 +31,7 @@ from clat.training.flags import StepFlags
 from clat.training.interrupt import StopFlag, stop_if_asked
 from clat.training.log import RunLog
 from clat.training.monitor import check_heldout, watch
+from clat.training.optimizer import set_momentum
 from clat.training.pace import RunPace
 from clat.training.ranking import choose_layers
 from clat.training.saving import STATE, RunFiles, diverged
@@ -190,6 +191,7 @@ class Trainer:
         with self.log.bar(label, batches, progress.step, self.pace.within(progress.epoch)) as advance:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
+                set_momentum(self.runner.trainable.optimizer, self.recipe.momentum(progress.stage, self._done()))
                 # Dropout and the like draw from the global streams: seeded by place, like everything else.
                 seed_global(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as))
                 loss = self._train_step(self.engine.images(x), y, rate, flags)
@@ -265,8 +267,11 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         """Return the schedule's learning rate, callbacks aside."""
-        done = self.progress.epoch + self.progress.step / self.loader.num_batches
-        return self.recipe.learning_rate(self.progress.stage, done)
+        return self.recipe.learning_rate(self.progress.stage, self._done())
+
+    def _done(self) -> float:
+        """Return the epochs since the run began."""
+        return self.progress.epoch + self.progress.step / self.loader.num_batches
 
     def _finish_stage(self) -> None:
         progress, stage = self.progress, self.recipe.stages[self.progress.stage]

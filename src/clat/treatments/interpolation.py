@@ -19,7 +19,7 @@ from torch import Tensor
 from clat.attacks.settings import Attack
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
-from clat.evaluation.heldout import heldout_accuracies
+from clat.evaluation.heldout import heldout_accuracies, heldout_clean_accuracy
 from clat.network.exchange import copied, put, tensors_of
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
@@ -54,7 +54,8 @@ class Interpolation(Treatment):
     steps: int = 10
     """Steps of the PGD attack (2.5 * eps / steps each, from a random start) behind the robust accuracy."""
     end: Literal["best-clean", "last"] = "best-clean"
-    """The end of the line: the epoch with the best clean accuracy in the held-out checks (RiFT), or the last."""
+    """The end of the line: the epoch with the best clean accuracy on all held-out images, looked at after each
+    (RiFT), or the last."""
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not 0 <= self.alpha <= 1:
@@ -147,10 +148,17 @@ class Line(StageCallback):
         put(self.best, best)
 
     def after_epoch(self, check: dict[str, Any] | None) -> None:
-        if self.settings.end == "last" or check is None:
+        if self.settings.end == "last":
             return
-        if check["heldout_clean"] > self.scalars.get("best_clean", -1.0):
-            self.scalars["best_clean"] = check["heldout_clean"]
+        here = self.context
+        if check is not None and check["heldout_n"] == len(here.heldout[0]):
+            clean = check["heldout_clean"]
+        else:
+            clean = heldout_clean_accuracy(
+                self.model, here.engine, *here.heldout, batch_size=here.batch_size, micro_batch=here.micro_batch
+            )
+        if clean > self.scalars.get("best_clean", -1.0):
+            self.scalars["best_clean"] = clean
             self.best = copied(tensors_of(self.model))
 
     def on_stage_end(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ TABLES: tuple[PaperTable, ...] = (
     PaperTable(
         id="T8",
         title="Most critical layers",
-        shows="Which five layers of each network are the most critical after PGD-AT.",
+        shows="These five layers of each network are the most critical after PGD-AT.",
         kind="layers",
     ),
     PaperTable(

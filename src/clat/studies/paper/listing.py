@@ -43,7 +43,7 @@ def described(table: PaperTable) -> tuple[str, str, str]:
     ]
     if table.id in RECORDED:
         parts.append(f"recorded: {RECORDED[table.id]}")
-    return table.id, f"{table.title}. {table.shows}", "; ".join(parts)
+    return table.id, f"{table.title}. {table.claim}", "; ".join(parts)
 
 
 def run_count(table: PaperTable) -> int:

@@ -38,6 +38,11 @@ class PaperTable:
     """How ours differs from the paper's in all its rows."""
 
     @property
+    def claim(self) -> str:
+        """Return what it is meant to show, as what it is: the paper's claim."""
+        return f"The paper's claim: {self.shows}"
+
+    @property
     def paper(self) -> str:
         """Return the paper as printed.csv calls it."""
         return {"v1": "clat-v1", "cure": "cure"}.get(self.id.partition("-")[0], "clat-v2")

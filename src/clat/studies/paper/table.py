@@ -275,7 +275,7 @@ def table_data(request: Request, content: Content) -> dict[str, Any]:
         "id": table.id,
         "source": f"{table.paper}, {table.number}",
         "title": table.title,
-        "shows": table.shows,
+        "shows": table.claim,
         "scale": scale.name,
         "remark": "Networks at full width; nothing is trained." if counted else scale.remark,
         "outcome": content.outcome,
