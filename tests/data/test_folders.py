@@ -90,6 +90,20 @@ def test_splits_by_a_part_of_their_names_are_not_taken_for_classes(tmp_path: Pat
     assert set(found.values()) == set(names)
 
 
+@pytest.mark.parametrize("further", ["test_ood", "train_small", "val_v2", "train_unlabeled"])
+def test_a_further_split_whose_name_has_the_word_of_another(tmp_path: Path, further: str) -> None:
+    write_images(
+        tmp_path, *(f"{split}/{pet}/1.png" for split in ("train", "val", further) for pet in ("cat", "dog"))
+    )
+    assert len(load_split(tmp_path, further)) == 2
+
+
+def test_classes_of_which_some_have_the_word_of_a_split(tmp_path: Path) -> None:
+    names = [f"{word}/day/1.png" for word in ("test_tube", "train_station", "mug", "cup")]
+    pixels = write_images(tmp_path, *names)
+    assert classes_found(load_split(tmp_path), pixels) == {name: name.split("/")[0] for name in names}
+
+
 def test_a_further_split_beside_train_and_test(tmp_path: Path) -> None:
     pixels = write_images(tmp_path, "train/cat/1.png", "test/cat/2.png", "extra/cat/3.png")
     for split in ("train", "test", "extra"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from torch.utils.data import (
 from clat.core.errors import ClatError
 from clat.core.notices import Notice
 from clat.data import ImageSet, Loader, as_image_set, as_train_and_test, load_split
+from clat.data.items import DatasetImages
 
 from .conftest import encoded, picture
 
@@ -334,11 +336,48 @@ def test_generators_that_a_data_set_holds_follow_from_seed_epoch_and_row(dataset
     assert len(set(drawn)) == 3 * N
 
 
+class Deep(Dataset):
+    """Its generator stands beside annotations of thousands of objects, and beside files that are closed."""
+
+    _shared = np.random.default_rng()
+
+    def __init__(self, where: str, closed: Any) -> None:
+        self.where, self.closed = where, closed
+        self.annotations = [[{"box": [k, n]} for n in range(12)] for k in range(900)]
+        self.rng = np.random.RandomState(np.random.PCG64())
+
+    def __len__(self) -> int:
+        return N
+
+    @property
+    def of_module(self) -> Any:
+        return MODULE_S
+
+    def __getitem__(self, k: int) -> tuple[torch.Tensor, int]:
+        generator = {"attribute": self.rng, "class": self._shared, "property": self.of_module}[self.where]
+        return noisy(generator, k), k % 3
+
+
+@pytest.mark.parametrize("where", ["attribute", "class", "property"])
+def test_generators_are_found_beside_much_else(where: str, tmp_path: Any) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(3))
+    with np.load(tmp_path / "x.npz") as closed:
+        pass
+    found = as_image_set(Deep(where, closed))
+    assert "anew in each epoch" in found.notes[0]
+    again = pickle.loads(pickle.dumps(found.images))
+    place = (5,)
+    assert isinstance(found.images, DatasetImages)
+    assert torch.equal(again.fetch(torch.arange(N), place), found.images.fetch(torch.arange(N), place))
+
+
 def test_draws_that_no_seed_reaches_are_said_and_differ_in_each_epoch() -> None:
     found = as_image_set(Pairs(lambda k: (noisy(random.SystemRandom(), k), k % 3)))
     assert "no seed decides on them" in found.notes[0]
-    drawn = [float(x[0, 0, 0, 0]) for epoch in range(3) for x, _ in Loader(found, 3, workers=2).epoch(epoch)]
-    assert len(set(drawn)) == len(drawn)
+    wide = as_image_set(Pairs(lambda k: (noisy(random.SystemRandom(), k)[:1], k % 3)), channels=3)
+    for images in (found, wide):
+        drawn = [float(x[0, 0, 0, 0]) for epoch in range(3) for x, _ in Loader(images, 3, workers=2).epoch(epoch)]
+        assert len(set(drawn)) == len(drawn)
 
 
 class OwnSampler(Sampler):
@@ -549,6 +588,42 @@ def test_names_of_the_test_split_alone_are_left_out(train: Any) -> None:
     _, found = as_train_and_test((train, test))
     assert found.class_names == ("0", "1", "2")
     assert torch.equal(found.labels, LABELS)
+
+
+def test_numbers_for_names_are_brought_into_train_s_order() -> None:
+    """torchvision's ImageFolder sorts them as text."""
+    text = sorted(map(str, range(12)))
+    test = Pairs(lambda k: (IMAGES[k], k), targets=list(range(N)), classes=text)
+    _, found = as_train_and_test(((IMAGES, torch.arange(N)), test))
+    assert found.class_names == tuple(map(str, range(12)))
+    assert found.labels.tolist() == [int(text[k]) for k in range(N)]
+    mapped = {"train": hub(label=list("ab") * 6), "test": hub(label=[0, 1] * 6)}
+    mapped["test"] = mapped["test"].cast_column("label", datasets.ClassLabel(names=["b", "a"]))
+    assert as_image_set(mapped, "test").labels.tolist() == [1, 0] * 6
+
+
+class Chosen(Dataset):
+    """Rows of another data set, as libraries write it themselves."""
+
+    def __init__(self, dataset: Any, indices: Any) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, k: int) -> Any:
+        return self.dataset[self.indices[k]]
+
+
+def test_names_that_may_be_others_are_said_and_not_mixed_with_train_s() -> None:
+    train = Pairs(targets=LABELS.tolist(), classes=["ant", "bee", "cat"])
+    test = Pairs(lambda k: (IMAGES[k], k % 2), targets=[k % 2 for k in range(N)], classes=["bee", "cat"])
+    _, found = as_train_and_test((train, Chosen(test, np.arange(1, 7))))
+    assert found.labels.tolist() == [2, 1] * 3
+    unsure = Wraps(Pairs(lambda k: (IMAGES[k], k % 2), classes=["bee", "cat"]), int)
+    with pytest.raises(ClatError, match=r"has classes \(bee, cat, \.\.\.\), other than the train split's"):
+        as_train_and_test((train, unsure))
+    assert "its classes (bee, cat) are not taken" in as_image_set(unsure).notes[0]
 
 
 def test_a_mapping_s_training_split_decides_on_the_classes_whatever_word_it_has() -> None:

@@ -23,7 +23,8 @@ def test_splits_classes_counts_and_sizes(tmp_path: Path) -> None:
     assert (val.name, val.counts, val.sizes) == ("val", {"cat": 0, "dog": 2}, {(5, 4): 1, (7, 3): 1})
     assert report.lines() == [
         "val: no image of 1 of the 2 classes: cat",
-        "the images differ in size: give image_size (--image-size; in clat train --data.image_size) to train and evaluate on them",
+        "the images differ in size: give image_size (--image-size; in clat train --data.image_size) to train and"
+        " evaluate on them",
     ]
     assert report.split_table().row_count == 2
     assert report.class_table().row_count == 2

@@ -80,6 +80,20 @@ class TestSplitsOfTables:
         for number, split in enumerate(("train", "test", "val")):
             assert seeds(load_split(tmp_path / "set", split)) == [number]
 
+    def test_parts_whose_names_end_in_a_hash_or_say_no_split(self, parquet: WriteParquet, tmp_path: Path) -> None:
+        """As older conversions of the hub have them, and as splitting programs call theirs."""
+        made = parquet(pictures(2), folder="made") / "train-00000-of-00001.parquet"
+        forms = {
+            "hub": ("data/train-00000-of-00002-6f3344faa23e9b0a", "data/train-00001-of-00002-b42a775f407cee45"),
+            "plain": ("aa", "ab"),
+            "both": ("train_0001_of_0002", "train_0002_of_0002"),
+        }
+        for form, names in forms.items():
+            for number, name in enumerate(names):
+                (tmp_path / form / name).parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(pq.read_table(made).slice(number, 1), tmp_path / form / f"{name}.parquet")
+            assert seeds(load_split(tmp_path / form, "train")) == [0, 1]
+
     @pytest.mark.parametrize(
         "names",
         [
@@ -96,7 +110,7 @@ class TestSplitsOfTables:
             for name in names:
                 pq.write_table(pq.read_table(made), tmp_path / folder / f"{name}.parquet")
         said = refused(tmp_path / "set")
-        assert "may both be split 'train': keep one of them" in said
+        assert "both say split 'train': put all that belongs to it into a folder train" in said
         assert all(f"{name}.parquet" in said for name in names)
         assert len(load_split(tmp_path / "apart", "train")) == 4
 

@@ -21,7 +21,7 @@ from clat.core.threat_model import ThreatModel
 from clat.core.units import parse_size
 from clat.evaluation import PROTOCOLS, AttackSpec, Protocol, find_protocol
 from clat.evaluation.planned_search import plan_searches
-from clat.evaluation.protocols import ball_text, setting_text
+from clat.evaluation.protocols import ball_text, protocol_title, setting_text
 
 PGD_2 = AttackSpec(attack="pgd", steps=2)
 
@@ -60,6 +60,9 @@ def test_the_former_name_of_apgd_is_taken_and_told_apart_from_autoattack_s_stand
     with pytest.warns(Notice, match="'standard' is called 'apgd' now; AutoAttack's own standard version is"):
         found = find_protocol("standard")
     assert found is PROTOCOLS["apgd"]
+    recorded = {"name": "standard", "hash": found.hash}
+    assert protocol_title(recorded) == protocol_title({**found.data(), "name": "standard"}) == "apgd"
+    assert protocol_title({**PROTOCOLS["pgd-20"].data(), "name": "standard"}) == "standard"
 
 
 def test_what_the_names_stand_for() -> None:

@@ -16,7 +16,7 @@ from clat.evaluation import PROTOCOLS, evaluate_set
 from clat.models import load_weights
 from clat.recipe.toml import read_recipe
 from clat.runtime.jobs import schedule
-from clat.studies.finals import cells, finals_table, run_finals
+from clat.studies.finals import _folder_of, cells, finals_table, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study
 from clat.training.prepare import build_network
@@ -129,6 +129,12 @@ def test_what_is_there_is_not_measured_again(done, monkeypatch):
     finals(out, chosen)
     monkeypatch.setattr("clat.studies.measurement.evaluate_set", lambda *_, **__: pytest.fail("measured again"))
     finals(out, chosen)
+
+
+def test_results_under_the_former_name_of_a_protocol_are_found(tmp_path):
+    assert _folder_of("apgd", tmp_path) == "apgd"
+    (tmp_path / "standard").mkdir()
+    assert (_folder_of("apgd", tmp_path), _folder_of("pgd-20", tmp_path)) == ("standard", "pgd-20")
 
 
 def test_beside_one_another_they_give_what_they_give_serially(fresh, monkeypatch):

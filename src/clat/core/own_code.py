@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def current_directory_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
+@cache
 def is_users(filename: str) -> bool:
     """Return whether a file of code is the user's: neither this package's nor one that was installed.
 
@@ -89,7 +90,12 @@ def is_users(filename: str) -> bool:
     """
     if filename.startswith("<"):
         return False
-    path = Path(filename).resolve()
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places = [_OURS, Path(sys.prefix), *(Path(place) for place in installed if place)]
-    return not any(path.is_relative_to(place.resolve()) for place in places)
+    return not any(Path(filename).resolve().is_relative_to(place) for place in _installed())
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    """Return the folders of this package, of Python and of what was installed."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    places = [_OURS, Path(sys.prefix), *(Path(place) for name in names if (place := sysconfig.get_path(name)))]
+    return tuple(place.resolve() for place in places)

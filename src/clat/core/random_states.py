@@ -66,14 +66,14 @@ def seed_generator(generator: Any, seed: int) -> None:
 
     Args:
         generator: one that `is_generator` accepts.
-        seed: a number of 63 bits, of which NumPy's older kind takes 32.
+        seed: a number of 63 bits.
     """
     if isinstance(generator, torch.Generator):
         generator.manual_seed(seed)
     elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    elif isinstance(generator, np.random.RandomState):
-        generator.seed(seed % 2**32)
+    elif isinstance(generator, np.random.RandomState):  # `seed` knows one kind of bits alone
+        generator.set_state(dict(type(generator._bit_generator)(seed).state))
     else:
         generator.seed(seed)
 

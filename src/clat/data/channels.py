@@ -64,7 +64,7 @@ class ConvertedImages(LazyImages):
     def __init__(self, source: LazyImages, channels: int) -> None:
         self.source, self.channels = source, channels
         self.shape = (channels, *source.shape[1:])
-        self.dtype = source.dtype
+        self.dtype, self.at_hand = source.dtype, source.at_hand
 
     def __len__(self) -> int:
         return len(self.source)

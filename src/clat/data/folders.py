@@ -32,9 +32,9 @@ def split_folders(tree: Tree, name: str, classes: Collection[str] = ()) -> dict[
     """
     top = tree.folders("")
     words = [folder for folder in top if split_meant(folder)]
-    _refuse_hidden_splits(tree, name, top, classes)
     others = [folder for folder in top if folder not in words and tree.holds(folder, IMAGES)]
     if not words:
+        _refuse_hidden_splits(tree, name, top, classes)
         return {"train": ""}
     if not others:
         return {folder: folder for folder in words}
@@ -54,14 +54,13 @@ def _refuse_hidden_splits(tree: Tree, name: str, top: list[str], classes: Collec
     """Raise an error where a part of their names makes all folders at the top splits: training_set, seg_test."""
     holding = [folder for folder in top if tree.holds(folder, IMAGES)]
     words = {folder: word_of_split(folder) for folder in holding}
-    hidden = [
-        folder for folder, word in words.items() if word and folder not in classes and not split_meant(folder)
-    ]
-    several = len({split_meant(word) for word in words.values() if word}) > 1
-    if hidden and several and all(_holds_folders_alone(tree, folder) for folder in holding):
+    meant = {split_meant(word) if word else None for word in words.values()}
+    if len(meant) < 2 or None in meant or set(holding) <= set(classes):
+        return
+    if all(_holds_folders_alone(tree, folder) for folder in holding):
         raise ClatError(
-            f"data set '{name}': are {', '.join(hidden)} splits? Rename them train, test or validation; if they are"
-            " classes, list all with classes (--classes)"
+            f"data set '{name}': are {', '.join(holding)} splits? Rename them train, test or validation; if they"
+            " are classes, list all with classes (--classes)"
         )
 
 

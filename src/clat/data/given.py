@@ -42,6 +42,8 @@ class _Found:
     labels: Labels
     name: str
     notes: list[str] = field(default_factory=list)
+    doubted: tuple[str, ...] | None = None
+    """Names of classes that are there, and may not be those of the labels."""
 
 
 def as_image_set(
@@ -186,8 +188,12 @@ def _of_items(dataset: Any, wanted: WantedColumns, split: str, image_size: int |
     items = open_items(dataset, wanted, where)
     values = read_item_labels(items)
     images = DatasetImages(items, values, size=image_size)
-    named = _class_names(dataset, items.keys[1], values)
-    return _Found(images, Labels(values, named), name, images.notes_on_draws())
+    named, believed = _class_names(dataset, items.keys[1], values)
+    notes = images.notes_on_draws()
+    if named is not None and not believed:
+        few = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+        notes.append(f"its classes ({few}) are not taken for its labels, which may be others: give classes=[...]")
+    return _Found(images, Labels(values, named if believed else None), name, notes, None if believed else named)
 
 
 def _numbered(
@@ -204,9 +210,14 @@ def _numbered(
     own, where = found.labels, f"{found.name}/{split}"
     if wanted.classes is not None:
         train = None
+    elif train is not None and found.doubted and not _numbers_alone(train) and found.doubted != train.names:
+        raise ClatError(
+            f"'{where}' has classes ({', '.join(found.doubted[:3])}, ...), other than the train split's, and"
+            " whether its labels are numbers of them cannot be told: say which classes they are, classes=[...]"
+        )
     elif own.names is None and own.values.dtype.kind == "i" and train is not None and train.names is not None:
         own = Labels(own.values, train.names)
-    elif train is not None and are_numbers(train.names or ()) and own.names is not None:
+    elif train is not None and own.names is not None and _numbers_alone(train) and not _all_numbers(own.names):
         own = Labels(own.values)  # train has these numbers, without the names
     if own.names is not None and len(own.values) and own.values.max() >= len(own.names):
         row = int(own.values.argmax())
@@ -232,6 +243,16 @@ def _numbered(
     return images.load() if isinstance(found.images, EncodedImages) and images.nbytes <= limit else images
 
 
+def _numbers_alone(labels: Labels) -> bool:
+    """Return whether labels are numbers of classes that are called by them, 0, 1, 2, ..., or by nothing."""
+    return labels.values.dtype.kind == "i" if labels.names is None else are_numbers(labels.names)
+
+
+def _all_numbers(names: Sequence[str]) -> bool:
+    """Return whether classes are called by numbers, in whatever order."""
+    return all(name.isdecimal() for name in names)
+
+
 def _labels_of(source: Any, wanted: WantedColumns, image_size: int | None) -> Labels:
     """The labels of the train split."""
     if isinstance(source, ImageSet):
@@ -239,36 +260,50 @@ def _labels_of(source: Any, wanted: WantedColumns, image_size: int | None) -> La
     return _read(source, wanted, "train", image_size).labels
 
 
-def _class_names(dataset: Any, key: Any, values: np.ndarray) -> tuple[str, ...] | None:
-    """The `classes` of a data set, or of the one that it is a part of, where they are the names of these labels.
+def _class_names(dataset: Any, key: Any, values: np.ndarray) -> tuple[tuple[str, ...] | None, bool]:
+    """Find the `classes` of a data set, or of the one that it is a part of.
 
-    They are where the labels that it says it has are these; of the data set itself, or a `Subset` of it, also where
-    it says nothing of them, and has no `target_transform`. Of one of ``datasets`` it is the names of its features;
-    `key`: what an item calls its label.
+    They are the names of its labels where the labels that it says it has are these; of the data set itself, or a
+    `Subset` of it, also where it says nothing of them, and has no `target_transform`. Of one of ``datasets`` it is
+    the names of its features; `key`: what an item calls its label.
+
+    Returns:
+        The names, if there are any that could be, and whether they are those of the labels.
     """
     if isinstance(dataset, ConcatDataset):
         parts = zip(dataset.datasets, np.split(values, dataset.cumulative_sizes[:-1]), strict=True)
         found = {_class_names(part, key, own) for part, own in parts if len(own)}
-        return found.pop() if len(found) == 1 else None
+        return found.pop() if len(found) == 1 else (None, False)
     names, rows, itself = None, None, True
     while dataset is not None:
         if is_of_datasets(dataset, "Dataset"):
-            return names_of_labels(dataset, key, rows, values)
+            return (named := names_of_labels(dataset, key, rows, values)), named is not None
         names = getattr(dataset, "classes", None)
         if names is not None:
             break
-        if isinstance(dataset, Subset):
-            rows = list(dataset.indices) if rows is None else [dataset.indices[row] for row in rows]
-        else:
-            itself = False
+        chosen = _chosen_rows(dataset)
+        if chosen is not None:
+            rows = chosen if rows is None else [chosen[row] for row in rows]
+        itself = itself and isinstance(dataset, Subset)
         dataset = getattr(dataset, "dataset", None)
     if not isinstance(names, list | tuple) or len(names) <= values.max() or len(set(map(str, names))) < len(names):
-        return None
+        return None, False
     said = declared_labels(dataset)
     if said is None:
-        return tuple(map(str, names)) if itself and getattr(dataset, "target_transform", None) is None else None
-    said = said if rows is None or len(said) != len(dataset) else said[np.asarray(rows, dtype=np.int64)]
-    return tuple(map(str, names)) if np.array_equal(said, values) else None
+        believed = itself and getattr(dataset, "target_transform", None) is None
+    else:
+        said = said if rows is None or len(said) != len(dataset) else said[np.asarray(rows, dtype=np.int64)]
+        believed = np.array_equal(said, values)
+    return tuple(map(str, names)), believed
+
+
+def _chosen_rows(dataset: Any) -> list[int] | None:
+    """Return the rows of another data set that one consists of, as a `Subset` and many others call them."""
+    indices = getattr(dataset, "indices", None)
+    if getattr(dataset, "dataset", None) is None or indices is None:
+        return None
+    rows = np.asarray(indices)
+    return rows.tolist() if rows.shape == (len(dataset),) and rows.dtype.kind in "iu" else None
 
 
 def _is_array(value: Any) -> bool:

@@ -98,13 +98,24 @@ class DatasetImages(LazyImages):
         self, items: Items, labels: np.ndarray, *, size: int | None = None, rows: Tensor | None = None
     ) -> None:
         self.items, self.labels, self.size = items, labels, size
-        self.generators = held_generators(items.dataset)
+        self._generators: list[Any] | None = None
         self.rows = torch.arange(len(labels)) if rows is None else rows
         first = self.fetch_rows([0], (), None)
         self.shape, self.dtype = tuple(first.shape[1:]), first.dtype
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the generators: those of modules are others in a process that is spawned."""
+        return {**self.__dict__, "_generators": None}
+
+    @property
+    def generators(self) -> list[Any]:
+        """Return the generators that the data set holds."""
+        if self._generators is None:
+            self._generators = held_generators(self.items.dataset)
+        return self._generators
 
     def subset(self, indices: Tensor) -> DatasetImages:
         found = object.__new__(DatasetImages)
@@ -170,7 +181,7 @@ class DatasetImages(LazyImages):
             return [
                 "items of the data set are drawn at random, and no seed decides on them: no run can be repeated or"
                 " resumed as it was, and what is measured changes with each reading; draw from torch, random,"
-                " NumPy, or a generator that the data set holds"
+                " NumPy, or a generator that the data set holds. They are read in one process"
             ]
         if all(_alike(first[0], other) for other in first):
             return []

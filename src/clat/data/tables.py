@@ -30,7 +30,7 @@ from clat.data.tree import Tree, ending
 
 TABLES = frozenset((".parquet", ".arrow"))
 
-_NUMBER = re.compile(r"(-of-\d+)|[-_. ]*\d+")
+_NUMBER = re.compile(r"(-of-\d+)(?:-[0-9a-f]{16})?|[-_. ]*\d+")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.\w+")
 
 
@@ -85,8 +85,7 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
             f"data set '{name}': which split is {unnamed[0]} of? Put it into a folder such as train, or move it"
             " away"
         )
-    found = found or {"train": unnamed}
-    for split, paths in found.items():
+    for split, paths in (found or {"train": unnamed}).items():
         folders = sorted({os.path.dirname(path) for path in paths})
         if len(folders) > 1 and not all(path.startswith(f"{split}/") for path in paths):
             raise ClatError(
@@ -94,12 +93,12 @@ def find_tables(tree: Tree, name: str) -> dict[str, list[str]]:
                 " them as the data set"
             )
         versions = {_NUMBER.sub(_count_alone, os.path.basename(path)): path for path in paths}
-        if len(versions) > 1 and not all(path.startswith(f"{split}/") for path in paths):
+        if found and len(versions) > 1 and not all(path.startswith(f"{split}/") for path in paths):
             raise ClatError(
-                f"data set '{name}': {' and '.join(list(versions.values())[:2])} may both be split '{split}': keep"
-                f" one of them, or put all that belongs to it into the folder {split}"
+                f"data set '{name}': {' and '.join(list(versions.values())[:2])} both say split '{split}': put all"
+                f" that belongs to it into a folder {split}, or keep one of them if they are versions of it"
             )
-    return found
+    return found or {"train": unnamed}
 
 
 def _count_alone(number: re.Match[str]) -> str:

@@ -259,7 +259,15 @@ def protocol_title(data: Mapping[str, Any]) -> str:
     attacks = data.get("attacks")
     listed = attacks if isinstance(attacks, list | tuple) else []
     relaxed = any(isinstance(attack, Mapping) and attack.get("attack") == "cr" for attack in listed)
-    return f"{data.get('name')} (not AutoAttack)" if relaxed else str(data.get("name"))
+    name = str(data.get("name"))
+    if (new := FORMER.get(name)) and (data.get("hash") == PROTOCOLS[new].hash or _attacks_of(new) == listed):
+        return new
+    return f"{name} (not AutoAttack)" if relaxed else name
+
+
+def _attacks_of(name: str) -> Any:
+    """Return the attacks of a built-in protocol as plain data."""
+    return PROTOCOLS[name].data()["attacks"]
 
 
 def unbounded_attacks(data: Any, *, alone: bool = False) -> list[str]:

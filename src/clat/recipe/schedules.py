@@ -41,7 +41,8 @@ class Schedule:
     where another stopped."""
     momentum: tuple[float, float] | None = None
     """Largest and smallest momentum of a one-cycle, which falls while the rate rises and rises while it falls; of
-    an optimizer that has betas its first one. None: the optimizer's own. PyTorch's one-cycle has (0.95, 0.85)."""
+    an optimizer that has betas its first one. None, and under other kinds: the optimizer's own. PyTorch's one-cycle
+    has (0.95, 0.85)."""
     warmup: float = 0.0
     """Epochs, or a part of one, over which the rate first rises linearly from 0 to where the schedule begins, which
     then takes the rest of the span."""
@@ -63,13 +64,10 @@ class Schedule:
             raise ClatError(
                 f"schedule.warmup is {self.warmup}, but '{self.kind}' rises by itself: give schedule.peak"
             )
-        if self.momentum is not None:
-            if self.kind != "one-cycle":
-                raise ClatError(f"schedule.momentum belongs to 'one-cycle': '{self.kind}' leaves the optimizer's")
-            if not 0 <= self.momentum[1] <= self.momentum[0] < 1:
-                raise ClatError(
-                    f"schedule.momentum is {list(self.momentum)}: expected the largest and the smallest, in [0, 1)"
-                )
+        if self.momentum is not None and not 0 <= self.momentum[1] <= self.momentum[0] < 1:
+            raise ClatError(
+                f"schedule.momentum is {list(self.momentum)}: expected the largest and the smallest, in [0, 1)"
+            )
         if list(self.milestones) != sorted(self.milestones) or not all(0 <= m <= 1 for m in self.milestones):
             raise ClatError(f"schedule.milestones are {self.milestones}: expected rising fractions from 0 to 1")
 
@@ -140,7 +138,7 @@ def momentum(schedule: Schedule, epochs_done: float, span: int) -> float | None:
     Returns:
         In [0, 1); None where the optimizer keeps its own.
     """
-    if schedule.momentum is None:
+    if schedule.momentum is None or schedule.kind != "one-cycle":
         return None
     high, low = schedule.momentum
     progress = min((epochs_done + schedule.start) / _length(schedule, span), 1.0)

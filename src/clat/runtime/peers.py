@@ -127,7 +127,11 @@ class PeerWatch:
         """
         self.leaving = True
         self._thread.join()
-        word = HEADER.pack(IN_PEACE) if failure is None else HEADER.pack(FAILED) + _in_one_line(failure).encode()
+        word = (
+            HEADER.pack(IN_PEACE)
+            if failure is None
+            else HEADER.pack(FAILED) + _in_one_line(failure).encode(errors="replace")
+        )
         for line in self._sockets.values():
             with suppress(OSError):
                 line.sendall(word)

@@ -16,7 +16,7 @@ from clat.core.errors import ClatError
 from clat.core.files import write_json, write_text
 from clat.evaluation import find_protocol
 from clat.evaluation.compare import compare
-from clat.evaluation.protocols import setting_text
+from clat.evaluation.protocols import FORMER, setting_text
 from clat.evaluation.result import EvaluationRecord
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 from clat.recipe.toml import read_recipe
@@ -76,7 +76,7 @@ def run_finals(
         KeyboardInterrupt: If a job was asked to stop.
     """
     asked = find_protocol(protocol)
-    folder = out / FOLDERS[split] / asked.name
+    folder = out / FOLDERS[split] / _folder_of(asked.name, out / FOLDERS[split])
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"protocol": asked.hash, "num_samples": num_samples, "precision": precision}
     control = rows[0].group
@@ -187,6 +187,12 @@ def _otherwise(found: EvaluationRecord, **settings: Any) -> str:
         "precision": found.text("precision"),
     }
     return ", ".join(f"{name} {value}" for name, value in held.items() if value != settings[name])
+
+
+def _folder_of(protocol: str, beside: Path) -> str:
+    """Return the name of a protocol's folder, which is its former one where results lie there."""
+    former = [old for old, new in FORMER.items() if new == protocol and (beside / old).is_dir()]
+    return former[0] if former else protocol
 
 
 def _write(

@@ -156,12 +156,13 @@ def prepare(
         (stage.optimizer or recipe.optimizer).build(list(model.parameters()))  # does it take such shapes?
     check_blocks(recipe.engine, model, sample)
     extra = None if recipe.data.extra is None else open_generated(recipe.data.extra.file, train_set)
-    if extra is not None and not are_numbers(train_set.class_names):
-        notice(f"labels of the extra images are taken for {numbered(train_set.class_names)}")
     batch_augment = augmentation(recipe.data) if augment is None else PerImage(augment)
     loader = train_loader(recipe, train_set, torch.device("cpu"), 0, processes, extra, batch_augment)
-    if batch_augment is not None:
-        _try_augmentation(batch_augment, train_set, recipe.seed)
+    with recorded() as of_batches:
+        if extra is not None and not are_numbers(train_set.class_names):
+            notice(f"labels of the extra images are taken for {numbered(train_set.class_names)}")
+        if batch_augment is not None:
+            _try_augmentation(batch_augment, train_set, recipe.seed)
     parts = batch_parts(loader.batch_size // processes, recipe.micro_batch)
     single = any(rows.stop - rows.start == 1 for rows in parts)
     if single and any(stage.bn_policy != "frozen" for stage in recipe.stages):
@@ -170,7 +171,9 @@ def prepare(
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
     own = {"own_model": own_model, "own_data": data is not None}
-    return RunInputs(model, given, train_set, heldout, test, extra, batch_augment, tuple(notes), frozen, **own)
+    return RunInputs(
+        model, given, train_set, heldout, test, extra, batch_augment, (*notes, *of_batches), frozen, **own
+    )
 
 
 def _try_augmentation(augment: BatchAugment, images: ImageSet, seed: int) -> None:
