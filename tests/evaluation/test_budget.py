@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from clat.evaluation.budget import (
     run_pilot,
 )
 from clat.evaluation.effort import mean_passes, survivor_passes
+from clat.network.cost import Cost
 
 KNOWN = Pilot(images=48, seconds=1e-3, spent=5.0, clean=0.8, robust=0.5, relaxed=120)
 
@@ -127,6 +129,25 @@ def test_the_pilot(linear: Any) -> None:
     assert pilot.seconds > 0
     short = run_pilot(model, images, order, 0.01, options)
     assert (short.images, short.robust) == (8, None)
+
+
+def test_the_pilot_of_several_processes_is_that_of_one(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give the passes of all and the seconds of one; eight images are one process's."""
+    model = linear()
+
+    def fake(model: Any, images: Any, *, protocol: str, ids: Any, **options: Any) -> Any:
+        one = len(ids) if protocol == "fgsm" else len(ids) // 4
+        accuracy = SimpleNamespace(value=1.0)
+        cost = Cost(forwards=len(ids), backwards=len(ids), seconds=2 * one * 0.001)
+        return SimpleNamespace(cost=cost, clean_accuracy=accuracy, robust_accuracy=accuracy)
+
+    monkeypatch.setattr(planning, "evaluate_set", fake)
+    monkeypatch.setattr(planning.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(planning.dist, "get_world_size", lambda: 4)
+    pixels = torch.zeros(60, 3, 4, 4, dtype=torch.uint8)
+    images = ImageSet("greys", "test", tuple("abcde"), pixels, torch.arange(60) % 5)
+    for budget in (1e5, 0.01):
+        assert run_pilot(model, images, random_order(60, 0), budget, {}).seconds == pytest.approx(0.001)
 
 
 def test_the_pilot_warms_a_gpu_up_and_gives_it_a_batch(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ def test_mean_corruption_error_in_closed_form() -> None:
         (result({"b": [0.3]}), "different corruptions"),
         (result({"a": [0.3, 0.4]}), "different corruptions or severities"),
         (result({"a": [0.1]}), "loses nothing to a"),
+        (result({"a": [0.2]}, clean=0.25), "loses nothing to a"),
     ],
 )
 def test_baselines_that_do_not_fit(baseline: dict[str, Any], says: str) -> None:

@@ -106,6 +106,23 @@ def test_it_holds_the_mean_about_as_often_as_it_says(seeds):
     assert held / times >= 0.92
 
 
+def test_a_handful_of_images_in_all_seeds_settles_nothing():
+    """Of few images it is no narrower than the intervals over images alone."""
+    verdicts = np.zeros((3, 1000))
+    wide = accuracy_interval(verdicts).high
+    for right in (1, 3, 9):
+        verdicts[:, :right] = 1
+        found = accuracy_interval(verdicts)
+        assert found.high >= Accuracy(right, 1000).interval[1] > wide
+        assert accuracy_interval(1 - verdicts).low == pytest.approx(1 - found.high)
+    gained = np.zeros((3, 1000))
+    signs = []
+    for several in (4, 5, 6):
+        gained[:, :several] = 1
+        signs.append(crossed_interval(gained).sign)
+    assert signs == [0, 0, 1], "as McNemar's exact test has it"
+
+
 def test_where_all_images_say_the_same_only_the_seeds_count():
     values = np.repeat([[0.1], [0.3], [0.2]], 40, axis=1)
     error, freedom = standard_error(values)

@@ -146,6 +146,7 @@ def test_the_full_protocol_goes_on_from_its_state(case: Case, screen: str, tmp_p
     rest = case.full(state=tmp_path / "state")
     assert torch.equal(rest.fooled_by, whole.fooled_by)
     assert torch.equal(rest.correct, whole.correct)
+    assert torch.equal(rest.predicted, whole.predicted), "not the class that the screen brought it to"
     done = found.sample_cost.backwards + (found.screen_cost.backwards if screen == "apgd" else 0)
     assert done > 0
     assert rest.cost.backwards + done == whole.cost.backwards

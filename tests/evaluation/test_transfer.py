@@ -111,6 +111,7 @@ def test_bad_input(linear: Any, samples: Any) -> None:
         (both, {"batch_size": 0}, "batch_size is 0"),
         (both, {"x": x * 255}, "divide by 255"),
         (both, {"y": y[:2]}, "2 labels for 5 images"),
+        (both, {"x": x.numpy()}, "expected a torch.Tensor"),
     ):
         given: dict[str, Any] = {"x": x, "y": y, "eps": 0.1} | changes
         with pytest.raises(ClatError, match=says):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from clat.core.errors import ClatError
@@ -174,8 +176,15 @@ def test_what_is_lost_at_most_is_more_than_what_was_seen_and_less_on_more_images
     assert 0.02 < lost_at_most(start, worse) < 0.035
     assert lost_at_most(start.repeat(10), worse.repeat(10)) < lost_at_most(start, worse)
     assert 0 < lost_at_most(start, start) < 0.005
+    for images, points in ((150, 3), (300, 2), (120, 5), (1000, 1)):  # none gained: at least 90 of 100 are right
+        lost = np.arange(images + 1)
+        limits = [lost_at_most(torch.ones(images, dtype=torch.bool), torch.arange(images) >= k) for k in lost[:60]]
+        accepted = lost[:60][np.array(limits) <= points / 100]
+        assert stats.binom.cdf(accepted.max(initial=-1), images, points / 100) <= 0.1
     limit = lost_at_most(start, worse)
-    assert -PairedDifference.between(start, worse, confidence=0.8).interval[0] == limit
+    lost = int((start & ~worse).sum())
+    assert limit == pytest.approx(stats.beta.ppf(0.9, lost + 1, len(start) - lost)), "Clopper and Pearson's"
+    assert limit > -PairedDifference.between(start, worse, confidence=0.8).interval[0]
 
 
 def test_a_promise_holds_on_new_images_as_often_as_it_says():
@@ -192,7 +201,7 @@ def test_a_promise_holds_on_new_images_as_often_as_it_says():
     assert taken / 300 < 0.15
 
 
-@pytest.mark.parametrize(("points", "images", "enough"), [(3, 50, 59), (1, 100, 179), (0.1, 300, 1800)])
+@pytest.mark.parametrize(("points", "images", "enough"), [(3, 50, 76), (1, 100, 230), (0.1, 300, 2302)])
 def test_a_promise_that_so_few_images_cannot_show_is_refused(points, images, enough):
     with pytest.raises(ClatError, match=r"hold out (\d+) \(--heldout\)") as caught:
         refuse_hopeless(points / 100, images)

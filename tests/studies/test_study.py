@@ -392,6 +392,20 @@ def test_seeds_in_a_narrow_terminal_keep_their_names_and_numbers():
     assert ["b", "30.0 % ± 0.0", "20.0 % ± 0.0", "±0.0", "±0.0"] in lines
 
 
+def test_differences_are_to_the_first_row_s_group_whatever_has_finished():
+    def row(group, seed, status, share):
+        values = {"clean": {"value": share}, "robust": {"value": share}}
+        about = {"last": values, "best": values, "seconds": 1.0, "trainable_parameters": 9, "seed": seed}
+        return {"name": f"{group}@{seed}", "group": group, "status": status, **about}
+
+    entries = [row("x", 0, "failed", 0.0), row("y", 0, "finished", 0.5), row("y", 1, "finished", 0.5)]
+    assert "clean_less_control" not in summarise(entries)[0]
+    _, of_x = summarise([*entries, row("x", 1, "finished", 0.3)])
+    of_y = summarise([*entries, row("x", 1, "finished", 0.3)])[0]
+    assert "clean_less_control" not in of_x
+    assert of_y["clean_less_control"]["value"] == pytest.approx(0.2)
+
+
 def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(STUDIES, "tiny-study", STUDY)
     command = ["study", "tiny-study", "--out", str(tmp_path / "out"), "--rows", "pgd-at"]

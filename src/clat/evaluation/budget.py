@@ -11,18 +11,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.core.seeds import permutation
 from clat.data import ImageSet
-from clat.evaluation.dataset import evaluate_set
+from clat.evaluation.dataset import count_shares, evaluate_set
 from clat.evaluation.effort import mean_passes, survivor_passes
 from clat.evaluation.evaluate import BATCH_SIZE
 from clat.evaluation.finite import sample_needed
 from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
+from clat.network.cost import Cost
 from clat.network.fingerprint import device_of
 
 LADDER = ("autoattack", SAMPLED, "apgd", "cr", "pgd-20")
@@ -42,7 +44,7 @@ class Pilot:
 
     Attributes:
         images: how many they were.
-        seconds: what a pass of one image takes.
+        seconds: what a pass of one image takes one process.
         spent: seconds that the pilot took.
         clean: the share of the images that is right; None where the budget was too small to see.
         robust: the share that withstands cr; None as for `clean`.
@@ -80,21 +82,30 @@ def run_pilot(model: nn.Module, images: ImageSet, order: Tensor, budget: float, 
         spent = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost.seconds
     first = evaluate_set(model, images, protocol="fgsm", ids=few, **options).cost
     spent += first.seconds
-    seconds = first.seconds / (first.forwards + first.backwards)
+    seconds = _of_one_process(first, "fgsm", len(few), images)
     fit = int((PILOT_SHARE * budget - spent) / (seconds * survivor_passes(PROTOCOLS["cr"], 10)))
     if fit < 8:
         return Pilot(images=len(few), seconds=seconds, spent=spent)
     some = order[: min(fit, max(PILOT, len(few)))]
     result = evaluate_set(model, images, protocol="cr", ids=some, **options)
-    passes = result.cost.forwards + result.cost.backwards
     return Pilot(
         images=len(some),
-        seconds=result.cost.seconds / passes,
+        seconds=_of_one_process(result.cost, "cr", len(some), images),
         spent=spent + result.cost.seconds,
         clean=result.clean_accuracy.value,
         robust=result.robust_accuracy.value,
-        relaxed=passes / len(some),
+        relaxed=(result.cost.forwards + result.cost.backwards) / len(some),
     )
+
+
+def _of_one_process(cost: Cost, protocol: str, count: int, images: ImageSet) -> float:
+    """Return the seconds that a pass takes one process, where several have shared an evaluation.
+
+    The passes are those of all, the seconds those of the one that took longest.
+    """
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    working = min(world, count_shares(images, count, protocol, world))
+    return working * cost.seconds / (cost.forwards + cost.backwards)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from clat.evaluation.statistics import Accuracy, PairedDifference
 
 CONFIDENCE, CROSSED = 0.95, "crossed-t"
+FEW = 10
+"""Images, on the mean of the seeds: of fewer that count, Student's interval is too narrow, and is widened to hold
+the one over images (Wilson's, or Bonett and Price's) as well."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,12 @@ def crossed_interval(values: NDArray[np.float64], *, least: float = -1.0) -> Cro
         one = torch.from_numpy(values[0])
         low, high = PairedDifference.between(one < 0, one > 0).interval
         return CrossedInterval(value, low, high, seeds, images, "bonett-price")
-    error, freedom = standard_error(values)
-    reach = float(scipy.stats.t.isf((1 - CONFIDENCE) / 2, freedom)) * error
-    return CrossedInterval(value, max(value - reach, least), min(value + reach, 1.0), seeds, images)
+    low, high = _of_both(values, least)
+    lost, gained = (round(float(part.sum()) / seeds) for part in (values < 0, values > 0))
+    if lost + gained < FEW:
+        others = PairedDifference(lost, gained, images).interval
+        low, high = min(low, others[0]), max(high, others[1])
+    return CrossedInterval(value, low, high, seeds, images)
 
 
 def accuracy_interval(verdicts: NDArray[np.float64]) -> CrossedInterval:
@@ -85,9 +91,21 @@ def accuracy_interval(verdicts: NDArray[np.float64]) -> CrossedInterval:
     """
     seeds, images = verdicts.shape
     if seeds > 1 and verdicts.min() < verdicts.max():
-        return crossed_interval(verdicts, least=0.0)
+        low, high = _of_both(verdicts, 0.0)
+        right = round(float(verdicts.sum()) / seeds)
+        if min(right, images - right) < FEW:
+            others = Accuracy(right, images, CONFIDENCE).interval
+            low, high = min(low, others[0]), max(high, others[1])
+        return CrossedInterval(float(verdicts.mean()), low, high, seeds, images)
     one = Accuracy(int(verdicts[0].sum()), images, CONFIDENCE)
     return CrossedInterval(one.value, *one.interval, seeds, images, "wilson")
+
+
+def _of_both(values: NDArray[np.float64], least: float) -> tuple[float, float]:
+    """Return Student's interval of the mean over seeds and images, cut at `least` and 1."""
+    error, freedom = standard_error(values)
+    value, reach = float(values.mean()), float(scipy.stats.t.isf((1 - CONFIDENCE) / 2, freedom)) * error
+    return max(value - reach, least), min(value + reach, 1.0)
 
 
 def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:

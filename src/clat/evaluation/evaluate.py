@@ -75,7 +75,7 @@ def evaluate(
             hold.
         seed: of all random choices, which belong to a sample's number in `ids` and not to its batch.
         precision: of the search, "float32" or "bfloat16" (FAB's, Square's and Pixle's is float32 always).
-        ids: the samples' numbers, (N,) int64; None: 0, 1, ...
+        ids: the samples' numbers, (N,) int64; None: 0, 1, ... Without `y` they choose the images.
         state: a file from which an interrupted evaluation goes on.
         keep_examples: return the adversarial examples too, which a state does not hold.
         report: told of the progress, see `clat.evaluation.job.Report`.

@@ -31,7 +31,7 @@ from clat.evaluation.protocols import Protocol, find_protocol, setting_text
 from clat.evaluation.statistics import Accuracy
 from clat.network import modes
 from clat.network.cost import Cost, metered
-from clat.network.edge import as_measured, unwrapped
+from clat.network.edge import accept, unwrapped
 from clat.network.fingerprint import device_of
 
 
@@ -172,7 +172,7 @@ def transfer(
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     networks = {name: unwrapped(model) for name, model in networks.items()}
     for model in networks.values():
-        x = as_measured(model, x)  # what all of them can be given
+        _, x = accept(model, x, y)  # what all of them can be given
     rows, notes, cost = [], [], Cost()
     for attacker, model in networks.items():
         if attacking is not None:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import scipy  # whose parts are loaded where they are used
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -61,9 +62,14 @@ def lost_at_most(start: Tensor, now: Tensor) -> float:
         now: which the network is right on, (N,) bool.
 
     Returns:
-        The one-sided limit of the paired difference, in [-1, 1]; above 0 also where no image has changed.
+        The one-sided limit of the paired difference, in [-1, 1]; above 0 also where no image has changed. Where few
+        images are gained Bonett and Price's is too low, so it is no lower than what Clopper and Pearson's (1934)
+        says of the images that are lost, less those that are gained.
     """
-    return -PairedDifference.between(start, now, confidence=2 * CONFIDENCE - 1).interval[0]
+    pair = PairedDifference.between(start, now, confidence=2 * CONFIDENCE - 1)
+    lost, n = pair.first_only, pair.n
+    most = 1.0 if lost == n else float(scipy.stats.beta.ppf(CONFIDENCE, lost + 1, n - lost))
+    return max(-pair.interval[0], most - pair.second_only / n)
 
 
 def refuse_hopeless(max_clean_drop: float, images: int) -> None:

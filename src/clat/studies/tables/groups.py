@@ -25,7 +25,7 @@ ACCURACIES = ("clean", "robust")
 
 
 def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return a summary for each group, in the entries' order; the first group is the control.
+    """Return a summary for each group, in the entries' order; the first entry's group is the control.
 
     A difference pairs the seeds that both have: they share their first stage, so that its luck cancels.
 
@@ -39,7 +39,7 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for entry in entries:
         if entry["status"] == "finished":
             groups.setdefault(entry["group"], []).append(entry)
-    control = next(iter(groups.values()), [])
+    control = groups.get(entries[0]["group"], []) if entries else []
     return [_summary(name, members, control) for name, members in groups.items()]
 
 
