@@ -196,6 +196,24 @@ def test_every_processor_is_one_normalisation(folder: Path, processor, function,
     torch.testing.assert_close(model(images), vit()(function(images)).logits)
 
 
+def test_a_processor_that_leaves_settings_out_has_those_of_its_class(folder: Path, images: Tensor) -> None:
+    """As transformers writes one of MobileViT, which does not normalise and swaps red and blue."""
+    processor = {"image_processor_type": "MobileViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "do_flip_channel_order": False}))
+    assert statistics_of(load_model(f"hf:{folder}", num_classes=5)) is None
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(ClatError, match="swaps red and blue"):
+        load_model(f"hf:{folder}", num_classes=5)
+
+
+def test_a_folder_that_timm_wrote_has_its_normalisation_in_its_configuration(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] = {"mean": list(MEAN), "std": list(STD)}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert statistics_of(load_model(f"hf:{folder}", num_classes=5)) == (MEAN, STD)
+
+
 def test_a_processor_within_a_processor(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))

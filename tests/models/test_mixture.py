@@ -209,6 +209,19 @@ def test_build_model_from_settings_and_saved_whole(tmp_path) -> None:
         assert torch.equal(model.eval()(x), again.eval()(x))
 
 
+@pytest.mark.parametrize("member", ["standard", "robust"])
+def test_a_member_taken_from_the_file_of_a_mixture_has_its_own_normalisation(tmp_path, member: str) -> None:
+    made = {name: load_model("resnet18", width=2, normalize=norm) for name, norm in MEMBERS.items()}
+    mixture = Mixture(made["standard"], made["robust"], alpha=0.5)
+    file = save_weights(mixture, tmp_path / "whole.safetensors")
+    found, x = load_model("resnet18", width=2, weights=file, weights_key=member), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(found.eval()(x), made[member].eval()(x))
+
+
+MEMBERS = {"standard": None, "robust": "cifar10"}
+
+
 def _data(config: ModelConfig) -> dict:
     return {
         "name": "mixture",

@@ -114,6 +114,32 @@ def test_a_name_of_another_network_is_refused(network, said: dict[str, Any], say
     assert not (tmp_path / "net").exists()
 
 
+def test_a_name_under_which_the_weights_are_another_function_is_refused(tmp_path: Path) -> None:
+    raw = load_model("preact-resnet18-raw", width=4, num_classes=5)
+    for name, settings in (("preact-resnet18", {"width": 4}),):
+        with pytest.raises(ClatError, match="they take the same weights, and other logits come out"):
+            clat.save_pretrained(raw, tmp_path / "net", network=NetworkConfig(name=name, **settings))
+    folder = clat.save_pretrained(raw, tmp_path / "net", network=NetworkConfig(name="preact-resnet18-raw", width=4))
+    assert folder.is_dir()
+
+
+def test_a_result_under_another_normalisation_is_refused(network, record: EvaluationRecord, tmp_path: Path) -> None:
+    plain = load_model("resnet18", width=4, num_classes=5)
+    plain.load_state_dict(network.state_dict())
+    with pytest.raises(
+        ClatError, match=r"under another normalisation \(\[\[0\.4, 0\.5, 0\.6\].* than this network's \(none\)"
+    ):
+        clat.save_pretrained(plain.eval(), tmp_path / "net", results=[record])
+
+
+def test_a_card_says_no_split_that_is_not_known(network, images: Tensor, labels: Tensor, tmp_path: Path) -> None:
+    found = clat.evaluate(network, images, labels, protocol="fgsm", eps="8/255")
+    folder = clat.save_pretrained(
+        network, tmp_path / "net", results=[EvaluationRecord.from_dict(json.loads(json.dumps(found.to_dict())))]
+    )
+    assert '"split"' not in (folder / "README.md").read_text()
+
+
 def test_a_network_of_timm_as_a_folder(images: Tensor, tmp_path: Path) -> None:
     need("timm")
     model = load_model("timm:test_resnet", num_classes=5).eval()

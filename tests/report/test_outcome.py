@@ -8,6 +8,7 @@ from typing import Any
 
 from clat.core.formatting import SPACE
 from clat.report.outcome import outcome, overfitting
+from clat.report.page import render
 from clat.report.reading import read_run
 from clat.report.records import Run
 from helpers import run_folders as fake
@@ -113,6 +114,17 @@ def test_without_a_test_result_the_held_out_images_speak(tmp_path: Path) -> None
     assert "after epoch 3" in sentence(run)
     run.epochs = []
     assert sentence(run) == "This run has recorded no accuracy yet."
+
+
+def test_where_the_test_split_decides_nothing_is_called_held_out(tmp_path: Path, run_dir: Path) -> None:
+    run = read_run(fake.write_interrupted(tmp_path / "other"))
+    run.recipe["data"] = {**run.recipe.get("data", {}), "decide_on": "test-split"}
+    assert "on the images of the test split, which decide here, robust accuracy stands at" in sentence(run)
+    assert "nothing was held out (data.decide_on)" in render(run)
+    whole = read_run(run_dir)
+    assert "these images chose the best epoch, the test split chose nothing" in render(whole)
+    whole.recipe["data"] = {"decide_on": "test-split"}
+    assert (overfitting(whole) or "").startswith("Robust accuracy on the test split, which decided,")
 
 
 def test_one_result_alone_is_reported_with_its_interval(run_dir: Path) -> None:

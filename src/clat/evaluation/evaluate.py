@@ -23,6 +23,7 @@ from clat.evaluation.protocols import Protocol, find_protocol
 from clat.evaluation.result import Evaluation
 from clat.evaluation.state import EvaluationState, Extent, StateFile
 from clat.models.fitting import bare
+from clat.models.normalize import statistics_of
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.edge import accept
@@ -103,7 +104,10 @@ def evaluate(
     threat = ThreatModel.parse(eps, norm, norms=EVALUATION_NORMS)
     _check_settings(x, threat, batch_size, precision, keep_examples=keep_examples, state=state)
     ids = _numbers(x, ids)
-    samples, network, sources = sample_digests(x, y, ids), identity(bare(model)), protocol.attack_sources()
+    samples, sources = sample_digests(x, y, ids), protocol.attack_sources()
+    network: dict[str, Any] | None = identity(bare(model))
+    if network is not None:  # which is no part of the weights
+        network["normalize"] = statistics_of(model)
     examples = x.clone() if keep_examples else None
     device = device_of(model, x.device)
     batch_size = at_a_time(batch_size, x.shape[1:], device)

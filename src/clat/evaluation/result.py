@@ -41,7 +41,7 @@ class Evaluation(SavedAsJson):
         notes: what differs from the protocol's letter.
         x_adv: the adversarial examples, (N, C, H, W), if they were asked for.
         about: what the caller adds to the JSON (model, weights, data).
-        network: hashes of the network's weights and structure, which tell whose result it is.
+        network: hashes of the network's weights and structure, which tell whose result it is; its normalisation.
         attack_sources: for each attack of the user's own, a digest of its code, as far as that can be read.
     """
 
@@ -59,7 +59,7 @@ class Evaluation(SavedAsJson):
     notes: list[str] = field(default_factory=list)
     x_adv: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    network: dict[str, str] | None = None
+    network: dict[str, Any] | None = None
     attack_sources: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from clat.core.notices import notice
 from clat.models.entries import StateDict, choose_state
 from clat.models.fitting import bare, bare_prefix, fitting_entries
 from clat.models.names import BOOKKEEPING
-from clat.models.normalize import IDENTITY, Statistics, parse_normalize, same_statistics, statistics_of
+from clat.models.normalize import IDENTITY, Normalize, Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
 """Metadata entry in which save_weights records the model's mean and std, as JSON; null where it has none."""
+MEMBERS_KEY = "clat.normalize.members"
+"""The same of networks within it, such as those of a mixture, by the prefix of their names."""
 
 
 def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dict[str, str]]:
@@ -46,7 +48,7 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
     """
     path = Path(path)
     content, metadata = read_content(path)
-    return choose_state(content, path, key), metadata
+    return choose_state(content, path, key), metadata if key is None else _of_part(metadata, key)
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> dict[str, str]:
@@ -142,9 +144,11 @@ def save_weights(
         raise ClatError(f"weights {path}: metadata must be text under text keys; convert it with json.dumps")
     statistics = statistics_of(model)
     if statistics is not None:
-        header[NORMALIZE_KEY] = json.dumps({"mean": statistics[0], "std": statistics[1]})
+        header[NORMALIZE_KEY] = _as_text(statistics)
     header.setdefault(NORMALIZE_KEY, "null")
     inside = bare_prefix(model)
+    if members := {name: _as_text(one) for name, one in _of_members(model, inside)}:
+        header[MEMBERS_KEY] = json.dumps(members)
     # One fresh, contiguous copy an entry: safetensors refuses tied weights and views that share memory.
     copies = {
         name.removeprefix(inside): value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -157,6 +161,32 @@ def save_weights(
     except (OSError, SafetensorError) as error:
         raise ClatError(f"weights {path}: cannot write ({one_line(error)}); choose another place") from error
     return path
+
+
+def _as_text(statistics: Statistics) -> str:
+    return json.dumps({"mean": statistics[0], "std": statistics[1]})
+
+
+def _of_members(model: nn.Module, inside: str) -> Iterator[tuple[str, Statistics]]:
+    """Yield the normalisations within a network, by the prefix that the names of what they belong to have in it."""
+    for name, module in model.named_modules():
+        part = name.removeprefix(inside).removesuffix("normalize").rstrip(".")
+        if isinstance(module, Normalize) and module.statistics is not None and part and name.endswith("normalize"):
+            yield part, module.statistics
+
+
+def _of_part(metadata: Mapping[str, str], key: str) -> dict[str, str]:
+    """Return the metadata as they are of a part of the file: what is said of the whole need not hold for it."""
+    try:
+        members = json.loads(metadata.get(MEMBERS_KEY, "{}"))
+    except ValueError:
+        members = {}
+    found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
+    if isinstance(members, dict) and isinstance(members.get(key), str):
+        return {**found, NORMALIZE_KEY: members[key]}
+    if MEMBERS_KEY not in metadata and has_none(metadata):
+        del found[NORMALIZE_KEY]  # a file from before members were told apart
+    return found
 
 
 def has_none(metadata: Mapping[str, str]) -> bool:

@@ -245,13 +245,21 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
             found = read_table(file, f"model '{wanted.name}'")
             settings = found.get("image_processor", found if file.name == PROCESSOR else {})
     if not settings:
+        usual = getattr(getattr(network, "config", None), "pretrained_cfg", None)  # of a folder that timm wrote
+        if isinstance(usual, Mapping) and usual.get("mean") is not None and usual.get("std") is not None:
+            return fitting_statistics(wanted.name, usual["mean"], usual["std"], channels)
         notice(f"model '{wanted.name}' has no image processor: images go in as they are, in [0, 1]")
         return None
+    if _of_processor(settings, "do_flip_channel_order", usual=False):
+        raise ClatError(
+            f"model '{wanted.name}': its image processor swaps red and blue (do_flip_channel_order), which is not"
+            " done here: give a function that builds a network which swaps them itself, package.module:factory"
+        )
     # The processor sees values of 0 to 255: it scales, may shift by 1, then subtracts and divides.
     scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     shift = 1.0 if settings.get("rescale_offset", False) else 0.0
     mean, std = 0.0, 1.0
-    if settings.get("do_normalize", True):
+    if _of_processor(settings, "do_normalize", usual=True):
         if settings.get("image_mean") is None or settings.get("image_std") is None:
             raise ClatError(
                 f"model '{wanted.name}': its image processor normalises, but names no image_mean and std"
@@ -261,6 +269,16 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
         return None
     means, stds = fitting_statistics(wanted.name, mean, std, channels)
     return tuple((value + shift) / scale for value in means), tuple(value / scale for value in stds)
+
+
+def _of_processor(settings: Mapping[str, Any], name: str, *, usual: bool) -> bool:
+    """Return a setting of an image processor; one that its file leaves out is that of the processor's class."""
+    if settings.get(name) is not None:
+        return bool(settings[name])
+    import transformers
+
+    kind = getattr(transformers, str(settings.get("image_processor_type")), None)
+    return usual if kind is None or not hasattr(kind, name) else bool(getattr(kind, name))
 
 
 @contextmanager

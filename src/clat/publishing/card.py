@@ -119,10 +119,11 @@ def _index_entries(record: EvaluationRecord) -> list[dict[str, Any]]:
         ("Clean accuracy", record.clean_accuracy),
         (f"Robust accuracy ({record.protocol}{radius})", record.robust_accuracy),
     ]
+    split = record.text("data", "split")
     return [
         {
             "task": {"type": "image-classification"},
-            "dataset": {"name": name, "type": name, "split": record.text("data", "split") or "test"},
+            "dataset": {"name": name, "type": name, **({"split": split} if split else {})},
             "metrics": [{"type": "accuracy", "name": kind, "value": round(accuracy.value, 6)}],
         }
         for kind, accuracy in kinds

@@ -28,9 +28,12 @@ from clat.evaluation.result import EvaluationRecord
 from clat.models import huggingface
 from clat.models.files import load_weights, save_weights
 from clat.models.fitting import bare, fitting_entries
-from clat.models.registry import load_model
+from clat.models.normalize import IDENTITY, Statistics, parse_normalize, same_statistics, statistics_of
+from clat.models.registry import MODELS, load_model
 from clat.models.settings import NetworkConfig
-from clat.network.fingerprint import fingerprint, structure_hash
+from clat.network import modes
+from clat.network.fingerprint import device_of, fingerprint, structure_hash
+from clat.network.outputs import logits_of
 from clat.network.random_states import preserve_random_states
 from clat.publishing.card import model_card, write_card_file
 
@@ -124,11 +127,27 @@ def _check_result(model: nn.Module, record: EvaluationRecord) -> None:
     One of another structure may be of this one in a wrapper or another precision.
     """
     weights, structure = record.text("network", "weights"), record.text("network", "structure")
-    if weights is None or weights == fingerprint(bare(model)):
+    if weights is None:
+        return
+    if weights == fingerprint(bare(model)):
+        said, own = record.data["network"].get("normalize", ""), statistics_of(model)
+        if said != "" and not _same(said, own):
+            raise ClatError(
+                f"{record.name} is a result under another normalisation ({said or 'none'}) than this network's"
+                f" ({own or 'none'}): evaluate this network"
+            )
         return
     if structure == structure_hash(bare(model)):
         raise ClatError(f"{record.name} is a result of other weights than these: evaluate this network")
     notice(f"{record.name} is of a network with other names or types: whether its weights were these is not known")
+
+
+def _same(recorded: Any, own: Statistics | None) -> bool:
+    """Return whether a recorded normalisation is the network's."""
+    try:
+        return same_statistics(parse_normalize(recorded) or IDENTITY, own or IDENTITY)
+    except ClatError:
+        return False
 
 
 def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn.Module:
@@ -148,6 +167,11 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
     data = huggingface.read_table(folder / CONFIG, f"model '{source}'")
     ours = data.get("clat")
     if model is not None:
+        if not isinstance(ours, dict) and (folder / huggingface.PROCESSOR).is_file():
+            raise ClatError(
+                f"model '{source}' is a folder of transformers, which builds the network and knows its"
+                " normalisation: leave model out"
+            )
         load_weights(model, folder / WEIGHTS)
         return model.eval()
     if not isinstance(ours, dict):
@@ -174,6 +198,9 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
 
 
 def _is_built_by_name(name: str) -> bool:
+    """Return whether others can build a network by its name; a folder of timm's is on this machine alone."""
+    if name.startswith("timm:local-dir:"):
+        return False
     return name != "mixture" and (":" not in name or name.startswith(_BUILT_BY_NAME))
 
 
@@ -205,6 +232,30 @@ def _check_name(model: nn.Module, config: NetworkConfig, num_classes: int | None
             return
         raise
     fitting_entries(named, bare(model).state_dict(), f"of this network, to be called '{known.name}',")
+    if known.name in MODELS:
+        _check_function(model, known, num_classes or 10, in_channels)
+
+
+def _check_function(model: nn.Module, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
+    """Refuse a name under which a reader would build another function of the same weights."""
+    own = bare(model)
+    with preserve_random_states(own):
+        named = load_model(
+            config.name, **_settings(config, num_classes, in_channels), normalize=statistics_of(model)
+        )
+        fitting_entries(named, own.state_dict(), "of this network").put_into(named)
+        kind = next((value.dtype for value in own.parameters()), torch.float32)
+        named = named.to(device_of(own, torch.device("cpu")), kind)
+        x = torch.rand((2, in_channels, 32, 32), generator=torch.Generator().manual_seed(0))
+        x = x.to(device_of(own, torch.device("cpu")), kind)
+        with modes.attack_mode(model), modes.attack_mode(named), torch.no_grad():
+            ours, theirs = logits_of(model(x)), named(x)
+    near = 1e-2 * float(ours.abs().max())
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=near):
+        raise ClatError(
+            f"this network is not '{config.name}' with these settings: they take the same weights, and other logits"
+            " come out; name the one that it is, or none"
+        )
 
 
 def _described(config: NetworkConfig) -> dict[str, Any]:

@@ -191,8 +191,11 @@ def overfitting(run: Run) -> str | None:
     over = run.summary.get("best_over")
     within = f", of the stages {', '.join(map(str, over))}," if isinstance(over, list) and len(over) > 1 else ""
     within = f", of the stage {over[0]}," if isinstance(over, list) and len(over) == 1 else within
+    which = (
+        "Robust accuracy on the test split, which decided," if run.decides_on_test else "Held-out robust accuracy"
+    )
     return (
-        f"Held-out robust accuracy{within} was best after epoch {text(best, 'epoch')} with {percent(top)} and "
+        f"{which}{within} was best after epoch {text(best, 'epoch')} with {percent(top)} and "
         f"ended at {percent(end)} after epoch {text(last, 'epoch')}: robust overfitting of {lost:.1f}{SPACE}points."
     )
 
@@ -202,8 +205,13 @@ def _heldout(run: Run) -> str:
     last, best = moment(run, "last"), moment(run, "best")
     if number(last.get("heldout_robust")) is None:
         return "This run has recorded no accuracy yet."
+    which = (
+        "images of the test split, which decide here,"
+        if run.decides_on_test
+        else "held-out part of the training data"
+    )
     return (
-        f"There is no final test result; on the held-out part of the training data robust accuracy stands at "
+        f"There is no final test result; on the {which} robust accuracy stands at "
         f"{percent(last.get('heldout_robust'))} after epoch {text(last, 'epoch')} "
         f"(best {percent(best.get('heldout_robust'))}, epoch {text(best, 'epoch')})."
     )

@@ -74,6 +74,11 @@ class Run:
     notices: list[str] = field(default_factory=list)
 
     @property
+    def decides_on_test(self) -> bool:
+        """Return whether the test split decided, so that what else is called held out is that one."""
+        return part(self.recipe, "data").get("decide_on") == "test-split"
+
+    @property
     def name(self) -> str:
         """Return the recipe's name, or else the folder's."""
         return text(self.recipe, "name") or self.path.resolve().name
