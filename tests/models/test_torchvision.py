@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import listening
 from clat.models import load_model
-from clat.models.normalize import STATISTICS, statistics_of
+from clat.models.files import save_weights
+from clat.models.normalize import STATISTICS, Normalized, statistics_of
+from clat.models.torchvision_models import TRAINED_ARGUMENTS
 from clat.training.trial import check_training_mode
 from helpers.libraries import need
 
@@ -145,3 +147,16 @@ def test_importing_clat_loads_none_of_them() -> None:
 
     code = "import sys, clat.models; print({'timm', 'transformers', 'torchvision'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_weights_of_a_trained_network_that_transforms_its_input_fit_one_that_does(
+    models, name: str, tmp_path
+) -> None:
+    """As torchvision builds them with its own weights."""
+    small = {"init_weights": False, "num_classes": 5}
+    trained = models.get_model(name, weights=None, **TRAINED_ARGUMENTS[name], **small).eval()
+    file = save_weights(Normalized(trained, 0.5, 0.5), tmp_path / "net.safetensors")
+    again = build(name, {"pretrained": True, "init_weights": False}, weights=file)
+    assert again.net.transform_input
+    assert (name == "googlenet") == (again.net.aux_logits is False)

@@ -16,6 +16,12 @@ from clat.models.libraries import (
     untrained,
 )
 
+TRAINED_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "inception_v3": {"transform_input": True},
+    "googlenet": {"transform_input": True, "aux_logits": False},
+}
+"""What torchvision adds to a network's arguments where it comes with trained weights."""
+
 
 def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
     """Return a network of torchvision.
@@ -41,6 +47,8 @@ def build_torchvision(wanted: NetworkRequest) -> LibraryNetwork:
         raise unknown(f"weights of {wanted.name}", entry, trained.__members__)
     if wanted.new_classifier and entry is None:
         raise untrained(wanted)
+    if entry is not None and wanted.weights_follow:
+        args = {**TRAINED_ARGUMENTS.get(name, {}), **args}
     with one_line_errors(wanted):
         network = None if entry is None or wanted.weights_follow else models.get_model(name, weights=entry, **args)
         if network is None or wanted.new_classifier:

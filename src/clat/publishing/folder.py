@@ -31,6 +31,7 @@ from clat.models.fitting import bare, fitting_entries
 from clat.models.normalize import IDENTITY, Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.registry import MODELS, load_model
 from clat.models.settings import NetworkConfig
+from clat.models.torchvision_models import TRAINED_ARGUMENTS
 from clat.network import modes
 from clat.network.fingerprint import device_of, fingerprint, structure_hash
 from clat.network.outputs import logits_of
@@ -267,7 +268,10 @@ def _described(config: NetworkConfig) -> dict[str, Any]:
 
 def _without_weights(config: NetworkConfig) -> dict[str, Any]:
     """Return the arguments of a network whose weights follow."""
-    args = {key: value for key, value in (config.args or {}).items() if key not in ("pretrained", "weights")}
+    given = config.args or {}
+    args = {key: value for key, value in given.items() if key not in ("pretrained", "weights")}
+    if given.get("pretrained") or given.get("weights"):
+        args = {**TRAINED_ARGUMENTS.get(config.name.removeprefix("torchvision:"), {}), **args}
     return {"args": args or None}
 
 
