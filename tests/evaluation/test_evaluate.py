@@ -595,7 +595,7 @@ def test_whose_result_it_is_is_told_also_of_odd_buffers(linear: Any, samples: An
     model = linear()
     x, y = samples(model, 4)
     plain = evaluate(model, x, y, protocol="fgsm", eps=0.1).to_dict()["network"]
-    assert set(plain) == {"weights", "structure"}
+    assert set(plain) == {"weights", "structure", "normalize"}
     model.register_buffer("rows", torch.eye(3).to_sparse())
     model.register_buffer("conjugate", torch.ones(2, dtype=torch.complex64).conj())
     odd = evaluate(model, x, y, protocol="fgsm", eps=0.1).to_dict()["network"]
