@@ -11,7 +11,7 @@ from clat.studies.paper.lines import table_lines
 from clat.studies.paper.paper_table import PaperTable
 
 RECORDED = dict.fromkeys((table.id for table in TABLES), "smoke") | {
-    "T5": "smoke, and narrow for ResNet-50 (three seeds) and DenseNet-121 (one) on CIFAR-10",
+    "T5": "smoke, and narrow for ResNet-50 and DenseNet-121 on CIFAR-10 with three seeds",
     "T7": "smoke, and narrow for ResNet-18 with three seeds",
     "T20": "smoke, and narrow for ResNet-18 with three seeds",
     "F3": "smoke, and narrow for ResNet-18 with three seeds",
