@@ -75,10 +75,10 @@ def test_options_of_evaluate(refused, words, says):
 
 def test_a_protocol_is_looked_for_among_what_the_command_takes(refused, tmp_path):
     line = refused("evaluate", *MODEL, "--protocol", "autoattack-sample")
-    assert "did you mean 'autoattack-sampled'? Valid: apgd-ce" in line
+    assert "did you mean 'autoattack-sampled'? Valid: apgd, apgd-ce" in line
     assert ", autoattack-sampled, " in line
     assert ", fast, " in line
-    assert ", standard; or a TOML file, or package.module:NAME of your own" in line
+    assert ", stadv; or a TOML file, or package.module:NAME of your own" in line
     for words in (
         ("harden", *MODEL, "--budget", "1m", "--out", tmp_path / "run", "--protocol"),
         ("train", "tiny.toml", "--out", tmp_path / "run", "--evaluation.protocol"),
@@ -139,7 +139,7 @@ def test_a_field_without_its_table(refused, tmp_path):
     line = refused(*words, "--lr", "0.1")
     assert "--lr: a hardening takes fields of" in line
     assert "did you mean --schedule.lr?" in line
-    assert "did you mean --optimizer.momentum?" in refused(*words, "--momentum", "0.1")
+    assert "did you mean --optimizer.momentum or --schedule.momentum?" in refused(*words, "--momentum", "0.1")
     assert "options of clat harden\n" in refused(*words, "--nothing", "0.1")
 
 

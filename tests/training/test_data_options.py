@@ -19,6 +19,10 @@ from clat.training.prepare import augmentation
 from helpers import runs as kit
 
 
+EXTRA = "labels of the extra images are taken for 0 a, 1 b, 2 c, 3 d"
+pytestmark = pytest.mark.filterwarnings(f"ignore:{EXTRA}")
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -82,7 +86,9 @@ def test_a_run_on_mixed_and_generated_images(tmp_path, file, monkeypatch):
     assert len(labels) == 4 * 5
     assert {(tuple(y.shape), y.dtype) for y in labels} == {((16, 4), torch.float32)}
     assert any((y.amax(1) < 1).any() for y in labels)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["extra"] == 30
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["data"]["extra"] == 30
+    assert EXTRA in about["notes"]
 
 
 @pytest.mark.parametrize("k", [3, 5, 13])
