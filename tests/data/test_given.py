@@ -620,6 +620,8 @@ def test_names_that_may_be_others_are_said_and_not_mixed_with_train_s() -> None:
     test = Pairs(lambda k: (IMAGES[k], k % 2), targets=[k % 2 for k in range(N)], classes=["bee", "cat"])
     _, found = as_train_and_test((train, Chosen(test, np.arange(1, 7))))
     assert found.labels.tolist() == [2, 1] * 3
+    ragged = Chosen(Pairs(lambda k: (IMAGES[k[0]], k[0] % 3), classes=NAMES[:3]), [[0, 1], [2]])
+    assert as_image_set(ragged).labels.tolist() == [0, 2]
     unsure = Wraps(Pairs(lambda k: (IMAGES[k], k % 2), classes=["bee", "cat"]), int)
     with pytest.raises(ClatError, match=r"has classes \(bee, cat, \.\.\.\), other than the train split's"):
         as_train_and_test((train, unsure))

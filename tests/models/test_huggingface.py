@@ -206,6 +206,13 @@ def test_a_processor_that_leaves_settings_out_has_those_of_its_class(folder: Pat
         load_model(f"hf:{folder}", num_classes=5)
 
 
+@pytest.mark.parametrize("kind", ["ViTImageProcessorFast", "ViTFeatureExtractor", "NoSuchProcessor", None])
+def test_a_processor_whose_class_cannot_be_read_normalises(folder: Path, kind: str | None) -> None:
+    processor = {"image_processor_type": kind, "image_mean": MEAN, "image_std": STD}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert statistics_of(load_model(f"hf:{folder}", num_classes=5)) == (MEAN, STD)
+
+
 def test_a_folder_that_timm_wrote_has_its_normalisation_in_its_configuration(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())

@@ -13,6 +13,7 @@ from clat.attacks import pgd
 from clat.core.errors import ClatError
 from clat.models import Mixture, build_model, load_model, save_weights
 from clat.models.mixture import Gate, captured, joined, log_weights, log_weights_of
+from clat.models.normalize import Normalized
 from clat.models.settings import GateConfig, NetworkConfig
 from clat.network.layers import enumerate_layers
 from clat.recipe.schema import ModelConfig
@@ -215,8 +216,12 @@ def test_a_member_taken_from_the_file_of_a_mixture_has_its_own_normalisation(tmp
     mixture = Mixture(made["standard"], made["robust"], alpha=0.5)
     file = save_weights(mixture, tmp_path / "whole.safetensors")
     found, x = load_model("resnet18", width=2, weights=file, weights_key=member), torch.rand(2, 3, 8, 8)
+    wrapped = Mixture(Normalized(made["standard"], 0.5, 0.2), made["robust"], alpha=0.5)
+    inside = save_weights(wrapped, tmp_path / "wrapped.safetensors")
+    again = load_model("resnet18", width=2, weights=inside, weights_key="standard.net")
     with torch.no_grad():
         assert torch.equal(found.eval()(x), made[member].eval()(x))
+        assert torch.equal(again.eval()(x), wrapped.standard.eval()(x))
 
 
 MEMBERS = {"standard": None, "robust": "cifar10"}

@@ -123,6 +123,14 @@ def test_a_name_under_which_the_weights_are_another_function_is_refused(tmp_path
     assert folder.is_dir()
 
 
+def test_weights_that_are_not_finite_are_written(tmp_path: Path) -> None:
+    raw = load_model("resnet18", width=4, num_classes=5)
+    with torch.no_grad():
+        raw.conv1.weight.fill_(float("nan"))
+    with torch.inference_mode():
+        assert clat.save_pretrained(raw, tmp_path / "net", network=NetworkConfig(name="resnet18", width=4)).is_dir()
+
+
 def test_a_result_under_another_normalisation_is_refused(network, record: EvaluationRecord, tmp_path: Path) -> None:
     plain = load_model("resnet18", width=4, num_classes=5)
     plain.load_state_dict(network.state_dict())

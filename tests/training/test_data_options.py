@@ -18,7 +18,6 @@ from clat.training import stage
 from clat.training.prepare import augmentation
 from helpers import runs as kit
 
-
 EXTRA = "labels of the extra images are taken for 0 a, 1 b, 2 c, 3 d"
 pytestmark = pytest.mark.filterwarnings(f"ignore:{EXTRA}")
 

@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
     data = found.to_dict()
     if baseline is not None:
         plain, relative = mean_corruption_error(data, baseline)
-        say(f"mCE {plain:.1%}, relative mCE {relative:.1%} of the baseline's errors")
+        told = "none, as the baseline loses nothing to some of them" if relative is None else f"{relative:.1%}"
+        say(f"mCE {plain:.1%} of the baseline's errors, relative mCE {told}")
         data |= {"mce": plain, "relative_mce": relative, "baseline": options.against}
     outputs.write(data)
     return 0

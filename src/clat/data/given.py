@@ -302,7 +302,10 @@ def _chosen_rows(dataset: Any) -> list[int] | None:
     indices = getattr(dataset, "indices", None)
     if getattr(dataset, "dataset", None) is None or indices is None:
         return None
-    rows = np.asarray(indices)
+    try:
+        rows = np.asarray(indices)
+    except (TypeError, ValueError):  # lists of several lengths, a tensor on a GPU
+        return None
     return rows.tolist() if rows.shape == (len(dataset),) and rows.dtype.kind in "iu" else None
 
 

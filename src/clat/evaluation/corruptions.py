@@ -210,7 +210,7 @@ def corrupted(pixels: Tensor, name: str, severity: int, seed: int) -> Tensor:
     return torch.stack(parts)
 
 
-def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[float, float]:
+def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[float, float | None]:
     """Return mCE and relative mCE of a network, in units of a baseline's errors (1: as bad as that).
 
     Hendrycks and Dietterich 2019: CE_c = sum_s E_sc / sum_s E'_sc, with E' the baseline's; mCE is its mean over the
@@ -241,17 +241,22 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
         name: set(levels) for name, levels in baseline["corruptions"].items()
     }:
         raise ClatError("the two cannot be compared: they are of different corruptions or severities")
-    plain, relative = [], []
+    plain: list[float] = []
+    relative: list[float] | None = []
     for name in result["corruptions"]:
         mine, theirs = (
             [1 - one["value"] for one in data["corruptions"][name].values()] for data in (result, baseline)
         )
         clean, other = (1 - data["clean_accuracy"]["value"] for data in (result, baseline))
-        if sum(theirs) == 0 or sum(theirs) <= len(theirs) * other * (1 + 1e-9):  # a quotient by it says nothing
-            raise ClatError(f"the baseline loses nothing to {name}: take one that does")
+        if sum(theirs) == 0:
+            raise ClatError(f"the baseline makes no error under {name}: take one that does")
         plain.append(sum(mine) / sum(theirs))
-        relative.append((sum(mine) - len(mine) * clean) / (sum(theirs) - len(theirs) * other))
-    return fmean(plain), fmean(relative)
+        loses = sum(theirs) - len(theirs) * other
+        if loses <= 1e-9 * len(theirs):  # by which nothing can be divided
+            relative = None
+        if relative is not None:
+            relative.append((sum(mine) - len(mine) * clean) / loses)
+    return fmean(plain), None if relative is None else fmean(relative)
 
 
 def read_baseline(path: str | Path) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def evaluate_sampled(
         first = evaluate_set(model, images, protocol=CR, state=beside, **shared)
         untried = first.fooled_by == UNTRIED
         # What cr fooled was right as it is.
-        clean = torch.where(untried, first.predicted, _labels(images, ids).to(first.predicted))
+        clean = torch.where(untried, first.predicted, first.labels.to(first.predicted))
         unseen = torch.full_like(first.fooled_by, UNTRIED)
         robust, result = first.robust, replace(first, fooled_by=unseen, predicted=clean)
     else:
@@ -259,11 +259,6 @@ def evaluate_sampled(
         )
         if not until or found.width <= width or size == len(order):
             return found
-
-
-def _labels(images: ImageSet, ids: Tensor | Sequence[int] | None) -> Tensor:
-    """Return the labels of the images that are to be evaluated."""
-    return images.labels if ids is None else images.labels[torch.as_tensor(ids, dtype=torch.int64)]
 
 
 def _count(images: ImageSet, ids: Tensor | Sequence[int] | None) -> int:

@@ -48,7 +48,7 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
     """
     path = Path(path)
     content, metadata = read_content(path)
-    return choose_state(content, path, key), metadata if key is None else _of_part(metadata, key)
+    return choose_state(content, path, key), _said(metadata, key)
 
 
 def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> dict[str, str]:
@@ -147,8 +147,7 @@ def save_weights(
         header[NORMALIZE_KEY] = _as_text(statistics)
     header.setdefault(NORMALIZE_KEY, "null")
     inside = bare_prefix(model)
-    if members := {name: _as_text(one) for name, one in _of_members(model, inside)}:
-        header[MEMBERS_KEY] = json.dumps(members)
+    header[MEMBERS_KEY] = json.dumps({name: _as_text(one) for name, one in _of_members(model, inside)})
     # One fresh, contiguous copy an entry: safetensors refuses tied weights and views that share memory.
     copies = {
         name.removeprefix(inside): value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -175,15 +174,19 @@ def _of_members(model: nn.Module, inside: str) -> Iterator[tuple[str, Statistics
             yield part, module.statistics
 
 
-def _of_part(metadata: Mapping[str, str], key: str) -> dict[str, str]:
-    """Return the metadata as they are of a part of the file: what is said of the whole need not hold for it."""
+def _said(metadata: Mapping[str, str], key: str | None) -> dict[str, str]:
+    """Return the metadata as they are of the whole, or of its part `key`, for which they need not hold."""
+    if key is None:
+        return {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
     try:
         members = json.loads(metadata.get(MEMBERS_KEY, "{}"))
     except ValueError:
         members = {}
     found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
-    if isinstance(members, dict) and isinstance(members.get(key), str):
-        return {**found, NORMALIZE_KEY: members[key]}
+    above = [key, key.removesuffix(".net")]  # a Normalized holds the network, whose names the key may be of
+    own = next((members[name] for name in above if name in members), None) if isinstance(members, dict) else None
+    if isinstance(own, str):
+        return {**found, NORMALIZE_KEY: own}
     if MEMBERS_KEY not in metadata and has_none(metadata):
         del found[NORMALIZE_KEY]  # a file from before members were told apart
     return found

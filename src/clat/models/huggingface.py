@@ -34,6 +34,7 @@ from clat.models.reading import one_line, refuse_bombs
 
 INSTALL = "pip install transformers"
 PROCESSOR = "preprocessor_config.json"
+PROCESSORS = ("processor_config.json", PROCESSOR)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DECIDED_HERE = (
     "trust_remote_code",
@@ -240,7 +241,7 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
     """Return what the image processor does to images in [0, 1], as one normalisation."""
     channels = getattr(getattr(network, "config", None), "num_channels", wanted.in_channels)
     settings: dict[str, Any] = {}
-    for file in (folder / "processor_config.json", folder / PROCESSOR):
+    for file in (folder / name for name in PROCESSORS):
         if file.is_file() and not settings:
             found = read_table(file, f"model '{wanted.name}'")
             settings = found.get("image_processor", found if file.name == PROCESSOR else {})
@@ -277,8 +278,11 @@ def _of_processor(settings: Mapping[str, Any], name: str, *, usual: bool) -> boo
         return bool(settings[name])
     import transformers
 
-    kind = getattr(transformers, str(settings.get("image_processor_type")), None)
-    return usual if kind is None or not hasattr(kind, name) else bool(getattr(kind, name))
+    try:
+        with _quiet(transformers):
+            return bool(getattr(getattr(transformers, str(settings.get("image_processor_type"))), name))
+    except Exception:  # no such class, or one that asks for a library that is not here
+        return usual
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from clat.models.registry import MODELS, load_model
 from clat.models.settings import NetworkConfig
 from clat.models.torchvision_models import TRAINED_ARGUMENTS
 from clat.network import modes
+from clat.network.edge import unwrapped
 from clat.network.fingerprint import device_of, fingerprint, structure_hash
 from clat.network.outputs import logits_of
 from clat.network.random_states import preserve_random_states
@@ -164,14 +165,16 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
     Raises:
         ClatError: there is no such folder, the hub cannot be reached, or the weights do not fit.
     """
-    folder = huggingface.model_folder(str(source), f"model '{source}'", (CONFIG, WEIGHTS))
+    wanted = (CONFIG, WEIGHTS, *huggingface.PROCESSORS)
+    folder = huggingface.model_folder(str(source), f"model '{source}'", wanted)
     data = huggingface.read_table(folder / CONFIG, f"model '{source}'")
     ours = data.get("clat")
     if model is not None:
-        if not isinstance(ours, dict) and (folder / huggingface.PROCESSOR).is_file():
+        processed = any((folder / name).is_file() for name in huggingface.PROCESSORS)
+        if processed and not isinstance(ours, dict) and "auto_map" not in data and statistics_of(model) is None:
             raise ClatError(
                 f"model '{source}' is a folder of transformers, which builds the network and knows its"
-                " normalisation: leave model out"
+                " normalisation: leave model out, or wrap it in clat.Normalized"
             )
         load_weights(model, folder / WEIGHTS)
         return model.eval()
@@ -239,20 +242,20 @@ def _check_name(model: nn.Module, config: NetworkConfig, num_classes: int | None
 
 def _check_function(model: nn.Module, config: NetworkConfig, num_classes: int, in_channels: int) -> None:
     """Refuse a name under which a reader would build another function of the same weights."""
+    model = unwrapped(model)  # processes wait for one another in a wrapper
     own = bare(model)
-    with preserve_random_states(own):
-        named = load_model(
-            config.name, **_settings(config, num_classes, in_channels), normalize=statistics_of(model)
-        )
+    place = device_of(own, torch.device("cpu"))
+    kind = next((value.dtype for value in own.parameters()), torch.float32)
+    with preserve_random_states(own), torch.inference_mode(False), torch.no_grad():
+        settings = _settings(config, num_classes, in_channels)
+        named = load_model(config.name, **settings, normalize=statistics_of(model))
         fitting_entries(named, own.state_dict(), "of this network").put_into(named)
-        kind = next((value.dtype for value in own.parameters()), torch.float32)
-        named = named.to(device_of(own, torch.device("cpu")), kind)
-        x = torch.rand((2, in_channels, 32, 32), generator=torch.Generator().manual_seed(0))
-        x = x.to(device_of(own, torch.device("cpu")), kind)
-        with modes.attack_mode(model), modes.attack_mode(named), torch.no_grad():
-            ours, theirs = logits_of(model(x)), named(x)
-    near = 1e-2 * float(ours.abs().max())
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=near):
+        named = named.to(place, kind)
+        x = torch.rand((2, in_channels, 32, 32), generator=torch.Generator().manual_seed(0), device="cpu")
+        with modes.attack_mode(model), modes.attack_mode(named):
+            ours, theirs = (logits_of(one(x.to(place, kind))) for one in (model, named))
+    near = 1e-2 * float(ours.nan_to_num().abs().max())
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=near, equal_nan=True):
         raise ClatError(
             f"this network is not '{config.name}' with these settings: they take the same weights, and other logits"
             " come out; name the one that it is, or none"
