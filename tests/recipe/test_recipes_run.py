@@ -64,6 +64,7 @@ def tiny(name, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:labels of the extra images are taken for")
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_a_built_in_recipe_runs_to_its_end(name, tmp_path):
     recipe = tiny(name, tmp_path)

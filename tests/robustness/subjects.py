@@ -146,7 +146,7 @@ TRAIN = Subject(
 
 def _save_always() -> None:
     """Keep the standing after each attack on each batch, instead of every half a minute."""
-    state.StateFile.__init__.__defaults__ = (0.0,)
+    state.StateFile.__init__.__defaults__ = (None, 0.0)
 
 
 def evaluation(weights: Path) -> Subject:

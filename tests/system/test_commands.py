@@ -255,8 +255,9 @@ def test_clat_alone_prints_help(clat):
 def test_the_demo(clat, tmp_path):
     out = tmp_path / "demo"
     assert clat("demo", "--out", out).code == 0
-    assert (out / "demo" / "report.html").is_file()
-    assert read(out / "demo-pgd-at" / "run.json")["status"] == "finished"
+    assert (out / "hardened" / "report.html").is_file()
+    for run in ("clean", "hardened"):
+        assert read(out / run / "run.json")["status"] == "finished"
     assert clat("demo", "--out", out).code == 2
 
 
