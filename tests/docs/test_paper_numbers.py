@@ -250,6 +250,13 @@ def anew_less_once_of_densenet() -> str:
     return with_interval(less["effect"])
 
 
+def averaging_of_densenet() -> str:
+    rows = read("paper/T5/narrow-densenet121/table")["entries"]
+    (mean,) = (one["effect"] for one in rows if one["row"] == "ema")
+    assert mean["high"] < 0
+    return with_interval(mean)
+
+
 def selected_in_t13() -> str:
     lists = [
         ", ".join(map(str, one["layers"]))
@@ -392,6 +399,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("docs/results/paper/README.md", by_number_of_layers),
     ("docs/results/paper/README.md", densenet_selected_anew),
     ("README.md", lambda: f"whose layers do change: {anew_less_once_of_densenet()}."),
+    ("README.md", lambda: f"it loses ({averaging_of_densenet()} under PGD-10)"),
     ("docs/results/README.md", lambda: f"whose layers do change: {anew_less_once_of_densenet()}, where the paper"),
     ("docs/results/README.md", lambda: critical_less_pgd_at("AutoAttack's kind (`clat-v2`)")),
     ("docs/results/README.md", critical_less_random),

@@ -45,7 +45,7 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     (('1', '9', '10'), ('b10', 'b9'))
     """
     found = sorted(set(names))
-    return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else found)
+    return tuple(sorted(found, key=int) if all_numbers(found) else found)
 
 
 def are_numbers(class_names: Sequence[str]) -> bool:
@@ -58,6 +58,18 @@ def are_numbers(class_names: Sequence[str]) -> bool:
         True where they are.
     """
     return list(class_names) == list(map(str, range(len(class_names))))
+
+
+def all_numbers(names: Iterable[str]) -> bool:
+    """Return whether classes are called by numbers, in whatever order, some perhaps left out.
+
+    Args:
+        names: theirs.
+
+    Returns:
+        True where they are.
+    """
+    return all(name.isdecimal() for name in names)
 
 
 def numbered(class_names: Sequence[str]) -> str:
@@ -204,18 +216,15 @@ def number_classes(
     """
     first = own if train is None else train
     plain = given is None and own.names is None and own.values.dtype.kind == "i"
-    if plain and first.names is None and first.values.dtype.kind != "i":  # numbers among the names of train
-        spelt = {whole_number(name): name for name in first.values.tolist()}
-        own = Labels(np.array([spelt.get(value, str(value)) for value in own.values.tolist()], dtype=object))
-        plain = False
-    if plain and first.names is not None:
-        if not all(name.isdecimal() for name in first.names):
+    if plain and (first.names is not None or first.values.dtype.kind != "i"):  # numbers among the names of train
+        known = first.values.tolist() if first.names is None else first.names
+        if first.names is not None and not all_numbers(known):
             raise ClatError(
                 f"the labels of '{where}' are numbers, and the train split has classes with names"
-                f" ({', '.join(first.names[:3])}, ...): list the classes in the order of the numbers with classes"
+                f" ({', '.join(known[:3])}, ...): list the classes in the order of the numbers with classes"
                 " (--classes)"
             )
-        spelt = {int(name): name for name in first.names}
+        spelt = {whole_number(name): name for name in known}
         own = Labels(np.array([spelt.get(value, str(value)) for value in own.values.tolist()], dtype=object))
         plain = False
     if plain:
@@ -285,7 +294,7 @@ def _order_notes(found: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
     notes = []
     if found != names and sorted(found) == sorted(names):
         notes.append("the split numbers its classes otherwise than the train split: brought into that order")
-    if all(name.isdecimal() for name in names) and list(names) != sorted(names):
+    if all_numbers(names) and list(names) != sorted(names):
         notes.append(
             f"the classes are numbers and stand in numeric order, {', '.join(names[:3])}, ..., {names[-1]}; readers"
             " that sort text have another one"

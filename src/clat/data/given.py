@@ -17,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.data.arrays import image_array, label_array
 from clat.data.channels import with_channels
-from clat.data.classes import Classes, Labels, are_numbers, number_classes, read_classes
+from clat.data.classes import Classes, Labels, all_numbers, are_numbers, number_classes, read_classes
 from clat.data.columns import WantedColumns
 from clat.data.datasets import default_resident_limit, load_split
 from clat.data.decode import EncodedImages
@@ -217,7 +217,7 @@ def _numbered(
         )
     elif own.names is None and own.values.dtype.kind == "i" and train is not None and train.names is not None:
         own = Labels(own.values, train.names)
-    elif train is not None and own.names is not None and _numbers_alone(train) and not _all_numbers(own.names):
+    elif train is not None and own.names is not None and _numbers_alone(train) and not all_numbers(own.names):
         own = Labels(own.values)  # train has these numbers, without the names
     if own.names is not None and len(own.values) and own.values.max() >= len(own.names):
         row = int(own.values.argmax())
@@ -246,11 +246,6 @@ def _numbered(
 def _numbers_alone(labels: Labels) -> bool:
     """Return whether labels are numbers of classes that are called by them, 0, 1, 2, ..., or by nothing."""
     return labels.values.dtype.kind == "i" if labels.names is None else are_numbers(labels.names)
-
-
-def _all_numbers(names: Sequence[str]) -> bool:
-    """Return whether classes are called by numbers, in whatever order."""
-    return all(name.isdecimal() for name in names)
 
 
 def _labels_of(source: Any, wanted: WantedColumns, image_size: int | None) -> Labels:

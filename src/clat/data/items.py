@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ class Items:
     """What it is called in messages."""
     keys: tuple[Any, Any] = (0, 1)
     """Of the image and of the label: places in a pair, or the keys of a mapping."""
+
+    @cached_property
+    def generators(self) -> list[Any]:
+        """Return the generators that the data set holds."""
+        return held_generators(self.dataset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the generators: those of modules are others in a process that is spawned."""
+        return {name: value for name, value in self.__dict__.items() if name != "generators"}
 
     def read(self, row: int) -> tuple[Any, int]:
         """Return image and label of an item.
@@ -98,24 +108,12 @@ class DatasetImages(LazyImages):
         self, items: Items, labels: np.ndarray, *, size: int | None = None, rows: Tensor | None = None
     ) -> None:
         self.items, self.labels, self.size = items, labels, size
-        self._generators: list[Any] | None = None
         self.rows = torch.arange(len(labels)) if rows is None else rows
         first = self.fetch_rows([0], (), None)
         self.shape, self.dtype = tuple(first.shape[1:]), first.dtype
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the generators: those of modules are others in a process that is spawned."""
-        return {**self.__dict__, "_generators": None}
-
-    @property
-    def generators(self) -> list[Any]:
-        """Return the generators that the data set holds."""
-        if self._generators is None:
-            self._generators = held_generators(self.items.dataset)
-        return self._generators
 
     def subset(self, indices: Tensor) -> DatasetImages:
         found = object.__new__(DatasetImages)
@@ -133,7 +131,7 @@ class DatasetImages(LazyImages):
     ) -> Tensor:
         """Read these rows of the data set; `expected`: the shape and type of all images, if they are known."""
         made = []
-        with seeded_draws(self.generators) as seed:
+        with seeded_draws(self.items.generators) as seed:
             for row in rows:
                 seed(derive_seed("item", *place, row))
                 image, label = self.items.read(row)
@@ -169,7 +167,7 @@ class DatasetImages(LazyImages):
             One note on a random transform that is in the data set, or none.
         """
         row = int(self.rows[0])
-        with seeded_draws(self.generators) as seed:
+        with seeded_draws(self.items.generators) as seed:
             seed(0)
             before = self._states()
             self.items.read(row)
@@ -191,7 +189,7 @@ class DatasetImages(LazyImages):
         ]
 
     def _states(self) -> tuple[bytes, ...]:
-        own = (pickle.dumps(generator_state(each)) for each in self.generators)
+        own = (pickle.dumps(generator_state(each)) for each in self.items.generators)
         return *global_states(), *own
 
 
@@ -235,7 +233,7 @@ def _read_labels(items: Items, rows: list[int]) -> np.ndarray:
         generator=torch.Generator(),
     )
     found: list[int] = []
-    with seeded_draws(held_generators(items.dataset)):
+    with seeded_draws(items.generators):
         for part in parts:
             if isinstance(part, ClatError):
                 raise part

@@ -71,12 +71,9 @@ def crossed_interval(values: NDArray[np.float64], *, least: float = -1.0) -> Cro
         one = torch.from_numpy(values[0])
         low, high = PairedDifference.between(one < 0, one > 0).interval
         return CrossedInterval(value, low, high, seeds, images, "bonett-price")
-    low, high = _of_both(values, least)
     lost, gained = (round(float(part.sum()) / seeds) for part in (values < 0, values > 0))
-    if lost + gained < FEW:
-        others = PairedDifference(lost, gained, images).interval
-        low, high = min(low, others[0]), max(high, others[1])
-    return CrossedInterval(value, low, high, seeds, images)
+    over_images = PairedDifference(lost, gained, images).interval
+    return CrossedInterval(value, *_of_both(values, least, lost + gained, over_images), seeds, images)
 
 
 def accuracy_interval(verdicts: NDArray[np.float64]) -> CrossedInterval:
@@ -91,21 +88,25 @@ def accuracy_interval(verdicts: NDArray[np.float64]) -> CrossedInterval:
     """
     seeds, images = verdicts.shape
     if seeds > 1 and verdicts.min() < verdicts.max():
-        low, high = _of_both(verdicts, 0.0)
         right = round(float(verdicts.sum()) / seeds)
-        if min(right, images - right) < FEW:
-            others = Accuracy(right, images, CONFIDENCE).interval
-            low, high = min(low, others[0]), max(high, others[1])
-        return CrossedInterval(float(verdicts.mean()), low, high, seeds, images)
+        over_images = Accuracy(right, images, CONFIDENCE).interval
+        found = _of_both(verdicts, 0.0, min(right, images - right), over_images)
+        return CrossedInterval(float(verdicts.mean()), *found, seeds, images)
     one = Accuracy(int(verdicts[0].sum()), images, CONFIDENCE)
     return CrossedInterval(one.value, *one.interval, seeds, images, "wilson")
 
 
-def _of_both(values: NDArray[np.float64], least: float) -> tuple[float, float]:
-    """Return Student's interval of the mean over seeds and images, cut at `least` and 1."""
+def _of_both(
+    values: NDArray[np.float64], least: float, counting: int, over_images: tuple[float, float]
+) -> tuple[float, float]:
+    """Return Student's interval of the mean over seeds and images, cut at `least` and 1.
+
+    Where few images count, it is widened to hold the one over images as well.
+    """
     error, freedom = standard_error(values)
     value, reach = float(values.mean()), float(scipy.stats.t.isf((1 - CONFIDENCE) / 2, freedom)) * error
-    return max(value - reach, least), min(value + reach, 1.0)
+    low, high = max(value - reach, least), min(value + reach, 1.0)
+    return (low, high) if counting >= FEW else (min(low, over_images[0]), max(high, over_images[1]))
 
 
 def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:

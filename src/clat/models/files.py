@@ -176,13 +176,13 @@ def _of_members(model: nn.Module, inside: str) -> Iterator[tuple[str, Statistics
 
 def _said(metadata: Mapping[str, str], key: str | None) -> dict[str, str]:
     """Return the metadata as they are of the whole, or of its part `key`, for which they need not hold."""
+    found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
     if key is None:
-        return {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
+        return found
     try:
         members = json.loads(metadata.get(MEMBERS_KEY, "{}"))
     except ValueError:
         members = {}
-    found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
     above = [key, key.removesuffix(".net")]  # a Normalized holds the network, whose names the key may be of
     own = next((members[name] for name in above if name in members), None) if isinstance(members, dict) else None
     if isinstance(own, str):

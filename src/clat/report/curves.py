@@ -84,10 +84,10 @@ def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
     """
     figure = Figure(figsize=(figure_width(), 3.7), layout="constrained")
     axes = figure.subplots()
-    handles = []
+    handles, images = [], "test" if run.decides_on_test else "held-out"
     for key, hue in (("heldout_clean", BLUE), ("heldout_robust", ORANGE)):
         epochs, values = series(run.epochs, key)
-        name = f"{'test' if run.decides_on_test else 'held-out'} {key.removeprefix('heldout_')}"
+        name = f"{images} {key.removeprefix('heldout_')}"
         marker = "o" if len(epochs) == 1 else ""
         handles += axes.plot(epochs, [100 * v for v in values], color=hue, label=name, marker=marker, zorder=3)
     for number_of, other in enumerate(others):
@@ -101,7 +101,7 @@ def training_curves(run: Run, others: Sequence[Run] = ()) -> Figure:
     handles += _mark_best_and_last(axes, run)
     _shade_stages(axes, run)
     _mark_selections(axes, run)
-    axes.set_ylabel(f"{'test' if run.decides_on_test else 'held-out'} accuracy, %")
+    axes.set_ylabel(f"{images} accuracy, %")
     _finish(figure, axes, handles)
     return figure
 
