@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from clat.studies.evidence.regimes import REGIMES, EvidenceRow, every_row, find_
 from clat.studies.evidence.request import EvidenceRequest, Finals
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist, headroom
 from clat.studies.evidence.summary import answer_table, verdict
+from clat.studies.evidence.table import evidence_table
 from clat.studies.paper import scales, store
 from clat.studies.paper.accuracy import evaluated
 from clat.studies.paper.choose_lambda import ChosenRatio
@@ -181,7 +183,7 @@ def test_what_costs_more_or_is_not_whole_is_not_chosen():
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (confirmed(0.1), "CLAT gains: +2.0 points clean and +1.0 robust"),
+        (confirmed(0.1), "CLAT gains: the differences found reach +2.0 points clean and +1.0 robust"),
         (confirmed(0.0), "CLAT does not gain +2.0 points clean and +1.0 robust: more than +0.1 clean and"),
         (
             confirmed(0.015),
@@ -293,6 +295,14 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     assert all(one["seeds"] == [1, 2] for one in held["confirmed"])
     assert held["confirmed"][0]["form"]["robust"]["images"] == 20
     assert held["fresh_at_first"] == 2
+    assert held["choice"] == held["choice_at_first"]
+    assert held["choice"]["finalist"] == "X + clat"
+    assert held["choice"]["ratio"] == held["ratios"]["clat"]["ratio"] in (0.1, 0.3)
+    assert set(held["ratios"]["clat"]["clean"]) == set(held["ratios"]["clat"]["score"]) == {"0.1", "0.3"}
+    assert "score" in held["ratios"]["clat"]["how"], "what was compared stands beside what was chosen"
+    (seeds, beside) = [text for name, text in held["notes"] if name == "seed by seed"]
+    assert seeds.startswith("cr, less the control: seed 1 ")
+    assert beside.startswith("clat-pgd-10, less the control: seed 1 ")
 
     finals = replace(request, finals=Finals(protocol="pgd-20", samples=10))
     last = run.run_regime(finals, tmp_path / "e")
@@ -301,6 +311,14 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
         [one for one in (tmp_path / "e" / "store" / "runs").iterdir() if (one / "summary.json").exists()]
     ), "nothing is trained again"
     assert "after a verdict" not in last["outcome"]
+    (first,) = (tmp_path / "e" / "store" / "confirmations").iterdir()
+    told = json.loads(first.read_text())
+    other = 0.4 - told["choice"]["ratio"]
+    first.write_text(json.dumps({**told, "choice": {**told["choice"], "ratio": other}}))
+    changed = run.run_regime(request, tmp_path / "e")["outcome"]
+    assert f"seen (ratio: {other:g}, then {held['choice']['ratio']:g}), for which p" in changed
+    first.write_text(json.dumps({key: value for key, value in told.items() if key != "choice"}))
+    assert "after a verdict" not in run.run_regime(request, tmp_path / "e")["outcome"], "a store of an earlier clat"
     fewer = replace(request, regime=replace(small, fresh=1))
     last = run.run_regime(fewer, tmp_path / "e")
     assert (last["fresh_at_first"], last["fresh"]) == (2, [1])
@@ -366,9 +384,10 @@ def test_a_regime_beside_itself_trains_and_measures_nothing_here(small, tmp_path
 
 
 def test_a_seed_of_which_one_network_failed_is_told_of(small, tmp_path, monkeypatch):
-    where = Store(tmp_path, small.scale, {"cifar10": "digits"})
+    where, measured = Store(tmp_path, small.scale, {"cifar10": "digits"}), SimpleNamespace(images="same")
+    monkeypatch.setattr(where, "summary", lambda run: {"warnings": ["catastrophic overfitting"]})
     monkeypatch.setattr(where, "train", lambda run, _: "no" if run.spec.follower and run.spec.seed == 2 else None)
-    monkeypatch.setattr(run, "evaluated", lambda _, runs, how: ({one.spec.seed: None for one in runs}, []))
+    monkeypatch.setattr(run, "evaluated", lambda _, runs, how: ({one.spec.seed: measured for one in runs}, []))
     monkeypatch.setattr(run, "verdicts_of", lambda records, kind: np.eye(len(records), 5))
     request = EvidenceRequest(regime=small, store=where, console=Console(quiet=True))
     rows = {row.name: row for row in small.rows()}
@@ -376,6 +395,13 @@ def test_a_seed_of_which_one_network_failed_is_told_of(small, tmp_path, monkeypa
     confirmed, failures = run.confirm(request, found, {"clat": ChosenRatio(0.1, "", {})})
     assert [(one.seeds, one.missing) for one in confirmed] == [((1,), (2,))] * 2
     assert failures == ["no"]
+    assert confirmed[0].warnings["X"] == tuple(f"seed {seed}: catastrophic overfitting" for seed in (1, 2))
+    table = evidence_table(request, {}, found, confirmed, failures)
+    assert ["X + clat", "seed 1: catastrophic overfitting"] in table["notes"]
+    others = {1: SimpleNamespace(images="others")}
+    monkeypatch.setattr(run, "evaluated", lambda _, runs, how: ({1: measured} if len(runs) > 1 else others, []))
+    with pytest.raises(ClatError, match="seed 1 was measured by cr on images of two kinds"):
+        run.confirm(request, found, {"clat": ChosenRatio(0.1, "", {})})
 
 
 def test_a_ratio_is_chosen_by_both_accuracies(small, tmp_path, monkeypatch):
@@ -426,6 +452,9 @@ def test_the_answer_is_made_from_the_regimes_files(tmp_path, capsys):
     largest = told["entries"][0]["differences"]["clean"]["value"]
     assert f"to +{100 * largest:.1f} clean" in told["outcome"]
     assert "control of fast; control of wide." in told["outcome"]
+    assert "it speaks against no difference, be it a gain or a loss." in told["outcome"]
+    planned = "planned, and not in this answer; p is not corrected for them"
+    assert ["annealed, cifar100, imagenette", planned] in told["notes"]
     assert [row[-1] for row in told["rows"]] == ["gains", "does not gain", "not settled"]
     assert [one["p_corrected"] for one in told["entries"]] == holm([one["p"] for one in told["entries"]])
     assert (tmp_path / "answer" / "page.html").exists()
@@ -445,7 +474,11 @@ def test_what_holm_takes_back_is_no_gain():
     told = answer_table(tables)
     assert "gains in" not in told["outcome"]
     assert told["entries"][0]["verdict"] == "not settled"
-    assert answer_table(tables[:1])["entries"][0]["verdict"] == "gains"
+    alone = answer_table(tables[:1])
+    assert alone["entries"][0]["verdict"] == "gains"
+    assert alone["outcome"].startswith("Of 1 regime, CLAT gains in 1 (r0).")
+    (shown,) = {f"{100 * one['differences']['clean']['value']:+.1f}"}
+    assert f"comes to {shown} clean and to " in alone["outcome"], "one difference is no range"
     with pytest.raises(ClatError, match="has not been measured under cr, which decides"):
         answer_table([tables[0] | {"confirmed": [one | {"protocol": "clat-pgd-10"}]}])
 

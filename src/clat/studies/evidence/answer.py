@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from clat.studies.evidence.comparison import TAIL
+from clat.studies.evidence.comparison import LEVEL, TAIL
 from clat.studies.evidence.confirmation import Confirmation
 from clat.studies.evidence.screening import GOAL, Screened, control_to_beat, finalist
 from clat.studies.paper.cells import difference_text, points
 
-SURE = f"a confidence of {1 - 2 * TAIL:.1%} (a one-sided bound of {1 - TAIL:.2%} for each accuracy)".replace(
-    "%", " %"
+SURE = (
+    f"a nominal confidence of {1 - 2 * TAIL:.1%} (a one-sided bound of {1 - TAIL:.2%} for each accuracy)".replace(
+        "%", " %"
+    )
 )
 """How sure it is that a gain is excluded; the brackets of 95 % are narrower."""
 
@@ -71,6 +74,28 @@ def changed_seeds(first: int | None, now: int) -> list[str]:
     ]
 
 
+def changed_choice(first: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """Return what has to be said of a choice that came out otherwise once a verdict had been seen.
+
+    That can be where a network failed when the choice was first made, and was trained later.
+
+    Args:
+        first: finalist, control and ratio when they were first confirmed; None: not known.
+        now: those of now.
+
+    Returns:
+        A sentence, or none.
+    """
+    if not first or not now or first == now:
+        return []
+    changed = ", ".join(
+        f"{key}: {first.get(key)}, then {now.get(key)}" for key in now if first.get(key) != now.get(key)
+    )
+    return [
+        f"The choice was changed after a verdict had been seen ({changed}), for which p and bounds do not account."
+    ]
+
+
 def seeds_text(seeds: Sequence[int], missing: Sequence[int]) -> str:
     """Return how many seeds there are, of how many that were asked for.
 
@@ -107,7 +132,10 @@ def _verdict(one: Confirmation) -> str:
     if not one.replicated:
         return "This settles nothing: one seed speaks of two networks, not of two ways to train."
     if one.exceeds:
-        return f"CLAT gains: {goal} or more, for steps that cost less."
+        return (
+            f"CLAT gains: the differences found reach {goal}, each of them beyond chance (p below "
+            f"{LEVEL:.2f} against no difference, of this regime alone), for steps that cost less."
+        )
     uppers = {kind: 100 * found.bound for kind, found in one.differences.items()}
     if one.falls_short:
         short = [kind for kind, least in GOAL.items() if uppers[kind] < 100 * least]

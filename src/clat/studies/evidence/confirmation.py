@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clat.evaluation.crossed import CrossedInterval, accuracy_interval
 from clat.studies.evidence.comparison import LEVEL, TAIL, CrossedDifference, compare
 from clat.studies.evidence.screening import GOAL, Screened
+from clat.studies.paper.cells import points
 
 Verdicts = Mapping[str, NDArray[np.float64]]
 """clean and robust -> (S, N), 1 where the network of a seed is right on a test image."""
@@ -32,6 +33,8 @@ class Confirmation:
     protocol: str
     by_control: Verdicts
     by_form: Verdicts
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Row -> what its networks warned of while they were trained."""
 
     def accuracy(self, verdicts: Verdicts, kind: str) -> CrossedInterval:
         """Return an accuracy with its interval over seeds and images.
@@ -72,6 +75,17 @@ class Confirmation:
         found = self.differences
         return self.replicated and any(found[kind].bound < least for kind, least in GOAL.items())
 
+    def by_seed(self) -> str:
+        """Return the differences of every seed, in points."""
+        told = []
+        for place, seed in enumerate(self.seeds):
+            of = [
+                f"{points(100 * float((self.by_form[kind][place] - self.by_control[kind][place]).mean()))} {kind}"
+                for kind in GOAL
+            ]
+            told.append(f"seed {seed} {', '.join(of)}")
+        return f"{self.protocol}, less the control: {'; '.join(told)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; accuracies and differences in [0, 1] and [-1, 1]."""
         rows = {"control": (self.control, self.by_control), "form": (self.form, self.by_form)}
@@ -92,4 +106,5 @@ class Confirmation:
             "p": self.p,
             "exceeds": self.exceeds,
             "falls_short": self.falls_short,
+            "warnings": {name: list(texts) for name, texts in self.warnings.items()},
         }

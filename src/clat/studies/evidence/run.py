@@ -59,24 +59,39 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     ratios = chosen_ratios(request)
     found = screen(request, ratios)
     confirmed, failures = confirm(request, found, ratios)
-    first = first_fresh(request) if confirmed else None
-    table = evidence_table(request, ratios, found, confirmed, failures, first)
+    first = first_confirmed(request, found, ratios) if confirmed else None
+    table = evidence_table(request, ratios, found, confirmed, failures, first, _choice(found, ratios))
     write_files(table, {"clean-and-robust": clean_against_robust(found)}, folder)
     return table
 
 
-def first_fresh(request: EvidenceRequest) -> int:
-    """Return how many fresh seeds were asked for when the regime's two rows were first confirmed in this store.
+def first_confirmed(request: EvidenceRequest, found: Sequence[Screened], ratios: Ratios) -> dict[str, Any]:
+    """Return what was confirmed when the regime's two rows were first confirmed in this store.
 
     Args:
-        request: what is run; where nothing was confirmed before, its number is kept as the first.
+        request: what is run; where nothing was confirmed before, what is confirmed now is kept as the first.
+        found: the rows, screened.
+        ratios: form -> the ratio, or why there is none.
 
     Returns:
-        The number.
+        "fresh", the number of fresh seeds, and of "choice" the finalist, its control and ratio; of a store of an
+        earlier clat the number alone.
     """
     regime = request.regime
-    held = request.store.kept("confirmations", {"regime": regime.name}, lambda: {"fresh": regime.fresh})
-    return int(held["fresh"])
+    now = {"fresh": regime.fresh, "choice": _choice(found, ratios)}
+    return request.store.kept("confirmations", {"regime": regime.name}, lambda: now)
+
+
+def _choice(found: Sequence[Screened], ratios: Ratios) -> dict[str, Any]:
+    form = finalist(found)
+    if form is None:
+        return {}
+    ratio = ratios.get(form.row.form)
+    return {
+        "finalist": form.row.name,
+        "control": control_to_beat(found, form).row.name,
+        "ratio": ratio.ratio if isinstance(ratio, ChosenRatio) else None,
+    }
 
 
 def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
@@ -95,7 +110,7 @@ def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
     failure = store.train(x, request.console)
     last = store.summary(x)["last"] if store.is_finished(x) else None
 
-    def score(one: Mapping[str, float]) -> float:
+    def headroom(one: Mapping[str, float]) -> float:
         if last is None:
             return one["heldout_robust"]
         return min(one[f"heldout_{kind}"] - last[f"heldout_{kind}"] - least for kind, least in GOAL.items())
@@ -103,7 +118,7 @@ def chosen_ratios(request: EvidenceRequest) -> dict[str, ChosenRatio | str]:
     found: dict[str, ChosenRatio | str] = {}
     for form, choice in request.regime.choices(seed).items():
         try:
-            found[form] = choose_ratio(store, console=request.console, score=score, **choice)
+            found[form] = choose_ratio(store, console=request.console, score=headroom, **choice)
         except ClatError as error:
             found[form] = str(error)
     return found if failure is None or last is not None else dict.fromkeys(found, failure)
@@ -212,7 +227,21 @@ def _screened(request: EvidenceRequest, row: EvidenceRow, ratios: Ratios) -> Scr
         step=step,
         complete=len(trained) == len(request.regime.screened_seeds),
         failure="; ".join(dict.fromkeys(wrong)) or None,
+        warnings=warnings_of(store, trained),
     )
+
+
+def warnings_of(store: Store, runs: Sequence[StoredRun]) -> tuple[str, ...]:
+    """Return what networks warned of while they were trained, such as catastrophic overfitting.
+
+    Args:
+        store: where they are.
+        runs: finished ones.
+
+    Returns:
+        A text a warning, with its seed.
+    """
+    return tuple(f"seed {run.spec.seed}: {text}" for run in runs for text in store.summary(run).get("warnings", ()))
 
 
 def confirm(
@@ -248,6 +277,9 @@ def confirm(
             records[one.row.name], unmeasured = evaluated(request.store, trained[one.row.name], kept)
             wrong += unmeasured
         seeds = tuple(sorted(set(records[control.row.name]) & set(records[form.row.name])))
+        for seed in seeds:
+            if len({records[one.row.name][seed].images for one in (control, form)}) > 1:
+                raise ClatError(f"seed {seed} was measured by {how.protocol} on images of two kinds: move one away")
         if seeds:
             by_control, by_form = (
                 {kind: verdicts_of([records[one.row.name][seed] for seed in seeds], kind) for kind in GOAL}
@@ -262,6 +294,7 @@ def confirm(
                     protocol=how.protocol,
                     by_control=by_control,
                     by_form=by_form,
+                    warnings={name: warnings_of(request.store, runs) for name, runs in trained.items()},
                 )
             )
             request.console.print(f"{request.regime.name}: {how.protocol}: measured")

@@ -27,6 +27,8 @@ class Screened:
     complete: bool = False
     """All seeds that were asked for are trained; else it is not chosen."""
     failure: str | None = None
+    warnings: tuple[str, ...] = ()
+    """What its networks warned of while they were trained, such as catastrophic overfitting."""
 
     def mean(self, kind: str) -> float:
         """Return an accuracy over the seeds, in [0, 1].
@@ -47,6 +49,7 @@ class Screened:
             "step": self.step,
             "complete": self.complete,
             "failure": self.failure,
+            "warnings": list(self.warnings),
         }
 
 

@@ -15,9 +15,10 @@ from clat.core.formatting import DASH
 from clat.core.parsing import parse_json
 from clat.report.plots import BLUE, GREEN, MUTED, styled
 from clat.report.widths import WIDTH
-from clat.studies.evidence.answer import SURE, changed_seeds, failed_seeds, seeds_text
+from clat.studies.evidence.answer import SURE, changed_choice, changed_seeds, failed_seeds, seeds_text
 from clat.studies.evidence.comparison import LEVEL, holm
 from clat.studies.evidence.confirmation import LEAST_SEEDS
+from clat.studies.evidence.regimes import REGIMES
 from clat.studies.evidence.request import DECIDING
 from clat.studies.evidence.screening import GOAL
 from clat.studies.measurement import computing_device
@@ -173,7 +174,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         f"a p of 1. CLAT gains at {points(100 * GOAL['clean'])} "
         f"points clean and {points(100 * GOAL['robust'])} robust or more, both beyond chance; it does not "
         f"where one of the two is excluded with {SURE}, which the brackets are narrower than.",
-        "notes": [[_name(table), text] for table in tables for text in _remarks(table)],
+        "notes": [[_name(table), text] for table in tables for text in _remarks(table)] + _not_there(tables),
         "facts": [("Regimes", str(len(tables)))],
         "made": made,
         "failed": 0,
@@ -206,19 +207,21 @@ def sentences(tables: Sequence[Table]) -> list[str]:
         named[verdict(*tested[name]) if name in tested else UNTESTED].append(name)
     confirmed = [one for one, _ in tested.values()]
     parts = [f"{what} in {len(names)} ({', '.join(names)})" for what, names in named.items() if names]
-    ranges = [
-        f"{points(100 * min(values))} to {points(100 * max(values))} {kind}"
-        for kind in GOAL
-        for values in [[one["differences"][kind]["value"] for one in confirmed]]
-    ]
+    ranges = [f"{_range([one['differences'][kind]['value'] for one in confirmed])} {kind}" for kind in GOAL]
     least = _p(min(p for _, p in tested.values()))
     controls = dict.fromkeys(one["control"]["row"] for one in confirmed)
     return [
-        f"Of {len(tables)} regimes, CLAT {'; '.join(parts)}.",
+        f"Of {len(tables)} {'regime' if len(tables) == 1 else 'regimes'}, CLAT {'; '.join(parts)}.",
         f"Its best form less the control that it has to beat comes to {' and to '.join(ranges)}, in points.",
-        f"The smallest p of both differences, corrected for the number of regimes, is {least}.",
+        f"The smallest p of both differences, corrected for the number of regimes, is {least}: it speaks against "
+        "no difference, be it a gain or a loss.",
         f"The controls that were the hardest to beat: {'; '.join(controls)}.",
     ]
+
+
+def _range(values: Sequence[float]) -> str:
+    """Return the least and the largest difference, in points; one where they are shown alike."""
+    return " to ".join(dict.fromkeys(points(100 * value) for value in (min(values), max(values))))
 
 
 def _tested(tables: Sequence[Table]) -> dict[str, tuple[dict[str, Any], float]]:
@@ -231,13 +234,24 @@ def _tested(tables: Sequence[Table]) -> dict[str, tuple[dict[str, Any], float]]:
     return {name: (one, p) for (name, one), p in zip(found.items(), corrected, strict=False)}
 
 
+def _not_there(tables: Sequence[Table]) -> list[list[str]]:
+    """Return which regimes of the plan are not in the answer, so that none is left out unseen."""
+    left = [regime.name for regime in REGIMES if regime.name not in map(_name, tables)]
+    told = "planned, and not in this answer; p is not corrected for them"
+    return [[", ".join(left), told]] if left else []
+
+
 def _remarks(table: Table) -> list[str]:
     """Return what a reader has to know of a regime's seeds, or why it was not tested."""
     if not table["confirmed"]:
         return [f"not tested: {table.get('outcome') or 'it ended before two rows were chosen.'}"]
     one = decided(table)
     first = table.get("fresh_at_first")
-    return [*failed_seeds(one["seeds"], one.get("missing", [])), *changed_seeds(first, len(table.get("fresh", [])))]
+    return [
+        *failed_seeds(one["seeds"], one.get("missing", [])),
+        *changed_seeds(first, len(table.get("fresh", []))),
+        *changed_choice(table.get("choice_at_first"), table.get("choice")),
+    ]
 
 
 def _p(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clat.core.environment import describe_environment, invocation
 from clat.core.formatting import DASH
-from clat.studies.evidence.answer import answer, changed_seeds
+from clat.studies.evidence.answer import answer, changed_choice, changed_seeds
 from clat.studies.evidence.confirmation import Confirmation, Verdicts
 from clat.studies.evidence.request import DECIDING, EvidenceRequest
 from clat.studies.evidence.screening import GOAL, Screened, finalist, headroom
@@ -30,7 +30,8 @@ def evidence_table(
     found: Sequence[Screened],
     confirmed: Sequence[Confirmation],
     failures: Sequence[str],
-    first: int | None = None,
+    first: Mapping[str, Any] | None = None,
+    choice: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what table.json holds.
 
@@ -40,7 +41,8 @@ def evidence_table(
         found: the rows on held-out images.
         confirmed: the two chosen ones on test images, what decides first.
         failures: why networks of those could not be trained or measured.
-        first: how many fresh seeds were asked for when they were first confirmed; None: they have not been.
+        first: "fresh" seeds and "choice" when they were first confirmed; None: they have not been.
+        choice: finalist, control and ratio of now.
 
     Returns:
         Plain data.
@@ -51,6 +53,8 @@ def evidence_table(
     how = {form: one if isinstance(one, str) else one.how for form, one in ratios.items()}
     made = [("command", " ".join(command))] if command else []
     made += [(key, str(value)) for key, value in environment.items()]
+    first = first or {}
+    changed = [*changed_seeds(first.get("fresh"), regime.fresh), *changed_choice(first.get("choice"), choice)]
     made += [(f"lambda ratio of {form}", text) for form, text in how.items()]
     return {
         "what": "evidence",
@@ -60,7 +64,7 @@ def evidence_table(
         "shows": "Whether a form of CLAT is more robust and more accurate than the hardest of its controls.",
         "scale": scale.name,
         "remark": scale.remark,
-        "outcome": " ".join([*answer(found, confirmed), *changed_seeds(first, regime.fresh)]),
+        "outcome": " ".join([*answer(found, confirmed), *changed]),
         "columns": list(COLUMNS),
         "rows": [_texts(one, found, confirmed) for one in found],
         "caption": (
@@ -77,6 +81,9 @@ def evidence_table(
         ),
         "notes": [[one.row.name, one.failure] for one in found if one.failure]
         + [["confirmation", failure] for failure in failures]
+        + [[one.row.name, text] for one in found for text in one.warnings]
+        + [[name, text] for one in confirmed[:1] for name, texts in one.warnings.items() for text in texts]
+        + [["seed by seed", one.by_seed()] for one in confirmed]
         + [["precision", text] for text in request.store.precision_notes()],
         "facts": [
             ("Network", regime.network),
@@ -89,7 +96,9 @@ def evidence_table(
         "failed": sum(not one.heldout or bool(one.failure) for one in found) + len(failures),
         "screened": list(regime.screened_seeds),
         "fresh": list(regime.fresh_seeds),
-        "fresh_at_first": first,
+        "fresh_at_first": first.get("fresh"),
+        "choice": choice,
+        "choice_at_first": first.get("choice"),
         "settings": {**vars(scale)} | {"narrow": None},
         "ratios": {form: one if isinstance(one, str) else one.to_dict() for form, one in ratios.items()},
         "entries": [one.to_dict() for one in found],

@@ -9,8 +9,7 @@ split is not read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 
@@ -33,6 +32,10 @@ class ChosenRatio:
     how: str
     robust: Mapping[str, float]
     """Ratio, as text -> held-out robust accuracy in [0, 1]; empty where nothing was chosen."""
+    clean: Mapping[str, float] = field(default_factory=dict)
+    """The same for clean accuracy, where it has a part in the choice."""
+    score: Mapping[str, float] = field(default_factory=dict)
+    """Ratio, as text -> what was compared, where that is not robust accuracy alone."""
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data.
@@ -80,7 +83,7 @@ def choose_ratio(
     seed: int = 0,
     base: str = "pgd-at",
     follower: str = "clat",
-    score: Callable[[Mapping[str, float]], float] = itemgetter("heldout_robust"),
+    score: Callable[[Mapping[str, float]], float] | None = None,
 ) -> ChosenRatio:
     """Return the ratio for a network and a data set, training what it is chosen from unless that is there.
 
@@ -93,7 +96,7 @@ def choose_ratio(
         base: X, behind which it is chosen.
         follower: the form of CLAT that it is for.
         score: of the accuracies on held-out images that a run's summary has of its last weights; the ratio with the
-            highest is taken.
+            highest is taken. None: robust accuracy.
 
     Returns:
         The ratio; of a scale with a single one, that one, and it says that it was not chosen.
@@ -116,9 +119,18 @@ def choose_ratio(
         ratio, failure = next(iter(failures.items()))
         raise ClatError(f"lambda could not be chosen: ratio {ratio:g}: {failure}")
     last = {ratio: store.summary(run)["last"] for ratio, run in runs.items() if ratio not in failures}
-    found = {ratio: one["heldout_robust"] for ratio, one in last.items()}
-    best = max(last, key=lambda ratio: (score(last[ratio]), -ratio))
-    shown = {**{ratio: f"{value:.1%}" for ratio, value in found.items()}, **dict.fromkeys(failures, "failed")}
-    listed = ", ".join(f"{ratio:g}: {shown[ratio]}" for ratio in runs)
-    how = f"{best:g}, chosen on {store.scale.monitored} held-out images ({listed})"
-    return ChosenRatio(best, how, {f"{ratio:g}": value for ratio, value in found.items()})
+    scores = {ratio: score(one) if score else one["heldout_robust"] for ratio, one in last.items()}
+    best = max(last, key=lambda ratio: (scores[ratio], -ratio))
+    shown = dict.fromkeys(runs, "failed")
+    for ratio, one in last.items():
+        shown[ratio] = f"{one['heldout_robust']:.1%}"
+        if score:
+            shown[ratio] = f"{one['heldout_clean']:.1%} clean, {shown[ratio]} robust, score {scores[ratio]:+.3f}"
+    listed = ("; " if score else ", ").join(f"{ratio:g}: {shown[ratio]}" for ratio in runs)
+    return ChosenRatio(
+        best,
+        f"{best:g}, chosen on {store.scale.monitored} held-out images ({listed})",
+        {f"{ratio:g}": one["heldout_robust"] for ratio, one in last.items()},
+        {f"{ratio:g}": one["heldout_clean"] for ratio, one in last.items()} if score else {},
+        {f"{ratio:g}": value for ratio, value in scores.items()} if score else {},
+    )

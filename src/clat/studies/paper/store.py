@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,7 @@ class Store:
         self.unmeasured: dict[Path, str] = {}
         self.gathered: Gathered | None = None
         self._images: dict[str, ImageSet] = {}
+        self._begun: dict[str, Counter[str]] = {}
         for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -113,9 +115,21 @@ class Store:
         here = wanted.resolved().engine.precision
         for precision in sorted(set(PRECISIONS.values()) - {"auto", here}):
             other = replace(wanted, engine=EngineConfig(**vars(wanted.engine) | {"precision": precision}))
-            if finished(runs / (foreign := _key(spec, other))):
+            foreign = _key(spec, other)
+            if finished(runs / foreign) or (precision == "32" and self._began_in_float32(spec)):
                 return other, foreign
         return wanted, key
+
+    def _began_in_float32(self, spec: RunSpec) -> bool:
+        """Return whether most networks like it were begun in float32: rows that are compared differ in nothing
+        else then, and every machine has units for it, as not every one has for bfloat16."""
+        like = f"{spec.dataset}-{spec.network}-"
+        if like not in self._begun:
+            found: Counter[str] = Counter()
+            for file in (self.folder / "runs").glob(f"{like}*/run.json"):
+                found[json.loads(file.read_text())["environment"]["precision"]] += 1
+            self._begun[like] = found
+        return self._begun[like]["32"] > self._begun[like].total() / 2
 
     def precision_notes(self) -> list[str]:
         """Return what there is to say of the precision of the networks that were asked for.
