@@ -117,15 +117,15 @@ def test_default_step_sizes(tiny_resnet: Build, images: Tensor, labels: Tensor) 
         pgd(model, images, labels, eps="8/255", seed=0),
         pgd(model, images, labels, eps="8/255", alpha="2/255", steps=10, seed=0),
     )
-    one = fgsm(model, images, labels, eps="8/255", seed=0)
+    one = fgsm(model, images, labels, eps="8/255", random_start=True, seed=0)
     assert same(one, pgd(model, images, labels, eps="8/255", alpha="10/255", steps=1, seed=0))
-    assert same(one, fgsm(model, images, labels, eps="8/255", alpha="10/255", seed=0))
-    assert not same(one, fgsm(model, images, labels, eps="8/255", alpha="8/255", seed=0))
+    assert same(one, fgsm(model, images, labels, eps="8/255", alpha="10/255", random_start=True, seed=0))
+    assert not same(one, fgsm(model, images, labels, eps="8/255", alpha="8/255", random_start=True, seed=0))
     assert same(
         fgsm(model, images, labels, eps="8/255", random_start=False),
         pgd(model, images, labels, eps="8/255", alpha="8/255", steps=1, random_start=False),
     )
-    fgsm(model, images, labels, eps=0.9)  # 1.25 * eps is above 1, and cut there
+    fgsm(model, images, labels, eps=0.9, random_start=True)  # 1.25 * eps is above 1, and cut there
     fgsm(model, images, labels, eps=2, norm="l2")
 
 

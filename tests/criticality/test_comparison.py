@@ -118,6 +118,16 @@ def test_a_report_in_order_and_on_file(tmp_path: Path) -> None:
     assert "7 forwards" in text
 
 
+def test_what_is_not_finite_comes_back_as_it_was(tmp_path: Path) -> None:
+    report = ranking([0.3, math.nan, -math.inf, math.inf])
+    report.to_json(tmp_path / "r.json")
+    assert RankingReport.from_json(tmp_path / "r.json").top(4) == report.top(4)
+    held = (tmp_path / "r.json").read_text()
+    assert "NaN" not in held
+    (tmp_path / "r.json").write_text(held.replace('"inf"', "null"))  # as earlier versions wrote it
+    assert RankingReport.from_json(tmp_path / "r.json").rows[3].value == math.inf
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"what": "ranking"}', '{"what": "criticality", "rows": []}'])
 def test_a_file_that_is_no_report(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"

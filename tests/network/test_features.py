@@ -247,3 +247,30 @@ def test_a_branch_of_training_alone_does_not_shift_the_taps(tap: str) -> None:
     model.train()
     value = read_features(model, x, [c2], tap=tap, flat=False).values[0]
     assert torch.equal(value, found[0] if tap == "norm" else F.relu(found[0]))
+
+
+@pytest.mark.parametrize("tap", ["output", "activation"])
+def test_dropout_in_place_does_not_change_what_was_read(tap: str) -> None:
+    """It writes in training alone, which the passes in evaluation mode that find the layers do not show."""
+
+    def features(*, in_place: bool) -> Tensor:
+        torch.manual_seed(0)
+        drop = nn.Dropout(0.5, inplace=in_place)
+        hidden = [nn.Hardswish(), drop] if tap == "activation" else [drop]
+        net = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), *hidden, nn.Linear(16, 3))
+        x = torch.rand(2, 3, 4, 4)
+        layers = enumerate_layers(net, x)
+        torch.manual_seed(1)
+        return read_features(net.train(), x, layers, tap=tap).values[0]
+
+    kept = features(in_place=True)
+    assert torch.equal(kept, features(in_place=False))
+    assert kept.count_nonzero() > 20
+
+
+def test_a_network_in_a_wrapper_has_the_features_of_the_network(tiny_resnet: Build, images: Tensor) -> None:
+    net = tiny_resnet().eval()
+    for wrapped in (nn.DataParallel(net), torch.compile(net, backend="eager")):
+        layers = enumerate_layers(wrapped, images)
+        (found,), (plain,) = (read_features(one, images, layers[:1]).values for one in (wrapped, net))
+        assert torch.equal(found, plain)

@@ -609,3 +609,89 @@ def test_rows_that_nobody_can_tell_apart_are_refused_where_they_are_read_alone()
     read_features(net, x, [first])
     with pytest.raises(ClatError, match="layer 'patch' has 16 rows of each image, in an order that does not tell"):
         read_features(net, x, [patch])
+
+
+class Ends(nn.Module):
+    """Two convolutions and a head, whose outputs become the logits by `form`."""
+
+    def __init__(self, outputs: int, form: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.c1, self.c2, self.fc = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Linear(4, outputs),
+        )
+        self.form = form
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.form(self, torch.relu(self.c2(torch.relu(self.c1(x)))))
+
+
+def _single(net: Any, h: Tensor) -> Tensor:
+    z = net.fc(h.mean((2, 3))).squeeze(1)
+    return torch.stack([-z / 2, z / 2], 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "form", "left"),
+    [
+        (1, _single, False),
+        (9, lambda net, h: net.fc(h.mean((2, 3)))[:, [1, 4, 7]], False),
+        (5, lambda net, h: net.fc(h.flatten(2).transpose(1, 2)).mean(1), False),
+        (9, lambda net, h: net.fc(h.mean((2, 3))).unflatten(1, (3, 3)).mean(2), True),
+        (5, lambda net, h: (net.fc(h.flatten(2).transpose(1, 2)) * net.scale).mean(1), True),
+    ],
+    ids=["a single logit", "some of the classes", "tokens averaged", "means of outputs", "with a parameter behind"],
+)
+def test_a_classifier_is_known_behind_what_has_no_parameters(outputs: int, form: Any, left: bool) -> None:
+    layers = names(enumerate_layers(Ends(outputs, form), torch.rand(2, 3, 8, 8)))
+    assert layers == ["c1", "c2"] + ["fc"] * left
+
+
+class Decoder(nn.Module):
+    """Logits, a reconstruction and the embedding of a projection head; and a gate that has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.dec, self.dec2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+        self.p1, self.p2, self.head = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(4, 5)
+        self.gate = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.relu(self.c2(torch.relu(self.c1(x))))
+        pooled = h.mean((2, 3))
+        logits = self.head((h * torch.sigmoid(self.gate(h)).detach()).mean((2, 3)))
+        return logits, self.dec2(torch.relu(self.dec(h))), self.p2(torch.relu(self.p1(pooled)))
+
+
+def test_layers_that_the_logits_do_not_depend_on_are_none() -> None:
+    """`gate` has no gradient, and the logits depend on it all the same."""
+    net, x = Decoder(), torch.rand(2, 3, 8, 8)
+    with pytest.warns(Notice, match="'dec', 'dec2', 'p1', which run, but on which the logits do not depend"):
+        assert names(enumerate_layers(net, x)) == ["c1", "c2", "gate"]
+    with pytest.raises(ClatError, match="layer 'p1' runs, but the logits do not depend on it, so leave it out"):
+        enumerate_layers(net, x, include=["p1"])
+    kept = enumerate_layers(net, x, classifier=True, exclude=["dec*", "p1"])
+    assert names(kept) == ["c1", "c2", "gate", "head", "p2"]
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["compile()", "torch.compile"])
+def test_parts_that_a_user_compiled_show_their_layers(in_place: bool) -> None:
+    """A compiled part goes on with its first graph, in which no hook runs."""
+    torch.manual_seed(0)
+    back = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.LayerNorm(4))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), back, nn.Linear(4, 3))
+    x, wanted = torch.rand(4, 3, 8, 8), ["0", "4.0"]
+    plain = read_features(net.eval(), x, enumerate_layers(net, x)).values
+    if in_place:
+        back.compile(backend="eager")
+    else:
+        net[4], wanted = torch.compile(back, backend="eager"), ["0", "4._orig_mod.0"]
+    with torch.no_grad():
+        net(x)
+        layers = enumerate_layers(net, x)
+        assert names(layers) == wanted
+        for one, other in zip(read_features(net, x, layers).values, plain, strict=True):
+            torch.testing.assert_close(one, other)

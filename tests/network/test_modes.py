@@ -369,3 +369,35 @@ def test_buffers_that_grow_are_put_back_and_can_grow_again(images: Tensor, label
     assert net[0].count == 0
     net(images)
     assert low.shape == (3,)
+
+
+class Caching(nn.Module):
+    """Keeps in evaluation mode what it computed from its weight until it is set to train, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.kept: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Caching:
+        super().train(mode)
+        if mode:
+            self.kept = None
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.kept is None:
+            self.kept = self.weight.detach().clone()
+        return x.mean((2, 3)) @ (self.weight if self.training else self.kept)
+
+
+def test_what_is_kept_for_evaluation_is_dropped_with_the_mode(images: Tensor, labels: Tensor) -> None:
+    net, labels = nn.Sequential(Caching()), labels % 3
+    pgd(net, images, labels, eps=0.1, seed=0)
+    assert net.training
+    with torch.no_grad():
+        net[0].weight.neg_()
+    fresh = nn.Sequential(Caching())
+    fresh.load_state_dict(net.state_dict())
+    found, expected = (pgd(one, images, labels, eps=0.1, seed=0) for one in (net, fresh))
+    assert torch.equal(found, expected)

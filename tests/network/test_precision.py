@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import clat
 from clat.evaluation import evaluate
 from clat.evaluation.predict import predict
 from clat.network.precision import _units, exact_float32, is_exact
@@ -130,3 +131,10 @@ def test_a_search_whose_float32_is_exact_already_is_not_repeated() -> None:
     model = Watched()
     evaluate(model, torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0]), protocol="pgd-10", eps=0.1)
     assert model.exact == [True] * 14
+
+
+def test_a_network_in_half_precision_with_batch_norm_in_float32_is_attacked() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).bfloat16()
+    net[1].float()
+    x, y = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    assert clat.attacks.pgd(net, x, y, eps=0.1, steps=1, seed=0).dtype == torch.float32

@@ -410,6 +410,12 @@ def test_an_objective_s_eps_of_zero_is_refused(name):
         build_recipe({"stages": [stage]})
 
 
+def test_statistics_of_the_selected_layers_need_a_selection():
+    stage = {"name": "s", "epochs": 1, "objective": {"name": "pgd-at"}, "batch_norm": "update-selected"}
+    with pytest.raises(ClatError, match="'update-selected' needs a selection: take 'update'"):
+        build_recipe({"stages": [stage]})
+
+
 def test_a_clat_stage_needs_a_selection(file):
     file.write_text(TEXT.replace("selection = { k = 2, every = 1 }", ""))
     assert "stage 'clat': the objective 'clat' needs a selection" in refused(file)

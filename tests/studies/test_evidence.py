@@ -313,7 +313,7 @@ def test_a_regime_in_miniature(small, tmp_path, monkeypatch):
     assert "after a verdict" not in last["outcome"]
     (first,) = (tmp_path / "e" / "store" / "confirmations").iterdir()
     told = json.loads(first.read_text())
-    other = 0.4 - told["choice"]["ratio"]
+    other = round(0.4 - told["choice"]["ratio"], 1)
     first.write_text(json.dumps({**told, "choice": {**told["choice"], "ratio": other}}))
     changed = run.run_regime(request, tmp_path / "e")["outcome"]
     assert f"seen (ratio: {other:g}, then {held['choice']['ratio']:g}), for which p" in changed

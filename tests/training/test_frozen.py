@@ -183,3 +183,30 @@ def test_a_run_whose_frozen_batch_norm_counted_before_says_so(tmp_path: Any, sai
     file.write_text(json.dumps(about))
     clat.resume(tmp_path / "run", model=frozen(), data=kit.data(), quiet=True)
     assert any("went on counting the statistics of BatchNorm" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("objective", "treatments"),
+    [({"name": "pgd-at", "steps": 1}, [{"name": "lora", "stem": True}]), ({"name": "autolora"}, [])],
+    ids=["lora", "autolora"],
+)
+def test_a_frozen_layer_is_not_selected_behind_low_rank_factors(
+    objective: dict[str, Any], treatments: list[dict[str, Any]], tmp_path: Any
+) -> None:
+    """Factors rename the weight and add parameters that are not frozen."""
+    stage = {"name": "low-rank", "epochs": 1, "objective": objective, "treatments": treatments}
+    stage |= {"selection": {"rule": "random", "k": 2, "every": 1}}
+    recipe = kit.recipe(stages=(build_recipe({"stages": [stage]}).stages[0],))
+    model = kit.tiny()
+    model.conv2.requires_grad_(False)
+    clat.train(recipe, tmp_path / "run", model=model, data=kit.data(), quiet=True)
+    assert set(kit.records(tmp_path / "run", "selection")[0]["layers"]) == {"conv1", "conv3"}
+
+
+def test_what_came_in_frozen_is_not_drawn_anew(tmp_path: Any) -> None:
+    drawn = {"name": "reinitialise", "modules": ["inner.conv2"]}
+    stage = {"name": "on", "epochs": 1, "objective": {"name": "pgd-at"}, "treatments": [drawn]}
+    recipe = kit.recipe(stages=(build_recipe({"stages": [stage]}).stages[0],))
+    with pytest.raises(ClatError, match=r"reinitialise: 'inner\.conv2' came in frozen"):
+        clat.train(recipe, tmp_path / "run", model=Owned(), data=kit.data(), quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -146,7 +146,7 @@ def test_memory_follows_the_parts(kind):
 
 @pytest.mark.parametrize(
     ("count", "most", "sizes"),
-    [(16, None, [16]), (16, 16, [16]), (16, 6, [5, 5, 6]), (16, 1, [1] * 16), (3, 2, [1, 2])],
+    [(16, None, [16]), (16, 16, [16]), (16, 6, [5, 5, 6]), (16, 1, [1] * 16), (3, 2, [1, 2]), (0, 4, [0])],
 )
 def test_parts_are_even_and_cover_the_batch(count, most, sizes):
     parts = batch_parts(count, most)

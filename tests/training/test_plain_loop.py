@@ -218,6 +218,15 @@ def test_what_is_refused_before_anything_changes(batches: Any, layers, settings,
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_held_out_label_beyond_the_classes_is_told_of(batches: Any) -> None:
+    (x, y), _ = batches
+    model = kit.tiny()
+    tuning = clat.Clat(model, ["conv3"], (x, y + 90), eps="0.05", steps=1)
+    with pytest.raises(ClatError, match="but the model has"), tuning:
+        pass
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_what_is_refused_on_the_way(batches: Any) -> None:
     heldout, ((x, y), *_) = batches
     tuning = clat.Clat(kit.tiny(), ["conv3"], heldout, eps="0.05", steps=1)

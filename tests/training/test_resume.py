@@ -122,6 +122,37 @@ def test_a_network_that_draws_from_python_and_numpy_gives_the_same_bits_and_leav
     kit.assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
+class DrawsFromItsOwn(kit.TinyNet):
+    """Masks features by generators that it holds."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.of_torch, self.of_numpy = torch.Generator().manual_seed(3), np.random.default_rng(3)
+
+    def forward(self, x):
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        if self.training:
+            x = x * (torch.rand(x.shape, generator=self.of_torch) < 0.9) * (0.5 + self.of_numpy.random())
+        return self.head(self.dropout(F.relu(self.bn3(self.conv3(x))).mean((2, 3))))
+
+
+def test_a_network_that_draws_from_generators_of_its_own_is_resumed_to_the_same_bits(
+    tmp_path, at_step, monkeypatch
+):
+    def model():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return DrawsFromItsOwn()
+
+    clat.train(kit.recipe(), tmp_path / "one", model=model(), data=kit.data(), quiet=True)
+    with monkeypatch.context():
+        at_step(11, interrupt)
+        with pytest.raises(Interrupted):
+            clat.train(kit.recipe(), tmp_path / "other", model=model(), data=kit.data(), quiet=True)
+    clat.resume(tmp_path / "other", model=model(), data=kit.data(), quiet=True)
+    kit.assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
 def test_another_seed_gives_other_weights(finished, tmp_path):
     train(tmp_path / "other", kit.recipe(seed=1))
     assert not kit.same(kit.weights(finished, "last"), kit.weights(tmp_path / "other", "last"))

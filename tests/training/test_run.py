@@ -32,6 +32,7 @@ from clat.recipe.schema import (
 )
 from clat.training import stage
 from clat.training.monitor import overfitted_catastrophically
+from clat.training.prepare import train_loader
 from helpers import runs as kit
 
 
@@ -494,6 +495,13 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_saved_nowhere(tmp_pat
 
 
 # What is refused, before anything is written
+
+
+def test_fewer_images_than_a_batch_are_shared_as_far_as_they_go():
+    """37 images among two processes, of a batch that asks for 128: 36 of them, and not a refusal of 37."""
+    found = train_loader(kit.recipe(batch_size=128), kit.image_set(37), torch.device("cpu"), 1, 2)
+    assert found.num_batches == 1
+    assert [len(x) for x, _ in found.epoch()] == [18]
 
 
 class Flat(nn.Module):

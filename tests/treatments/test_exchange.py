@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clat.network.exchange import copied, exchanged, put, tensors_of
+from clat.network.exchange import copied, exchanged, move_towards, put, tensors_of
 
 
 def test_the_tensors_are_the_networks_own_parameters_and_buffers(net):
@@ -40,3 +40,10 @@ def test_put_writes_in_place(net):
     put(tensors_of(net), {"head.bias": torch.ones(3)})
     assert net.head.bias.data_ptr() == place
     assert torch.equal(net.head.bias, torch.ones(3))
+
+
+def test_an_average_of_equal_infinities_is_infinite() -> None:
+    """As those of an attention's mask are, among the tensors that an average follows."""
+    average, value = torch.tensor([-torch.inf, torch.inf, 1.0]), torch.tensor([-torch.inf, torch.inf, 3.0])
+    move_towards(average, value, 0.25)
+    assert average.tolist() == [-torch.inf, torch.inf, 1.5]

@@ -17,13 +17,13 @@ def batch_parts(count: int, most: int | None) -> list[slice]:
     """Return the parts of a batch, of sizes as even as possible.
 
     Args:
-        count: images of the batch, at least 1.
+        count: images of the batch; of none there is one part.
         most: images of a part, at most; None: there is one part.
 
     Returns:
         Slices that cover the batch in order.
     """
-    number = 1 if most is None else -(-count // most)
+    number = 1 if most is None else max(1, -(-count // most))
     ends = [count * k // number for k in range(number + 1)]
     return [slice(first, end) for first, end in pairwise(ends)]
 

@@ -1,4 +1,4 @@
-"""The one-step attack with a random start of Fast-AT (Wong et al. 2020)."""
+"""FGSM (Goodfellow et al. 2015), and with a random start the attack of Fast-AT (Wong et al. 2020)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fgsm(
     eps: Size,
     alpha: Size | None = None,
     norm: str = "linf",
-    random_start: bool = True,
+    random_start: bool = False,
     seed: int | None = None,
 ) -> Tensor:
     """Return adversarial examples of one gradient step, projected back into the ball.
@@ -34,7 +34,8 @@ def fgsm(
         eps: the radius of the ball, in the unit of `x`: a number or a fraction such as "8/255".
         alpha: the length of the step, in the same unit; None: 1.25 * eps, or eps without a random start.
         norm: "linf" or "l2".
-        random_start: begin at a uniform point of the ball rather than at x.
+        random_start: begin at a uniform point of the ball rather than at x, as Fast-AT does; weaker, and what the
+            protocol `fgsm-rs` measures.
         seed: the same seed gives the same example; None: a fresh one.
 
     Returns:

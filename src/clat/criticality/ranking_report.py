@@ -235,17 +235,17 @@ class RankingReport(Ranked[RankingRow]):
         return row.value
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; an infinite value is None, as JSON has no such number."""
+        """Return plain data; a value that is not finite is text, as JSON has no such number."""
         data = dataclasses.asdict(self)
         for row in data["rows"]:
-            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+            row["value"] = row["value"] if math.isfinite(row["value"]) else str(row["value"])
         return {"what": "ranking", **data}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RankingReport:
         if data.pop("what") != "ranking":
             raise ValueError("it says that it holds something else")
-        rows = [RankingRow(**{**row, "value": _infinite(row["value"])}) for row in data.pop("rows")]
+        rows = [RankingRow(**{**row, "value": _value(row["value"])}) for row in data.pop("rows")]
         return cls(rows=rows, cost=Cost(**data.pop("cost")), **data)
 
     def table(self, top: int | None = None) -> Table:
@@ -270,8 +270,8 @@ class RankingReport(Ranked[RankingRow]):
         return self.table_of(table, columns, top)
 
 
-def _infinite(value: float | None) -> float:
-    return math.inf if value is None else value
+def _value(value: float | str | None) -> float:
+    return math.inf if value is None else float(value)  # earlier versions wrote None, of infinity above all
 
 
 def _number(value: float) -> float:

@@ -71,6 +71,23 @@ def _many_variants() -> Iterator[None]:
         config.recompile_limit, config.accumulated_recompile_limit = before
 
 
+@contextmanager
+def parts_as_written(model: nn.Module) -> Iterator[None]:
+    """Run what a user compiled inside of a network as it was written, while the code inside runs.
+
+    A compiled part keeps to the graph of its first calls, and runs no hook that is put in later.
+
+    Args:
+        model: any network. Before torch 2.6 nothing can be done, and nothing is.
+    """
+    compiled = any("_orig_mod" in m._modules or vars(m).get("_compiled_call_impl") for m in model.modules())
+    if not compiled or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 def compile_seconds() -> float:
     """Return the seconds that this process has spent in torch.compile so far.
 

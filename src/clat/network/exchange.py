@@ -56,7 +56,8 @@ def move_towards(average: Tensor, value: Tensor, share: float) -> None:
         share: from 0 to 1.
     """
     if average.is_floating_point() or average.is_complex():
-        average.lerp_(value, share)
+        # Equal infinities, as of an attention's mask, would become NaN.
+        average.copy_(torch.where(average == value, value, torch.lerp(average, value, share)))
     else:
         average.copy_(value)
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError, unknown
 from clat.network.calls import CallCounter
+from clat.network.compiled import parts_as_written
+from clat.network.edge import unwrapped
 from clat.network.layers import Layer
 from clat.network.outputs import first_tensor, tensor_arguments
 from clat.network.slices import gather_for_gradient, is_sharded
@@ -77,7 +79,7 @@ def read_features(
     """
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
-    values: dict[int, Tensor] = {}
+    model, values = unwrapped(model), dict[int, Tensor]()
     stop = stop and not is_sharded(model)
     count, wanted = x.shape[0], len(layers) * (2 if inputs else 1)
 
@@ -88,7 +90,8 @@ def read_features(
 
     def keep(position: int, layer: Layer, where: str, feature: Tensor) -> None:
         gather_for_gradient(model, feature)
-        if where in layer.overwritten or (where == "input" and reduce is None):  # it may be changed in place yet
+        # It may be changed in place yet: by what `overwritten` saw, or by dropout, which writes in training alone.
+        if where in layer.overwritten or model.training or (where == "input" and reduce is None):
             feature = feature.clone()
         value = feature.movedim(layer.input_axis if where == "input" else layer.batch_axis, 0)
         value = _by_sample(value, layer, where, count)
@@ -129,6 +132,7 @@ def read_features(
         raise ClatError(f"the model has no layer '{strange[0]}': call enumerate_layers on this model")
     logits: Tensor | None = None
     with ExitStack() as stack:
+        stack.enter_context(parts_as_written(model))
         for position, layer in enumerate(layers):
             handle = modules[layer.name].register_forward_hook(
                 lambda module, args, output, p=position: on_output(p, output)

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def nodes_behind(nodes: Iterable[Any]) -> set[Any]:
+def nodes_behind(nodes: Iterable[Any], *, without: Any = None) -> set[Any]:
     """Return the nodes of the autograd graph that some were computed from, and these.
 
     Args:
         nodes: `grad_fn` of tensors; None is passed over.
+        without: a node that is not passed.
 
     Returns:
         The nodes, leaves included.
@@ -19,7 +20,7 @@ def nodes_behind(nodes: Iterable[Any]) -> set[Any]:
     todo = list(nodes)
     while todo:
         node = todo.pop()
-        if node is None or node in found:
+        if node is None or node is without or node in found:
             continue
         found.add(node)
         todo += [following for following, _ in node.next_functions]

@@ -71,6 +71,18 @@ def floating_type(model: nn.Module) -> torch.dtype | None:
     return found.pop() if len(found) == 1 else None
 
 
+def first_floating_type(model: nn.Module) -> torch.dtype | None:
+    """Return the floating type of the first parameter that has one, which mostly is the one that images meet.
+
+    Args:
+        model: any network.
+
+    Returns:
+        One of FLOATS; None where no parameter has one.
+    """
+    return next((parameter.dtype for parameter in model.parameters() if parameter.dtype in FLOATS), None)
+
+
 def input_channels(model: nn.Module) -> int | None:
     """Return how many channels the first convolution that a network registers takes.
 
@@ -94,7 +106,7 @@ class _Guard:
     def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
         self.forward: Any = model.forward
         self.model = model
-        self.own = floating_type(model)
+        self.own = floating_type(model) or first_floating_type(model)
         self.converts = False
         self.labels = labels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from clat.network.outputs import first_tensor, tensor_arguments
 def find_heads(model: nn.Module, x: Tensor, calls: Mapping[str, int]) -> set[str]:
     """Return which layers are heads: no other layer reads them, and they give logits or nothing that is in them.
 
-    Those of a network with several outputs, whether it returns them side by side or takes their mean. Leaves no
-    trace in the model.
+    Those of a network with several outputs, whether it returns them side by side or takes their mean; and one whose
+    outputs become the logits without further parameters: of a single logit for two classes, of more classes than
+    are kept, or of several tokens that are averaged. Leaves no trace in the model.
 
     Args:
         model: any network.
@@ -56,6 +57,8 @@ def find_heads(model: nn.Module, x: Tensor, calls: Mapping[str, int]) -> set[str
         ]
     try:
         with modes.attack_mode(model), torch.enable_grad():
+            for parameter in _others(model, calls):  # to be seen in the graph where they stand behind a layer
+                parameter.requires_grad_(True)
             logits = first_tensor(model(x.detach().clone().requires_grad_(True)))
     finally:
         for handle in handles:
@@ -66,8 +69,38 @@ def find_heads(model: nn.Module, x: Tensor, calls: Mapping[str, int]) -> set[str
         {made[node] for node in nodes_behind(nodes) if node in made} for nodes in (reading, [logits.grad_fn])
     )
     unread = set(made.values()) - read
-    return {
+    heads = {
         name
         for name in unread
         if given[name].dim() == 2 and (given[name].shape == logits.shape or name not in used)
     }
+    return heads | {
+        name
+        for name in (unread & used) - heads
+        if _become(given[name], logits) and not _parameters_behind(logits.grad_fn, given[name].grad_fn)
+    }
+
+
+def _others(model: nn.Module, layers: Iterable[str]) -> list[nn.Parameter]:
+    """Return the parameters that are in none of the layers."""
+    inside = {parameter for name in layers for parameter in model.get_submodule(name).parameters()}
+    return [one for one in model.parameters() if one not in inside and one.is_floating_point()]
+
+
+def _become(output: Tensor, logits: Tensor) -> bool:
+    """Return whether the outputs of a layer can be the logits but for their form."""
+    classes = logits.shape[-1]
+    if output.dim() != 2:
+        return output.dim() == 3 and output.shape[-1] == classes
+    if output.shape[1] == 1:
+        return classes == 2
+    same_batch = len(output) == len(logits)
+    return same_batch and bool((output[:, :, None] == logits[:, None, :]).all(0).any(0).all())
+
+
+def _parameters_behind(last: Any, output: Any) -> bool:
+    """Return whether parameters that require a gradient enter behind a layer's output, or beside it."""
+    return any(
+        hasattr(node, "variable") and isinstance(node.variable, nn.Parameter)
+        for node in nodes_behind([last], without=output)
+    )

@@ -87,8 +87,8 @@ def enumerate_layers(
 
     The numbers count the layers that stay. A module that runs several times counts at its first call that depends
     on the image, which the recurrence from a constant is not. Layers that no image reaches in any call, such as
-    those of a position embedding, are left out, with a notice unless `exclude` names them. Leaves no trace in the
-    model.
+    those of a position embedding, or which the logits do not depend on, such as those of a decoder, are left out,
+    with a notice unless `exclude` names them. Leaves no trace in the model.
 
     Args:
         model: any network, in any mode.
@@ -119,11 +119,13 @@ def enumerate_layers(
     if calls:
         runs = Runs(model, x, include, lambda name, call: call == calls.get(name, 0))
     seen, logits = runs.reached(), runs.logits
+    unused = _unused(runs, seen)
+    seen = [entry for entry in seen if entry.name not in unused]
     chosen = [entry for entry in seen if shortcuts or not is_shortcut(entry)]
     if not classifier and chosen:
         heads = {chosen[-1].name} if _is_classifier(chosen[-1], logits) else set()
         if not heads or any(_gives_logits(entry, logits) for entry in chosen[:-1]):  # there may be several
-            heads |= find_heads(model, x[:1].repeat_interleave(2, 0), dict(entry.where for entry in seen))
+            heads |= _heads(runs, seen)
         chosen = [entry for entry in chosen if entry.name not in heads]
     unreached = [entry for entry in runs.twice.values() if entry.where not in {each.where for each in seen}]
     for pattern in (*include, *exclude):
@@ -131,22 +133,21 @@ def enumerate_layers(
             continue
         silent = [entry.name for entry in unreached if fnmatchcase(entry.name, pattern)]
         if silent and pattern in include:
-            raise ClatError(
-                f"layer '{silent[0]}' runs, but no image reaches it: what it reads and gives is the same for all "
-                "images, so leave it out"
-            )
+            raise ClatError(f"layer '{silent[0]}' runs, but {_why(silent[0] in unused)}, so leave it out")
         if not silent:
             raise unknown("layer pattern", pattern, [entry.name for entry in seen])
     if include:
         chosen = [entry for entry in chosen if matches(entry.name, include)]
     chosen = [entry for entry in chosen if not matches(entry.name, exclude)]
-    _tell_left_out(
+    left_out = [
         entry.name
         for entry in unreached
         if (not include or matches(entry.name, include))
         and not matches(entry.name, exclude)
         and group in (None, group_of(entry.name, entry.kind))
-    )
+    ]
+    for idle in (False, True):
+        _tell_left_out([name for name in left_out if (name in unused) == idle], unused=idle)
     if not chosen and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ClatError("the network is TorchScript, which shows no layers: give the nn.Module it was made from")
     if group is not None:
@@ -161,15 +162,30 @@ def enumerate_layers(
 _TOLD = 5
 
 
-def _tell_left_out(names: Iterable[str]) -> None:
-    """Say which layers are left out since no image reaches them."""
+def _unused(runs: Runs, seen: Sequence[Seen]) -> set[str]:
+    """Return which of the layers the logits do not depend on, heads of other outputs aside."""
+    found = runs.unused(seen)
+    return found - _heads(runs, seen) if found else found
+
+
+def _heads(runs: Runs, seen: Sequence[Seen]) -> set[str]:
+    return find_heads(runs.model, runs.x[:1].repeat_interleave(2, 0), dict(entry.where for entry in seen))
+
+
+def _why(unused: bool) -> str:
+    if unused:
+        return "the logits do not depend on it"
+    return "no image reaches it: what it reads and gives is the same for all images"
+
+
+def _tell_left_out(names: Iterable[str], *, unused: bool) -> None:
+    """Say which layers are left out, and why."""
+    why = "which no image reaches: what they read and give is the same for all images"
+    why = "on which the logits do not depend" if unused else why
     every = [f"'{name}'" for name in names]
     if every:
         told = ", ".join(every[:_TOLD]) + (f" and {len(every) - _TOLD} more" if len(every) > _TOLD else "")
-        notice(
-            f"left out of the layers: {told}, which run, but which no image reaches: what they read and give is "
-            "the same for all images"
-        )
+        notice(f"left out of the layers: {told}, which run, but {why}")
 
 
 def _later_calls(runs: Runs) -> dict[str, int]:

@@ -7,7 +7,7 @@ frozen weights; so every flag is kept and restored by itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,11 @@ def restore_flags(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        # Modules with a `train` of their own do more than set the flag, such as drop what they keep for evaluation.
+        own = [(module, flag) for module, flag in training if type(module).train is not nn.Module.train]
+        for module, flag in own:
+            with suppress(NotImplementedError):  # of what torch.export made
+                module.train(flag)
         for module, flag in training:
             module.training = flag
         for bn, flag in tracking:

@@ -16,8 +16,10 @@ from clat.core.random_states import (
     global_states,
     is_generator,
     preserve_python_states,
+    seed_generator,
     set_generator_state,
 )
+from clat.core.seeds import derive_seed, seed_global
 
 _PLAIN = frozenset((dict, OrderedDict, bool, int, float, str, tuple, type(None)))
 """What attributes of modules mostly are: told apart first, as this is done in every step."""
@@ -64,6 +66,18 @@ def own_generators(model: nn.Module) -> list[Any]:
     """
     held = [value for module in model.modules() for value in vars(module).values() if type(value) not in _PLAIN]
     return list({id(one): one for one in held if is_generator(one)}.values())
+
+
+def seed_network(model: nn.Module, seed: int) -> None:
+    """Seed all that a network may draw from in its forward pass: the global streams, and its own generators.
+
+    Args:
+        model: any network.
+        seed: a number of 63 bits, as `derive_seed` returns it.
+    """
+    seed_global(seed)
+    for number, generator in enumerate(own_generators(model)):
+        seed_generator(generator, derive_seed(seed, "generator", number))
 
 
 def _cuda_devices(model: nn.Module) -> list[torch.device]:

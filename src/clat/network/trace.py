@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from clat.network import modes
 from clat.network.calls import CallCounter
+from clat.network.compiled import parts_as_written
+from clat.network.graph import nodes_behind
 from clat.network.outputs import first_tensor, tensor_arguments
 
 LAYER_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
@@ -66,6 +68,7 @@ class Seen:
         self.entering = {key: kept[id(value)] for key, value in arguments.items() if values}
         self.values = output.detach().clone() if values else None
         self.differentiable = output.requires_grad
+        self.made_by = output.grad_fn
         self.differentiable_inputs = {key for key, value in arguments.items() if value.requires_grad}
         self.taps = {"output": (output, output._version, -1)}
         self.began = {}
@@ -97,9 +100,25 @@ def kind_of(module: nn.Module) -> str | None:
     return next((kind for kind, types in LAYER_KINDS.items() if isinstance(module, types)), None)
 
 
+class Traced(NamedTuple):
+    """What a pass shows.
+
+    Attributes:
+        seen: the calls in forward order.
+        logits: None if the network gives no tensor.
+        calls: how often each layer ran.
+        several: the network returns more than a tensor.
+    """
+
+    seen: dict[Call, Seen]
+    logits: Tensor | None
+    calls: Counter[str]
+    several: bool
+
+
 def trace(
     model: nn.Module, x: Tensor, include: Sequence[str], noted: Callable[[str, int], bool], *, values: bool = False
-) -> tuple[dict[Call, Seen], Tensor | None, Counter[str]]:
+) -> Traced:
     """Run `model` once and note those calls of layers that `noted` wants, with what follows their output.
 
     Args:
@@ -110,7 +129,7 @@ def trace(
         values: whether to keep what entered the layers and came out.
 
     Returns:
-        The calls in forward order, the logits if the network gives a tensor, and how often each layer ran.
+        The calls, the logits, and what else there is to say.
     """
     seen: dict[Call, Seen] = {}
     calls = Counter[str]()
@@ -144,8 +163,10 @@ def trace(
             last = main_path[-1]
             last.taps["activation"] = (result, result._version, number - last.began["activation"])
 
+    whole: list[Any] = []
     counter = CallCounter(note_call)
-    hooks = []
+    # Before the hook that takes the logits out.
+    hooks = [model.register_forward_hook(lambda m, a, out: whole.append(out), prepend=True)]
     for name, module in modules.items():
         kind = kind_of(module)
         if kind is None and name and matches(name, others) and any(True for _ in module.parameters()):
@@ -157,12 +178,12 @@ def trace(
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: running_norm.append(name)))
             hooks.append(module.register_forward_hook(lambda m, a, out: running_norm.clear()))
     try:
-        with modes.attack_mode(model), torch.set_grad_enabled(x.requires_grad), counter:
+        with modes.attack_mode(model), parts_as_written(model), torch.set_grad_enabled(x.requires_grad), counter:
             output = model(x.clone() if x.requires_grad else x)  # a leaf cannot be changed in place
     finally:
         for hook in hooks:
             hook.remove()
-    return seen, first_tensor(output), calls
+    return Traced(seen, first_tensor(output), calls, not isinstance(whole[0], Tensor))
 
 
 def is_shortcut(entry: Seen) -> bool:
@@ -207,7 +228,7 @@ class Runs:
         self, model: nn.Module, x: Tensor, include: Sequence[str], noted: Callable[[str, int], bool]
     ) -> None:
         self.model, self.x, self.include, self.noted = model, x, include, noted
-        self.twice, self.logits, self.calls = trace(
+        self.twice, self.logits, self.calls, self.several = trace(
             model, x[:1].repeat_interleave(2, 0), include, noted, values=True
         )
         three = trace(model, x[:1].repeat_interleave(3, 0), include, noted)[0]
@@ -216,12 +237,55 @@ class Runs:
         self.other = trace(model, self.pair, include, noted, values=True)[0]
 
     @cached_property
-    def gradients(self) -> dict[Call, Seen] | None:
-        """What a pass shows whose images want a gradient; None where there is none, as by way of NumPy."""
+    def _with_gradient(self) -> Traced | None:
         try:
-            return trace(self.model, self.pair.clone().requires_grad_(True), self.include, self.noted)[0]
+            return trace(self.model, self.pair.clone().requires_grad_(True), self.include, self.noted)
         except RuntimeError:
             return None
+
+    @property
+    def gradients(self) -> dict[Call, Seen] | None:
+        """What a pass shows whose images want a gradient; None where there is none, as by way of NumPy."""
+        return self._with_gradient.seen if self._with_gradient else None
+
+    def unused(self, entries: Sequence[Seen]) -> set[str]:
+        """Return which layers the logits do not depend on, such as those of a decoder beside the classifier.
+
+        Of a network that returns the logits alone there are none. They are looked for among those that no gradient
+        leads to from the logits. A gradient may end where values go on; so each of these is one only if other
+        values in its place leave the logits what they are.
+
+        Args:
+            entries: calls of layers.
+
+        Returns:
+            Some of their names.
+        """
+        if not self.several or self.logits is None or not has_values(self.logits) or self._with_gradient is None:
+            return set()
+        seen, logits = self._with_gradient[:2]
+        if logits is None or logits.grad_fn is None:
+            return set()
+        behind = nodes_behind([logits.grad_fn])
+        apart = {name for (name, _), entry in seen.items() if entry.made_by and entry.made_by not in behind}
+        return {
+            entry.name for entry in entries if entry.name in apart and entry.kind != "other" and self._idle(entry)
+        }
+
+    def _idle(self, entry: Seen) -> bool:
+        """Return whether the logits are the same when a layer gives something else."""
+
+        def replaced(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):  # attention's
+                return tuple(None if one is None else torch.randn_like(one) for one in output)
+            return torch.randn_like(output)
+
+        handle = entry.module.register_forward_hook(replaced)
+        try:
+            logits = trace(self.model, self.x[:1].repeat_interleave(2, 0), self.include, lambda *_: False).logits
+        finally:
+            handle.remove()
+        return logits is not None and self.logits is not None and torch.equal(logits, self.logits)
 
     def grows(self, entry: Seen) -> bool:
         """Return whether the output of a call grows with the batch."""

@@ -23,12 +23,11 @@ from clat.attacks.draws import batch_parts, part_of_batch
 from clat.attacks.feature import feature_change, run_feature_attack
 from clat.attacks.pgd import run_pgd
 from clat.core.errors import ClatError, unknown
-from clat.core.seeds import seed_global
 from clat.network import modes
 from clat.network.features import TAPS, read_features
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer
-from clat.network.random_states import preserve_random_states, random_states
+from clat.network.random_states import preserve_random_states, random_states, seed_network
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 from clat.objectives.clat_examples import ClatExamples
 from clat.runtime.callback import StageCallback, StageContext
@@ -83,7 +82,7 @@ class ClatCallback(StageCallback):
         assert here is not None  # only a run selects
         x, y = (part[: here.batch_size] for part in here.heldout)
         step = Step(layers, seed=seed, threat=here.threat, callback=self, once=here.once)
-        seed_global(seed)  # for dropout, as in a training step
+        seed_network(here.model, seed)  # for dropout, as in a training step
         found = None
         if here.engine.computes_for_all:
             with here.engine.autocast(), frozen_norms_lean(here.model):

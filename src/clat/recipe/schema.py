@@ -52,6 +52,8 @@ class StageConfig:
         at_least(f"epochs of stage '{self.name}'", self.epochs, 1)
         if self.selection is None and self.objective.needs_selection:
             raise ClatError(f"stage '{self.name}': the objective '{self.objective.name}' needs a selection")
+        if self.selection is None and self.batch_norm == "update-selected":
+            raise ClatError(f"stage '{self.name}': batch_norm = 'update-selected' needs a selection: take 'update'")
         if self.eps_schedule is not None and not self.objective.attacks:
             raise ClatError(f"stage '{self.name}': '{self.objective.name}' has no attack for an eps_schedule")
         names = [treatment.name for treatment in self.treatments]

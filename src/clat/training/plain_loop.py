@@ -20,7 +20,7 @@ from clat.attacks.draws import part_of_batch
 from clat.core.checks import check_images, check_labels, check_probabilities
 from clat.core.errors import ClatError
 from clat.core.notices import notice
-from clat.core.seeds import derive_seed, seed_global
+from clat.core.seeds import derive_seed
 from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.selection import updating_batch_norms
@@ -31,7 +31,7 @@ from clat.network.guard import guarded, input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_output
 from clat.network.outputs import logits_only
-from clat.network.random_states import preserve_random_states
+from clat.network.random_states import preserve_random_states, seed_network
 from clat.objectives import Clat as ClatObjective
 from clat.objectives import Step
 from clat.objectives.clat import Calibration, ClatCallback
@@ -247,8 +247,8 @@ class ClatFineTuning:
         x, y = self.heldout
         seed = derive_seed(self.seed, "begin", 0)
         model = self.model
-        with preserve_random_states(model), logits_only(model), guarded(model), frozen_norms_lean(model):
-            seed_global(seed)  # for dropout, as in a training step
+        with preserve_random_states(model), logits_only(model), guarded(model, y), frozen_norms_lean(model):
+            seed_network(model, seed)  # for dropout, as in a training step
             step = replace(self._step(), seed=seed)
             self._callback.calibration = self.objective.calibration(model, x, y, step, before=before)
 

@@ -213,7 +213,7 @@ def train_loader(
     config = recipe.data
     return Loader(
         train_set,
-        min(recipe.batch_size, len(train_set)),
+        min(recipe.batch_size, max(len(train_set) // world, 1) * world),
         device=device,
         seed=recipe.seed,
         shuffle=True,

@@ -53,10 +53,15 @@ class StageRunner:
         self.engine, self.loader = engine, loader
         self.config = recipe.stages[number]
         self.frozen = Frozen(model, frozen)
-        self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
         rule = self.config.selection
-        found: Sequence[Layer] = () if rule is None else rule.candidates(model, heldout[0][:1])
-        self.candidates = movable_layers(model, found, frozen)
+
+        def found() -> Sequence[Layer]:
+            return () if rule is None else rule.candidates(model, heldout[0][:1])
+
+        # What is frozen is told on the plain network: LoRA renames its weights, and adds some that are not.
+        movable = {layer.name for layer in movable_layers(model, found(), frozen)} if frozen else None
+        self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
+        self.candidates = [layer for layer in found() if movable is None or layer.name in movable]
         self.trainable: TrainableSet
 
     def make_trainable(self, selected: Iterable[str] | None, state: OptimizerState) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clat.core.seeds import derive_seed, seed_global
+from clat.core.seeds import derive_seed
 from clat.data.loader import Loader
 from clat.evaluation.record import TEST_DECIDES
 from clat.network import modes
 from clat.network.compiled import compile_seconds
 from clat.network.cost import Cost, metered
-from clat.network.random_states import preserve_random_states
+from clat.network.random_states import preserve_random_states, seed_network
 from clat.objectives import Loss
 from clat.recipe.schema import Recipe, StageConfig
 from clat.runtime.engine import Engine
@@ -192,8 +192,9 @@ class Trainer:
             for x, y in self.loader.epoch(progress.epoch, start_batch=progress.step):
                 rate = self.runner.callbacks.learning_rate(self._learning_rate())
                 set_momentum(self.runner.trainable.optimizer, self.recipe.momentum(progress.stage, self._done()))
-                # Dropout and the like draw from the global streams: seeded by place, like everything else.
-                seed_global(derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as))
+                # What dropout and the like draw is decided by the place, like everything else.
+                place = derive_seed(seed, "step", progress.epoch, progress.step, self.engine.draws_as)
+                seed_network(self.model, place)
                 loss = self._train_step(self.engine.images(x), y, rate, flags)
                 for name, value in {"loss": loss.total, **loss.parts}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + float(value)

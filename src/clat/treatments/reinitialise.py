@@ -47,7 +47,12 @@ class Reinitialise(Treatment):
             raise ClatError("reinitialise needs modules: patterns of names such as 'layer3'")
 
     def requires(self, model: nn.Module, x: Tensor) -> None:
-        chosen_layers(model, self.modules, batch_norm=self.batch_norm)
+        for name, layer in chosen_layers(model, self.modules, batch_norm=self.batch_norm).items():
+            if any(not parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+                raise ClatError(
+                    f"reinitialise: '{name}' came in frozen (requires_grad=False), so that it would be drawn at "
+                    "random and stay so: leave it out, or thaw it"
+                )
 
     def on_stage_start(self, context: StageContext) -> StageCallback:
         seed, found = derive_seed(context.seed, "reinitialise"), StageCallback()

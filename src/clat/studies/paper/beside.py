@@ -15,7 +15,6 @@ from clat.studies.paper.methods import METHODS
 from clat.studies.paper.store import Store
 from clat.studies.paper.stored import Gathered, StoredRun
 from clat.studies.row import Row
-from clat.studies.run import write_recipe
 
 
 def gather(store: Store, ask: Callable[[], object], *, measuring: bool = False) -> Gathered:
@@ -60,7 +59,7 @@ def run_beside(store: Store, asked: Gathered, place: JobPlace, console: Console)
             store.stand_in(run)
     rows = _rows(store, runs)
     named = {row.name: row for row in rows}
-    jobs = [row_job(row, named, write_recipe(row, store.folder), store.folder) for row in rows]
+    jobs = [row_job(row, named, store.write_recipe(row), store.folder) for row in rows]
     files: dict[str, Path] = {}
     for file, (run, what) in asked.measurements.items():
         log = store.folder.absolute() / "logs" / f"{run.key}-{file.stem}.log"

@@ -18,13 +18,13 @@ from rich.console import Console
 from torch import nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import write_json, write_text
 from clat.data import ImageSet
 from clat.data.cache import data_root
 from clat.evaluation.result import EvaluationRecord
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
-from clat.recipe.toml import recipe_hash
+from clat.recipe.toml import read_recipe, recipe_hash, recipe_toml
 from clat.runtime.settings import PRECISIONS, EngineConfig
 from clat.studies.measurement import DIGEST, Measurement, computing_device, file_digest
 from clat.studies.paper.folder import in_one_spelling
@@ -200,11 +200,30 @@ class Store:
         died = run_status(self.folder / "runs" / run.key) == DIED
         console.print(f"training {run.key}{', going on with a run that died' if died else ''} ...")
         row = Row(run.key, run.recipe, reuse=self.donor(run))
-        failure = run_row(row, write_recipe(row, self.folder), self.folder)
+        failure = run_row(row, self.write_recipe(row), self.folder)
         if failure:
             console.print(f"{run.key}: failed: {failure}", style="red")
             self.failures[run.key] = failure
         return failure
+
+    def write_recipe(self, row: Row) -> Path:
+        """Write a network's recipe to recipes/KEY.toml, or see that the file there says the same.
+
+        Args:
+            row: the network, its key as the name.
+
+        Returns:
+            The file. One that was written where its precision was the automatic one names the precision now.
+
+        Raises:
+            ClatError: If the file that is there says something else.
+        """
+        file, precision = self.folder / "recipes" / f"{row.name}.toml", row.recipe.engine.precision
+        if precision != "auto" and file.exists():
+            held = read_recipe(file)
+            if held.engine.precision == "auto":
+                write_text(file, recipe_toml(replace(held, engine=replace(held.engine, precision=precision))))
+        return write_recipe(row, self.folder)
 
     def donor(self, run: StoredRun) -> str | None:
         """Return the key of a finished run that begins with the same stage.
