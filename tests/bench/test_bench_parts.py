@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import nn
 
+from clat.bench import Bench, measure
 from clat.bench.floor import layer_multiplications, step_floor
 from clat.bench.memory import TensorMemory
 from clat.bench.profile import OperationCounter, group_of
 from clat.bench.reference import pgd_at_step, trades_step
 from clat.bench.repeated_step import with_statistics
+from clat.bench.table import steps_table
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.network.layers import enumerate_layers
 from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades
+from clat.recipe.schema import StageConfig
+from clat.runtime.engine import EngineConfig
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios():
@@ -97,6 +104,53 @@ def test_floors_of_objectives(net):
     assert step_floor(ClatPlus(steps=3, lambda_=1), counts, layers[1:]) == pytest.approx(plus / whole)
     assert step_floor(Clat(steps=3, lambda_=1, ce_input="pgd"), counts, layers[1:]) is None
     assert step_floor(Cure(), counts, ()) is None
+
+
+@pytest.mark.parametrize("kind", ["transposed", "attention", "block", "own"])
+def test_no_floor_where_a_layer_is_not_counted(kind):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(4))
+
+        def forward(self, x):
+            return torch.einsum("nchw,cd->ndhw", x, self.weight)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(4, 1, batch_first=True)
+
+        def forward(self, x):
+            tokens = x.flatten(2).mT
+            return self.inner(tokens, tokens, tokens)[0].mT.unflatten(2, x.shape[2:])
+
+    middle = {
+        "transposed": nn.ConvTranspose2d(4, 4, 3, padding=1),
+        "attention": Attention(),
+        "block": nn.Sequential(nn.LayerNorm([4, 4, 4]), nn.Conv2d(4, 4, 1)),
+        "own": Own(),
+    }[kind]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), middle, *head), torch.rand(2, 3, 4, 4)
+    counts = layer_multiplications(net, x)
+    assert (counts is None) == (kind != "block")
+    assert (step_floor(PgdAT(steps=3), counts, ()) is None) == (kind != "block")
+    include = {"attention": ["1.inner"]}.get(kind, ["1"])
+    assert step_floor(Clat(steps=3, lambda_=1), counts, enumerate_layers(net, x, include=include)) is None
+
+
+def test_a_network_with_layers_that_are_not_counted_is_timed_without_floors():
+    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    stages = {name: StageConfig(name=name, epochs=1, objective=PgdAT(steps=1)) for name in ("pgd-at", "other")}
+    size = {"image_shape": (3, 8, 8), "num_classes": 5, "batch_size": 2, "rounds": 1}
+    found = measure(
+        net, Bench(stages=stages, **size, plain=False, surroundings=False, engine=EngineConfig(device="cpu"))
+    )
+    assert all("floor" not in row for row in found["rows"].values())
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(steps_table(found))
+    assert "; –)" in console.export_text()
 
 
 @pytest.mark.parametrize("plain", [pgd_at_step, trades_step])

@@ -17,6 +17,7 @@ from clat.evaluation.budget import (
     ENOUGH,
     LADDER,
     Pilot,
+    Sampling,
     choose,
     passes_per_image,
     random_order,
@@ -79,6 +80,27 @@ def test_what_was_asked_for_is_not_changed() -> None:
     plan = choose(KNOWN, budget=1100, available=10_000, classes=10, batch_size=100, asked=asked)
     assert plan.protocol == "autoattack"
     assert 100 <= plan.images < ENOUGH
+
+
+def test_a_sample_and_a_screen_that_are_asked_for_count() -> None:
+    full = PROTOCOLS["autoattack"]
+
+    def passes(images: int, **told: Any) -> float:
+        each = passes_per_image("autoattack-sampled", full, KNOWN, images, 10, Sampling(**told))
+        return images * each
+
+    attacks, screen = survivor_passes(full, 10), survivor_passes(PROTOCOLS["apgd"], 10)
+    assert passes(1000, sample=400) == pytest.approx(1000 * 120 + 400 * attacks)
+    assert passes(1000, sample=900) == pytest.approx(1000 * 120 + 500 * attacks), "all that the screen leaves"
+    by_apgd = 1000 * mean_passes(PROTOCOLS["apgd"], 0.8, 0.5, 10)
+    assert passes(1000, screen="apgd", sample=400) == pytest.approx(by_apgd + 400 * (attacks - screen))
+    asked = ("autoattack-sampled", full)
+    shown = {"budget": 2500, "available": 10_000, "classes": 10, "batch_size": 100, "asked": asked}
+    least, usual = (choose(KNOWN, **shown, sampling=one) for one in (Sampling(sample=10), None))
+    assert least.images > usual.images
+    assert least.images * 120e-3 + 10 * attacks * 1e-3 == pytest.approx(least.seconds)
+    with pytest.raises(ClatError, match="the sample is 0"):
+        Sampling(sample=0)
 
 
 def test_more_processes_do_more() -> None:

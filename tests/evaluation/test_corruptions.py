@@ -122,6 +122,8 @@ def test_mean_corruption_error_in_closed_form() -> None:
         (result({"b": [0.3]}), "different corruptions"),
         (result({"a": [0.3, 0.4]}), "different corruptions or severities"),
         (result({"a": [0.0]}, clean=0.0), "makes no error under a"),
+        (result({"a": [0.3]}) | {"clean_accuracy": None}, "the baseline is damaged"),
+        (result({"a": [0.3]}) | {"corruptions": {"a": {"1": {}}}}, "the baseline is damaged"),
     ],
 )
 def test_baselines_that_do_not_fit(baseline: dict[str, Any], says: str) -> None:
@@ -142,6 +144,24 @@ def test_unlike_images_are_refused_whoever_names_them(package: ModuleType) -> No
         with pytest.raises(ClatError, match=says):
             mean_corruption_error(known, one)
     assert mean_corruption_error(known, known | {"n": None, "images": None}) == mean_corruption_error(known, known)
+
+
+def test_a_baseline_is_checked_before_anything_is_measured(package: ModuleType) -> None:
+    images, asked = dark_set(), {"names": ["lighter"], "severities": [2]}
+    base = evaluate_corruptions(Brightness(), images, names=["lighter"], severities=[2]).to_dict()
+    assert evaluate_corruptions(Brightness(), images, against=base, **asked).to_dict()["mean_error"] > 0
+    for wrong, says in (
+        ({"seed": 1}, "seed is 0 and 1"),
+        ({"data": {"name": "other"}}, "data is None and"),
+        ({"images": "0"}, r"different images \(images"),
+        ({"n": 3}, r"different images \(n"),
+        ({"corruptions": {"lighter": {"1": {"value": 0.5}}}}, "different corruptions or severities"),
+        ({"corruptions": {"lighter": {"2": {"value": 1.0}}}}, "makes no error under lighter"),
+    ):
+        with pytest.raises(ClatError, match=says):
+            evaluate_corruptions(
+                Brightness(), images, against=base | wrong, report=lambda *_: pytest.fail("measured"), **asked
+            )
 
 
 def test_bad_input(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +205,11 @@ def test_the_command(
         (["--severities", "x"], "expected numbers such as 1,3,5"),
         (["--against", "absent.json"], "cannot read absent.json"),
         (["--names", "lihgter"], "did you mean 'lighter'"),
+        (["--against", "base.json"], "different corruptions or severities"),
     ):
         assert cli.main([*words, *more]) == 2
-        error = capsys.readouterr().err
+        out, error = capsys.readouterr()
+        assert "severity 1" not in out, "nothing is measured"
         assert says in error
         assert error.count("\n") == 1
 

@@ -105,7 +105,15 @@ def test_a_run_that_was_given_a_model_starts_from_stage_0(run_dir: Path) -> None
     run.stages = run.stages[1:]
     fake.write_json(run_dir / "evaluations" / "stage-0.json", fake.evaluation("stage-0", 0.5, 0.2))
     run.evaluations = read_run(run_dir).evaluations
-    assert "went from 20.0 % to 35.0 %" in sentence(run)
+    assert sentence(run).startswith("With 15 epochs of clat, robust accuracy went from 20.0 % to 35.0 %")
+
+
+def test_all_stages_since_the_result_from_before_count(run_dir: Path) -> None:
+    (run_dir / "evaluations" / "stage-1.json").unlink()
+    fake.write_json(run_dir / "evaluations" / "stage-0.json", fake.evaluation("stage-0", 0.5, 0.2))
+    assert sentence(read_run(run_dir)).startswith(
+        "With 30 epochs of pgd-at and clat, robust accuracy went from 20.0"
+    )
 
 
 def test_without_a_test_result_the_held_out_images_speak(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_the_numbers_are_on_the_page(run_dir: Path) -> None:
     assert "Missing from this page" not in words
 
 
+def test_attack_by_attack_is_what_is_left_after_each(run_dir: Path) -> None:
+    words = page_of(run_dir).text
+    assert "Model After Robust 95 % interval" in words
+    assert "a row is what is left after it and all above it" in words
+
+
 def test_what_qualifies_an_accuracy_stands_below_it(run_dir: Path) -> None:
     for label, notes in (("stage-1", ["of both"]), ("best", ["of both"]), ("last", ["of both", "of the last"])):
         file = run_dir / "evaluations" / f"{label}.json"

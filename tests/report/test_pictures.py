@@ -69,11 +69,11 @@ def hardened(path: Path, after_robust: Sequence[bool]) -> Path:
 
 
 def test_a_hardenings_first_sentence_is_the_paired_result(tmp_path: Path) -> None:
-    """80 images gained and none lost of 200."""
+    """80 images gained and none lost of 200, by two stages of 15 epochs."""
     run = read_run(hardened(tmp_path / "run", [i < 100 for i in range(200)]))
     assert run.notices == []
     assert outcome(run).replace(SPACE, " ") == (
-        "Hardened for 15 epochs, robust accuracy went from 10.0 % to 50.0 % (pgd-20 at linf eps 8/255: +40.0 "
+        "Hardened for 30 epochs, robust accuracy went from 10.0 % to 50.0 % (pgd-20 at linf eps 8/255: +40.0 "
         "points on the same 200 images, 95 % interval +32.7 to +46.5, McNemar p < 0.0001), and clean accuracy from "
         "100.0 % to 99.0 % (−1.0 points on the same 200 images, 95 % interval −2.9 to +0.9, McNemar p = 0.5: no "
         "difference that the paired test tells from chance)."
@@ -103,9 +103,10 @@ def test_the_page_of_a_hardening(tmp_path: Path) -> None:
     for words in (
         "Lost 40", "Gained 40", "change × 16", "fooled by apgd-t", "✗ <b>dog</b> 80 %", "✓ cat 90 %",
         "before hardening", "What is taken for what under attack", "cat 100 100 → 99 % 10 → 50 %",
+        "Robust neither before nor after 40",
     ):  # fmt: skip
         assert words in page.text, words
-    assert re.search(r'<p class="outcome">Hardened for 15 epochs', source)
+    assert re.search(r'<p class="outcome">Hardened for 30 epochs', source)
 
 
 def test_a_damaged_gallery_is_a_notice(tmp_path: Path) -> None:

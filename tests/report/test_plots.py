@@ -6,8 +6,10 @@ import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
@@ -72,6 +74,21 @@ def test_the_map_outlines_what_was_selected() -> None:
     frames = criticality_map(reports, selected).axes[0].patches
     found = [(frame.get_x(), frame.get_y(), frame.get_width()) for frame in frames]
     assert found == [(-0.5, 8.5, 1), (1.5, 8.5, 1), (-0.5, 16.5, 2)]
+
+
+def test_the_map_shows_the_layers_of_all_selections_and_no_w_beside_c() -> None:
+    def report(*names: str, predecessor: str = "forward") -> dict[str, Any]:
+        rows = [{"name": name, "criticality": 1e-5 if i == 0 else 2.0} for i, name in enumerate(names)]
+        return {"rows": rows, "predecessor": predecessor}
+
+    reports = {1: report("b", "d"), 2: report("a", "b", "c"), 3: report("c", "d", "e", predecessor="input")}
+    axes = criticality_map(reports, {3: ["e"]}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"{i} · {n}" for i, n in enumerate("abcde", 1)
+    ]
+    shown = np.ma.getmaskarray(axes.collections[0].get_array()).reshape(5, 3)
+    assert (~shown).tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 0, 1], [0, 0, 1]]
+    assert [(frame.get_x(), frame.get_y()) for frame in axes.patches] == [(1.5, 3.5)]
 
 
 def test_a_map_without_any_number_is_drawn_all_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -13,10 +14,11 @@ from clat import cli
 from clat.core.errors import ClatError
 from clat.data import hold_out, load_split
 from clat.evaluation import PROTOCOLS, evaluate_set
+from clat.evaluation.protocols import Protocol
 from clat.models import load_weights
 from clat.recipe.toml import read_recipe
 from clat.runtime.jobs import schedule
-from clat.studies.finals import _folder_of, cells, finals_table, run_finals
+from clat.studies.finals import _folder_of, cells, finals_table, measurement_of, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
 from clat.studies.run import run_study
 from clat.training.prepare import build_network
@@ -83,6 +85,51 @@ def test_a_result_of_a_network_that_was_trained_anew_is_not_taken(done, tmp_path
     recipe.write_text(recipe.read_text().replace('eps = "0.1"', 'eps = "0.2"'))
     with pytest.raises(ClatError, match=r"standard@0-last.json was measured with eps 0.1, which"):
         finals(out, chosen, names=["standard"])
+
+
+def test_a_result_of_another_protocol_of_the_name_is_not_taken(done, tmp_path, monkeypatch):
+    out, chosen = tmp_path / "out", done[1]
+    shutil.copytree(done[0], out)
+    finals(out, chosen, names=["standard@0"])
+    file = out / "finals" / "pgd-20" / "standard@0-last.json"
+    (row,) = (one for one in chosen if one.name == "standard@0")
+    asked = measurement_of(row, out, "last", file, "pgd-20", 40, "float32", "test")
+    assert (asked.run, asked.result().protocol_hash) == (str(out / "runs" / "standard@0"), PROTOCOLS["pgd-20"].hash)
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps(held | {"protocol": held["protocol"] | {"hash": "0123456789ab"}}))
+    with pytest.raises(
+        ClatError, match=r"measured with protocol pgd-20 of hash 0123456789ab, which .* move the file"
+    ):
+        asked.result()
+    file.write_text(json.dumps(held | {"attack_sources": {"mine:attack": "0123"}}))
+    assert asked.result().attack_sources, "whose code cannot be read now"
+    monkeypatch.setattr(Protocol, "attack_sources", lambda _: {"mine:attack": "4567"})
+    with pytest.raises(ClatError, match="was measured with code of mine:attack of digest 0123, which is not what"):
+        asked.result()
+
+
+def test_rows_that_were_not_asked_for_are_left_out_where_they_are_stale(done, tmp_path):
+    out, chosen = tmp_path / "out", done[1]
+    shutil.copytree(done[0], out)
+    shutil.rmtree(out / "finals", ignore_errors=True)
+    finals(out, chosen, names=["standard"])
+    last = out / "runs" / "standard@1" / "weights" / "last.safetensors"
+    shutil.copy(out / "runs" / "pgd-at@0" / "weights" / "last.safetensors", last)
+    console = Console(record=True, width=400, file=io.StringIO())
+    table = run_finals(
+        chosen, out, console, names=["pgd-at@0"], protocol="pgd-20", num_samples=40, precision="float32"
+    )
+    assert [(one["name"], one["weights"], one["seeds"]) for one in table["groups"]] == [
+        ("pgd-at", "last", [0, 1]), ("pgd-at", "best", [0, 1]), ("standard", "last", [0])
+    ]  # fmt: skip
+    said = console.export_text()
+    assert "standard@1, last: left out: " in said
+    assert "was measured with weights of SHA-256" in said
+    for run in (out / "runs").iterdir():
+        if run.name.startswith("standard"):
+            shutil.rmtree(run)
+    again = finals(out, chosen, names=["pgd-at@0"])
+    assert again["groups"][-1]["seeds"] == [0, 1], "a copy without networks is taken at its word"
 
 
 def test_every_row_and_the_early_stopped_control(done):

@@ -11,20 +11,24 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.core.formatting import DASH
+from clat.data import hold_out, load_split
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds
 from clat.studies import STUDIES, find_study
-from clat.studies.collect import caption, collect, markdown, rich_table
+from clat.studies.collect import caption, cells, collect, markdown, rich_table
 from clat.studies.page import render_study, write_study_page
 from clat.studies.plots import PlotPoint, clean_against_robust, differences
 from clat.studies.row import Scale, chosen
 from clat.studies.run import run_row, run_study
-from clat.studies.tables.groups import group_table, summarise
+from clat.studies.tables.baselines import STAND_IN, write_stand_in
+from clat.studies.tables.groups import COLUMNS, group_cells, group_table, summarise
 from clat.studies.tables.hardening import CLAT_COST, COST
 from clat.training.interrupt import Interrupted
 from clat.training.lock import only_one_in
@@ -295,6 +299,23 @@ def test_the_rows_that_harden_begin_alike_and_take_about_one_time(tmp_path):
             assert abs(spent - scale.rest) <= max(costs) / 2, row.name  # whole epochs
 
 
+@pytest.mark.parametrize(
+    ("size", "says"), [(64, "do not use stand in"), (None, "sees no more data than the others")]
+)
+def test_the_note_on_generated_images_says_what_stands_in_for_them(size, says, tmp_path):
+    data = {"name": "digits", "heldout": 32} | ({} if size is None else {"train_size": size})
+    baselines = find_study("baselines")
+    smoke = baselines.at("smoke")
+    scale = replace(smoke, settings={**smoke.settings, "data": data})
+    (row,) = (one for one in baselines.rows(scale, tmp_path) if one.name == "wang2023")
+    assert says in row.note
+    write_stand_in(scale, tmp_path)
+    extra = np.load(tmp_path / STAND_IN)["image"]
+    training, _ = hold_out(load_split("digits", "train"), 32, row.recipe.data.split_seed, size)
+    seen = {one.tobytes() for one in training.images.permute(0, 2, 3, 1).numpy()}
+    assert {one.tobytes() in seen for one in extra} == {size is None}
+
+
 def test_labels_of_rows_that_lie_close_are_set_apart():
     names = ("lora", "clat", "clat-random", "cure", "cure+clat", "twins+clat")
     clean = [0.24 + number / 250 for number in range(len(names))]
@@ -385,7 +406,7 @@ def test_seeds_in_a_narrow_terminal_keep_their_names_and_numbers():
         {**row, "name": f"{name}@{seed}", "group": name, "seed": seed} for name in ("a", "b") for seed in (0, 1)
     ]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(group_table({"title": "t", "scale": "s", "groups": summarise(entries)}))
+    console.print(group_table({"title": "t", "scale": "s", "groups": summarise(entries, "a")}))
     text = console.export_text().replace("\N{NO-BREAK SPACE}", " ")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert ["a", "30.0 % ± 0.0", "20.0 % ± 0.0", "–", "–"] in lines
@@ -399,11 +420,38 @@ def test_differences_are_to_the_first_row_s_group_whatever_has_finished():
         return {"name": f"{group}@{seed}", "group": group, "status": status, **about}
 
     entries = [row("x", 0, "failed", 0.0), row("y", 0, "finished", 0.5), row("y", 1, "finished", 0.5)]
-    assert "clean_less_control" not in summarise(entries)[0]
-    _, of_x = summarise([*entries, row("x", 1, "finished", 0.3)])
-    of_y = summarise([*entries, row("x", 1, "finished", 0.3)])[0]
+    assert "clean_less_control" not in summarise(entries, "x")[0]
+    of_y, of_x = summarise([*entries, row("x", 1, "finished", 0.3)], "x")
     assert "clean_less_control" not in of_x
     assert of_y["clean_less_control"]["value"] == pytest.approx(0.2)
+    assert all("clean_less_control" not in one for one in summarise(entries[1:], "x")), "x is not shown"
+
+
+def test_the_control_is_the_study_s_first_row_whichever_are_shown(done):
+    out, _ = done
+    control, other, _ = tiny_rows(TINY)
+    first, second = collect(STUDY, TINY, [other, control], out)["rows"]
+    assert first["less_control"] is not None
+    assert second["less_control"] is None
+    table = collect(
+        replace(STUDY, rows=lambda *_: [replace(control, name="elsewhere")]), TINY, [other, control], out
+    )
+    assert all(row["less_control"] is None for row in table["rows"])
+    assert cells(table["rows"][1])[4:6] == [DASH, DASH]
+    assert "the difference to the study's first row of the same seed" in caption(table)
+
+
+def test_what_moves_is_a_range_where_seeds_differ():
+    values = {"clean": {"value": 0.3}, "robust": {"value": 0.2}}
+    about = {"status": "finished", "group": "a", "last": values, "best": values, "seconds": 1.0}
+    entries = [
+        {**about, "seed": seed, "trainable_parameters": moving} for seed, moving in enumerate((18432, 4608, 9216))
+    ]
+    (found,) = summarise(entries, "a")
+    assert found["trainable_parameters"] == [18432, 4608, 9216]
+    moving = COLUMNS.index("moving")
+    assert group_cells(found)[moving] == "4,608 to 18,432"
+    assert group_cells(summarise(entries[:1], "a")[0])[moving] == "18,432"
 
 
 def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypatch, capsys):

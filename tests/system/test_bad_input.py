@@ -322,6 +322,42 @@ def test_an_existing_result_is_not_overwritten(refused, tmp_path):
     assert file.read_text() == "precious"
 
 
+def test_a_result_and_its_plot_are_two_files(refused, tmp_path):
+    (tmp_path / "sub").mkdir()
+    for out in ("one.svg", "sub/../one.svg"):
+        words = ("--out", tmp_path / out, "--plot", tmp_path / "one.svg")
+        for command in (("criticality", *MODEL), ("curve", *MODEL, "--eps", "0,0.1")):
+            assert "one.svg: give each a file of its own" in refused(*command, "--num-samples", 4, *words)
+    assert list(tmp_path.iterdir()) == [tmp_path / "sub"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("study claim --rows absent --num-samples 10", "--num-samples belongs to --judge and --finals"),
+        ("study claim --rows absent --precision bfloat16", "--precision belongs to --judge and --finals"),
+        *(
+            (f"evidence --answer runs --{option}", f"--{option.split()[0]} goes with a regime: --answer reads what")
+            for option in (
+                "plan",
+                "seeds 2",
+                "data .",
+                "finals autoattack",
+                "num-samples 5",
+                "jobs 2",
+                "on ray",
+                "address auto",
+                "cpus 2",
+                "memory 1GB",
+            )
+        ),
+    ],
+)
+def test_options_that_would_do_nothing(refused, tmp_path, words, says):
+    assert says in refused(*words.split(), "--out", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["a file/below", "/proc/clat/result"])
 def test_a_place_that_cannot_be_written(refused, tmp_path, place):
     (tmp_path / "a file").write_text("")

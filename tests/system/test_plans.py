@@ -152,6 +152,8 @@ def test_up_to_a_width(run: Any) -> None:
         (["--budget", "1m", "--target-width", "1"], "--budget and --target-width both say when to stop"),
         (["--budget", "1m", "--state", "s"], "--budget chooses by the clock"),
         (["--budget", "1m", "--protocol", "fast"], "do not go with --protocol fast"),
+        (["--budget", "1m", "--protocol", "autoattack-sampled", "--screen", "fab"], "unknown screen 'fab'"),
+        (["--budget", "1m", "--protocol", "autoattack-sampled", "--sample", "0"], "the sample is 0"),
         (["--target-width", "0"], "the width is 0.0: expected percentage points"),
         (["--target-width", "wide"], "invalid float value: 'wide'"),
         (["--screen", "cr"], "--screen goes with --protocol autoattack-sampled alone"),

@@ -78,6 +78,11 @@ def test_a_delta_and_back(clat: Any, network: Any, trained: Path, tmp_path: Path
         ("--out net.onnx --title A", "are for a folder's model card"),
         ("--out net --base base.pt", "a delta has a base and a name in .safetensors"),
         ("--out net --entry name=A", "--entry belongs to RobustBench's entry"),
+        (
+            "--out net --additional-data",
+            "--additional-data belongs to RobustBench's entry: name the output ID.json",
+        ),
+        ("--out d.safetensors --base b.pt --additional-data", "--additional-data belongs to RobustBench's entry"),
         ("--out a.json", "made of one result: --result FILE"),
         ("--out a.json --result RESULT --entry nmae=A", "--entry nmae=A: expected KEY=VALUE, of name, authors"),
         ("--out a.json --result RESULT --entry name=A", "lacks authors, architecture: --entry authors=..."),

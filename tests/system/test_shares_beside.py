@@ -108,6 +108,7 @@ def test_what_does_not_go_together_is_refused(refused, tmp_path):
         (["--share", "0", "--state", tmp_path / "s"], "expected K/N"),
         (["--share", "7/2", "--state", tmp_path / "s"], "there is no share 7"),
         (["--share", "0/2", "--jobs", 2, "--state", tmp_path / "s"], "--share is one of the shares"),
+        (["--share", "0/2", "--gallery", 2, "--state", tmp_path / "s"], "--gallery shows the whole result"),
         (["--on", "ray"], "add --jobs N"),
         (["--jobs", 0], "--jobs is 0"),
         (["--address", "auto"], "--address belongs to a Ray cluster"),

@@ -34,7 +34,11 @@ class Multiplications:
     count: int
 
 
-def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Layers whose multiplications are counted."""
+
+
+def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications] | None:
     """Return the multiplications of every convolution and linear layer, shortcuts and classifier included.
 
     Args:
@@ -42,12 +46,17 @@ def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
         x: images (N, C, H, W), in [0, 1].
 
     Returns:
-        The layers that ran on `x`, in forward order.
+        The layers that ran on `x`, in forward order; None where others multiply as well, such as attention and
+        transposed convolutions, which nobody has counted here.
     """
     found: list[Multiplications] = []
+    others: list[nn.Module] = []
     names = {module: name for name, module in model.named_modules()}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
+        if not isinstance(module, COUNTED):
+            others.append(module)
+            return
         weight, result = module.weight, first_tensor(output)
         assert isinstance(weight, Tensor)
         assert result is not None
@@ -58,18 +67,28 @@ def layer_multiplications(model: nn.Module, x: Tensor) -> list[Multiplications]:
             count = places * weight.numel()
         found.append(Multiplications(names[module], count))
 
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    hooks = [module.register_forward_hook(note) for module in names if isinstance(module, kinds)]
+    hooks = [
+        module.register_forward_hook(note) for module in names if isinstance(module, COUNTED) or _multiplies(module)
+    ]
     try:
         with modes.attack_mode(model), torch.no_grad():
             model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return None if others else found
 
 
-def step_floor(objective: Objective, layers: Sequence[Multiplications], selected: Sequence[Layer]) -> float | None:
+def _multiplies(module: nn.Module) -> bool:
+    """Return whether a module that is not counted has a weight of its own that is more than a scale of channels."""
+    alone = isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None
+    weights = any(weight.dim() > 1 for weight in module.parameters(recurse=False))
+    return alone and weights and not isinstance(module, nn.LayerNorm | nn.Embedding)
+
+
+def step_floor(
+    objective: Objective, layers: Sequence[Multiplications] | None, selected: Sequence[Layer]
+) -> float | None:
     """Return the multiplications that one training step needs at least, in forward passes through the network.
 
     Args:
@@ -79,10 +98,12 @@ def step_floor(objective: Objective, layers: Sequence[Multiplications], selected
 
     Returns:
         Multiplications for one sample over those of its forward pass; None for an objective whose needs are not
-        written down here.
+        written down here, and where not all layers of the network or not all that move are counted.
     """
+    names = [layer.name for layer in layers or ()]
+    if not layers or any(layer.name not in names for layer in selected):
+        return None
     whole = sum(layer.count for layer in layers)
-    names = [layer.name for layer in layers]
     trainable = [names.index(layer.name) for layer in selected] or list(range(len(layers)))
     first, last = trainable[0], trainable[-1]
 

@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         report=lambda name, severity: say(f"{name}, severity {severity}"),
         about={**about_model(options, said), **about_data(images)},
+        against=baseline,
     )
     say(data_in_words(images, found.clean.n))
     show(found.table())

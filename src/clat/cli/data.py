@@ -23,7 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     check.add_argument("data", metavar="FOLDER", help="a folder, a name under CLAT_DATA_DIR, or owner/name")
     add_column_options(check)
     check.add_argument(
-        "--strict", action="store_true", help="leave with exit code 1 if a file is broken or in two splits"
+        "--strict",
+        action="store_true",
+        help="leave with exit code 1 if a file is broken or in two splits, or an image has no label",
     )
     add_result_option(check)
     fetch = actions.add_parser(
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         options: what the parser read.
 
     Returns:
-        The exit status: 0; with --strict 1 if a file is broken or stands in two splits.
+        The exit status: 0; with --strict 1 if a file is broken or stands in two splits, or an image has no label.
 
     Raises:
         ClatError: If there is no such data set, it has no files to check, or it cannot be fetched.

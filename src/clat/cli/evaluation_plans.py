@@ -12,7 +12,7 @@ from clat.core.durations import parse_duration
 from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.evaluation import Protocol, evaluate_set, find_protocol
-from clat.evaluation.budget import EvaluationPlan, choose, random_order, run_pilot
+from clat.evaluation.budget import EvaluationPlan, Sampling, choose, random_order, run_pilot
 from clat.evaluation.fast import NAME as FAST
 from clat.evaluation.fast import with_signs
 from clat.evaluation.protocols import PLANS, PROTOCOLS
@@ -182,6 +182,7 @@ def _say_sampled(found: SampledEvaluation, options: Namespace, prepared: Prepare
 
 def _within_budget(options: Namespace, budget: float) -> int:
     asked = None if options.protocol is None else (options.protocol, _protocol(options))
+    sampling = Sampling(screen=options.screen or "cr", sample=options.sample)
     prepared = prepare_evaluation(options, asked[1] if asked else PROTOCOLS["autoattack"])
     model, images, engine = prepared.model, prepared.images, prepared.engine
     order = random_order(len(images), options.seed, prepared.ids)
@@ -193,7 +194,7 @@ def _within_budget(options: Namespace, budget: float) -> int:
             pilot = run_pilot(model, images, order, budget, quiet)
             chosen = choose(
                 pilot, budget=budget, available=len(order), classes=images.num_classes,
-                batch_size=options.batch_size, asked=asked, processes=engine.world,
+                batch_size=options.batch_size, asked=asked, processes=engine.world, sampling=sampling,
             )  # fmt: skip
         except ClatError as error:
             chosen = error

@@ -220,3 +220,8 @@ def check_shares(options: Namespace, *, planned: bool) -> None:
         raise ClatError(f"--devices and --{place} both divide the images: give one of them")
     if options.share is not None and shares_asked(options):
         raise ClatError("--share is one of the shares that --jobs runs: give one of them")
+    if options.share is not None and options.gallery is not None:
+        raise ClatError(
+            "--gallery shows the whole result: leave it out beside --share, and give it to --jobs, which joins the "
+            "shares"
+        )

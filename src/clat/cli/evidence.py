@@ -107,6 +107,12 @@ def _answer(options: argparse.Namespace) -> int:
     """Write the answer over several regimes."""
     if options.regime is not None:
         raise ClatError("--answer goes through the regimes that were run: leave the regime out")
+    others = ("plan", "seeds", "data", "finals", "num_samples", "jobs", "on", "address", "cpus", "memory")
+    for name in others:
+        if getattr(options, name) not in (None, False):
+            raise ClatError(
+                f"--{name.replace('_', '-')} goes with a regime: --answer reads what was run, and runs nothing"
+            )
     if options.out is None:
         raise ClatError("clat evidence --answer needs --out, the folder of its page")
     from clat.studies.evidence.summary import write_answer

@@ -51,7 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--entry", nargs="+", default=[], metavar="KEY=VALUE", help=f"of RobustBench's entry: {', '.join(ENTRY)}"
     )
-    parser.add_argument("--additional-data", action="store_true", help="it was trained on more than the data set")
+    parser.add_argument(
+        "--additional-data",
+        action="store_true",
+        help="of RobustBench's entry: it was trained on more than the data set",
+    )
     add_device_option(parser)
     parser.add_argument(
         "--out", required=True, metavar="PATH", help="a new file or folder, whose name tells the format"
@@ -73,8 +77,9 @@ def run(options: argparse.Namespace) -> int:
     suffix = Path(options.out).suffix
     if suffix == ".json":
         return _entry(options)
-    if options.entry:
-        raise ClatError("--entry belongs to RobustBench's entry: name the output ID.json")
+    if options.entry or options.additional_data:
+        given = "entry" if options.entry else "additional-data"
+        raise ClatError(f"--{given} belongs to RobustBench's entry: name the output ID.json")
     if (options.base is not None) != (suffix == ".safetensors"):
         raise ClatError("a delta has a base and a name in .safetensors: --base FILE --out delta.safetensors")
     if suffix not in ("", ".onnx", ".pt2", ".safetensors"):

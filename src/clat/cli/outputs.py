@@ -34,11 +34,14 @@ class Outputs:
         plot: file of the plot, .svg or .png; None: none.
 
     Raises:
-        ClatError: If one of them exists already or cannot be written, or the plot's name has another ending.
+        ClatError: If one of them exists already or cannot be written, both are one file, or the plot's name has
+            another ending.
     """
 
     def __init__(self, out: str | None, plot: str | None = None) -> None:
         self.out, self.plot = out, plot
+        if out not in (None, "-") and plot is not None and Path(out).resolve() == Path(plot).resolve():
+            raise ClatError(f"--out and --plot both name {plot}: give each a file of its own")
         for path in (out, plot):
             if path not in (None, "-"):
                 claim_output(path)

@@ -36,11 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-samples",
         type=int,
-        help=f"of these two: {SAMPLE} (default: all)",
+        help=f"of --judge and --finals: {SAMPLE} (default: all)",
     )
     add_place_options(parser, "rows")
     parser.add_argument(
-        "--precision", default="float32", help="of their searches: float32, bfloat16 (default: float32)"
+        "--precision", help="of the searches of --judge and --finals: float32, bfloat16 (default: float32)"
     )
 
 
@@ -63,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
 
         measure_here(options.measure, console())
         return 0
+    if options.judge is None and options.finals is None:
+        for name in ("num-samples", "precision"):
+            if getattr(options, name.replace("-", "_")) is not None:
+                raise ClatError(f"--{name} belongs to --judge and --finals; rows are trained as the study says")
     if options.list or options.study is None:
         return _list(options.study)
     from clat.studies import find_study
@@ -98,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
                     protocol=options.finals or options.judge,
                     split="heldout" if options.finals is None else "test",
                     num_samples=options.num_samples,
-                    precision=options.precision,
+                    precision=options.precision or "float32",
                     place=place,
                 )
         except Interrupted as stopped:

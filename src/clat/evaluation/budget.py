@@ -6,8 +6,9 @@ nearly all the time of an evaluation goes. The rest is arithmetic: what an attac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from clat.evaluation.evaluate import BATCH_SIZE
 from clat.evaluation.finite import sample_needed
 from clat.evaluation.protocols import PROTOCOLS, Protocol
 from clat.evaluation.sampled import NAME as SAMPLED
+from clat.evaluation.sampled import check_sample
 from clat.network.cost import Cost
 from clat.network.fingerprint import device_of
 
@@ -137,7 +139,25 @@ class EvaluationPlan:
         return asdict(self)
 
 
-def passes_per_image(name: str, protocol: Protocol, pilot: Pilot, images: int, classes: int) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What `autoattack-sampled` is told, see `clat.evaluation.sampled.evaluate_sampled`.
+
+    Attributes:
+        screen: what all images go through first.
+        sample: images of the sample; None: as many as an interval of one point takes.
+    """
+
+    screen: str = "cr"
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sample(self.screen, self.sample)
+
+
+def passes_per_image(
+    name: str, protocol: Protocol, pilot: Pilot, images: int, classes: int, sampling: Sampling | None = None
+) -> float:
     """Return the passes that an image takes on average under a protocol or a plan.
 
     Args:
@@ -146,19 +166,25 @@ def passes_per_image(name: str, protocol: Protocol, pilot: Pilot, images: int, c
         pilot: the shares of images that are right and robust; those unknown count as 1.
         images: how many are evaluated, which decides the size of a sample.
         classes: outputs of the network.
+        sampling: what `autoattack-sampled` is told; None: nothing.
 
     Returns:
         Forward and backward passes of one image, each counted as one.
     """
     clean = 1.0 if pilot.clean is None else pilot.clean
     robust = clean if pilot.robust is None else pilot.robust
-    relaxed = 2 + clean * survivor_passes(PROTOCOLS["cr"], classes) if pilot.relaxed is None else pilot.relaxed
+    screened = 2 + clean * survivor_passes(PROTOCOLS["cr"], classes) if pilot.relaxed is None else pilot.relaxed
     if name == "cr":
-        return relaxed
-    if name == SAMPLED:
-        left = max(1, round(robust * images))
-        return relaxed + robust * survivor_passes(protocol, classes) * sample_needed(left, images // 100) / left
-    return mean_passes(protocol, clean, robust, classes)
+        return screened
+    if name != SAMPLED:
+        return mean_passes(protocol, clean, robust, classes)
+    told = sampling or Sampling()
+    left, attacks = max(1, round(robust * images)), survivor_passes(protocol, classes)
+    size = sample_needed(left, images // 100) if told.sample is None else min(told.sample, left)
+    if told.screen == "apgd":  # the first attacks of the protocol, which the sample is then spared
+        screened = mean_passes(PROTOCOLS["apgd"], clean, robust, classes)
+        attacks -= survivor_passes(PROTOCOLS["apgd"], classes)
+    return screened + robust * attacks * size / left
 
 
 def choose(
@@ -170,6 +196,7 @@ def choose(
     batch_size: int,
     asked: tuple[str, Protocol] | None = None,
     processes: int = 1,
+    sampling: Sampling | None = None,
 ) -> EvaluationPlan:
     """Return the strongest protocol that leaves time for enough images, and as many of them as fit.
 
@@ -181,6 +208,7 @@ def choose(
         batch_size: images that are attacked at a time, of which one batch has to fit.
         asked: the name and the protocol that were asked for; None: any of LADDER.
         processes: how many share the work.
+        sampling: what `autoattack-sampled` is told; None: nothing.
 
     Returns:
         The plan.
@@ -192,8 +220,9 @@ def choose(
     rungs = [(name, PROTOCOLS["autoattack" if name == SAMPLED else name]) for name in LADDER]
     plans = []
     for name, protocol in rungs if asked is None else [asked]:
-        count = _most_images(left, pilot, name, protocol, available, classes)
-        each = passes_per_image(name, protocol, pilot, max(count, 1), classes) * pilot.seconds
+        passes = partial(passes_per_image, name, protocol, pilot, classes=classes, sampling=sampling)
+        count = _most_images(left / pilot.seconds, passes, available)
+        each = passes(max(count, 1)) * pilot.seconds
         plans.append((name, count, each))
         if count >= min(ENOUGH, available):
             break
@@ -217,12 +246,12 @@ def choose(
     )
 
 
-def _most_images(left: float, pilot: Pilot, name: str, protocol: Protocol, available: int, classes: int) -> int:
-    """Return how many images fit into `left` seconds; a sample's share depends on how many there are."""
+def _most_images(left: float, passes: Callable[[int], float], available: int) -> int:
+    """Return how many images fit into `left` passes; a sample's share depends on how many there are."""
     low, high = 0, available
     while low < high:
         middle = (low + high + 1) // 2
-        if middle * passes_per_image(name, protocol, pilot, middle, classes) * pilot.seconds <= left:
+        if middle * passes(middle) <= left:
             low = middle
         else:
             high = middle - 1

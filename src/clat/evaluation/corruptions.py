@@ -112,6 +112,7 @@ def evaluate_corruptions(
     batch_size: int = 250,
     report: Callable[[str, int], None] | None = None,
     about: dict[str, Any] | None = None,
+    against: Mapping[str, Any] | None = None,
 ) -> CorruptionResult:
     """Measure a network on corrupted images.
 
@@ -124,13 +125,14 @@ def evaluate_corruptions(
         batch_size: images in a forward pass.
         report: told what is measured next, a corruption and its severity.
         about: what the result says of network and data.
+        against: `CorruptionResult.to_dict()` of a baseline that the result is to be compared with; checked first.
 
     Returns:
         The accuracy for each corruption and severity, and on the images as they are.
 
     Raises:
-        ClatError: the package is missing, the images are too small or not of 8 bits, or a name or severity that
-            does not exist.
+        ClatError: the package is missing, the images are too small or not of 8 bits, a name or severity that does
+            not exist, or a baseline of something else.
     """
     _check_asked(images, names, severities)
     package = _package()
@@ -141,6 +143,12 @@ def evaluate_corruptions(
             f"the images of '{images.name}/{images.split}' are floating point, and corruptions are made for 8 "
             "bits: give them as (255 * x).round().to(torch.uint8)"
         )
+
+    images_digest = digest(sample_digests(pixels, images.labels, torch.arange(len(pixels))))
+    if against is not None:
+        known = {"seed": seed, "images": images_digest, "n": len(pixels)}
+        asked = {name: dict.fromkeys(map(str, severities)) for name in names}
+        _check_baseline({**(about or {}), **known, "corruptions": asked}, against)
 
     def measured(shown: Tensor) -> Accuracy:
         right = is_right(model, shown.float() / 255, images.labels, batch_size=batch_size)
@@ -159,7 +167,7 @@ def evaluate_corruptions(
         seed=seed,
         environment=describe_environment(device_of(model, torch.device("cpu"))),
         about=about or {},
-        images=digest(sample_digests(pixels, images.labels, torch.arange(len(pixels)))),
+        images=images_digest,
     )
 
 
@@ -226,6 +234,25 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
     Raises:
         ClatError: the two do not hold the same, or the baseline makes no error.
     """
+    _check_baseline(result, baseline)
+    plain: list[float] = []
+    relative: list[float] | None = []
+    for name in result["corruptions"]:
+        mine, theirs = (
+            [1 - one["value"] for one in data["corruptions"][name].values()] for data in (result, baseline)
+        )
+        clean, other = (1 - data["clean_accuracy"]["value"] for data in (result, baseline))
+        plain.append(sum(mine) / sum(theirs))
+        loses = sum(theirs) - len(theirs) * other
+        if loses <= 1e-9 * len(theirs):  # by which nothing can be divided
+            relative = None
+        if relative is not None:
+            relative.append((sum(mine) - len(mine) * clean) / loses)
+    return fmean(plain), None if relative is None else fmean(relative)
+
+
+def _check_baseline(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    """Raise ClatError where a baseline does not go with a result, of which all may be there but the accuracies."""
     if baseline.get("what") != "corruptions":
         raise ClatError("the baseline is no result of `clat corruptions`: it holds something else")
     for what in ("data", "seed"):
@@ -237,26 +264,21 @@ def mean_corruption_error(result: Mapping[str, Any], baseline: Mapping[str, Any]
             raise ClatError(
                 f"the two are of different images ({what} {here} and {there}): measure both on the same"
             )
+    try:
+        float(baseline["clean_accuracy"]["value"])
+        theirs = {
+            name: {level: 1 - float(one["value"]) for level, one in levels.items()}
+            for name, levels in baseline["corruptions"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ClatError("the baseline is damaged: it lacks accuracies, so measure it again") from None
     if {name: set(levels) for name, levels in result["corruptions"].items()} != {
-        name: set(levels) for name, levels in baseline["corruptions"].items()
+        name: set(levels) for name, levels in theirs.items()
     }:
         raise ClatError("the two cannot be compared: they are of different corruptions or severities")
-    plain: list[float] = []
-    relative: list[float] | None = []
-    for name in result["corruptions"]:
-        mine, theirs = (
-            [1 - one["value"] for one in data["corruptions"][name].values()] for data in (result, baseline)
-        )
-        clean, other = (1 - data["clean_accuracy"]["value"] for data in (result, baseline))
-        if sum(theirs) == 0:
+    for name, levels in theirs.items():
+        if sum(levels.values()) == 0:
             raise ClatError(f"the baseline makes no error under {name}: take one that does")
-        plain.append(sum(mine) / sum(theirs))
-        loses = sum(theirs) - len(theirs) * other
-        if loses <= 1e-9 * len(theirs):  # by which nothing can be divided
-            relative = None
-        if relative is not None:
-            relative.append((sum(mine) - len(mine) * clean) / loses)
-    return fmean(plain), None if relative is None else fmean(relative)
 
 
 def read_baseline(path: str | Path) -> dict[str, Any]:

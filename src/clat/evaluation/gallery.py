@@ -21,7 +21,12 @@ from clat.evaluation.result import Evaluation
 from clat.network.edge import unwrapped
 
 ONE = {"fooled": "Fooled by the attack", "withstood": "Withstood", "wrong": "Wrong without an attack"}
-TWO = {"gained": "Gained", "lost": "Lost", "fooled": "Wrong before and after", "withstood": "Withstood in both"}
+TWO = {
+    "gained": "Gained",
+    "lost": "Lost",
+    "fooled": "Robust neither before nor after",
+    "withstood": "Withstood in both",
+}
 """What becomes of an image with one network, and with two of which the second came out of the first."""
 LIKELIEST = 3
 """Classes whose probabilities are kept."""

@@ -197,12 +197,9 @@ def evaluate_sampled(
     Raises:
         ClatError: as `evaluate_set` does, and for a width, sample or screen that makes no sense.
     """
-    if screen not in SCREENS:
-        raise unknown("screen", screen, SCREENS)
+    check_sample(screen, sample)
     if not 0 < width <= 100:
         raise ClatError(f"the width is {width}: expected percentage points, more than 0 and at most 100")
-    if sample is not None and sample < 1:
-        raise ClatError(f"the sample is {sample}: expected at least 1 image")
     if sample is not None and until:
         raise ClatError("a sample's size and a width to go on to contradict each other: give one of them")
     shared = {"eps": eps, "norm": norm, "ids": ids, "seed": seed, "precision": precision, **options}
@@ -259,6 +256,22 @@ def evaluate_sampled(
         )
         if not until or found.width <= width or size == len(order):
             return found
+
+
+def check_sample(screen: str, sample: int | None) -> None:
+    """Raise an error for a screen that there is not, or a sample of no image.
+
+    Args:
+        screen: what all images go through first.
+        sample: images of the sample, None: as many as an interval takes.
+
+    Raises:
+        ClatError: as said.
+    """
+    if screen not in SCREENS:
+        raise unknown("screen", screen, SCREENS)
+    if sample is not None and sample < 1:
+        raise ClatError(f"the sample is {sample}: expected at least 1 image")
 
 
 def _count(images: ImageSet, ids: Tensor | Sequence[int] | None) -> int:

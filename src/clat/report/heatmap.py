@@ -29,11 +29,15 @@ def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[
         selected: epoch -> names of the layers that were selected then.
 
     Returns:
-        The figure; cells without a positive number are hatched.
+        The figure; cells without a positive number are hatched. Where selections rank different layers it shows
+        all of them, numbered anew.
     """
     epochs = sorted(reports)
     rows = reports[epochs[0]]["rows"]
-    place = {row.get("name"): i for i, row in enumerate(rows)}
+    names = _names_in_order([reports[epoch]["rows"] for epoch in epochs])
+    if len(names) > len(rows):
+        rows = [{"name": name} for name in names]
+    place = {name: i for i, name in enumerate(names)}
     chosen = {(place[name], j) for j, e in enumerate(epochs) for name in selected.get(e, ()) if name in place}
     height = row_height(len(rows))
     figure = Figure(figsize=(figure_width(), height * len(rows) + 0.9), layout="constrained")
@@ -51,17 +55,27 @@ def criticality_map(reports: Mapping[int, Mapping[str, Any]], selected: Mapping[
     return figure
 
 
+def _names_in_order(reports: Iterable[Sequence[Mapping[str, Any]]]) -> list[Any]:
+    """Return the names of all reports' layers, each after the one that it follows where it is first ranked."""
+    names: list[Any] = []
+    for rows in reports:
+        after = 0
+        for row in rows:
+            if (name := row.get("name")) not in names:
+                names.insert(after, name)
+            after = names.index(name) + 1
+    return names
+
+
 def _grid(reports: Mapping[int, Mapping[str, Any]], epochs: Sequence[int], place: Mapping[Any, int]) -> np.ndarray:
     """Criticality by layer and selection; NaN where it was not measured or a logarithm cannot show it."""
     grid = np.full((len(place), len(epochs)), np.nan)
     for column, epoch in enumerate(epochs):
-        for row in reports[epoch]["rows"]:
+        # That of the first is on another scale, unless it is compared with the input: see criticality_bars.
+        for row in reports[epoch]["rows"][0 if reports[epoch].get("predecessor") == "input" else 1 :]:
             value = number(row.get("criticality"))
             if row.get("name") in place and value is not None and value > 0:
                 grid[place[row["name"]], column] = value
-    for column, epoch in enumerate(epochs):
-        if reports[epoch].get("predecessor") != "input":
-            grid[0, column] = np.nan  # on another scale: see criticality_bars
     return grid
 
 

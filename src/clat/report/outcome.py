@@ -50,7 +50,7 @@ def outcome(run: Run, others: Sequence[Run] = ()) -> str:
             f"{percent(before.robust_accuracy.value)} before, but on other images: the two do not compare."
         )
     return (
-        f"{_trained(run)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
+        f"{_trained(run, before)} robust accuracy went from {percent(before.robust_accuracy.value)} to "
         f"{percent(last.robust_accuracy.value)} ({measured}: {_verdict(before, last)})"
         f"{_clean_change(before, last)}."
     )
@@ -76,13 +76,15 @@ def evaluation_before(run: Run) -> EvaluationRecord | None:
     return run.evaluation(f"stage-{max(earlier)}") if earlier else None
 
 
-def _trained(run: Run) -> str:
-    if not run.stages:
+def _trained(run: Run, before: EvaluationRecord) -> str:
+    """Return what was trained since a result that `evaluation_before` returned: all stages after it."""
+    done = 0 if before.label == "before" else int(before.label[6:])
+    stages = [stage for stage in run.stages if stage.number > done]
+    if not stages:
         return "With this run"
-    stage = run.stages[-1]
-    epochs = stage.last - stage.first + 1
-    words = f"{epochs} epoch{'s' if epochs != 1 else ''}"
-    return f"Hardened for {words}," if run.evaluation("before") else f"With {words} of {stage.name},"
+    words = counted(sum(stage.last - stage.first + 1 for stage in stages), "epoch")
+    names = " and ".join(stage.name for stage in stages)
+    return f"Hardened for {words}," if before.label == "before" else f"With {words} of {names},"
 
 
 def _against(run: Run, last: EvaluationRecord, other: Run) -> str:

@@ -43,7 +43,8 @@ def collect(
         summary for each group. Accuracies are in [0, 1], times in seconds, memory in bytes.
     """
     entries = [_entry(row, out, (failures or {}).get(row.name)) for row in rows]
-    _pair_with_control(entries, out)
+    control = study.rows(scale, out)[0].name
+    _pair_with_control(entries, control, out)
     done = [entry for entry in entries if entry["status"] == "finished"]
     return {
         "study": study.name,
@@ -55,7 +56,7 @@ def collect(
         "protocol": done[0]["protocol"] if done else None,
         "environment": done[0]["environment"] if done else None,
         "rows": entries,
-        "groups": summarise(entries) if len(scale.seeds) > 1 else [],
+        "groups": summarise(entries, control) if len(scale.seeds) > 1 else [],
     }
 
 
@@ -98,15 +99,14 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
     }
 
 
-def _pair_with_control(entries: list[dict[str, Any]], out: Path) -> None:
-    """Set "less_control" of each row: the accuracies of its last weights less those of the first group's row of the
-    same seed, on the same images; None where that cannot be said."""
+def _pair_with_control(entries: list[dict[str, Any]], group: str, out: Path) -> None:
+    """Set "less_control" of each row: the accuracies of its last weights less those of this group's row of the same
+    seed, on the same images; None where that cannot be said."""
 
     def result(entry: Mapping[str, Any]) -> EvaluationRecord | None:
         file = out / "runs" / entry["name"] / "evaluations" / "last.json"
         return EvaluationRecord.from_json(file) if entry["status"] == "finished" and file.exists() else None
 
-    group = entries[0]["group"] if entries else None
     control = {entry["seed"]: result(entry) for entry in entries if entry["group"] == group and "seed" in entry}
     for entry in entries:
         mine, theirs = result(entry), control.get(entry.get("seed"))
@@ -209,7 +209,7 @@ def caption(table: Mapping[str, Any]) -> str:
         f"{table['remark']} Clean and robust accuracy ({setting}, protocol hash {protocol['hash']}) on n = "
         f"{', '.join(map(str, ns)) or '-'} {images} images, with half the width of their 95 % interval, of "
         "the last weights; best: the epoch with the highest robust accuracy on held-out training images. "
-        "Less control: image by image, the difference to the first row of the same seed, in "
+        "Less control: image by image, the difference to the study's first row of the same seed, in "
         "points, with its 95 % interval; * where the exact McNemar test gives p < 0.05 for these two networks, "
         "whose own intervals may overlap all the same. "
         "NRR: harmonic mean of clean and robust. Moving: parameters that the last stage trains. "

@@ -53,8 +53,8 @@ def run_finals(
 
     Evaluated are the last weights and, of the study's first group, the control, the best weights too (early
     stopping). The control is measured with the seeds of the rows asked for. The table also shows the rows that were
-    so measured before. Writes PROTOCOL/ROW-WEIGHTS.json, PROTOCOL.json and PROTOCOL.md in the folder `finals`
-    (test) or `judged` (heldout).
+    so measured before; of which that no longer holds, a line says so. Writes PROTOCOL/ROW-WEIGHTS.json,
+    PROTOCOL.json and PROTOCOL.md in the folder `finals` (test) or `judged` (heldout).
 
     Args:
         rows: all rows of the study, with every seed, the control first.
@@ -85,25 +85,36 @@ def run_finals(
         pairs = [(row, one) for row in of for one in (WEIGHTS if row.group == control else WEIGHTS[:1])]
         return [(row, weights, folder / f"{row.name}-{weights}.json") for row, weights in pairs]
 
-    wanted = results(_to_measure(rows, names, out))
-    measurements = {
-        file: measurement_of(out / "runs" / row.name, weights, file, protocol, num_samples, precision, split)
-        for row, weights, file in wanted
-    }
+    def measurement(row: Row, weights: str, file: Path) -> Measurement:
+        return measurement_of(row, out, weights, file, protocol, num_samples, precision, split)
+
+    def checked(one: Measurement) -> EvaluationRecord:
+        found = one.result()
+        if otherwise := _otherwise(found, **settings):
+            raise ClatError(f"{one.file} was measured with {otherwise}: ask for the same, or move the file away")
+        return found
+
+    wanted = {file: (row, weights) for row, weights, file in results(_to_measure(rows, names, out))}
+    measurements = {file: measurement(*one, file) for file, one in wanted.items()}
     missing = {file: one for file, one in measurements.items() if not file.exists()}
     if place is not None and missing:
         _measure_beside(missing, out, place, console)
-    for row, weights, file in wanted:
+    records: dict[Path, EvaluationRecord] = {}
+    for file, (row, weights) in wanted.items():
         measurements[file].measure()
-        found = measurements[file].result()
-        if otherwise := _otherwise(found, **settings):
-            raise ClatError(f"{file} was measured with {otherwise}: ask for the same, or move the file away")
-        clean, robust = (_share(found, kind) for kind in ACCURACIES)
+        records[file] = checked(measurements[file])
+        clean, robust = (_share(records[file], kind) for kind in ACCURACIES)
         console.print(f"{row.name}, {weights}: clean {clean:.1%}, robust {robust:.1%}")
+    for row, weights, file in results(rows):
+        if file not in wanted and file.exists():
+            try:
+                records[file] = checked(measurement(row, weights, file))
+            except ClatError as error:
+                console.print(f"{row.name}, {weights}: left out: {error}", soft_wrap=True)
     entries = [
-        {"group": row.group, "weights": weights, "seed": row.recipe.seed, "result": found}
+        {"group": row.group, "weights": weights, "seed": row.recipe.seed, "result": records[file]}
         for row, weights, file in results(rows)
-        if file.exists() and not _otherwise(found := EvaluationRecord.from_json(file), **settings)
+        if file in records
     ]
     return _write(entries, control, asked.name, num_samples, split, out / FOLDERS[split])
 
@@ -121,12 +132,20 @@ def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Ro
 
 
 def measurement_of(
-    run: Path, weights: str, file: Path, protocol: str, num_samples: int | None, precision: str, split: str
+    row: Row,
+    out: Path,
+    weights: str,
+    file: Path,
+    protocol: str,
+    num_samples: int | None,
+    precision: str,
+    split: str,
 ) -> Measurement:
     """Return a row's measurement, under the threat model of its recipe, with the seed of all its final numbers.
 
     Args:
-        run: the row's finished run.
+        row: the row, whose run has finished; a copy of results without runs has the study's recipe.
+        out: the study's folder.
         weights: last or best.
         file: where the result goes.
         protocol: a protocol's name.
@@ -137,7 +156,9 @@ def measurement_of(
     Returns:
         The measurement, its paths absolute.
     """
-    recipe = read_recipe(run / "recipe.toml")
+    run = out / "runs" / row.name
+    trained = run / "recipe.toml"
+    recipe = read_recipe(trained) if trained.exists() else row.recipe
     return Measurement(
         run=str(run.absolute()),
         file=str(file.absolute()),

@@ -17,7 +17,7 @@ from clat.core.errors import ClatError
 from clat.core.parsing import parse_json
 from clat.core.seeds import derive_seed
 from clat.data import ImageSet, hold_out
-from clat.evaluation import EvaluationRecord, evaluate_set
+from clat.evaluation import EvaluationRecord, evaluate_set, find_protocol
 from clat.evaluation.job import Report
 from clat.models import load_weights
 from clat.recipe.schema import Recipe
@@ -77,24 +77,31 @@ class Measurement:
             What the file holds.
 
         Raises:
-            ClatError: If it cannot be read, or is of other weights or another threat model than the run has now: a
-                run that was trained anew keeps its name.
+            ClatError: If it cannot be read, or is of other weights or another threat model than the run has now (a
+                run that was trained anew keeps its name), or of other attacks than the protocol has now.
         """
         found = EvaluationRecord.from_json(self.file)
         held, now = found.text(DIGEST), file_digest(self.weights_file)
+        asked = find_protocol(self.protocol)
+        code = asked.attack_sources()
         changed = [
             f"{name} {before}"
             for name, before, after in (
                 ("weights of SHA-256", held and held[:12], now and now[:12]),
                 ("eps", found.eps, self.eps),
                 ("norm", found.text("protocol", "norm"), self.norm),
+                (f"protocol {asked.name} of hash", found.protocol_hash, asked.hash),
+                *(
+                    (f"code of {name} of digest", then, code.get(name))
+                    for name, then in found.attack_sources.items()
+                ),
             )
             if before is not None and after is not None and before != after
         ]
         if changed:
             raise ClatError(
-                f"{self.file} was measured with {', '.join(changed)}, which is not what {self.run} has: move the "
-                "file away, to measure again"
+                f"{self.file} was measured with {', '.join(changed)}, which is not what is asked of {self.run} "
+                "now: move the file away, to measure again"
             )
         return found
 

@@ -12,6 +12,7 @@ from benchmarks.paper_printed import flag, line, repeated
 
 from clat import cli
 from clat.core.errors import ClatError
+from clat.evaluation import find_protocol
 from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, printed_effect_flag, specs_of
 from clat.studies.paper.catalogue import TABLES, find_table
 from clat.studies.paper.cells import paper_text
@@ -22,6 +23,7 @@ from clat.studies.paper.methods import METHODS, taken_apart
 from clat.studies.paper.printed import FLAGS, printed_elsewhere, printed_in, printed_numbers
 from clat.studies.paper.runs import Inputs, RunSpec, recipe
 from clat.studies.paper.scales import NARROW, SCALES, SMOKE, K, find_scale
+from clat.studies.paper.transfer_tables import transfer_of
 
 INPUTS = Inputs(generated="stand-in.npz", members=(Path("a"), Path("b")))
 TRAINED = [table for table in TABLES if table.kind in ("accuracy", "transfer")]
@@ -44,6 +46,13 @@ def test_every_printed_table_has_an_entry_and_every_number_a_place():
 
 
 FIGURES = ("sweep", "strength", "curves")
+
+
+def test_transferred_examples_of_another_protocol_of_the_name_are_not_taken():
+    lines = table_lines(find_table("T4"))
+    line = next(iter(lines))
+    how = measure(find_table("T4"), line, lines[line][0].attack, SMOKE)
+    assert transfer_of({}, how, 0)["protocol_hash"] == find_protocol(how.protocol).hash
 
 
 def test_printed_numbers_say_what_is_known_of_them():

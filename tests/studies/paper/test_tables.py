@@ -36,6 +36,7 @@ from clat.studies.paper.runs import RunSpec
 from clat.studies.paper.scales import SMOKE
 from clat.studies.paper.store import Store
 from clat.studies.paper.table import Asked, request_for, run_table
+from clat.studies.row_words import row_words
 from helpers.paper import TINY
 
 DIGITS = Asked(networks=("resnet18",), datasets=("cifar10",), folders={"cifar10": "digits"})
@@ -49,8 +50,7 @@ def one_process(monkeypatch):
 
     def run_row(row, recipe, out):
         trained.append(row)
-        words = ["--reuse", str(out / "runs" / row.reuse)] if row.reuse else []
-        code = cli.main(["--quiet", "train", str(recipe), "--out", str(out / "runs" / row.name), *words])
+        code = cli.main(["--quiet", *row_words(row, recipe, out)])
         return None if code == 0 else "no such luck"
 
     monkeypatch.setattr(store, "run_row", run_row)
@@ -103,11 +103,19 @@ def test_networks_of_a_machine_with_another_automatic_precision_are_not_trained_
     assert not any(name == "precision" for name, _ in found["notes"])
     here = settings.computes_bfloat16("cpu")
     monkeypatch.setattr(settings, "computes_bfloat16", lambda device: not here)
+    trained = store.run_row
     monkeypatch.setattr(store, "run_row", None)
     moved = run("T7", tmp_path, asked)
     assert moved["rows"] == found["rows"]
     then, now = ("bf16-mixed", "32") if here else ("32", "bf16-mixed")
     assert ["precision", f"all networks trained in {then}, where this machine takes {now}"] in moved["notes"]
+    if not here:
+        (begun,) = (tmp_path / "store" / "runs").glob("cifar10-resnet18-pgd-at+clat*")
+        (begun / "run.json").write_text((begun / "run.json").read_text().replace('"finished"', '"running"'))
+        monkeypatch.setattr(store, "run_row", trained)
+        gone_on = run("T7", tmp_path, asked)
+        assert json.loads((begun / "run.json").read_text())["environment"]["precision"] == "32"
+        assert [row[:6] for row in gone_on["rows"]] == [row[:6] for row in found["rows"]]
     (gone,) = (tmp_path / "store" / "runs").glob("cifar10-resnet18-pgd-at-s0-*")
     gone.rename(tmp_path / "gone")
     monkeypatch.setattr(store, "run_row", lambda *words: "no such luck")

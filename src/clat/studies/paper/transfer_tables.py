@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.data import Loader
+from clat.evaluation import find_protocol
 from clat.evaluation.transfer import transfer
 from clat.studies.paper.accuracy import Request, attack_name, line_runs, printed_effect, ratios
 from clat.studies.paper.cells import Cell, effect_of
@@ -115,7 +116,8 @@ def transfer_of(runs: Mapping[str, StoredRun], how: Measure, seed: int) -> dict[
     """
     return {
         "networks": {name: run.key for name, run in sorted(runs.items())},
-        **{"protocol": how.protocol, "eps": how.eps, "samples": how.samples, "seed": seed},
+        **{"protocol": how.protocol, "protocol_hash": find_protocol(how.protocol).hash},
+        **{"eps": how.eps, "samples": how.samples, "seed": seed},
     }
 
 

@@ -168,7 +168,7 @@ def _generated(scale: Scale, out: Path) -> list[Row]:
             stateful=True,
             exclude=("*.se.*",) if name == "peng2023" else (),
             papers=(paper, None),
-            note=_STAND_IN,
+            note=_STAND_IN if "train_size" in scale.settings["data"] else _NOTHING_MORE,
         )
     return found
 
@@ -178,10 +178,16 @@ _STAND_IN = (
     "No generated images come with clat: real training images that the other rows do not use stand in for them, so "
     "this row sees more real data than the others."
 )
+_NOTHING_MORE = (
+    "No generated images come with clat: the training images of all rows stand in for them, as none are left over, "
+    "so this row sees no more data than the others."
+)
 
 
 def write_stand_in(scale: Scale, out: Path, file: Path | None = None) -> None:
     """Write training images that are neither trained on nor held out, in the form of a file of generated ones.
+
+    Where rows train on all that they do not hold out, these same images are written.
 
     Args:
         scale: says which data set, how many images rows train on, and how many they hold out.

@@ -24,23 +24,25 @@ COLUMNS = (
 ACCURACIES = ("clean", "robust")
 
 
-def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return a summary for each group, in the entries' order; the first entry's group is the control.
+def summarise(entries: Sequence[Entry], control: str) -> list[dict[str, Any]]:
+    """Return a summary for each group, in the entries' order, with its differences to the control.
 
     A difference pairs the seeds that both have: they share their first stage, so that its luck cancels.
 
     Args:
         entries: a table's rows, of which those that did not finish are left out.
+        control: the group that the others are compared with; where none of it has finished there are no
+            differences.
 
     Returns:
-        Means, deviations and differences in [0, 1], mean seconds, and the number of parameters that move.
+        Means, deviations and differences in [0, 1], mean seconds, and how many parameters move in each seed.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["status"] == "finished":
             groups.setdefault(entry["group"], []).append(entry)
-    control = groups.get(entries[0]["group"], []) if entries else []
-    return [_summary(name, members, control) for name, members in groups.items()]
+    base = groups.get(control, [])
+    return [_summary(name, members, base) for name, members in groups.items()]
 
 
 def _summary(name: str, members: Sequence[Entry], control: Sequence[Entry]) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def _summary(name: str, members: Sequence[Entry], control: Sequence[Entry]) -> d
         "name": name,
         "seeds": [entry["seed"] for entry in members],
         "seconds": sum(entry["seconds"] for entry in members) / len(members),
-        "trainable_parameters": members[-1]["trainable_parameters"],
+        "trainable_parameters": [entry["trainable_parameters"] for entry in members],
     }
     theirs = {entry["seed"]: entry for entry in control}
     for label in ("last", "best"):
@@ -76,13 +78,14 @@ def group_cells(group: Mapping[str, Any]) -> list[str]:
     Returns:
         The cells, accuracies in percent, differences in points.
     """
+    moving = group["trainable_parameters"]
     return [
         group["name"],
         str(len(group["seeds"])),
         *(spread_text(group[f"last_{kind}"]) for kind in ACCURACIES),
         *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
         spread_text(group["best_robust"]),
-        count(group["trainable_parameters"]),
+        " to ".join(count(end) for end in dict.fromkeys((min(moving), max(moving)))),
         duration(group["seconds"]),
     ]
 
@@ -140,6 +143,7 @@ def group_table(table: Mapping[str, Any]) -> RichTable:
 
 GROUP_CAPTION = (
     "Mean over the seeds ± their standard deviation, of the last weights; less control: mean difference to the "
-    "first row, seed by seed, in points, with its 95 % t interval; best: the epoch with the highest robust "
-    "accuracy on held-out training images."
+    "study's first row, seed by seed, in points, with its 95 % t interval; best: the epoch with the highest robust "
+    "accuracy on held-out training images; moving: parameters that the last stage trains, from the fewest to the "
+    "most of a seed."
 )
