@@ -666,9 +666,10 @@ class Decoder(nn.Module):
         return logits, self.dec2(torch.relu(self.dec(h))), self.p2(torch.relu(self.p1(pooled)))
 
 
-def test_layers_that_the_logits_do_not_depend_on_are_none() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_layers_that_the_logits_do_not_depend_on_are_none(dtype: torch.dtype) -> None:
     """`gate` has no gradient, and the logits depend on it all the same."""
-    net, x = Decoder(), torch.rand(2, 3, 8, 8)
+    net, x = Decoder().to(dtype), torch.rand(2, 3, 8, 8)
     with pytest.warns(Notice, match="'dec', 'dec2', 'p1', which run, but on which the logits do not depend"):
         assert names(enumerate_layers(net, x)) == ["c1", "c2", "gate"]
     with pytest.raises(ClatError, match="layer 'p1' runs, but the logits do not depend on it, so leave it out"):
@@ -695,3 +696,39 @@ def test_parts_that_a_user_compiled_show_their_layers(in_place: bool) -> None:
         assert names(layers) == wanted
         for one, other in zip(read_features(net, x, layers).values, plain, strict=True):
             torch.testing.assert_close(one, other)
+
+
+class Routed(nn.Module):
+    """A layer that acts by a decision alone, of which no gradient and few values tell; calls its forward itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.g, self.fc = nn.Conv2d(4, 1, 6), nn.Linear(4, 3)
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.forward(x)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.relu(self.a(x))
+        decision = self.g(h[:, :, 1:7, 1:7])
+        return self.fc((h + self.b(h) * (decision > 0)).mean((2, 3))), decision
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_layer_that_decides_is_one_whatever_the_random_state(seed: int) -> None:
+    torch.manual_seed(0)
+    net, x = Routed(), torch.rand(1, 3, 8, 8)
+    torch.manual_seed(seed)
+    assert names(enumerate_layers(net, x)) == ["a", "g", "b"]
+
+
+def test_a_layer_that_gives_nothing_yet_is_no_classifier() -> None:
+    class Prototypes(Ends):
+        def __init__(self) -> None:
+            super().__init__(8, lambda net, h: net.fc(h.mean((2, 3))) @ net.prototypes)
+            self.register_buffer("prototypes", torch.rand(8, 5))
+            nn.init.zeros_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+
+    assert names(enumerate_layers(Prototypes(), torch.rand(2, 3, 8, 8))) == ["c1", "c2", "fc"]

@@ -401,3 +401,21 @@ def test_what_is_kept_for_evaluation_is_dropped_with_the_mode(images: Tensor, la
     fresh.load_state_dict(net.state_dict())
     found, expected = (pgd(one, images, labels, eps=0.1, seed=0) for one in (net, fresh))
     assert torch.equal(found, expected)
+
+
+class Stubborn(nn.Conv2d):
+    """Cannot be trained, and says so by an exception."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        if mode:
+            raise RuntimeError("this one is a teacher")
+        super().train(mode)
+        return self
+
+
+def test_flags_are_put_back_where_a_module_refuses_to_train(images: Tensor) -> None:
+    net = nn.Sequential(Stubborn(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(RuntimeError, match="teacher"), modes.attack_mode(net):
+        net(images)
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())

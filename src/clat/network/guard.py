@@ -108,6 +108,8 @@ class _Guard:
         self.model = model
         self.own = floating_type(model) or first_floating_type(model)
         self.converts = False
+        self.several = False
+        """The network has returned more than a tensor."""
         self.labels = labels
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,6 +124,7 @@ class _Guard:
             ):
                 raise channels_first_wanted(x.shape) from error
             raise
+        self.several = not isinstance(output, Tensor)
         logits = logits_of(output)
         if self.labels is not None:
             check_output(logits, len(x), self.labels)

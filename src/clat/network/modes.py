@@ -43,15 +43,17 @@ def restore_flags(model: nn.Module) -> Iterator[None]:
     finally:
         # Modules with a `train` of their own do more than set the flag, such as drop what they keep for evaluation.
         own = [(module, flag) for module, flag in training if type(module).train is not nn.Module.train]
-        for module, flag in own:
-            with suppress(NotImplementedError):  # of what torch.export made
-                module.train(flag)
-        for module, flag in training:
-            module.training = flag
-        for bn, flag in tracking:
-            bn.track_running_stats = flag
-        for parameter, flag in grads:
-            parameter.requires_grad_(flag)
+        try:
+            for module, flag in own:
+                with suppress(NotImplementedError):  # of what torch.export made
+                    module.train(flag)
+        finally:
+            for module, flag in training:
+                module.training = flag
+            for bn, flag in tracking:
+                bn.track_running_stats = flag
+            for parameter, flag in grads:
+                parameter.requires_grad_(flag)
 
 
 @contextmanager

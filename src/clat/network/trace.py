@@ -163,10 +163,8 @@ def trace(
             last = main_path[-1]
             last.taps["activation"] = (result, result._version, number - last.began["activation"])
 
-    whole: list[Any] = []
     counter = CallCounter(note_call)
-    # Before the hook that takes the logits out.
-    hooks = [model.register_forward_hook(lambda m, a, out: whole.append(out), prepend=True)]
+    hooks = []
     for name, module in modules.items():
         kind = kind_of(module)
         if kind is None and name and matches(name, others) and any(True for _ in module.parameters()):
@@ -180,10 +178,11 @@ def trace(
     try:
         with modes.attack_mode(model), parts_as_written(model), torch.set_grad_enabled(x.requires_grad), counter:
             output = model(x.clone() if x.requires_grad else x)  # a leaf cannot be changed in place
+            several = getattr(model.forward, "several", False)  # `attack_mode` has the guard stand in for it
     finally:
         for hook in hooks:
             hook.remove()
-    return Traced(seen, first_tensor(output), calls, not isinstance(whole[0], Tensor))
+    return Traced(seen, first_tensor(output), calls, several)
 
 
 def is_shortcut(entry: Seen) -> bool:
@@ -273,12 +272,18 @@ class Runs:
         }
 
     def _idle(self, entry: Seen) -> bool:
-        """Return whether the logits are the same when a layer gives something else."""
+        """Return whether the logits stay whatever a layer gives: its negative, or noise, small and large."""
+        return all(self._same_logits(entry, share, scale) for share, scale in ((-1.0, 0.0), (0.0, 1.0), (1.0, 1e3)))
+
+    def _same_logits(self, entry: Seen, share: float, scale: float) -> bool:
+        def replace(value: Tensor) -> Tensor:
+            noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+            return share * value + scale * noise.to(value)
 
         def replaced(module: nn.Module, args: Any, output: Any) -> Any:
             if isinstance(output, tuple):  # attention's
-                return tuple(None if one is None else torch.randn_like(one) for one in output)
-            return torch.randn_like(output)
+                return tuple(None if one is None else replace(one) for one in output)
+            return replace(output)
 
         handle = entry.module.register_forward_hook(replaced)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clat.core.notices import listening
 from clat.core.seeds import derive_seed
 from clat.data.loader import Loader
 from clat.network.layers import Layer, layers_called
@@ -59,7 +60,8 @@ class StageRunner:
             return () if rule is None else rule.candidates(model, heldout[0][:1])
 
         # What is frozen is told on the plain network: LoRA renames its weights, and adds some that are not.
-        movable = {layer.name for layer in movable_layers(model, found(), frozen)} if frozen else None
+        with listening(lambda text: None):  # what is left out is said below
+            movable = {layer.name for layer in movable_layers(model, found(), frozen)} if frozen else None
         self.callbacks = _started_callbacks(recipe, number, model, engine, loader, heldout)
         self.candidates = [layer for layer in found() if movable is None or layer.name in movable]
         self.trainable: TrainableSet
