@@ -22,6 +22,7 @@ from scipy import stats
 
 from clat.core.environment import describe_environment
 from clat.core.files import claim_output, write_json
+from clat.evaluation.crossed import mean_squares
 from clat.evaluation.result import EvaluationRecord
 from clat.studies.evidence.comparison import LEVEL, TAIL
 from clat.studies.evidence.regimes import REGIMES
@@ -108,11 +109,8 @@ def recorded_spread(kind: str) -> Spread:
         verdicts.append(verdicts_of([EvaluationRecord.from_json(file) for file in files], kind))
     seeds = min(len(one) for one in verdicts)
     values = verdicts[0][:seeds] - verdicts[1][:seeds]
-    by_image, by_seed = values.mean(axis=0), values.mean(axis=1)
-    rest = values - by_image - by_seed[:, None] + values.mean()
-    left = float((rest**2).sum()) / ((seeds - 1) * (values.shape[1] - 1))
-    over_images = max(float(by_image.var(ddof=1)) - left / seeds, 0.0)
-    return Spread(images=over_images**0.5, rest=left**0.5)
+    _, of_images, of_rest = mean_squares(values)
+    return Spread(images=max((of_images - of_rest) / seeds, 0.0) ** 0.5, rest=of_rest**0.5)
 
 
 def draw(

@@ -124,15 +124,14 @@ def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
     seeds, images = values.shape
     if seeds == images == 1:
         return math.inf, 1.0
-    by_image, by_seed = values.mean(axis=0), values.mean(axis=1)
     if seeds == 1 or images == 1:
-        means = by_image if seeds == 1 else by_seed
+        means = values.mean(axis=0) if seeds == 1 else values.mean(axis=1)
         return float(means.std(ddof=1)) / math.sqrt(len(means)), len(means) - 1.0
-    rest = values - by_image[None, :] - by_seed[:, None] + values.mean()
+    of_seeds, of_images, of_rest = mean_squares(values)
     parts = [
-        (images * float(by_seed.var(ddof=1)), seeds - 1.0),
-        (seeds * float(by_image.var(ddof=1)), images - 1.0),
-        (-float((rest**2).sum()) / ((seeds - 1) * (images - 1)), (seeds - 1.0) * (images - 1)),
+        (of_seeds, seeds - 1.0),
+        (of_images, images - 1.0),
+        (-of_rest, (seeds - 1.0) * (images - 1)),
     ]
     whole = sum(square for square, _ in parts)
     whole = max(whole, *(abs(square) for square, _ in parts))  # where the seeds differ by less than chance
@@ -140,3 +139,19 @@ def standard_error(values: NDArray[np.float64]) -> tuple[float, float]:
     if spread == 0:
         return 0.0, images - 1.0
     return math.sqrt(whole / (seeds * images)), whole**2 / spread
+
+
+def mean_squares(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the mean squares of the two-way layout without repetition.
+
+    Args:
+        values: (S, N), a row a seed, a column an image, two of each at least.
+
+    Returns:
+        Those of seeds, of images, and of what is left.
+    """
+    seeds, images = values.shape
+    by_image, by_seed = values.mean(axis=0), values.mean(axis=1)
+    rest = values - by_image[None, :] - by_seed[:, None] + values.mean()
+    left = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    return images * float(by_seed.var(ddof=1)), seeds * float(by_image.var(ddof=1)), left

@@ -79,7 +79,8 @@ def read_features(
     """
     if tap not in TAPS:
         raise unknown("feature tap", tap, TAPS)
-    model, values = unwrapped(model), dict[int, Tensor]()
+    model = unwrapped(model)
+    values: dict[int, Tensor] = {}
     stop = stop and not is_sharded(model)
     count, wanted = x.shape[0], len(layers) * (2 if inputs else 1)
 

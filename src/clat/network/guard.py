@@ -106,7 +106,7 @@ class _Guard:
     def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
         self.forward: Any = model.forward
         self.model = model
-        self.own = floating_type(model) or first_floating_type(model)
+        self.own = first_floating_type(model)
         self.converts = False
         self.several = False
         """The network has returned more than a tensor."""

@@ -59,26 +59,26 @@ def run_regime(request: EvidenceRequest, out: Path, place: JobPlace | None = Non
     ratios = chosen_ratios(request)
     found = screen(request, ratios)
     confirmed, failures = confirm(request, found, ratios)
-    first = first_confirmed(request, found, ratios) if confirmed else None
-    table = evidence_table(request, ratios, found, confirmed, failures, first, _choice(found, ratios))
+    choice = _choice(found, ratios)
+    first = first_confirmed(request, choice) if confirmed else None
+    table = evidence_table(request, ratios, found, confirmed, failures, first, choice)
     write_files(table, {"clean-and-robust": clean_against_robust(found)}, folder)
     return table
 
 
-def first_confirmed(request: EvidenceRequest, found: Sequence[Screened], ratios: Ratios) -> dict[str, Any]:
+def first_confirmed(request: EvidenceRequest, choice: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was confirmed when the regime's two rows were first confirmed in this store.
 
     Args:
         request: what is run; where nothing was confirmed before, what is confirmed now is kept as the first.
-        found: the rows, screened.
-        ratios: form -> the ratio, or why there is none.
+        choice: finalist, control and ratio of now.
 
     Returns:
         "fresh", the number of fresh seeds, and of "choice" the finalist, its control and ratio; of a store of an
         earlier clat the number alone.
     """
     regime = request.regime
-    now = {"fresh": regime.fresh, "choice": _choice(found, ratios)}
+    now = {"fresh": regime.fresh, "choice": choice}
     return request.store.kept("confirmations", {"regime": regime.name}, lambda: now)
 
 

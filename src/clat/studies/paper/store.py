@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +73,7 @@ class Store:
         self.unmeasured: dict[Path, str] = {}
         self.gathered: Gathered | None = None
         self._images: dict[str, ImageSet] = {}
-        self._begun: dict[str, Counter[str]] = {}
+        self._in_float32: dict[str, bool] = {}
         for name in ("recipes", "runs", "logs", "inputs", "evaluations", "transfers"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -124,12 +123,11 @@ class Store:
         """Return whether most networks like it were begun in float32: rows that are compared differ in nothing
         else then, and every machine has units for it, as not every one has for bfloat16."""
         like = f"{spec.dataset}-{spec.network}-"
-        if like not in self._begun:
-            found: Counter[str] = Counter()
-            for file in (self.folder / "runs").glob(f"{like}*/run.json"):
-                found[json.loads(file.read_text())["environment"]["precision"]] += 1
-            self._begun[like] = found
-        return self._begun[like]["32"] > self._begun[like].total() / 2
+        if like not in self._in_float32:
+            about = [json.loads(file.read_text()) for file in (self.folder / "runs").glob(f"{like}*/run.json")]
+            found = [one["environment"]["precision"] for one in about]
+            self._in_float32[like] = found.count("32") > len(found) / 2
+        return self._in_float32[like]
 
     def precision_notes(self) -> list[str]:
         """Return what there is to say of the precision of the networks that were asked for.
