@@ -169,18 +169,18 @@ def test_every_weight_of_a_real_network_gets_a_finite_gradient(build, images, la
     )
 
 
-def test_the_rule_of_lambda(around):
+def test_the_rule_of_lambda():
     assert lambda_rule("8/255") == pytest.approx(0.2)
     assert lambda_rule("16/255") == pytest.approx(2.0)
     assert lambda_rule(0) == pytest.approx(0.02)
-    context = around(nn.Linear(1, 1))
 
-    def shown(objective, eps):
-        return objective.on_stage_start(replace(context, threat=ThreatModel.parse(eps))).scalars
+    def shown(objective, **step):
+        return float(objective.loss(Quadratic(torch.ones(4)), X, Y, replace(STEP, **step)).parts["lambda"])
 
-    assert shown(GradAlign(), "8/255")["lambda"] == pytest.approx(0.2)
-    assert shown(GradAlign(eps="16/255"), EPS)["lambda"] == pytest.approx(2)
-    assert shown(GradAlign(lambda_=0.7), EPS) == {"lambda": 0.7}
+    assert shown(GradAlign(), threat=ThreatModel.parse("8/255")) == pytest.approx(0.2)
+    assert shown(GradAlign(), threat=ThreatModel.parse("4/255")) == pytest.approx(0.02 * 10**0.5)
+    assert shown(GradAlign(eps="16/255")) == pytest.approx(2)
+    assert shown(GradAlign(lambda_=0.7)) == pytest.approx(0.7)
 
 
 def test_what_makes_no_sense_is_refused_before_training():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clat.core.errors import ClatError
-from clat.recipe import read_recipe
+from clat.recipe import built_in_recipes, read_recipe
 from clat.recipe.schedules import Schedule, learning_rate, momentum
 
 
@@ -107,6 +107,30 @@ def test_other_schedules_leave_the_optimizer_s_momentum():
     """Also where a recipe that they extend has one."""
     assert momentum(Schedule(kind="cosine", momentum=(0.95, 0.85)), 1, 10) is None
     assert read_recipe("wang2023", ["--schedule.kind", "cosine"]).momentum(0, 10.0) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("milestones", "[0.5]"), ("factor", "0.5"), ("peak", "0.3"), ("momentum", "[0.9, 0.8]")]
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_setting_that_the_kind_does_not_read_is_refused(field, value, order):
+    words = [f"--schedule.{field}={value}", "--schedule.kind=cosine"][::order]
+    with pytest.raises(ClatError, match=rf"schedule\.{field} is given, which 'cosine' does not read"):
+        read_recipe("fast-at", words).check_rates()
+
+
+def test_what_a_recipe_says_of_another_kind_goes_with_it(tmp_path):
+    for name in built_in_recipes():
+        recipe = read_recipe(name)
+        recipe.check_rates()
+        for kind in ("cosine", "piecewise", "cyclic", "one-cycle", "constant"):
+            other = read_recipe(name, ["--schedule.kind", kind]) if recipe.schedule.warmup == 0 else recipe
+            other.check_rates()
+    assert read_recipe("fast-at", ["--schedule.kind=one-cycle"]).schedule.peak == 0.5  # which reads it too
+    (tmp_path / "mine.toml").write_text('extends = "fast-at"\nschedule = { kind = "cosine", lr = 0.1 }')
+    assert read_recipe(tmp_path / "mine.toml").schedule == Schedule(lr=0.1)
+    own = read_recipe("rift", ["--stages.rift.schedule.kind=constant"]).stages[0].schedule
+    assert own == Schedule(kind="constant", lr=0.001)
 
 
 def test_constant():

@@ -33,6 +33,9 @@ def select_layers(
 ) -> list[str]:
     """Return the names of the k most critical layers of a network, in forward order.
 
+    Layers whose parameters are frozen (requires_grad=False) take part, unless `exclude` names them: between two
+    selections of `clat.Clat` all but the chosen ones are.
+
     Args:
         model: a network, images in [0, 1] to logits; it is left without a trace.
         x: images that may decide, not those of the test: (N, C, H, W), float in [0, 1]. The paper takes one batch.

@@ -8,7 +8,7 @@ from typing import Any
 from clat.hardening.candidates import CANDIDATES
 from clat.hardening.settings import HardenConfig
 from clat.recipe.schema import Recipe, StageConfig
-from clat.recipe.source import set_field
+from clat.recipe.source import set_fields
 from clat.recipe.toml import build_recipe, merged
 
 EPS_FROM, EPS_UNTIL = 0.0, 0.5
@@ -151,7 +151,5 @@ def with_fields(config: HardenConfig, data: dict[str, Any], *, only: str | None 
     Raises:
         ClatError: one of them cannot be placed.
     """
-    for name, value in config.fields.items():
-        if only is None or name.partition(".")[0] == only:
-            set_field(data, name, value)
+    set_fields(data, [pair for pair in config.fields.items() if only in (None, pair[0].partition(".")[0])])
     return data

@@ -28,7 +28,6 @@ from clat.core.threat_model import ThreatModel
 from clat.core.units import Size, parse_size
 from clat.network import modes
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy, threat_of
-from clat.runtime.callback import StageCallback, StageContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +67,6 @@ class GradAlign(InnerAttack):
         attack = super().attack(step, random_start=random_start)  # 1.25 eps, whatever the start
         return one_step_alpha(attack, given=self.alpha is not None)
 
-    def on_stage_start(self, context: StageContext) -> StageCallback:
-        """Return a callback that does nothing but show lambda in the log."""
-        callback = StageCallback()
-        callback.scalars = {"lambda": self._weight(Step(threat=context.threat))}
-        return callback
-
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Examples:
         """Return (x', the attack's gradient)."""
         attack = self.attack(step)
@@ -86,8 +79,9 @@ class GradAlign(InnerAttack):
     def cost(self, model: nn.Module, x: Tensor, y: Tensor, examples: Examples, step: Step) -> Loss:
         x_adv, first = examples
         total = cross_entropy(model(x_adv), y, self.label_smoothing)
-        parts = {"cross_entropy": total.detach()}
         weight = self._weight(step)
+        # lambda among them, as it rises along with an eps_schedule
+        parts = {"cross_entropy": total.detach(), "lambda": total.new_tensor(weight)}
         if weight > 0:
             ball = Ball.around(x, self.attack(step).threat)
             elsewhere = ball.random_point(generator_for(x.device, derive_seed(step.seed, "alignment")))

@@ -1,4 +1,4 @@
-"""What a recipe says of its own network does not hold for another one that takes its place."""
+"""What a recipe says of its own network or schedule does not hold for another one that takes its place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clat.core.notices import notice
+from clat.recipe.schedules import PARTICULAR
 
 OWN = ("normalize", "width", "depths", "activation", "input_size", "args")
 """Fields of a network that belong to the one they were written for."""
@@ -38,3 +39,15 @@ def replace_network(model: dict[str, Any], new: Mapping[str, Any], where: str = 
             f"{where} '{name}': left out {', '.join(fields)}, which the recipe says of its own network '{before}'; "
             f"--{where}.{fields[0]} would set it"
         )
+
+
+def replace_schedule(schedule: dict[str, Any], kind: object) -> None:
+    """Take out of a recipe's own schedule what another kind, which takes its place, does not read.
+
+    Args:
+        schedule: The recipe's table, changed in place.
+        kind: What its kind is about to be.
+    """
+    for field, kinds in PARTICULAR.items():
+        if kind not in kinds:
+            schedule.pop(field, None)

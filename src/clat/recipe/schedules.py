@@ -12,6 +12,14 @@ from clat.core.formatting import counted
 _START, _END = 25.0, 1e4  # PyTorch's OneCycleLR: lr over the first rate, and the first rate over the last
 _ONE_CYCLE_PEAK = 0.025  # of Wang et al. 2023
 
+PARTICULAR = {
+    "milestones": ("piecewise",),
+    "factor": ("piecewise",),
+    "peak": ("cyclic", "one-cycle"),
+    "momentum": ("one-cycle",),
+}
+"""Fields that only these kinds read."""
+
 _ROUNDING = 1e-9
 """Of a progress within an epoch, which is less than a step: 0.6 of three epochs is 0.19999999999999998 of them."""
 
@@ -91,6 +99,19 @@ class Schedule:
                 f"schedule.start is {self.start}: with {span} epochs to train, schedule.epochs has to be at least "
                 f"{self.start + span:g} and not {self.epochs}; or leave it out"
             )
+
+    def check_kind(self) -> None:
+        """Raise an error for a setting that only other kinds read; a run from before may have one.
+
+        Raises:
+            ClatError: such as a peak of a cosine.
+        """
+        for name, kinds in PARTICULAR.items():
+            if self.kind not in kinds and getattr(self, name) != getattr(Schedule, name):
+                raise ClatError(
+                    f"schedule.{name} is given, which '{self.kind}' does not read: it belongs to "
+                    f"{' and '.join(repr(kind) for kind in kinds)}; leave it out"
+                )
 
     def check_rate(self, span: int) -> None:
         """Raise an error where a training that begins would go on at a rate of 0; one that has begun may end so.

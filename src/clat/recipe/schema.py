@@ -235,11 +235,15 @@ class Recipe:
         return self.stages[stage].optimizer or self.optimizer
 
     def check_rates(self) -> None:
-        """Raise an error where a run that begins would train at a rate of 0.
+        """Raise an error where a run that begins would train at a rate of 0, or at one that was not asked for.
 
         Raises:
-            ClatError: a schedule ends before the stages that are trained under it.
+            ClatError: a schedule ends before the stages that are trained under it, or has a setting that its kind
+                does not read.
         """
+        for schedule in (self.schedule, *(stage.schedule for stage in self.stages)):
+            if schedule is not None:
+                schedule.check_kind()
         shared = 0
         for number, stage in enumerate(self.stages):
             if stage.schedule is None:

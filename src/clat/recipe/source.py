@@ -13,7 +13,7 @@ from typing import Any
 
 from clat.core.errors import ClatError, nearest, unknown
 from clat.core.parsing import parse_toml
-from clat.recipe.inherited import replace_network
+from clat.recipe.inherited import replace_network, replace_schedule
 
 
 def built_in_recipes() -> dict[str, Path]:
@@ -42,8 +42,7 @@ def read_source(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     data = _read_toml(source)
     pairs = override_pairs(overrides)
     _replace_network(data, _nested(pairs))
-    for key, value in pairs:
-        set_field(data, key, value)
+    set_fields(data, pairs)
     return data
 
 
@@ -112,6 +111,8 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
         raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
     whole = _read_toml(base, path.parent, seen)
     _replace_network(whole, data)
+    if isinstance(whole.get("schedule"), dict) and isinstance(own := data.get("schedule"), dict) and "kind" in own:
+        replace_schedule(whole["schedule"], own["kind"])
     return merged(whole, data)
 
 
@@ -235,8 +236,28 @@ def read_value(text: str) -> Any:
         return text
 
 
+def set_fields(data: dict[str, Any], pairs: Iterable[tuple[str, Any]]) -> None:
+    """Set fields of a recipe's plain data, making tables as needed.
+
+    The kind of a schedule is set before what goes with it, and what the recipe said of another kind is left out.
+
+    Args:
+        data: nested tables, changed in place.
+        pairs: as `override_pairs` returns them.
+
+    Raises:
+        ClatError: as `set_field` does.
+    """
+    for key, value in sorted(pairs, key=lambda pair: not _is_kind(pair[0])):
+        set_field(data, key, value)
+
+
+def _is_kind(field: str) -> bool:
+    return field.split(".")[-2:] == ["schedule", "kind"]
+
+
 def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
-    """Set a field of a recipe's plain data, making tables as needed.
+    """Set one field of a recipe's plain data.
 
     Args:
         data: nested tables, changed in place.
@@ -254,6 +275,8 @@ def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
             raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
     if isinstance(place, list):
         raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
+    if _is_kind(whole):
+        replace_schedule(place, value)
     place[last] = value
 
 
