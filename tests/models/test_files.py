@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from clat.core.errors import ClatError
 from clat.core.notices import listening
 from clat.models import Normalized, load_model, load_weights, read_state, save_weights
-from clat.models.files import NORMALIZE_KEY
+from clat.models.files import MEMBERS_KEY, NORMALIZE_KEY
 
 
 class Evil:
@@ -51,7 +51,8 @@ def test_round_trip_with_metadata(tmp_path: Path) -> None:
     path = tmp_path / "made" / "here" / "net.safetensors"
     assert save_weights(small(1), path, {"epoch": "7", "müde": "schön"}) == path
     target = small(2)
-    assert load_weights(target, path) == {"epoch": "7", "müde": "schön", NORMALIZE_KEY: "null"}
+    recorded = {NORMALIZE_KEY: "null", MEMBERS_KEY: "{}"}
+    assert load_weights(target, path) == {"epoch": "7", "müde": "schön", **recorded}
     assert equal(target, small(1))
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from clat.attacks import pgd
 from clat.core.errors import ClatError
-from clat.models import Mixture, build_model, load_model, save_weights
+from clat.core.notices import listening
+from clat.models import Mixture, build_model, load_model, load_weights, save_weights
 from clat.models.mixture import Gate, captured, joined, log_weights, log_weights_of
 from clat.models.normalize import Normalized
 from clat.models.settings import GateConfig, NetworkConfig
@@ -222,6 +223,24 @@ def test_a_member_taken_from_the_file_of_a_mixture_has_its_own_normalisation(tmp
     with torch.no_grad():
         assert torch.equal(found.eval()(x), made[member].eval()(x))
         assert torch.equal(again.eval()(x), wrapped.standard.eval()(x))
+
+
+def test_members_whose_files_are_gone_have_the_normalisation_of_the_whole_file(tmp_path) -> None:
+    mixture = Mixture(*(load_model("resnet18", width=2, normalize=norm) for norm in MEMBERS.values()), alpha=0.5)
+    file = str(save_weights(mixture, tmp_path / "whole.safetensors"))
+    plain = NetworkConfig(name="resnet18", width=2)
+    again = build_model(ModelConfig(name="mixture", standard=plain, robust=plain, alpha=0.5, weights=file), 10)
+    x, said = torch.rand(2, 3, 8, 8), []
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), mixture.eval()(x))
+    with pytest.raises(ClatError, match="its part 'robust' was trained with the normalisation"):
+        load_weights(Mixture(load_model("resnet18", width=2), load_model("resnet18", width=2), alpha=0.5), file)
+    other = Mixture(*(load_model("resnet18", width=2, normalize=(0.5, 0.5)) for _ in MEMBERS), alpha=0.5)
+    with listening(said.append):
+        load_weights(other, file)
+    assert len(said) == 2
+    assert any("its part 'standard' was trained with no normalisation, but keeps its own" in line for line in said)
+    assert any("its part 'robust' was trained with the normalisation ((0.4914" in line for line in said)
 
 
 MEMBERS = {"standard": None, "robust": "cifar10"}

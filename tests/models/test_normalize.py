@@ -79,6 +79,8 @@ def test_what_may_be_written(spec, parsed) -> None:
         (((), ()), "one a channel"),
         ((0.5, 0.0), "positive"),
         ((float("nan"), 1.0), "finite"),
+        (((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)), "of 0 to 255; divide both by 255"),
+        ((0, 255), "of 0 to 255"),
     ],
 )
 def test_what_is_refused(spec, says: str) -> None:

@@ -81,6 +81,81 @@ def test_an_average_alone_is_taken(name: str, tmp_path: Path) -> None:
     assert loaded({name: state(1), "epoch": 2}, tmp_path) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("raw", "averaged"), [("student", "teacher"), ("network_state", "ema_state"), ("classifier", "ema")]
+)
+def test_what_an_average_is_of_comes_first_by_any_name(raw: str, averaged: str, tmp_path: Path) -> None:
+    other = {"criterion": {"center": torch.ones(3)}}
+    seed, said = loaded({averaged: state(2), raw: state(1), **other}, tmp_path)
+    assert seed == 1
+    assert f"took '{raw}'; the file also holds '{averaged}'" in said[0]
+    assert "name one with weights_key" in refusal({averaged: state(2), raw: state(1), "b": state(3)}, tmp_path)
+
+
+MEAN, STD = torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1), torch.tensor([0.25, 0.5, 0.5]).view(1, 3, 1, 1)
+
+
+def norm(prefix: str, factor: float = 1.0, names: tuple[str, str] = ("mean", "std")) -> State:
+    return {prefix + names[0]: MEAN * factor, prefix + names[1]: STD * factor}
+
+
+ROBUSTNESS = {  # as that library saves it: the attacker holds the network and the normaliser a second time
+    **norm("module.normalizer.", names=("new_mean", "new_std")),
+    **under("module.model.", 1),
+    **norm("module.attacker.normalize.", names=("new_mean", "new_std")),
+    **under("module.attacker.model.", 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "seed"),
+    [
+        (norm("norm.") | under("model.", 1) | under("ema_model.", 2), None, 1),
+        (norm("norm.") | under("model.", 1) | under("ema_model.", 2), "ema_model", 2),
+        (norm("0.") | under("1.", 1), "1", 1),
+        (norm("model.0.") | under("model.1.", 1) | norm("ema.0.", 0.5) | under("ema.1.", 2), None, 1),
+        (norm("model.0.", 0.5) | under("model.1.", 1) | norm("ema.0.") | under("ema.1.", 2), "ema.1", 2),
+        (norm("model.0.", 0.5) | under("model.1.", 1) | norm("ema.0.") | under("ema.1.", 2), "ema", 2),
+        (norm("a.norm.") | norm("b.norm.") | under("net.", 1), None, 1),
+        ({"model": ROBUSTNESS, "epoch": 3}, "model", 1),
+        ({"model": ROBUSTNESS, "epoch": 3}, "attacker.model", 2),
+        (ROBUSTNESS, "module.model", 1),
+        (norm("data_preprocessor.", 255) | under("backbone.", 1), None, 1),
+    ],
+)
+def test_a_normalisation_goes_with_what_it_stands_beside(
+    content: Any, key: str | None, seed: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    target, said = Normalized(small(9), 0.0, 1.0), []
+    with listening(said.append):
+        load_weights(target, path, key=key)
+    assert all(torch.equal(value, state(seed)[name]) for name, value in target.net.state_dict().items())
+    assert "trained with the normalisation ((0.5, 0.25, 0.125), (0.25, 0.5, 0.5))" in said[0]
+
+
+def test_of_several_normalisations_none_is_guessed(tmp_path: Path) -> None:
+    seed, said = loaded(norm("a.norm.") | norm("b.norm.", 0.5) | under("net.", 1), tmp_path)
+    assert seed == 1
+    assert "left out 4 others" in said[0]
+
+
+@pytest.mark.parametrize("key", ["b", "module.b"])
+def test_a_key_may_leave_out_what_wrappers_put_before_it(key: str, tmp_path: Path) -> None:
+    content = under("module.a.", 1) | under("module.b.", 2)
+    assert "fit under 'a', 'b' alike" in refusal(content, tmp_path)
+    assert loaded(content, tmp_path, key) == (2, [])
+    assert loaded({"state_dict": content}, tmp_path, key) == (2, [])
+
+
+@pytest.mark.parametrize("prefix", ["1.", "model.1.", "net.module.1."])
+def test_what_is_not_in_the_file_is_told(prefix: str, tmp_path: Path) -> None:
+    seed, said = loaded({"state_dict": under(prefix, 1)}, tmp_path)
+    assert seed == 1
+    assert "what came before them, such as a normalisation, is not in the file" in said[0]
+
+
 @pytest.mark.parametrize("place", [("ema", "shadow_params"), ("shadow_params",)])
 def test_an_average_without_names_is_told_though_it_cannot_be_taken(place: tuple[str, ...], tmp_path: Path) -> None:
     """As torch_ema saves it: a list in the order of the network's parameters."""

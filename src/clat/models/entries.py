@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,15 @@ from torch import Tensor
 from clat.core.errors import ClatError, unknown
 from clat.core.formatting import counted
 from clat.core.notices import notice
+from clat.models.names import STATISTICS_NAMES, is_averaged, without_wrapper_parts
 
 StateDict = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
 """Keys under which training scripts nest the weights; earlier ones win where a file has several."""
 
-_AVERAGED = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|polyak|teacher|shadow)([_.]|$)")
 _DEPTH = 8
 """How deep a file is looked into; a hostile one may hold itself."""
-
-
-def is_averaged(key: str) -> bool:
-    """Return whether a key or prefix is one by which scripts call averaged weights: ema, swa_model, ...
-
-    Args:
-        key: A key of a file, or a prefix of names in it.
-
-    Returns:
-        True where a part of it is such a word.
-    """
-    return _AVERAGED.search(key) is not None
 
 
 def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
@@ -46,7 +33,8 @@ def choose_state(content: Any, path: Path, key: str | None = None) -> StateDict:
             only where there is nothing else.
 
     Returns:
-        Its tensors by their names in the file. Entries that are no tensors are left out.
+        Its tensors by their names in the file, those of a prefix along with the normalisations beside them. Entries
+        that are no tensors are left out.
 
     Raises:
         ClatError: There is no state dict, or none under the key.
@@ -84,13 +72,23 @@ def _usual_place(content: Any) -> list[str]:
     while isinstance(content, Mapping) and len(place) < _DEPTH:
         nested = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping) and _has_state(v)]
         names = [key for key in WRAPPERS if key in nested]
-        if not _tensors(content):  # beside weights, an average is no place to go
-            names += [key for key in nested if key not in WRAPPERS and is_averaged(key)]
+        if not names and not _tensors(content):  # beside weights, an average is no place to go
+            names = _only_one(content, nested)
         if not names:
             break
         place.append(names[0])
         content = content[names[0]]
     return place
+
+
+def _only_one(content: Mapping[str, Any], nested: list[str]) -> list[str]:
+    """Return the keys that may be meant where none has a usual name: averages, or the one that they are of."""
+    averaged = [key for key in nested if is_averaged(key)]
+    if not averaged:
+        return []
+    states = {key: _tensors(_follow(content[key], _usual_place(content[key]))) for key in nested}
+    raw = [key for key in nested if key not in averaged and _alike(states[averaged[0]], states[key])]
+    return raw if len(raw) == 1 else [] if raw else averaged
 
 
 def _follow(content: Any, place: list[str]) -> Any:
@@ -100,13 +98,14 @@ def _follow(content: Any, place: list[str]) -> Any:
 
 
 def _under_key(content: Any, place: list[str], path: Path, key: str) -> StateDict:
-    found = dict(_mappings(content)).get(key)
-    if found is not None:
-        return _tensors(_follow(found, _usual_place(found)))
-    flat = _tensors(_follow(content, place))
-    chosen = {name.removeprefix(f"{key}."): value for name, value in flat.items() if name.startswith(f"{key}.")}
-    if chosen:
-        return chosen
+    usual, found = _follow(content, place), dict(_mappings(content)).get(key)
+    flat, short = _tensors(usual), f"{without_wrapper_parts(key)}."
+    below = {name for name in flat if name.startswith(f"{key}.") or without_wrapper_parts(name).startswith(short)}
+    meant = None if found is None else _follow(found, _usual_place(found))
+    if meant is not None and not (below and meant is usual):  # whose names may begin with its key
+        return _tensors(meant)
+    if below:
+        return {name: flat[name] for name in flat if name in below or name.split(".")[-1] in STATISTICS_NAMES}
     valid = [name for name, _ in _state_dicts(content) if name]
     if not valid:
         if not flat:

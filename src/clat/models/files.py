@@ -90,8 +90,65 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
             f"weights {path}: trained with {trained}, but this {type(bare(model)).__name__} keeps its own, {own}, "
             "and so is another function; load_model(..., weights=...) takes the file's"
         )
+    _check_members(model, metadata, path)
     entries.put_into(model)
     return metadata
+
+
+def adopt_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
+    """Give networks within a model the normalisation that a file records of them, where they have none, in place.
+
+    Args:
+        model: Any network, such as a mixture.
+        metadata: The metadata that read_state returned.
+        source: The file, for messages.
+
+    Raises:
+        ClatError: The record is damaged.
+    """
+    for name, brought in _recorded_members(metadata, source).items():
+        part = _part(bare(model), name)
+        if isinstance(own := getattr(part, "normalize", None), Normalize) and own.statistics is None:
+            part.normalize = Normalize(*brought)  # type: ignore[union-attr]
+
+
+def _check_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
+    """Refuse networks within a model that lack a normalisation they were trained with, and tell of another one."""
+    if MEMBERS_KEY not in metadata:
+        return
+    recorded, own = _recorded_members(metadata, source), dict(_of_members(model, bare_prefix(model)))
+    for name in recorded.keys() | own.keys():
+        brought, used = recorded.get(name), own.get(name)
+        if brought is not None and used is None and _part(bare(model), name) is not None:
+            raise ClatError(
+                f"weights {source}: its part '{name}' was trained with the normalisation {brought}, and has none "
+                "here; give it that one, or wrap it in clat.Normalized"
+            )
+        if used is not None and not same_statistics(brought or IDENTITY, used):
+            trained = "no normalisation" if brought is None else f"the normalisation {brought}"
+            notice(
+                f"weights {source}: its part '{name}' was trained with {trained}, but keeps its own here, {used}, "
+                "and so is another function"
+            )
+
+
+def _recorded_members(metadata: Mapping[str, str], source: object) -> dict[str, Statistics]:
+    """Return what save_weights recorded of networks within, by the prefix of their names."""
+    try:
+        texts = json.loads(metadata.get(MEMBERS_KEY, "{}")).items()
+    except (ValueError, AttributeError) as error:
+        raise _damaged(source) from error
+    found = {name: recorded_statistics({NORMALIZE_KEY: text}, source) for name, text in texts}
+    return {name: statistics for name, statistics in found.items() if statistics is not None}
+
+
+def _part(model: nn.Module, name: str) -> nn.Module | None:
+    """Return a module within a network by its name, None where there is none."""
+    return dict(model.named_modules()).get(name)
+
+
+def _damaged(source: object) -> ClatError:
+    return ClatError(f"weights {source}: damaged record of the normalisation; save the model again")
 
 
 def fit_state(
@@ -176,9 +233,9 @@ def _of_members(model: nn.Module, inside: str) -> Iterator[tuple[str, Statistics
 
 def _said(metadata: Mapping[str, str], key: str | None) -> dict[str, str]:
     """Return the metadata as they are of the whole, or of its part `key`, for which they need not hold."""
-    found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
     if key is None:
-        return found
+        return dict(metadata)
+    found = {name: text for name, text in metadata.items() if name != MEMBERS_KEY}
     try:
         members = json.loads(metadata.get(MEMBERS_KEY, "{}"))
     except ValueError:
@@ -241,4 +298,4 @@ def recorded_statistics(metadata: Mapping[str, str], source: object) -> Statisti
         record = json.loads(metadata[NORMALIZE_KEY])
         return parse_normalize((record["mean"], record["std"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ClatError(f"weights {source}: damaged record of the normalisation; save the model again") from error
+        raise _damaged(source) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,9 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import notice
 from clat.models.entries import StateDict
-from clat.models.names import Fit, fit_names, wrapped_part
-from clat.models.normalize import Normalized, Statistics, parse_normalize
+from clat.models.names import STATISTICS_NAMES, Fit, fit_names, without_wrapper_parts, wrapped_part
+from clat.models.normalize import Normalized, Statistics, for_unit_range, parse_normalize
 
-_STATISTICS_NAMES = {"mu": 0, "mean": 0, "sigma": 1, "std": 1}
 _MOST_CHANNELS = 1024
 """More values than these are no statistics of images' channels."""
 
@@ -199,15 +199,24 @@ def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | No
     for name in fit.beside:
         module, _, last = name.rpartition(".")
         value = state[name]
-        if last in _STATISTICS_NAMES and value.numel() <= _MOST_CHANNELS and value.is_floating_point():
-            pairs.setdefault(module, {})[_STATISTICS_NAMES[last]] = value.flatten().tolist()
-    whole = [pair for pair in pairs.values() if len(pair) == 2]
+        if last in STATISTICS_NAMES and value.numel() <= _MOST_CHANNELS and value.is_floating_point():
+            pairs.setdefault(module, {})[STATISTICS_NAMES[last]] = value.flatten().tolist()
+    whole = _nearest({module: pair for module, pair in pairs.items() if len(pair) == 2}, fit.prefix)
     if len(whole) != 1:
         return None
     try:
-        return parse_normalize((whole[0][0], whole[0][1]))
+        return parse_normalize(for_unit_range(whole[0][0], whole[0][1]))
     except ClatError:
         return None  # statistics of something else
+
+
+def _nearest(pairs: Mapping[str, Any], prefix: str) -> list[Any]:
+    """Return different values of the modules that stand beside the network or what it is part of, the innermost."""
+    above = {module: without_wrapper_parts(module).rpartition(".")[0] for module in pairs}
+    around = {module: len(it) for module, it in above.items() if not it or f"{prefix}.".startswith(f"{it}.")}
+    inner = [module for module, length in around.items() if length == max(around.values())]
+    values = [pairs[module] for module in (inner or pairs)]
+    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def _remark(fit: Fit, source: object, statistics: Statistics | None) -> str | None:
@@ -220,7 +229,7 @@ def _remark(fit: Fit, source: object, statistics: Statistics | None) -> str | No
         more.append("the normalisation of the file belongs to them")
     elif fit.beside:
         more.append(f"left out {listed('others', fit.beside)}")
-    elif fit.prefix.isdecimal() and int(fit.prefix):
+    elif (place := fit.prefix.rpartition(".")[2]).isdecimal() and int(place):
         more.append("what came before them, such as a normalisation, is not in the file")
     taken = f"the names under '{fit.prefix}'" if fit.prefix else "the names without a prefix"
     return f"weights {source}: took {taken}; {'; '.join(more)}" if more else None

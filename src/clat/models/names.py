@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from clat.core.errors import ClatError
-from clat.models.entries import is_averaged
 
 WRAPPER_PARTS = frozenset(
     {"module", "_module", "_orig_mod", "_orig_module", "_forward_module"}
@@ -20,6 +20,35 @@ depth, and that say nothing of the network."""
 
 BOOKKEEPING = frozenset({"n_averaged"})
 """Entries by which torch's AveragedModel counts, and which are no weights."""
+
+STATISTICS_NAMES = {"mu": 0, "mean": 0, "new_mean": 0, "sigma": 1, "std": 1, "new_std": 1}
+"""What wrappers that normalise images call the mean (0) and the standard deviation (1) in a state dict."""
+
+_AVERAGED = re.compile(r"(^|[_.])(ema|swa|avg|averaged?|polyak|teacher|shadow)([_.]|$)")
+
+
+def is_averaged(key: str) -> bool:
+    """Return whether a key or prefix is one by which scripts call averaged weights: ema, swa_model, ...
+
+    Args:
+        key: A key of a file, or a prefix of names in it.
+
+    Returns:
+        True where a part of it is such a word.
+    """
+    return _AVERAGED.search(key) is not None
+
+
+def without_wrapper_parts(name: str) -> str:
+    """Return a name without what wrappers put into it.
+
+    Args:
+        name: Of an entry of a state dict, or a prefix of such names.
+
+    Returns:
+        The name without WRAPPER_PARTS.
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPER_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,5 +138,5 @@ def _prefixes(name: str, wanted: Collection[str]) -> Iterable[str]:
 
 def _without_wrappers(names: Collection[str]) -> dict[str, str]:
     """Return names without WRAPPER_PARTS -> names; or every name for itself, where two would become one."""
-    short = {".".join(part for part in name.split(".") if part not in WRAPPER_PARTS): name for name in names}
+    short = {without_wrapper_parts(name): name for name in names}
     return short if len(short) == len(names) else {name: name for name in names}

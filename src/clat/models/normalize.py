@@ -19,6 +19,9 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 NormalizeSpec = str | Sequence[float | Sequence[float]] | None
 """What a user may write: None, the name of a data set, or (mean, std)."""
 
+_LARGEST = 10.0
+"""Of the mean and std of images in [0, 1]; larger ones are of images of 0 to 255."""
+
 _IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 IDENTITY: Statistics = ((0.0,), (1.0,))
@@ -62,7 +65,25 @@ def parse_normalize(spec: NormalizeSpec) -> Statistics | None:
         raise ClatError(f"normalize={spec!r}: mean has {len(mean)} values and std {len(std)}; give one a channel")
     if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ClatError(f"normalize={spec!r}: values must be finite and every std positive")
+    if max(mean + std) > _LARGEST:
+        raise ClatError(
+            f"normalize={spec!r}: these are for images of 0 to 255; divide both by 255, as images are in [0, 1]"
+        )
     return mean, std
+
+
+def for_unit_range(mean: Sequence[float], std: Sequence[float]) -> Statistics:
+    """Return statistics from a file as they are of images in [0, 1].
+
+    Args:
+        mean: One value, or one a channel, of images in [0, 1] or of 0 to 255.
+        std: Likewise.
+
+    Returns:
+        Both, divided by 255 where they are of 0 to 255.
+    """
+    scale = 255.0 if max((*mean, *std), default=0.0) > _LARGEST else 1.0
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
 
 
 def _numbers(values: float | Sequence[float]) -> tuple[float, ...]:

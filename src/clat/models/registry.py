@@ -17,7 +17,7 @@ from clat.models import robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
-from clat.models.files import has_none, read_state, recorded_statistics, trained_otherwise
+from clat.models.files import adopt_members, has_none, read_state, recorded_statistics, trained_otherwise
 from clat.models.fitting import fitting_entries
 from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
@@ -186,6 +186,7 @@ def load_model(
     if state is not None:
         entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
         entries.put_into(model)
+        adopt_members(model, metadata, weights)
         brought = brought or entries.statistics
         statistics = statistics or brought
         insists = asked in (None, IDENTITY)  # the identity is what nobody names by mistake

@@ -20,7 +20,8 @@ from torch import Tensor
 from clat.core.errors import ClatError, unknown
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.files import StateDict
-from clat.models.normalize import STATISTICS, Statistics, parse_normalize
+from clat.models.names import STATISTICS_NAMES
+from clat.models.normalize import STATISTICS, Statistics, for_unit_range, parse_normalize
 from clat.models.preact_resnet import preact_resnet18_bn, preact_resnet18_raw
 from clat.models.resnet import resnet18, resnet50
 from clat.models.wide_resnet import wrn_34_10
@@ -102,8 +103,6 @@ CIFAR100: dict[str, Entry] = {
 TABLES = {10: CIFAR10, 100: CIFAR100}
 """The entries by number of classes."""
 
-_STATISTICS_ENTRIES = {"mu": 0, "mean": 0, "sigma": 1, "std": 1}
-
 
 def entry(name: str, num_classes: int) -> Entry:
     """Return the entry of `robustbench:ID`.
@@ -147,11 +146,11 @@ def split_statistics(state: Mapping[str, Tensor], source: object) -> tuple[State
     rest: StateDict = {}
     found: dict[int, list[float]] = {}
     for key, value in state.items():
-        place = _STATISTICS_ENTRIES.get(key.rpartition(".")[2])
+        place = STATISTICS_NAMES.get(key.rpartition(".")[2])
         if place is None:
             rest[key] = value
         else:
             found[place] = value.flatten().tolist()
     if len(found) == 1:
         raise ClatError(f"weights {source}: holds half a normalisation, mean or std without the other")
-    return rest, parse_normalize((found[0], found[1])) if found else None
+    return rest, parse_normalize(for_unit_range(found[0], found[1])) if found else None
