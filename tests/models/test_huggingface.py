@@ -17,7 +17,7 @@ import clat
 from clat.core.errors import ClatError
 from clat.core.notices import listening
 from clat.models import Normalized, load_model, save_pretrained, save_weights
-from clat.models.normalize import statistics_of
+from clat.models.normalize import same_statistics, statistics_of
 from clat.models.output_names import in_other_order, output_names
 from helpers.libraries import need
 
@@ -204,6 +204,48 @@ def test_a_processor_that_leaves_settings_out_has_those_of_its_class(folder: Pat
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(ClatError, match="swaps red and blue"):
         load_model(f"hf:{folder}", num_classes=5)
+
+
+@pytest.mark.parametrize("normalises", [True, False])
+@pytest.mark.parametrize("told", [True, False])
+def test_the_processor_of_efficientnet_divides_by_its_std_once_more(
+    folder: Path, normalises: bool, told: bool, images: Tensor
+) -> None:
+    """google/efficientnet-b0 to b7 have the square root of the usual std in their files."""
+    transformers = need("transformers")
+    processor: dict[str, Any] = {"image_processor_type": "EfficientNetImageProcessor", "do_resize": False}
+    processor |= {"image_mean": MEAN, "image_std": STD, "do_normalize": normalises, "do_center_crop": False}
+    processor |= {"include_top": True} if told else {}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = theirs((images * 255).round().to(torch.uint8), return_tensors="pt")["pixel_values"]
+    model = load_model(f"hf:{folder}", num_classes=5).eval()
+    torch.testing.assert_close(model.normalize((images * 255).round() / 255), pixels, rtol=1e-4, atol=1e-4)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_std": None}))
+    assert "names no image_mean and std" in refusal(folder)
+
+
+SMALL = {  # configurations by the class of transformers, each with a processor of its own ways
+    "MobileNetV2": {"depth_multiplier": 0.35},
+    "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
+    "ConvNext": {"hidden_sizes": [8] * 4, "depths": [1] * 4},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_transformers_processor_does_to_images_what_the_saved_network_did(name: str, tmp_path: Path) -> None:
+    transformers = need("transformers")
+    config = getattr(transformers, f"{name}Config")(image_size=64, num_labels=3, **SMALL[name])
+    network = getattr(transformers, f"{name}ForImageClassification")(config)
+    model = Normalized(network, MEAN, STD).eval()
+    save_pretrained(model, tmp_path / "saved")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "saved")
+    x = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    pixels = processor(x, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, model.normalize(x.float() / 255), rtol=1e-4, atol=1e-4)
+    found = statistics_of(load_model(f"hf:{tmp_path / 'saved'}", num_classes=3))
+    assert found is not None
+    assert same_statistics(found, (MEAN, STD))
 
 
 @pytest.mark.parametrize("kind", ["ViTImageProcessorFast", "ViTFeatureExtractor", "NoSuchProcessor", None])

@@ -44,6 +44,8 @@ _DECIDED_HERE = (
     "use_safetensors",
 )
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST)
+_STEPS = ("do_resize", "do_center_crop", "do_pad", "rescale_offset", "include_top", "do_flip_channel_order")
+"""What image processors do beside scaling and normalising, in part unless they are told not to."""
 _TEXTS = ("config.json", PROCESSOR, "processor_config.json", "*.index.json")
 
 
@@ -114,7 +116,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, class_names: Sequence[
 
     claim_output(folder)
     statistics = statistics_of(model)
-    processor: dict[str, Any] = {"do_resize": False, "do_rescale": True, "rescale_factor": 1 / 255}
+    processor: dict[str, Any] = {**dict.fromkeys(_STEPS, False), "do_rescale": True, "rescale_factor": 1 / 255}
     processor["do_normalize"] = statistics is not None
     if statistics is not None:
         channels = max(map(len, statistics))
@@ -259,17 +261,15 @@ def _statistics(folder: Path, network: nn.Module, wanted: NetworkRequest) -> Sta
     # The processor sees values of 0 to 255: it scales, may shift by 1, then subtracts and divides.
     scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     shift = 1.0 if settings.get("rescale_offset", False) else 0.0
-    mean, std = 0.0, 1.0
-    if _of_processor(settings, "do_normalize", usual=True):
-        if settings.get("image_mean") is None or settings.get("image_std") is None:
-            raise ClatError(
-                f"model '{wanted.name}': its image processor normalises, but names no image_mean and std"
-            )
-        mean, std = settings["image_mean"], settings["image_std"]
-    elif (scale, shift) == (1.0, 0.0):
+    normalises = _of_processor(settings, "do_normalize", usual=True)
+    divisions = normalises + _of_processor(settings, "include_top", usual=False)  # EfficientNet's: std once more
+    mean, std = settings.get("image_mean") if normalises else 0.0, settings.get("image_std") if divisions else 1.0
+    if mean is None or std is None:
+        raise ClatError(f"model '{wanted.name}': its image processor normalises, but names no image_mean and std")
+    if not divisions and (scale, shift) == (1.0, 0.0):
         return None
     means, stds = fitting_statistics(wanted.name, mean, std, channels)
-    return tuple((value + shift) / scale for value in means), tuple(value / scale for value in stds)
+    return tuple((value + shift) / scale for value in means), tuple(value**divisions / scale for value in stds)
 
 
 def _of_processor(settings: Mapping[str, Any], name: str, *, usual: bool) -> bool:
