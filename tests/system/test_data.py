@@ -165,6 +165,17 @@ class TestTraining:
         assert 'image_column = "photo"' in again
         assert json.loads((tmp_path / "run/run.json").read_text())["data"]["classes"] == ["0", "10", "20"]
 
+    def test_the_order_of_a_run_s_classes_is_asked_for(self, clat, refused, pets, words, tmp_path):
+        done = clat(*words, "--data.name", pets, "--data.classes", "dog,cat")
+        assert done.code == 0, done.err
+        run = tmp_path / "run"
+        network = ("--model", run / "recipe.toml", "--weights", run / "weights" / "last.safetensors")
+        words = ("evaluate", *network, "--data", pets, "--split", "train", "--protocol", "fgsm", "--eps", "0.1")
+        said = refused(*words)
+        assert "its outputs are 0 dog, 1 cat, the data's classes 0 cat, 1 dog: say" in said
+        assert "--classes dog,cat" in said
+        assert clat(*words, "--classes", "dog,cat").code == 0
+
     def test_a_stand_in_for_test_is_said_wherever_it_counts(self, clat, pets, words, tmp_path):
         done = clat(*words, "--data.name", pets)
         assert done.code == 0, done.err

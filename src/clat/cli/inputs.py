@@ -231,33 +231,44 @@ def _model_of_recipe(options: Namespace, images: ImageSet) -> nn.Module:
     """Return the network of a recipe's [model], with all of `--weights` instead of its own if they are given."""
     if options.width is not None or options.normalize is not None or options.model_args:
         raise ClatError(f"--model {options.model}: the recipe says width, normalize and arguments; leave them out")
-    config = read_recipe(options.model).model
+    recipe, ran = read_recipe(options.model), _run_beside(Path(options.model))
+    _check_order(options, images, ran.get("data", {}).get("classes") or ())
+    config, about = recipe.model, ran.get("model", {})
     own = {"weights": options.weights, "weights_key": options.weights_key, "classifier": None}
     config = config if options.weights is None else replace(config, **own)
-    ran = _own_network_of_run(Path(options.model))
+    given = about.get("own") and about.get("structure")
     try:
         model = models.build_model(config, images.num_classes, images.shape[0])
     except ClatError:
-        if ran is None:
+        if not given:
             raise
     else:
-        if ran is None or structure_hash(model) == ran["structure"]:
+        if not given or structure_hash(model) == given:
             return model
     raise ClatError(
         f"--model {options.model}: the run beside it was of a network that was passed in from Python"
-        f" ({ran['class']}), of which its recipe knows nothing: give a function that builds it, --model"
+        f" ({about.get('class')}), of which its recipe knows nothing: give a function that builds it, --model"
         " package.module:factory"
     )
 
 
-def _own_network_of_run(recipe: Path) -> dict[str, Any] | None:
-    """Return what run.json beside a recipe says of the network if it was passed in; None where there is nothing."""
+def _check_order(options: Namespace, images: ImageSet, trained: Sequence[str]) -> None:
+    """Raise ClatError if a run had the classes of the images in another order, and no order is given."""
+    ours = list(images.class_names)
+    if options.classes is None and sorted(trained) == sorted(ours) and list(trained) != ours:
+        raise ClatError(
+            f"--model {options.model}: its outputs are {numbered(trained)}, the data's classes {numbered(ours)}: "
+            f"say which order it is, --classes {_as_option(trained)}"
+        )
+
+
+def _run_beside(recipe: Path) -> dict[str, dict[str, Any]]:
+    """Return what run.json beside the recipe of a run says of its network and its data."""
     try:
         found: Any = json.loads((recipe.parent / "run.json").read_text(encoding="utf-8"))
-        about = found["model"]
-        return about if recipe.name == "recipe.toml" and about["own"] and about["structure"] else None
+        return {name: found[name] for name in ("model", "data")} if recipe.name == "recipe.toml" else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def origin_of(options: Namespace) -> dict[str, dict[str, Any]]:
