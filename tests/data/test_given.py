@@ -139,6 +139,18 @@ def test_grey_images() -> None:
     assert grey.subset([3]).shape == (1, 5, 6)
 
 
+def test_which_of_several_images_of_an_item_is_taken_is_told() -> None:
+    """As a transform leaves them that adds the network's input beside the image."""
+    both = Pairs(lambda k: {"image": Image.fromarray(PIXELS[k]), "label": k % 3, "pixel_values": floats(k) / 2})
+    with pytest.warns(
+        Notice, match="the images are those called 'image'; image_column takes others, here 'pixel_val"
+    ):
+        found = as_image_set(both)
+    assert torch.equal(found.pixels(), IMAGES)
+    x, _ = next(iter(Loader(as_image_set(both, image_column="pixel_values"), N, workers=0).epoch()))
+    assert torch.equal(x, IMAGES.float() / 255 / 2)
+
+
 def test_columns_that_are_bytes_paths_or_text(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = []
     for k in range(N):

@@ -318,6 +318,29 @@ class TestLists:
         (flat / "train/metadata.jsonl").write_text(text)
         assert "metadata.jsonl" in refused(flat)
 
+    @pytest.mark.parametrize("labels", [("0", "1"), ("0.0", "1.0"), ("false", "true"), ('"a"', '"b"')])
+    def test_lines_need_the_image_and_the_label_alone(self, flat: Path, labels: tuple[str, str]) -> None:
+        lines = [
+            f'{{"file_name": "0.png", "label": {labels[1]}, "caption": null}}',
+            f'{{"file_name": "1.png", "label": {labels[0]}}}',
+        ]
+        (flat / "train/metadata.jsonl").write_text("\n".join(lines))
+        assert load_split(flat).labels.tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("line", "says"),
+        [
+            ('{"file_name": "1.png"}', "row 1 holds None"),
+            ('{"file_name": "1.png", "label": null}', "row 1 holds None"),
+            ('{"file_name": "1.png", "label": 0.5}', "row 1 holds 0.5"),
+            ('{"label": 0}', "row 1 of train/metadata.jsonl names no image in the column 'file_name'"),
+            ("[1]", "row 1 of train/metadata.jsonl is no table of columns"),
+        ],
+    )
+    def test_lines_that_lack_one(self, flat: Path, line: str, says: str) -> None:
+        (flat / "train/metadata.jsonl").write_text('{"file_name": "0.png", "label": 1}\n' + line)
+        assert says in refused(flat)
+
     def test_two_lists(self, flat: Path) -> None:
         for name in ("a.csv", "b.csv"):
             (flat / "train" / name).write_text("file_name,label\n0.png,a\n")

@@ -104,8 +104,8 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
     """Return a column's values as labels: whole numbers, or names as text.
 
     Args:
-        values: (N,); an array is one of whole numbers, and text that is nothing but whole numbers (3, 3.0, -1)
-            counts as numbers.
+        values: (N,); an array is one of whole numbers; text that is nothing but whole numbers (3, 3.0, -1), truth
+            values and floats without a fraction count as numbers.
         names: the classes that the numbers stand for, where the table says so.
         column: the column's name, for messages.
         name: the data set's, for messages.
@@ -125,8 +125,17 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
         if None in whole:
             return Labels(np.array([unicodedata.normalize("NFC", value) for value in values], dtype=object))
         values = whole
-    if isinstance(values, list) and not all(type(value) is int for value in values):
-        raise ClatError(f"label {where} is not made of whole numbers or names without gaps")
+    if isinstance(values, list):
+        given = values
+        values = [
+            int(one) if isinstance(one, bool) or (isinstance(one, float) and one.is_integer()) else one
+            for one in given
+        ]
+        row = next((row for row, value in enumerate(values) if type(value) is not int), None)
+        if row is not None:
+            raise ClatError(
+                f"label {where} is not made of whole numbers or names without gaps: row {row} holds {given[row]!r}"
+            )
     numbers = np.asarray(values).astype(np.int64)
     if names is not None and len(numbers) and numbers.max() >= len(names):
         row = int(numbers.argmax())

@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from clat.core.checks import check_images, kind_of
 from clat.core.errors import ClatError, first_line
+from clat.core.notices import notice
 from clat.core.random_states import generator_state, global_states
 from clat.core.seeds import derive_seed
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column
@@ -81,6 +82,9 @@ def open_items(dataset: Any, wanted: WantedColumns, where: str) -> Items:
         images = [key for key, value in item.items() if _looks_like_image(value)]
         names = [str(key) for key in item]
         image = choose_image_column(names, images, wanted.image_column, where)
+        if len(images) > 1 and wanted.image_column is None:
+            others = ", ".join(f"'{key}'" for key in images if key != image)
+            notice(f"{where}: the images are those called '{image}'; image_column takes others, here {others}")
         label = choose_label_column(names, image, [], wanted.label_column, where)
         found = Items(dataset, where, (image, label))
     elif isinstance(item, tuple | list) and len(item) == 2:

@@ -56,10 +56,10 @@ def read_list(root: Path, path: str) -> dict[str, list[Any]]:
         path: the list in it, .csv or .jsonl, in UTF-8.
 
     Returns:
-        The values of each column, row by row; nothing for a list without rows.
+        The values of each column, row by row, None where a row of a .jsonl has none; nothing without rows.
 
     Raises:
-        ClatError: no text, rows of different lengths, broken JSON.
+        ClatError: no text, rows of a .csv of different lengths, broken JSON, or JSON that is no table.
     """
     try:
         with open(root / path, encoding="utf-8-sig", newline="") as file:
@@ -73,12 +73,12 @@ def read_list(root: Path, path: str) -> dict[str, list[Any]]:
         raise ClatError(f"cannot read {path}: {error}") from None
     except OSError as error:
         raise ClatError(f"cannot read {path}: {error.strerror or error}") from None
-    columns: dict[str, list[Any]] = {
-        column: [] for column in (rows[0] if rows and isinstance(rows[0], dict) else ())
-    }
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != set(columns) or None in row.values():
-            raise ClatError(f"row {number} of {path} has not the columns of row 0: {', '.join(map(str, columns))}")
-        for column, value in row.items():
-            columns[column].append(value)
-    return columns
+        if not isinstance(row, dict):
+            raise ClatError(
+                f'row {number} of {path} is no table of columns, such as {{"file_name": ..., "label": ...}}'
+            )
+        if ending(path) == ".csv" and (None in row or None in row.values()):
+            raise ClatError(f"row {number} of {path} has not the columns of its first line: {', '.join(rows[0])}")
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return {column: [row.get(column) for row in rows] for column in columns}

@@ -222,7 +222,10 @@ class ImageFiles:
             raise ClatError(f"split '{split}' of data set '{self.name}' is empty: {file} lists nothing")
         image = choose_image_column(columns, [], self.wanted.image_column, self.name)
         label = choose_label_column(columns, image, [], self.wanted.label_column, self.name)
-        paths = [os.path.normpath(os.path.join(os.path.dirname(file), str(value))) for value in columns[image]]
+        for row, value in enumerate(columns[image]):
+            if not isinstance(value, str):
+                raise ClatError(f"row {row} of {file} names no image in the column '{image}'")
+        paths = [os.path.normpath(os.path.join(os.path.dirname(file), value)) for value in columns[image]]
         for row, path in enumerate(paths):
             if not os.path.isfile(self.tree.root / path):
                 raise ClatError(f"row {row} of {file} names '{columns[image][row]}', which is no file beside it")
