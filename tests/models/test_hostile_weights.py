@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,18 @@ def test_the_tensor_by_hand_is_a_tensor(tmp_path: Path) -> None:
 
 
 # Code
+
+
+def test_programs_are_told_apart_from_weights(tmp_path: Path) -> None:
+    net, x = torch.nn.Linear(2, 2), torch.rand(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(net, x).save(str(tmp_path / "script.pt"))
+    torch.export.save(torch.export.export(net, (x,)), tmp_path / "exported.pt2")
+    for name in ("script.pt", "exported.pt2"):
+        assert "a program (TorchScript, or torch.export's .pt2), which is never executed" in refusal(
+            tmp_path / name
+        )
 
 
 def in_zip(path: Path, evil: Evil) -> None:

@@ -21,7 +21,7 @@ from clat.evaluation import EvaluationRecord
 from clat.evaluation.batch_dependence import BATCHED, RANDOM_NOTE
 from clat.evaluation.gallery import Gallery
 from clat.evaluation.record import TEST_DECIDES
-from clat.models import Normalized, load_model, save_weights
+from clat.models import Normalized, load_model, load_weights, save_weights
 from clat.models.output_names import output_names
 from clat.models.settings import NetworkConfig
 from clat.publishing import model_card, write_card_file
@@ -56,6 +56,14 @@ def test_a_folder_gives_the_same_logits(network, record, images: Tensor, tmp_pat
     again = clat.from_pretrained(folder)
     assert torch.equal(again(images), network(images))
     assert output_names(again) == names
+    given = clat.from_pretrained(
+        folder, model=load_model("resnet18", width=4, num_classes=5, normalize=(MEAN, STD))
+    )
+    assert output_names(given) == names
+    for name in (str(folder), f"hf:{folder}"):
+        says = f"is a folder that clat wrote: .* --model resnet18 --width 4 --weights {folder}/model.safetensors"
+        with pytest.raises(ClatError, match=says):
+            load_model(name, num_classes=5)
     assert not again.training
     said = json.loads((folder / "config.json").read_text())
     assert said["clat"]["network"] == {"name": "resnet18", "width": 4}
@@ -237,6 +245,8 @@ def test_deltas_that_are_none(network, tmp_path: Path) -> None:
     with pytest.raises(ClatError, match="normalise their images differently"):
         clat.save_delta(load_model("resnet18", width=4, num_classes=5), network, delta)
     clat.save_delta(network, tuned(network), delta)
+    with pytest.raises(ClatError, match="a delta, what fine-tuning changed: "):
+        load_weights(network, delta)
     written = delta.read_bytes()
     with pytest.raises(ClatError, match="exists already"):
         clat.save_delta(network, tuned(tuned(network)), delta)

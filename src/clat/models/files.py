@@ -23,6 +23,8 @@ from clat.models.reading import one_line, read_content
 
 NORMALIZE_KEY = "clat.normalize"
 """Metadata entry in which save_weights records the model's mean and std, as JSON; null where it has none."""
+DELTA_KEY = "clat.delta.base"
+"""Metadata entry of a file that holds only what fine-tuning changed: the fingerprint of its base."""
 MEMBERS_KEY = "clat.normalize.members"
 """The same of networks within it, such as those of a mixture, by the prefix of their names."""
 
@@ -48,6 +50,10 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
     """
     path = Path(path)
     content, metadata = read_content(path)
+    if DELTA_KEY in metadata:
+        raise ClatError(
+            f"weights {path}: a delta, what fine-tuning changed: put it on top of its base with clat apply"
+        )
     return choose_state(content, path, key), _said(metadata, key)
 
 

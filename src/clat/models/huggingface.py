@@ -68,7 +68,10 @@ def build_huggingface(wanted: NetworkRequest) -> LibraryNetwork:
     title = f"model '{wanted.name}'"
     texts = (*_TEXTS, "*.safetensors")
     folder = model_folder(wanted.identifier, title, texts, (*_TEXTS, "pytorch_model*.bin"))
-    if "auto_map" in read_table(folder / "config.json", title):
+    table = read_table(folder / "config.json", title)
+    if (own := own_folder(title, folder, table)) is not None:
+        raise own
+    if "auto_map" in table:
         raise ClatError(f"model '{wanted.name}' brings Python code of its own, which is never executed here")
     for file in folder.glob("*.bin"):
         refuse_bombs(file)
@@ -217,6 +220,29 @@ def read_table(file: Path, title: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ClatError(f"{title}: {file.name} holds no table; save it with save_pretrained")
     return found
+
+
+def own_folder(title: str, folder: Path, table: Mapping[str, Any]) -> ClatError | None:
+    """Return the error for a folder that clat wrote, where it is named as if transformers could build it.
+
+    Args:
+        title: how messages call the model.
+        folder: the folder.
+        table: what its config.json holds.
+
+    Returns:
+        The error, which says how the folder is read; None for a folder of transformers.
+    """
+    about = table.get("clat")
+    if not isinstance(about, Mapping) or "model_type" in table:
+        return None
+    network = about.get("network")
+    name = network.get("name") if isinstance(network, Mapping) else None
+    width = f" --width {network['width']}" if isinstance(network, Mapping) and network.get("width") else ""
+    return ClatError(
+        f"{title} is a folder that clat wrote: in Python clat.from_pretrained, on the command line --model "
+        f"{name or 'package.module:factory'}{width} --weights {folder / 'model.safetensors'}"
+    )
 
 
 def _name_outputs(network: Any, names: Sequence[str]) -> None:

@@ -25,6 +25,9 @@ _BUFFER_CALL = b"\nbytearray\n"
 """How a pickle names the one function that the restricted unpickler would let allocate memory: in full and between
 line ends, so that weights, names and texts do not hold it by accident."""
 
+_PROGRAM = ("/constants.pkl", "/archive_format", "/serialized_exported_program.json")
+"""Records of archives that hold a network's program."""
+
 
 def read_content(path: Path) -> tuple[Any, dict[str, str]]:
     """Return what a weight file holds, with its tensors on the CPU, and its metadata.
@@ -99,6 +102,11 @@ def refuse_bombs(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+    if any(f"/{record.filename}".endswith(_PROGRAM) for record in records):
+        raise ClatError(
+            f"weights {path}: a program (TorchScript, or torch.export's .pt2), which is never executed here: save "
+            "the network's state_dict() with torch.save"
+        )
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise ClatError(
             f"weights {path}: holds compressed records, as PyTorch never writes them; save it again with torch.save"

@@ -13,13 +13,12 @@ from torch import nn
 from clat.core.errors import ClatError, unknown
 from clat.core.formatting import counted
 from clat.core.notices import notice
-from clat.models import robustbench
+from clat.models import huggingface, robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
 from clat.models.files import adopt_members, has_none, read_state, recorded_statistics, trained_otherwise
 from clat.models.fitting import fitting_entries
-from clat.models.huggingface import build_huggingface
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.imagenet_stems import imagenet_densenet121, imagenet_wrn_34_10, imagenet_wrn_70_16
 from clat.models.libraries import Builder, NetworkRequest
@@ -36,7 +35,11 @@ from clat.models.torchvision_models import build_torchvision
 from clat.models.vgg import vgg19, vgg19_linear
 from clat.models.wide_resnet import wrn_34_10, wrn_70_16
 
-LIBRARIES: dict[str, Builder] = {"timm": build_timm, "hf": build_huggingface, "torchvision": build_torchvision}
+LIBRARIES: dict[str, Builder] = {
+    "timm": build_timm,
+    "hf": huggingface.build_huggingface,
+    "torchvision": build_torchvision,
+}
 """What stands before the colon of a library's network, and what builds it."""
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
@@ -211,6 +214,10 @@ def _unknown_model(name: str) -> ClatError:
             f"model '{name}' is a run's folder: give {path / 'recipe.toml'}, and with --weights a file of "
             f"{path / 'weights'}"
         )
+    if path.is_dir() and (path / "config.json").is_file():
+        title = f"model '{name}'"
+        own = huggingface.own_folder(title, path, huggingface.read_table(path / "config.json", title))
+        return own or ClatError(f"{title} is a folder: of transformers or timm it is --model hf:{name}")
     if path.is_file() or path.suffix in WEIGHT_FILES:
         return ClatError(f"model '{name}': that is a weight file: --weights {name} beside the network's name")
     return ClatError(

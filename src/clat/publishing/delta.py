@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.core.files import claim_output
-from clat.models.files import NORMALIZE_KEY, recorded_statistics, save_weights
+from clat.models.files import DELTA_KEY, NORMALIZE_KEY, recorded_statistics, save_weights
 from clat.models.fitting import bare, bare_prefix, listed
 from clat.models.normalize import statistics_of
 from clat.models.reading import read_content
 from clat.network.fingerprint import digest, fingerprint
 
-BASE, RESULT = "clat.delta.base", "clat.delta.result"
+BASE, RESULT = DELTA_KEY, "clat.delta.result"
 """Entries of the file's header: fingerprints of the network that it is for, and of the one that it gives."""
 
 

@@ -177,6 +177,8 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
                 " normalisation: leave model out, or wrap it in clat.Normalized"
             )
         load_weights(model, folder / WEIGHTS)
+        if isinstance(ours, dict):
+            _name_outputs(model, data.get("id2label"), _outputs(model))
         return model.eval()
     if not isinstance(ours, dict):
         classes = len(data.get("id2label") or {}) or 10
@@ -195,10 +197,14 @@ def from_pretrained(source: str | Path, *, model: nn.Module | None = None) -> nn
     except (TypeError, ValueError, KeyError) as error:
         raise ClatError(f"model '{source}': {CONFIG} is damaged ({error}); save the network again") from None
     found = load_model(name, **_settings(config, num_classes, in_channels), weights=folder / WEIGHTS).eval()
-    names = data.get("id2label")
-    if isinstance(names, dict) and len(names) == num_classes:
-        bare(found).class_names = tuple(names.values())  # type: ignore[assignment]
+    _name_outputs(found, data.get("id2label"), num_classes)
     return found
+
+
+def _name_outputs(model: nn.Module, names: object, num_classes: int | None) -> None:
+    """Have a network know what its outputs are called, by which the order of the data's classes is checked."""
+    if isinstance(names, dict) and len(names) == num_classes:
+        bare(model).class_names = tuple(names.values())  # type: ignore[assignment]
 
 
 def _is_built_by_name(name: str) -> bool:
