@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+from clat.core.errors import ClatError
 from clat.core.notices import listening
+from clat.models.registry import MODELS
 from clat.models.settings import ModelConfig
 from clat.recipe import built_in_recipes, read_recipe
+from clat.recipe.inherited import TAKEN_BY
 
 
 def read(source: object, *words: str) -> tuple[ModelConfig, list[str]]:
@@ -62,6 +67,35 @@ def test_what_stands_together_in_one_file_is_meant(tmp_path) -> None:
     model, said = read(tmp_path / "own.toml", "--model.name", "other:net")
     assert model.args is None
     assert "left out normalize, width, args" in said[0]
+
+
+def test_a_built_in_network_leaves_out_what_it_does_not_take() -> None:
+    for name, builder in MODELS.items():
+        for field in ("activation", "input_size"):
+            taken = field in inspect.signature(builder).parameters
+            assert name.startswith(TAKEN_BY[field]) == taken, (name, field)
+    model, said = read("ema", "--model.name", "resnet18")
+    assert model.activation is None
+    assert "model 'resnet18': left out activation" in said[0]
+    assert read("ema", "--model.name", "dm-wrn-70-16")[1] == []
+
+
+def test_another_optimizer_keeps_what_all_have(tmp_path) -> None:
+    (tmp_path / "own.toml").write_text('extends = "awp"\n[optimizer]\nname = "adamw"\nbetas = [0.8, 0.9]\n')
+    found = read_recipe(tmp_path / "own.toml").optimizer
+    assert (found.name, found.arguments) == ("adamw", {"betas": (0.8, 0.9), "weight_decay": 0.0005})
+    again = read_recipe(tmp_path / "own.toml", ["--optimizer.name", "sgd"]).optimizer
+    assert again == read_recipe("awp", ["--optimizer.momentum", "0.9"]).optimizer
+    with pytest.raises(ClatError, match="unknown argument of the optimizer adamw 'momentum'"):
+        read_recipe("awp", ["--optimizer.momentum", "0.8", "--optimizer.name", "adamw"])
+
+
+def test_lambda_or_ratio_takes_the_place_of_the_other() -> None:
+    found = read_recipe("pgd-at-clat", ["--stages.clat.objective.lambda", "0.5"]).stages[1].objective
+    assert (found.lambda_, found.ratio) == (0.5, None)
+    words = ["--stages.clat.objective.lambda", "0.5", "--stages.clat.objective.ratio", "0.1"]
+    with pytest.raises(ClatError, match="takes lambda or ratio, not both"):
+        read_recipe("pgd-at-clat", words)
 
 
 def test_members_of_a_mixture() -> None:

@@ -286,7 +286,7 @@ def test_overrides(file, words, where, value):
         (["--stages.pgd-at.objective.eps", "8"], "did you mean 8/255?"),
         (["--stages.pgd-at.objective.eps", "0"], "eps is 0: the attack would not move"),
         (["--norm", "l1"], "unknown norm 'l1'"),
-        (["--stages.clat.objective.ratio", "0.1"], "lambda or ratio, not both"),
+        (["--stages.clat.objective.ratio=0.1", "--stages.clat.objective.lambda=1"], "lambda or ratio, not both"),
         (["--stages.clat.batch_norm", "freeze"], "batch_norm"),
         (["--stages.clat.selection.rule", "criticl"], "selection.rule"),
         (["--stages.clat.selection.ranking", "mcr"], "unknown ranking 'mcr'; did you mean 'mrc'?"),

@@ -131,6 +131,13 @@ def test_what_a_recipe_says_of_another_kind_goes_with_it(tmp_path):
     assert read_recipe(tmp_path / "mine.toml").schedule == Schedule(lr=0.1)
     own = read_recipe("rift", ["--stages.rift.schedule.kind=constant"]).stages[0].schedule
     assert own == Schedule(kind="constant", lr=0.001)
+    table = read_recipe(
+        "rift", ["--stages.rift.schedule", "{ lr = 0.2, peak = 0.3 }", "--stages.rift.schedule.kind=cyclic"]
+    )
+    assert table.stages[0].schedule == Schedule(kind="cyclic", lr=0.2, peak=0.3)
+    assert read_recipe(
+        "pgd-at", ["--schedule", "{ lr = 0.05 }", "--schedule.kind", "constant"]
+    ).schedule == Schedule(kind="constant", lr=0.05)
 
 
 def test_constant():

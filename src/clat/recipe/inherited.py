@@ -1,8 +1,8 @@
-"""What a recipe says of its own network or schedule does not hold for another one that takes its place."""
+"""What a recipe says of its own network, schedule or optimizer does not hold for another that takes its place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from clat.core.notices import notice
@@ -11,14 +11,27 @@ from clat.recipe.schedules import PARTICULAR
 OWN = ("normalize", "width", "depths", "activation", "input_size", "args")
 """Fields of a network that belong to the one they were written for."""
 
+TAKEN_BY: dict[str, tuple[str, ...]] = {
+    "activation": ("dm-", "ra-"),
+    "input_size": ("imagenet-resnet",),
+    "args": (),
+}
+"""Fields that only built-in networks take whose names begin so."""
+
+SHARED = ("name", "weight_decay", "decay_norms_and_biases", "layer_decay", "clip_norm")
+"""Fields of every optimizer."""
+
+EITHER = {"lambda": "ratio", "ratio": "lambda"}
+"""Fields of an objective of which one is given."""
+
 
 def replace_network(model: dict[str, Any], new: Mapping[str, Any], where: str = "model") -> None:
     """Take what belongs to a recipe's own network out of its table, where another's name stands in its place.
 
-    A built-in network may follow another with the same width or normalisation. One from elsewhere (a factory of the
-    user's, a library's network, a RobustBench entry) brings a normalisation of its own or means to have none: that
-    of the data set, put in front of it, would silently measure another function. What is given along with the name
-    stays. A notice says what was taken out.
+    A built-in network may follow another with the same width or normalisation; what it does not take goes. One from
+    elsewhere (a factory of the user's, a library's network, a RobustBench entry) brings a normalisation of its own
+    or means to have none: that of the data set, put in front of it, would silently measure another function. What
+    is given along with the name stays. A notice says what was taken out.
 
     Args:
         model: The recipe's table, changed in place.
@@ -29,9 +42,11 @@ def replace_network(model: dict[str, Any], new: Mapping[str, Any], where: str = 
         if isinstance(model.get(member), dict) and isinstance(new.get(member), Mapping):
             replace_network(model[member], new[member], f"{where}.{member}")
     name, before = new.get("name"), model.get("name", "resnet18")
-    if not isinstance(name, str) or ":" not in name or name == before:
+    if not isinstance(name, str) or name == before:
         return
     fields = [field for field in OWN if field in model and field not in new]
+    if ":" not in name:
+        fields = [field for field in fields if field in TAKEN_BY and not name.startswith(TAKEN_BY[field])]
     for field in fields:
         del model[field]
     if fields:
@@ -41,13 +56,23 @@ def replace_network(model: dict[str, Any], new: Mapping[str, Any], where: str = 
         )
 
 
-def replace_schedule(schedule: dict[str, Any], kind: object) -> None:
-    """Take out of a recipe's own schedule what another kind, which takes its place, does not read.
+def make_way(table: dict[str, Any], place: str, field: str, value: object, kept: Collection[str] = ()) -> None:
+    """Take out of a table what does not go with the new value of one of its fields.
 
     Args:
-        schedule: The recipe's table, changed in place.
-        kind: What its kind is about to be.
+        table: The recipe's, changed in place.
+        place: The table's name: `schedule`, `optimizer`, `objective`; of any other nothing goes.
+        field: The field that is about to be set: the kind of a schedule, the name of an optimizer, lambda or ratio.
+        value: What it is set to.
+        kept: Fields that were given beside it, and stay.
     """
-    for field, kinds in PARTICULAR.items():
-        if kind not in kinds:
-            schedule.pop(field, None)
+    gone: Collection[str] = ()
+    if (place, field) == ("schedule", "kind"):
+        gone = [name for name, kinds in PARTICULAR.items() if value not in kinds]
+    elif (place, field) == ("optimizer", "name") and str(value).lower() != table.get("name", "sgd"):
+        gone = [name for name in table if name not in SHARED]
+    elif place == "objective" and field in EITHER:
+        gone = [EITHER[field]]
+    for name in gone:
+        if name not in kept:
+            table.pop(name, None)

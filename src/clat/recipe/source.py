@@ -5,7 +5,7 @@ Nothing here knows a field, so a slip in a name is told without loading torch; `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from clat.core.errors import ClatError, nearest, unknown
 from clat.core.parsing import parse_toml
-from clat.recipe.inherited import replace_network, replace_schedule
+from clat.recipe.inherited import make_way, replace_network
 
 
 def built_in_recipes() -> dict[str, Path]:
@@ -111,8 +111,10 @@ def _read_toml(source: str | Path, beside: Path | None = None, seen: tuple[Path,
         raise ClatError(f"{path}: extends is {base!r}, expected the name of another recipe")
     whole = _read_toml(base, path.parent, seen)
     _replace_network(whole, data)
-    if isinstance(whole.get("schedule"), dict) and isinstance(own := data.get("schedule"), dict) and "kind" in own:
-        replace_schedule(whole["schedule"], own["kind"])
+    for table in whole.keys() & data.keys():
+        if isinstance(whole[table], dict) and isinstance(own := data[table], dict):
+            for field, value in own.items():
+                make_way(whole[table], table, field, value)
     return merged(whole, data)
 
 
@@ -239,7 +241,7 @@ def read_value(text: str) -> Any:
 def set_fields(data: dict[str, Any], pairs: Iterable[tuple[str, Any]]) -> None:
     """Set fields of a recipe's plain data, making tables as needed.
 
-    The kind of a schedule is set before what goes with it, and what the recipe said of another kind is left out.
+    What does not go with a new kind of schedule and the like is left out, but for what is given beside it.
 
     Args:
         data: nested tables, changed in place.
@@ -248,21 +250,23 @@ def set_fields(data: dict[str, Any], pairs: Iterable[tuple[str, Any]]) -> None:
     Raises:
         ClatError: as `set_field` does.
     """
-    for key, value in sorted(pairs, key=lambda pair: not _is_kind(pair[0])):
-        set_field(data, key, value)
+    given = list(pairs)
+    inside = [
+        (f"{key}.{name}", one) for key, value in given if isinstance(value, dict) for name, one in value.items()
+    ]
+    kept = {key for key, _ in (*given, *inside)}
+    for key, value in given:
+        set_field(data, key, value, kept)
 
 
-def _is_kind(field: str) -> bool:
-    return field.split(".")[-2:] == ["schedule", "kind"]
-
-
-def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
+def set_field(data: dict[str, Any], whole: str, value: Any, kept: Collection[str] = ()) -> None:
     """Set one field of a recipe's plain data.
 
     Args:
         data: nested tables, changed in place.
         whole: the field's place in them, such as "stages.clat.epochs"; lists go by number or `name`.
         value: what it is set to.
+        kept: fields that stay, though they may not go with the value.
 
     Raises:
         ClatError: there is no such stage, or a value stands where the field's table would be.
@@ -275,8 +279,9 @@ def set_field(data: dict[str, Any], whole: str, value: Any) -> None:
             raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
     if isinstance(place, list):
         raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
-    if _is_kind(whole):
-        replace_schedule(place, value)
+    beside = whole.removesuffix(last)
+    kept = {field.removeprefix(beside) for field in kept if field.startswith(beside)}
+    make_way(place, parents[-1] if parents else "", last, value, kept)
     place[last] = value
 
 
