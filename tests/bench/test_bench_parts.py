@@ -19,7 +19,7 @@ from clat.bench.repeated_step import with_statistics
 from clat.bench.table import steps_table
 from clat.bench.timing import Timing, interleaved, ratio
 from clat.network.layers import enumerate_layers
-from clat.objectives import Clat, ClatPlus, Cure, PgdAT, Standard, Trades
+from clat.objectives import FAT, Clat, ClatPlus, Cure, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
 from clat.recipe.schema import StageConfig
 from clat.runtime.engine import EngineConfig
 
@@ -93,6 +93,9 @@ def test_floors_of_objectives(net):
     assert step_floor(Standard(), counts, ()) == pytest.approx(loss / whole)
     assert step_floor(PgdAT(steps=3), counts, ()) == pytest.approx(6 + loss / whole)
     assert step_floor(Trades(steps=3), counts, ()) == pytest.approx(7 + 2 * loss / whole)
+    assert step_floor(ScoreTrades(steps=3), counts, ()) == step_floor(Trades(steps=3), counts, ())
+    assert step_floor(ScoreAT(steps=3), counts, ()) == step_floor(PgdAT(steps=3), counts, ())
+    assert step_floor(FAT(steps=3), counts, ()) is None, "its attack stops early"
     # The second layer moves: the loss goes back through the head to its weights, the other pass to these alone.
     clat = 6 * (one + two) + (whole + head + two) + (one + two) + two
     assert step_floor(Clat(steps=3, lambda_=1), counts, layers[1:]) == pytest.approx(clat / whole)

@@ -127,6 +127,27 @@ def test_randomness_is_told_apart(x: Tensor, y: Tensor) -> None:
     assert note == RANDOM_NOTE
 
 
+class Sometimes(nn.Module):
+    """One draw a pass, between two networks."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flip(-1) if torch.rand(()) < 0.5 else x)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 10])
+@pytest.mark.parametrize("kind", [Noisy, Sometimes])
+def test_randomness_is_seen_at_every_batch_size(kind: Any, batch_size: int, x: Tensor, y: Tensor) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        result = clat.evaluate(kind(small()), x, y, protocol="pgd-20", eps=0.1, batch_size=batch_size)
+        assert RANDOM_NOTE in result.notes
+        assert result.cost.backwards == 20 * result.clean_accuracy.correct, "PGD makes all its steps"
+
+
 def test_more_steps_of_pgd_find_more_against_random_outputs(x: Tensor, y: Tensor) -> None:
     """One wrong output among many is luck, and the verdict is a fresh one: PGD makes all its steps first."""
     net, x = Noisy(small(), 0.3), x.repeat(25, 1, 1, 1)
@@ -164,8 +185,9 @@ def test_the_cost_is_that_of_the_protocol(x: Tensor, y: Tensor) -> None:
 def test_a_network_that_does_not_run_on_one_image_is_refused(x: Tensor, y: Tensor) -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 3)).eval()
     says = r"does not run on one image alone \(BatchNorm without stored statistics\).*more than 1 value"
-    with pytest.raises(ClatError, match=says):
-        clat.evaluate(model, x, y, protocol="fgsm", eps=0.1)
+    for given in ((x, y), ((x, y),)):
+        with pytest.raises(ClatError, match=says):
+            clat.evaluate(model, *given, protocol="fgsm", eps=0.1)
     with pytest.raises(ClatError, match=says):
         clat.check(model, x, y, eps=0.1)
 

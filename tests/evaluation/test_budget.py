@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from clat.core.errors import ClatError
 from clat.data import ImageSet
@@ -46,6 +47,16 @@ def test_passes_of_a_survivor_are_about_those_counted(name: str, linear: Any) ->
         assert cost.forwards + cost.backwards < expected
     else:
         assert cost.forwards + cost.backwards == pytest.approx(expected, rel=0.2)
+
+
+def test_passes_of_a_survivor_of_pixle_are_those_counted() -> None:
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_tensor([10.0, 0.0]) + 1e-6 * x.flatten(1).sum(1, keepdim=True)
+
+    x, protocol = torch.rand(2, 1, 8, 8), PROTOCOLS["pixle"]
+    cost = evaluate(Sure(), x, torch.zeros(2, dtype=torch.int64), protocol=protocol, eps=0.1).cost
+    assert cost.forwards / 2 == pytest.approx(survivor_passes(protocol, 2), abs=1)
 
 
 def test_an_image_that_falls_costs_little_where_the_first_attack_ends_with_it() -> None:

@@ -37,8 +37,9 @@ TEN_STEPS = Protocol(name="ten-steps", attacks=(AttackSpec(attack="pgd", steps=1
 """Too short for a corner of the ball, where a step changes nothing and the rest would not be made."""
 
 
-LOOK = 2
-"""Images an evaluation looks at, alone, before it begins: the first and last of a batch; no cost holds them."""
+LOOK = 2 + 8
+"""Images that an evaluation looks at, alone, before it begins: the first and last of a batch, and the first again
+and again, to see whether outputs are random; no cost holds them."""
 
 
 class Brightness(nn.Module):
@@ -48,13 +49,20 @@ class Brightness(nn.Module):
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale))
-        self.seen: list[Tensor] = []
-        self.dtypes: list[torch.dtype] = []
+        self.calls: list[tuple[Tensor, torch.dtype]] = []
+
+    @property
+    def seen(self) -> list[Tensor]:
+        """What it was called with, after the looks at whether it is random."""
+        return [x for x, _ in self.calls[8:]]
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        return [dtype for _, dtype in self.calls[8:]]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
         score = (x.flatten(1) @ torch.ones(x[0].numel(), 1))[:, 0] / x[0].numel() - 0.5
-        self.dtypes.append(score.dtype)
+        self.calls.append((x.detach().clone(), score.dtype))
         return self.scale * torch.stack([-score, score], dim=1)
 
 
@@ -328,7 +336,7 @@ def test_fab_restarts_begin_elsewhere(linear, samples) -> None:
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     twice = Protocol(name="twice", attacks=(AttackSpec(attack="fab", steps=1, targets=1, restarts=2),))
     evaluate(model, x, y, eps=1e-5, protocol=twice, keep_examples=True)
-    first, second = seen[4], seen[8]  # after two alone and the clean images: start, step, look, verdict
+    first, second = seen[LOOK + 2], seen[LOOK + 6]  # after the clean images: start, step, look, verdict
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
 
@@ -368,7 +376,7 @@ def test_cost_of_apgd_where_samples_leave_early(linear, samples) -> None:
     eps = model.distances(x, y).clamp_min(0).median().item()
     model.forwards = model.backwards = 0
     result = evaluate(model, x, y, eps=eps, protocol=SHORT, batch_size=1)
-    look = 3  # one image a batch: it is looked at alone, and beside another
+    look = 3 + 8  # one image a batch: it is looked at alone, and beside another
     assert (result.cost.forwards, result.cost.backwards) == (model.forwards - look, model.backwards)
     assert 0 < result.robust.sum() < result.correct.sum()
     survivors = int(result.robust.sum())

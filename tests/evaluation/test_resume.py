@@ -68,9 +68,10 @@ def test_interrupted_in_a_forward_pass(calls: int, case: Case, state: Path) -> N
     case.model.calls = None
     resumed = case.run(state)
     assert same(resumed, whole)
-    # Lost are the clean pass, if it was not over, and what the samples of one batch had been through.
-    assert spent + case.model.forwards <= full_cost + 4 + 17 + 4 * 8
-    assert [note for note in resumed.notes if "state file" in note] == ([resumed.notes[-1]] if calls >= 6 else [])
+    # Lost are the looks at single images, the clean pass, if it was not over, and what the samples of one batch had
+    # been through.
+    assert spent + case.model.forwards <= full_cost + 10 + 4 + 17 + 4 * 8
+    assert [note for note in resumed.notes if "state file" in note] == ([resumed.notes[-1]] if calls >= 14 else [])
 
 
 @pytest.mark.parametrize("batch", range(0, 24, 3))
@@ -124,7 +125,9 @@ def test_a_finished_one_is_only_read(case: Case, state: Path) -> None:
     assert case.model.backwards > 0
     again = case.run(state)
     assert same(again, whole)
-    assert (case.model.forwards, case.model.backwards) == (2 + 4, 0), "two images, one batch: a look at the model"
+    assert (case.model.forwards, case.model.backwards) == (2 + 8 + 4, 0), (
+        "two images alone, one again and again, one batch"
+    )
     with safe_open(state, "pt") as file:
         passed = file.get_tensor("passed")
     assert (passed[whole.robust] == PASSES).all()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,7 +34,7 @@ from clat.hardening.promise import (
     set_point,
     walk_line,
 )
-from clat.hardening.recipe import harden_stages, stage_alone
+from clat.hardening.recipe import harden_stages, stage_alone, tuning_epochs
 from clat.hardening.run import _possible
 from clat.hardening.testing import FinalTest
 from clat.network.exchange import copied, tensors_of
@@ -101,11 +104,30 @@ def test_where_whole_epochs_leave_much_of_the_budget_each_has_fewer_images(budge
 
 
 def test_what_tuning_costs_is_planned_with():
-    found = plan(budget=1000.0, objective="pgd-2", keep="clat")
-    mean = 0.8 * COSTS["pgd-2"] + 0.2 * TUNING_COST
-    assert found.epochs == int(1000.0 * MARGIN / (10 * mean))
-    assert found.training_seconds == pytest.approx(10 * mean * found.epochs)
-    assert "clat" not in found.objective
+    def cost(epochs):
+        tuning = tuning_epochs(epochs)
+        return 10 * ((epochs - tuning) * COSTS["pgd-2"] + tuning * TUNING_COST)
+
+    for budget in (100.0, 130.0, 200.0, 1000.0):
+        found = plan(budget=budget, objective="pgd-2", keep="clat")
+        left = budget * MARGIN
+        whole = max(epochs for epochs in range(1, 99) if cost(epochs) <= left)
+        if found.train_size is None:
+            assert found.epochs == whole
+            assert found.training_seconds == pytest.approx(cost(whole))
+        else:
+            assert found.epochs == whole + 1
+            assert found.training_seconds == pytest.approx(cost(whole + 1) * found.train_size / 1280)
+        assert found.training_seconds <= left
+        assert sum(stage.epochs for stage in found.recipe.stages[1:]) == tuning_epochs(found.epochs)
+        assert "clat" not in found.objective
+    assert plan(budget=None, epochs=2, objective="pgd-2", keep="clat").training_seconds == pytest.approx(cost(2))
+
+
+def test_eps_may_be_a_fraction():
+    config = HardenConfig(budget=10, eps=Fraction(1, 5))
+    assert json.loads(json.dumps(asdict(config)))["eps"] == config.eps == config.threat.text
+    assert float(config.threat.eps) == pytest.approx(0.2)
 
 
 def test_what_comes_after_the_training_is_planned_with():

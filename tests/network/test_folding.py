@@ -419,7 +419,9 @@ def test_networks_in_other_precisions(images, folds, dtype):
     with frozen_norms_lean(net):
         found = net(x)
     assert found.dtype == dtype
-    assert len(folds) == 1
+    half = dtype != torch.float64  # in which both together round to another network than each by itself
+    assert len(folds) == (0 if half else 1)
+    assert not half or torch.equal(found, net(x))
     error = (found.double() - expected).abs().max() / expected.abs().max()
     assert error < 4 * torch.finfo(dtype).eps
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import clat
 from clat.evaluation import evaluate
 from clat.evaluation.predict import predict
+from clat.network import modes
+from clat.network.guard import guarded
 from clat.network.precision import _units, exact_float32, is_exact
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -113,9 +115,9 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
     torch.set_float32_matmul_precision("medium")
     model = Watched()
     evaluate(model, x, y, protocol="pgd-10", eps=0.1)
-    # Two images alone, the clean images; a step as the flags have it and the verdict on what it claims; eight more,
-    # after which the iterate repeats; the verdict; did the search agree?
-    assert model.exact == [True] * 3 + [False] + [True] + [False] * 8 + [True] + [False]
+    # Two images alone, the first eight times (is it random?), the clean images; a step as the flags have it and the
+    # verdict on what it claims; eight more, after which the iterate repeats; the verdict; did the search agree?
+    assert model.exact == [True] * 11 + [False] + [True] + [False] * 8 + [True] + [False]
     assert model.backwards == [False] * 9
     model = Watched()
     evaluate(model, x, y, protocol="fab", eps=0.1)
@@ -130,7 +132,37 @@ def test_a_verdict_is_exact_whatever_the_flags_say() -> None:
 def test_a_search_whose_float32_is_exact_already_is_not_repeated() -> None:
     model = Watched()
     evaluate(model, torch.full((2, 3, 4, 4), 0.2), torch.tensor([0, 0]), protocol="pgd-10", eps=0.1)
-    assert model.exact == [True] * 14
+    assert model.exact == [True] * 22
+
+
+@pytest.mark.parametrize("protocol", ["pgd-20", "apgd-ce"])
+def test_confident_networks_in_float16_are_attacked_as_in_float32(protocol: str) -> None:
+    """Their cross-entropy has gradients that float16 does not hold."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.rand(40, 3, 4, 4)
+    logits = model(x)
+    margin = logits.topk(2, dim=1).values.diff(dim=1).abs().median()
+    with torch.no_grad():
+        for parameter in (model[3].weight, model[3].bias):
+            parameter.mul_(40 / margin)
+    y = logits.argmax(1)
+    exact = clat.evaluate(model, x, y, protocol=protocol, eps=0.1).robust_accuracy.correct
+    half = clat.evaluate(model.half(), x, y, protocol=protocol, eps=0.1).robust_accuracy.correct
+    assert exact < 30
+    assert abs(half - exact) <= 1
+
+
+def test_the_direction_of_a_gradient_alone_is_scaled_and_in_attacks_alone() -> None:
+    model, x = nn.Linear(2, 2).half(), torch.rand(2, 2).half().requires_grad_(True)
+    weights = torch.tensor([[1e-9, -2e-9], [0.0, 0.0]])
+    with modes.attack_mode(model):
+        (found,) = torch.autograd.grad((model(x) * weights).sum(), x)
+    expected = torch.stack([model.weight[0] / 2 - model.weight[1], torch.zeros(2)])
+    torch.testing.assert_close(found, expected.half(), rtol=2e-3, atol=0)
+    with guarded(model):
+        (plain,) = torch.autograd.grad((model(x) * weights).sum(), x)
+    assert not plain.any()
 
 
 def test_a_network_in_half_precision_with_batch_norm_in_float32_is_attacked() -> None:

@@ -169,6 +169,20 @@ def test_every_weight_of_a_real_network_gets_a_finite_gradient(build, images, la
     )
 
 
+def test_fused_attention_is_differentiated_twice():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.score(F.scaled_dot_product_attention(*[x.flatten(1, 2)[:, None]] * 3).mean((1, 2)))
+
+    net = Attention()
+    GradAlign(lambda_=1.0).loss(net, X, Y, STEP).total.backward()
+    assert net.score.weight.grad.isfinite().all()
+
+
 def test_the_rule_of_lambda():
     assert lambda_rule("8/255") == pytest.approx(0.2)
     assert lambda_rule("16/255") == pytest.approx(2.0)

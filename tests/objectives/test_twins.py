@@ -13,6 +13,7 @@ from clat.core.errors import ClatError
 from clat.data import ImageSet, Loader
 from clat.network.layers import enumerate_layers
 from clat.objectives import PgdAT, Step, Twins
+from clat.objectives.twins import TwinsCallback
 from clat.runtime.engine import Engine, EngineConfig
 
 NORMS = ("bn1", "bn2")
@@ -102,6 +103,26 @@ def test_it_begins_as_two_equal_networks(build, context, images):
             assert torch.equal(net(images), expected)
 
 
+class Activated(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_batch_norm_that_does_more_does_so_in_both_networks(images):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Activated(4), nn.Flatten(), nn.LazyLinear(3))
+    net(images)
+    expected = net.eval()(images)
+    callback = TwinsCallback(net.train())
+    with callback.frozen():
+        assert torch.equal(net(images), expected)
+    assert net[1].training
+    assert not torch.equal(net(images), expected)
+    callback.on_stage_end()
+    assert type(net[1]) is Activated
+
+
 @pytest.mark.parametrize("form", ["at", "trades"])
 def test_frozen_statistics_never_move_and_adaptive_ones_do(build, joined, images, labels, form):
     net, objective, _, step = joined(form=form)
@@ -113,8 +134,8 @@ def test_frozen_statistics_never_move_and_adaptive_ones_do(build, joined, images
         optimizer.step()
     after = net.state_dict()
     for name in NORMS:
-        for mine, original in (("mean", "running_mean"), ("variance", "running_var")):
-            assert torch.equal(after[f"{name}.frozen.{mine}"], build().state_dict()[f"{name}.{original}"])
+        for what in ("running_mean", "running_var"):
+            assert torch.equal(after[f"{name}.frozen.{what}"], build().state_dict()[f"{name}.{what}"])
         for moving in ("frozen.weight", "frozen.bias", "weight", "bias", "running_mean", "running_var"):
             assert not torch.equal(after[f"{name}.{moving}"], before[f"{name}.{moving}"])
     passes = 3 if form == "at" else 6

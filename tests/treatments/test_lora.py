@@ -11,6 +11,7 @@ from clat.criticality.selection import trainable_parameters
 from clat.network.layers import enumerate_layers
 from clat.objectives import PgdAT, Step
 from clat.treatments import LoRA
+from clat.treatments.lora import normalisations
 
 
 @pytest.fixture
@@ -46,6 +47,11 @@ def test_by_default_factors_and_batch_norm_move(model, context, images):
     assert len(factors) == 2 * 19
     assert all(name.endswith((".0.down", ".0.up")) for name in factors)
     assert set(moving) == factors | {f"{name}.{part}" for name in norms for part in ("weight", "bias")}
+
+
+def test_every_normalisation_is_found():
+    norms = [torch.nn.BatchNorm2d(4), torch.nn.LayerNorm(4), torch.nn.GroupNorm(2, 4), torch.nn.RMSNorm(4)]
+    assert normalisations(torch.nn.Sequential(*norms, torch.nn.Linear(4, 4))) == norms
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def transformer():
         model = nn.ModuleDict(
             {"block": layer, "group": nn.GroupNorm(2, 8), "slope": nn.PReLU(), "rest": nn.Linear(8, 2)}
         )
+        model["rms"] = nn.RMSNorm(8)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -86,13 +87,13 @@ def transformer():
 def test_attention_and_every_normalisation_are_drawn_too():
     model, twin = transformer(), transformer()
     before, random = state(model), torch.get_rng_state()
-    reinitialise(model, ("block", "group", "slope"), seed=3)
-    reinitialise(twin, ("block", "group", "slope"), seed=3)
+    reinitialise(model, ("block", "group", "rms", "slope"), seed=3)
+    reinitialise(twin, ("block", "group", "rms", "slope"), seed=3)
     assert torch.equal(random, torch.get_rng_state())
     after = state(model)
     assert {name for name in before if torch.equal(before[name], after[name])} == {"rest.weight", "rest.bias"}
     assert all(torch.equal(after[name], value) for name, value in state(twin).items())
-    for norm in ("block.norm1", "block.norm2", "group"):
+    for norm in ("block.norm1", "block.norm2", "group", "rms"):
         assert torch.equal(after[f"{norm}.weight"], torch.ones(8))
     assert not after["block.self_attn.in_proj_bias"].any()
     assert after["block.self_attn.in_proj_weight"].std().item() == pytest.approx((2 / 8) ** 0.5, rel=0.2)
@@ -106,7 +107,7 @@ def test_a_layer_norm_alone_is_drawn_and_kept_with_batch_norm_off():
     assert not torch.equal(model["block"].norm2.weight, torch.ones(8))
     before = state(model)
     with pytest.raises(ClatError, match="hold normalisation alone, which batch_norm = false keeps"):
-        reinitialise(model, ("block.norm1", "group"), seed=3, batch_norm=False)
+        reinitialise(model, ("block.norm1", "group", "rms"), seed=3, batch_norm=False)
     assert all(torch.equal(before[name], value) for name, value in state(model).items())
 
 

@@ -48,6 +48,26 @@ def test_the_mean_over_all_batches_of_their_own_statistics(build):
         assert bn.num_batches_tracked == 3
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_calls_of_a_shared_one_count_alike(count):
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = torch.nn.BatchNorm2d(3, affine=False, momentum=0.1)
+
+        def forward(self, x):
+            return self.shared(x), self.shared(x + 10)
+
+    net, inputs = Twice(), batches(*[4] * count)
+    reestimate_batch_norm(net, inputs)
+    of_batches = [moments(x + shift) for x in inputs for shift in (0, 10)]
+    mean, variance = (sum(parts) / len(of_batches) for parts in zip(*of_batches, strict=True))
+    torch.testing.assert_close(net.shared.running_mean, mean)
+    torch.testing.assert_close(net.shared.running_var, variance)
+    assert net.shared.momentum == 0.1
+    assert not net.shared._forward_pre_hooks
+
+
 def test_what_was_stored_before_plays_no_part(build):
     one, other, inputs = build(), build(), batches(4, 4)
     with torch.no_grad():

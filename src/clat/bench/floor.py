@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clat.network import modes
 from clat.network.layers import Layer
 from clat.network.outputs import first_tensor
-from clat.objectives import Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
+from clat.objectives import FAT, Clat, FastAT, Mart, Objective, PgdAT, ScoreAT, ScoreTrades, Standard, Trades
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,12 @@ def step_floor(
         return loss / whole
     if isinstance(objective, FastAT):
         return (2 * forward() + loss) / whole
+    if isinstance(objective, FAT):
+        return None  # whose attack stops early
+    if isinstance(objective, Trades | ScoreTrades):
+        return (2 * steps * forward() + 2 * loss + forward()) / whole
     if isinstance(objective, PgdAT | ScoreAT):
         return (2 * steps * forward() + loss) / whole
     if isinstance(objective, Mart):
         return (2 * steps * forward() + 2 * loss) / whole
-    if isinstance(objective, Trades | ScoreTrades):
-        return (2 * steps * forward() + 2 * loss + forward()) / whole
     return None

@@ -17,6 +17,9 @@ from clat.evaluation.predict import predict
 from clat.network import modes
 from clat.network.guard import floating_type
 
+_PASSES = 8
+"""Over one image, to see whether outputs are random: some networks draw but once a pass, between two values."""
+
 RANDOM, BATCHED = "the network's outputs are random", "the network's outputs depend on the batch"
 """How the notes on outputs that are not the image's own begin."""
 RANDOM_NOTE = (
@@ -104,7 +107,7 @@ def differing(model: nn.Module, one: Tensor, other: Tensor) -> Tensor:
 
 
 def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Return whether two passes over the first image give different logits.
+    """Return whether passes over the first image give different logits.
 
     Args:
         model: the network under evaluation; it is left as it is.
@@ -114,8 +117,9 @@ def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
     Returns:
         True if they do, as with noise or dropout that stays on in evaluation mode.
     """
-    first, second = logits_alone(model, x[[0, 0]], y[[0, 0]]).split(1)
-    return bool(differing(model, first, second))
+    again = [0] * _PASSES
+    logits = logits_alone(model, x[again], y[again])
+    return bool(differing(model, logits[:1].expand_as(logits), logits).any())
 
 
 def first_and_last(count: int, batch_size: int) -> list[int]:
@@ -140,6 +144,7 @@ def batch_notes(
     batch_size: int,
     alone: Tensor | None = None,
     among: Tensor | None = None,
+    random: bool | None = None,
 ) -> list[str]:
     """Return what an evaluation has to say of a network whose outputs are not the image's own.
 
@@ -150,6 +155,7 @@ def batch_notes(
         batch_size: images that the evaluation attacks at a time.
         alone: the logits of these by themselves, (1 or 2, classes), if they are known; None: measured here.
         among: theirs within the first batch, if they are.
+        random: whether outputs are random, if that is known; None: looked at here.
 
     Returns:
         One line, or none.
@@ -162,10 +168,11 @@ def batch_notes(
         alone = logits_alone(model, x[ends], y[ends])
     if among is None or len(ends) == 1:
         among = logits_among(model, x[first], y[first], batch_size)[ends]
+    # Both passes begin with the same random state, so that two images may get the same draws in either.
+    if is_random(model, x, y) if random is None else random:
+        return [RANDOM_NOTE]
     if not differing(model, alone, among).any():
         return []
-    if is_random(model, x, y):
-        return [RANDOM_NOTE]
     return [
         f"{BATCHED}{cause(model)}, an image alone gets other logits than among "
         f"others: these numbers are of batches of {batch_size} alone"

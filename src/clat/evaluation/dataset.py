@@ -201,7 +201,7 @@ def _tried(model: nn.Module, images: ImageSet, device: torch.device, layout: tor
     try:
         with modes.in_layout(model, layout), modes.attack_mode(model), torch.no_grad():
             logits: Tensor = model(x.contiguous(memory_format=layout).to(device))
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return None
     return logits
 

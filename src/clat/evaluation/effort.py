@@ -58,4 +58,6 @@ def _attack_passes(spec: AttackSpec, classes: int) -> int:
         return 2 * (targets * steps // 4 + 10)  # most images are given up early: benchmarks/cr.json
     if spec.attack == "square":
         return steps * 8 // 7  # a seventh is tried in vain
+    if spec.attack == "pixle":
+        return 202  # 20 rounds of 10 queries
     return 2 * steps + 1 if steps else 100

@@ -114,16 +114,15 @@ def evaluate(
     ends = first_and_last(len(x), batch_size)
     with left_out(bare(model)) as others:
         alone = logits_alone(model, x[ends], y[ends])
+        random = is_random(model, x, y)
     with metered(model) as cost, modes.attack_mode(model, labels=y), torch.autocast(device.type, enabled=False):
         upto = None if extent is None else extent.attacks
         job = EvaluationJob(model, x, y, ids, batch_size, device, precision, examples, report, upto)
         first = job.first_logits()
         room = worthwhile(batch_size, device)
-        # One wrong output of a network whose outputs are random is no verdict to stop at.
-        random = bool(differing(model, alone, first[ends]).any()) and is_random(model, x, y)
         todo, notes = plan_searches(
             protocol, threat, classes=first.shape[1], seed=seed, room=room,
-            leave=not (keep_examples or random),
+            leave=not (keep_examples or random),  # a wrong output that is random is no verdict to stop at
         )  # fmt: skip
         if others:
             notes.append(left_out_text(bare(model), others))
@@ -144,7 +143,7 @@ def evaluate(
             state_file = StateFile(Path(state), key, alone[:1])
         reached = state_file.load()
         if reached is not None:
-            _check_outputs(model, x, y, state_file, alone[:1])
+            _check_outputs(model, state_file, alone[:1], random)
             notes.append(RESUMED_NOTE)
         elif extent is not None:
             reached = extent.known_state(sum(one.attack < extent.known for one in todo))
@@ -165,7 +164,7 @@ def evaluate(
         samples=samples,
         cost=cost,
         environment=describe_environment(device),
-        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends]), *notes],
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends], random), *notes],
         x_adv=examples,
         about=about or {},
         network=network,
@@ -173,12 +172,12 @@ def evaluate(
     )
 
 
-def _check_outputs(model: nn.Module, x: Tensor, y: Tensor, state: StateFile, alone: Tensor) -> None:
+def _check_outputs(model: nn.Module, state: StateFile, alone: Tensor, random: bool) -> None:
     """Refuse the state of a network with the same weights and other outputs, by another normalisation, say."""
     recorded = state.recorded
     if recorded is None:
         return
-    if recorded.shape == alone.shape and (not differing(model, recorded, alone).any() or is_random(model, x, y)):
+    if recorded.shape == alone.shape and (random or not differing(model, recorded, alone).any()):
         return
     raise ClatError(
         f"{state.path} belongs to another network: its weights are the same, but not its outputs (another "

@@ -34,7 +34,8 @@ class Evaluation(SavedAsJson):
         fooled_by: the position of the attack that fooled each sample, -1 where none did, (N,) int64.
         labels: the right classes, (N,) int64.
         predicted: the classes that the samples are taken for in the end, (N,) int64: by the example that fooled a
-            sample, else by the clean image; UNTRIED where that is not known.
+            sample, else by the clean image; UNTRIED where that is not known. Passes with several targets share
+            batches, so that which of several examples this is may change with the batch size; verdicts do not.
         samples: a digest of each sample's image, label and number, (N,) int64.
         cost: forward and backward passes, and seconds.
         environment: versions and machine.

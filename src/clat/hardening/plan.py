@@ -9,8 +9,10 @@ epochs as it needs. Where whole epochs would leave much of the budget, there is 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,7 +20,7 @@ from torch import nn
 from clat.core.errors import ClatError
 from clat.core.formatting import counted, duration
 from clat.hardening.candidates import CANDIDATES
-from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNED, TUNING, harden_recipe, tuning_epochs
+from clat.hardening.recipe import EPS_FROM, EPS_UNTIL, TUNING, harden_recipe, tuning_epochs
 from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import MASKING_SHARE, TEST_SHARE
 from clat.network.modes import batch_norms
@@ -109,19 +111,24 @@ def make_plan(
     """
     count = min(config.batch_size, train_images)
     whole = steps = train_images // count
-    step = {name: _mean_step(config, name, step_seconds) for name in step_seconds if name in CANDIDATES}
-    epoch_seconds = {name: seconds * whole + check_seconds for name, seconds in step.items()}
+    names = [name for name in step_seconds if name in CANDIDATES]
+
+    def training(name: str, epochs: int, steps: int = whole) -> float:
+        return steps * _step_each_epoch(config, name, step_seconds, epochs) + epochs * check_seconds
+
     if config.epochs is not None:
         left = None
-        fits = dict.fromkeys(epoch_seconds, config.epochs)
+        fits = dict.fromkeys(names, config.epochs)
     else:
         left = config.budget_seconds * MARGIN - spent - measuring_seconds
-        fits = {name: int(left / seconds) for name, seconds in epoch_seconds.items()}
+        least = min(step_seconds.values()) * whole + check_seconds  # an epoch takes so long at least
+        range_ = range(1, max(int(left / least), 0) + 1)
+        fits = {name: bisect_right(range_, left, key=partial(training, name)) for name in names}
     name, why = _chosen(config, fits)
     epochs = fits[name]
     if epochs < 1:
-        cheapest = min(epoch_seconds, key=lambda one: epoch_seconds[one])
-        before = epoch_seconds[cheapest] + spent
+        cheapest = min(names, key=lambda one: training(one, 1))
+        before = training(cheapest, 1) + spent
         more = MARGIN - TEST_SHARE - MASKING_SHARE  # with more time more is measured
         needed = max((before + measuring_seconds) / MARGIN, before / more)
         raise ClatError(
@@ -129,8 +136,9 @@ def make_plan(
             "here; give more time, fewer images (--train-size), a narrower network, or fewer test images "
             "(--num-samples)"
         )
-    if left is not None and left - epochs * epoch_seconds[name] > UNUSED * left:
-        fewer = int((left / (epochs + 1) - check_seconds) / step[name])
+    if left is not None and left - training(name, epochs) > UNUSED * left:
+        more_checks = (epochs + 1) * check_seconds
+        fewer = int((left - more_checks) / _step_each_epoch(config, name, step_seconds, epochs + 1))
         if fewer >= 1:
             epochs, steps = epochs + 1, fewer
             why += f"; {epochs} epochs of {steps * count:,} of the {train_images:,} images fill the budget"
@@ -151,7 +159,7 @@ def make_plan(
         objective=name,
         epochs=epochs,
         step_seconds=dict(step_seconds),
-        training_seconds=(step[name] * steps + check_seconds) * epochs,
+        training_seconds=training(name, epochs, steps),
         measuring_seconds=measuring_seconds,
         recipe=recipe,
         reasons=reasons,
@@ -160,11 +168,10 @@ def make_plan(
     )
 
 
-def _mean_step(config: HardenConfig, name: str, step_seconds: Mapping[str, float]) -> float:
-    """Return the seconds of a step, over the stages."""
-    if config.keep not in TUNING:
-        return step_seconds[name]
-    return (1 - TUNED) * step_seconds[name] + TUNED * step_seconds[config.keep]
+def _step_each_epoch(config: HardenConfig, name: str, step_seconds: Mapping[str, float], epochs: int) -> float:
+    """Return the seconds of a step in each of the epochs, those that tune critical layers among them."""
+    tuning = tuning_epochs(epochs) if config.keep in TUNING else 0
+    return (epochs - tuning) * step_seconds[name] + (tuning * step_seconds[config.keep] if tuning else 0.0)
 
 
 def _chosen(config: HardenConfig, fits: Mapping[str, int]) -> tuple[str, str]:

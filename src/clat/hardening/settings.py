@@ -68,6 +68,7 @@ class HardenConfig:
         for name in self.fields:
             _check_field(name)
         object.__setattr__(self, "precision", precision_named(self.precision))
+        object.__setattr__(self, "eps", self.threat.text)
         if self.threat.eps == 0:
             raise ClatError("eps is 0: there is nothing to withstand; give a size such as 8/255")
         if self.budget is not None:

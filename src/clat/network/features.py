@@ -21,7 +21,8 @@ from clat.network.slices import gather_for_gradient, is_sharded
 TAPS = ("output", "norm", "activation")
 """Where a layer's feature is read: at its own output (the paper's words), after the normalisation that takes
 this output, or after the first nonlinearity that follows (residual additions in between included). A layer
-without the wanted tap falls back to the one before it."""
+without the wanted tap falls back to the one before it. A swish that is written out, h * sigmoid(h), is read at its
+sigmoid."""
 
 
 class Features(NamedTuple):

@@ -420,6 +420,8 @@ def _plain_call(convolution: _ConvNd, x: Tensor) -> bool:
     """Return whether nobody looks at the result unseen: no hooks, no gradient of the weights, no mode."""
     if torch.compiler.is_compiling() or has_torch_function_variadic(x) or is_checkpointed():
         return False
+    if convolution.weight.dtype in (torch.float16, torch.bfloat16):
+        return False  # whose product with BatchNorm's scale is rounded to another network
     if convolution._forward_hooks or convolution._forward_pre_hooks or convolution._backward_hooks:
         return False
     moves = convolution.weight.requires_grad or (convolution.bias is not None and convolution.bias.requires_grad)

@@ -24,7 +24,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @contextmanager
-def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
+def guarded(model: nn.Module, labels: Tensor | None = None, *, directions: bool = False) -> Iterator[None]:
     """Give `model`, each time it is called, a copy of its input, in its own floating type where it takes no other.
 
     Gradients flow through the copy. Half-precision outputs come back in float32, outside of autocast. Afterwards
@@ -33,6 +33,8 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
     Args:
         model: the network; only its outermost call is guarded.
         labels: (N,) int64; the first output is then refused, in one line, unless it is logits for all of them.
+        directions: of gradients each image's direction alone counts, as in attacks. Those that enter a float16
+            network are then brought to the size of 1, as the small ones of a confident network would vanish in it.
     """
     outer = vars(model).get("forward")
     inside = isinstance(outer, _Guard)
@@ -40,7 +42,7 @@ def guarded(model: nn.Module, labels: Tensor | None = None) -> Iterator[None]:
     if (inside and labels is None) or hasattr(model, "_orig_mod"):
         yield
         return
-    guard = _Guard(model, labels)
+    guard = _Guard(model, labels, directions)
     if isinstance(outer, _Guard):
         guard.forward = outer.forward
     vars(model)["forward"] = guard
@@ -100,10 +102,23 @@ def _copy_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
 
 
+class _Directions(torch.autograd.Function):
+    """float16 logits in float32, whose gradient comes back with a largest element of 1 in each row."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        return logits.float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        largest = gradient.abs().amax(1, keepdim=True)
+        return torch.where(largest > 0, gradient / largest, gradient).half()
+
+
 class _Guard:
     """The call that stands in for `model.forward`."""
 
-    def __init__(self, model: nn.Module, labels: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, labels: Tensor | None, directions: bool = False) -> None:
         self.forward: Any = model.forward
         self.model = model
         self.own = first_floating_type(model)
@@ -111,6 +126,7 @@ class _Guard:
         self.several = False
         """The network has returned more than a tensor."""
         self.labels = labels
+        self.directions = directions
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -130,7 +146,10 @@ class _Guard:
             check_output(logits, len(x), self.labels)
             self.labels = None
         half = isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16)
-        return logits.float() if half and not torch.is_autocast_enabled(logits.device.type) else output
+        if not half or torch.is_autocast_enabled(logits.device.type):
+            return output
+        direct = self.directions and logits.dtype == torch.float16 and logits.ndim == 2
+        return _Directions.apply(logits) if direct else logits.float()
 
     def _channels_come_last(self, x: Tensor) -> bool:
         """Return whether images that the network refuses have their channels where it has none."""

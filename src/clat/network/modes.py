@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -21,6 +21,9 @@ from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.guard import guarded
 from clat.network.outputs import logits_only
 from clat.network.random_states import preserve_random_states
+
+NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""Layers that normalise, and may scale and shift."""
 
 BN_POLICIES = ("frozen", "update", "update-selected")
 """What BatchNorm does during a training stage: `frozen` uses the stored statistics and never changes them,
@@ -84,7 +87,7 @@ def attack_mode(model: nn.Module, batch_norm: str = "eval", *, labels: Tensor | 
         computed_kept(model),
         preserve_random_states(model),
         logits_only(model),
-        guarded(model, labels),
+        guarded(model, labels, directions=True),
     ):
         _evaluating(model)
         model.requires_grad_(False)

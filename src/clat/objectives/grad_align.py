@@ -9,6 +9,7 @@ weights, and the cosine depends on them.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clat.attacks.ascent import generator_for, input_gradient
 from clat.attacks.ball import Ball
@@ -141,5 +143,6 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
 def _gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False) -> Tensor:
     """Return d CE / d x of each sample, (N, C, H, W); `differentiable`: as a function of the weights."""
     point = x.detach().requires_grad_(True)
-    with torch.enable_grad():
+    # Fused attention has no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext():
         return input_gradient(summed_cross_entropy(model(point), y), point, differentiable=differentiable)

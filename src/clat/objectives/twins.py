@@ -14,11 +14,10 @@ evaluation mode, whose cross-entropy is also TRADES' inner attack here, and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -103,40 +102,48 @@ class FrozenTwin(nn.Module):
     Scale and shift begin as those of the BatchNorm.
     """
 
-    mean: Tensor
-    variance: Tensor
+    running_mean: Tensor
+    running_var: Tensor
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
     def __init__(self, bn: _BatchNorm) -> None:
         super().__init__()
-        self.eps, self.in_use = bn.eps, False
+        self.in_use = False
         for name in ("weight", "bias"):
             own = getattr(bn, name)
             self.register_parameter(name, None if own is None else nn.Parameter(own.detach().clone()))
         assert bn.running_mean is not None
         assert bn.running_var is not None
-        self.register_buffer("mean", bn.running_mean.clone())
-        self.register_buffer("variance", bn.running_var.clone())
+        self.register_buffer("running_mean", bn.running_mean.clone())
+        self.register_buffer("running_var", bn.running_var.clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` normalised by the frozen statistics, scaled and shifted.
+    @contextmanager
+    def lent_to(self, bn: nn.Module) -> Iterator[None]:
+        """Have a BatchNorm compute with these statistics, scale and shift, in evaluation mode, inside.
 
         Args:
-            x: features, (N, C, ...).
-
-        Returns:
-            Features of the same shape.
+            bn: the one that this is a twin of, whose kind may do more than normalise.
         """
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
+        training, parameters, buffers = bn.training, dict(bn._parameters), dict(bn._buffers)
+        try:
+            bn.training = False
+            bn._parameters.update(self._parameters)
+            bn._buffers.update(self._buffers)
+            yield
+        finally:
+            bn.training = training
+            bn._parameters.update(parameters)
+            bn._buffers.update(buffers)
 
 
 def _with_twin(kind: Any) -> Any:
-    """Return a kind of BatchNorm that gives its input to its child `frozen` instead, while that is in use."""
+    """Return a kind of BatchNorm that computes with its child `frozen` instead, while that is in use."""
 
     class WithTwin(kind):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.frozen(x) if self.frozen.in_use else super().forward(x)
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            with self.frozen.lent_to(self) if self.frozen.in_use else nullcontext():
+                return super().forward(*args, **kwargs)
 
     WithTwin.__name__ = WithTwin.__qualname__ = f"{kind.__name__}WithTwin"
     return WithTwin

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from clat.core.errors import ClatError
 from clat.core.seeds import derive_seed
 from clat.network.low_rank import Branch, adaptable_layers, classifier_of
+from clat.network.modes import NORMALISATIONS
 from clat.runtime.callback import StageCallback, StageContext, StateDict
 from clat.treatments.base import Treatment
 
@@ -98,7 +98,7 @@ def normalisations(model: nn.Module) -> list[nn.Module]:
     Returns:
         The modules, each once.
     """
-    return [part for part in model.modules() if isinstance(part, _NormBase | nn.GroupNorm | nn.LayerNorm)]
+    return [part for part in model.modules() if isinstance(part, NORMALISATIONS)]
 
 
 class LoRACallback(StageCallback):

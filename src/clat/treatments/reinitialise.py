@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from clat.core.errors import ClatError, unknown
@@ -17,13 +16,13 @@ from clat.core.seeds import derive_seed
 from clat.data.draws import seeded_draws
 from clat.network.computed import is_computed, plain_weight
 from clat.network.low_rank import LowRank
+from clat.network.modes import NORMALISATIONS
 from clat.network.swap import names_of
 from clat.runtime.callback import StageCallback, StageContext
 from clat.treatments.base import Treatment
 
 _DRAWN = (nn.modules.conv._ConvNd, nn.Linear)
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-_KNOWN = (*_DRAWN, *_NORMS, nn.MultiheadAttention)
+_KNOWN = (*_DRAWN, *NORMALISATIONS, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ def reinitialise(
     generator = torch.Generator().manual_seed(seed)
     chosen = chosen_layers(model, patterns, batch_norm=batch_norm)
     for name, module in chosen.items():
-        if isinstance(module, _NORMS):
+        if isinstance(module, NORMALISATIONS):
             module.reset_parameters()
         elif isinstance(module, _DRAWN):
             weight, bias = module._parameters["weight"], module._parameters["bias"]
@@ -145,7 +144,7 @@ def chosen_layers(model: nn.Module, patterns: tuple[str, ...], *, batch_norm: bo
     """
     check_patterns(model, patterns)
     names = {module: name for name, module in model.named_modules()}
-    norms = {module for module in names if isinstance(module, _NORMS)}
+    norms = {module for module in names if isinstance(module, NORMALISATIONS)}
     inside = {part for norm in norms for part in norm.modules() if part is not norm}  # a norm sees to that itself
     found: dict[str, nn.Module] = {}
     for pattern in patterns:

@@ -39,7 +39,15 @@ def reestimate_batch_norm(
     if not chosen:
         return
     momenta = [bn.momentum for bn in chosen]
-    seen = 0
+    counted = dict.fromkeys(chosen, 0)
+    seen = size = 0
+
+    def weigh(bn: _BatchNorm, args: object) -> None:
+        # new = old + (batch - old) * share; the share of the first batch is 1. One may run several times in a pass.
+        counted[bn] += size
+        bn.momentum = size / counted[bn]
+
+    handles = [bn.register_forward_pre_hook(weigh) for bn in chosen]
     try:
         with modes.restore_flags(model):
             model.eval()
@@ -48,11 +56,14 @@ def reestimate_batch_norm(
                 if bn.num_batches_tracked is not None:
                     bn.num_batches_tracked.zero_()
             for x in batches:
-                seen += len(x)
-                for bn in chosen:  # new = old + (batch - old) * share; the share of the first batch is 1
-                    bn.momentum = len(x) / seen
+                size = len(x)
+                seen += size
+                for bn in chosen:  # of one whose forward is called without hooks
+                    bn.momentum = size / seen
                 model(x)
     finally:
+        for handle in handles:
+            handle.remove()
         for bn, momentum in zip(chosen, momenta, strict=True):
             bn.momentum = momentum
     if not seen:
