@@ -322,7 +322,7 @@ class TestLists:
     def test_lines_need_the_image_and_the_label_alone(self, flat: Path, labels: tuple[str, str]) -> None:
         lines = [
             f'{{"file_name": "0.png", "label": {labels[1]}, "caption": null}}',
-            f'{{"file_name": "1.png", "label": {labels[0]}}}',
+            f'{{"file_name": "1.png", "label": {labels[0]}, "image": null, "labels": 3}}',
         ]
         (flat / "train/metadata.jsonl").write_text("\n".join(lines))
         assert load_split(flat).labels.tolist() == [1, 0]
@@ -333,6 +333,7 @@ class TestLists:
             ('{"file_name": "1.png"}', "row 1 holds None"),
             ('{"file_name": "1.png", "label": null}', "row 1 holds None"),
             ('{"file_name": "1.png", "label": 0.5}', "row 1 holds 0.5"),
+            ('{"file_name": "1.png", "label": 1e300}', "row 1 holds 1e+300"),
             ('{"label": 0}', "row 1 of train/metadata.jsonl names no image in the column 'file_name'"),
             ("[1]", "row 1 of train/metadata.jsonl is no table of columns"),
         ],

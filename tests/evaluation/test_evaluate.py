@@ -53,7 +53,7 @@ class Brightness(nn.Module):
 
     @property
     def seen(self) -> list[Tensor]:
-        """What it was called with, after the looks at whether it is random."""
+        """What it was called with, but for eight of the looks at single images."""
         return [x for x, _ in self.calls[8:]]
 
     @property

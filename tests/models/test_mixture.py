@@ -243,6 +243,25 @@ def test_members_whose_files_are_gone_have_the_normalisation_of_the_whole_file(t
     assert any("its part 'robust' was trained with the normalisation ((0.4914" in line for line in said)
 
 
+class One(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = load_model("resnet18", width=2, normalize="cifar10")
+        self.other = nn.Linear(2, 2)
+
+
+def test_a_network_found_in_a_larger_one_has_its_normalisation(tmp_path) -> None:
+    whole = One()
+    file, x = save_weights(whole, tmp_path / "one.safetensors"), torch.rand(2, 3, 8, 8)
+    for key in (None, "net"):
+        with listening([].append):
+            found = load_model("resnet18", width=2, weights=file, weights_key=key)
+        with torch.no_grad():
+            assert torch.equal(found.eval()(x), whole.net.eval()(x))
+        with listening([].append), pytest.raises(ClatError, match="trained with a normalisation, but this ResNet"):
+            load_weights(load_model("resnet18", width=2), file, key=key)
+
+
 MEMBERS = {"standard": None, "robust": "cifar10"}
 
 

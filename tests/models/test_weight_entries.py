@@ -135,6 +135,40 @@ def test_a_normalisation_goes_with_what_it_stands_beside(
     assert "trained with the normalisation ((0.5, 0.25, 0.125), (0.25, 0.5, 0.5))" in said[0]
 
 
+def test_the_normalisation_of_another_network_is_not_taken_by_key(tmp_path: Path) -> None:
+    content = under("student.", 1) | norm("critic.0.") | under("critic.1.", 2)
+    assert loaded(content, tmp_path, "student") == (1, [])
+    path = tmp_path / "checkpoint.pth"
+    target, said = Normalized(small(9), 0.5, 0.5), []
+    with listening(said.append):
+        load_weights(target, path, key="student")
+    assert said == []
+
+
+def test_an_average_alone_stays_alone_beside_what_is_no_network(tmp_path: Path) -> None:
+    by_name = {"state": {"0.weight": {"exp_avg": torch.ones(2)}}}
+    for other in ({"metrics": {"val": {"accuracy": torch.ones(1)}}}, {"optimizer": by_name}):
+        assert loaded({"ema": state(1), **other}, tmp_path) == (1, [])
+    head = {"3.weight": torch.ones(5, 16), "3.bias": torch.ones(5)}
+    assert loaded({"ema": state(1), "projector": head}, tmp_path)[0] == 1
+
+
+def test_a_key_that_names_of_the_network_begin_with_is_the_whole(tmp_path: Path) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.fc = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    torch.save({"model": Own().state_dict()}, tmp_path / "own.pt")
+    load_weights(Own(), tmp_path / "own.pt", key="model")
+
+
+def test_of_nested_prefixes_the_key_s_own_is_taken(tmp_path: Path) -> None:
+    content = under("student.", 1) | under("student.old.", 2)
+    assert loaded(content, tmp_path, "student")[0] == 1
+    assert loaded(content, tmp_path, "student.old") == (2, [])
+
+
 def test_of_several_normalisations_none_is_guessed(tmp_path: Path) -> None:
     seed, said = loaded(norm("a.norm.") | norm("b.norm.", 0.5) | under("net.", 1), tmp_path)
     assert seed == 1

@@ -71,7 +71,7 @@ def test_what_stands_together_in_one_file_is_meant(tmp_path) -> None:
 
 def test_a_built_in_network_leaves_out_what_it_does_not_take() -> None:
     for name, builder in MODELS.items():
-        for field in ("activation", "input_size"):
+        for field in ("activation", "input_size", "depths"):
             taken = field in inspect.signature(builder).parameters
             assert name.startswith(TAKEN_BY[field]) == taken, (name, field)
     model, said = read("ema", "--model.name", "resnet18")
@@ -86,6 +86,11 @@ def test_another_optimizer_keeps_what_all_have(tmp_path) -> None:
     assert (found.name, found.arguments) == ("adamw", {"betas": (0.8, 0.9), "weight_decay": 0.0005})
     again = read_recipe(tmp_path / "own.toml", ["--optimizer.name", "sgd"]).optimizer
     assert again == read_recipe("awp", ["--optimizer.momentum", "0.9"]).optimizer
+    same = read_recipe(tmp_path / "own.toml", ["--optimizer.name", "AdamW", "--optimizer.weight_decay", "0.2"])
+    assert same.optimizer.arguments == {"betas": (0.8, 0.9), "weight_decay": 0.2}
+    (tmp_path / "spelled.toml").write_text('extends = "own.toml"\n[optimizer]\nname = "AdamW"\neps = 1e-6\n')
+    (tmp_path / "again.toml").write_text('extends = "spelled.toml"\n[optimizer]\nname = "AdamW"\n')
+    assert read_recipe(tmp_path / "again.toml").optimizer.arguments["eps"] == 1e-6
     with pytest.raises(ClatError, match="unknown argument of the optimizer adamw 'momentum'"):
         read_recipe("awp", ["--optimizer.momentum", "0.8", "--optimizer.name", "adamw"])
 
@@ -96,6 +101,15 @@ def test_lambda_or_ratio_takes_the_place_of_the_other() -> None:
     words = ["--stages.clat.objective.lambda", "0.5", "--stages.clat.objective.ratio", "0.1"]
     with pytest.raises(ClatError, match="takes lambda or ratio, not both"):
         read_recipe("pgd-at-clat", words)
+
+
+def test_a_stage_by_number_and_by_name_is_one_stage() -> None:
+    words = ["--stages.1.optimizer.betas", "[0.8, 0.9]", "--stages.clat.optimizer.name", "adamw"]
+    optimizer = read_recipe("pgd-at-clat", words).stages[1].optimizer
+    assert optimizer is not None
+    assert optimizer.arguments == {"betas": (0.8, 0.9)}
+    with pytest.raises(ClatError, match="lambda or ratio, not both"):
+        read_recipe("pgd-at-clat", ["--stages.1.objective.ratio=0.1", "--stages.clat.objective.lambda=0.5"])
 
 
 def test_members_of_a_mixture() -> None:

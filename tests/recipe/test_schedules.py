@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from clat.core.errors import ClatError
 from clat.recipe import built_in_recipes, read_recipe
 from clat.recipe.schedules import Schedule, learning_rate, momentum
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,13 @@ def test_what_a_recipe_says_of_another_kind_goes_with_it(tmp_path):
     assert read_recipe(
         "pgd-at", ["--schedule", "{ lr = 0.05 }", "--schedule.kind", "constant"]
     ).schedule == Schedule(kind="constant", lr=0.05)
+
+
+def test_recorded_runs_can_be_repeated():
+    recorded = sorted((ROOT / "docs" / "results").rglob("recipe.toml"))
+    assert recorded
+    for file in recorded:
+        read_recipe(file).check_rates()
 
 
 def test_constant():

@@ -127,10 +127,7 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
         values = whole
     if isinstance(values, list):
         given = values
-        values = [
-            int(one) if isinstance(one, bool) or (isinstance(one, float) and one.is_integer()) else one
-            for one in given
-        ]
+        values = [_as_whole(value) for value in given]
         row = next((row for row, value in enumerate(values) if type(value) is not int), None)
         if row is not None:
             raise ClatError(
@@ -141,3 +138,9 @@ def to_labels(values: list[Any] | np.ndarray, names: Sequence[str] | None, colum
         row = int(numbers.argmax())
         raise ClatError(f"row {row} of {where} is class {numbers[row]}, but only {len(names)} classes have names")
     return Labels(numbers, None if names is None else tuple(map(str, names)))
+
+
+def _as_whole(value: Any) -> Any:
+    """Return the whole number that a truth value or a float without a fraction is; anything else as it is."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if whole or isinstance(value, bool) else value

@@ -56,7 +56,8 @@ def read_list(root: Path, path: str) -> dict[str, list[Any]]:
         path: the list in it, .csv or .jsonl, in UTF-8.
 
     Returns:
-        The values of each column, row by row, None where a row of a .jsonl has none; nothing without rows.
+        The values of each column that the first row has, row by row, None where another row of a .jsonl has none;
+        nothing without rows.
 
     Raises:
         ClatError: no text, rows of a .csv of different lengths, broken JSON, or JSON that is no table.
@@ -80,5 +81,5 @@ def read_list(root: Path, path: str) -> dict[str, list[Any]]:
             )
         if ending(path) == ".csv" and (None in row or None in row.values()):
             raise ClatError(f"row {number} of {path} has not the columns of its first line: {', '.join(rows[0])}")
-    columns = dict.fromkeys(column for row in rows for column in row)
+    columns = [column for column, value in rows[0].items() if value is not None] if rows else []
     return {column: [row.get(column) for row in rows] for column in columns}

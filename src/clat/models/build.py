@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from clat.models.files import adopt_members, load_weights, read_state
+from clat.models.files import load_weights
 from clat.models.mixture import Mixture
 from clat.models.registry import load_model
 from clat.models.settings import ModelConfig, NetworkConfig
@@ -41,8 +41,7 @@ def build_model(config: ModelConfig, num_classes: int, in_channels: int = 3) -> 
         in_channels=in_channels,
     )
     if config.weights is not None:
-        adopt_members(mixture, read_state(config.weights, config.weights_key)[1], config.weights)
-        load_weights(mixture, config.weights, key=config.weights_key)
+        load_weights(mixture, config.weights, key=config.weights_key, adopt=True)
     return mixture
 
 

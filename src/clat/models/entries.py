@@ -87,7 +87,7 @@ def _only_one(content: Mapping[str, Any], nested: list[str]) -> list[str]:
     if not averaged:
         return []
     states = {key: _tensors(_follow(content[key], _usual_place(content[key]))) for key in nested}
-    raw = [key for key in nested if key not in averaged and _alike(states[averaged[0]], states[key])]
+    raw = [key for key in nested if key not in averaged and _as_large(states[averaged[0]], states[key])]
     return raw if len(raw) == 1 else [] if raw else averaged
 
 
@@ -102,16 +102,23 @@ def _under_key(content: Any, place: list[str], path: Path, key: str) -> StateDic
     flat, short = _tensors(usual), f"{without_wrapper_parts(key)}."
     below = {name for name in flat if name.startswith(f"{key}.") or without_wrapper_parts(name).startswith(short)}
     meant = None if found is None else _follow(found, _usual_place(found))
-    if meant is not None and not (below and meant is usual):  # whose names may begin with its key
+    if meant is not None:
         return _tensors(meant)
     if below:
-        return {name: flat[name] for name in flat if name in below or name.split(".")[-1] in STATISTICS_NAMES}
+        return {name: value for name, value in flat.items() if name in below or _normalises(name, short)}
     valid = [name for name, _ in _state_dicts(content) if name]
     if not valid:
         if not flat:
             raise _nothing(content, path)
         raise ClatError(f"weights {path}: no key or prefix '{key}' in it, it is a plain state dict; leave it out")
     raise unknown(f"key of weights {path}:", key, valid)
+
+
+def _normalises(name: str, prefix: str) -> bool:
+    """Return whether an entry is a mean or std that stands beside what names under a prefix are part of."""
+    module, _, last = without_wrapper_parts(name).rpartition(".")
+    above = module.rpartition(".")[0]
+    return last in STATISTICS_NAMES and (not above or prefix.startswith(f"{above}."))
 
 
 def _nothing(content: Any, path: Path) -> ClatError:
@@ -174,6 +181,11 @@ def _alike(state: StateDict, other: StateDict) -> bool:
     """Return whether both hold weights of one network: half of the smaller one's names end like the other's."""
     ends, others = ({tuple(name.split(".")[-2:]) for name in one} for one in (state, other))
     return 2 * len(ends & others) >= min(len(ends), len(others))
+
+
+def _as_large(state: StateDict, other: StateDict) -> bool:
+    """Return whether both hold the weights of one whole network, not of a part of it."""
+    return bool(other) and _alike(state, other) and 2 * min(len(state), len(other)) >= max(len(state), len(other))
 
 
 def _same(state: StateDict, other: StateDict) -> bool:

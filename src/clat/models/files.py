@@ -16,7 +16,7 @@ from clat.core.errors import ClatError
 from clat.core.files import replace_file
 from clat.core.notices import notice
 from clat.models.entries import StateDict, choose_state
-from clat.models.fitting import bare, bare_prefix, fitting_entries
+from clat.models.fitting import FittingEntries, bare, bare_prefix, fitting_entries
 from clat.models.names import BOOKKEEPING
 from clat.models.normalize import IDENTITY, Normalize, Statistics, parse_normalize, same_statistics, statistics_of
 from clat.models.reading import one_line, read_content
@@ -57,7 +57,9 @@ def read_state(path: str | Path, key: str | None = None) -> tuple[StateDict, dic
     return choose_state(content, path, key), _said(metadata, key)
 
 
-def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) -> dict[str, str]:
+def load_weights(
+    model: nn.Module, path: str | Path, *, key: str | None = None, adopt: bool = False
+) -> dict[str, str]:
     """Load a weight file into `model`, in place, and return the file's metadata.
 
     Every entry of the model must be there, by name and shape. The network is found under whatever prefix the file
@@ -74,6 +76,7 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
         model: Any network; in a Normalized one the weights go to the network inside.
         path: A file that read_state reads.
         key: Which of several state dicts in it; see read_state.
+        adopt: Networks within the model that have no normalisation get the one that the file records of them.
 
     Returns:
         The metadata that a safetensors file carries, empty for others.
@@ -83,8 +86,8 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
             model is then as before.
     """
     state, metadata = read_state(path, key)
-    entries = fitting_entries(model, state, path)
-    brought = recorded_statistics(metadata, path) or entries.statistics
+    entries = fitting_entries(model, state, path, key=key)
+    brought = brought_statistics(metadata, entries, path)
     own = statistics_of(model)
     if brought is not None and own is None:
         raise ClatError(
@@ -96,9 +99,30 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str | None = None) 
             f"weights {path}: trained with {trained}, but this {type(bare(model)).__name__} keeps its own, {own}, "
             "and so is another function; load_model(..., weights=...) takes the file's"
         )
-    _check_members(model, metadata, path)
+    if adopt:
+        adopt_members(model, metadata, path)
+    check_members(model, metadata, path)
     entries.put_into(model)
     return metadata
+
+
+def brought_statistics(metadata: Mapping[str, str], entries: FittingEntries, source: object) -> Statistics | None:
+    """Return the normalisation that a file brings for the network that its entries are of.
+
+    Args:
+        metadata: The metadata that read_state returned.
+        entries: The file's, fitted to the network; the file may be of a larger one that it is part of.
+        source: The file, for messages.
+
+    Returns:
+        Its (mean, std), None where the file says nothing of it or that there is none.
+
+    Raises:
+        ClatError: The record is damaged.
+    """
+    members = _recorded_members(metadata, source)
+    own = members.get(entries.prefix) or members.get(entries.prefix.removesuffix(".net"))
+    return own or recorded_statistics(metadata, source) or entries.statistics
 
 
 def adopt_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
@@ -118,8 +142,17 @@ def adopt_members(model: nn.Module, metadata: Mapping[str, str], source: object)
             part.normalize = Normalize(*brought)  # type: ignore[union-attr]
 
 
-def _check_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
-    """Refuse networks within a model that lack a normalisation they were trained with, and tell of another one."""
+def check_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
+    """Refuse networks within a model that lack a normalisation they were trained with, and tell of another one.
+
+    Args:
+        model: Any network, such as a mixture.
+        metadata: The metadata that read_state returned.
+        source: The file, for messages.
+
+    Raises:
+        ClatError: One of them lacks it, or the record is damaged.
+    """
     if MEMBERS_KEY not in metadata:
         return
     recorded, own = _recorded_members(metadata, source), dict(_of_members(model, bare_prefix(model)))

@@ -27,11 +27,13 @@ class FittingEntries:
         state: The tensors.
         statistics: The (mean, std) by which a wrapper in the file normalised images for this network, or None.
         remark: What the user is told when the entries are used, if the file holds more than they.
+        prefix: What stands before their names in the file, without wrappers, or "".
     """
 
     state: StateDict
     statistics: Statistics | None
     remark: str | None
+    prefix: str
 
     def put_into(self, model: nn.Module) -> None:
         """Copy the entries into a network, in place.
@@ -85,7 +87,12 @@ def bare_prefix(model: nn.Module) -> str:
 
 
 def fitting_entries(
-    model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool = False
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: object,
+    *,
+    new_classifier: bool = False,
+    key: str | None = None,
 ) -> FittingEntries:
     """Return what `state` holds for each entry of `model`; the model is not changed.
 
@@ -94,6 +101,7 @@ def fitting_entries(
         state: Tensors under the names of a file.
         source: What error messages and notices call it.
         new_classifier: The last linear layer keeps the weights it has.
+        key: The prefix of the names that are meant; None: nobody said.
 
     Returns:
         An entry for each parameter and buffer of the network.
@@ -105,7 +113,7 @@ def fitting_entries(
     expected = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     kept = {name for name in expected if name.endswith("num_batches_tracked")}
     renewed = {name for name in expected if name.startswith(last_linear(net))} if new_classifier else set()
-    fit = fit_names(state, expected, expected.keys() - kept - renewed, source)
+    fit = fit_names(state, expected, expected.keys() - kept - renewed, source, key)
     found = {name: state[fit.names[name]] for name in fit.names.keys() - renewed}
     found |= {name: expected[name] for name in (kept | renewed) - found.keys()}
     unused = tuple(getattr(net, "unused_entries", ()))
@@ -129,7 +137,8 @@ def fitting_entries(
             own,
         )
     statistics = _statistics_beside(fit, state)
-    return FittingEntries({name: found[name] for name in expected}, statistics, _remark(fit, source, statistics))
+    entries = {name: found[name] for name in expected}
+    return FittingEntries(entries, statistics, _remark(fit, source, statistics), fit.prefix)
 
 
 def last_linear(net: nn.Module) -> str:

@@ -86,7 +86,13 @@ def wrapped_part(model: nn.Module) -> str | None:
     return children[0] if len(children) == 1 and children[0] in WRAPPER_PARTS and own <= BOOKKEEPING else None
 
 
-def fit_names(found: Collection[str], expected: Collection[str], required: Collection[str], source: object) -> Fit:
+def fit_names(
+    found: Collection[str],
+    expected: Collection[str],
+    required: Collection[str],
+    source: object,
+    key: str | None = None,
+) -> Fit:
     """Return the place in a file at which all names of a network are.
 
     Args:
@@ -94,6 +100,7 @@ def fit_names(found: Collection[str], expected: Collection[str], required: Colle
         expected: The names of the network's entries.
         required: Those of them that the file must have.
         source: The file, for messages.
+        key: The prefix that is meant, if it has them all; None: nobody said.
 
     Returns:
         The fit under the prefix that has all required names; the bare names come first, then raw weights before
@@ -106,7 +113,8 @@ def fit_names(found: Collection[str], expected: Collection[str], required: Colle
     wanted = {short for short, name in ours.items() if name in required}
     counts = Counter(prefix for name in theirs for prefix in _prefixes(name, wanted))
     whole = [prefix for prefix, count in counts.items() if count == len(wanted)]
-    raw = [prefix for prefix in whole if not is_averaged(prefix)] or whole
+    meant = None if key is None else f"{without_wrapper_parts(key)}."
+    raw = [meant] if meant in whole else [prefix for prefix in whole if not is_averaged(prefix)] or whole
     if "" not in raw and len(raw) > 1:
         listed = ", ".join(f"'{prefix.rstrip('.')}'" for prefix in raw[:5])
         raise ClatError(f"weights {source} fit under {listed} alike: choose one with weights_key (--weights-key)")

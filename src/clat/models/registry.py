@@ -17,7 +17,15 @@ from clat.models import huggingface, robustbench
 from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
-from clat.models.files import adopt_members, has_none, read_state, recorded_statistics, trained_otherwise
+from clat.models.files import (
+    adopt_members,
+    brought_statistics,
+    check_members,
+    has_none,
+    read_state,
+    recorded_statistics,
+    trained_otherwise,
+)
 from clat.models.fitting import fitting_entries
 from clat.models.imagenet_resnet import imagenet_resnet18, imagenet_resnet50
 from clat.models.imagenet_stems import imagenet_densenet121, imagenet_wrn_34_10, imagenet_wrn_70_16
@@ -187,10 +195,11 @@ def load_model(
     else:
         raise _unknown_model(name)
     if state is not None:
-        entries = fitting_entries(model, state, weights, new_classifier=classifier == "new")
+        entries = fitting_entries(model, state, weights, new_classifier=classifier == "new", key=weights_key)
         entries.put_into(model)
         adopt_members(model, metadata, weights)
-        brought = brought or entries.statistics
+        check_members(model, metadata, weights)
+        brought = brought or brought_statistics(metadata, entries, weights)
         statistics = statistics or brought
         insists = asked in (None, IDENTITY)  # the identity is what nobody names by mistake
         if not insists and (trained := trained_otherwise(brought, asked or IDENTITY, metadata)) is not None:

@@ -126,6 +126,8 @@ class FrozenTwin(nn.Module):
             bn: the one that this is a twin of, whose kind may do more than normalise.
         """
         training, parameters, buffers = bn.training, dict(bn._parameters), dict(bn._buffers)
+        of_scaled_norm = ("scale", "shift")  # which it settles ahead of compiled blocks
+        settled: dict[str, Any] = {name: vars(bn).pop(name) for name in of_scaled_norm if name in vars(bn)}
         try:
             bn.training = False
             bn._parameters.update(self._parameters)
@@ -135,6 +137,7 @@ class FrozenTwin(nn.Module):
             bn.training = training
             bn._parameters.update(parameters)
             bn._buffers.update(buffers)
+            vars(bn).update(settled)
 
 
 def _with_twin(kind: Any) -> Any:

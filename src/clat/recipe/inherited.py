@@ -14,6 +14,7 @@ OWN = ("normalize", "width", "depths", "activation", "input_size", "args")
 TAKEN_BY: dict[str, tuple[str, ...]] = {
     "activation": ("dm-", "ra-"),
     "input_size": ("imagenet-resnet",),
+    "depths": ("resnet", "imagenet-", "preact-", "wrn-", "dm-", "ra-", "densenet"),
     "args": (),
 }
 """Fields that only built-in networks take whose names begin so."""
@@ -69,7 +70,7 @@ def make_way(table: dict[str, Any], place: str, field: str, value: object, kept:
     gone: Collection[str] = ()
     if (place, field) == ("schedule", "kind"):
         gone = [name for name, kinds in PARTICULAR.items() if value not in kinds]
-    elif (place, field) == ("optimizer", "name") and str(value).lower() != table.get("name", "sgd"):
+    elif (place, field) == ("optimizer", "name") and str(value).lower() != str(table.get("name", "sgd")).lower():
         gone = [name for name in table if name not in SHARED]
     elif place == "objective" and field in EITHER:
         gone = [EITHER[field]]

@@ -251,10 +251,8 @@ def set_fields(data: dict[str, Any], pairs: Iterable[tuple[str, Any]]) -> None:
         ClatError: as `set_field` does.
     """
     given = list(pairs)
-    inside = [
-        (f"{key}.{name}", one) for key, value in given if isinstance(value, dict) for name, one in value.items()
-    ]
-    kept = {key for key, _ in (*given, *inside)}
+    kept = {_numbered(data, key) for key, _ in given}
+    kept |= {f"{_numbered(data, key)}.{name}" for key, value in given if isinstance(value, dict) for name in value}
     for key, value in given:
         set_field(data, key, value, kept)
 
@@ -266,7 +264,7 @@ def set_field(data: dict[str, Any], whole: str, value: Any, kept: Collection[str
         data: nested tables, changed in place.
         whole: the field's place in them, such as "stages.clat.epochs"; lists go by number or `name`.
         value: what it is set to.
-        kept: fields that stay, though they may not go with the value.
+        kept: fields that stay, though they may not go with the value; as `_numbered` calls them.
 
     Raises:
         ClatError: there is no such stage, or a value stands where the field's table would be.
@@ -279,10 +277,27 @@ def set_field(data: dict[str, Any], whole: str, value: Any, kept: Collection[str
             raise ClatError(f"override --{whole}: '{key}' is a value, not a table")
     if isinstance(place, list):
         raise ClatError(f"override --{whole}: name a field of '{last}', such as --{whole}.epochs")
-    beside = whole.removesuffix(last)
+    beside = _numbered(data, whole).removesuffix(last)
     kept = {field.removeprefix(beside) for field in kept if field.startswith(beside)}
     make_way(place, parents[-1] if parents else "", last, value, kept)
     place[last] = value
+
+
+def _numbered(data: Any, whole: str) -> str:
+    """Return a field's place with numbers for the names of stages, of which either may be given."""
+    parts: list[str] = []
+    for part in whole.split("."):
+        if isinstance(data, list):
+            try:
+                item = _item(data, part, whole)
+            except ClatError:
+                return whole  # which is told where it is set
+            part = next(str(number) for number, one in enumerate(data) if one is item)
+            data = item
+        else:
+            data = data.get(part) if isinstance(data, dict) else None
+        parts.append(part)
+    return ".".join(parts)
 
 
 def _item(items: list[Any], key: str, whole: str) -> Any:
