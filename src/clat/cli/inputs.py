@@ -85,10 +85,7 @@ def build_model(options: Namespace, images: ImageSet, device: torch.device) -> n
     _check_outputs(model, sample, images)
     order = in_other_order(model, images.class_names)
     if order is not None and options.classes is None:
-        raise ClatError(
-            f"the model's outputs are {numbered(order)} by its configuration, the data's classes"
-            f" {numbered(images.class_names)}: say which order it is, --classes {_as_option(order)}"
-        )
+        raise _in_which_order(f"the model's outputs are {numbered(order)} by its configuration", order, images)
     if (name := without_weights(options)) is not None:
         own = is_factory(name)
         notice(
@@ -256,10 +253,15 @@ def _check_order(options: Namespace, images: ImageSet, trained: Sequence[str]) -
     """Raise ClatError if a run had the classes of the images in another order, and no order is given."""
     ours = list(images.class_names)
     if options.classes is None and sorted(trained) == sorted(ours) and list(trained) != ours:
-        raise ClatError(
-            f"--model {options.model}: its outputs are {numbered(trained)}, the data's classes {numbered(ours)}: "
-            f"say which order it is, --classes {_as_option(trained)}"
-        )
+        raise _in_which_order(f"--model {options.model}: its outputs are {numbered(trained)}", trained, images)
+
+
+def _in_which_order(said: str, order: Sequence[str], images: ImageSet) -> ClatError:
+    """Return the error for data whose classes are a network's outputs in another order."""
+    return ClatError(
+        f"{said}, the data's classes {numbered(images.class_names)}: say which order it is, --classes"
+        f" {_as_option(order)}"
+    )
 
 
 def _run_beside(recipe: Path) -> dict[str, dict[str, Any]]:

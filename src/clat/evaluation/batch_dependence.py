@@ -142,9 +142,10 @@ def batch_notes(
     x: Tensor,
     y: Tensor,
     batch_size: int,
-    alone: Tensor | None = None,
-    among: Tensor | None = None,
-    random: bool | None = None,
+    alone: Tensor,
+    among: Tensor,
+    *,
+    random: bool,
 ) -> list[str]:
     """Return what an evaluation has to say of a network whose outputs are not the image's own.
 
@@ -153,24 +154,19 @@ def batch_notes(
         x: images in [0, 1], (N, C, H, W), of which `first_and_last` names those that are looked at.
         y: their labels, (N,).
         batch_size: images that the evaluation attacks at a time.
-        alone: the logits of these by themselves, (1 or 2, classes), if they are known; None: measured here.
-        among: theirs within the first batch, if they are.
-        random: whether outputs are random, if that is known; None: looked at here.
+        alone: the logits of these by themselves, (1 or 2, classes).
+        among: theirs within the first batch.
+        random: whether outputs are random. The logits do not tell: both passes begin with the same random state, so
+            that two images may get the same draws in either.
 
     Returns:
         One line, or none.
-
-    Raises:
-        ClatError: the network does not run on a single image.
     """
-    ends, first = first_and_last(len(x), batch_size), slice(batch_size)
-    if alone is None:
-        alone = logits_alone(model, x[ends], y[ends])
-    if among is None or len(ends) == 1:
-        among = logits_among(model, x[first], y[first], batch_size)[ends]
-    # Both passes begin with the same random state, so that two images may get the same draws in either.
-    if is_random(model, x, y) if random is None else random:
+    if random:
         return [RANDOM_NOTE]
+    ends, first = first_and_last(len(x), batch_size), slice(batch_size)
+    if len(ends) == 1:
+        among = logits_among(model, x[first], y[first], batch_size)[ends]
     if not differing(model, alone, among).any():
         return []
     return [

@@ -164,7 +164,7 @@ def evaluate(
         samples=samples,
         cost=cost,
         environment=describe_environment(device),
-        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends], random), *notes],
+        notes=[*batch_notes(model, x, y, batch_size, alone, first[ends], random=random), *notes],
         x_adv=examples,
         about=about or {},
         network=network,

@@ -11,7 +11,7 @@ from torch import Tensor
 from clat.core.errors import ClatError, unknown
 from clat.core.formatting import counted
 from clat.core.notices import notice
-from clat.models.names import STATISTICS_NAMES, is_averaged, without_wrapper_parts
+from clat.models.names import STATISTICS_NAMES, is_averaged, surrounded, without_wrapper_parts
 
 StateDict = dict[str, Tensor]
 
@@ -116,9 +116,8 @@ def _under_key(content: Any, place: list[str], path: Path, key: str) -> StateDic
 
 def _normalises(name: str, prefix: str) -> bool:
     """Return whether an entry is a mean or std that stands beside what names under a prefix are part of."""
-    module, _, last = without_wrapper_parts(name).rpartition(".")
-    above = module.rpartition(".")[0]
-    return last in STATISTICS_NAMES and (not above or prefix.startswith(f"{above}."))
+    module, _, last = name.rpartition(".")
+    return last in STATISTICS_NAMES and prefix.startswith(surrounded(module))
 
 
 def _nothing(content: Any, path: Path) -> ClatError:

@@ -99,9 +99,7 @@ def load_weights(
             f"weights {path}: trained with {trained}, but this {type(bare(model)).__name__} keeps its own, {own}, "
             "and so is another function; load_model(..., weights=...) takes the file's"
         )
-    if adopt:
-        adopt_members(model, metadata, path)
-    check_members(model, metadata, path)
+    check_members(model, metadata, path, adopt=adopt)
     entries.put_into(model)
     return metadata
 
@@ -125,30 +123,14 @@ def brought_statistics(metadata: Mapping[str, str], entries: FittingEntries, sou
     return own or recorded_statistics(metadata, source) or entries.statistics
 
 
-def adopt_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
-    """Give networks within a model the normalisation that a file records of them, where they have none, in place.
-
-    Args:
-        model: Any network, such as a mixture.
-        metadata: The metadata that read_state returned.
-        source: The file, for messages.
-
-    Raises:
-        ClatError: The record is damaged.
-    """
-    for name, brought in _recorded_members(metadata, source).items():
-        part = _part(bare(model), name)
-        if isinstance(own := getattr(part, "normalize", None), Normalize) and own.statistics is None:
-            part.normalize = Normalize(*brought)  # type: ignore[union-attr]
-
-
-def check_members(model: nn.Module, metadata: Mapping[str, str], source: object) -> None:
+def check_members(model: nn.Module, metadata: Mapping[str, str], source: object, *, adopt: bool = False) -> None:
     """Refuse networks within a model that lack a normalisation they were trained with, and tell of another one.
 
     Args:
         model: Any network, such as a mixture.
         metadata: The metadata that read_state returned.
         source: The file, for messages.
+        adopt: One that lacks it and has a place for it gets it, in place, and is not refused.
 
     Raises:
         ClatError: One of them lacks it, or the record is damaged.
@@ -158,7 +140,10 @@ def check_members(model: nn.Module, metadata: Mapping[str, str], source: object)
     recorded, own = _recorded_members(metadata, source), dict(_of_members(model, bare_prefix(model)))
     for name in recorded.keys() | own.keys():
         brought, used = recorded.get(name), own.get(name)
-        if brought is not None and used is None and _part(bare(model), name) is not None:
+        if brought is not None and used is None and (part := _part(bare(model), name)) is not None:
+            if adopt and isinstance(getattr(part, "normalize", None), Normalize):
+                part.normalize = Normalize(*brought)
+                continue
             raise ClatError(
                 f"weights {source}: its part '{name}' was trained with the normalisation {brought}, and has none "
                 "here; give it that one, or wrap it in clat.Normalized"

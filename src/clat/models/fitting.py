@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clat.core.errors import ClatError
 from clat.core.notices import notice
 from clat.models.entries import StateDict
-from clat.models.names import STATISTICS_NAMES, Fit, fit_names, without_wrapper_parts, wrapped_part
+from clat.models.names import STATISTICS_NAMES, Fit, fit_names, surrounded, wrapped_part
 from clat.models.normalize import Normalized, Statistics, for_unit_range, parse_normalize
 
 _MOST_CHANNELS = 1024
@@ -221,8 +221,8 @@ def _statistics_beside(fit: Fit, state: Mapping[str, Tensor]) -> Statistics | No
 
 def _nearest(pairs: Mapping[str, Any], prefix: str) -> list[Any]:
     """Return different values of the modules that stand beside the network or what it is part of, the innermost."""
-    above = {module: without_wrapper_parts(module).rpartition(".")[0] for module in pairs}
-    around = {module: len(it) for module, it in above.items() if not it or f"{prefix}.".startswith(f"{it}.")}
+    above = {module: surrounded(module) for module in pairs}
+    around = {module: len(it) for module, it in above.items() if f"{prefix}.".startswith(it)}
     inner = [module for module, length in around.items() if length == max(around.values())]
     values = [pairs[module] for module in (inner or pairs)]
     return [value for number, value in enumerate(values) if value not in values[:number]]

@@ -51,6 +51,19 @@ def without_wrapper_parts(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPER_PARTS)
 
 
+def surrounded(module: str) -> str:
+    """Return what a normaliser in a file may stand for: all that has the same parent.
+
+    Args:
+        module: The normaliser's name in the file.
+
+    Returns:
+        What the names of those parts begin with, without WRAPPER_PARTS: such as "model.", or "" for the whole file.
+    """
+    parent = without_wrapper_parts(module).rpartition(".")[0]
+    return f"{parent}." if parent else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """The way in which names of a file and of a network belong together.

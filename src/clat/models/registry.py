@@ -18,7 +18,6 @@ from clat.models.densenet import densenet121
 from clat.models.dm_wide_resnet import dm_wrn_28_10, dm_wrn_70_16, ra_wrn_70_16
 from clat.models.factory import from_factory
 from clat.models.files import (
-    adopt_members,
     brought_statistics,
     check_members,
     has_none,
@@ -197,8 +196,7 @@ def load_model(
     if state is not None:
         entries = fitting_entries(model, state, weights, new_classifier=classifier == "new", key=weights_key)
         entries.put_into(model)
-        adopt_members(model, metadata, weights)
-        check_members(model, metadata, weights)
+        check_members(model, metadata, weights, adopt=True)
         brought = brought or brought_statistics(metadata, entries, weights)
         statistics = statistics or brought
         insists = asked in (None, IDENTITY)  # the identity is what nobody names by mistake
