@@ -121,7 +121,7 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 
-sys.meta_path.append(MovedModules())
+sys.meta_path.insert(0, MovedModules())
 
 
 def __getattr__(name: str) -> Any:

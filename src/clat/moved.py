@@ -75,7 +75,10 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """The finder of modules at their old names, which comes last on `sys.meta_path`: what exists goes first."""
+    """The finder of modules at their old names.
+
+    It comes first on `sys.meta_path`: below a package that has moved, the ordinary finder would load a second copy.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

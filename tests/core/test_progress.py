@@ -76,3 +76,18 @@ def test_nothing_is_written_twice_where_nobody_listens(capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     logger.warning("once")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_time_to_go_of_resumed_work_counts_what_was_done_since(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    now, file = [0.0], io.StringIO()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with progress.progress_shown(plain_console(file=file)) as show:
+        for moment, done in ((1.0, 400), (11.0, 402), (12.0, 0), (13.0, 100)):
+            now[0] = moment
+            show("a", done, 500)
+    assert file.getvalue().splitlines() == [
+        "a  400/500",
+        "a  402/500  about 8 min 10 s to go",
+        "a  100/500  about 4.0 s to go",
+    ]

@@ -139,5 +139,5 @@ def test_a_file_that_is_no_report(text: str, tmp_path: Path) -> None:
 def test_the_bottom_of_the_criticality_leaves_layer_1_out() -> None:
     report: Any = criticality([0.0, 3.0, 0.5, 2.0])
     assert report.bottom(3) == ["conv3", "conv4", "conv2"]
-    with pytest.raises(ClatError, match="only 3 layers have a ratio"):
+    with pytest.raises(ClatError, match="expected 1 to 3, the number of layers whose"):
         report.bottom(4)

@@ -181,7 +181,7 @@ def test_in_a_chain_both_predecessors_agree_from_layer_2_on() -> None:
     assert other.comparable(other.rows[0])
     assert not one.comparable(one.rows[0])
     assert set(other.bottom(3)) == {"0", "1", "2"}
-    with pytest.raises(ClatError, match="only 2 layers"):
+    with pytest.raises(ClatError, match="expected 1 to 2, the number of layers whose"):
         one.bottom(3)
 
 
@@ -719,3 +719,24 @@ def test_a_network_that_normalises_by_the_batch_sees_images_and_examples_apart()
     assert report.clean_accuracy == report.adversarial_accuracy
     with torch.no_grad():
         assert report.clean_accuracy == (net(x).argmax(1) == y).double().mean().item()
+
+
+@pytest.mark.parametrize("metric", ["weakness", "curvature"])
+def test_a_network_that_draws_in_evaluation_mode_is_compared_under_the_same_draws(metric: str) -> None:
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.dropout(torch.relu(self.one(x)), 0.5, training=True)
+            return self.head(torch.relu(self.two(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x, y = Drops().eval(), 0.5 * torch.rand(16, 3, 8, 8), torch.arange(16) % 4
+    state = torch.get_rng_state()
+    moved = x + 1e-5 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    report = measure_criticality(net, x, y, eps=0.1, x_adv=moved, normaliser="relative", metric=metric)
+    assert 0 < report.rows[1].weakness < (1e-3 if metric == "weakness" else 10)
+    assert torch.equal(torch.get_rng_state(), state)

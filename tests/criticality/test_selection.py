@@ -67,7 +67,7 @@ def test_least_critical_takes_the_smallest_but_not_layer_1(layers, k, expected):
 def test_least_critical_leaves_an_undefined_index_out(layers):
     values = [0.1, 3.0, math.nan, 2.0, math.nan, 1.0]
     assert numbers(Selection(rule="least-critical", k=1), layers, values) == [6]
-    with pytest.raises(ClatError, match="only 3 layers have a ratio"):
+    with pytest.raises(ClatError, match="expected 1 to 3, the number of layers whose"):
         numbers(Selection(rule="least-critical", k=4), layers, values)
 
 

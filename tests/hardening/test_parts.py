@@ -394,8 +394,9 @@ def test_the_network_is_tried_where_it_is(monkeypatch):
     monkeypatch.setattr(inputs, "check_model", lambda model, x, classes: seen.append(x.device.type))
     monkeypatch.setattr(Engine, "place", lambda self, model: model)
     images = black()
+    monkeypatch.setattr(inputs, "runs_channels_last", lambda model, x: bool(seen.append(x.device.type)))
     inputs.harden_inputs(nn.Linear(1, 1, device="meta"), images, images, HardenConfig(device="cpu", epochs=1))
-    assert seen == ["meta"]
+    assert seen == ["meta", "meta"]
 
 
 def test_a_hardening_that_a_launcher_started_several_times_is_refused(monkeypatch):

@@ -11,6 +11,7 @@ from torch import nn
 
 import clat
 from clat.core.seeds import seed_global
+from clat.core.threat_model import ThreatModel
 from clat.network import modes
 from clat.network.cost import metered
 from clat.network.frozen_norm import frozen_norms_lean
@@ -240,3 +241,16 @@ def test_nothing_is_kept_before_the_first_selected_layer():
         objective.cost(net, x, y, examples, Step(layers, seed=3)).total.backward()
     maps = {shape[2:] for shape in kept if len(shape) == 4 and shape[0] == len(x)}
     assert maps == {(8, 8), (4, 4)}  # stages 3 and 4; the image and stages 1 and 2 have 32 and 16 pixels
+
+
+@pytest.mark.parametrize("ce_input", ["clean", "feature", "pgd"])
+def test_dropout_alone_moves_no_feature(ce_input):
+    net, x, y = DropsBetween().train(), torch.rand(2, 3, 6, 6), torch.tensor([0, 3])
+    layers = tuple(enumerate_layers(net, x))[1:2]
+    objective = Clat(steps=1, lambda_=1.0, ce_input=ce_input)
+    step = Step(layers, seed=3, threat=ThreatModel.parse("1e-7"))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    _, parts = objective.loss(net, x, y, step)
+    assert 0 <= parts["feature_change"] < 1e-4
+    assert not torch.equal(torch.get_rng_state(), state), "the next step draws others"

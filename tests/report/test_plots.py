@@ -29,7 +29,26 @@ def test_selected_bars_are_coloured_and_the_first_layer_is_hatched() -> None:
     assert [bar.get_hatch() is not None for bar in axes.patches].count(True) == 1
     texts = " ".join(text.get_text() for text in axes.texts)
     assert "W = 0.00012" in texts
-    assert "not measured" in texts
+    assert "∞" in texts
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"weakness": 0.1}, "∞"),
+        ({"weakness": 0.0}, "undefined"),
+        ({"weakness": 0.1, "input_weakness": 0.0}, "undefined"),
+        ({"weakness": None}, "not measured"),
+    ],
+)
+def test_a_criticality_that_is_no_number_says_why(row: dict[str, float | None], said: str) -> None:
+    report = fake.criticality(16, 18)
+    for one in report["rows"]:
+        one["criticality"] = 1.5
+    report["rows"][7] |= {"criticality": None, **row}
+    texts = [text.get_text() for text in criticality_bars(report, []).axes[0].texts]
+    assert said in texts
+    assert not {"∞", "undefined", "not measured"} & set(texts) - {said}
 
 
 def test_where_layers_are_compared_with_their_input_the_first_has_a_bar_too() -> None:

@@ -39,6 +39,9 @@ def test_values_of_many_magnitudes_zero_and_infinity() -> None:
     assert [bar.get_width() > 0 for bar in axes.patches] == [False, True, False, True]
     assert texts(axes)[2] == "∞"
     ranking_bars(report([0.0, 0.0]).to_dict(), []).draw_without_rendering()
+    others = report([math.nan, -math.inf, 1.0]).to_dict()
+    others["rows"][2]["value"] = None  # as earlier versions wrote infinity
+    assert texts(ranking_bars(others, []).axes[0]) == ["undefined", "−∞", "∞"]
 
 
 @pytest.mark.parametrize(("layers", "count"), [(1, 2), (3, 2), (17, 5), (54, 3), (120, 5)])

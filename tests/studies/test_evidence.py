@@ -176,6 +176,11 @@ def test_what_costs_more_or_is_not_whole_is_not_chosen():
     assert told.startswith("No form of CLAT has steps that cost less than X's.")
     assert "Left out, since not all of their seeds could be trained: lucky control, lucky form." in told
     assert answer([screened("form", False, 0.5, 0.3, complete=False)], [])[0].startswith("Left out")
+    cheap, untimed = screened("form", False, 0.5, 0.3), replace(screened("other", False, 0.5, 0.3), step=None)
+    assert answer([replace(control, complete=False), cheap], [])[0].startswith("Left out"), "it may cost less"
+    assert answer([control, screened("dear form", False, 0.6, 0.4, step=1.01), untimed], []) == [
+        "Left out, since their step could not be timed: other."
+    ]
     assert clean_against_robust(rows) is not None
     assert clean_against_robust(rows[:-1]) is None
 
@@ -199,6 +204,25 @@ def test_what_costs_more_or_is_not_whole_is_not_chosen():
 def test_there_are_three_verdicts(found, told):
     rows = [found.control, found.form]
     assert told in " ".join(answer(rows, [found]))
+
+
+@pytest.mark.parametrize(("beside", "told"), [(0.0, False), (0.1, True)])
+def test_a_protocol_that_does_not_decide_says_where_it_disagrees(beside, told, tmp_path):
+    one, other = confirmed(0.0), replace(confirmed(beside, images=1000), protocol="autoattack")
+    sentences = answer([one.control, one.form], [one, other])
+    said = [text for text in sentences if text.startswith("By autoattack alone, which does not decide, this would")]
+    assert [text.partition("said: ")[2][:10] for text in said] == ["CLAT gains"] * told
+    table = regime_table("fast", 0.0)
+    for entries, expected in (
+        ([], "not measured under AutoAttack"),
+        ([other.to_dict()], "under autoattack, 1,000 images: +"),
+    ):
+        both = table | {"confirmed": [*table["confirmed"], *entries]}
+        found = answer_table([both])
+        (note,) = [text for name, text in found["notes"] if name == "fast"]
+        assert note.startswith(expected)
+        assert ("by that alone CLAT would gain" in note) is bool(told and entries)
+        assert [entry["protocol"] for entry in found["entries"][0]["beside"]] == ["autoattack"] * len(entries)
 
 
 def test_one_seed_neither_gains_nor_does_not():

@@ -272,6 +272,13 @@ def test_a_row_that_has_not_finished(done):
         finals(out, [*chosen, missing])
 
 
+def test_a_network_of_another_recipe_is_not_measured_as_the_row(done):
+    out, chosen = done
+    changed = [replace(row, recipe=replace(row.recipe, eps="0.2")) for row in chosen]
+    with pytest.raises(ClatError, match=r"pgd-at@0\.toml differs from what the row 'pgd-at@0' is now"):
+        finals(out, changed)
+
+
 @pytest.mark.parametrize(("name", "value"), [("num_samples", 39), ("num_samples", None), ("precision", "bfloat16")])
 def test_a_result_that_was_measured_otherwise_is_refused(done, name, value):
     out, chosen = done

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from clat.core.formatting import DASH
 from clat.data import hold_out, load_split
 from clat.evaluation.compare import compare
 from clat.evaluation.statistics import PairedSeeds
+from clat.runtime.settings import EngineConfig
 from clat.studies import STUDIES, find_study
 from clat.studies.collect import caption, cells, collect, markdown, rich_table
 from clat.studies.page import render_study, write_study_page
@@ -161,6 +163,23 @@ def test_rows_from_before_a_setting_was_there_are_kept(done):
     file.write_text(text.replace("random_start = true\n", ""))
     table = run_study(STUDY, TINY, tiny_rows(TINY), out, QUIET)
     assert [row["status"] for row in table["rows"]] == ["finished", "finished", "failed"]
+
+
+def test_a_row_in_another_precision_than_most_is_told_of(done, tmp_path):
+    out, _ = done
+    shutil.copytree(out, tmp_path / "out")
+    rows = [replace(row, name=f"{row.name}{n}") for n in "abc" for row in tiny_rows(TINY)[:1]]
+    for row in rows:
+        shutil.copytree(out / "runs" / "pgd-at", tmp_path / "out" / "runs" / row.name)
+    file = tmp_path / "out" / "runs" / rows[1].name / "run.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"environment": about["environment"] | {"precision": "bf16-mixed"}}))
+    found = [row["warnings"] for row in collect(STUDY, TINY, rows, tmp_path / "out")["rows"]]
+    assert found == [[], ["trained in bf16-mixed, where most rows are in 32"], []]
+    named = [replace(row, recipe=replace(row.recipe, engine=EngineConfig(precision="32"))) for row in rows]
+    assert not any(row["warnings"] for row in collect(STUDY, TINY, named, tmp_path / "out")["rows"]), (
+        "by its recipe"
+    )
 
 
 def test_a_folder_of_another_study_or_scale_is_refused(done, tmp_path):
@@ -425,6 +444,8 @@ def test_differences_are_to_the_first_row_s_group_whatever_has_finished():
     assert "clean_less_control" not in of_x
     assert of_y["clean_less_control"]["value"] == pytest.approx(0.2)
     assert all("clean_less_control" not in one for one in summarise(entries[1:], "x")), "x is not shown"
+    assert "+20.0, 1 seed" in group_cells(of_y), "of two seeds one is compared"
+    assert "seed" not in " ".join(group_cells(of_x))
 
 
 def test_the_control_is_the_study_s_first_row_whichever_are_shown(done):
@@ -464,6 +485,12 @@ def test_the_command_runs_the_first_scale_and_measures_finals(tmp_path, monkeypa
     assert json.loads((tmp_path / "out" / "finals" / "pgd-10.json").read_text())["num_samples"] == 20
     assert cli.main([*command, "--judge", "pgd-10", "--num-samples", "20"]) == 0
     assert json.loads((tmp_path / "out" / "judged" / "pgd-10.json").read_text())["split"] == "heldout"
+    with monkeypatch.context() as patch:
+        other = replace(STUDY, scales=(replace(TINY, name="wide"), TINY))
+        patch.setitem(STUDIES, "tiny-study", other)
+        assert cli.main([*command, "--judge", "pgd-10", "--num-samples", "20"]) == 0, "at the folder's own scale"
+        assert cli.main([*command, "--scale", "wide", "--judge", "pgd-10", "--num-samples", "20"]) == 2
+        assert "holds the study tiny-study at scale tiny" in capsys.readouterr().err
     assert cli.main([*command, "--judge", "pgd-10", "--finals", "pgd-10"]) == 2
     assert "not both: choose first" in capsys.readouterr().err
     assert cli.main(["study", "tiny-study", "--list"]) == 0

@@ -46,6 +46,9 @@ def test_bad_input(refused):
     assert "--layers" in refused("bench", "--objectives", "clat")
     line = refused("bench", "--objectives", "pgd-at", "trades", "--layers", 99)
     assert "--layers names what" in line
+    assert "--steps is for inner attacks of several steps: standard has none" in refused(
+        "bench", "--objectives", "standard", "--steps", 3
+    )
     assert "layer '99'" in refused("bench", *SMALL, "--objectives", "pgd-at", "clat", "--layers", 99)
     assert "layer 'nine'" in refused("bench", *SMALL, "--objectives", "clat", "--layers", "nine")
     assert "rounds is 0" in refused("bench", *SMALL[:-4], "--rounds", 0, "--device", "cpu")

@@ -23,6 +23,7 @@ from clat.core.notices import listening
 from clat.evaluation import heldout
 from clat.evaluation.job import EvaluationJob
 from clat.models import Normalized, load_weights
+from clat.models.settings import ModelConfig
 from clat.recipe.schema import DataConfig, MonitorConfig
 from clat.runtime.engine import EngineConfig
 from clat.training import run, stage
@@ -737,3 +738,14 @@ def test_what_began_otherwise_neither_reuses_nor_resumes(unsaid, tmp_path, at_st
         clat.resume(tmp_path / "one", **settings(again))
     assert (tmp_path / "one" / "run.json").read_bytes() == before
     clat.resume(tmp_path / "one", **settings(first))
+
+
+def test_a_run_on_its_recipe_s_network_does_not_go_on_on_another(tmp_path):
+    network = {"name": "resnet18", "width": 2, "depths": (1, 1, 1, 1)}
+    recipe = kit.recipe(model=ModelConfig(**network))
+    clat.train(recipe, tmp_path / "run", data=kit.data(), quiet=True)
+    other, same = (clat.load_model(**network, num_classes=4) for _ in range(2))
+    other.__class__ = type("Other", (type(other),), {})
+    with pytest.raises(ClatError, match="a network that is built otherwise: give it the same"):
+        clat.resume(tmp_path / "run", model=other, data=kit.data(), quiet=True)
+    clat.resume(tmp_path / "run", model=same, data=kit.data(), quiet=True)

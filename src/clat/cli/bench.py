@@ -127,6 +127,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _has_steps(objective: Any) -> bool:
+    return "steps" in {field.name for field in fields(objective)}
+
+
 def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | None) -> dict[str, StageConfig]:
     """Return a one-epoch stage for each objective, at its defaults but for `steps`.
 
@@ -148,13 +152,16 @@ def bench_stages(objectives: Sequence[str], layers: Sequence[str], steps: int | 
     moving = sorted(name for name, one in known.items() if one.needs_selection)
     if layers and not set(objectives) & set(moving):
         raise ClatError(f"--layers names what {', '.join(moving)} move, but none of them is among --objectives")
-    found = {}
     for name in objectives:
         if name not in known:
             raise unknown("objective", name, known)
+    if steps is not None and not any(_has_steps(known[name]) for name in objectives):
+        raise ClatError(f"--steps is for inner attacks of several steps: {', '.join(objectives)} has none")
+    found = {}
+    for name in objectives:
         settings: dict[str, Any] = {"name": "row", "epochs": 1, "objective": {"name": name}}
         label = name
-        if steps is not None and "steps" in {field.name for field in fields(known[name])}:
+        if steps is not None and _has_steps(known[name]):
             settings["objective"]["steps"] = steps
         if known[name].needs_selection:
             if not layers:

@@ -64,12 +64,11 @@ def run(options: argparse.Namespace) -> int:
     if options.table is None:
         return _list()
     from clat.studies.paper.catalogue import TABLES, find_table
-    from clat.studies.paper.scales import SCALES, find_scale
+    from clat.studies.paper.scales import find_scale
 
     every = options.table.lower() == "all"
     tables = list(TABLES) if every else [find_table(options.table)]
-    allowed = tuple(SCALES) if every else tables[0].scales
-    scale = find_scale(options.scale, allowed, where="" if every else f" of {tables[0].id}")
+    scale = find_scale(options.scale)
     if options.seeds is not None and options.seeds < 1:
         raise ClatError(f"--seeds is {options.seeds}: expected at least 1")
     if every and (options.networks or options.rows):

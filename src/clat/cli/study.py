@@ -80,14 +80,15 @@ def run(options: argparse.Namespace) -> int:
     from clat.studies.finals import finals_table, run_finals
     from clat.studies.page import write_study_page
     from clat.studies.row import chosen, seeded
-    from clat.studies.run import run_study
+    from clat.studies.run import check_study, run_study
     from clat.studies.tables.groups import group_table
     from clat.training.interrupt import Interrupted
 
-    scale = study.scales[0] if options.scale is None else study.at(options.scale)
+    asked = None if options.scale is None else study.at(options.scale)
     if options.out is None:
         raise ClatError("clat study needs --out, the folder of its runs")
     out = Path(options.out)
+    scale = check_study(study, asked, out) or asked or study.scales[0]
     every = seeded(study.rows(scale, out), scale.seeds)
     if options.judge is not None and options.finals is not None:
         raise ClatError("clat study takes --judge or --finals, not both: choose first, on held-out images")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clat.core.errors import ClatError
+from clat.core.parsing import parse_json
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -25,19 +28,40 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary.touch(exist_ok=False)  # with the rights that files get here, unlike those of tempfile
+        rights = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(rights)
         os.replace(temporary, path)
     except OSError as error:
         raise ClatError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of ours holds.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its object.
+
+    Raises:
+        ClatError: it is not there, is damaged, or holds something else than an object.
+    """
+    try:
+        held = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = None
+    if not isinstance(held, dict):
+        raise ClatError(f"{path} cannot be read: it is missing or damaged; move it away, and it is made anew")
+    return held
 
 
 def is_temporary(path: Path) -> bool:

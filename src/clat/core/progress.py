@@ -160,20 +160,23 @@ def progress_shown(console: Console, unit: str = "") -> Iterator[Show]:
         console.print(line, soft_wrap=True)
 
     sparse = SparseLines(say)
-    tasks: dict[str, tuple[TaskID, float, int]] = {}
+    tasks: dict[str, tuple[TaskID, float, int, int]] = {}
     columns = progress_columns("{task.description:10}", "{task.fields[note]}")
     with Progress(*columns, console=console, transient=True, disable=not drawn) as bars:
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
             now = time.monotonic()
-            task, began, before = tasks.get(what) or (bars.add_task(what, total=total, note=note), now, done)
+            task, began, first, before = tasks.get(what) or (
+                *(bars.add_task(what, total=total, note=note), now, done),
+                done,
+            )
             if done < before:
                 bars.reset(task)
-                began = now
-            tasks[what] = task, began, done
+                began, first = now, done
+            tasks[what] = task, began, first, done
             bars.update(task, completed=done, total=total, note=note)
             if done and not drawn:
-                left = to_go((now - began) / done * (total - done))
+                left = to_go((now - began) / (done - first) * (total - done)) if done > first else ""
                 sparse(lambda: f"{what}  {done}/{total}{unit}{note and f'  {note}'}{left}")
 
         yield show

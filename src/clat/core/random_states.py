@@ -99,9 +99,28 @@ def preserve_all_states() -> Iterator[None]:
 @contextmanager
 def preserve_python_states() -> Iterator[None]:
     """Keep the global random states of Python and NumPy as they are, whatever is drawn inside."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = python_states()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        set_python_states(states)
+
+
+def python_states() -> tuple[Any, Any]:
+    """Return the global random states of Python and NumPy.
+
+    Returns:
+        What `set_python_states` takes.
+    """
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def set_python_states(states: tuple[Any, Any]) -> None:
+    """Put the global random states of Python and NumPy back.
+
+    Args:
+        states: what `python_states` returned.
+    """
+    python, numpy = states
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002

@@ -40,6 +40,7 @@ from clat.network.features import TAPS, feature_distance, feature_norm, read_fea
 from clat.network.guard import input_channels
 from clat.network.layers import Layer, enumerate_layers
 from clat.network.logits import check_logits
+from clat.network.random_states import random_states, rewinder
 
 NORMALISERS = ("numel", "sqrt", "relative", "none")
 """What the change of a feature is divided by: `numel` N_i (the paper's weakness), `sqrt` sqrt(N_i), `relative` the
@@ -220,25 +221,32 @@ def _weaknesses(
 
     With `inputs`, the changes of what enters each layer follow those of the layers. One forward pass over both
     halves; each change is reduced where it arises, so that never more than one layer's features are held. A network
-    that normalises by the batch sees each half as the batch that it is.
+    that normalises by the batch sees each half as the batch that it is, and one that draws sees both under the same
+    draws.
     """
-    if any(norm.running_mean is None for norm in modes.batch_norms(model)):
-        with torch.no_grad():
-            clean, moved = (read_features(model, part, layers, tap=tap, inputs=inputs) for part in (x, x_adv))
-        assert clean.logits is not None
-        assert moved.logits is not None
-        pairs = zip(clean.values, moved.values, strict=True)
-        found = [feature_distance(after, before) / _normalisation(before, normaliser) for before, after in pairs]
-        return found, torch.cat([clean.logits, moved.logits])
 
     def change(feature: Tensor, layer: Layer) -> Tensor:
         before, after = feature.chunk(2)
         return feature_distance(after, before) / _normalisation(before, normaliser)
 
-    with torch.no_grad():
-        both = torch.cat([x, x_adv])
-        changes, logits = read_features(model, both, layers, tap=tap, reduce=change, inputs=inputs)
-    return changes, logits
+    rewind = rewinder(model)
+    if all(norm.running_mean is not None for norm in modes.batch_norms(model)):
+        with torch.no_grad():
+            both, states = torch.cat([x, x_adv]), random_states(model)
+            changes, logits = read_features(model, both, layers, tap=tap, reduce=change, inputs=inputs)
+        if random_states(model) == states:
+            return changes, logits
+    halves = []
+    for part in (x, x_adv):
+        rewind()
+        with torch.no_grad():
+            halves.append(read_features(model, part, layers, tap=tap, inputs=inputs))
+    clean, moved = halves
+    assert clean.logits is not None
+    assert moved.logits is not None
+    pairs = zip(clean.values, moved.values, strict=True)
+    found = [feature_distance(after, before) / _normalisation(before, normaliser) for before, after in pairs]
+    return found, torch.cat([clean.logits, moved.logits])
 
 
 def _curvatures(
@@ -254,8 +262,10 @@ def _curvatures(
 
     That is the backward pass of <F_i(x'), F_i(x') - F_i(x)>, second factor fixed.
     """
+    rewind = rewinder(model)
     with torch.no_grad():
         clean, logits = read_features(model, x, layers, tap=tap, inputs=inputs)
+    rewind()  # a network that draws at random moves by x' alone
     point = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
         moved, moved_logits = read_features(model, point, layers, tap=tap, inputs=inputs)

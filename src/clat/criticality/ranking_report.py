@@ -108,7 +108,7 @@ class Ranked(ShownAsTable, SavedAsJson, Generic[Row]):
         """
         rows = [row for row in self.ranked() if self.comparable(row)]
         if not 0 < k <= len(rows):
-            raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers with a value")
+            raise ClatError(f"k is {k}: expected 1 to {len(rows)}, the number of layers whose values compare")
         return [row.name for row in reversed(rows[-k:])]
 
     def to_dict(self) -> dict[str, Any]:

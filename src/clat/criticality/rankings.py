@@ -17,6 +17,7 @@ from clat.attacks.settings import Attack
 from clat.core.checks import at_least
 from clat.core.errors import ClatError, unknown
 from clat.core.plugins import PluginKind
+from clat.core.threat_model import ThreatModel
 from clat.core.units import Size
 from clat.criticality.activation import check_attacked, measure_activation_ranking
 from clat.criticality.index import check_names, default_normaliser, measure_criticality
@@ -95,6 +96,16 @@ class Ranking:
         """
         return count
 
+    def check(self, threat: ThreatModel) -> None:
+        """Raise an error for settings that make no sense under a run's threat model; only those with attacks do.
+
+        Args:
+            threat: radius and norm of its attack.
+
+        Raises:
+            ClatError: such as a step as long as the whole range of pixels.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Return the settings, the ranking's own name aside.
 
@@ -116,6 +127,9 @@ class AttackedRanking(Ranking):
 
     def __post_init__(self) -> None:
         Attack.parse(alpha=self.alpha, steps=self.steps, norm="l2")  # checks both; l2 sets no limit to alpha
+
+    def check(self, threat: ThreatModel) -> None:
+        Attack.under(threat, alpha=self.alpha, steps=self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

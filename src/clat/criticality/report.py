@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from clat.core.console import Table
-from clat.core.errors import ClatError
 from clat.core.formatting import counted
 from clat.criticality.ranking_report import LayerRow, Ranked
 
@@ -72,16 +71,6 @@ class CriticalityReport(Ranked[CriticalityRow]):
     def comparable(self, row: CriticalityRow) -> bool:
         """Return whether C is a ratio, and defined."""
         return super().comparable(row) and self.is_ratio(row)
-
-    def bottom(self, k: int) -> list[str]:
-        """Return the names of the k layers with the smallest C, smallest first.
-
-        Layer 1 is left out if its C is no ratio, and so is a layer whose C is undefined (0 / 0).
-        """
-        ratios = [row.name for row in self.ranked() if self.comparable(row)]
-        if not 0 < k <= len(ratios):
-            raise ClatError(f"k is {k}, but only {len(ratios)} layers have a ratio to rank by")
-        return ratios[::-1][:k]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from clat.network.fingerprint import device_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.runtime.layout import find_layout
 from clat.training.start import as_batch
-from clat.training.trial import check_model, trainable
+from clat.training.trial import check_model, runs_channels_last, trainable
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
     train_part, heldout_part = hold_out(train_set, heldout, 0, config.train_size)
     device = device_of(model, torch.device("cpu"))
     sample, _ = next(iter(Loader(heldout_part.take(1), 1, device=device, workers=0).epoch()))
+    sample = sample.contiguous()
     check_model(model, sample, train_set.num_classes)
+    engine.channels_last = runs_channels_last(model, sample)
+    engine_config = replace(engine_config, channels_last=engine.channels_last)
     return HardenInputs(
         model, engine.place(copied_network(model)), train_part, heldout_part, test_set, engine, engine_config
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,10 @@ from clat.core.random_states import (
     global_states,
     is_generator,
     preserve_python_states,
+    python_states,
     seed_generator,
     set_generator_state,
+    set_python_states,
 )
 from clat.core.seeds import derive_seed, seed_global
 
@@ -39,6 +41,32 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
         finally:
             for generator, state in own:
                 set_generator_state(generator, state)
+
+
+def rewinder(model: nn.Module) -> Callable[[], None]:
+    """Return a function that puts all random states back to what they are now.
+
+    So one pass draws again what another drew: two inputs are seen by the same function.
+
+    Args:
+        model: as for `preserve_random_states`.
+
+    Returns:
+        The function, which can be called more than once.
+    """
+    own = [(generator, generator_state(generator)) for generator in own_generators(model)]
+    python = python_states()
+    torchs, devices = torch.get_rng_state(), [(one, torch.cuda.get_rng_state(one)) for one in _cuda_devices(model)]
+
+    def rewind() -> None:
+        set_python_states(python)
+        torch.set_rng_state(torchs)
+        for device, state in devices:
+            torch.cuda.set_rng_state(state, device)
+        for generator, held in own:
+            set_generator_state(generator, held)
+
+    return rewind
 
 
 def random_states(model: nn.Module) -> tuple[bytes, ...]:

@@ -27,7 +27,7 @@ from clat.network import modes
 from clat.network.features import TAPS, read_features
 from clat.network.frozen_norm import frozen_norms_lean
 from clat.network.layers import Layer
-from clat.network.random_states import preserve_random_states, random_states, seed_network
+from clat.network.random_states import preserve_random_states, random_states, rewinder, seed_network
 from clat.objectives.base import Examples, InnerAttack, Loss, Step, check_weight, cross_entropy
 from clat.objectives.clat_examples import ClatExamples
 from clat.runtime.callback import StageCallback, StageContext
@@ -277,7 +277,7 @@ class Clat(InnerAttack):
 
         Of the passes that L_C needs, those whose input the cross-entropy reads also give the logits; the others
         stop at the deepest selected layer. The BatchNorm statistics follow the cross-entropy's input only, the
-        first of two.
+        first of two. The two passes whose features are compared make the same draws, as of dropout.
         """
         inputs = {"clean": x, "feature": examples.feature, "pgd": examples.output}
         read = ("clean", "pgd") if self.ce_input == "both" else (self.ce_input,)
@@ -301,7 +301,9 @@ class Clat(InnerAttack):
             if examples.clean_logits is not None:
                 logits["clean"], clean = examples.clean_logits, examples.clean_features
             else:
+                rewind = rewinder(model)
                 clean = features("clean", constant=constant)
+                rewind()  # with other draws dropout alone would move the features
                 if constant:  # before 2.11 torch would hand out again the weights that were cast without a gradient
                     torch.clear_autocast_cache()
             if self.detach_clean:

@@ -185,6 +185,8 @@ class Recipe:
                 stage.schedule.check(stage.epochs)
             try:
                 stage.objective.check(self.threat)
+                if stage.selection is not None and stage.selection.ranks:
+                    stage.selection.ranking.check(self.threat)
             except ClatError as error:
                 raise ClatError(f"stage '{stage.name}': {error}") from None
             if self.micro_batch is not None and not stage.objective.splits:

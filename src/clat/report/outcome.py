@@ -96,7 +96,8 @@ def _against(run: Run, last: EvaluationRecord, other: Run) -> str:
         return f"{other.name} was measured differently (protocol, eps or images), so it is not comparable"
     if other_images(theirs, last):
         return f"{other.name} was measured on other images, so it is not comparable"
-    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({_verdict(theirs, last)})"
+    less = f"robust accuracy here less there: {_verdict(theirs, last)}"
+    return f"{_budget(run, other)} {other.name} ends with {_both(theirs)} ({less})"
 
 
 def _budget(run: Run, other: Run) -> str:

@@ -236,7 +236,10 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     if not by_input:
         _mark_first(axes, values[0], hue=ORANGE if 0 in chosen else MUTED, size=8.5 if height > 0.15 else 7)
     if height > 0.15:
-        _write_values(axes, values, base, first)
+        written = [
+            _in_words(row) if value is None else significant(value) for row, value in zip(rows, values, strict=True)
+        ]
+        _write_values(axes, values, written, base, first)
     label_layers(axes, rows, chosen, height)
     axes.grid(axis="x")
     one = "what enters the layer" if by_input else "the layer before"
@@ -253,11 +256,21 @@ def _mark_first(axes: Axes, value: float | None, hue: str, size: float) -> None:
     axes.text(0.035, 0, written, transform=share, va="center", fontsize=text_size(size - 1), color=hue)
 
 
-def _write_values(axes: Axes, values: Sequence[float | None], base: float, first: int) -> None:
+def _in_words(row: Mapping[str, Any]) -> str:
+    """Return what stands for a criticality that is no number: it follows a layer that does not change at all."""
+    weakness = number(row.get("weakness"))
+    if weakness is None:
+        return "not measured"
+    return "∞" if weakness > 0 and row.get("input_weakness") is None else "undefined"
+
+
+def _write_values(
+    axes: Axes, values: Sequence[float | None], written: Sequence[str], base: float, first: int
+) -> None:
     for i, value in enumerate(values[first:], start=first):
         end = base if value is None else max(value, base)
         axes.annotate(
-            "not measured" if value is None else significant(value),
+            written[i],
             (end, i),
             xytext=(3, 0),
             textcoords="offset points",

@@ -16,6 +16,9 @@ from clat.report.heatmap import outline_cells
 from clat.report.plots import INK, MUTED, ORANGE, PLAIN, label_layers, plain_log_ticks, row_height, styled
 from clat.report.widths import figure_width, text_size
 
+NOT_FINITE = {"nan": "undefined", "-inf": f"{MINUS}∞"}
+"""What a report says of a value that is no number -> how it is shown; of infinity earlier ones have null."""
+
 
 @styled()
 def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
@@ -49,7 +52,7 @@ def ranking_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figure:
         width = 0.0 if value is None else max(value - base, 0.0) if logarithmic else value
         axes.barh(i, width, left=base, height=0.72, color=ORANGE if i in chosen else PLAIN)
         if height > 0.15:
-            text = "∞" if value is None else significant(value)
+            text = NOT_FINITE.get(str(rows[i].get("value")), "∞") if value is None else significant(value)
             place = base + max(width, 0.0)
             beside = axes.annotate(text, (place, i), xytext=(3, 0), textcoords="offset points", color=MUTED)
             beside.set(va="center", fontsize=text_size(7))

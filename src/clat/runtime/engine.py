@@ -132,7 +132,7 @@ class Engine:
         Returns:
             The same values, copied only where the layout is another.
         """
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+        return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return a context in which the network runs in the precision asked for.

@@ -46,6 +46,7 @@ def collect(
     control = study.rows(scale, out)[0].name
     _pair_with_control(entries, control, out)
     done = [entry for entry in entries if entry["status"] == "finished"]
+    _tell_precisions(done, rows)
     return {
         "study": study.name,
         "title": study.title,
@@ -97,6 +98,19 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
         "peak_memory_bytes": summary["cost"]["peak_memory_bytes"],
         "warnings": summary["warnings"],
     }
+
+
+def _tell_precisions(done: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
+    """Add a warning to each finished row in another precision than most of those that leave it to the machine."""
+    automatic = {row.name for row in rows if row.recipe.engine.precision == "auto"}
+    found = {one["name"]: one["environment"].get("precision") for one in done if one["name"] in automatic}
+    most = max(found.values(), key=list(found.values()).count, default=None)
+    for entry in done:
+        if found.get(entry["name"], most) != most:
+            entry["warnings"] = [
+                *entry["warnings"],
+                f"trained in {found[entry['name']]}, where most rows are in {most}",
+            ]
 
 
 def _pair_with_control(entries: list[dict[str, Any]], group: str, out: Path) -> None:

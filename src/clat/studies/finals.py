@@ -26,7 +26,8 @@ from clat.studies.collect import markdown_table
 from clat.studies.measurement import Measurement, measurement_job
 from clat.studies.row import Row, named
 from clat.studies.row_words import finished
-from clat.studies.tables.groups import ACCURACIES, difference_text, spread_text
+from clat.studies.run import check_recipe
+from clat.studies.tables.groups import ACCURACIES, paired_texts, spread_text
 
 WEIGHTS = ("last", "best")
 COLUMNS = ("row", "weights", "seeds", "clean", "robust", "clean less control", "robust less control")
@@ -125,6 +126,7 @@ def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Ro
     for row in asked:
         if not finished(out / "runs" / row.name):
             raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
+        check_recipe(row, out)
     seeds = {row.recipe.seed for row in asked}
     beside = [row for row in rows if row.group == rows[0].group and row.recipe.seed in seeds]
     wanted = {row.name for row in asked} | {row.name for row in beside if finished(out / "runs" / row.name)}
@@ -296,7 +298,7 @@ def cells(group: Mapping[str, Any]) -> list[str]:
         group["weights"],
         str(len(group["seeds"])),
         *(spread_text(group[kind]) for kind in ACCURACIES),
-        *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
+        *paired_texts(group),
     ]
 
 

@@ -136,15 +136,36 @@ def _draw_missing_page(run: Path) -> None:
         write_report(run)
 
 
+def check_study(study: Study, scale: Scale | None, out: Path) -> Scale | None:
+    """Return the scale of the study in a folder.
+
+    Args:
+        study: the one that is asked for.
+        scale: the one that is asked for; None: any.
+        out: the folder.
+
+    Returns:
+        The scale; None: there is no study.
+
+    Raises:
+        ClatError: If there is another study, or another scale of it.
+    """
+    file = out / "study.json"
+    if not file.exists():
+        return None
+    held = _read_claim(file)
+    if held.get("study") != study.name or (scale is not None and held.get("scale") != scale.name):
+        raise ClatError(
+            f"{out} holds the study {held.get('study')} at scale {held.get('scale')}: name another folder"
+        )
+    return study.at(str(held.get("scale")))
+
+
 def _claim(study: Study, scale: Scale, out: Path) -> None:
     file = out / "study.json"
     about = {"study": study.name, "scale": scale.name}
-    if file.exists():
-        held = _read_claim(file)
-        if {key: held.get(key) for key in about} != about:
-            raise ClatError(
-                f"{out} holds the study {held.get('study')} at scale {held.get('scale')}: name a new folder"
-            )
+    if check_study(study, scale, out) is not None:
+        pass
     elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise ClatError(f"{out} holds something already: name a new folder")
     try:
@@ -187,6 +208,21 @@ def write_recipe(row: Row, out: Path) -> Path:
     elif not _says(file, row):
         raise ClatError(f"{file} differs from what the row '{row.name}' is now: name a new folder for the study")
     return file
+
+
+def check_recipe(row: Row, out: Path) -> None:
+    """Raise an error for a row whose network was trained by another recipe than the row has now.
+
+    Args:
+        row: the row.
+        out: the folder of recipes, runs and logs.
+
+    Raises:
+        ClatError: If it was.
+    """
+    file = out / "recipes" / f"{row.name}.toml"
+    if file.exists() and not _says(file, row):
+        raise ClatError(f"{file} differs from what the row '{row.name}' is now: it cannot be measured as that row")
 
 
 def _says(file: Path, row: Row) -> bool:

@@ -43,7 +43,7 @@ def _differences(run: Path, inputs: RunInputs, augment: Callable[[Tensor], Any] 
     if _normalises_otherwise(run, inputs.model):
         yield "a network that normalises images otherwise"
     network = _part(about, "model")
-    if network.get("own") or ":" in str(network.get("name")):  # else the recipe says all of it
+    if network.get("own") or inputs.own_model or ":" in str(network.get("name")):  # else the recipe says all of it
         if network.get("structure", now := structure_hash(inputs.model)) != now:
             yield "a network that is built otherwise"
         before = set(network.get("frozen", ()))

@@ -33,7 +33,7 @@ from clat.runtime.blocks import check_blocks
 from clat.training.augmentation import augmentation
 from clat.training.frozen import frozen_parameters, movable_layers
 from clat.training.picks import check_picks, check_whole
-from clat.training.trial import check_model, check_single, check_training_mode, trainable
+from clat.training.trial import check_model, check_single, check_training_mode, runs_channels_last, trainable
 
 _TRIED = 8
 """Images that an augmentation is tried on."""
@@ -63,6 +63,8 @@ class RunInputs:
     """The network is the user's, and not the recipe's."""
     own_data: bool = False
     """The images are the user's, and not the recipe's."""
+    channels_last: bool = False
+    """The memory layout is asked for, and the network runs in it."""
 
     def model_name(self, recipe: Recipe) -> str:
         """Return what the network is called: by the recipe, or by its class where it is the user's own.
@@ -139,8 +141,10 @@ def prepare(
         )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         sample, _ = next(iter(Loader(heldout.take(1), 1, device=device, workers=0).epoch()))
+        sample = sample.contiguous()
         check_model(model, sample, train_set.num_classes, exactly=recipe.data.mixes)
         check_training_mode(model, sample, train_set.num_classes)
+        layout = recipe.engine.channels_last and runs_channels_last(model, sample)
         frozen = frozen_parameters(model)
         order = in_other_order(model, train_set.class_names)
         if order is not None:
@@ -170,7 +174,7 @@ def prepare(
     for stage in recipe.stages:
         for treatment in stage.treatments:
             treatment.check_steps(stage.epochs * loader.num_batches * stage.objective.replays)
-    own = {"own_model": own_model, "own_data": data is not None}
+    own = {"own_model": own_model, "own_data": data is not None, "channels_last": layout}
     return RunInputs(
         model, given, train_set, heldout, test, extra, batch_augment, (*notes, *of_batches), frozen, **own
     )

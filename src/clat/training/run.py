@@ -201,6 +201,7 @@ def _run(
     died: bool = False,
     loggers: Sequence[Any] = (),
 ) -> Result:
+    engine.channels_last = inputs.channels_last
     model = inputs.model if engine.shards else engine.place(inputs.model)  # whole it may not fit the device
     device, rank, world = engine.device, engine.rank, engine.world
     loader = train_loader(recipe, inputs.train, device, rank, world, inputs.extra, inputs.augment)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clat.core.errors import ClatError
 from clat.recipe.loggers import LOGGERS, OWN_LOGGERS
@@ -22,18 +22,6 @@ from clat.recipe.toml import recipe_data
 from clat.training.threads import QuietThreads
 
 Metrics = dict[str, float]
-
-
-class Tracker(Protocol):
-    """What a logger of Lightning Fabric has, as far as it is used here."""
-
-    def log_metrics(self, metrics: Metrics, step: int) -> None:
-        """Take the numbers of an epoch.
-
-        Args:
-            metrics: name -> number.
-            step: the epoch, from 1.
-        """
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from clat.models.fitting import bare
 from clat.models.inputs import advice
 from clat.network import modes
 from clat.network.edge import Scripted, unwrapped
-from clat.network.guard import floating_type, guarded
+from clat.network.guard import FLOATS, guarded
 from clat.network.logits import check_output
 from clat.network.outputs import left_out, left_out_text, logits_of
 from clat.network.random_states import preserve_random_states
@@ -35,10 +35,12 @@ def trainable(model: nn.Module) -> nn.Module:
     model = unwrapped(model)
     if isinstance(model, Scripted):
         raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
-    own = floating_type(model)
-    if own not in (None, torch.float32):
-        name = str(own).removeprefix("torch.")
-        raise ClatError(f"the model's weights are {name}, but training is in float32: use model.float()")
+    types = {parameter.dtype: name for name, parameter in model.named_parameters() if parameter.dtype in FLOATS}
+    others = {kind: name for kind, name in types.items() if kind != torch.float32}
+    for kind, name in others.items():
+        whose = "the model's weights are" if len(types) == 1 else f"the model's parameter '{name}' is"
+        text = str(kind).removeprefix("torch.")
+        raise ClatError(f"{whose} {text}, but training is in float32: use model.float()")
     return model
 
 
@@ -90,6 +92,28 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str |
         raise ClatError(f"the model has {logits.shape[1]} classes, the data {num_classes}: give it as many")
     if exactly and logits.shape[1] != num_classes:
         raise ClatError(f"{exactly} needs a model with the data's {num_classes} classes: it has {logits.shape[1]}")
+
+
+def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
+    """Return whether a network runs on images in the channels-last memory layout, with its weights in it too.
+
+    One that calls `view` may not, nor one with three-dimensional convolutions.
+
+    Args:
+        model: the network, which runs on images in the usual layout; it is left as it was.
+        x: one image (1, C, H, W) in [0, 1].
+
+    Returns:
+        False where it does not, which a notice says.
+    """
+    channels_last = torch.channels_last
+    try:
+        with modes.in_layout(model, channels_last), modes.attack_mode(model), torch.no_grad():
+            model(x.contiguous(memory_format=channels_last))
+    except Exception:  # a network of anybody's, which may raise anything
+        notice("the network does not run in the channels-last memory layout: it is trained in the usual one")
+        return False
+    return True
 
 
 def check_single(model: nn.Module, x: Tensor) -> None:

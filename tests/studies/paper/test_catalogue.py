@@ -17,6 +17,7 @@ from clat.studies.paper.accuracy import Request, asked_cells, printed_effect, pr
 from clat.studies.paper.catalogue import TABLES, find_table
 from clat.studies.paper.cells import paper_text
 from clat.studies.paper.figures import SWEEP, figure_curves
+from clat.studies.paper.folder import claim
 from clat.studies.paper.lines import CLAT_PROTOCOLS, CURE_PROTOCOLS, measure, reference, table_lines
 from clat.studies.paper.listing import RECORDED, run_count
 from clat.studies.paper.methods import METHODS, taken_apart
@@ -223,6 +224,15 @@ def test_rows_beside_the_printed_ones_are_measured_like_them():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("table", "rows"), [("T7", ["ema"]), ("T7", ["pgd-at", "ema"]), ("T5", ["ema"]), ("cure-T4", ["cure"])]
+)
+def test_rows_that_are_not_printed_are_measured_when_they_are_asked_for_alone(table, rows):
+    lines = table_lines(find_table(table), rows=rows)
+    assert lines
+    assert all(asked_cells(find_table(table), line, lines) for line in lines)
+
+
 def test_a_row_that_a_table_lacks_has_the_number_of_another_one():
     lines = lines_of("T7")
     control = next(line for line in lines if (line.method, line.network) == ("pgd-at", "resnet18"))
@@ -292,3 +302,9 @@ def test_what_is_said_to_be_recorded_is_there() -> None:
     assert {folder.name for folder in recorded.iterdir() if (folder / "page.html").exists()} == set(RECORDED)
     for name in RECORDED:
         assert (recorded / name / "table.md").exists()
+
+
+def test_a_damaged_folder_of_tables_is_told_in_one_line(tmp_path):
+    (tmp_path / "paper.json").write_text('{"scale": "smo')
+    with pytest.raises(ClatError, match=r"paper\.json cannot be read"):
+        claim(tmp_path, SMOKE, [])

@@ -509,7 +509,7 @@ def test_the_command_lists_refuses_and_runs(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     refused = {
         ("T21",): "unknown table 'T21' of the papers; did you mean 'T2",
-        ("T7", "--scale", "big"): "unknown scale 'big' of T7",
+        ("T7", "--scale", "big"): "unknown scale 'big'",
         ("T7",): "clat paper needs --out",
         ("T7", "--out", str(out), "--networks", "resnet19"): "unknown network 'resnet19' of T7",
         ("T7", "--out", str(out), "--rows", "pgd"): "unknown row 'pgd' of T7",

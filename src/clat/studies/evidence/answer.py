@@ -31,9 +31,12 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
     form = finalist(found)
     missing = [one.row.name for one in found if not one.complete]
     left = [f"Left out, since not all of their seeds could be trained: {', '.join(missing)}."] if missing else []
+    forms = [one for one in found if one.complete and not one.row.control]
+    untimed = [one.row.name for one in forms if one.step is None]
+    left += [f"Left out, since their step could not be timed: {', '.join(untimed)}."] if untimed else []
     if form is None:
-        trained = any(one.complete and one.step is not None for one in found)
-        return [*(["No form of CLAT has steps that cost less than X's."] if trained else []), *left]
+        costly = forms and all(one.step is not None and one.step >= 1 for one in forms)
+        return [*(["No form of CLAT has steps that cost less than X's."] if costly else []), *left]
     control = control_to_beat(found, form)
     sentences = [
         f"On held-out images the finalist is {form.row.name}, whose step takes {form.step:.2f} of the time of X's, "
@@ -53,6 +56,8 @@ def answer(found: Sequence[Screened], confirmed: Sequence[Confirmation]) -> list
         )
         if number == 0:
             sentences += [_verdict(one), *failed_seeds(one.seeds, one.missing)]
+        elif (one.exceeds, one.falls_short) != (confirmed[0].exceeds, confirmed[0].falls_short):
+            sentences.append(f"By {one.protocol} alone, which does not decide, this would be said: {_verdict(one)}")
     return [*sentences, *left]
 
 

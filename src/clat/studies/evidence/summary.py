@@ -26,6 +26,8 @@ from clat.studies.paper.cells import difference_text, points
 from clat.studies.paper.page import write_files
 
 GAINS, NOT, OPEN, UNTESTED = "gains", "does not gain", "not settled", "not tested"
+VERDICTS = {GAINS: "CLAT would gain", NOT: "CLAT would not gain", OPEN: "nothing would be settled"}
+"""A verdict -> how one is told that does not decide."""
 ANSWER = "evidence-answer"
 """What an answer's table.json calls itself."""
 COLUMNS = ("regime", "finalist", "control", "seeds", "n", "clean", "robust", "p of both", "p, Holm", "CLAT")
@@ -179,7 +181,7 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         "made": made,
         "failed": 0,
         "entries": [
-            {"regime": table["id"], "verdict": verdict(one, p), "p_corrected": p, **one}
+            {"regime": table["id"], "verdict": verdict(one, p), "p_corrected": p, **one, "beside": _others(table)}
             for table in tables
             if table["confirmed"]
             for one, p in [tested[_name(table)]]
@@ -248,10 +250,34 @@ def _remarks(table: Table) -> list[str]:
     one = decided(table)
     first = table.get("fresh_at_first")
     return [
+        *_beside(table, one),
         *failed_seeds(one["seeds"], one.get("missing", [])),
         *changed_seeds(first, len(table.get("fresh", []))),
         *changed_choice(table.get("choice_at_first"), table.get("choice")),
     ]
+
+
+def _others(table: Table) -> list[dict[str, Any]]:
+    """Return what was found under protocols that decide nothing."""
+    return [dict(one) for one in table["confirmed"] if one["protocol"] != DECIDING]
+
+
+def _beside(table: Table, one: Table) -> list[str]:
+    """Return what other protocols found, which decide nothing, and where they would say something else."""
+    others = _others(table)
+    said = []
+    for other in others:
+        clean, robust = _differences(other)
+        images = f"{other['form']['clean']['images']:,} images"
+        alone = VERDICTS[verdict(other, other["p"])]
+        differs = alone != VERDICTS[verdict(one, one["p"])]
+        said.append(
+            f"under {other['protocol']}, {images}: {clean} clean, {robust} robust"
+            + (f"; by that alone {alone}" if differs else "")
+        )
+    if not any(other["protocol"].startswith("autoattack") for other in others):
+        said.append("not measured under AutoAttack")
+    return said
 
 
 def _p(value: float) -> str:
@@ -263,13 +289,18 @@ def _name(table: Table) -> str:
 
 
 def _row(table: Table, one: Table, corrected: float) -> list[str]:
-    shown = [
-        difference_text(of["value"], of["low"], of["high"]) for of in (one["differences"][kind] for kind in GOAL)
-    ]
+    shown = _differences(one)
     images = one["form"]["clean"]["images"]
     seeds = seeds_text(one["seeds"], one.get("missing", []))
     about = [_name(table), one["form"]["row"], one["control"]["row"], seeds, f"{images:,}"]
     return [*about, *shown, *map(_p, (one["p"], corrected)), verdict(one, corrected)]
+
+
+def _differences(one: Table) -> list[str]:
+    """Return the difference of each accuracy, in points with its interval."""
+    return [
+        difference_text(of["value"], of["low"], of["high"]) for of in (one["differences"][kind] for kind in GOAL)
+    ]
 
 
 def _untested_row(table: Table) -> list[str]:

@@ -12,7 +12,7 @@ from clat.core.errors import ClatError
 from clat.evaluation.result import EvaluationRecord
 from clat.studies.paper.cells import Cell, effect_of, verdicts_of
 from clat.studies.paper.choose_lambda import ChosenRatio, choose_ratio, ratio_specs
-from clat.studies.paper.lines import Measure, TableLine, measure, reference, taken_apart
+from clat.studies.paper.lines import Measure, TableLine, measure, reference, table_lines, taken_apart
 from clat.studies.paper.methods import METHODS
 from clat.studies.paper.paper_table import PaperTable
 from clat.studies.paper.printed import Printed, printed_elsewhere
@@ -40,8 +40,8 @@ def asked_cells(table: PaperTable, line: TableLine, lines: Numbers) -> list[tupl
 
     Args:
         table: the table.
-        line: a line of it; one that is not printed is measured like those of its network and data set.
-        lines: all lines.
+        line: a line of it; one that is not printed is measured like all of the table's network and data set.
+        lines: those that are asked for.
 
     Returns:
         (attack, clean or robust, printed number) each.
@@ -50,7 +50,8 @@ def asked_cells(table: PaperTable, line: TableLine, lines: Numbers) -> list[tupl
     if printed:
         return [(one.attack, _kind(one), one) for one in printed]
     place = (line.dataset, line.network)
-    beside = [one for other in lines if (other.dataset, other.network) == place for one in lines[other]]
+    every = table_lines(table)
+    beside = [one for other in every if (other.dataset, other.network) == place for one in every[other]]
     row = (line.dataset, line.network, line.method)
     return [
         (attack, kind, printed_elsewhere(table.paper, table.number, row, attack))

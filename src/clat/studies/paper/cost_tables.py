@@ -51,6 +51,7 @@ def selection_cost(request: Request) -> Content:
         "a TITAN RTX. The layers are the five most critical ones. At smoke scale networks have fewer layers than "
         "the paper's, so that their numbers do not compare.",
         failed=sum("failure" in entry for entry in shown),
+        seeds=request.seeds[:1],
     )
 
 
@@ -102,13 +103,8 @@ def _selection_texts(entry: Mapping[str, Any]) -> list[str]:
     return [*about, f"{entry['seconds']:.2f}", f"{entry['to_ten']:.2f}", paper, ours, listed]
 
 
-STAGES = {
-    "pgd-at": ("pgd-at", 0),
-    "pgd-at+clat": ("pgd-at+clat", -1),
-    "pgd-at+rift": ("pgd-at+rift", -1),
-    "autolora": ("autolora", 1),
-}
-"""The paper's method -> the row whose stage is timed, and which of its stages."""
+STAGES = {"pgd-at": 0, "pgd-at+clat": -1, "pgd-at+rift": -1, "autolora": 1}
+"""The paper's method -> which of its stages is timed."""
 
 
 def epoch_cost(request: Request) -> Content:
@@ -124,8 +120,8 @@ def epoch_cost(request: Request) -> Content:
     dataset = next(iter(request.lines)).dataset
     stages: dict[str, StageConfig] = {}
     run = request.store.run_of(RunSpec(network=network, dataset=dataset, seed=request.seeds[0]))
-    for method, (row, which) in STAGES.items():
-        base, _, follower = row.partition("+")
+    for method, which in STAGES.items():
+        base, _, follower = method.partition("+")
         spec = RunSpec(base=base, follower=follower, network=network, dataset=dataset, seed=request.seeds[0])
         stages[method] = request.store.run_of(spec).recipe.stages[which]
     times = step_times(request.store, run, stages)
@@ -172,4 +168,5 @@ def epoch_cost(request: Request) -> Content:
         f"in units of PGD-AT's: the median of {ROUNDS} rounds in which the methods take turns; on a CPU by its "
         "own seconds.",
         notes=[(entry["method"], entry["note"]) for entry in entries if entry["note"]],
+        seeds=request.seeds[:1],
     )

@@ -146,7 +146,7 @@ def figure(request: Request, networks: Sequence[str], datasets: Sequence[str]) -
         columns=COLUMNS,
         rows=[cell.texts() for cell in cells],
         entries=[cell.to_dict() for cell in cells],
-        caption=f"{measured_on(cells)} Effects are against PGD-AT of the same length and learning rate. "
+        caption=f"{measured_on(cells)} Effects are against PGD-AT of the same length, at the rate under 'less'. "
         "The paper prints no numbers."
         + (" Curves: held-out training images, PGD-10." if request.table.kind == "curves" else ""),
         about={

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json
+from clat.core.files import read_json, write_json
 from clat.data.cache import data_root
 from clat.data.sources import locate
 from clat.studies.paper.scales import PaperScale
@@ -84,7 +83,7 @@ def claim(out: Path, scale: PaperScale, command: Sequence[str]) -> None:
     """
     file = out / "paper.json"
     if file.exists():
-        held = json.loads(file.read_text()).get("scale")
+        held = read_json(file).get("scale")
         if held != scale.name:
             raise ClatError(f"{out} holds tables at scale {held}: name another folder for {scale.name}")
         return

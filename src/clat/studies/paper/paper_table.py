@@ -33,7 +33,6 @@ class PaperTable:
     networks: tuple[str, ...] = ()
     """Of a figure, which prints no numbers."""
     datasets: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ("smoke", "narrow", "full")
     note: str = ""
     """How ours differs from the paper's in all its rows."""
 

@@ -13,13 +13,12 @@ from clat.studies.paper.methods import ALPHA, CURE_ALPHA, CURE_EPS, EPS, METHODS
 from clat.studies.paper.scales import K, PaperScale, Table, network
 from clat.studies.row import stage
 
-Layers = Literal["critical", "random", "smallest", "fixed", "all"]
+Layers = Literal["critical", "random", "smallest", "fixed"]
 RULES: dict[str, str] = {
     "critical": "critical",
     "random": "random",
     "smallest": "least-critical",
     "fixed": "critical",
-    "all": "all",
 }
 """Which layers CLAT moves -> the rule of its selection; `fixed` selects once."""
 
@@ -218,7 +217,7 @@ def _clat(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Tabl
     objective: Table = {"name": spec.follower or "clat", "ratio": spec.ratio}
     objective |= {"alpha": ONE_STEP} if spec.follower == "clat-fast" else {"steps": 10, "alpha": ALPHA}
     selection = _selection(spec, scale, epochs, method)
-    if spec.follower == "clat-plus" and selection["rule"] not in ("random", "all"):
+    if spec.follower == "clat-plus" and selection["rule"] != "random":
         selection |= {"normaliser": "relative", "tap": "norm"}
     if not method.kept:
         return stage("clat", epochs, objective, selection=selection)
@@ -229,8 +228,6 @@ def _clat(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Tabl
 
 def _selection(spec: RunSpec, scale: PaperScale, epochs: int, method: Method) -> Table:
     """Return which layers move in a stage that moves some."""
-    if spec.layers == "all":
-        return {"rule": "all"}
     selection: Table = {
         "rule": RULES[spec.layers],
         "k": spec.k or K[spec.network],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,22 +174,20 @@ FULL = PaperScale(
 SCALES = {scale.name: scale for scale in (SMOKE, NARROW, FULL)}
 
 
-def find_scale(name: str, allowed: Sequence[str] = tuple(SCALES), *, where: str = "") -> PaperScale:
+def find_scale(name: str) -> PaperScale:
     """Return a scale by its name.
 
     Args:
         name: smoke, narrow or full.
-        allowed: the scales that a table has.
-        where: what the error says after the name, such as " of T9".
 
     Returns:
         The scale.
 
     Raises:
-        ClatError: If there is no such scale, or the table does not have it.
+        ClatError: If there is no such scale.
     """
-    if name not in allowed:
-        raise unknown("scale", name, allowed, where=where)
+    if name not in SCALES:
+        raise unknown("scale", name, SCALES)
     return SCALES[name]
 
 

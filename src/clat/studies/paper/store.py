@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from clat.core.errors import ClatError
-from clat.core.files import write_json, write_text
+from clat.core.files import read_json, write_json, write_text
 from clat.data import ImageSet
 from clat.data.cache import data_root
 from clat.evaluation.result import EvaluationRecord
@@ -96,7 +96,8 @@ class Store:
         within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
         automatic = within.resolved().engine.precision
         within, key = self._as_trained(spec, within)
-        self.precisions[spec.label] = within.resolved().engine.precision, automatic
+        precision = self._recorded_precision(key) or within.resolved().engine.precision
+        self.precisions[spec.label] = precision, automatic
         if not members and not METHODS[spec.base].generated:
             return StoredRun(key, spec, within)
         here = self.folder.resolve()
@@ -119,12 +120,18 @@ class Store:
                 return other, foreign
         return wanted, key
 
+    def _recorded_precision(self, key: str) -> str | None:
+        """Return the precision of a run, which may be on a machine where the automatic one is another; None: it has
+        not begun."""
+        file = self.folder / "runs" / key / "run.json"
+        return read_json(file).get("environment", {}).get("precision") if file.exists() else None
+
     def _began_in_float32(self, spec: RunSpec) -> bool:
         """Return whether most networks like it were begun in float32: rows that are compared differ in nothing
         else then, and every machine has units for it, as not every one has for bfloat16."""
         like = f"{spec.dataset}-{spec.network}-"
         if like not in self._in_float32:
-            about = [json.loads(file.read_text()) for file in (self.folder / "runs").glob(f"{like}*/run.json")]
+            about = [read_json(file) for file in (self.folder / "runs").glob(f"{like}*/run.json")]
             found = [one["environment"]["precision"] for one in about]
             self._in_float32[like] = found.count("32") > len(found) / 2
         return self._in_float32[like]
@@ -325,7 +332,7 @@ class Store:
         file = self._kept_file(kind, about)
         now = {run.key: file_digest(self._weights(run, weights)) for run in runs}
         if file.exists():
-            held: dict[str, Any] = json.loads(file.read_text())
+            held = read_json(file)
             then = held.get(DIGEST, now)
             if all(then[key] == now[key] for key in now if then[key] and now[key]):
                 return held
@@ -360,7 +367,7 @@ class Store:
             Plain data.
         """
         folder = self.folder / "runs" / run.key
-        summary, about = (json.loads((folder / name).read_text()) for name in ("summary.json", "run.json"))
+        summary, about = (read_json(folder / name) for name in ("summary.json", "run.json"))
         return {**about, **summary}
 
     def records(self, run: StoredRun) -> list[dict[str, Any]]:

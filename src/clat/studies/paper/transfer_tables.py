@@ -14,7 +14,7 @@ from clat.core.seeds import derive_seed
 from clat.data import Loader
 from clat.evaluation import find_protocol
 from clat.evaluation.transfer import transfer
-from clat.studies.paper.accuracy import Request, attack_name, line_runs, printed_effect, ratios
+from clat.studies.paper.accuracy import Request, attack_name, line_runs, printed_effect, ratios, told
 from clat.studies.paper.cells import Cell, effect_of
 from clat.studies.paper.lines import Measure, TableLine, measure, reference
 from clat.studies.paper.store import StoredRun
@@ -59,10 +59,7 @@ def transfer_cells(request: Request) -> tuple[list[Cell], dict[str, object]]:
             effect = effect_of(cell, theirs)
             cell = replace(cell, against=other.name, effect=effect, printed_effect=printed)
         cells.append(cell)
-    about = {
-        f"{net}, {data}": one if isinstance(one, str) else one.to_dict() for (net, data), one in chosen.items()
-    }
-    return cells, {"ratios": about}
+    return cells, {"ratios": told(chosen)}
 
 
 def _cell(request: Request, line: TableLine, trained: dict[tuple[str, str, str, int], StoredRun | str]) -> Cell:

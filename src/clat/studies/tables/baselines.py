@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from clat.core.files import replace_file
 from clat.core.formatting import counted
 from clat.data import hold_out, load_split
 from clat.studies.row import Paper, Row, Scale, Study, Table, clat_stage, make_recipe, stage
@@ -204,7 +205,13 @@ def write_stand_in(scale: Scale, out: Path, file: Path | None = None) -> None:
     pixels = rest.take(min(len(rest), 2 * data.get("train_size", len(rest)))).load()
     assert isinstance(pixels.images, Tensor)
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(file, image=pixels.images.permute(0, 2, 3, 1).numpy(), label=pixels.labels.numpy())
+    image, label = pixels.images.permute(0, 2, 3, 1).numpy(), pixels.labels.numpy()
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as out:  # by its name NumPy would add ".npz" to it
+            np.savez(out, image=image, label=label)
+
+    replace_file(file, write)
 
 
 def _mixture(scale: Scale, out: Path) -> list[Row]:

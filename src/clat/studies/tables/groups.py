@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clat.core.console import Table as RichTable
-from clat.core.formatting import DASH, count, duration, percent, points
+from clat.core.formatting import DASH, count, counted, duration, percent, points
 from clat.evaluation.statistics import PairedSeeds, SeedSummary
 
 Entry = Mapping[str, Any]
@@ -83,10 +83,27 @@ def group_cells(group: Mapping[str, Any]) -> list[str]:
         group["name"],
         str(len(group["seeds"])),
         *(spread_text(group[f"last_{kind}"]) for kind in ACCURACIES),
-        *(difference_text(group.get(f"{kind}_less_control")) for kind in ACCURACIES),
+        *paired_texts(group),
         spread_text(group["best_robust"]),
         " to ".join(count(end) for end in dict.fromkeys((min(moving), max(moving)))),
         duration(group["seconds"]),
+    ]
+
+
+def paired_texts(group: Mapping[str, Any]) -> list[str]:
+    """Return a group's differences to the control as text.
+
+    Args:
+        group: what is known of it: `seeds`, and `clean_less_control` and `robust_less_control` where there are any.
+
+    Returns:
+        A text an accuracy; with the number of seeds where the control lacks some of the group's.
+    """
+    found = [group.get(f"{kind}_less_control") for kind in ACCURACIES]
+    return [
+        difference_text(one)
+        + (f", {counted(len(one['values']), 'seed')}" if one and len(one["values"]) < len(group["seeds"]) else "")
+        for one in found
     ]
 
 
