@@ -34,10 +34,17 @@ def test_a_file_that_could_not_be_written_leaves_nothing_behind(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+@pytest.mark.parametrize("name", ["x" * 250, "file/x.json", "."])
+def test_what_cannot_be_written_is_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClatError, match="cannot write"):
+        write_text(tmp_path / name, "new")
+
+
 @pytest.mark.parametrize("text", ['{"scale": "smo', "[1]", None])
 def test_a_damaged_file_is_named(tmp_path, text):
     file = tmp_path / "paper.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ClatError, match=r"paper\.json cannot be read: it is missing or damaged"):
-        read_json(file)
+    with pytest.raises(ClatError, match=r"paper\.json cannot be read: it is missing or damaged; restore it"):
+        read_json(file, "restore it")

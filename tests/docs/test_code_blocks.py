@@ -60,8 +60,8 @@ def test_the_tutorial(elsewhere, capsys):
 
 def test_pieces_of_one_s_own(elsewhere, capsys):
     ran = run_page(ROOT / "docs" / "extending.md")
-    assert ran == ["my_losses.py", "mine.toml", "my_pieces.py", "sh"]
-    metrics = (elsewhere / "runs" / "mine" / "csv" / "metrics.csv").read_text().splitlines()
+    assert ran == ["my_losses.py", "pieces.toml", "my_pieces.py", "sh"]
+    metrics = (elsewhere / "runs" / "pieces" / "csv" / "metrics.csv").read_text().splitlines()
     assert len(metrics) == 2
     assert "corners" in capsys.readouterr().out
 

@@ -52,7 +52,7 @@ def critical_less_random() -> str:
     row = "pgd-at+clat, critical"
     return (
         f"{narrow_effect('T7', row, PGD_10)} under PGD-10 and {narrow_effect('T7', row, STRONG)} under `clat-v2`, "
-        f"with as many clean images right ({narrow_effect('T7', row, 'clean')})"
+        f"with equal clean accuracy ({narrow_effect('T7', row, 'clean')})"
     )
 
 
@@ -401,7 +401,7 @@ SENTENCES: list[tuple[str, Callable[[], str]]] = [
     ("README.md", lambda: f"whose layers do change: {anew_less_once_of_densenet()}."),
     ("README.md", lambda: f"it loses ({averaging_of_densenet()} under PGD-10)"),
     ("docs/results/README.md", lambda: f"whose layers do change: {anew_less_once_of_densenet()}, where the paper"),
-    ("docs/results/README.md", lambda: critical_less_pgd_at("AutoAttack's kind (`clat-v2`)")),
+    ("docs/results/README.md", lambda: critical_less_pgd_at("`clat-v2`, the paper's AutoAttack")),
     ("docs/results/README.md", critical_less_random),
     ("docs/results/README.md", averaging_less_pgd_at),
     ("docs/results/README.md", most_and_least_critical),

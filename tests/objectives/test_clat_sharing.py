@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -241,6 +242,24 @@ def test_nothing_is_kept_before_the_first_selected_layer():
         objective.cost(net, x, y, examples, Step(layers, seed=3)).total.backward()
     maps = {shape[2:] for shape in kept if len(shape) == 4 and shape[0] == len(x)}
     assert maps == {(8, 8), (4, 4)}  # stages 3 and 4; the image and stages 1 and 2 have 32 and 16 pixels
+
+
+@pytest.mark.parametrize("ce_input", ["clean", "feature", "pgd", "both"])
+def test_what_is_drawn_behind_the_layers_differs_from_step_to_step(ce_input):
+    """The pass on x + delta ends at the layers: what the one on x drew behind them is not given back."""
+    seen = []
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 5))
+    net[4].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach() != 0))
+    net.train()
+    x, y = torch.rand(16, 3, 6, 6), torch.arange(16) % 5
+    step = Step(tuple(enumerate_layers(net, x))[:1], seed=3, threat=ThreatModel.parse("0.1"))
+    masks = []
+    for _ in range(3):
+        seen.clear()
+        Clat(steps=1, lambda_=1.0, ce_input=ce_input).loss(net, x, y, step)
+        masks += [one for one in seen if not one.all()]
+    assert len(masks) == (6 if ce_input == "both" else 3)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(masks, 2))
 
 
 @pytest.mark.parametrize("ce_input", ["clean", "feature", "pgd"])

@@ -654,7 +654,7 @@ def test_a_place_can_be_written_as_it_is_named(override, says):
 
 
 def test_the_step_of_a_ranking_is_checked_under_the_runs_norm():
-    with pytest.raises(ClatError, match=r"stage 'clat': alpha is 2, but images lie in .*2/255"):
+    with pytest.raises(ClatError, match=r"stage 'clat': selection: alpha is 2, but images lie in .*2/255"):
         read_recipe("demo", ["--stages.clat.selection.alpha", "2"])
     read_recipe("demo", ["--stages.clat.selection.alpha", "2", "--norm", "l2", "--eps", "0.5"])
     read_recipe("demo", ["--stages.clat.selection.rule", "random", "--stages.clat.selection.alpha", "2"])

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,11 +17,11 @@ from clat.data import hold_out, load_split
 from clat.evaluation import PROTOCOLS, evaluate_set
 from clat.evaluation.protocols import Protocol
 from clat.models import load_weights
-from clat.recipe.toml import read_recipe
+from clat.recipe.toml import read_recipe, recipe_toml
 from clat.runtime.jobs import schedule
 from clat.studies.finals import _folder_of, cells, finals_table, measurement_of, run_finals
 from clat.studies.row import Row, Scale, Study, make_recipe, seeded, stage
-from clat.studies.run import run_study
+from clat.studies.run import check_recipe, run_study
 from clat.training.prepare import build_network
 from helpers.places import InThisProcess
 from helpers.studies import rows_in_this_process
@@ -277,6 +278,25 @@ def test_a_network_of_another_recipe_is_not_measured_as_the_row(done):
     changed = [replace(row, recipe=replace(row.recipe, eps="0.2")) for row in chosen]
     with pytest.raises(ClatError, match=r"pgd-at@0\.toml differs from what the row 'pgd-at@0' is now"):
         finals(out, changed)
+    with pytest.raises(ClatError, match=r"pgd-at@0\.toml differs"):  # the control of the row that is asked for
+        finals(out, [changed[0], *chosen[1:]], names=["standard@0"])
+
+
+@pytest.mark.parametrize("folder", ["elsewhere/out", "."])
+def test_a_folder_that_has_moved_is_measured(folder, tmp_path):
+    """Rows name files of their study by its folder, whichever way that is spelt."""
+
+    def row(place, extra):
+        settings = {"name": "digits", "extra": {"file": str(place / extra)}}
+        data = {**SCALE.settings["data"], **settings}
+        scale = replace(SCALE, settings=SCALE.settings | {"data": data})
+        return Row("x", make_recipe(scale, "x", [stage("x", 1, {"name": "pgd-at", "steps": 1})]))
+
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "x.toml").write_text(recipe_toml(row(Path("out"), "stand-in.npz").recipe))
+    check_recipe(row(Path(folder), "stand-in.npz"), tmp_path)
+    with pytest.raises(ClatError, match="differs from what the row"):
+        check_recipe(row(Path(folder), "other.npz"), tmp_path)
 
 
 @pytest.mark.parametrize(("name", "value"), [("num_samples", 39), ("num_samples", None), ("precision", "bfloat16")])

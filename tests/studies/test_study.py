@@ -175,7 +175,7 @@ def test_a_row_in_another_precision_than_most_is_told_of(done, tmp_path):
     about = json.loads(file.read_text())
     file.write_text(json.dumps(about | {"environment": about["environment"] | {"precision": "bf16-mixed"}}))
     found = [row["warnings"] for row in collect(STUDY, TINY, rows, tmp_path / "out")["rows"]]
-    assert found == [[], ["trained in bf16-mixed, where most rows are in 32"], []]
+    assert found == [[], ["trained in bf16-mixed, other rows in 32"], []]
     named = [replace(row, recipe=replace(row.recipe, engine=EngineConfig(precision="32"))) for row in rows]
     assert not any(row["warnings"] for row in collect(STUDY, TINY, named, tmp_path / "out")["rows"]), (
         "by its recipe"

@@ -29,6 +29,27 @@ class Viewed(nn.Module):
         return self.head(x.view(x.size(0), -1))
 
 
+class Grouped(Viewed):
+    """Its `view` runs on one image in any layout, and not on more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x))
+        n, c, h, w = x.shape
+        return self.head(x.view(2 * n, c // 2, h, w).reshape(n, -1))
+
+
+class Auxiliary(kit.TinyNet):
+    """Has a head that calls `view` in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(3 * 64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found + 0 * self.other((2 * x).view(len(x), -1)) if self.training else found
+
+
 class InDepth(nn.Module):
     """Has a three-dimensional convolution, whose weights cannot be laid out so."""
 
@@ -45,7 +66,7 @@ def strided(images: ImageSet) -> ImageSet:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-@pytest.mark.parametrize("network", [Viewed, InDepth, kit.tiny])
+@pytest.mark.parametrize("network", [Viewed, Grouped, Auxiliary, InDepth, kit.tiny])
 def test_a_network_that_needs_the_usual_layout_is_trained_in_it(tmp_path, network, asked):
     seen: list[bool] = []
     said: list[str] = []
@@ -56,7 +77,8 @@ def test_a_network_that_needs_the_usual_layout_is_trained_in_it(tmp_path, networ
 
     model = network()
     handle = model.register_forward_pre_hook(look)
-    recipe = kit.recipe(stages=(kit.pgd_at(epochs=1),), engine=EngineConfig(device="cpu", channels_last=asked))
+    stages = (kit.pgd_at(epochs=1), kit.clat(epochs=1))
+    recipe = kit.recipe(stages=stages, engine=EngineConfig(device="cpu", channels_last=asked))
     with listening(said.append):
         clat.train(recipe, tmp_path / "run", model=model, data=tuple(map(strided, kit.data())), quiet=True)
     handle.remove()

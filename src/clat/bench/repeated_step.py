@@ -22,6 +22,7 @@ from clat.runtime.blocks import blocks_as
 from clat.runtime.engine import Engine, EngineConfig
 from clat.training.ranking import choose_layers
 from clat.training.stage import StageRunner
+from clat.training.start import as_batch
 
 
 class RepeatedStep:
@@ -81,7 +82,7 @@ def repeated_step(
         engine=config,
     )
     loader = Loader(images, count, device=engine.device, shuffle=True, augment=Augment(), drop_last=True)
-    batch = next(iter(Loader(images, count, device=engine.device).epoch()))
+    batch = as_batch(images, engine)
     placed = engine.place(copied_network(model))
     with (
         blocks_as(config, placed, count),

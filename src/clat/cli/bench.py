@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import typing
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from clat.cli.console import console, say, show
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     from clat.network.outputs import logits_only
     from clat.runtime.engine import EngineConfig
     from clat.training.prepare import check_model
-    from clat.training.trial import check_training_mode
+    from clat.training.trial import check_training_mode, runs_channels_last
 
     outputs = Outputs(options.out)
     engine = EngineConfig(
@@ -114,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         model = load_model(options.model, args=args, **size)
     check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
     check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
+    if engine.channels_last and not runs_channels_last(model, torch.zeros(1, *settings.image_shape)):
+        settings = replace(settings, engine=replace(engine, channels_last=False))
     with logits_only(model), watching(console()):
         measured = measure(model, settings)
     result = {"model": options.model, "width": options.width, "depths": depths, **measured}

@@ -22,7 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser, changed in place.
     """
     parser.add_argument("study", nargs="?", help="its name (see --list)")
-    parser.add_argument("--scale", help="how large: see --list (default: the study's first)")
+    parser.add_argument(
+        "--scale", help="how large: see --list (default: that of the folder, in a new one the study's first)"
+    )
     parser.add_argument(
         "--out", type=folder, metavar="DIR", help="the study's folder; the same one goes on where it was stopped"
     )

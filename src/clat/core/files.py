@@ -28,8 +28,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     temporary: Path | None = None
     try:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        temporary.touch(exist_ok=False)  # with the rights that files get here, unlike those of tempfile
+        temporary = new_file(path.parent, f".{path.name}.", ".tmp")
         rights = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
         with open(temporary, "rb") as file:
@@ -43,11 +42,31 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def new_file(folder: Path, prefix: str, suffix: str) -> Path:
+    """Make an empty file of a name of its own, with the rights that files get there, unlike those of tempfile.
+
+    Args:
+        folder: where.
+        prefix: how its name begins.
+        suffix: how its name ends.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    file = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
+    file.touch(exist_ok=False)
+    return file
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Return what a JSON file of ours holds.
 
     Args:
         path: the file.
+        advice: what the user can do where it is damaged.
 
     Returns:
         Its object.
@@ -60,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         held = None
     if not isinstance(held, dict):
-        raise ClatError(f"{path} cannot be read: it is missing or damaged; move it away, and it is made anew")
+        raise ClatError(f"{path} cannot be read: it is missing or damaged; {advice}")
     return held
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from clat.core.errors import ClatError
+from clat.core.files import new_file
 from clat.data.imageset import ImageSet
 from clat.data.tree import read_tree
 
@@ -167,13 +167,12 @@ def write_copy(path: Path, image_set: ImageSet, outside: Sequence[str] = (), fin
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
+        temporary = new_file(path.parent, "tmp", ".part")
         save_file({"images": images, "labels": labels}, temporary, metadata={"clat": json.dumps(meta)})
         os.replace(temporary, path)
     except (OSError, SafetensorError):  # read-only folder, full disk: the copy is only a convenience
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return False
     return True
 

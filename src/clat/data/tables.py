@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clat.core.errors import ClatError
+from clat.core.files import new_file
 from clat.data.batches import read_batches, read_schema
 from clat.data.classes import Labels
 from clat.data.columns import WantedColumns, choose_image_column, choose_label_column, to_labels
@@ -253,14 +254,14 @@ def _copy_name(root: Path, paths: Sequence[str], columns: Columns) -> str:
 
 def _write(root: Path, paths: Sequence[str], columns: Columns, folder: Path) -> Path:
     """Write the copy under a name of its own; nothing is left behind where that fails."""
-    handle, written = tempfile.mkstemp(dir=folder, suffix=".part")
+    written = new_file(folder, "tmp", ".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(written, "wb") as file:
             _copy(root, paths, columns, file)
     except BaseException:
-        Path(written).unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
-    return Path(written)
+    return written
 
 
 def _replace(written: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clat.core.errors import ClatError
+from clat.core.notices import listening
 from clat.data import ImageSet, Loader, hold_out
 from clat.data.classes import check_trainable
 from clat.hardening.settings import HardenConfig
@@ -64,7 +65,8 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
     sample, _ = next(iter(Loader(heldout_part.take(1), 1, device=device, workers=0).epoch()))
     sample = sample.contiguous()
     check_model(model, sample, train_set.num_classes)
-    engine.channels_last = runs_channels_last(model, sample)
+    with listening(lambda text: None):  # the training says it
+        engine.channels_last = runs_channels_last(model, sample)
     engine_config = replace(engine_config, channels_last=engine.channels_last)
     return HardenInputs(
         model, engine.place(copied_network(model)), train_part, heldout_part, test_set, engine, engine_config
@@ -81,5 +83,4 @@ def whole_batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
     Returns:
         (x, y); x (N, C, H, W) in [0, 1], y int64 (N,).
     """
-    x, y = as_batch(images, engine)
-    return engine.images(x), y
+    return as_batch(images, engine)

@@ -296,6 +296,7 @@ class Clat(InnerAttack):
 
         parts: dict[str, Tensor] = {}
         if weight > 0:
+            go_on = None
             constant = self.detach_clean and "clean" not in read
             clean: Sequence[Tensor]
             if examples.clean_logits is not None:
@@ -303,12 +304,16 @@ class Clat(InnerAttack):
             else:
                 rewind = rewinder(model)
                 clean = features("clean", constant=constant)
+                go_on = rewinder(model) if "clean" in read else None
                 rewind()  # with other draws dropout alone would move the features
                 if constant:  # before 2.11 torch would hand out again the weights that were cast without a gradient
                     torch.clear_autocast_cache()
             if self.detach_clean:
                 clean = [feature.detach() for feature in clean]
-            change = feature_change(features(self.feature_input), clean, relative=self.relative)
+            moved = features(self.feature_input)
+            if go_on is not None:  # the pass on x was the longer one, and drew more
+                go_on()
+            change = feature_change(moved, clean, relative=self.relative)
             parts["feature_change"] = change.mean()
         for source in read:
             if source not in logits:

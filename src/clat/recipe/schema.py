@@ -185,10 +185,13 @@ class Recipe:
                 stage.schedule.check(stage.epochs)
             try:
                 stage.objective.check(self.threat)
+            except ClatError as error:
+                raise ClatError(f"stage '{stage.name}': {error}") from None
+            try:
                 if stage.selection is not None and stage.selection.ranks:
                     stage.selection.ranking.check(self.threat)
             except ClatError as error:
-                raise ClatError(f"stage '{stage.name}': {error}") from None
+                raise ClatError(f"stage '{stage.name}': selection: {error}") from None
             if self.micro_batch is not None and not stage.objective.splits:
                 name = stage.objective.name
                 raise ClatError(f"stage '{stage.name}': '{name}' takes a batch as a whole: leave micro_batch out")

@@ -101,7 +101,7 @@ def _entry(row: Row, out: Path, failure: str | None) -> dict[str, Any]:
 
 
 def _tell_precisions(done: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
-    """Add a warning to each finished row in another precision than most of those that leave it to the machine."""
+    """Add a warning to each finished row that the machine gave another precision than other rows."""
     automatic = {row.name for row in rows if row.recipe.engine.precision == "auto"}
     found = {one["name"]: one["environment"].get("precision") for one in done if one["name"] in automatic}
     most = max(found.values(), key=list(found.values()).count, default=None)
@@ -109,7 +109,7 @@ def _tell_precisions(done: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Non
         if found.get(entry["name"], most) != most:
             entry["warnings"] = [
                 *entry["warnings"],
-                f"trained in {found[entry['name']]}, where most rows are in {most}",
+                f"trained in {found[entry['name']]}, other rows in {most}",
             ]
 
 

@@ -96,6 +96,8 @@ def run_finals(
         return found
 
     wanted = {file: (row, weights) for row, weights, file in results(_to_measure(rows, names, out))}
+    for row, _ in wanted.values():
+        check_recipe(row, out)
     measurements = {file: measurement(*one, file) for file, one in wanted.items()}
     missing = {file: one for file, one in measurements.items() if not file.exists()}
     if place is not None and missing:
@@ -109,6 +111,7 @@ def run_finals(
     for row, weights, file in results(rows):
         if file not in wanted and file.exists():
             try:
+                check_recipe(row, out)
                 records[file] = checked(measurement(row, weights, file))
             except ClatError as error:
                 console.print(f"{row.name}, {weights}: left out: {error}", soft_wrap=True)
@@ -126,7 +129,6 @@ def _to_measure(rows: Sequence[Row], names: Sequence[str], out: Path) -> list[Ro
     for row in asked:
         if not finished(out / "runs" / row.name):
             raise ClatError(f"the row {row.name} has not finished: run it first, or leave it out of --rows")
-        check_recipe(row, out)
     seeds = {row.recipe.seed for row in asked}
     beside = [row for row in rows if row.group == rows[0].group and row.recipe.seed in seeds]
     wanted = {row.name for row in asked} | {row.name for row in beside if finished(out / "runs" / row.name)}

@@ -65,9 +65,10 @@ def as_batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
 
     Args:
         images: the set.
-        engine: says the device.
+        engine: says the device and the memory layout.
 
     Returns:
         Images (N, C, H, W) in [0, 1] and their labels, on the device.
     """
-    return next(iter(Loader(images, len(images), device=engine.device).epoch()))
+    x, y = next(iter(Loader(images, len(images), device=engine.device).epoch()))
+    return engine.images(x), y

@@ -99,6 +99,8 @@ def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
 
     One that calls `view` may not, nor one with three-dimensional convolutions.
 
+    It is tried as an attack and a step use it, forwards and backwards.
+
     Args:
         model: the network, which runs on images in the usual layout; it is left as it was.
         x: one image (1, C, H, W) in [0, 1].
@@ -106,10 +108,16 @@ def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
     Returns:
         False where it does not, which a notice says.
     """
-    channels_last = torch.channels_last
+    pair = x.repeat_interleave(2, 0).contiguous(memory_format=torch.channels_last)  # of one image `view` may run
     try:
-        with modes.in_layout(model, channels_last), modes.attack_mode(model), torch.no_grad():
-            model(x.contiguous(memory_format=channels_last))
+        with modes.in_layout(model, torch.channels_last), modes.restore_flags(model), preserve_random_states(model):
+            for training in (False, True):
+                model.train(training)
+                with torch.enable_grad(), guarded(model):
+                    logits = logits_of(model(pair.detach().requires_grad_()))
+                    if isinstance(logits, Tensor) and logits.requires_grad:
+                        moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+                        torch.autograd.grad(logits.float().sum(), moving, allow_unused=True)
     except Exception:  # a network of anybody's, which may raise anything
         notice("the network does not run in the channels-last memory layout: it is trained in the usual one")
         return False

@@ -176,7 +176,10 @@ def answer_table(tables: Sequence[Table]) -> dict[str, Any]:
         f"a p of 1. CLAT gains at {points(100 * GOAL['clean'])} "
         f"points clean and {points(100 * GOAL['robust'])} robust or more, both beyond chance; it does not "
         f"where one of the two is excluded with {SURE}, which the brackets are narrower than.",
-        "notes": [[_name(table), text] for table in tables for text in _remarks(table)] + _not_there(tables),
+        "notes": [
+            *([_name(table), text] for table in tables for text in _remarks(table, tested.get(_name(table)))),
+            *_not_there(tables),
+        ],
         "facts": [("Regimes", str(len(tables)))],
         "made": made,
         "failed": 0,
@@ -243,14 +246,14 @@ def _not_there(tables: Sequence[Table]) -> list[list[str]]:
     return [[", ".join(left), told]] if left else []
 
 
-def _remarks(table: Table) -> list[str]:
+def _remarks(table: Table, found: tuple[Table, float] | None) -> list[str]:
     """Return what a reader has to know of a regime's seeds, or why it was not tested."""
-    if not table["confirmed"]:
+    if found is None:
         return [f"not tested: {table.get('outcome') or 'it ended before two rows were chosen.'}"]
-    one = decided(table)
+    one, corrected = found
     first = table.get("fresh_at_first")
     return [
-        *_beside(table, one),
+        *_beside(table, verdict(one, corrected)),
         *failed_seeds(one["seeds"], one.get("missing", [])),
         *changed_seeds(first, len(table.get("fresh", []))),
         *changed_choice(table.get("choice_at_first"), table.get("choice")),
@@ -262,18 +265,17 @@ def _others(table: Table) -> list[dict[str, Any]]:
     return [dict(one) for one in table["confirmed"] if one["protocol"] != DECIDING]
 
 
-def _beside(table: Table, one: Table) -> list[str]:
+def _beside(table: Table, decision: str) -> list[str]:
     """Return what other protocols found, which decide nothing, and where they would say something else."""
     others = _others(table)
     said = []
     for other in others:
         clean, robust = _differences(other)
         images = f"{other['form']['clean']['images']:,} images"
-        alone = VERDICTS[verdict(other, other["p"])]
-        differs = alone != VERDICTS[verdict(one, one["p"])]
+        alone = verdict(other, other["p"])
         said.append(
             f"under {other['protocol']}, {images}: {clean} clean, {robust} robust"
-            + (f"; by that alone {alone}" if differs else "")
+            + (f"; by that alone {VERDICTS[alone]}" if alone != decision else "")
         )
     if not any(other["protocol"].startswith("autoattack") for other in others):
         said.append("not measured under AutoAttack")

@@ -83,7 +83,7 @@ def claim(out: Path, scale: PaperScale, command: Sequence[str]) -> None:
     """
     file = out / "paper.json"
     if file.exists():
-        held = read_json(file).get("scale")
+        held = read_json(file, "restore it, or name a new folder").get("scale")
         if held != scale.name:
             raise ClatError(f"{out} holds tables at scale {held}: name another folder for {scale.name}")
         return

@@ -45,6 +45,7 @@ GENERATED = {"cifar10": "edm_1m.npz", "cifar100": "edm_1m-cifar100.npz"}
 
 
 _STAGE_1 = "weights/stage-1.safetensors"
+TRAIN_ANEW = "move the run's folder away, and it is trained anew"
 
 
 class Store:
@@ -124,14 +125,14 @@ class Store:
         """Return the precision of a run, which may be on a machine where the automatic one is another; None: it has
         not begun."""
         file = self.folder / "runs" / key / "run.json"
-        return read_json(file).get("environment", {}).get("precision") if file.exists() else None
+        return read_json(file, TRAIN_ANEW).get("environment", {}).get("precision") if file.exists() else None
 
     def _began_in_float32(self, spec: RunSpec) -> bool:
         """Return whether most networks like it were begun in float32: rows that are compared differ in nothing
         else then, and every machine has units for it, as not every one has for bfloat16."""
         like = f"{spec.dataset}-{spec.network}-"
         if like not in self._in_float32:
-            about = [read_json(file) for file in (self.folder / "runs").glob(f"{like}*/run.json")]
+            about = [read_json(file, TRAIN_ANEW) for file in (self.folder / "runs").glob(f"{like}*/run.json")]
             found = [one["environment"]["precision"] for one in about]
             self._in_float32[like] = found.count("32") > len(found) / 2
         return self._in_float32[like]
@@ -332,7 +333,7 @@ class Store:
         file = self._kept_file(kind, about)
         now = {run.key: file_digest(self._weights(run, weights)) for run in runs}
         if file.exists():
-            held = read_json(file)
+            held = read_json(file, "move it away, and it is measured anew")
             then = held.get(DIGEST, now)
             if all(then[key] == now[key] for key in now if then[key] and now[key]):
                 return held
@@ -367,7 +368,7 @@ class Store:
             Plain data.
         """
         folder = self.folder / "runs" / run.key
-        summary, about = (read_json(folder / name) for name in ("summary.json", "run.json"))
+        summary, about = (read_json(folder / name, TRAIN_ANEW) for name in ("summary.json", "run.json"))
         return {**about, **summary}
 
     def records(self, run: StoredRun) -> list[dict[str, Any]]:
