@@ -12,7 +12,7 @@ from clat.core.errors import ClatError
 
 LOCK = ".lock"
 """Stays in the folder; what locks is the operating system's mark on it, which goes with the process."""
-WAIT = 1.0
+WAIT = 0.1
 """Seconds: whoever only asks whether it is held has it for a moment."""
 
 
@@ -31,7 +31,7 @@ def only_one_in(out: Path) -> Iterator[None]:
     """
     lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=WAIT)
+        lock.acquire(timeout=WAIT, poll_interval=WAIT / 5)
     except Timeout:
         raise ClatError(f"another process is training in {out}: let it finish, or stop it") from None
     except OSError as error:
