@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from clat import cli
 from clat.training.status import run_status
 
-LONG = ("--stages.pgd-at.epochs", "6", "--stages.clat.epochs", "6")
+LONG = ("--stages.pgd-at.epochs", "10", "--stages.clat.epochs", "10")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
     output, errors = process.communicate(timeout=300)
     assert process.returncode == code
     assert "Traceback" not in errors
-    assert len(epochs(out)) < 12, "the run was over before the signal"
+    assert len(epochs(out)) < 20, "the run was over before the signal"
     status = json.loads((out / "run.json").read_text())["status"]
     assert status == ("running" if number == signal.SIGKILL else "interrupted")
     assert run_status(out) == ("died" if number == signal.SIGKILL else "interrupted")
@@ -78,7 +78,7 @@ def test_stopped_by_a_signal_and_resumed(start, refused, undisturbed, workplace,
         assert cli.main(["train", "--resume", str(out)]) == 0
         assert ("died without a word" in capfd.readouterr().out) == (number == signal.SIGKILL)
     same_weights(out, undisturbed)
-    assert epochs(out) == list(range(1, 13))
+    assert epochs(out) == list(range(1, 21))
     assert (out / "report.html").is_file()
 
 
@@ -205,7 +205,7 @@ def test_ctrl_c_stops_both_processes_and_the_run_goes_on(start, workplace, tmp_p
     resumed = start(["train", "--resume", "run"], cwd=tmp_path)
     _, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors
-    assert epochs(tmp_path / "run") == list(range(1, 13))
+    assert epochs(tmp_path / "run") == list(range(1, 21))
 
 
 LEISURELY = """
