@@ -112,9 +112,10 @@ def run(options: argparse.Namespace) -> int:
         args = model_arguments(options.model_args)
         size = {"num_classes": options.num_classes, "width": options.width, "depths": depths}
         model = load_model(options.model, args=args, **size)
-    check_model(model, torch.zeros(1, *settings.image_shape), options.num_classes)
-    check_training_mode(model, torch.zeros(1, *settings.image_shape), options.num_classes)
-    if engine.channels_last and not runs_channels_last(model, torch.zeros(1, *settings.image_shape)):
+    sample = torch.zeros(1, *settings.image_shape)
+    check_model(model, sample, options.num_classes)
+    check_training_mode(model, sample, options.num_classes)
+    if engine.channels_last and not runs_channels_last(model, sample):
         settings = replace(settings, engine=replace(engine, channels_last=False))
     with logits_only(model), watching(console()):
         measured = measure(model, settings)

@@ -166,10 +166,9 @@ def progress_shown(console: Console, unit: str = "") -> Iterator[Show]:
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
             now = time.monotonic()
-            task, began, first, before = tasks.get(what) or (
-                *(bars.add_task(what, total=total, note=note), now, done),
-                done,
-            )
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, note=note), now, done, done
+            task, began, first, before = tasks[what]
             if done < before:
                 bars.reset(task)
                 began, first = now, done

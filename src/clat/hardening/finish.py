@@ -22,7 +22,7 @@ from clat.evaluation.job import Report
 from clat.evaluation.masking import check
 from clat.evaluation.masking.report import signs_in_words
 from clat.evaluation.predict import is_right
-from clat.hardening.inputs import HardenInputs, whole_batch
+from clat.hardening.inputs import HardenInputs
 from clat.hardening.promise import CONFIDENCE, PromisePoint, most_robust_within, set_point, walk_line
 from clat.hardening.settings import HardenConfig
 from clat.hardening.testing import LEAST_MASKING, FinalTest, images_to_check
@@ -32,6 +32,7 @@ from clat.recipe.schema import Recipe
 from clat.training.augmentation import augmentation
 from clat.training.frozen import Frozen, frozen_names
 from clat.training.log import RunLog
+from clat.training.start import as_batch
 
 PROMISE = "promise.json"
 PICTURES = 24
@@ -106,7 +107,7 @@ def keep_promise(
     assert config.max_clean_drop is not None
     model, end = inputs.model, copied(tensors_of(inputs.model))
     start = copied(tensors_of(inputs.engine.place(copied_network(inputs.original))))
-    x, y = whole_batch(inputs.heldout, inputs.engine)
+    x, y = as_batch(inputs.heldout, inputs.engine)
     attack = Attack(config.threat, steps=10)
 
     def judge() -> tuple[Tensor, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clat.core.errors import ClatError
 from clat.core.notices import listening
@@ -16,7 +16,6 @@ from clat.network.computed import copied_network
 from clat.network.fingerprint import device_of
 from clat.runtime.engine import Engine, EngineConfig
 from clat.runtime.layout import find_layout
-from clat.training.start import as_batch
 from clat.training.trial import check_model, runs_channels_last, trainable
 
 
@@ -71,16 +70,3 @@ def harden_inputs(model: nn.Module, train_set: ImageSet, test_set: ImageSet, con
     return HardenInputs(
         model, engine.place(copied_network(model)), train_part, heldout_part, test_set, engine, engine_config
     )
-
-
-def whole_batch(images: ImageSet, engine: Engine) -> tuple[Tensor, Tensor]:
-    """Return all images of a set as one batch on the device, in its memory layout.
-
-    Args:
-        images: as many as fit into memory together.
-        engine: device and memory layout.
-
-    Returns:
-        (x, y); x (N, C, H, W) in [0, 1], y int64 (N,).
-    """
-    return as_batch(images, engine)

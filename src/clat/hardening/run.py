@@ -31,7 +31,7 @@ from clat.hardening.conclude import conclude
 from clat.hardening.cost import MEASURED_SHARE, check_seconds, closing_seconds, step_seconds
 from clat.hardening.finish import PICTURES
 from clat.hardening.hardened import RESULT, Hardened
-from clat.hardening.inputs import HardenInputs, harden_inputs, whole_batch
+from clat.hardening.inputs import HardenInputs, harden_inputs
 from clat.hardening.look import FirstLook, look
 from clat.hardening.plan import Plan, make_plan
 from clat.hardening.promise import refuse_hopeless
@@ -45,6 +45,7 @@ from clat.training.log import RunLog
 from clat.training.resuming import HARDENING
 from clat.training.run import resume, train
 from clat.training.run_folder import no_run, refuse_taken
+from clat.training.start import as_batch
 
 
 def run_hardening(
@@ -203,7 +204,7 @@ def _planned(inputs: HardenInputs, config: HardenConfig, log: RunLog, started: f
     if config.max_clean_drop is not None:
         refuse_hopeless(config.max_clean_drop / 100, len(inputs.heldout))
     log.say("looking at the network", style="bold")
-    x, y = whole_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
+    x, y = as_batch(inputs.heldout.take(min(MONITORED, len(inputs.heldout))), inputs.engine)
     with watching(log.console):
         classes, name = inputs.train.num_classes, inputs.train.name
         seen = look(inputs.model, x, y, config.threat, num_classes=classes, seed=config.seed, name=name)

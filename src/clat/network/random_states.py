@@ -15,7 +15,6 @@ from clat.core.random_states import (
     generator_state,
     global_states,
     is_generator,
-    preserve_python_states,
     python_states,
     seed_generator,
     set_generator_state,
@@ -34,13 +33,11 @@ def preserve_random_states(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, on whose devices, beside the CPU, torch's states are kept.
     """
-    own = [(generator, generator_state(generator)) for generator in own_generators(model)]
-    with preserve_python_states(), torch.random.fork_rng(devices=_cuda_devices(model)):
-        try:
-            yield
-        finally:
-            for generator, state in own:
-                set_generator_state(generator, state)
+    rewind = rewinder(model)
+    try:
+        yield
+    finally:
+        rewind()
 
 
 def rewinder(model: nn.Module) -> Callable[[], None]:

@@ -236,10 +236,7 @@ def criticality_bars(report: Mapping[str, Any], selected: Sequence[str]) -> Figu
     if not by_input:
         _mark_first(axes, values[0], hue=ORANGE if 0 in chosen else MUTED, size=8.5 if height > 0.15 else 7)
     if height > 0.15:
-        written = [
-            _in_words(row) if value is None else significant(value) for row, value in zip(rows, values, strict=True)
-        ]
-        _write_values(axes, values, written, base, first)
+        _write_values(axes, rows, values, base, first)
     label_layers(axes, rows, chosen, height)
     axes.grid(axis="x")
     one = "what enters the layer" if by_input else "the layer before"
@@ -265,12 +262,12 @@ def _in_words(row: Mapping[str, Any]) -> str:
 
 
 def _write_values(
-    axes: Axes, values: Sequence[float | None], written: Sequence[str], base: float, first: int
+    axes: Axes, rows: Sequence[Mapping[str, Any]], values: Sequence[float | None], base: float, first: int
 ) -> None:
     for i, value in enumerate(values[first:], start=first):
         end = base if value is None else max(value, base)
         axes.annotate(
-            written[i],
+            _in_words(rows[i]) if value is None else significant(value),
             (end, i),
             xytext=(3, 0),
             textcoords="offset points",

@@ -15,8 +15,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from clat.core.errors import ClatError
-from clat.core.files import is_temporary, write_json, write_text
-from clat.core.parsing import parse_json
+from clat.core.files import is_temporary, read_json, write_json, write_text
 from clat.recipe.toml import read_recipe, recipe_toml
 from clat.report.page import write_report
 from clat.runtime.jobs.job import JobPlace, JobStatus, why_failed
@@ -154,7 +153,7 @@ def check_study(study: Study, scale: Scale | None, out: Path) -> Scale | None:
     file = out / "study.json"
     if not file.exists():
         return None
-    held = _read_claim(file)
+    held = read_json(file, "move it away, or name a new folder for the study")
     if held.get("study") != study.name or (scale is not None and held.get("scale") != scale.name):
         raise ClatError(
             f"{out} holds the study {held.get('study')} at scale {held.get('scale')}: name another folder"
@@ -163,31 +162,18 @@ def check_study(study: Study, scale: Scale | None, out: Path) -> Scale | None:
 
 
 def _claim(study: Study, scale: Scale, out: Path) -> None:
-    file = out / "study.json"
-    about = {"study": study.name, "scale": scale.name}
-    if check_study(study, scale, out) is not None:
-        pass
-    elif out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
+    new = check_study(study, scale, out) is None
+    if new and out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise ClatError(f"{out} holds something already: name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():  # first of all, so that a call that is killed here leaves a study
-            write_json(file, {**about, "title": study.title, "command": ["clat", *sys.argv[1:]]})
+        if new:  # first of all, so that a call that is killed here leaves a study
+            about = {"study": study.name, "scale": scale.name, "title": study.title}
+            write_json(out / "study.json", {**about, "command": ["clat", *sys.argv[1:]]})
         for folder in FOLDERS:
             (out / folder).mkdir(exist_ok=True)
     except OSError as error:
         raise ClatError(f"cannot write to {out}: {error.strerror or error}") from None
-
-
-def _read_claim(file: Path) -> dict[str, Any]:
-    """Return what study.json says. Raises ClatError if it is damaged."""
-    try:
-        held = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        held = None
-    if not isinstance(held, dict):
-        raise ClatError(f"{file} cannot be read: move it away, or name a new folder for the study")
-    return held
 
 
 def write_recipe(row: Row, out: Path) -> Path:

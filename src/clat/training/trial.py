@@ -36,10 +36,10 @@ def trainable(model: nn.Module) -> nn.Module:
     if isinstance(model, Scripted):
         raise ClatError("the network is TorchScript, which is not trained: give the nn.Module it was made from")
     types = {parameter.dtype: name for name, parameter in model.named_parameters() if parameter.dtype in FLOATS}
-    others = {kind: name for kind, name in types.items() if kind != torch.float32}
-    for kind, name in others.items():
-        whose = "the model's weights are" if len(types) == 1 else f"the model's parameter '{name}' is"
-        text = str(kind).removeprefix("torch.")
+    other = next((kind for kind in types if kind != torch.float32), None)
+    if other is not None:
+        whose = "the model's weights are" if len(types) == 1 else f"the model's parameter '{types[other]}' is"
+        text = str(other).removeprefix("torch.")
         raise ClatError(f"{whose} {text}, but training is in float32: use model.float()")
     return model
 
@@ -97,9 +97,8 @@ def check_model(model: nn.Module, x: Tensor, num_classes: int, *, exactly: str |
 def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
     """Return whether a network runs on images in the channels-last memory layout, with its weights in it too.
 
-    One that calls `view` may not, nor one with three-dimensional convolutions.
-
-    It is tried as an attack and a step use it, forwards and backwards.
+    One that calls `view` may not, nor one with three-dimensional convolutions. It is tried as an attack and a step
+    use it, forwards and backwards.
 
     Args:
         model: the network, which runs on images in the usual layout; it is left as it was.
@@ -109,15 +108,13 @@ def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
         False where it does not, which a notice says.
     """
     pair = x.repeat_interleave(2, 0).contiguous(memory_format=torch.channels_last)  # of one image `view` may run
+    pair.requires_grad_()
     try:
         with modes.in_layout(model, torch.channels_last), modes.restore_flags(model), preserve_random_states(model):
             for training in (False, True):
                 model.train(training)
                 with torch.enable_grad(), guarded(model):
-                    logits = logits_of(model(pair.detach().requires_grad_()))
-                    if isinstance(logits, Tensor) and logits.requires_grad:
-                        moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-                        torch.autograd.grad(logits.float().sum(), moving, allow_unused=True)
+                    _go_back(model, pair, logits_of(model(pair)))
     except Exception:  # a network of anybody's, which may raise anything
         notice("the network does not run in the channels-last memory layout: it is trained in the usual one")
         return False
@@ -180,16 +177,21 @@ def check_training_mode(model: nn.Module, x: Tensor, num_classes: int) -> None:
         with tried(model, x, "in training mode "):
             logits = logits_of(model(pair))
         _tell_unsaved(model, unsaved)
-        if isinstance(logits, Tensor) and logits.requires_grad and logits.is_floating_point():
-            moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            with tried(model, x, "backwards "):  # as an attack and a step will ask of it
-                torch.autograd.grad(logits.float().sum(), [pair, *moving], allow_unused=True)
+        with tried(model, x, "backwards "):  # as an attack and a step will ask of it
+            _go_back(model, pair, logits)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < num_classes:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ClatError(
             f"in training mode the model returns {shown}, expected logits (N, {num_classes}), alone, first in a "
             "tuple, or called 'logits': wrap it so that it does"
         )
+
+
+def _go_back(model: nn.Module, pair: Tensor, logits: object) -> None:
+    """Take the gradients of images and parameters, where the network has any."""
+    if isinstance(logits, Tensor) and logits.requires_grad and logits.is_floating_point():
+        moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        torch.autograd.grad(logits.float().sum(), [pair, *moving], allow_unused=True)
 
 
 def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -56,7 +56,8 @@ class Store:
         scale: of all its runs.
         failures: key -> why a run failed in this call.
         unmeasured: result's file -> why it could not be measured in this call.
-        precisions: label -> precision of a network that was asked for, as it is there, and as it would be here.
+        precisions: label -> key of a network that was asked for, its precision by its recipe, and what is automatic
+            here.
         gathered: None; else `train` and `evaluate` only note here what they are asked for.
     """
 
@@ -70,7 +71,7 @@ class Store:
         """
         self.folder, self.scale, self.data = out / "store", scale, in_one_spelling(data or {})
         self.failures: dict[str, str] = {}
-        self.precisions: dict[str, tuple[str, str]] = {}
+        self.precisions: dict[str, tuple[str, str, str]] = {}
         self.unmeasured: dict[Path, str] = {}
         self.gathered: Gathered | None = None
         self._images: dict[str, ImageSet] = {}
@@ -97,8 +98,7 @@ class Store:
         within = recipe(spec, self.scale, Inputs(data=self.data, generated=generated, members=members))
         automatic = within.resolved().engine.precision
         within, key = self._as_trained(spec, within)
-        precision = self._recorded_precision(key) or within.resolved().engine.precision
-        self.precisions[spec.label] = precision, automatic
+        self.precisions[spec.label] = key, within.resolved().engine.precision, automatic
         if not members and not METHODS[spec.base].generated:
             return StoredRun(key, spec, within)
         here = self.folder.resolve()
@@ -144,13 +144,15 @@ class Store:
             A sentence where it is not this machine's or not one; none else.
         """
         labels: dict[str, list[str]] = {}
-        for label, (precision, _) in self.precisions.items():
+        moved: set[tuple[str, str]] = set()
+        for label, (key, expected, here) in self.precisions.items():
+            precision = self._recorded_precision(key) or expected
             labels.setdefault(precision, []).append(label)
+            moved |= {(precision, here)} if precision != here else set()
         if len(labels) > 1:
             fewest = min(labels, key=lambda precision: len(labels[precision]))
             rest = ", ".join(sorted(set(labels) - {fewest}))
             return [f"trained in {fewest}: {', '.join(labels[fewest])}; all others in {rest}"]
-        moved = {pair for pair in self.precisions.values() if pair[0] != pair[1]}
         return [
             f"all networks trained in {precision}, where this machine takes {here}" for precision, here in moved
         ]
